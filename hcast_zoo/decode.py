@@ -1,0 +1,127 @@
+"""Decoding: from the probabilities of every level to one path of the taxonomy."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .taxonomy import UNKNOWN, Taxonomy
+
+DECODERS = ("best_path", "top_down", "independent")
+
+
+@dataclasses.dataclass
+class DecodedPaths:
+    """Paths of a batch.
+
+    Attributes:
+        paths: (B, L) int64 node of each level, coarse to fine; -1 below a shallow leaf.
+        path_probabilities: (B,) in [0, 1]; see :func:`decode` for what it is in each mode.
+        level_probabilities: (B, L) in [0, 1], the level's own probability of its node; NaN where the path has ended.
+        runner_up: (B, L) int64, the second-best path, or -1 if there is none.
+        runner_up_probabilities: (B,) in [0, 1]; 0 if there is none.
+    """
+
+    paths: Tensor
+    path_probabilities: Tensor
+    level_probabilities: Tensor
+    runner_up: Tensor
+    runner_up_probabilities: Tensor
+
+
+def decode(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best_path") -> DecodedPaths:
+    """Choose a path for every sample.
+
+    ``best_path``: the path of the tree with the highest product of level probabilities. Its probability is that
+    product over the sum of the products of all paths, so the paths of the tree sum to 1.
+
+    ``top_down``: the most probable node of the coarsest level, then the most probable of its children, and so on.
+    Its probability is the product of the probabilities among siblings; the paths of the tree sum to 1.
+
+    ``independent``: the most probable node of each level by itself, as in the paper; it may be no path of the tree.
+    Its probability is the product of the level probabilities.
+
+    A path that ends early in a shallow leaf is compared by the geometric mean of its level probabilities (and counts
+    in the sum with that mean to the power of the number of levels), so that short paths have no advantage.
+
+    Args:
+        level_logits: One (B, C_l) tensor a level, coarse to fine.
+        taxonomy: The tree; its levels and classes must be those of the logits.
+        mode: One of ``DECODERS``.
+
+    Raises:
+        ValueError: if the mode is unknown, levels disagree, or logits are not finite (the message names the rows).
+    """
+    if mode not in DECODERS:
+        raise ValueError(f"unknown decoding {mode!r}: expected one of {', '.join(DECODERS)}")
+    classes = tuple(x.shape[-1] for x in level_logits)
+    if classes != taxonomy.level_classes:
+        raise ValueError(f"logits have {classes} classes, but the taxonomy has {taxonomy.level_classes}")
+    bad = torch.stack([~x.isfinite().all(-1) for x in level_logits]).any(0)
+    if bad.any():
+        raise ValueError(f"logits of rows {bad.nonzero().flatten().tolist()[:10]} are not finite: check the pixels")
+    log_probs = [x.float().log_softmax(-1) for x in level_logits]
+    if mode == "independent":
+        return _independent(log_probs)
+    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
+    if mode == "top_down":
+        conditional = _among_siblings(log_probs, taxonomy)
+        scores = _gather(conditional, paths).sum(-1)  # [B, P]
+        best = _greedy(conditional, paths)
+    else:
+        joint, depth = _gather(log_probs, paths), (paths != UNKNOWN).sum(-1)
+        scores = joint.sum(-1) * len(log_probs) / depth
+        best = scores.argmax(-1)
+    probabilities = scores.softmax(-1)  # changes nothing for top_down, whose scores are normalised already
+    others = probabilities.scatter(-1, best[:, None], -1.0)
+    second = others.argmax(-1)
+    runner_up = paths[second] if len(paths) > 1 else torch.full_like(paths[best], UNKNOWN)
+    return DecodedPaths(paths[best], probabilities.gather(-1, best[:, None])[:, 0],
+                        _level_probabilities(log_probs, paths[best]), runner_up,
+                        others.gather(-1, second[:, None])[:, 0].clamp(min=0))
+
+
+def _gather(log_probs: Sequence[Tensor], paths: Tensor) -> Tensor:
+    """Return (B, P, L) log-probabilities of the nodes of each path; 0 where a path has ended."""
+    columns = [x[:, path.clamp(min=0)].masked_fill(path == UNKNOWN, 0.0) for x, path in zip(log_probs, paths.T)]
+    return torch.stack(columns, -1)
+
+
+def _among_siblings(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> list[Tensor]:
+    """Normalise each level's (B, C_l) log-probabilities among the children of each parent."""
+    conditional = [log_probs[0]]
+    for x, parents in zip(log_probs[1:], taxonomy.parents):
+        parent = torch.tensor(parents, device=x.device).expand_as(x)
+        peak = x.new_full((len(x), max(parents) + 1), -torch.inf).scatter_reduce(1, parent, x, "amax")
+        total = torch.zeros_like(peak).scatter_add(1, parent, (x - peak.gather(1, parent)).exp())
+        conditional.append(x - peak.gather(1, parent) - total.gather(1, parent).log())
+    return conditional
+
+
+def _greedy(conditional: Sequence[Tensor], paths: Tensor) -> Tensor:
+    """Return (B,) indices of the paths found by taking the most probable child at each level."""
+    alive = paths.new_ones((len(conditional[0]), len(paths)), dtype=torch.bool)
+    for x, path in zip(conditional, paths.T):
+        ended = path == UNKNOWN  # then it is the only one alive
+        level = x[:, path.clamp(min=0)].masked_fill(ended, 0.0).masked_fill(~alive, -torch.inf)
+        alive &= path[level.argmax(-1)][:, None] == path
+    return alive.int().argmax(-1)
+
+
+def _independent(log_probs: Sequence[Tensor]) -> DecodedPaths:
+    """Take each level's most probable node; the runner-up changes the level whose second choice is the closest."""
+    best = torch.stack([x.argmax(-1) for x in log_probs], -1)  # [B, L]
+    level_log = torch.stack([x.amax(-1) for x in log_probs], -1)
+    second = [x.scatter(-1, x.argmax(-1, keepdim=True), -torch.inf).max(-1) for x in log_probs]
+    second_log, second_index = (torch.stack([s[i] for s in second], -1) for i in (0, 1))
+    level = (level_log - second_log).argmin(-1, keepdim=True)
+    runner_up = best.scatter(-1, level, second_index.gather(-1, level))
+    runner_up_log = level_log.scatter(-1, level, second_log.gather(-1, level)).sum(-1)
+    runner_up = runner_up.masked_fill(runner_up_log.isneginf()[:, None], UNKNOWN)
+    return DecodedPaths(best, level_log.sum(-1).exp(), level_log.exp(), runner_up, runner_up_log.exp())
+
+
+def _level_probabilities(log_probs: Sequence[Tensor], chosen: Tensor) -> Tensor:
+    columns = [x.gather(-1, c.clamp(min=0)[:, None])[:, 0].exp() for x, c in zip(log_probs, chosen.T)]
+    return torch.stack(columns, -1).masked_fill(chosen == UNKNOWN, torch.nan)

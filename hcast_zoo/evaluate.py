@@ -1,0 +1,66 @@
+"""Evaluation: metrics of a model on a data set, for each decoding."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from .data import HierarchicalDataset, SuperpixelCollate
+from .decode import decode
+from .metrics import HierarchicalMetrics
+from .model import HCast
+
+
+@torch.inference_mode()
+def collect_logits(model: HCast, dataset: HierarchicalDataset, batch_size: int = 32, workers: int = 0,
+                   progress: bool = True) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Run a model over a data set whose transform is the model's.
+
+    Returns:
+        One (S, C_l) float32 tensor of logits a level, and (S, L) int64 labels, for the S pictures that can be read.
+
+    Raises:
+        ValueError: if no picture can be read.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    logits, labels = [], []
+    try:
+        for batch in tqdm(_loader(model, dataset, batch_size, workers), desc="evaluate", disable=not progress,
+                          leave=False):
+            if batch is None:
+                continue
+            output = model(batch["images"].to(device), batch["segments"].to(device))
+            logits.append([x.float().cpu() for x in output.level_logits])
+            labels.append(batch["labels"])
+    finally:
+        model.train(training)
+    if not labels:
+        raise ValueError("none of the pictures can be read")
+    return tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
+
+
+def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str] = ("best_path",),
+             **kwargs) -> dict[str, dict[str, float]]:
+    """Return the metrics in percent for each decoding; see :meth:`HierarchicalMetrics.compute`.
+
+    Args:
+        model: The model.
+        dataset: Its pictures, with the model's transform and taxonomy.
+        decoders: Decodings to compare, of ``decode.DECODERS``.
+        kwargs: For :func:`collect_logits`.
+    """
+    logits, labels = collect_logits(model, dataset, **kwargs)
+    results = {}
+    for mode in decoders:
+        metrics = HierarchicalMetrics(dataset.taxonomy)
+        metrics.update(decode(logits, dataset.taxonomy, mode).paths, labels)
+        results[mode] = metrics.compute()
+    return results
+
+
+def _loader(model: HCast, dataset: HierarchicalDataset, batch_size: int, workers: int) -> Iterator:
+    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=SuperpixelCollate(model.config))

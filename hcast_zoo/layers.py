@@ -1,0 +1,144 @@
+"""Transformer parts of H-CAST: convolutional stem, attention, block."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch of whole images in training, scaling the others up.
+
+    Source: Huang et al., Deep Networks with Stochastic Depth, 2016.
+    """
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        return x * x.new_empty(shape).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class ConvNorm(nn.Module):
+    """3x3 convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, in_chans: int, out_chans: int, stride: int, **dd):
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, out_chans, 3, stride, padding=1, bias=False, **dd)
+        self.norm = nn.BatchNorm2d(out_chans, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+class ConvStem(nn.Sequential):
+    """Embed an image in a grid of features, one for each cell of 8x8 pixels.
+
+    Shape: (B, in_chans, H, W) -> (B, C, ceil(H / 8), ceil(W / 8)).
+
+    Source: official modules.py:47-92.
+    """
+
+    def __init__(self, in_chans: int, embed_dim: int, **dd):
+        widths = (in_chans, embed_dim // 8, embed_dim // 4, embed_dim // 2, embed_dim)
+        layers = [ConvNorm(i, o, stride, **dd) for i, o, stride in zip(widths, widths[1:], (2, 2, 2, 1))]
+        super().__init__(*layers, nn.Conv2d(embed_dim, embed_dim, 1, **dd))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens, fused unless the weights are asked for."""
+
+    def __init__(self, dim: int, num_heads: int, **dd):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None = None,
+                need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            x: (B, N, C) tokens.
+            key_mask: (B, N) bool, False for tokens nobody may look at.
+            need_weights: Return the attention probabilities, which costs the fused kernel.
+
+        Returns:
+            (B, N, C) tokens, and (B, heads, N, N) probabilities or None.
+        """
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
+        mask = None if key_mask is None else key_mask[:, None, None, :]  # [B, 1, 1, N]
+        x, weights = self.attend(q, k, v, mask, need_weights)  # [B, heads, N, C / heads]
+        return self.proj(x.transpose(1, 2).reshape(b, n, c)), weights
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None,
+               need_weights: bool) -> tuple[Tensor, Tensor | None]:
+        """Mix the values (B, heads, N, d); a separate method so that a framework can bring its own kernels."""
+        if not need_weights:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
+        scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        weights = scores.softmax(-1)
+        return weights @ v, weights
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    def __init__(self, dim: int, hidden_dim: int, **dd):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim, **dd)
+        self.fc2 = nn.Linear(hidden_dim, dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (DeiT's: LN eps 1e-6, no layer scale).
+
+    Shape: (B, N, C) -> (B, N, C), and attention probabilities (B, heads, N, N) or None.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, **dd):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.attn = Attention(dim, num_heads, **dd)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None = None,
+                need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        update, weights = self.attn(self.norm1(x), key_mask, need_weights)
+        x = x + self.drop_path(update)
+        return x + self.drop_path(self.mlp(self.norm2(x))), weights
+
+
+def init_block_weights(module: nn.Module) -> None:
+    """Initialise as DeiT does: truncated normal (std 0.02) matrices, zero biases, norms of 1 and 0."""
+    for m in module.modules():
+        if isinstance(m, nn.Linear):
+            nn.init.trunc_normal_(m.weight, std=0.02)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.LayerNorm):
+            m.reset_parameters()
+
+
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Average (B, N, C) tokens over N, keeping the axis; with ``mask`` (B, N) bool, over its True tokens."""
+    if mask is None:
+        return x.mean(1, keepdim=True)
+    weight = mask.to(x.dtype)[..., None]
+    return (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+
+

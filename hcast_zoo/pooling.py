@@ -1,0 +1,131 @@
+"""Graph pooling: farthest point sampling of cluster centres, soft assignment, averaging of tokens by cluster."""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import Attention, masked_mean
+
+ASSIGN_SCALE = 5.0  # cosine similarity to logits; fixed in the official code, not learned
+
+
+@dataclasses.dataclass
+class PoolingOutput:
+    """What one graph pooling step computes, for N tokens and M clusters.
+
+    Attributes:
+        tokens: (B, 1 + M, C) class token and clusters, the input of the next stage.
+        assignment: (B, N, M) probability of each token's clusters; rows sum to 1.
+        indices: (B, M) int64 tokens chosen as cluster centres.
+        node_features: (B, N, C) features the similarity is computed on.
+    """
+
+    tokens: Tensor
+    assignment: Tensor
+    indices: Tensor
+    node_features: Tensor
+
+
+@torch.no_grad()
+def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | None = None) -> Tensor:
+    """Choose points far from each other, starting from the one farthest from their mean.
+
+    Ties go to the lowest index. With fewer distinct valid points than ``num_samples`` the first valid point
+    is repeated (differs from official: graph_pool.py:154 raises there and kills the batch).
+
+    Args:
+        points: (B, N, C) float.
+        num_samples: How many to choose, M.
+        valid: (B, N) bool, False for points that must not be chosen nor enter the mean.
+
+    Returns:
+        (B, M) int64 indices.
+
+    Source: official graph_pool.py:105-154; float64, as there.
+    """
+    points = points.double()
+    # With the mean as the origin, the distance of a point to the start is its norm.
+    points = points - masked_mean(points, valid)
+    squared_norm = points.square().sum(-1)  # [B, N]
+    distances = torch.baddbmm(squared_norm[:, None] + squared_norm[:, :, None], points, points.mT, alpha=-2)
+    distances.diagonal(dim1=1, dim2=2).zero_()  # exactly 0, so that a chosen point is never a rounding error away
+    nearest = squared_norm if valid is None else squared_norm.masked_fill(~valid, -1.0)
+    chosen = []
+    for _ in range(num_samples):
+        chosen.append(nearest.argmax(1))  # [B]
+        row = distances.gather(1, chosen[-1][:, None, None].expand(-1, 1, distances.shape[2]))[:, 0]
+        nearest = torch.minimum(nearest, row)
+    return torch.stack(chosen, 1)
+
+
+class CentroidProjection(nn.Module):
+    """Features for comparing tokens with cluster centres: self-attention, then centring over the tokens.
+
+    Source: official graph_pool.py:48-63.
+    """
+
+    def __init__(self, dim: int, num_heads: int, **dd):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.attn = Attention(dim, num_heads, **dd)
+        self.bias = nn.Parameter(torch.empty(dim, **dd))
+        self.init_bias()
+
+    def init_bias(self) -> None:
+        nn.init.normal_(self.bias, std=0.01)
+
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        x = x + self.attn(self.norm(x), valid)[0]
+        return x - masked_mean(x, valid) + self.bias
+
+
+class GraphPooling(nn.Module):
+    """Pool N tokens into M clusters; the class token passes through the same MLP.
+
+    ``Z_l = Z_init + MLP(P^T Z_(l-1) / P^T 1)``
+
+    Source: paper equation 1; official graph_pool.py:66-187.
+    """
+
+    def __init__(self, dim: int, num_heads: int = 12, drop_rate: float = 0.1, **dd):
+        super().__init__()
+        self.centroid_fc = CentroidProjection(dim, num_heads, **dd)
+        self.fc1 = nn.Sequential(nn.LayerNorm(dim, **dd), nn.Linear(dim, 4 * dim, **dd), nn.GELU(),
+                                 nn.Dropout(drop_rate))
+        self.fc2 = nn.Sequential(nn.LayerNorm(4 * dim, **dd), nn.Linear(4 * dim, dim, **dd))
+
+    def forward(self, tokens: Tensor, num_clusters: int, valid: Tensor | None = None,
+                mask_empty: bool = False) -> PoolingOutput:
+        """Pool.
+
+        Args:
+            tokens: (B, 1 + N, C), class token first.
+            num_clusters: M.
+            valid: (B, N) bool, False for tokens without pixels, which are never centres.
+            mask_empty: Leave those tokens out of attention and averages too.
+        """
+        cls, nodes = tokens[:, :1], tokens[:, 1:]
+        mask = valid if mask_empty else None
+        node_features = self.centroid_fc(nodes, mask)
+        indices = farthest_point_sampling(nodes, num_clusters, valid)
+        gather = indices[..., None].expand(-1, -1, nodes.shape[-1])  # [B, M, C]
+
+        unit = F.normalize(node_features, dim=-1)
+        assignment = (ASSIGN_SCALE * unit @ unit.gather(1, gather).mT).softmax(-1)  # [B, N, M]
+        weight = assignment if mask is None else assignment * mask[..., None].to(assignment.dtype)
+
+        hidden = self.fc1(tokens)  # [B, 1 + N, 4C]
+        # Averaging happens in the 4C space, between the two layers of the MLP.
+        average = weight.mT @ hidden[:, 1:] / weight.sum(1)[..., None]
+        update = self.fc2(torch.cat([hidden[:, :1], average], 1))  # [B, 1 + M, C]
+        tokens = update + torch.cat([cls, nodes.gather(1, gather)], 1)
+        return PoolingOutput(tokens, assignment, indices, node_features)
+
+    def init_weights(self) -> None:
+        """Initialise with PyTorch's defaults, as the official code does (built after the blocks' init)."""
+        for m in self.modules():
+            if isinstance(m, (nn.Linear, nn.LayerNorm)):
+                m.reset_parameters()
+        self.centroid_fc.init_bias()

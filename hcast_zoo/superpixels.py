@@ -1,0 +1,156 @@
+"""Superpixels: SEEDS on the CPU, a regular grid, and the contract of segment maps.
+
+A segment map is an int64 tensor (B, H, W) of labels from 0 to ``num_superpixels - 1``. Labels may be missing:
+a token without pixels is empty.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SEEDS_ITERATIONS = 15
+MIN_SUPERPIXELS = 10  # OpenCV raises smaller requests to this
+CV2_HELP = ("cv2 has no ximgproc module, so SEEDS superpixels cannot be computed: another OpenCV package overwrote "
+            "the contrib build. Mend it with: pip install --force-reinstall --no-deps opencv-contrib-python-headless")
+
+
+def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
+    """Segment a picture into superpixels by SEEDS on its Lab colours.
+
+    OpenCV makes a grid of at most ``num_superpixels`` blocks, or 10 if that is more, and moves their
+    boundaries. Where blocks would be smaller than 2x2 pixels, on which OpenCV does not end, a grid is returned.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        num_superpixels: How many to ask for, 1 or more.
+
+    Returns:
+        (H, W) int64 labels from 0.
+
+    Raises:
+        ValueError: if the image is not (H, W, 3) uint8 with at least one pixel.
+        ImportError: if OpenCV lacks its contrib modules.
+
+    Source: official birds_seeds.py:104-111 (prior 2, 5 histogram bins, 1 level, 15 iterations).
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"expected an RGB image (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    if num_superpixels < 1:
+        raise ValueError(f"expected num_superpixels of 1 or more, got {num_superpixels}")
+    height, width = image.shape[:2]
+    rows, cols = _seeds_grid(height, width, num_superpixels)
+    if num_superpixels < MIN_SUPERPIXELS or min(rows, cols) < 1 or height < 2 * rows or width < 2 * cols:
+        return grid(height, width, num_superpixels).numpy()
+    cv2 = _load_cv2()
+    lab = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2LAB)
+    algorithm = cv2.ximgproc.createSuperpixelSEEDS(width, height, 3, num_superpixels, num_levels=1, prior=2,
+                                                   histogram_bins=5, double_step=False)
+    algorithm.iterate(lab, SEEDS_ITERATIONS)
+    return algorithm.getLabels().astype(np.int64)
+
+
+def grid(height: int, width: int, num_superpixels: int = 196) -> Tensor:
+    """Return a (H, W) int64 map of at most ``num_superpixels`` equal rectangles, for tracing and tiny images."""
+    rows = max(1, min(height, num_superpixels, round((num_superpixels * height / width) ** 0.5)))
+    cols = max(1, min(width, num_superpixels // rows))
+    row = torch.arange(height) * rows // height
+    col = torch.arange(width) * cols // width
+    return row[:, None] * cols + col
+
+
+def from_normalized(images: Tensor, num_superpixels: int, mean: tuple[float, ...], std: tuple[float, ...],
+                    method: str = "seeds") -> Tensor:
+    """Segment a batch of normalised images, each by itself.
+
+    On the meta device and while exporting, where OpenCV cannot run, the grid stands in for SEEDS.
+
+    Args:
+        images: (B, C, H, W) float, normalised by ``mean`` and ``std``.
+        num_superpixels: Labels run from 0 to this, exclusive.
+        mean: Channel means, pixels in [0, 1].
+        std: Channel deviations.
+        method: ``"seeds"`` or ``"grid"``.
+
+    Returns:
+        (B, H, W) int64 labels on the images' device.
+    """
+    if method == "grid" or images.is_meta or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        labels = grid(images.shape[2], images.shape[3], num_superpixels).to(images.device)
+        return labels.expand(images.shape[0], -1, -1)
+    return torch.ops.hcast_zoo.seeds(images, num_superpixels, list(mean), list(std))
+
+
+def to_uint8(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Turn normalised images back into the 8-bit RGB pixels that SEEDS sees.
+
+    The value is truncated, not rounded, as in the official loader: 22 % of the bytes are one lower than the
+    picture's. Values outside [0, 255] are clipped (differs from official: there they wrap around). NaN is 0.
+    A single channel is repeated; of more than three, the first three are taken.
+
+    Args:
+        images: (B, C, H, W) float.
+
+    Returns:
+        (B, H, W, 3) uint8, on the CPU.
+
+    Source: official birds_seeds.py:104-106.
+    """
+    images = images.detach().cpu().double()  # in float32, truncation would change a fifth of the bytes
+    channels = 3 if images.shape[1] >= 3 else 1
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (mean, std))
+    if len(mean) < channels or channels == 1:
+        mean, std = mean.mean(), std.mean()
+    else:
+        mean, std = mean[:channels, None, None], std[:channels, None, None]
+    pixels = (images[:, :channels] * std + mean) * 255
+    pixels = pixels.nan_to_num(0.0).clamp(0, 255).to(torch.uint8)
+    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+
+
+def check_segments(segments: Tensor, images: Tensor, num_superpixels: int) -> None:
+    """Raise ValueError unless ``segments`` is an integer map of ``images`` with labels in range."""
+    expected = (images.shape[0], *images.shape[2:])
+    if tuple(segments.shape) != expected:
+        raise ValueError(f"expected segments (B, H, W) = {expected}, got {tuple(segments.shape)}")
+    if segments.dtype not in (torch.uint8, torch.int16, torch.int32, torch.int64):
+        raise ValueError(f"expected segments of an integer dtype, got {segments.dtype}")
+    if segments.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    low, high = segments.aminmax()
+    if low < 0 or high >= num_superpixels:
+        raise ValueError(f"expected segment labels from 0 to {num_superpixels - 1}, got {int(low)} to {int(high)}: "
+                         "relabel the map, or use a model with a larger num_superpixels")
+
+
+@torch.library.custom_op("hcast_zoo::seeds", mutates_args=())
+def _seeds_op(images: Tensor, num_superpixels: int, mean: list[float], std: list[float]) -> Tensor:
+    pixels = to_uint8(images, mean, std).numpy()
+    # OpenCV releases the interpreter lock, so threads help; maps do not depend on their number.
+    with ThreadPoolExecutor(max(1, min(len(pixels), torch.get_num_threads()))) as pool:
+        maps = list(pool.map(lambda image: seeds(image, num_superpixels), pixels))
+    labels = np.stack(maps) if maps else np.zeros(pixels.shape[:3], np.int64)
+    return torch.from_numpy(labels).to(images.device)
+
+
+@_seeds_op.register_fake
+def _(images, num_superpixels, mean, std):
+    return images.new_empty((images.shape[0], *images.shape[2:]), dtype=torch.int64)
+
+
+def _seeds_grid(height: int, width: int, num_superpixels: int) -> tuple[int, int]:
+    """Return the rows and columns of blocks OpenCV starts from (its own rounding)."""
+    rows = int((num_superpixels * height / width) ** 0.5)
+    return rows, rows * width // height
+
+
+def _load_cv2():
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError("SEEDS superpixels need OpenCV: pip install opencv-contrib-python-headless") from error
+    if not hasattr(cv2, "ximgproc"):
+        raise ImportError(CV2_HELP)
+    return cv2

@@ -1,0 +1,321 @@
+"""Training by the paper's recipe, on accelerate and timm; a run can be killed at any moment and goes on exactly.
+
+The sample order, augmentation and dropout of every step are functions of the seed and the step, so a checkpoint holds
+the model, the optimiser, the average weights and the number of steps, and nothing else is needed to go on.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import timm.data
+import timm.optim
+import timm.scheduler
+import torch
+from accelerate import Accelerator
+from timm.data.mixup import Mixup
+from timm.utils import ModelEmaV3
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from . import weights
+from .config import HCastConfig
+from .data import HierarchicalDataset, SeededSampler, SuperpixelCollate, seed_everything
+from .evaluate import evaluate
+from .losses import HierarchicalLoss, soft_targets
+from .model import HCast
+from .transforms import eval_transform
+
+CHANGEABLE = {"workers", "checkpoint_steps"}  # a run may go on with other values of these
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run; the defaults are the paper's for fine-tuning.
+
+    Args:
+        epochs: How many epochs to train.
+        schedule_epochs: Length of the cosine schedule in epochs; ``epochs`` by default. The official code has 300
+            whatever the number of epochs (behaviour 32).
+        batch_size: Pictures a step on each process; even.
+        lr: Peak learning rate for 512 pictures a step; scaled by the true number.
+        warmup_lr: Learning rate of the first step, not scaled.
+        min_lr: Learning rate at the end, not scaled.
+        warmup_epochs: Epochs of linear growth.
+        weight_decay: AdamW's, on matrices.
+        clip_grad: Largest L2 norm of the gradient; None for no limit.
+        ema_decay: Decay of the average weights a step, with warm-up; 0 for none. They are what is evaluated and kept.
+        kl_weight: Weight of the Tree-path KL loss.
+        smoothing: Label smoothing.
+        mixup: Alpha of mixup; 0 is off.
+        cutmix: Alpha of cutmix; 0 is off.
+        mix_prob: Part of the batches that are mixed.
+        auto_augment: timm's policy, or "" for none.
+        color_jitter: Brightness, contrast and saturation jitter where there is no policy.
+        random_erasing: Probability of erasing a rectangle.
+        crop_scale: Smallest area of the random crop, as a fraction.
+        hflip: Probability of a horizontal flip.
+        random_background: Put transparent pictures on random colours.
+        cache: Keep decoded pictures in memory.
+        seed: Seed of everything.
+        workers: Processes that load pictures.
+        checkpoint_steps: Steps between checkpoints; there is one after each epoch too.
+        eval_epochs: Epochs between validations.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+        paper_exact: Keep the official order of superpixels and mixing (behaviour 23).
+    """
+
+    epochs: int = 100
+    schedule_epochs: int | None = None
+    batch_size: int = 64
+    lr: float = 5e-4
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-5
+    warmup_epochs: int = 5
+    weight_decay: float = 0.05
+    clip_grad: float | None = None
+    ema_decay: float = 0.99996
+    kl_weight: float = 0.5
+    smoothing: float = 0.1
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mix_prob: float = 1.0
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    color_jitter: float = 0.3
+    random_erasing: float = 0.25
+    crop_scale: float = 0.08
+    hflip: float = 0.5
+    random_background: bool = False
+    cache: bool = False
+    seed: int = 0
+    workers: int = 2
+    checkpoint_steps: int = 500
+    eval_epochs: int = 1
+    mixed_precision: str = "no"
+    paper_exact: bool = False
+
+    def __post_init__(self):
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise ValueError(f"batch_size: expected an even number, got {self.batch_size}")
+        if self.epochs < 1 or self.checkpoint_steps < 1 or self.eval_epochs < 1:
+            raise ValueError("epochs, checkpoint_steps, eval_epochs: expected 1 or more")
+
+
+class HierarchicalMixup(Mixup):
+    """timm's mixup and cutmix, with the labels of every level mixed by one lambda.
+
+    Source: official mixup_hier.py:217-222 (behaviour 29).
+    """
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Mix (B, C, H, W) images in place, and (B, L) labels (-1 for unknown) into soft targets."""
+        mix = {"elem": self._mix_elem, "pair": self._mix_pair, "batch": self._mix_batch}[self.mode]
+        lam = mix(images)
+        targets = soft_targets(labels, self.num_classes, self.label_smoothing)
+        return images, tuple(t * lam + t.flip(0) * (1.0 - lam) for t in targets)
+
+
+class Run:
+    """A training run in a folder.
+
+    The folder holds ``run.json`` (settings), ``log.jsonl`` and ``tensorboard/`` (losses, metrics), ``checkpoint/``,
+    ``best.safetensors`` (highest validation FPA) and ``last.safetensors``.
+
+    Args:
+        config: Architecture.
+        settings: How to train.
+        train_set: Pictures to learn from; its transform is set here.
+        val_set: Pictures that choose the best weights; its transform is set here.
+        output: Folder of the run. If it holds a checkpoint, the run goes on from there.
+        init: Weights to start from; the position embedding is resampled, heads of other classes are new.
+
+    Raises:
+        ValueError: if the folder holds a run with other settings, or levels disagree.
+    """
+
+    def __init__(self, config: HCastConfig, settings: TrainConfig, train_set: HierarchicalDataset,
+                 val_set: HierarchicalDataset, output: str | Path, init: weights.Weights | None = None):
+        if config.level_classes != train_set.taxonomy.level_classes or train_set.taxonomy != val_set.taxonomy:
+            raise ValueError("model, training set and validation set must have one taxonomy")
+        if len(train_set) < settings.batch_size:
+            raise ValueError(f"expected at least a batch of {settings.batch_size} pictures, got {len(train_set)}")
+        self.config, self.settings, self.output = config, settings, Path(output)
+        self.output.mkdir(parents=True, exist_ok=True)
+        self._claim_folder()
+        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+        train_set.transform, val_set.transform = train_transform(config, settings), eval_transform(config)
+        train_set.random_background = settings.random_background
+        self.val_set, self.taxonomy = val_set, train_set.taxonomy
+
+        seed_everything(settings.seed)
+        model = HCast(config)
+        if init is not None:
+            model.load_state_dict(weights.fit(init.state_dict, model), strict=False)
+        self.ema = ModelEmaV3(model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
+        world = self.accelerator.num_processes
+        optimizer = timm.optim.create_optimizer_v2(
+            model, "adamw", lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay)
+        self.sampler = SeededSampler(len(train_set), settings.seed)
+        loader = DataLoader(
+            train_set, settings.batch_size, sampler=self.sampler, drop_last=True, num_workers=settings.workers,
+            persistent_workers=settings.workers > 0,
+            collate_fn=SuperpixelCollate(config, make_mixup(config, settings), settings.paper_exact))
+        self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
+        if self.ema is not None:
+            self.ema.to(self.accelerator.device)
+            self.accelerator.register_for_checkpointing(self.ema)
+        self.scheduler, _ = timm.scheduler.create_scheduler_v2(
+            optimizer, "cosine", settings.schedule_epochs or settings.epochs, min_lr=settings.min_lr,
+            warmup_lr=settings.warmup_lr, warmup_epochs=settings.warmup_epochs, step_on_epochs=False,
+            updates_per_epoch=len(self.loader))
+        self.loss = HierarchicalLoss(settings.kl_weight, smoothing=settings.smoothing)
+        self.step, self.best_fpa = 0, -1.0
+
+    def train(self) -> float:
+        """Train to the end, from the checkpoint if there is one; return the best validation FPA in percent."""
+        self._resume()
+        self.scheduler.step_update(self.step)
+        settings, steps = self.settings, len(self.loader)
+        with SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step) as self.board:
+            while self.step < settings.epochs * steps:
+                epoch, done = divmod(self.step, steps)
+                self.sampler.epoch = epoch
+                loader = self.accelerator.skip_first_batches(self.loader, done) if done else self.loader
+                loss = self._train_epoch(loader, epoch, done)
+                self._log({"epoch": epoch + 1, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]})
+                if (epoch + 1) % settings.eval_epochs == 0 or epoch + 1 == settings.epochs:
+                    self._validate()
+                self._save_checkpoint()
+        return self.best_fpa
+
+    def _train_epoch(self, loader: DataLoader, epoch: int, done: int) -> float:
+        self.model.train()
+        total, count = 0.0, 0
+        bar = tqdm(loader, f"epoch {epoch + 1}/{self.settings.epochs}", len(self.loader), initial=done,
+                   disable=not self.accelerator.is_main_process)
+        for batch in bar:
+            loss = self._train_step(batch) if batch is not None else 0.0
+            total, count = total + loss, count + 1
+            bar.set_postfix(loss=f"{total / count:.3f}")
+            if self.step % self.settings.checkpoint_steps == 0 and self.step % len(self.loader):
+                self._save_checkpoint()
+        return total / max(count, 1)
+
+    def _train_step(self, batch: dict) -> float:
+        seed_everything((self.settings.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
+        with self.accelerator.autocast():
+            output = self.model(batch["images"], batch["segments"])
+        loss = self.loss([x.float() for x in output.level_logits], batch["targets"])
+        self.accelerator.backward(loss)
+        if self.settings.clip_grad is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.scheduler.step_update(self.step)
+        if self.ema is not None:
+            self.ema.update(self.accelerator.unwrap_model(self.model), step=self.step)
+        return loss.item()
+
+    def _validate(self) -> None:
+        model = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
+        if self.accelerator.is_main_process:
+            metrics = evaluate(model, self.val_set, workers=0)["best_path"]
+            self._log({f"val/{key}": value for key, value in metrics.items()})
+            content = weights.Weights(self.config, self.taxonomy, model.state_dict())
+            weights.save(content, self.output / "last.safetensors", torch.float16)
+            if metrics["fpa"] > self.best_fpa:
+                self.best_fpa = metrics["fpa"]
+                weights.save(content, self.output / "best.safetensors", torch.float16)
+        self.accelerator.wait_for_everyone()
+
+    def _log(self, values: dict[str, float]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        with open(self.output / "log.jsonl", "a") as file:
+            file.write(json.dumps({"step": self.step, **values}) + "\n")
+        for key, value in values.items():
+            self.board.add_scalar(key, value, self.step)
+        tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.5g}" for k, v in values.items()))
+
+    def _claim_folder(self) -> None:
+        """Write the settings, or check that the folder's run has the same."""
+        file = self.output / "run.json"
+        wanted = {"config": self.config.to_dict(), "settings": dataclasses.asdict(self.settings)}
+        if not file.exists():
+            write_atomically(file, json.dumps(wanted, indent=1))
+            return
+        found = json.loads(file.read_text())
+        differ = [f"{key} {found.get(part, {}).get(key)!r} -> {value!r}" for part, values in wanted.items()
+                  for key, value in values.items() if found.get(part, {}).get(key) != value and key not in CHANGEABLE]
+        if differ:
+            raise ValueError(f"{self.output} holds a run with other settings ({'; '.join(differ)}): go on with the "
+                             "same, or choose another folder")
+
+    def _save_checkpoint(self) -> None:
+        """Write ``checkpoint/`` at once: a crash leaves the old one or the new one."""
+        folder, new, old = (self.output / n for n in ("checkpoint", "checkpoint.new", "checkpoint.old"))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(new, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(new)
+        if self.accelerator.is_main_process:
+            (new / "progress.json").write_text(json.dumps({"step": self.step, "best_fpa": self.best_fpa}))
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(new, folder)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _resume(self) -> None:
+        folder = self.output / "checkpoint"
+        if not folder.exists():
+            folder = self.output / "checkpoint.old"  # killed between the two renames
+        if not folder.exists():
+            return
+        self.accelerator.load_state(folder)
+        progress = json.loads((folder / "progress.json").read_text())
+        self.step, self.best_fpa = progress["step"], progress["best_fpa"]
+        log = self.output / "log.jsonl"
+        if log.exists():  # lines after the checkpoint will be written again
+            lines = [line for line in log.read_text().splitlines() if _line_step(line) <= self.step]
+            write_atomically(log, "".join(line + "\n" for line in lines))
+
+
+def train_transform(config: HCastConfig, settings: TrainConfig):
+    """Return timm's training augmentation, from a PIL RGB picture to a normalised (3, H, W) float32 tensor."""
+    policy = settings.auto_augment or None
+    if policy and policy.startswith("rand") and "mmax" not in policy:
+        policy += "-mmax9"  # at magnitude 10 timm posterises to 0 bits, which Pillow 13 refuses
+    return timm.data.create_transform(
+        config.image_size, is_training=True, scale=(settings.crop_scale, 1.0), hflip=settings.hflip,
+        color_jitter=settings.color_jitter, auto_augment=policy,
+        interpolation=config.interpolation, mean=config.mean, std=config.std, re_prob=settings.random_erasing,
+        re_mode="pixel", use_prefetcher=False)
+
+
+def make_mixup(config: HCastConfig, settings: TrainConfig) -> HierarchicalMixup | None:
+    """Return the mixing of the settings, or None if it is off."""
+    if not settings.mixup and not settings.cutmix:
+        return None
+    return HierarchicalMixup(settings.mixup, settings.cutmix, prob=settings.mix_prob,
+                             label_smoothing=settings.smoothing, num_classes=config.level_classes)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a crash leaves the old content or the new."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _line_step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")  # the line that a kill cut short

@@ -1,0 +1,157 @@
+"""Weights: one safetensors file with the tensors, the config and the taxonomy; files that ship with the package."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import HCastConfig
+from .model import HCast, resample_position
+from .taxonomy import Taxonomy, TaxonomyError
+
+FOLDER = Path(__file__).parent / "weights"
+INDEX = FOLDER / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
+
+
+class WeightsError(ValueError):
+    """A file holds no usable H-CAST weights; the message says what was expected and how to mend it."""
+
+
+@dataclasses.dataclass
+class Weights:
+    """The content of a weights file.
+
+    Attributes:
+        config: The architecture.
+        taxonomy: The labels, or None for a model without names.
+        state_dict: Tensors that load strictly into ``HCast(config)``.
+        metadata: Free text about the weights: ``name``, ``license``, ``training`` and so on.
+    """
+
+    config: HCastConfig
+    taxonomy: Taxonomy | None
+    state_dict: dict[str, Tensor]
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a safetensors file at once: a crash leaves the old file or the new one.
+
+    Args:
+        weights: What to write.
+        path: Target file.
+        dtype: Store floating-point tensors so, e.g. ``torch.float16``; as they are by default.
+    """
+    tensors = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in weights.state_dict.items()}
+    metadata = {**weights.metadata, "format": "pt", "config": json.dumps(weights.config.to_dict())}
+    if weights.taxonomy is not None:
+        metadata["taxonomy"] = json.dumps(weights.taxonomy.to_dict(), ensure_ascii=False)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load(source: str | Path) -> Weights:
+    """Read weights.
+
+    Args:
+        source: A name from :func:`packaged` (``hcast_small.emoji_art``, or ``hcast_small`` for its default), a
+            ``.safetensors`` file, or a folder that holds ``model.safetensors``.
+
+    Raises:
+        WeightsError: if the source is not found, damaged, a pickle, or lacks a valid config.
+    """
+    path = resolve(source)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state_dict = {k: file.get_tensor(k) for k in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: expected a complete safetensors file: {error}. A checkpoint of the official code "
+                           "or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
+                           ) from error
+    if "config" not in metadata:
+        raise WeightsError(f"{path}: expected H-CAST weights with a config in their metadata; run `hcast-zoo convert` "
+                           "on checkpoints from elsewhere")
+    try:
+        config = HCastConfig.from_dict(json.loads(metadata.pop("config")))
+        taxonomy = metadata.pop("taxonomy", None)
+        taxonomy = Taxonomy.from_dict(json.loads(taxonomy)) if taxonomy is not None else None
+    except (TypeError, ValueError, TaxonomyError) as error:
+        raise WeightsError(f"{path}: invalid config or taxonomy in the metadata: {error}") from error
+    if taxonomy is not None and taxonomy.level_classes != config.level_classes:
+        raise WeightsError(f"{path}: the taxonomy has {taxonomy.level_classes} classes, the config "
+                           f"{config.level_classes}")
+    return Weights(config, taxonomy, state_dict, metadata)
+
+
+def build(weights: Weights, device: str | torch.device = "cpu") -> HCast:
+    """Return a model in eval mode, float32, with these weights.
+
+    Raises:
+        WeightsError: if the tensors are those of another model; the message names some of them.
+    """
+    model = HCast(weights.config, device="meta")
+    expected = model.state_dict()
+    given = weights.state_dict
+    problems = [f"no {k}" for k in expected if k not in given]
+    problems += [f"unknown {k}" for k in given if k not in expected]
+    problems += [f"{k} is {tuple(given[k].shape)}, not {tuple(v.shape)}" for k, v in expected.items()
+                 if k in given and given[k].shape != v.shape]
+    if problems:
+        raise WeightsError(f"weights of another model, {len(problems)} differences: {'; '.join(problems[:5])}")
+    state = {k: v.float() if v.is_floating_point() else v for k, v in given.items()}
+    model.load_state_dict(state, assign=True)
+    return model.to(device).eval()
+
+
+def fit(state_dict: dict[str, Tensor], model: HCast) -> dict[str, Tensor]:
+    """Return what of a state dict can start a model of another image size or other classes.
+
+    The position embedding is resampled; heads of other shapes are left out. Load the result with ``strict=False``.
+
+    Raises:
+        WeightsError: if anything but a head has another shape or is missing.
+    """
+    expected, state = model.state_dict(), dict(state_dict)
+    if state["pos_embed"].shape != expected["pos_embed"].shape:
+        state["pos_embed"] = resample_position(state["pos_embed"], (model.config.grid_size,) * 2)
+    for key in [k for k in state if k.startswith("heads.") and (k not in expected or state[k].shape != expected[k].shape)]:
+        del state[key]
+    wrong = [k for k in expected if not k.startswith("heads.") and (k not in state or state[k].shape != expected[k].shape)]
+    if wrong:
+        raise WeightsError(f"cannot start from weights of another architecture: {len(wrong)} tensors differ, such as "
+                           f"{', '.join(wrong[:3])}")
+    return state
+
+
+def packaged() -> dict[str, dict]:
+    """Return the weights in the package: name to ``file``, ``sha256`` and what else the index tells."""
+    return json.loads(INDEX.read_text()) if INDEX.exists() else {}
+
+
+def resolve(source: str | Path) -> Path:
+    """Return the file a name, a file or a folder stands for, its checksum verified if it is in the package."""
+    index = packaged()
+    names = [n for n in index if n == str(source) or n.split(".")[0] == str(source)]
+    if names:
+        path = FOLDER / index[names[0]]["file"]
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != index[names[0]]["sha256"]:
+            raise WeightsError(f"{path} is missing or damaged: reinstall hcast-zoo")
+        return path
+    path = Path(source)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.exists():
+        raise WeightsError(f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, or one of "
+                           f"{', '.join(index) or '(none packaged)'}")
+    return path
