@@ -1,0 +1,33 @@
+"""H-CAST: images classified along a taxonomy, every level reading its label from one fine-to-coarse segmentation."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Public name -> module. Loaded on first use, so that `import hcast_zoo` costs nothing and imports no torch.
+_PUBLIC = {
+    "HCast": "model",
+    "HCastConfig": "config",
+    "HCastOutput": "model",
+    "HierarchicalDataset": "data",
+    "HierarchicalLoss": "losses",
+    "HierarchicalMetrics": "metrics",
+    "Prediction": "predict",
+    "Predictor": "predict",
+    "Taxonomy": "taxonomy",
+    "TaxonomyError": "taxonomy",
+    "VARIANTS": "config",
+    "convert_official": "convert",
+    "load_model": "weights",
+}
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -116,7 +116,7 @@ def _read_config(state: dict, aliases: dict, keep_last_pool: bool, overrides: di
     except KeyError as error:
         raise ValueError(f"not an official H-CAST checkpoint: no {error.args[0]}") from error
     heads = [h for h in OFFICIAL_HEADS if f"{h}.weight" in state]
-    if heads[-1:] != ["head"] or "manufacturer_head" in heads and "family_head" not in heads:
+    if heads[-1:] != ["head"] or ("manufacturer_head" in heads and "family_head" not in heads):
         raise ValueError(f"expected heads head, family_head and manufacturer_head in this order, got {heads}")
     fields = dict(
         level_classes=tuple(state[f"{h}.weight"].shape[0] for h in heads),

@@ -41,7 +41,8 @@ class HierarchicalDataset(Dataset):
     """
 
     def __init__(self, pictures: Sequence[str | Path | bytes], labels: Sequence[Sequence], taxonomy: Taxonomy,
-                 transform: Callable | None = None, *, skip_broken: bool = True, random_background: bool = False, cache: bool = False):
+                 transform: Callable | None = None, *, skip_broken: bool = True,
+                 random_background: bool = False, cache: bool = False):
         if len(pictures) != len(labels):
             raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
         self.pictures, self.taxonomy, self.transform = list(pictures), taxonomy, transform

@@ -1,5 +1,6 @@
 """Transformer parts of H-CAST: convolutional stem, attention, block."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,6 +50,11 @@ class ConvStem(nn.Sequential):
         widths = (in_chans, embed_dim // 8, embed_dim // 4, embed_dim // 2, embed_dim)
         layers = [ConvNorm(i, o, stride, **dd) for i, o, stride in zip(widths, widths[1:], (2, 2, 2, 1))]
         super().__init__(*layers, nn.Conv2d(embed_dim, embed_dim, 1, **dd))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # On CPUs, convolutions of channels-last images are the faster ones, and give an image the same bits in any
+        # batch; with channels first the algorithm, and so the rounding, depends on the batch size.
+        return super().forward(x.contiguous(memory_format=torch.channels_last))
 
 
 class Attention(nn.Module):

@@ -44,6 +44,18 @@ def level_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return loss / _at_least_one(target.sum())
 
 
+def level_binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy of a level's classes over the samples whose label is known.
+
+    Args:
+        logits: (B, C).
+        target: (B, C) in [0, 1].
+    """
+    known = target.sum(-1) > 0
+    loss = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none").mean(-1)
+    return (loss * known).sum() / _at_least_one(known.sum())
+
+
 def tree_path_kl(level_logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """Return the Tree-path KL divergence: one distribution over the nodes of all levels against the true path.
 
@@ -74,13 +86,16 @@ class HierarchicalLoss(nn.Module):
         kl_weight: Weight of the Tree-path KL; 0 leaves it out. The paper uses 0.5.
         level_weights: Weight of each level's cross-entropy, coarse to fine; 1 by default.
         smoothing: Label smoothing in [0, 1) of hard targets; soft targets are taken as they are.
+        binary: Binary cross-entropy of each class instead. As in the official code, every positive target of the
+            finest level then counts as 1 (behaviour 31), so do not smooth.
 
-    Source: official engine_hier.py:62-69 (behaviour 27).
+    Source: official engine_hier.py:54-69 (behaviour 27).
     """
 
-    def __init__(self, kl_weight: float = 0.5, level_weights: Sequence[float] | None = None, smoothing: float = 0.0):
+    def __init__(self, kl_weight: float = 0.5, level_weights: Sequence[float] | None = None, smoothing: float = 0.0,
+                 binary: bool = False):
         super().__init__()
-        self.kl_weight, self.level_weights, self.smoothing = kl_weight, level_weights, smoothing
+        self.kl_weight, self.level_weights, self.smoothing, self.binary = kl_weight, level_weights, smoothing, binary
 
     def forward(self, level_logits: Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
         """Return the scalar loss.
@@ -98,7 +113,11 @@ class HierarchicalLoss(nn.Module):
         if [t.shape[-1] for t in targets] != classes:
             raise ValueError(f"expected targets of {classes} classes, got {[t.shape[-1] for t in targets]}")
         weights = self.level_weights or [1.0] * len(classes)
-        loss = sum(w * level_cross_entropy(x, t) for w, x, t in zip(weights, level_logits, targets, strict=True))
+        level_loss = level_cross_entropy
+        if self.binary:
+            level_loss = level_binary_cross_entropy
+            targets = (*targets[:-1], (targets[-1] > 0).float())
+        loss = sum(w * level_loss(x, t) for w, x, t in zip(weights, level_logits, targets, strict=True))
         return loss + self.kl_weight * tree_path_kl(level_logits, targets) if self.kl_weight else loss
 
 

@@ -56,7 +56,7 @@ class HCastOutput:
 
 
 class Stage(nn.Module):
-    """Transformer blocks over the tokens of one segmentation, and the graph pooling that makes the next, coarser one."""
+    """Transformer blocks over the tokens of one segmentation, and the graph pooling into the next, coarser one."""
 
     def __init__(self, config: HCastConfig, index: int, drop_path: list[float], **dd):
         super().__init__()
@@ -192,12 +192,16 @@ class HCast(nn.Module):
         """
         features = self.stem(images)  # [B, C, h, w]
         grid = features.shape[2:]
-        features = features.flatten(2).mT + self.position(grid)  # [B, hw, C]
+        features = features.permute(0, 2, 3, 1).flatten(1, 2) + self.position(grid)  # [B, hw, C]
         # A cell belongs to the superpixel of its top-left pixel, as nearest interpolation has it.
         cells = segments[:, ::CELL_SIZE, ::CELL_SIZE].flatten(1)  # [B, hw]
-        one_hot = (cells[:, None] == torch.arange(num_superpixels, device=cells.device)[:, None]).to(features.dtype)
-        counts = one_hot.sum(2, keepdim=True)  # [B, N, 1]
-        tokens = one_hot @ features / counts.clamp(min=1)
+        batch, _, dim = features.shape
+        index = (cells + num_superpixels * torch.arange(batch, device=cells.device)[:, None]).flatten()
+        # Adding row by row keeps an image's sums bit-identical beside any neighbour; a matrix product does not.
+        sums = features.new_zeros(batch * num_superpixels, dim).index_add(0, index, features.flatten(0, 1))
+        counts = features.new_zeros(batch * num_superpixels).index_add(0, index, features.new_ones(len(index)))
+        counts = counts.view(batch, num_superpixels, 1)
+        tokens = sums.view(batch, num_superpixels, dim) / counts.clamp(min=1)
         cls = self.cls_token + self.pos_embed[:, :1]
         return torch.cat([cls.expand(len(tokens), -1, -1), tokens], 1), counts[..., 0] > 0
 

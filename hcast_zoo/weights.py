@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from .config import HCastConfig
@@ -54,7 +54,7 @@ def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -
         metadata["taxonomy"] = json.dumps(weights.taxonomy.to_dict(), ensure_ascii=False)
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, metadata)
+        Path(temporary).write_bytes(serialize({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata))
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -123,11 +123,12 @@ def fit(state_dict: dict[str, Tensor], model: HCast) -> dict[str, Tensor]:
         WeightsError: if anything but a head has another shape or is missing.
     """
     expected, state = model.state_dict(), dict(state_dict)
-    if state["pos_embed"].shape != expected["pos_embed"].shape:
+    if "pos_embed" in state and state["pos_embed"].shape != expected["pos_embed"].shape:
         state["pos_embed"] = resample_position(state["pos_embed"], (model.config.grid_size,) * 2)
-    for key in [k for k in state if k.startswith("heads.") and (k not in expected or state[k].shape != expected[k].shape)]:
-        del state[key]
-    wrong = [k for k in expected if not k.startswith("heads.") and (k not in state or state[k].shape != expected[k].shape)]
+    state = {k: v for k, v in state.items()
+             if not k.startswith("heads.") or (k in expected and v.shape == expected[k].shape)}
+    wrong = [k for k, v in expected.items()
+             if not k.startswith("heads.") and (k not in state or state[k].shape != v.shape)]
     if wrong:
         raise WeightsError(f"cannot start from weights of another architecture: {len(wrong)} tensors differ, such as "
                            f"{', '.join(wrong[:3])}")
@@ -155,3 +156,8 @@ def resolve(source: str | Path) -> Path:
         raise WeightsError(f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, or one of "
                            f"{', '.join(index) or '(none packaged)'}")
     return path
+
+
+def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:
+    """Return the model of some weights, in eval mode; :func:`load` tells what ``source`` can be."""
+    return build(load(source), device)

@@ -1,0 +1,150 @@
+"""Prediction: picture files to paths of the taxonomy; a broken picture gives an error record, and the rest goes on."""
+
+import dataclasses
+import glob
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from . import superpixels, weights
+from .decode import DECODERS, decode
+from .model import HCast
+from .taxonomy import Taxonomy
+from .transforms import PICTURE_SUFFIXES, PictureError, eval_transform, read_picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture.
+
+    Attributes:
+        file: As it was given.
+        path: Node names, coarse to fine; empty if there is an error.
+        probabilities: Each level's own probability of its node, in [0, 1].
+        path_probability: Of the whole path, in [0, 1]; see :func:`hcast_zoo.decode.decode`.
+        runner_up: The second-best path.
+        runner_up_probability: In [0, 1].
+        error: Why there is no answer, or None.
+    """
+
+    file: str
+    path: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    path_probability: float = 0.0
+    runner_up: tuple[str, ...] = ()
+    runner_up_probability: float = 0.0
+    error: str | None = None
+
+    def to_dict(self) -> dict:
+        """Return plain data for JSON: ``file`` and ``error``, or everything else."""
+        if self.error is not None:
+            return {"file": self.file, "error": self.error}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items() if k != "error"}
+
+
+class Predictor:
+    """A model, its taxonomy and its preprocessing.
+
+    Args:
+        source: Weights: a name such as ``hcast_small.emoji_art``, a file or a folder; see :func:`weights.load`.
+        decoder: How levels become a path, one of ``decode.DECODERS``.
+        device: Where the model runs.
+
+    Raises:
+        WeightsError: if the weights cannot be loaded.
+        ValueError: if the weights have no taxonomy, or the decoder is unknown.
+    """
+
+    def __init__(self, source: str | Path = "hcast_small.emoji_art", decoder: str = "best_path",
+                 device: str | torch.device = "cpu"):
+        content = weights.load(source)
+        if content.taxonomy is None:
+            raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
+        if decoder not in DECODERS:
+            raise ValueError(f"unknown decoding {decoder!r}: expected one of {', '.join(DECODERS)}")
+        self.taxonomy: Taxonomy = content.taxonomy
+        self.model: HCast = weights.build(content, device)
+        self.transform = eval_transform(content.config)
+        self.decoder, self.device = decoder, torch.device(device)
+
+    def predict(self, files: Iterable[str | Path], batch_size: int = 16, workers: int = 0) -> Iterator[Prediction]:
+        """Yield one prediction a file, in order.
+
+        Args:
+            files: Pictures; see :func:`find_pictures` for folders and patterns.
+            batch_size: Pictures a forward pass; it does not change an answer.
+            workers: Processes that read pictures and compute superpixels; 0 does it in this one.
+        """
+        dataset = _Pictures([str(f) for f in files], self.transform, self.model.config)
+        for batch in DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list):
+            yield from self._predict_batch(batch)
+
+    @torch.inference_mode()
+    def _predict_batch(self, batch: list[tuple]) -> list[Prediction]:
+        good = [item for item in batch if item[3] is None]
+        answers: dict[int, Prediction] = {}
+        if good:
+            images = torch.stack([item[1] for item in good]).to(self.device)
+            segments = torch.stack([item[2] for item in good]).to(self.device)
+            logits = [x.float().cpu() for x in self.model(images, segments).level_logits]
+            finite = torch.stack([x.isfinite().all(-1) for x in logits]).all(0)
+            rows = finite.nonzero().flatten().tolist()
+            decoded = self.decode([x[finite] for x in logits]) if rows else []
+            answers = {id(good[row]): answer for row, answer in zip(rows, decoded)}
+        predictions = []
+        for item in batch:
+            answer = answers.get(id(item))
+            if answer is None:
+                predictions.append(Prediction(item[0], error=item[3] or "the model's answer is not finite"))
+            else:
+                predictions.append(dataclasses.replace(answer, file=item[0]))
+        return predictions
+
+    def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
+        """Turn one (B, C_l) tensor of logits a level into B predictions with an empty file name."""
+        d = decode(level_logits, self.taxonomy, self.decoder)
+        rows = zip(d.paths.tolist(), d.level_probabilities.tolist(), d.path_probabilities.tolist(),
+                   d.runner_up.tolist(), d.runner_up_probabilities.tolist())
+        names = self.taxonomy.path_names
+        return [Prediction("", names(path), tuple(p for p in levels if not math.isnan(p)), probability,
+                           names(second), second_probability)
+                for path, levels, probability, second, second_probability in rows]
+
+
+class _Pictures(Dataset):
+    """Items (file, image, segments, None), or (file, None, None, error)."""
+
+    def __init__(self, files, transform, config):
+        self.files, self.transform, self.config = files, transform, config
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor | None, Tensor | None, str | None]:
+        file, c = self.files[index], self.config
+        try:
+            image = self.transform(read_picture(file))
+        except PictureError as error:
+            return file, None, None, str(error).removeprefix(f"{file}: ")
+        segments = superpixels.from_normalized(image[None], c.num_superpixels, c.mean, c.std, c.superpixels)[0]
+        return file, image, segments, None
+
+
+def find_pictures(arguments: Iterable[str]) -> list[str]:
+    """Return picture files for files, folders (searched below, sorted) and glob patterns.
+
+    What matches nothing is returned as it is, so that its prediction tells the error.
+    """
+    files = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        else:
+            found = [] if path.exists() else sorted(glob.glob(argument, recursive=True))
+        files += found or [argument]
+    return files

@@ -1,0 +1,77 @@
+"""TrainConfig: the settings of a training run, as frozen plain data."""
+
+import dataclasses
+
+CHANGEABLE = {"workers", "checkpoint_steps"}  # a run may go on with other values of these
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run; the defaults are the paper's for fine-tuning.
+
+    Args:
+        epochs: How many epochs to train.
+        schedule_epochs: Length of the cosine schedule in epochs; ``epochs`` by default. The official code has 300
+            whatever the number of epochs (behaviour 32).
+        batch_size: Pictures a step on each process; even.
+        lr: Peak learning rate for 512 pictures a step; scaled by the true number.
+        warmup_lr: Learning rate of the first step, not scaled.
+        min_lr: Learning rate at the end, not scaled.
+        warmup_epochs: Epochs of linear growth.
+        weight_decay: AdamW's, on matrices.
+        clip_grad: Largest L2 norm of the gradient; None for no limit.
+        ema_decay: Decay of the average weights a step, with warm-up; 0 for none. They are what is evaluated and kept.
+        kl_weight: Weight of the Tree-path KL loss.
+        smoothing: Label smoothing.
+        mixup: Alpha of mixup; 0 is off.
+        cutmix: Alpha of cutmix; 0 is off.
+        mix_prob: Part of the batches that are mixed.
+        auto_augment: timm's policy, or "" for none.
+        color_jitter: Brightness, contrast and saturation jitter where there is no policy.
+        random_erasing: Probability of erasing a rectangle.
+        crop_scale: Smallest area of the random crop, as a fraction.
+        hflip: Probability of a horizontal flip.
+        random_background: Put transparent pictures on random colours.
+        cache: Keep decoded pictures in memory.
+        seed: Seed of everything.
+        workers: Processes that load pictures.
+        checkpoint_steps: Steps between checkpoints; there is one after each epoch too.
+        eval_epochs: Epochs between validations.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+        paper_exact: Keep the official order of superpixels and mixing (behaviour 23).
+    """
+
+    epochs: int = 100
+    schedule_epochs: int | None = None
+    batch_size: int = 64
+    lr: float = 5e-4
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-5
+    warmup_epochs: int = 5
+    weight_decay: float = 0.05
+    clip_grad: float | None = None
+    ema_decay: float = 0.99996
+    kl_weight: float = 0.5
+    smoothing: float = 0.1
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mix_prob: float = 1.0
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    color_jitter: float = 0.3
+    random_erasing: float = 0.25
+    crop_scale: float = 0.08
+    hflip: float = 0.5
+    random_background: bool = False
+    cache: bool = False
+    seed: int = 0
+    workers: int = 2
+    checkpoint_steps: int = 500
+    eval_epochs: int = 1
+    mixed_precision: str = "no"
+    paper_exact: bool = False
+
+    def __post_init__(self):
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise ValueError(f"batch_size: expected an even number, got {self.batch_size}")
+        if self.epochs < 1 or self.checkpoint_steps < 1 or self.eval_epochs < 1:
+            raise ValueError("epochs, checkpoint_steps, eval_epochs: expected 1 or more")

@@ -1,0 +1,93 @@
+"""Small models, pictures and the golden fixtures (made by the authors' code; see fixtures/README.md)."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from hcast_zoo.config import HCastConfig
+from hcast_zoo.convert import convert_official
+from hcast_zoo.model import HCast
+from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.weights import Weights, save
+
+FIXTURES = Path(__file__).parent / "fixtures"
+torch.set_num_threads(2)
+
+
+def load_npz(name: str) -> dict[str, np.ndarray]:
+    with np.load(FIXTURES / name) as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.fixture(scope="session")
+def inputs() -> dict[str, np.ndarray]:
+    return load_npz("inputs.npz")
+
+
+@pytest.fixture(scope="session")
+def images(inputs) -> torch.Tensor:
+    return torch.from_numpy(inputs["images"])
+
+
+@pytest.fixture(scope="session")
+def segments(inputs) -> torch.Tensor:
+    return torch.from_numpy(inputs["segments"].astype(np.int64))
+
+
+@pytest.fixture(scope="session", params=[2, 3], ids=["2level", "3level"])
+def golden(request):
+    """An official tiny model, converted, and the tensors that the authors' code computed with it."""
+    name = f"tiny_{request.param}level"
+    official = load_file(FIXTURES / f"{name}_state.safetensors")
+    config, state = convert_official(official, keep_last_pool=True, num_heads=3)
+    model = HCast(config).eval()
+    model.load_state_dict(state)
+    return model, load_npz(f"{name}_tensors.npz"), official
+
+
+@pytest.fixture
+def taxonomy() -> Taxonomy:
+    return Taxonomy.from_paths(
+        [("bird", "owl", "barn owl"), ("bird", "owl", "snowy owl"), ("bird", "gull", "herring gull"),
+         ("mammal", "cat", "lion"), ("mammal", "cat", "tiger"), ("mammal", "dog", "wolf")],
+        ("class", "family", "species"), "animals")
+
+
+@pytest.fixture
+def tiny_config(taxonomy) -> HCastConfig:
+    return HCastConfig(level_classes=taxonomy.level_classes, image_size=32, embed_dim=48, depths=(1, 1, 1, 1),
+                       num_heads=3, num_superpixels=16, num_clusters=(8, 4, 2, 2), crop_pct=1.0)
+
+
+@pytest.fixture
+def tiny_model(tiny_config) -> HCast:
+    torch.manual_seed(0)
+    return HCast(tiny_config).eval()
+
+
+@pytest.fixture
+def tiny_weights(tiny_model, taxonomy, tmp_path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save(Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {"name": "tiny"}), path)
+    return path
+
+
+@pytest.fixture
+def picture_folder(taxonomy, tmp_path) -> Path:
+    """Two coloured pictures a leaf, for train and val each."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for leaf, path in enumerate(taxonomy.paths):
+            folder = tmp_path / "pictures" / split / Path(*taxonomy.path_names(path))
+            folder.mkdir(parents=True)
+            for number in range(2):
+                pixels = rng.integers(0, 60, (40, 40, 3)) + np.array([leaf * 30, 200 - leaf * 30, number * 20])
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "pictures"
