@@ -4,6 +4,7 @@ A segment map is an int64 tensor (B, H, W) of labels from 0 to ``num_superpixels
 a token without pixels is empty.
 """
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,8 +20,9 @@ CV2_HELP = ("cv2 has no ximgproc module, so SEEDS superpixels cannot be computed
 def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
     """Segment a picture into superpixels by SEEDS on its Lab colours.
 
-    OpenCV makes a grid of at most ``num_superpixels`` blocks, or 10 if that is more, and moves their
-    boundaries. Where blocks would be smaller than 2x2 pixels, on which OpenCV does not end, a grid is returned.
+    OpenCV makes a grid of at most ``num_superpixels`` blocks and moves their
+    boundaries. Where the image is too small for such blocks, on which OpenCV crashes or does not end, and for fewer
+    than 10 superpixels, a grid is returned.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -41,8 +43,7 @@ def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
     if num_superpixels < 1:
         raise ValueError(f"expected num_superpixels of 1 or more, got {num_superpixels}")
     height, width = image.shape[:2]
-    rows, cols = _seeds_grid(height, width, num_superpixels)
-    if num_superpixels < MIN_SUPERPIXELS or min(rows, cols) < 1 or height < 2 * rows or width < 2 * cols:
+    if _seeds_blocks(height, width, num_superpixels) == 0:
         return grid(height, width, num_superpixels).numpy()
     cv2 = _load_cv2()
     lab = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2LAB)
@@ -140,10 +141,14 @@ def _(images, num_superpixels, mean, std):
     return images.new_empty((images.shape[0], *images.shape[2:]), dtype=torch.int64)
 
 
-def _seeds_grid(height: int, width: int, num_superpixels: int) -> tuple[int, int]:
-    """Return the rows and columns of blocks OpenCV starts from (its own rounding)."""
+def _seeds_blocks(height: int, width: int, num_superpixels: int) -> int:
+    """Return how many blocks OpenCV starts from, by its own rounding; 0 where it would crash or not end."""
     rows = int((num_superpixels * height / width) ** 0.5)
-    return rows, rows * width // height
+    cols = rows * width // height
+    if min(rows, cols) < 1 or height < 2 * rows or width < 2 * cols or num_superpixels < MIN_SUPERPIXELS:
+        return 0
+    block_height, block_width = (2 * math.ceil(side / n / 2) for side, n in ((height, rows), (width, cols)))
+    return (height // block_height) * (width // block_width)
 
 
 def _load_cv2():

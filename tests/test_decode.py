@@ -1,0 +1,113 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from hcast_zoo.decode import DECODERS, decode
+from hcast_zoo.metrics import in_tree
+from hcast_zoo.taxonomy import Taxonomy
+
+
+def random_logits(taxonomy, batch=50, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return [2 * torch.randn(batch, c, generator=rng) for c in taxonomy.level_classes]
+
+
+def probabilities(logits):
+    return [x.double().softmax(-1).numpy() for x in logits]
+
+
+def test_best_path_against_enumeration(taxonomy):
+    logits = random_logits(taxonomy)
+    probs, decoded = probabilities(logits), decode(logits, taxonomy)
+    for row in range(50):
+        products = {path: np.prod([p[row, n] for p, n in zip(probs, path)]) for path in taxonomy.paths}
+        ranked = sorted(products, key=products.get, reverse=True)
+        total = sum(products.values())
+        assert tuple(decoded.paths[row].tolist()) == ranked[0]
+        assert tuple(decoded.runner_up[row].tolist()) == ranked[1]
+        assert decoded.path_probabilities[row].item() == pytest.approx(products[ranked[0]] / total, rel=1e-4)
+        assert decoded.runner_up_probabilities[row].item() == pytest.approx(products[ranked[1]] / total, rel=1e-4)
+        for level, node in enumerate(ranked[0]):
+            assert decoded.level_probabilities[row, level].item() == pytest.approx(probs[level][row, node], rel=1e-4)
+
+
+def test_top_down_against_a_walk(taxonomy):
+    logits = random_logits(taxonomy, seed=1)
+    probs, decoded = probabilities(logits), decode(logits, taxonomy, "top_down")
+    for row in range(50):
+        node, path, probability = int(probs[0][row].argmax()), [], 1.0
+        probability = probs[0][row, node]
+        path.append(node)
+        for level, parents in enumerate(taxonomy.parents, 1):
+            children = [i for i, parent in enumerate(parents) if parent == node]
+            node = max(children, key=lambda i: probs[level][row, i])
+            probability *= probs[level][row, node] / probs[level][row, children].sum()
+            path.append(node)
+        assert decoded.paths[row].tolist() == path
+        assert decoded.path_probabilities[row].item() == pytest.approx(probability, rel=1e-4)
+
+
+def test_independent_is_the_argmax_of_each_level(taxonomy):
+    logits = random_logits(taxonomy, seed=2)
+    probs, decoded = probabilities(logits), decode(logits, taxonomy, "independent")
+    for row in range(50):
+        best = [int(p[row].argmax()) for p in probs]
+        assert decoded.paths[row].tolist() == best
+        everything = sorted(itertools.product(*(range(c) for c in taxonomy.level_classes)), reverse=True,
+                            key=lambda path: np.prod([p[row, n] for p, n in zip(probs, path)]))
+        assert decoded.runner_up[row].tolist() == list(everything[1])
+        assert decoded.path_probabilities[row].item() == pytest.approx(
+            np.prod([p[row, n] for p, n in zip(probs, best)]), rel=1e-4)
+
+
+def test_trees_are_followed(taxonomy):
+    logits = random_logits(taxonomy, 500, seed=3)
+    assert not in_tree(decode(logits, taxonomy, "independent").paths, taxonomy).all()
+    for mode in ("best_path", "top_down"):
+        decoded = decode(logits, taxonomy, mode)
+        assert in_tree(decoded.paths, taxonomy).all() and in_tree(decoded.runner_up, taxonomy).all()
+        assert (decoded.path_probabilities <= 1).all()
+
+
+def test_levels_that_agree_decode_alike(taxonomy):
+    logits = [torch.zeros(1, c) for c in taxonomy.level_classes]
+    for level, node in zip(logits, (1, 2, 4)):
+        level[0, node] = 50.0
+    for mode in DECODERS:
+        decoded = decode(logits, taxonomy, mode)
+        assert decoded.paths.tolist() == [[1, 2, 4]]
+        assert decoded.path_probabilities.item() == pytest.approx(1.0)
+
+
+def test_shallow_leaf_has_no_advantage():
+    t = Taxonomy.from_paths([("animal", "lion"), ("animal", "wolf"), ("rock",)])
+    decoded = decode([torch.tensor([[1.0, 0.0]]).log_softmax(-1), torch.tensor([[0.9, 0.1]]).log()], t)
+    assert decoded.paths.tolist() == [[0, 0]]  # 0.73 * 0.9 against 0.27 ** 2
+    decoded = decode([torch.tensor([[0.0, 3.0]]), torch.zeros(1, 2)], t)
+    assert decoded.paths.tolist() == [[1, -1]]
+    assert decoded.level_probabilities[0, 1].isnan()
+    a, b = 1 / (1 + np.exp(3)), np.exp(3) / (1 + np.exp(3))
+    assert decoded.path_probabilities.item() == pytest.approx(b**2 / (b**2 + a * 0.5 + a * 0.5), rel=1e-4)
+    top_down = decode([torch.tensor([[0.0, 3.0]]), torch.zeros(1, 2)], t, "top_down")
+    assert top_down.paths.tolist() == [[1, -1]] and top_down.path_probabilities.item() == pytest.approx(b, rel=1e-4)
+
+
+def test_single_class():
+    t = Taxonomy(("all",), (("thing",),), ())
+    for mode in DECODERS:
+        decoded = decode([torch.zeros(2, 1)], t, mode)
+        assert decoded.paths.tolist() == [[0], [0]] and decoded.runner_up.tolist() == [[-1], [-1]]
+        assert decoded.runner_up_probabilities.tolist() == [0, 0]
+
+
+def test_wrong_input_is_explained(taxonomy):
+    logits = random_logits(taxonomy, 3)
+    with pytest.raises(ValueError, match="unknown decoding 'beam'"):
+        decode(logits, taxonomy, "beam")
+    with pytest.raises(ValueError, match=r"taxonomy has \(2, 4, 6\)"):
+        decode(logits[1:], taxonomy)
+    logits[1][2, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"rows \[2\] are not finite"):
+        decode(logits, taxonomy)

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+
+from hcast_zoo.pooling import GraphPooling, farthest_point_sampling
+
+
+def reference_sampling(points: np.ndarray, number: int, valid: np.ndarray) -> list[int]:
+    """Farthest point sampling as a person would write it, for one image."""
+    points = points.astype(np.float64)
+    chosen, nearest = [], np.linalg.norm(points - points[valid].mean(0), axis=1)
+    for _ in range(number):
+        chosen.append(int(np.argmax(np.where(valid, nearest, -1))))
+        nearest = np.minimum(nearest, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return chosen
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sampling_against_plain_loops(seed):
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(3, 40, 6)).astype(np.float32) + 10
+    valid = rng.random((3, 40)) > 0.3
+    found = farthest_point_sampling(torch.from_numpy(points), 12, torch.from_numpy(valid))
+    for image in range(3):
+        assert found[image].tolist() == reference_sampling(points[image], 12, valid[image])
+
+
+def test_sampling_chooses_distinct_valid_points():
+    points, valid = torch.randn(4, 30, 5), torch.rand(4, 30) > 0.4
+    number = int(valid.sum(1).min())
+    for row, indices in enumerate(farthest_point_sampling(points, number, valid)):
+        assert len(set(indices.tolist())) == number
+        assert valid[row, indices].all()
+
+
+def test_sampling_with_too_few_points_repeats_the_first_valid():
+    points, valid = torch.randn(2, 6, 3), torch.tensor([[0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]]).bool()
+    found = farthest_point_sampling(points, 4, valid)
+    assert set(found[0, :2].tolist()) == {1, 2} and found[0, 2:].tolist() == [1, 1]
+    assert found[1].tolist() == [5, 5, 5, 5]
+
+
+def test_ties_go_to_the_lowest_index():
+    square = torch.tensor([[[1.0, 1], [1, -1], [-1, 1], [-1, -1]]])
+    assert farthest_point_sampling(square, 4).tolist() == [[0, 1, 2, 3]]  # no point is nearer than the mean
+
+
+def test_pooling_equation():
+    """Z = Z_init + fc2(P^T fc1(Z) / P^T 1), written out for one image with loops."""
+    torch.manual_seed(0)
+    pool = GraphPooling(24, num_heads=12).eval()
+    tokens = torch.randn(2, 1 + 10, 24)
+    with torch.no_grad():
+        output = pool(tokens, 4)
+        hidden = pool.fc1(tokens)
+        for image in range(2):
+            for cluster in range(4):
+                weight = output.assignment[image, :, cluster]
+                average = sum(w * h for w, h in zip(weight, hidden[image, 1:])) / weight.sum()
+                expected = tokens[image, 1 + output.indices[image, cluster]] + pool.fc2(average)
+                torch.testing.assert_close(output.tokens[image, 1 + cluster], expected)
+            torch.testing.assert_close(output.tokens[image, 0], tokens[image, 0] + pool.fc2(hidden[image, 0]))
+            nodes = output.node_features[image]
+            cosine = torch.cosine_similarity(nodes[:, None], nodes[output.indices[image]][None], dim=-1)
+            torch.testing.assert_close(output.assignment[image], (5 * cosine).softmax(-1))
+
+
+def test_init_restores_everything():
+    pool = GraphPooling(24, device="meta").to_empty(device="cpu")
+    for p in pool.parameters():
+        p.data.fill_(torch.nan)
+    pool.init_weights()
+    assert all(p.isfinite().all() for p in pool.parameters())
+    assert pool.centroid_fc.bias.std().item() == pytest.approx(0.01, rel=0.7)
