@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import timm.data
@@ -167,7 +168,8 @@ class Run:
             file.write(json.dumps({"step": self.step, **values}) + "\n")
         for key, value in values.items():
             self.board.add_scalar(key, value, self.step)
-        tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.5g}" for k, v in values.items()))
+        tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.5g}" for k, v in values.items()),
+                   file=sys.stderr)
 
     def _claim_folder(self) -> None:
         """Write the settings, or check that the folder's run has the same."""

@@ -1,0 +1,104 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hcast_zoo import decode, weights
+from hcast_zoo.cli import DECODERS, main, make_parser
+
+from .conftest import FIXTURES
+
+
+def test_predict(picture_folder, tiny_weights, capsys):
+    file = next((picture_folder / "val").rglob("*.png"))
+    assert main(["predict", str(file), "--model", str(tiny_weights)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{file}: ") and out.count("\n") == 1 and " > " in out and "; then " in out
+    assert main(["predict", str(picture_folder / "val"), "--model", str(tiny_weights), "--json", "--decode",
+                 "independent"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 12 and all(len(row["path"]) == len(row["probabilities"]) == 3 for row in rows)
+
+
+def test_predict_goes_on_after_a_broken_picture(picture_folder, tiny_weights, capsys):
+    broken = picture_folder / "bad\x1b[31m.png"
+    broken.write_bytes(b"")
+    good = next((picture_folder / "val").rglob("*.png"))
+    assert main(["predict", str(broken), str(good), "nowhere.png", "--model", str(tiny_weights)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith(str(good)) and "\x1b[31m" not in captured.err
+    assert "nowhere.png: no such file" in captured.err and "2 of 3 pictures failed" in captured.err
+    assert main(["predict", str(broken), str(good), "--json", "--model", str(tiny_weights)]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == {"file": str(broken), "error": "not a picture, or of an unknown format"} and rows[1]["path"]
+
+
+def test_evaluate(picture_folder, tiny_weights, capsys):
+    command = ["evaluate", "--data", str(picture_folder), "--split", "val", "--model", str(tiny_weights)]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("\t") == ["decoding", "fpa", "tice", "wap", "accuracy/class", "accuracy/family",
+                                    "accuracy/species"]
+    assert [line.split("\t")[0] for line in lines[1:]] == list(DECODERS)
+    assert main([*command, "--json", "--decode", "best_path"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["pictures"] == 12 and result["results"]["best_path"]["tice"] == 0
+
+
+def test_train_resume_and_fine_tune(picture_folder, tmp_path, capsys, tiny_weights):
+    command = ["train", "--data", str(picture_folder), "--output", str(tmp_path / "run"), "--model", str(tiny_weights),
+               "--epochs", "1", "--batch-size", "4", "--workers", "0", "--no-cache", "--ema-decay", "0"]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert weights.load(result["weights"]).config.embed_dim == 48
+    assert main(command) == 0  # finished: nothing to do
+    assert json.loads(capsys.readouterr().out) == result
+    assert main([*command, "--lr", "0.3"]) == 2
+    assert "other settings (lr 0.0005 -> 0.3)" in capsys.readouterr().err
+
+
+def test_convert_and_info(tmp_path, capsys, taxonomy):
+    output = tmp_path / "converted.safetensors"
+    source = str(FIXTURES / "tiny_3level_state.safetensors")
+    assert main(["convert", source, str(output), "--num-heads", "3"]) == 0
+    assert main(["info", str(output)]) == 0
+    description = json.loads(capsys.readouterr().out)
+    assert description["config"]["level_classes"] == [13, 38, 200] and description["levels"] is None
+    taxonomy.save(tmp_path / "t.json")
+    assert main(["convert", source, str(output), "--num-heads", "3", "--taxonomy", str(tmp_path / "t.json")]) == 2
+    assert "taxonomy has (2, 4, 6) classes, the checkpoint (13, 38, 200)" in capsys.readouterr().err
+    torch.save({"a": 1}, tmp_path / "wrong.pth")
+    assert main(["convert", str(tmp_path / "wrong.pth"), str(output)]) == 2
+    assert main(["info"]) == 0
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["predict", "x.png", "--model", "nothing"], "no weights 'nothing'"),
+    (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
+    (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
+])
+def test_wrong_input_exits_with_2(arguments, message, capsys):
+    import re
+
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert re.search(message, captured.err) and not captured.out and "Traceback" not in captured.err
+
+
+def test_wrong_usage_exits_with_2(capsys):
+    for arguments in ([], ["fly"], ["predict"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+
+
+def test_help_imports_nothing_heavy():
+    code = ("import sys, hcast_zoo.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+            "print([m for m in ('torch', 'timm', 'numpy', 'PIL', 'cv2') if m in sys.modules])")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
+    assert DECODERS == decode.DECODERS
+    help_text = make_parser().parse_args(["train", "--data", "x", "--output", "y"])
+    assert help_text.lr == 5e-4 and help_text.paper_exact is False

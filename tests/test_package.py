@@ -1,0 +1,73 @@
+"""The package as a whole: direction of imports, contents of the wheel, the shipped weights."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import hcast_zoo
+from hcast_zoo import weights
+
+ROOT = Path(__file__).parent.parent
+FRAMEWORKS = {"timm", "transformers", "mmengine", "mmcv", "mmpretrain", "accelerate"}
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+
+
+def test_the_core_imports_no_framework():
+    """Only the trainer may, and it only uses timm's data, optimiser, scheduler and averaging, and accelerate."""
+    for file in (ROOT / "hcast_zoo").glob("*.py"):
+        found = {name.split(".")[0] for name in imports(file)} & FRAMEWORKS
+        assert found <= ({"timm", "accelerate"} if file.name == "train.py" else set()), file.name
+        assert not any("integrations" in name for name in imports(file)), file.name
+
+
+def test_public_names():
+    for name in hcast_zoo.__all__:
+        assert getattr(hcast_zoo, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        hcast_zoo.nothing  # noqa: B018
+    assert "HCast" in dir(hcast_zoo)
+
+
+def test_import_is_light():
+    code = "import sys, hcast_zoo; print(any(m in sys.modules for m in ('torch', 'timm', 'transformers', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", list(weights.packaged()))
+def test_packaged_weights_load(name):
+    content = weights.load(name)
+    assert content.taxonomy.level_classes == content.config.level_classes
+    assert content.metadata["license"] and content.metadata["name"] == name
+    weights.build(content)
+
+
+@pytest.mark.slow
+def test_wheel_contents(tmp_path):
+    """What is in the package folder is in the wheel, and a wheel unpacked elsewhere works with no network."""
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(ROOT)], check=True)
+    wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    names = set(wheel.namelist())
+    listed = subprocess.run(["git", "ls-files", "hcast_zoo"], cwd=ROOT, capture_output=True, text=True, check=True)
+    missing = {n for n in listed.stdout.split()} - names
+    assert not missing
+    assert not any(n.startswith(("tests/", "integrations/")) for n in names)
+    if not weights.packaged():
+        pytest.skip("no packaged weights yet")
+    wheel.extractall(tmp_path / "site")
+    picture = next((ROOT / "tests/pictures").glob("*.png"))
+    code = f"from hcast_zoo.cli import main; raise SystemExit(main(['predict', {str(picture)!r}]))"
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert " > " in result.stdout

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from PIL import Image
+
+from hcast_zoo import Predictor, weights
+from hcast_zoo.decode import decode
+from hcast_zoo.predict import find_pictures
+from hcast_zoo.transforms import eval_transform
+
+
+@pytest.fixture
+def files(picture_folder):
+    files = sorted(str(p) for p in (picture_folder / "val").rglob("*.png"))
+    broken = picture_folder / "broken.png"
+    broken.write_bytes(b"no picture")
+    return [*files[:5], str(broken), *files[5:], str(picture_folder / "missing.png")]
+
+
+@pytest.mark.parametrize("decoder", ["best_path", "top_down", "independent"])
+def test_predictions_are_the_models(files, tiny_weights, tiny_model, taxonomy, decoder):
+    predictions = list(Predictor(tiny_weights, decoder).predict(files, batch_size=4))
+    assert [p.file for p in predictions] == files
+    for prediction in predictions:
+        if prediction.file.endswith(("broken.png", "missing.png")):
+            assert prediction.error and prediction.path == ()
+            continue
+        with torch.no_grad():
+            logits = tiny_model(eval_transform(tiny_model.config)(Image.open(prediction.file))[None]).level_logits
+        expected = decode(logits, taxonomy, decoder)
+        assert prediction.path == taxonomy.path_names(expected.paths[0].tolist())
+        assert prediction.probabilities == pytest.approx(expected.level_probabilities[0].tolist(), abs=1e-5)
+        assert prediction.path_probability == pytest.approx(expected.path_probabilities.item(), abs=1e-5)
+        assert prediction.runner_up == taxonomy.path_names(expected.runner_up[0].tolist())
+
+
+def test_batch_size_and_workers_do_not_matter(files, tiny_weights):
+    predictor = Predictor(tiny_weights)
+    first, second = (list(predictor.predict(files, n, workers)) for n, workers in ((1, 0), (16, 2)))
+    for a, b in zip(first, second, strict=True):
+        assert (a.file, a.path, a.error) == (b.file, b.path, b.error)
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+
+
+def test_records(files, tiny_weights):
+    good, bad = (p.to_dict() for p in Predictor(tiny_weights).predict([files[0], files[5]]))
+    assert list(good) == ["file", "path", "probabilities", "path_probability", "runner_up", "runner_up_probability"]
+    assert bad == {"file": files[5], "error": "not a picture, or of an unknown format"}
+
+
+def test_an_answer_that_is_not_finite_is_an_error(files, tiny_weights, monkeypatch):
+    predictor = Predictor(tiny_weights)
+    real = predictor.transform
+    predictor.transform = lambda p: real(p) * (torch.nan if p.getpixel((0, 0))[2] % 2 else 1.0)
+    predictions = list(predictor.predict(files[:5]))
+    errors = [Image.open(f).getpixel((0, 0))[2] % 2 == 1 for f in files[:5]]
+    assert [p.error == "the model's answer is not finite" for p in predictions] == errors
+    assert any(errors) and not all(errors)
+
+
+def test_find_pictures(picture_folder):
+    (picture_folder / "notes.txt").write_text("no picture")
+    (picture_folder / "empty").mkdir()
+    assert len(find_pictures([str(picture_folder)])) == 24
+    assert len(find_pictures([str(picture_folder / "val" / "**" / "0.png")])) == 6
+    assert find_pictures(["missing.png", str(picture_folder / "empty"), str(picture_folder / "notes.txt")]) == [
+        "missing.png", str(picture_folder / "empty"), str(picture_folder / "notes.txt")]
+
+
+def test_wrong_use_is_explained(tiny_model, tiny_weights, tmp_path):
+    with pytest.raises(ValueError, match="unknown decoding"):
+        Predictor(tiny_weights, "beam")
+    weights.save(weights.Weights(tiny_model.config, None, tiny_model.state_dict()), tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match="no taxonomy"):
+        Predictor(tmp_path / "bare.safetensors")
