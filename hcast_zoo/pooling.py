@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from .layers import Attention, masked_mean
 
 ASSIGN_SCALE = 5.0  # cosine similarity to logits; fixed in the official code, not learned
+# Points nearer than this (squared distance over the image's largest squared norm) are one point: copies of a token
+# differ by rounding, and choosing among them by that would make an answer depend on its batch.
+SAME_POINT = 1e-10
 
 
 @dataclasses.dataclass
@@ -46,17 +49,19 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
     Source: official graph_pool.py:105-154; float64, as there.
     """
     points = points.double()
+    same = SAME_POINT * points.square().sum(-1).amax(1)[:, None]  # [B, 1]
     # With the mean as the origin, the distance of a point to the start is its norm.
     points = points - masked_mean(points, valid)
     squared_norm = points.square().sum(-1)  # [B, N]
     distances = torch.baddbmm(squared_norm[:, None] + squared_norm[:, :, None], points, points.mT, alpha=-2)
-    distances.diagonal(dim1=1, dim2=2).zero_()  # exactly 0, so that a chosen point is never a rounding error away
-    nearest = squared_norm if valid is None else squared_norm.masked_fill(~valid, -1.0)
+    nearest = squared_norm.masked_fill(squared_norm <= same, 0.0)
+    if valid is not None:
+        nearest = nearest.masked_fill(~valid, -1.0)
     chosen = []
     for _ in range(num_samples):
         chosen.append(nearest.argmax(1))  # [B]
         row = distances.gather(1, chosen[-1][:, None, None].expand(-1, 1, distances.shape[2]))[:, 0]
-        nearest = torch.minimum(nearest, row)
+        nearest = torch.minimum(nearest, row.masked_fill(row <= same, 0.0))
     return torch.stack(chosen, 1)
 
 

@@ -109,7 +109,8 @@ def build(weights: Weights, device: str | torch.device = "cpu") -> HCast:
                  if k in given and given[k].shape != v.shape]
     if problems:
         raise WeightsError(f"weights of another model, {len(problems)} differences: {'; '.join(problems[:5])}")
-    state = {k: v.float() if v.is_floating_point() else v for k, v in given.items()}
+    # A copy, because tensors of a mapped file are not aligned, which makes kernels slower and moves last bits.
+    state = {k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in given.items()}
     model.load_state_dict(state, assign=True)
     return model.to(device).eval()
 

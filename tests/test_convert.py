@@ -43,7 +43,8 @@ def official_state(variant, level_classes):
     ours = HCast(config, device="meta").state_dict()
     heads = ("manufacturer_head", "family_head", "head")[-len(level_classes):]
     names = ["cls_token", "pos_embed", "norm.weight", "norm.bias"]
-    for index, layer in {0: "conv", 1: "norm", 3: "conv", 4: "norm", 6: "conv", 7: "norm", 9: "conv", 10: "norm"}.items():
+    layers = {0: "conv", 1: "norm", 3: "conv", 4: "norm", 6: "conv", 7: "norm", 9: "conv", 10: "norm"}
+    for index, layer in layers.items():
         suffixes = ["weight"] if layer == "conv" else ["weight", "bias", "running_mean", "running_var",
                                                        "num_batches_tracked"]
         names += [f"patch_embed.proj.{index}.{s}" for s in suffixes]

@@ -32,7 +32,8 @@ def test_official_losses_and_gradients(levels, case):
     total = loss(logits, targets)
     close(total, GOLDEN[f"{levels}.{case}.total"])
     for gradient, i in zip(torch.autograd.grad(total, logits), order):
-        torch.testing.assert_close(gradient, torch.from_numpy(GOLDEN[f"{levels}.{case}.grad_{i}"]), rtol=1e-4, atol=1e-7)
+        expected = torch.from_numpy(GOLDEN[f"{levels}.{case}.grad_{i}"])
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
     if case.startswith("bce"):
         targets[-1] = (targets[-1] > 0).float()
     if case.endswith("_kl"):

@@ -22,7 +22,10 @@ def test_official_evaluation(name):
     labels = torch.stack([torch.from_numpy(GOLDEN[f"{name}.label_{i}"]).long() for i in order], 1)
     tree = Taxonomy.from_paths([[str(row[i]) for i in order] for row in GOLDEN[f"{name}.tree"]])
     index = [{node: i for i, node in enumerate(names)} for names in tree.names]
-    recode = lambda x: torch.tensor([[index[level][str(int(n))] for level, n in enumerate(row)] for row in x])
+
+    def recode(x):
+        return torch.tensor([[index[level][str(int(n))] for level, n in enumerate(row)] for row in x])
+
     metrics = HierarchicalMetrics(tree)
     for start in range(0, len(labels), 16):
         metrics.update(recode(predictions[start : start + 16]), recode(labels[start : start + 16]))

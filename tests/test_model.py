@@ -71,7 +71,7 @@ def test_official_token_counts(golden, images, segments):
 
 
 def test_gradients_match(golden, images, segments):
-    model, tensors, official = golden
+    model, tensors, _ = golden
     model.zero_grad()
     levels = len(model.config.level_classes)
     targets = [torch.from_numpy(tensors[f"grad_target_{i}"]) for i in reversed(range(levels))]
@@ -108,12 +108,14 @@ def test_training_mode_matches(golden, images, segments):
 
 
 @torch.no_grad()
-def test_answer_does_not_depend_on_the_batch(golden, images, segments):
-    model, _, _ = golden
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_answer_does_not_depend_on_the_batch(golden, images, segments, dtype):
+    model = HCast(golden[0].config, dtype=dtype).eval()
+    model.load_state_dict(golden[0].state_dict())
     few = segments.clone()
     few[1] = torch.minimum(few[1] // 2, torch.tensor(40))  # fewer labels than the 64 clusters
     three = segments[:1] % 3
-    batch = torch.cat([images, images[:1], 1e3 * torch.randn(1, 3, 224, 224), images.flip(0)])
+    batch = torch.cat([images, images[:1], 1e3 * torch.randn(1, 3, 224, 224), images.flip(0)]).to(dtype)
     maps = torch.cat([few, three, segments[:1], segments.flip(0)])
     together = model(batch, maps).level_logits
     order = torch.tensor([5, 3, 1, 0, 4, 2])
@@ -122,8 +124,10 @@ def test_answer_does_not_depend_on_the_batch(golden, images, segments):
         alone = model(batch[row : row + 1], maps[row : row + 1]).level_logits
         for a, t, p in zip(alone, together, permuted):
             assert a.isfinite().all()
-            torch.testing.assert_close(a[0], t[row], atol=2e-6, rtol=0)
-            torch.testing.assert_close(a[0], p[order.tolist().index(row)], atol=2e-6, rtol=0)
+            # oneDNN has other kernels for one image than for several on some CPUs: the last bit of the largest logit.
+            tolerance = (2e-6 if dtype == torch.float32 else 1e-12) * max(1.0, a.abs().max().item())
+            torch.testing.assert_close(a[0], t[row], atol=tolerance, rtol=0)
+            torch.testing.assert_close(a[0], p[order.tolist().index(row)], atol=tolerance, rtol=0)
 
 
 @torch.no_grad()
@@ -216,7 +220,8 @@ def test_mask_empty_ignores_empty_tokens(tiny_config):
     (dict(images=torch.randn(2, 1, 32, 32)), r"expected images \(B, 3, H, W\)"),
     (dict(images=torch.randn(3, 32, 32)), r"expected images \(B, 3, H, W\)"),
     (dict(images=torch.zeros(2, 3, 32, 32, dtype=torch.uint8)), "floating-point"),
-    (dict(segments=torch.zeros(2, 3, dtype=torch.int64)), r"expected segments \(B, H, W\) = \(2, 32, 32\), got \(2, 3\)"),
+    (dict(segments=torch.zeros(2, 3, dtype=torch.int64)),
+     r"expected segments \(B, H, W\) = \(2, 32, 32\), got \(2, 3\)"),
     (dict(segments=torch.zeros(2, 32, 32)), "integer dtype"),
     (dict(segments=torch.full((2, 32, 32), 16)), "labels from 0 to 15"),
     (dict(segments=torch.full((2, 32, 32), -1)), "labels from 0 to 15"),

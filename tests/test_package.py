@@ -55,11 +55,12 @@ def test_packaged_weights_load(name):
 @pytest.mark.slow
 def test_wheel_contents(tmp_path):
     """What is in the package folder is in the wheel, and a wheel unpacked elsewhere works with no network."""
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(ROOT)], check=True)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True)
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     names = set(wheel.namelist())
     listed = subprocess.run(["git", "ls-files", "hcast_zoo"], cwd=ROOT, capture_output=True, text=True, check=True)
-    missing = {n for n in listed.stdout.split()} - names
+    missing = set(listed.stdout.split()) - names
     assert not missing
     assert not any(n.startswith(("tests/", "integrations/")) for n in names)
     if not weights.packaged():

@@ -40,6 +40,16 @@ def test_sampling_with_too_few_points_repeats_the_first_valid():
     assert found[1].tolist() == [5, 5, 5, 5]
 
 
+def test_copies_that_differ_by_rounding_are_one_point():
+    points = torch.randn(1, 3, 8, dtype=torch.float64).repeat(1, 5, 1)
+    first = farthest_point_sampling(points, 9)
+    assert set(first[0, :3].tolist()) <= {0, 1, 2} and first[0, 3:].tolist() == [0] * 6
+    noisy = points * (1 + 1e-7 * torch.randn_like(points))
+    assert sorted((farthest_point_sampling(noisy, 9)[0, :3] % 3).tolist()) == [0, 1, 2]
+    assert farthest_point_sampling(noisy, 9)[0, 3:].tolist() == [0] * 6
+    assert farthest_point_sampling(torch.ones(1, 5, 8) * noisy[:, :1], 3).tolist() == [[0, 0, 0]]
+
+
 def test_ties_go_to_the_lowest_index():
     square = torch.tensor([[[1.0, 1], [1, -1], [-1, 1], [-1, -1]]])
     assert farthest_point_sampling(square, 4).tolist() == [[0, 1, 2, 3]]  # no point is nearer than the mean

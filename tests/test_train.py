@@ -34,7 +34,8 @@ def test_mixup_of_every_level(mode):
         # The share of the other picture in the pixels is its share in the labels of every level.
         share = ((mixed[row] - images[row]) / (images[3 - row] - images[row])).mean().item()
         for target, clean in zip(targets, original):
-            torch.testing.assert_close(target[row], (1 - share) * clean[row] + share * clean[3 - row], atol=1e-4, rtol=0)
+            expected = (1 - share) * clean[row] + share * clean[3 - row]
+            torch.testing.assert_close(target[row], expected, atol=1e-4, rtol=0)
 
 
 def test_a_run_learns_and_writes_its_files(picture_folder, taxonomy, tiny_config, tmp_path):

@@ -98,7 +98,8 @@ def test_fit_starts_another_size_and_other_classes(tiny_model, tiny_config):
 def test_packaged_weights_are_verified(tiny_weights, tmp_path, monkeypatch):
     import hashlib
 
-    index = {"tiny.animals": {"file": tiny_weights.name, "sha256": hashlib.sha256(tiny_weights.read_bytes()).hexdigest()}}
+    digest = hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
+    index = {"tiny.animals": {"file": tiny_weights.name, "sha256": digest}}
     (tmp_path / "index.json").write_text(json.dumps(index))
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     monkeypatch.setattr(weights, "INDEX", tmp_path / "index.json")
