@@ -2,6 +2,8 @@
 
 import importlib
 
+import wrapt
+
 __version__ = "0.1.0"
 
 # Public name -> module. Loaded on first use, so that `import hcast_zoo` costs nothing and imports no torch.
@@ -21,6 +23,12 @@ _PUBLIC = {
     "load_model": "weights",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
+
+# Module of a framework -> what registers us with it, as soon as the user's own code has imported it (or at once if it
+# already has). Importing all frameworks ourselves would take over ten seconds.
+_INTEGRATIONS: dict[str, str] = {}
+for _module, _hook in _INTEGRATIONS.items():
+    wrapt.register_post_import_hook(f"{__name__}.integrations.{_hook}", _module)
 
 
 def __getattr__(name: str):
