@@ -208,7 +208,8 @@ def info(args: argparse.Namespace) -> int:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="weights: name, file or folder (%(default)s)")
+    parser.add_argument("--model", default=DEFAULT_MODEL,
+                        help="weights: name, file, folder, or org/name on the Hub (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
 
 

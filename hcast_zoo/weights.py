@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from . import hub
 from .config import HCastConfig
 from .model import HCast, resample_position
 from .taxonomy import Taxonomy, TaxonomyError
@@ -65,10 +66,12 @@ def load(source: str | Path) -> Weights:
 
     Args:
         source: A name from :func:`packaged` (``hcast_small.emoji_art``, or ``hcast_small`` for its default), a
-            ``.safetensors`` file, or a folder that holds ``model.safetensors``.
+            ``.safetensors`` file, a folder that holds ``model.safetensors``, or a repository on the Hub
+            (``org/name``, ``org/name@revision``).
 
     Raises:
         WeightsError: if the source is not found, damaged, a pickle, or lacks a valid config.
+        HubError: if a repository cannot be read.
     """
     path = resolve(source)
     try:
@@ -142,7 +145,10 @@ def packaged() -> dict[str, dict]:
 
 
 def resolve(source: str | Path) -> Path:
-    """Return the file a name, a file or a folder stands for, its checksum verified if it is in the package."""
+    """Return the file a name, a file, a folder or a repository on the Hub stands for.
+
+    The checksum of a file in the package is verified. What exists on disk goes before the Hub.
+    """
     index = packaged()
     names = [n for n in index if n == str(source) or n.split(".")[0] == str(source)]
     if names:
@@ -153,10 +159,12 @@ def resolve(source: str | Path) -> Path:
     path = Path(source)
     if path.is_dir():
         path = path / "model.safetensors"
-    if not path.exists():
-        raise WeightsError(f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, or one of "
-                           f"{', '.join(index) or '(none packaged)'}")
-    return path
+    if path.exists():
+        return path
+    if repository := hub.parse(str(source)):
+        return hub.download(repository[0], "model.safetensors", repository[1])
+    raise WeightsError(f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, org/name on the "
+                       f"Hub, or one of {', '.join(index) or '(none packaged)'}")
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:
