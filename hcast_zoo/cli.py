@@ -59,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--split", help="part of the data set")
     p.add_argument("--decode", choices=DECODERS, nargs="+", default=list(DECODERS), help="decodings to compare (all)")
     p.add_argument("--json", action="store_true", help="one JSON object")
+    p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
     _add_model(p)
     _add_loading(p)
 
@@ -133,6 +134,8 @@ def evaluate(args: argparse.Namespace) -> int:
     dataset = HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
     results = run(weights.build(content, args.device), dataset, args.decode, batch_size=args.batch_size,
                   workers=args.workers)
+    if args.card:
+        _record(args, results, content.taxonomy.name, len(dataset))
     if args.json:
         print(json.dumps({"model": args.model, "data": args.data, "split": args.split, "pictures": len(dataset),
                           "results": results}))
@@ -205,6 +208,16 @@ def info(args: argparse.Namespace) -> int:
     }
     print(json.dumps(description, ensure_ascii=False, indent=None if args.json else 1))
     return 0
+
+
+def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -> None:
+    """Write an evaluation to its card, with file names in place of this machine's paths."""
+    from . import card
+
+    model, file = (os.path.basename(os.path.normpath(path)) for path in (args.model, args.data))
+    command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
+    card.record(args.card, args.model, card.Evaluation(
+        card.checksum(args.model), data or file, args.split, pictures, results, command, card.code_version()))
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
