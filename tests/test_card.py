@@ -3,7 +3,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from huggingface_hub import ModelCard
 
 from hcast_zoo import card, weights
@@ -46,8 +45,7 @@ def test_markup_in_metadata_stays_text(tiny_weights, evaluation):
                         "description": "{{ 7 * 7 }} <script>\x1b[31m`a`|"}
     text = card.render(content, [dataclasses.replace(evaluation, data="<b>|\n---")])
     assert "{{ 7 \\* 7 }}" in text and "<script>" not in text and "<b>" not in text and "\x1b" not in text
-    front = yaml.safe_load(text.split("---\n")[1])
-    assert front["license"] == "mit ---" and 'Predictor("ximportos---license:mit")' in text
+    assert ModelCard(text).data.license == "mit ---" and 'Predictor("ximportos---license:mit")' in text
 
 
 def test_evaluate_writes_the_card(picture_folder, tiny_weights, tmp_path, capsys):
