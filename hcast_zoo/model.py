@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import superpixels
 from .config import CELL_SIZE, NUM_STAGES, HCastConfig, check_clusters
 from .layers import Block, ConvStem, init_block_weights
 from .pooling import GraphPooling
+from .superpixels import check_segments, from_normalized
 
 
 @dataclasses.dataclass
@@ -38,33 +38,40 @@ class HCastOutput:
     attentions: tuple[Tensor, ...] | None = None
 
     def segment_map(self, stage: int) -> Tensor:
-        """Return the segmentation that a stage (1 to 4) sees, each token in its most probable cluster.
+        """Return the (B, H, W) int64 segmentation that a stage (1 to 4) sees; see :func:`segment_map`."""
+        return segment_map(self.segments, self.assignments, stage)
 
-        Returns:
-            (B, H, W) int64 labels below the number of tokens of the stage.
 
-        Raises:
-            ValueError: if there is no such stage.
-        """
-        if not 1 <= stage <= len(self.assignments) + 1:
-            raise ValueError(f"expected a stage from 1 to {len(self.assignments) + 1}, got {stage}")
-        labels = self.segments
-        for assignment in self.assignments[: stage - 1]:
-            parent = assignment.argmax(-1)  # [B, N]
-            labels = parent.gather(1, labels.flatten(1)).view_as(labels)
-        return labels
+@dataclasses.dataclass
+class Encoding:
+    """What the encoder computes; the heads turn it into an :class:`HCastOutput`, where the other fields are described.
+
+    Attributes:
+        tokens: (B, 1 + N, C) class token and segment tokens leaving the last block, before the final norm.
+    """
+
+    tokens: Tensor
+    level_features: tuple[Tensor, ...]
+    segments: Tensor
+    assignments: tuple[Tensor, ...]
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class Stage(nn.Module):
     """Transformer blocks over the tokens of one segmentation, and the graph pooling into the next, coarser one."""
 
+    block_class = Block
+    pooling_class = GraphPooling
+
     def __init__(self, config: HCastConfig, index: int, drop_path: list[float], **dd):
         super().__init__()
         self.mask_empty = config.mask_empty
         self.blocks = nn.ModuleList(
-            Block(config.embed_dim, config.num_heads, config.mlp_ratio, rate, **dd) for rate in drop_path)
-        has_pool = index < NUM_STAGES - 1 or config.last_pool
-        self.pool = GraphPooling(config.embed_dim, config.pool_heads, config.pool_drop_rate, **dd) if has_pool else None
+            self.block_class(config.embed_dim, config.num_heads, config.mlp_ratio, rate, **dd) for rate in drop_path)
+        self.pool = None
+        if index < NUM_STAGES - 1 or config.last_pool:
+            self.pool = self.pooling_class(config.embed_dim, config.pool_heads, config.pool_drop_rate, **dd)
 
     def forward(self, tokens: Tensor, valid: Tensor | None,
                 need_weights: bool = False) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
@@ -83,19 +90,17 @@ class Stage(nn.Module):
         return tokens, states, weights
 
 
-class HCast(nn.Module):
-    """Hierarchical classifier over superpixel tokens.
+class Encoder(nn.Module):
+    """H-CAST without heads: stem, tokens and stages.
 
-    Args:
-        config: The architecture.
-        device: Device of the parameters.
-        dtype: Floating-point type of the parameters.
-
-    Source: official cast_deit_hier.py:27-259.
+    The parts are made by :meth:`build` and not by the constructor, so that a framework's base class can run its own
+    constructor first. ``config`` may be any object with the fields of :class:`HCastConfig`.
     """
 
-    def __init__(self, config: HCastConfig, device=None, dtype=None):
-        super().__init__()
+    stage_class = Stage
+
+    def build(self, config: HCastConfig, device=None, dtype=None) -> None:
+        """Make the parts; their values are undefined until they are initialised or loaded."""
         dd = {"device": device, "dtype": dtype}
         self.config = config
         dim = config.embed_dim
@@ -103,46 +108,14 @@ class HCast(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid_size**2, dim, **dd))
         rates = iter(torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist())
-        self.stages = nn.ModuleList(
-            Stage(config, i, [next(rates) for _ in range(depth)], **dd) for i, depth in enumerate(config.depths))
+        self.stages = nn.ModuleList(self.stage_class(config, i, [next(rates) for _ in range(depth)], **dd)
+                                    for i, depth in enumerate(config.depths))
         self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.head_drop = nn.Dropout(config.drop_rate)
-        self.heads = nn.ModuleList(nn.Linear(dim, n, **dd) for n in config.level_classes)
-        self.init_weights()
 
-    def init_weights(self) -> None:
-        """Initialise every parameter and buffer.
-
-        Source: behaviour 19: truncated normal of std 0.02 for tokens, blocks and heads; PyTorch's defaults elsewhere.
-        """
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for m in self.stem.modules():
-            if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)):
-                m.reset_parameters()
-        for stage in self.stages:
-            init_block_weights(stage.blocks)
-            if stage.pool is not None:
-                stage.pool.init_weights()
-        init_block_weights(self.norm)
-        init_block_weights(self.heads)
-
-    def forward(self, images: Tensor, segments: Tensor | None = None, *, num_clusters: tuple[int, ...] | None = None,
-                num_superpixels: int | None = None, output_hidden_states: bool = False,
-                output_attentions: bool = False) -> HCastOutput:
-        """Classify images at every level.
-
-        Args:
-            images: (B, in_chans, H, W) float, normalised.
-            segments: (B, H, W) integer superpixel maps; made by ``config.superpixels`` if not given.
-            num_clusters: Other cluster counts than the config's, for this call.
-            num_superpixels: Another number of tokens than the config's, for this call.
-            output_hidden_states: Also return the tokens after every block.
-            output_attentions: Also return the attention probabilities of every block (slower, not fused).
-
-        Raises:
-            ValueError: if a shape, a dtype or a label is not as expected, or clusters outnumber tokens.
-        """
+    def encode(self, images: Tensor, segments: Tensor | None = None, *, num_clusters: tuple[int, ...] | None = None,
+               num_superpixels: int | None = None, output_hidden_states: bool = False,
+               output_attentions: bool = False) -> Encoding:
+        """Compute the features of every level; see :meth:`HCast.forward` for the arguments."""
         num_superpixels = num_superpixels or self.config.num_superpixels
         clusters = check_clusters(tuple(num_clusters or self.config.num_clusters), num_superpixels)
         segments = self.prepare_segments(images, segments, num_superpixels)
@@ -155,17 +128,17 @@ class HCast(nn.Module):
             hidden_states += states
             attentions += weights
             class_tokens.append(tokens[:, 0])  # before pooling updates it
+            last = tokens
             if stage.pool is not None:
                 pooled = stage.pool(tokens, m, valid, self.config.mask_empty)
                 assignments.append(pooled.assignment)
                 tokens = pooled.tokens
             valid = None  # only superpixels can be empty, not clusters
-        features = self.level_features(class_tokens)
-        return HCastOutput(
-            level_logits=self.forward_heads(features),
+        return Encoding(
+            tokens=last,
+            level_features=self.level_features(class_tokens),
             segments=segments,
             assignments=tuple(assignments),
-            level_features=features,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
@@ -178,8 +151,8 @@ class HCast(nn.Module):
             raise ValueError(f"expected normalised floating-point images, got {images.dtype}")
         if segments is None:
             config = self.config
-            return superpixels.from_normalized(images, num_superpixels, config.mean, config.std, config.superpixels)
-        superpixels.check_segments(segments, images, num_superpixels)
+            return from_normalized(images, num_superpixels, config.mean, config.std, config.superpixels)
+        check_segments(segments, images, num_superpixels)
         return segments.to(images.device, torch.int64)
 
     def embed(self, images: Tensor, segments: Tensor, num_superpixels: int) -> tuple[Tensor, Tensor]:
@@ -219,6 +192,70 @@ class HCast(nn.Module):
         stages = [*class_tokens[:-1], self.norm(class_tokens[-1])]
         return tuple(stages[s - 1] for s in self.config.head_stages)
 
+
+class HCast(Encoder):
+    """Hierarchical classifier over superpixel tokens.
+
+    Args:
+        config: The architecture.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
+
+    Source: official cast_deit_hier.py:27-259.
+    """
+
+    def __init__(self, config: HCastConfig, device=None, dtype=None):
+        super().__init__()
+        self.build(config, device, dtype)
+        self.head_drop = nn.Dropout(config.drop_rate)
+        self.heads = nn.ModuleList(
+            nn.Linear(config.embed_dim, n, device=device, dtype=dtype) for n in config.level_classes)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialise every parameter and buffer.
+
+        Source: behaviour 19: truncated normal of std 0.02 for tokens, blocks and heads; PyTorch's defaults elsewhere.
+        """
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for m in self.stem.modules():
+            if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)):
+                m.reset_parameters()
+        for stage in self.stages:
+            init_block_weights(stage.blocks)
+            if stage.pool is not None:
+                stage.pool.init_weights()
+        init_block_weights(self.norm)
+        init_block_weights(self.heads)
+
+    def forward(self, images: Tensor, segments: Tensor | None = None, *, num_clusters: tuple[int, ...] | None = None,
+                num_superpixels: int | None = None, output_hidden_states: bool = False,
+                output_attentions: bool = False) -> HCastOutput:
+        """Classify images at every level.
+
+        Args:
+            images: (B, in_chans, H, W) float, normalised.
+            segments: (B, H, W) integer superpixel maps; made by ``config.superpixels`` if not given.
+            num_clusters: Other cluster counts than the config's, for this call.
+            num_superpixels: Another number of tokens than the config's, for this call.
+            output_hidden_states: Also return the tokens after every block.
+            output_attentions: Also return the attention probabilities of every block (slower, not fused).
+
+        Raises:
+            ValueError: if a shape, a dtype or a label is not as expected, or clusters outnumber tokens.
+        """
+        encoding = self.encode(images, segments, num_clusters=num_clusters, num_superpixels=num_superpixels,
+                               output_hidden_states=output_hidden_states, output_attentions=output_attentions)
+        return HCastOutput(
+            level_logits=self.forward_heads(encoding.level_features),
+            segments=encoding.segments,
+            assignments=encoding.assignments,
+            level_features=encoding.level_features,
+            hidden_states=encoding.hidden_states,
+            attentions=encoding.attentions,
+        )
+
     def forward_heads(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Turn level features into one (B, classes) tensor of logits a level."""
         return tuple(head(self.head_drop(x)) for head, x in zip(self.heads, features))
@@ -226,6 +263,29 @@ class HCast(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Return names of parameters that weight decay should leave alone."""
         return {"cls_token", "pos_embed"}
+
+
+def segment_map(segments: Tensor, assignments: tuple[Tensor, ...], stage: int) -> Tensor:
+    """Return the segmentation that a stage (1 to 4) sees, each token in its most probable cluster.
+
+    Args:
+        segments: (B, H, W) int64 superpixels.
+        assignments: One (B, N, M) tensor a pooling.
+        stage: Which stage.
+
+    Returns:
+        (B, H, W) int64 labels below the number of tokens of the stage.
+
+    Raises:
+        ValueError: if there is no such stage.
+    """
+    if not 1 <= stage <= len(assignments) + 1:
+        raise ValueError(f"expected a stage from 1 to {len(assignments) + 1}, got {stage}")
+    labels = segments
+    for assignment in assignments[: stage - 1]:
+        parent = assignment.argmax(-1)  # [B, N]
+        labels = parent.gather(1, labels.flatten(1)).view_as(labels)
+    return labels
 
 
 def resample_position(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
