@@ -9,11 +9,12 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import CELL_SIZE, NUM_STAGES, HCastConfig, check_clusters
 from .layers import Block, ConvStem, init_block_weights
 from .pooling import GraphPooling
-from .superpixels import check_segments, from_normalized
+from .superpixels import prepare_segments
 
 
 @dataclasses.dataclass
@@ -67,6 +68,7 @@ class Stage(nn.Module):
     def __init__(self, config: HCastConfig, index: int, drop_path: list[float], **dd):
         super().__init__()
         self.mask_empty = config.mask_empty
+        self.grad_checkpointing = False  # compute the blocks again in the backward pass, which saves memory
         self.blocks = nn.ModuleList(
             self.block_class(config.embed_dim, config.num_heads, config.mlp_ratio, rate, **dd) for rate in drop_path)
         self.pool = None
@@ -84,7 +86,10 @@ class Stage(nn.Module):
             mask = F.pad(valid, (1, 0), value=True)  # the class token is never empty
         states, weights = [], []
         for block in self.blocks:
-            tokens, weight = block(tokens, mask, need_weights)
+            if self.grad_checkpointing:
+                tokens, weight = checkpoint(block, tokens, mask, need_weights, use_reentrant=False)
+            else:
+                tokens, weight = block(tokens, mask, need_weights)
             states.append(tokens)
             weights.append(weight)
         return tokens, states, weights
@@ -144,45 +149,13 @@ class Encoder(nn.Module):
         )
 
     def prepare_segments(self, images: Tensor, segments: Tensor | None, num_superpixels: int) -> Tensor:
-        """Return (B, H, W) int64 segments: the given ones after checking them, or computed ones."""
-        if images.ndim != 4 or images.shape[1] != self.config.in_chans:
-            raise ValueError(f"expected images (B, {self.config.in_chans}, H, W), got {tuple(images.shape)}")
-        if not images.is_floating_point():
-            raise ValueError(f"expected normalised floating-point images, got {images.dtype}")
-        if segments is None:
-            config = self.config
-            return from_normalized(images, num_superpixels, config.mean, config.std, config.superpixels)
-        check_segments(segments, images, num_superpixels)
-        return segments.to(images.device, torch.int64)
+        """Return (B, H, W) int64 segments; see :func:`hcast_zoo.superpixels.prepare_segments`."""
+        c = self.config
+        return prepare_segments(images, segments, num_superpixels, c.in_chans, c.mean, c.std, c.superpixels)
 
     def embed(self, images: Tensor, segments: Tensor, num_superpixels: int) -> tuple[Tensor, Tensor]:
-        """Average stem features and positions over superpixels, and prepend the class token.
-
-        Returns:
-            (B, 1 + N, C) tokens, and (B, N) bool that is False for superpixels without a cell; those tokens are 0.
-
-        Source: official cast_deit_hier.py:121-148, utils.py:129-147.
-        """
-        features = self.stem(images)  # [B, C, h, w]
-        grid = features.shape[2:]
-        features = features.permute(0, 2, 3, 1).flatten(1, 2) + self.position(grid)  # [B, hw, C]
-        # A cell belongs to the superpixel of its top-left pixel, as nearest interpolation has it.
-        cells = segments[:, ::CELL_SIZE, ::CELL_SIZE].flatten(1)  # [B, hw]
-        batch, _, dim = features.shape
-        index = (cells + num_superpixels * torch.arange(batch, device=cells.device)[:, None]).flatten()
-        # Adding row by row keeps an image's sums bit-identical beside any neighbour; a matrix product does not.
-        sums = features.new_zeros(batch * num_superpixels, dim).index_add(0, index, features.flatten(0, 1))
-        counts = features.new_zeros(batch * num_superpixels).index_add(0, index, features.new_ones(len(index)))
-        counts = counts.view(batch, num_superpixels, 1)
-        tokens = sums.view(batch, num_superpixels, dim) / counts.clamp(min=1)
-        cls = self.cls_token + self.pos_embed[:, :1]
-        return torch.cat([cls.expand(len(tokens), -1, -1), tokens], 1), counts[..., 0] > 0
-
-    def position(self, grid: tuple[int, int]) -> Tensor:
-        """Return the (1, hw, C) position embedding of a grid of cells, resampled if the model was made for another."""
-        if tuple(grid) == (self.config.grid_size,) * 2:
-            return self.pos_embed[:, 1:]
-        return resample_position(self.pos_embed, grid)[:, 1:]
+        """Turn images into tokens; see :func:`embed_superpixels`."""
+        return embed_superpixels(self.stem(images), segments, self.cls_token, self.pos_embed, num_superpixels)
 
     def level_features(self, class_tokens: list[Tensor]) -> tuple[Tensor, ...]:
         """Pick the (B, C) class token of each level; only stage 4's is normalised.
@@ -286,6 +259,41 @@ def segment_map(segments: Tensor, assignments: tuple[Tensor, ...], stage: int) -
         parent = assignment.argmax(-1)  # [B, N]
         labels = parent.gather(1, labels.flatten(1)).view_as(labels)
     return labels
+
+
+def embed_superpixels(features: Tensor, segments: Tensor, cls_token: Tensor, pos_embed: Tensor,
+                      num_superpixels: int) -> tuple[Tensor, Tensor]:
+    """Average stem features and positions over superpixels, and prepend the class token.
+
+    A function and not a method, so that tracers can keep it whole.
+
+    Args:
+        features: (B, C, h, w) of the stem.
+        segments: (B, H, W) int64 superpixels, H and W up to 8 times h and w.
+        cls_token: (1, 1, C).
+        pos_embed: (1, 1 + n * n, C); resampled if h or w is not n.
+        num_superpixels: N.
+
+    Returns:
+        (B, 1 + N, C) tokens, and (B, N) bool that is False for superpixels without a cell; those tokens are 0.
+
+    Source: official cast_deit_hier.py:121-148, utils.py:129-147.
+    """
+    height, width = features.shape[2:]
+    if height != width or height * width != pos_embed.shape[1] - 1:
+        pos_embed = resample_position(pos_embed, (height, width))
+    features = features.permute(0, 2, 3, 1).flatten(1, 2) + pos_embed[:, 1:]  # [B, hw, C]
+    # A cell belongs to the superpixel of its top-left pixel, as nearest interpolation has it.
+    cells = segments[:, ::CELL_SIZE, ::CELL_SIZE].flatten(1)  # [B, hw]
+    batch, _, dim = features.shape
+    index = (cells + num_superpixels * torch.arange(batch, device=cells.device)[:, None]).flatten()
+    # Adding row by row keeps an image's sums bit-identical beside any neighbour; a matrix product does not.
+    sums = features.new_zeros(batch * num_superpixels, dim).index_add(0, index, features.flatten(0, 1))
+    counts = features.new_zeros(batch * num_superpixels).index_add(0, index, features.new_ones(len(index)))
+    counts = counts.view(batch, num_superpixels, 1)
+    tokens = sums.view(batch, num_superpixels, dim) / counts.clamp(min=1)
+    cls = cls_token + pos_embed[:, :1]
+    return torch.cat([cls.expand(len(tokens), -1, -1), tokens], 1), counts[..., 0] > 0
 
 
 def resample_position(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
