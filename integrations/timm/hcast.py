@@ -227,7 +227,8 @@ class TimmHCast(HCast):
         flat = isinstance(num_classes, int)
         levels = (max(num_classes, 1),) if flat else tuple(num_classes)
         if not flat and len(self.stages) < NUM_STAGES:
-            raise ValueError(f"expected an int, as only {len(self.stages)} of {NUM_STAGES} stages are left, got {levels}")
+            raise ValueError(f"expected an int, as only {len(self.stages)} of {NUM_STAGES} stages are left, "
+                             f"got {levels}")
         if global_pool is not None:
             _check_pool(global_pool)
             self.global_pool = global_pool
@@ -287,7 +288,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dic
     if is_official(state_dict):
         _, state_dict = convert_official(state_dict, keep_last_pool=config.last_pool, num_heads=config.num_heads,
                                          pool_heads=config.pool_heads)
-    expected, state = model.state_dict(), dict(state_dict)
+    expected = model.state_dict()
+    # Files may hold half precision, which is too coarse to resample or add weights in.
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
     if "pos_embed" in state and state["pos_embed"].shape != expected["pos_embed"].shape:
         state["pos_embed"] = resample_position(state["pos_embed"], (config.grid_size,) * 2)
     if not config.last_pool:

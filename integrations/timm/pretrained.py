@@ -160,7 +160,8 @@ def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> 
     given = {k: v for k, v in given.items() if v is not None and _plain(v) != _plain(saved.get(k))}
     tag = sources().get(f"{variant}.{cfg.tag}") or Source(HCastConfig.from_variant(variant))
     fields = {**tag.config.to_dict(), "mean": cfg.mean, "std": cfg.std, "interpolation": cfg.interpolation,
-              "crop_pct": cfg.crop_pct, **NO_DROP, **{k: v for k, v in saved.items() if k in MODEL_FIELDS and v is not None}}
+              "crop_pct": cfg.crop_pct, **NO_DROP}
+    fields.update({k: v for k, v in saved.items() if k in MODEL_FIELDS and v is not None})
     taxonomy = Taxonomy.from_dict(saved["taxonomy"]) if saved.get("taxonomy") else tag.taxonomy
 
     if is_exportable():

@@ -3,10 +3,8 @@
 import copy
 
 import pytest
+import timm
 import torch
-
-timm = pytest.importorskip("timm")
-
 from safetensors.torch import load_file, save_file
 from timm.models import FeatureInfo, group_parameters
 
@@ -50,14 +48,14 @@ def test_every_level_is_the_cores(model, x):
     assert not torch.equal(model(x), model(x, num_clusters=(5, 4, 3, 2)))
 
 
-def test_golden_numbers_of_the_official_code(golden, images, segments):
-    """An official checkpoint goes through checkpoint_filter_fn as it is."""
-    reference, tensors, official = golden
+def test_an_official_checkpoint_is_accepted_as_it_is(golden, images, segments):
+    reference, _, official = golden
     fields = reference.config.to_dict()
     names = ("embed_dim", "depths", "num_heads", "num_superpixels", "num_clusters", "level_classes")
     overlay = dict(state_dict=dict(official), file=None, num_classes=fields["level_classes"][-1])
     model = timm.create_model(
-        "hcast_small", pretrained=True, pretrained_cfg_overlay=overlay, img_size=reference.config.image_size, **{k: fields[k] for k in names}).eval()
+        "hcast_small", pretrained=True, pretrained_cfg_overlay=overlay, img_size=reference.config.image_size,
+        **{k: fields[k] for k in names}).eval()
     with torch.no_grad():
         for level, logits in zip(reference(images, segments).level_logits, model.forward_levels(images, segments)):
             torch.testing.assert_close(level, logits, rtol=0, atol=1e-5)
