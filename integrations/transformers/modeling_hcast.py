@@ -24,6 +24,9 @@ from hcast_zoo.pooling import CentroidProjection, GraphPooling
 
 from .configuration_hcast import HCastConfig
 
+# Keywords that transformers may pass to any model's forward; others are the caller's mistake.
+PASSED_BY_TRANSFORMERS = frozenset({*TransformersKwargs.__annotations__, "use_cache"})
+
 
 class SegmentedOutput(ModelOutput):
     """What every output has in common: ``segments``, and the maps that follow from them."""
@@ -213,7 +216,7 @@ class HCastModel(HCastPreTrainedModel):
             ValueError: if a shape, a dtype or a label is not as expected, or clusters outnumber tokens.
             TypeError: if a keyword is unknown.
         """
-        if unknown := sorted(set(kwargs) - set(TransformersKwargs.__annotations__)):
+        if unknown := sorted(set(kwargs) - PASSED_BY_TRANSFORMERS):
             raise TypeError(f"{type(self).__name__} got unknown keywords: {', '.join(unknown)}")
         # Superpixels are cut from the pixels as they come; only then may the model's precision round them.
         segments = self.prepare_segments(pixel_values, segments, num_superpixels or self.config.num_superpixels)
