@@ -35,7 +35,8 @@ class HCastConfig(PreTrainedConfig):
         initializer_range: Standard deviation that new tokens, blocks and heads are drawn with.
 
     Raises:
-        ValueError: if a field is out of range or fields disagree; the message names the field.
+        StrictDataclassError: if a field is of the wrong type or out of range, or fields disagree; the message names it.
+        ValueError: if the taxonomy is none, or not that of ``level_classes``.
     """
 
     model_type = "hcast"
@@ -117,8 +118,7 @@ class HCastConfig(PreTrainedConfig):
             self.taxonomy = None
         if key == "taxonomy" or len(self.id2label) != self.level_classes[-1]:
             self.id2label = self._finest_labels()
-        if key != "id2label":  # transformers sets label2id itself then
-            self.label2id = {name: index for index, name in self.id2label.items()}
+        self.label2id = {name: index for index, name in self.id2label.items()}
         self._set_head_stages()
 
     def _set_head_stages(self) -> None:
