@@ -26,7 +26,11 @@ __all__ = ["__version__", *sorted(_PUBLIC)]
 
 # Module of a framework -> what registers us with it, as soon as the user's own code has imported it (or at once if it
 # already has). Importing all frameworks ourselves would take over ten seconds.
-_INTEGRATIONS: dict[str, str] = {}
+_INTEGRATIONS: dict[str, str] = {
+    "mmengine": "mmpretrain.hcast:register_configs",
+    "mmengine.runner.checkpoint": "mmpretrain.hcast:register_checkpoints",
+    "mmpretrain": "mmpretrain.hcast:register",
+}
 for _module, _hook in _INTEGRATIONS.items():
     wrapt.register_post_import_hook(f"{__name__}.integrations.{_hook}", _module)
 
