@@ -83,8 +83,8 @@ class HierarchicalDataset(BaseDataset):
         names = self.taxonomy.names[-1]
         if self.match == "order":
             if classes is not None and len(classes) != len(names):
-                raise TaxonomyError(f"the data set has {len(classes)} classes, the level {self.taxonomy.levels[-1]!r} of "
-                                    f"the taxonomy {len(names)}")
+                raise TaxonomyError(f"the data set has {len(classes)} classes, the level {self.taxonomy.levels[-1]!r} "
+                                    f"of the taxonomy {len(names)}")
             return list(range(len(names)))
         if classes is None:
             raise TaxonomyError("the data set does not tell the names of its classes: say match='order' if they are in "
@@ -92,8 +92,8 @@ class HierarchicalDataset(BaseDataset):
         if self.match == "id":
             index = {leaf_id: i for i, leaf_id in enumerate(self.leaf_ids)}
             if missing := [leaf_id for leaf_id in self.leaf_ids if leaf_id not in set(classes)]:
-                raise TaxonomyError(f"the data set lacks {len(missing)} of the {len(index)} classes of the taxonomy, such "
-                                    f"as {', '.join(missing[:3])}")
+                raise TaxonomyError(f"the data set lacks {len(missing)} of the {len(index)} classes of the taxonomy, "
+                                    f"such as {', '.join(missing[:3])}")
             return [index.get(name) for name in classes]
         path = [None] * (len(self.taxonomy.levels) - 1)
         return [self.taxonomy.labels([*path, name])[-1] for name in classes]

@@ -5,6 +5,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from .config import load_taxonomy
+
 
 @HOOKS.register_module()
 class TaxonomyCheckHook(Hook):
@@ -38,8 +40,7 @@ class TaxonomyCheckHook(Hook):
         if classes != levels:
             raise ValueError(f"the {part} set's taxonomy {taxonomy.get('name', '')!r} has levels of {classes} classes, "
                              f"the head of {levels}: give both the same taxonomy")
-        head = model.head.taxonomy
-        if head is not None and (list(map(list, head.names)) != list(map(list, taxonomy["names"]))
-                                 or list(map(list, head.parents)) != list(map(list, taxonomy["parents"]))):
-            raise ValueError(f"the {part} set's taxonomy has as many classes as the head's, but other names or parents: "
-                             "give both the same taxonomy")
+        data, head = load_taxonomy(taxonomy), model.head.taxonomy
+        if head is not None and (data.names, data.parents) != (head.names, head.parents):
+            raise ValueError(f"the {part} set's taxonomy has as many classes as the head's, but other names or "
+                             "parents: give both the same taxonomy")

@@ -171,8 +171,8 @@ class PackHierarchicalInputs(PackInputs):
         return super().transform(results)
 
 
-MISSING_MAP = ("PackHierarchicalInputs expects a superpixel map, but none was made: put GenerateSuperpixels before it, or "
-               "say PackHierarchicalInputs(segments=False) and the model makes the maps")
+MISSING_MAP = ("PackHierarchicalInputs expects a superpixel map, but none was made: put GenerateSuperpixels before it, "
+               "or say PackHierarchicalInputs(segments=False) and the model makes the maps")
 
 
 def check_pipeline(transforms: Sequence[BaseTransform]) -> None:

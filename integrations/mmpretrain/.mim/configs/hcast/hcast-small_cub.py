@@ -7,7 +7,8 @@ Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo c
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-small_cub.py --cfg-options load_from=cast.safetensors
 
-Expected: 84.9 or 83.28 full-path accuracy (both second-hand: by papers that cite H-CAST). Not run here: cost not measured.
+Expected: 84.9 or 83.28 full-path accuracy (both second-hand: by papers that cite H-CAST). Not run here:
+cost not measured.
 """
 
 _base_ = ["../_base_/models/hcast-small.py", "../_base_/datasets/hierarchical_bs256_224.py",
