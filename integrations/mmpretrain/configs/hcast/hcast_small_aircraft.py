@@ -7,7 +7,9 @@ Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo c
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-small_aircraft.py --cfg-options load_from=cast.safetensors
 
-(That is its twin. Inherit this one by `from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_aircraft import *`.)
+That is its twin. Inherit this one, under `read_base()`, by
+
+    from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_aircraft import *
 
 Expected: 83.72 full-path accuracy (second-hand: by a paper that cites H-CAST). Not run here: cost not measured.
 """

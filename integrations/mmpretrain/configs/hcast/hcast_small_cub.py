@@ -7,7 +7,9 @@ Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo c
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-small_cub.py --cfg-options load_from=cast.safetensors
 
-(That is its twin. Inherit this one by `from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_cub import *`.)
+That is its twin. Inherit this one, under `read_base()`, by
+
+    from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_cub import *
 
 Expected: 84.9 or 83.28 full-path accuracy (both second-hand: by papers that cite H-CAST). Not run here:
 cost not measured.

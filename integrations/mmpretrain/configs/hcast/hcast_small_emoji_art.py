@@ -4,7 +4,9 @@ Data: `python recipes/emoji_art.py --output data/emoji_art`. Image size, superpi
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-small_emoji-art.py
 
-(That is its twin. Inherit this one by `from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_emoji_art import *`.)
+That is its twin. Inherit this one, under `read_base()`, by
+
+    from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_emoji_art import *
 
 Expected: the packaged weights' numbers on the unseen artist are in model_cards/hcast_small.emoji_art.md; they were
 trained by `hcast-zoo train`. This recipe was run for a few epochs only. Cost: minutes an epoch on two CPU cores.

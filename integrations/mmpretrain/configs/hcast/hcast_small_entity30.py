@@ -6,7 +6,9 @@ Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo c
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-small_entity30.py --cfg-options load_from=cast.safetensors
 
-(That is its twin. Inherit this one by `from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_entity30 import *`.)
+That is its twin. Inherit this one, under `read_base()`, by
+
+    from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_entity30 import *
 
 Expected: 84.86 full-path accuracy (the authors' README). Not run here: cost not measured.
 """

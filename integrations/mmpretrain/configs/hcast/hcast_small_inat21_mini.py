@@ -8,7 +8,9 @@ Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo c
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-small_inat21-mini.py --cfg-options load_from=cast.safetensors
 
-(That is its twin. Inherit this one by `from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_inat21_mini import *`.)
+That is its twin. Inherit this one, under `read_base()`, by
+
+    from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_inat21_mini import *
 
 Expected: 65.00 full-path accuracy (the authors' README). Not run here: cost not measured.
 """
