@@ -36,6 +36,9 @@ _INTEGRATIONS: dict[str, str] = {
     # Where the user imports these first, they import the modules above before they can be registered.
     f"{__name__}.integrations.transformers.modeling_hcast": "transformers:register_models",
     f"{__name__}.integrations.transformers.pipeline_hcast": "transformers:register_pipeline",
+    "mmengine": "mmpretrain.hcast:register_configs",
+    "mmengine.runner.checkpoint": "mmpretrain.hcast:register_checkpoints",
+    "mmpretrain": "mmpretrain.hcast:register",
 }
 for _module, _hook in _INTEGRATIONS.items():
     wrapt.register_post_import_hook(f"{__name__}.integrations.{_hook}", _module)

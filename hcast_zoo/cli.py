@@ -89,6 +89,12 @@ def make_parser() -> argparse.ArgumentParser:
     p = command("info", info, "list the packaged weights, or describe one model")
     p.add_argument("model", nargs="?", help="name, file or folder")
     p.add_argument("--json", action="store_true", help="one JSON object")
+    p = command("mm-train", mm_train, "train by an mmpretrain config, as mmpretrain's tools/train.py does")
+    p.add_argument("config", help="file, or hcast_zoo::hcast/NAME.py for one of ours")
+    p.add_argument("--work-dir", help="folder of the run (work_dirs/NAME)")
+    p.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
+                   help="go on from the folder's latest checkpoint, or from this one")
+    p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
     return parser
 
 
@@ -207,6 +213,17 @@ def info(args: argparse.Namespace) -> int:
         "metadata": content.metadata,
     }
     print(json.dumps(description, ensure_ascii=False, indent=None if args.json else 1))
+    return 0
+
+
+def mm_train(args: argparse.Namespace) -> int:
+    """Train by an mmpretrain config."""
+    try:
+        from .integrations.mmpretrain.train import train
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}: pip install 'hcast-zoo[mmpretrain]'") from error
+
+    print(train(args.config, args.work_dir, args.resume, args.cfg_options))
     return 0
 
 
