@@ -144,7 +144,8 @@ class HCast(nn.Module):
             ValueError: if a shape, a dtype or a label is not as expected, or clusters outnumber tokens.
         """
         num_superpixels = num_superpixels or self.config.num_superpixels
-        clusters = check_clusters(tuple(num_clusters or self.config.num_clusters), num_superpixels)
+        num_clusters = self.config.num_clusters if num_clusters is None else num_clusters
+        clusters = check_clusters(num_clusters, num_superpixels)
         segments = self.prepare_segments(images, segments, num_superpixels)
         tokens, valid = self.embed(images, segments, num_superpixels)
 
