@@ -112,7 +112,7 @@ def predict(args: argparse.Namespace) -> int:
     from .predict import Predictor, find_pictures
 
     files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device, args.num_clusters)
+    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters)
     failed = 0
     bar = tqdm(predictor.predict(files, args.batch_size, args.workers), total=len(files), unit="picture",
                disable=len(files) < 2 or not sys.stderr.isatty())
@@ -142,7 +142,7 @@ def segment(args: argparse.Namespace) -> int:
     from .transforms import PictureError
 
     files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device, args.num_clusters)
+    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters)
     failed = 0
     for file in tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty()):
         try:

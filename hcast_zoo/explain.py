@@ -58,7 +58,7 @@ def explain_levels(model: HCast, images: Tensor, segments: Tensor | None = None,
             segments = segments.clone()
         output = model(images, segments, num_clusters=num_clusters, output_attentions=True)
         explanation = explain_output(output, model.config.depths, model.config.head_stages, targets)
-    return _detach(output), explanation
+    return detach(output), explanation
 
 
 def explain_output(output: HCastOutput, depths: Sequence[int], head_stages: Sequence[int],
@@ -166,6 +166,15 @@ def agreement(focus: Tensor) -> Tensor:
     return overlap[:, row, column].mean(1)
 
 
+def detach(output: HCastOutput) -> HCastOutput:
+    """Return an output without its graph."""
+    def cut(value):
+        return tuple(map(cut, value)) if isinstance(value, tuple) else value.detach()
+
+    values = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
+    return HCastOutput(**{name: value if value is None else cut(value) for name, value in values.items()})
+
+
 def _check_targets(targets: Tensor | None, level_logits: Sequence[Tensor]) -> Tensor:
     """Return (B, L) targets, unknown ones replaced by the most probable node."""
     best = torch.stack([x.argmax(-1) for x in level_logits], 1)
@@ -194,11 +203,3 @@ def _to_shares(relevance: Tensor, seen: Tensor | None) -> Tensor:
     equal = torch.ones_like(relevance) if seen is None else seen.to(relevance.dtype)
     equal = equal / equal.sum(-1, keepdim=True)
     return torch.where(total > 0, relevance / total.clamp(min=torch.finfo(total.dtype).tiny), equal).float()
-
-
-def _detach(output: HCastOutput) -> HCastOutput:
-    def detach(value):
-        return tuple(map(detach, value)) if isinstance(value, tuple) else value.detach()
-
-    values = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
-    return HCastOutput(**{name: value if value is None else detach(value) for name, value in values.items()})

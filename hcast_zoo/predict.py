@@ -62,7 +62,7 @@ class Predictor:
     """
 
     def __init__(self, source: str | Path = "hcast_small.emoji_art", decoder: str = "best_path",
-                 device: str | torch.device = "cpu", num_clusters: tuple[int, ...] | None = None):
+                 device: str | torch.device = "cpu", *, num_clusters: tuple[int, ...] | None = None):
         content = weights.load(source)
         if content.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
