@@ -114,10 +114,12 @@ class Block(nn.Module):
     Shape: (B, N, C) -> (B, N, C), and attention probabilities (B, heads, N, N) or None.
     """
 
+    attention_class = Attention  # a framework's subclass can bring its own parts; so in all modules
+
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, **dd):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.attn = Attention(dim, num_heads, **dd)
+        self.attn = self.attention_class(dim, num_heads, **dd)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
         self.drop_path = DropPath(drop_path)
@@ -146,5 +148,3 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
         return x.mean(1, keepdim=True)
     weight = mask.to(x.dtype)[..., None]
     return (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-
-

@@ -71,10 +71,12 @@ class CentroidProjection(nn.Module):
     Source: official graph_pool.py:48-63.
     """
 
+    attention_class = Attention
+
     def __init__(self, dim: int, num_heads: int, **dd):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.attn = Attention(dim, num_heads, **dd)
+        self.attn = self.attention_class(dim, num_heads, **dd)
         self.bias = nn.Parameter(torch.empty(dim, **dd))
         self.init_bias()
 
@@ -94,9 +96,11 @@ class GraphPooling(nn.Module):
     Source: paper equation 1; official graph_pool.py:66-187.
     """
 
+    projection_class = CentroidProjection
+
     def __init__(self, dim: int, num_heads: int = 12, drop_rate: float = 0.1, **dd):
         super().__init__()
-        self.centroid_fc = CentroidProjection(dim, num_heads, **dd)
+        self.centroid_fc = self.projection_class(dim, num_heads, **dd)
         self.fc1 = nn.Sequential(nn.LayerNorm(dim, **dd), nn.Linear(dim, 4 * dim, **dd), nn.GELU(),
                                  nn.Dropout(drop_rate))
         self.fc2 = nn.Sequential(nn.LayerNorm(4 * dim, **dd), nn.Linear(4 * dim, dim, **dd))

@@ -84,6 +84,35 @@ def from_normalized(images: Tensor, num_superpixels: int, mean: tuple[float, ...
     return torch.ops.hcast_zoo.seeds(images, num_superpixels, list(mean), list(std))
 
 
+def prepare_segments(images: Tensor, segments: Tensor | None, num_superpixels: int, in_chans: int,
+                     mean: tuple[float, ...], std: tuple[float, ...], method: str = "seeds") -> Tensor:
+    """Return the segments of images: the given ones after checking them, or computed ones.
+
+    Args:
+        images: (B, in_chans, H, W) float, normalised by ``mean`` and ``std``.
+        segments: (B, H, W) integer superpixel maps, or None.
+        num_superpixels: Labels run from 0 to this, exclusive.
+        in_chans: Channels that images must have.
+        mean: Channel means, pixels in [0, 1].
+        std: Channel deviations.
+        method: ``"seeds"`` or ``"grid"``.
+
+    Returns:
+        (B, H, W) int64 labels on the images' device.
+
+    Raises:
+        ValueError: if a shape, a dtype or a label is not as expected.
+    """
+    if images.ndim != 4 or images.shape[1] != in_chans:
+        raise ValueError(f"expected images (B, {in_chans}, H, W), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"expected normalised floating-point images, got {images.dtype}")
+    if segments is None:
+        return from_normalized(images, num_superpixels, mean, std, method)
+    check_segments(segments, images, num_superpixels)
+    return segments.to(images.device, torch.int64)
+
+
 def to_uint8(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Turn normalised images back into the 8-bit RGB pixels that SEEDS sees.
 

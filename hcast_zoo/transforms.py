@@ -40,7 +40,7 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
                                        "most: make it smaller first")
                 picture.load()
                 picture = ImageOps.exif_transpose(picture)
-                return _to_8_bit(picture)
+                return to_8_bit(picture)
     except PictureError:
         raise
     except FileNotFoundError as error:
@@ -108,7 +108,8 @@ def to_tensor(config: HCastConfig) -> list:
     return [*grey, tv.ToTensor(), tv.Normalize(config.mean, config.std)]
 
 
-def _to_8_bit(picture: Image.Image) -> Image.Image:
+def to_8_bit(picture: Image.Image) -> Image.Image:
+    """Convert a picture of any mode to 8-bit RGB, or RGBA if parts of it are transparent."""
     if picture.mode.startswith(("I", "F")):
         pixels = np.nan_to_num(np.asarray(picture, dtype=np.float64))
         if picture.mode.startswith("I"):  # 16 bits, in mode "I" of old files perhaps only 8

@@ -14,14 +14,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .config import HCastConfig
 from .model import HCast, HCastOutput
-from .transforms import eval_transform, read_picture, view_box
+from .transforms import eval_transform, on_background, read_picture, to_8_bit, view_box
 
 OUTSIDE = -1
 PANEL = 224  # pixels: side of a picture in a sheet
 GAP = 12  # pixels between the panels
 FONT_SIZE = 14
 LINE = 18  # pixels: height of a line of text
-INK, PAPER, EDGE = (32, 33, 36), (255, 255, 255), (255, 255, 0)
+INK, WHITE, EDGE = (32, 33, 36), (255, 255, 255), (255, 255, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,13 +149,15 @@ def segment_strip(model: HCast, picture: Image.Image | str | Path, size: int = P
 
     Args:
         model: In eval mode.
-        picture: RGB, or a file.
+        picture: Of any mode, or a file.
         size: Side of each in pixels.
 
     Raises:
         PictureError: if the file cannot be read.
     """
-    picture = picture.convert("RGB") if isinstance(picture, Image.Image) else read_picture(picture)
+    if not isinstance(picture, Image.Image):
+        picture = read_picture(picture)
+    picture = on_background(to_8_bit(picture), WHITE)
     device = next(model.parameters()).device
     output = model(eval_transform(model.config)(picture)[None].to(device))
     return strip(Segmentation.from_output(picture, output, model.config), size)
@@ -166,7 +168,7 @@ def strip(segmentation: Segmentation, size: int = PANEL) -> Image.Image:
     panels = [segmentation.view(size), *(stage_panel(segmentation, stage, size)
                                          for stage in range(1, len(segmentation.maps) + 1))]
     gap = max(2, size * GAP // PANEL)
-    canvas = Image.new("RGB", (len(panels) * (size + gap) - gap, size), PAPER)
+    canvas = Image.new("RGB", (len(panels) * (size + gap) - gap, size), WHITE)
     for i, panel in enumerate(panels):
         canvas.paste(panel, (i * (size + gap), 0))
     return canvas
@@ -191,7 +193,7 @@ def sheet(columns: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]) -> Ima
     tops = [GAP]
     for count in lines:
         tops.append(tops[-1] + PANEL + count * LINE + 2 * GAP)
-    canvas = Image.new("RGB", (len(columns) * (PANEL + GAP) + GAP, tops[-1] - GAP), PAPER)
+    canvas = Image.new("RGB", (len(columns) * (PANEL + GAP) + GAP, tops[-1] - GAP), WHITE)
     draw = ImageDraw.Draw(canvas)
     for i, column in enumerate(columns):
         left = GAP + i * (PANEL + GAP)

@@ -1,0 +1,256 @@
+"""Time H-CAST against the transformers that people would use instead, and write the ratios to docs/speed.md.
+
+    python benchmarks/speed.py                 # everything, about ten minutes on two cores
+    python benchmarks/speed.py forward train   # some parts
+
+Every number is a ratio of medians: both sides run in turn, in one process, on the same input, with the same threads.
+The spread is the smallest and largest ratio of a pair of runs. Superpixels are given, except where they are measured.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_PROC_BIND", "true")  # threads that share a core make one side wait for the other
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+from hcast_zoo import pooling, superpixels, weights
+from hcast_zoo.config import HCastConfig
+from hcast_zoo.model import HCast
+from hcast_zoo.predict import Predictor
+from hcast_zoo.transforms import eval_transform
+
+RIVALS = ("deit_small_patch16_224", "vit_small_patch16_224")
+LEVELS = (13, 38, 200)
+PICTURE = Path(__file__).parent.parent / "tests/pictures/lion.png"
+DOCS = Path(__file__).parent.parent / "docs/speed.md"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)} (all)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=7, help="pairs of runs; a large batch gets fewer")
+    parser.add_argument("--output", type=Path, default=DOCS, help="table to write (%(default)s)")
+    parser.add_argument("--peak", choices=("ours", *RIVALS), help=argparse.SUPPRESS)  # how `memory` calls itself
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.peak:
+        print(json.dumps(peak_memory(args.peak)))
+        return
+    rows = []
+    for part in args.parts or PARTS:
+        for row in PARTS[part](args):
+            print(" | ".join(row), file=sys.stderr, flush=True)
+            rows.append(row)
+    args.output.parent.mkdir(exist_ok=True)
+    args.output.write_text(report(rows, args))
+
+
+def ours(train: bool = False, **changes) -> HCast:
+    """Return hcast_small; in training mode without dropout, as its rivals have none."""
+    torch.manual_seed(0)
+    config = HCastConfig.from_variant("hcast_small", level_classes=LEVELS, **changes)
+    return HCast(config).train(train)
+
+
+def rival(name: str, train: bool = False, **options) -> torch.nn.Module:
+    return timm.create_model(name, num_classes=LEVELS[-1], **options).train(train)
+
+
+def inputs(model: HCast, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images of blurred noise, and their superpixels."""
+    c = model.config
+    size = c.image_size
+    noise = torch.rand(batch, 3, size // 16, size // 16, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(noise, size=(size, size), mode="bicubic")
+    images = (images - 0.5) / 0.25
+    return images, superpixels.from_normalized(images, c.num_superpixels, c.mean, c.std).clone()
+
+
+def seconds(function: Callable) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def compare(a: Callable, b: Callable, runs: int) -> tuple[float, float, float, float]:
+    """Run a and b in turn; return the medians' ratio a/b, the smallest and largest ratio of a pair, and a's median."""
+    a(), b()
+    pairs = [(seconds(a), seconds(b)) for _ in range(runs)]
+    ratios = [x / y for x, y in pairs]
+    first, second = (statistics.median(column) for column in zip(*pairs))
+    return first / second, min(ratios), max(ratios), first
+
+
+def row(what: str, against: str, result: tuple[float, float, float, float], target: str = "") -> tuple[str, ...]:
+    ratio, low, high, median = result
+    return what, against, f"{ratio:.2f}", f"{low:.2f} to {high:.2f}", target, f"{median * 1000:.1f} ms"
+
+
+@torch.inference_mode()
+def forward(args):
+    model = ours()
+    targets = {1: "<= 0.90", 16: "<= 0.72"}
+    for batch in (1, 16, 64):
+        images, segments = inputs(model, batch)
+        for name in RIVALS:
+            other = rival(name)
+            runs = max(3, args.runs * (3 if batch == 1 else 1) // (4 if batch == 64 else 1))
+            result = compare(lambda: model(images, segments), lambda: other(images), runs)  # noqa: B023
+            yield row(f"forward, batch {batch}", name, result, targets.get(batch, "") if name == RIVALS[0] else "")
+
+
+def training_step(model: torch.nn.Module, *inputs: torch.Tensor) -> None:
+    output = model(*inputs)
+    logits = output.level_logits if isinstance(model, HCast) else (output,)
+    target = torch.zeros(len(inputs[0]), dtype=torch.int64)
+    sum(torch.nn.functional.cross_entropy(x, target) for x in logits).backward()
+    model.zero_grad()
+
+
+def train(args):
+    model = ours(train=True)
+    images, segments = inputs(model, 16)
+    for name in RIVALS:
+        other = rival(name, train=True)
+        result = compare(lambda: training_step(model, images, segments),
+                         lambda: training_step(other, images), args.runs)  # noqa: B023
+        yield row("training step, batch 16", name, result, "<= 0.75" if name == RIVALS[0] else "")
+
+
+def memory(args):
+    """Peak memory of a process that takes training steps: what the step adds to the model, and the whole process."""
+    peaks = {}
+    for name in ("ours", RIVALS[0]):
+        command = [sys.executable, __file__, "--peak", name, "--threads", str(args.threads)]
+        peaks[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    for key, what in (("step", "peak memory of a training step, batch 16"), ("process", "the same, whole process")):
+        a, b = peaks["ours"][key], peaks[RIVALS[0]][key]
+        yield what, RIVALS[0], f"{a / b:.2f}", "", "<= 0.80" if key == "step" else "", f"{a / 2**20:.0f} MiB"
+
+
+def peak_memory(name: str) -> dict[str, int]:
+    model = ours(train=True)
+    tensors = inputs(model, 16)
+    if name != "ours":
+        model, tensors = rival(name, train=True), tensors[:1]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        training_step(model, *tensors)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"step": (peak - before) * 1024, "process": peak * 1024}
+
+
+@torch.inference_mode()
+def stages(args):
+    """Where the forward pass spends its time."""
+    model = ours()
+    images, segments = inputs(model, 16)
+    points = torch.randn(16, 196, 384)
+    valid = torch.ones(16, 196, dtype=torch.bool)
+
+    def whole():
+        return model(images, segments)
+
+    def sampling():
+        pooling.farthest_point_sampling(points, 64, valid)
+        pooling.farthest_point_sampling(points[:, :64], 32)
+        pooling.farthest_point_sampling(points[:, :32], 16)
+
+    yield row("farthest point sampling, batch 16", "our forward", compare(sampling, whole, args.runs), "<= 0.04")
+    yield row("stem, batch 16", "our forward", compare(lambda: model.stem(images), whole, args.runs))
+
+
+@torch.inference_mode()
+def growth(args):
+    for size in (320, 448):
+        model = ours(image_size=size, num_superpixels=196 * size**2 // 224**2)
+        other = rival(RIVALS[0], img_size=size)
+        images, segments = inputs(model, 4)
+        result = compare(lambda: model(images, segments), lambda: other(images), max(3, args.runs // 2))  # noqa: B023
+        yield row(f"forward, batch 4, {size} pixels", RIVALS[0], result)
+
+
+def end_to_end(args):
+    """JPEG files to paths, superpixels and loader included; and the part of the time that superpixels take."""
+    with tempfile.TemporaryDirectory() as folder:
+        pixels = np.asarray(Image.open(PICTURE).convert("RGB").resize((500, 375)))
+        files = []
+        for number in range(32):
+            file = Path(folder) / f"{number}.jpg"
+            Image.fromarray(np.roll(pixels, number * 7, (0, 1))).save(file, quality=90)
+            files.append(str(file))
+        predictor = Predictor()
+        config = predictor.model.config.replace(image_size=224, num_superpixels=196, num_clusters=(64, 32, 16, 8))
+        state = weights.fit(predictor.model.state_dict(), HCast(config))
+        predictor.model = HCast(config).eval()
+        predictor.model.load_state_dict(state)
+        predictor.transform = eval_transform(config)
+        grid = Predictor()
+        grid.model, grid.transform = HCast(config.replace(superpixels="grid")).eval(), predictor.transform
+        grid.model.load_state_dict(state)
+        for workers in (0, 2):
+            result = compare(lambda: list(predictor.predict(files, 16, workers)),  # noqa: B023
+                             lambda: list(grid.predict(files, 16, workers)), max(3, args.runs // 2))  # noqa: B023
+            yield row(f"32 JPEG files to paths, batch 16, {workers} loader workers", "the same with a grid", result,
+                      "<= 1.11" if workers else "")
+
+
+def seeds(args):
+    """Superpixels alone, against one forward pass of the network for the same image."""
+    model = ours()
+    images, segments = inputs(model, 1)
+    pixels = superpixels.to_uint8(images, model.config.mean, model.config.std)[0].numpy()
+    with torch.inference_mode():
+        result = compare(lambda: superpixels.seeds(pixels), lambda: model(images, segments), args.runs * 3)
+    yield row("superpixels of one image, one core", "our forward, batch 1", result)
+
+
+def startup(args):
+    def run(*command):
+        return lambda: subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+
+    python = run("-c", "pass")
+    yield row("import hcast_zoo", "an empty Python", compare(run("-c", "import hcast_zoo"), python, args.runs))
+    yield row("hcast-zoo --help", "an empty Python", compare(run("-m", "hcast_zoo", "--help"), python, args.runs))
+    predict = run("-m", "hcast_zoo", "predict", str(PICTURE))
+    yield row("hcast-zoo predict, one picture", "import torch", compare(predict, run("-c", "import torch"), 3))
+
+
+PARTS = {"forward": forward, "train": train, "memory": memory, "stages": stages, "growth": growth, "seeds": seeds,
+         "end_to_end": end_to_end, "startup": startup}
+
+
+def report(rows: list[tuple[str, ...]], args: argparse.Namespace) -> str:
+    table = "\n".join(f"| {' | '.join(r)} |" for r in rows)
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.processor()) if Path("/proc/cpuinfo").exists() else ""
+    versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}, timm {timm.__version__}"
+    return f"""# Speed
+
+Written by `python benchmarks/speed.py`. Each number is our time over the other's: medians of runs in turn, float32,
+{args.threads} threads, {cpu or platform.machine()}, {versions}.
+`hcast_small`, 224 pixels, 196 superpixels, three levels, unless it says otherwise.
+
+| what | against | ratio | spread | target | ours |
+|---|---|---|---|---|---|
+{table}
+"""
+
+
+if __name__ == "__main__":
+    main()
