@@ -1,4 +1,4 @@
-"""The command line: ``hcast-zoo predict | evaluate | train | convert | info``.
+"""The command line: ``hcast-zoo predict | segment | evaluate | train | convert | info``.
 
 Data goes to stdout, messages and progress to stderr. Exit code 0: all went well; 1: some picture failed; 2: wrong
 usage or input; 130: interrupted. Heavy imports are inside the commands, so that --help answers at once.
@@ -18,6 +18,7 @@ from .train_config import TrainConfig
 
 DEFAULT_MODEL = "hcast_small.emoji_art"
 DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
+PARTS = ("sheet", "overlays", "labels", "arrays")  # segment.PARTS; a test compares
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +53,18 @@ def make_parser() -> argparse.ArgumentParser:
     _add_model(p)
     p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
     p.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_clusters(p)
     _add_loading(p)
+
+    p = command("segment", segment, "write pictures of the segmentations, and of where each level looks")
+    p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
+    p.add_argument("--output", required=True, metavar="DIR", help="a folder is made here for each picture")
+    p.add_argument("--write", choices=PARTS, nargs="+", default=list(PARTS),
+                   help="sheet.png, overlays, label maps as .png, arrays as .npz (all)")
+    _add_model(p)
+    p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_clusters(p)
 
     p = command("evaluate", evaluate, "print accuracy, FPA, TICE and wAP on a labelled data set")
     p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
@@ -61,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
     _add_model(p)
+    _add_clusters(p)
     _add_loading(p)
 
     p = command("train", train, "train or fine-tune; the same command resumes a run that was stopped")
@@ -105,7 +118,7 @@ def predict(args: argparse.Namespace) -> int:
     from .predict import Predictor, find_pictures
 
     files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device)
+    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters)
     failed = 0
     bar = tqdm(predictor.predict(files, args.batch_size, args.workers), total=len(files), unit="picture",
                disable=len(files) < 2 or not sys.stderr.isatty())
@@ -126,6 +139,40 @@ def predict(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def segment(args: argparse.Namespace) -> int:
+    """Write a folder of pictures for each picture, and print which."""
+    from tqdm import tqdm
+
+    from .predict import Predictor, find_pictures
+    from .segment import make_folder, segment_picture, write
+    from .transforms import PictureError
+
+    files = find_pictures(args.pictures)
+    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters)
+    failed = 0
+    for file in tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty()):
+        try:
+            segmented = segment_picture(predictor, file)
+        except PictureError as error:
+            failed += 1
+            text = str(error).removeprefix(f"{file}: ")
+            if args.json:
+                print(json.dumps({"file": file, "error": text}, ensure_ascii=False), flush=True)
+            else:
+                print(f"{_printable(file)}: {_printable(text)}", file=sys.stderr)
+            continue
+        folder = make_folder(args.output, file)
+        write(segmented, folder, args.write)
+        if args.json:
+            print(json.dumps({**segmented.to_dict(), "output": str(folder)}, ensure_ascii=False), flush=True)
+        else:
+            path = " > ".join(segmented.prediction.path)
+            print(_printable(f"{file}: {path} -> {folder}"), flush=True)
+    if failed:
+        print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
 def evaluate(args: argparse.Namespace) -> int:
     """Print a row of metrics for each decoding."""
     from . import weights
@@ -133,18 +180,20 @@ def evaluate(args: argparse.Namespace) -> int:
     from .evaluate import evaluate as run
     from .transforms import eval_transform
 
+    if args.card and args.num_clusters:
+        raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
     content = weights.load(args.model)
     if content.taxonomy is None:
         raise ValueError(f"{args.model} has no taxonomy")
     transform = eval_transform(content.config)
     dataset = HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
     results = run(weights.build(content, args.device), dataset, args.decode, batch_size=args.batch_size,
-                  workers=args.workers)
+                  workers=args.workers, num_clusters=args.num_clusters)
     if args.card:
         _record(args, results, content.taxonomy.name, len(dataset))
     if args.json:
         print(json.dumps({"model": args.model, "data": args.data, "split": args.split, "pictures": len(dataset),
-                          "results": results}))
+                          "num_clusters": args.num_clusters, "results": results}))
         return 0
     names = list(next(iter(results.values())))
     print("\t".join(["decoding", *names]))
@@ -241,6 +290,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL,
                         help="weights: name, file, folder, or org/name on the Hub (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+
+
+def _add_clusters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num-clusters", type=int, nargs=4, metavar="N",
+                        help="segments made after each stage (default: as in training)")
 
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:

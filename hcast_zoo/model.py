@@ -122,7 +122,8 @@ class Encoder(nn.Module):
                output_attentions: bool = False) -> Encoding:
         """Compute the features of every level; see :meth:`HCast.forward` for the arguments."""
         num_superpixels = num_superpixels or self.config.num_superpixels
-        clusters = check_clusters(tuple(num_clusters or self.config.num_clusters), num_superpixels)
+        num_clusters = self.config.num_clusters if num_clusters is None else num_clusters
+        clusters = check_clusters(num_clusters, num_superpixels)
         segments = self.prepare_segments(images, segments, num_superpixels)
         tokens, valid = self.embed(images, segments, num_superpixels)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import superpixels, weights
+from .config import check_clusters
 from .decode import DECODERS, decode
 from .model import HCast
 from .taxonomy import Taxonomy
@@ -53,14 +54,15 @@ class Predictor:
         source: Weights: a name such as ``hcast_small.emoji_art``, a file or a folder; see :func:`weights.load`.
         decoder: How levels become a path, one of ``decode.DECODERS``.
         device: Where the model runs.
+        num_clusters: Other cluster counts than the weights' config's; no fine-tuning is needed.
 
     Raises:
         WeightsError: if the weights cannot be loaded.
-        ValueError: if the weights have no taxonomy, or the decoder is unknown.
+        ValueError: if the weights have no taxonomy, the decoder is unknown, or clusters outnumber tokens.
     """
 
     def __init__(self, source: str | Path = "hcast_small.emoji_art", decoder: str = "best_path",
-                 device: str | torch.device = "cpu"):
+                 device: str | torch.device = "cpu", *, num_clusters: tuple[int, ...] | None = None):
         content = weights.load(source)
         if content.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
@@ -70,6 +72,9 @@ class Predictor:
         self.model: HCast = weights.build(content, device)
         self.transform = eval_transform(content.config)
         self.decoder, self.device = decoder, torch.device(device)
+        self.num_clusters = None
+        if num_clusters is not None:
+            self.num_clusters = check_clusters(num_clusters, content.config.num_superpixels)
 
     def predict(self, files: Iterable[str | Path], batch_size: int = 16, workers: int = 0) -> Iterator[Prediction]:
         """Yield one prediction a file, in order.
@@ -90,7 +95,8 @@ class Predictor:
         if good:
             images = torch.stack([item[1] for item in good]).to(self.device)
             segments = torch.stack([item[2] for item in good]).to(self.device)
-            logits = [x.float().cpu() for x in self.model(images, segments).level_logits]
+            output = self.model(images, segments, num_clusters=self.num_clusters)
+            logits = [x.float().cpu() for x in output.level_logits]
             finite = torch.stack([x.isfinite().all(-1) for x in logits]).all(0)
             rows = finite.nonzero().flatten().tolist()
             decoded = self.decode([x[finite] for x in logits]) if rows else []
