@@ -1,4 +1,4 @@
-"""The command line: ``hcast-zoo predict | evaluate | train | convert | info``.
+"""The command line: ``hcast-zoo predict | evaluate | calibrate | train | convert | info``.
 
 Data goes to stdout, messages and progress to stderr. Exit code 0: all went well; 1: some picture failed; 2: wrong
 usage or input; 130: interrupted. Heavy imports are inside the commands, so that --help answers at once.
@@ -51,6 +51,10 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
     _add_model(p)
     p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
+    p.add_argument("--within", action="append", metavar="NODE",
+                   help="answer only at or below this node, a name or level:name (may be given several times)")
+    p.add_argument("--back-off", type=float, metavar="THRESHOLD", help="stop at the deepest level where the levels "
+                   "agree and the path has this probability, 0 to 1, and say why")
     p.add_argument("--json", action="store_true", help="one JSON object a line")
     _add_loading(p)
 
@@ -61,6 +65,15 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
     _add_model(p)
+    _add_loading(p)
+
+    p = command("calibrate", calibrate, "store with the weights a temperature for each level, fitted on held-out data")
+    p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
+    p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
+    p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
+    p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
     _add_loading(p)
 
     p = command("train", train, "train or fine-tune; the same command resumes a run that was stopped")
@@ -99,7 +112,7 @@ def predict(args: argparse.Namespace) -> int:
     from .predict import Predictor, find_pictures
 
     files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device)
+    predictor = Predictor(args.model, args.decode, args.device, within=args.within, threshold=args.back_off)
     failed = 0
     bar = tqdm(predictor.predict(files, args.batch_size, args.workers), total=len(files), unit="picture",
                disable=len(files) < 2 or not sys.stderr.isatty())
@@ -111,9 +124,11 @@ def predict(args: argparse.Namespace) -> int:
             print(f"{_printable(prediction.file)}: {_printable(prediction.error)}", file=sys.stderr)
         else:
             levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities))
-            line = f"{prediction.file}: {levels} (path {prediction.path_probability:.1%}"
+            line = f"{prediction.file}: {levels or '-'} (path {prediction.path_probability:.1%}"
             if prediction.runner_up:
                 line += f"; then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}"
+            if prediction.reason:
+                line += f"; {prediction.reason}"
             print(_printable(line + ")"), flush=True)
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
@@ -123,17 +138,11 @@ def predict(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Print a row of metrics for each decoding."""
     from . import weights
-    from .data import HierarchicalDataset
     from .evaluate import evaluate as run
-    from .transforms import eval_transform
 
-    content = weights.load(args.model)
-    if content.taxonomy is None:
-        raise ValueError(f"{args.model} has no taxonomy")
-    transform = eval_transform(content.config)
-    dataset = HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
+    content, dataset = _load_labelled(args)
     results = run(weights.build(content, args.device), dataset, args.decode, batch_size=args.batch_size,
-                  workers=args.workers)
+                  workers=args.workers, calibration=content.calibration)
     if args.card:
         _record(args, results, content.taxonomy.name, len(dataset))
     if args.json:
@@ -144,6 +153,30 @@ def evaluate(args: argparse.Namespace) -> int:
     print("\t".join(["decoding", *names]))
     for mode, values in results.items():
         print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
+    return 0
+
+
+def calibrate(args: argparse.Namespace) -> int:
+    """Write weights with fitted temperatures; print them, and the calibration error before and after."""
+    from . import weights
+    from .calibration import calibration_errors, fit_calibration
+    from .evaluate import collect_logits
+
+    content, dataset = _load_labelled(args)
+    logits, labels = collect_logits(weights.build(content, args.device), dataset, args.batch_size, args.workers)
+    fitted_on = f"{content.taxonomy.name or 'data'}, split {args.split}"
+    content.calibration = fit_calibration(logits, labels, content.taxonomy, fitted_on)
+    before = calibration_errors(logits, labels, content.taxonomy)
+    after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
+    weights.save(content, args.output)
+    if args.json:
+        print(json.dumps({"output": args.output, "pictures": len(labels), "calibration": content.calibration.to_dict(),
+                          "before": before, "after": after}))
+        return 0
+    print("\t".join(["of", "temperature", "ece before", "ece after"]))
+    temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
+    for (name, error), temperature in zip(before.items(), temperatures):
+        print(f"{name.removeprefix('ece/')}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
     return 0
 
 
@@ -204,10 +237,24 @@ def info(args: argparse.Namespace) -> int:
         "parameters": sum(v.numel() for v in content.state_dict.values()),
         "taxonomy": content.taxonomy and content.taxonomy.name,
         "levels": dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)) if content.taxonomy else None,
+        "calibration": content.calibration and content.calibration.to_dict(),
         "metadata": content.metadata,
     }
     print(json.dumps(description, ensure_ascii=False, indent=None if args.json else 1))
     return 0
+
+
+def _load_labelled(args: argparse.Namespace) -> tuple:
+    """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
+    from . import weights
+    from .data import HierarchicalDataset
+    from .transforms import eval_transform
+
+    content = weights.load(args.model)
+    if content.taxonomy is None:
+        raise ValueError(f"{args.model} has no taxonomy")
+    transform = eval_transform(content.config)
+    return content, HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
 
 
 def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -> None:

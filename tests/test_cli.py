@@ -47,6 +47,26 @@ def test_evaluate(picture_folder, tiny_weights, capsys):
     assert result["pictures"] == 12 and result["results"]["best_path"]["tice"] == 0
 
 
+def test_calibrate_then_back_off_within_a_subtree(picture_folder, tiny_weights, tmp_path, capsys):
+    output = tmp_path / "calibrated.safetensors"
+    command = ["calibrate", str(tiny_weights), "--data", str(picture_folder), "--output", str(output)]
+    assert main(command) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["of", "class", "family", "species", "path"]
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["pictures"] == 12 and result["calibration"] == weights.load(output).calibration.to_dict()
+    assert main(["info", str(output)]) == 0
+    assert json.loads(capsys.readouterr().out)["calibration"] == result["calibration"]
+    command = ["predict", str(picture_folder / "val"), "--model", str(output), "--within", "bird", "--within", "wolf"]
+    assert main([*command, "--json", "--back-off", "0"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(row["path"] == [] or row["path"][0] == "bird" or row["path"][-1] in ("mammal", "dog", "wolf")
+               for row in rows)
+    assert main([*command, "--back-off", "1"]) == 0
+    assert capsys.readouterr().out.count("no level is trustworthy: ") == 12
+
+
 def test_train_resume_and_fine_tune(picture_folder, tmp_path, capsys, tiny_weights):
     command = ["train", "--data", str(picture_folder), "--output", str(tmp_path / "run"), "--model", str(tiny_weights),
                "--epochs", "1", "--batch-size", "4", "--workers", "0", "--no-cache", "--ema-decay", "0"]
@@ -78,6 +98,8 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
     (["predict", "x.png", "--model", "nothing"], "no weights 'nothing'"),
     (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
     (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
+    (["predict", "x.png", "--within", "animals"], "no node 'animals' in the taxonomy: did you mean .*'animals-nature'"),
+    (["predict", "x.png", "--back-off", "2"], "threshold from 0 to 1, got 2.0"),
 ])
 def test_wrong_input_exits_with_2(arguments, message, capsys):
     import re
