@@ -1,0 +1,76 @@
+"""What the benchmarks share: which model and pictures they measure, and the form of their reports in docs/."""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from hcast_zoo import weights
+from hcast_zoo.card import checksum, code_version
+from hcast_zoo.data import HierarchicalDataset, SuperpixelCollate
+from hcast_zoo.transforms import eval_transform
+
+MODEL = "hcast_small.emoji_art"
+PATHS = ("--model", "--data", "--flat", "--docs")
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options of every benchmark."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", default=MODEL, help="weights: name, file or folder (%(default)s)")
+    parser.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
+    parser.add_argument("--split", default="test", help="part of the data set (%(default)s)")
+    parser.add_argument("--limit", type=int, help="only so many pictures, spread over the set, for a trial")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
+    return parser
+
+
+def load_data(args: argparse.Namespace, content: weights.Weights) -> HierarchicalDataset:
+    """Return the pictures to measure, with the preprocessing of some weights."""
+    transform = eval_transform(content.config)
+    dataset = HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
+    if args.limit and args.limit < len(dataset):
+        kept = torch.linspace(0, len(dataset) - 1, args.limit).long()
+        dataset.pictures, dataset.labels = [dataset.pictures[i] for i in kept], dataset.labels[kept]
+    return dataset
+
+
+def load_batches(dataset: HierarchicalDataset, config, batch_size: int) -> list[dict]:
+    """Read all pictures and compute their superpixels, once for all measurements."""
+    dataset.skip_broken = False  # numbers go by the index of the picture
+    loader = DataLoader(dataset, batch_size, collate_fn=SuperpixelCollate(config))
+    return list(tqdm(loader, "read", leave=False))
+
+
+def provenance(args: argparse.Namespace, content: weights.Weights, pictures: int) -> str:
+    """Return a paragraph on what was measured, by which code, and the command that does it again."""
+    words, name = [f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"], False
+    for word in sys.argv[1:]:
+        words.append(Path(word).name if name else word)  # no path of this machine
+        name = word in PATHS
+    data = (content.taxonomy.name or Path(args.data).stem) + (f", split {args.split}" if args.split else "")
+    model = content.metadata.get("name") or Path(args.model).name
+    text = (f"Measured on {pictures} pictures of {data}, with `{model}` (SHA-256 {checksum(args.model)[:12]}), "
+            f"{code_version()}, {date.today().isoformat()}, torch {torch.__version__.split('+')[0]}. This page is "
+            "written by")
+    return f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n    {' '.join(words)}\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def write(docs: Path, name: str, text: str) -> None:
+    """Write a report, and say where it is."""
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / name).write_text(text, encoding="utf-8")
+    print(docs / name)
