@@ -21,7 +21,8 @@ from torchvision import transforms as tv
 from tqdm import tqdm
 
 from hcast_zoo import Taxonomy, adapt_picture, weights
-from hcast_zoo.adapt import AdaptConfig, adapt, node_log_probability
+from hcast_zoo.adapt import adapt, node_log_probability
+from hcast_zoo.adapt_config import AdaptConfig
 from hcast_zoo.calibration import Calibration, fit_calibration
 from hcast_zoo.config import HCastConfig
 from hcast_zoo.data import HierarchicalDataset
@@ -45,7 +46,8 @@ hcast-zoo adapt picture.png --feedback path               # what was predicted; 
 ```
 
 ```python
-from hcast_zoo.adapt import AdaptConfig, adapt
+from hcast_zoo.adapt import adapt
+from hcast_zoo.adapt_config import AdaptConfig
 
 adaptation = adapt(model, image, taxonomy, "dog", config=AdaptConfig(free=("tokens",), steps=5))
 with adaptation.applied(model):     # the adapted model, for this picture; the stored weights are back at the end

@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from . import superpixels
 from .adapt import Adaptation, AdaptConfig, adapt, node_log_probability
-from .config import HCastConfig
 from .model import HCastOutput
 from .predict import Prediction, Predictor
 from .segment_metrics import rand_distance
@@ -78,7 +77,7 @@ def adapt_picture(predictor: Predictor, file: str | Path, target: str | None = N
                                          file=str(file)) for o in (a.before, a.after))
     stages = range(2, len(a.before.assignments) + 2)
     change = tuple(rand_distance(a.before.segment_map(s)[0], a.after.segment_map(s)[0]) for s in stages)
-    c: HCastConfig = model.config
+    c = model.config
     picture = Image.fromarray(superpixels.to_uint8(image, c.mean, c.std)[0].numpy())
     return AdaptedPicture(str(file), picture, feedback, target, probability, before, after, change, a)
 
@@ -102,6 +101,17 @@ def draw_sheet(adapted: AdaptedPicture) -> Image.Image:
         for number, text in enumerate(texts):
             draw.text((GAP, top + PANEL + GAP // 2 + number * LINE), text, INK, font)
     return sheet
+
+
+def write_sheet(adapted: AdaptedPicture, folder: str | Path) -> Path:
+    """Write the sheet to a folder, under the picture's name as PNG; an earlier one of that name is replaced."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{Path(adapted.file).stem}.png"
+    if path.exists() and path.samefile(adapted.file):
+        raise ValueError(f"{path} is the picture itself: choose another folder")
+    draw_sheet(adapted).save(path, optimize=True)
+    return path
 
 
 def _stages(picture: Image.Image, output: HCastOutput) -> list[Image.Image]:

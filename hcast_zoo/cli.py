@@ -1,4 +1,4 @@
-"""The command line: ``hcast-zoo predict | evaluate | calibrate | train | convert | info``.
+"""The command line: ``hcast-zoo predict | adapt | evaluate | calibrate | train | convert | info``.
 
 Data goes to stdout, messages and progress to stderr. Exit code 0: all went well; 1: some picture failed; 2: wrong
 usage or input; 130: interrupted. Heavy imports are inside the commands, so that --help answers at once.
@@ -13,11 +13,13 @@ import types
 import typing
 
 from . import __version__
+from .adapt_config import FREE, AdaptConfig
 from .config import VARIANTS
 from .train_config import TrainConfig
 
 DEFAULT_MODEL = "hcast_small.emoji_art"
 DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
+FEEDBACK = ("path", "entropy", "agreement")  # adapt.FEEDBACK without the target; a test compares
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,6 +68,23 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
     _add_model(p)
     _add_loading(p)
+
+    p = command("adapt", adapt, "raise a label's probability in one picture, and show how its segments follow")
+    p.add_argument("picture", metavar="PICTURE", help="picture file")
+    about = p.add_mutually_exclusive_group(required=True)
+    about.add_argument("--target", metavar="NODE", help="node at any level that should be seen, a name or level:name")
+    about.add_argument("--feedback", choices=FEEDBACK,
+                       help="what to raise instead: the predicted path, decided levels, or levels that agree")
+    p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_model(p)
+    defaults = AdaptConfig()
+    p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what moves (tokens)")
+    p.add_argument("--steps", type=int, default=defaults.steps, help="steps of gradient descent (%(default)s)")
+    p.add_argument("--step-size", type=float, default=defaults.step_size,
+                   help="length of a step, as a fraction of the norm of what moves (%(default)s)")
+    p.add_argument("--radius", type=float, default=defaults.radius,
+                   help="how far all steps together may lead, as a fraction of the same (%(default)s)")
 
     p = command("calibrate", calibrate, "store with the weights a temperature for each level, fitted on held-out data")
     p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
@@ -153,6 +172,31 @@ def evaluate(args: argparse.Namespace) -> int:
     print("\t".join(["decoding", *names]))
     for mode, values in results.items():
         print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
+    return 0
+
+
+def adapt(args: argparse.Namespace) -> int:
+    """Print a picture's answer before and after adaptation."""
+    from .adapt_picture import adapt_picture, write_sheet
+    from .predict import Predictor
+
+    config = AdaptConfig(args.free, args.steps, args.step_size, args.radius)
+    adapted = adapt_picture(Predictor(args.model, device=args.device), args.picture, args.target,
+                            feedback=args.feedback or "target", config=config)
+    output = write_sheet(adapted, args.output) if args.output else None
+    if args.json:
+        print(json.dumps({**adapted.to_dict(), "output": output and str(output)}, ensure_ascii=False))
+        return 0
+    for when, prediction in (("before", adapted.before), ("after", adapted.after)):
+        levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities))
+        print(_printable(f"{when}: {levels} (path {prediction.path_probability:.1%})"))
+    if adapted.probability is not None:
+        before, after = adapted.probability
+        print(_printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
+    changes = ", ".join(f"{change:.1f} % at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
+    print(f"pixel pairs joined or parted: {changes}")
+    if output:
+        print(f"wrote {output}", file=sys.stderr)
     return 0
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from hcast_zoo.adapt import FEEDBACK, FREE, AdaptationError, AdaptConfig, adapt, make_loss, node_log_probability
+from hcast_zoo.adapt import FEEDBACK, AdaptationError, adapt, make_loss, node_log_probability
+from hcast_zoo.adapt_config import FREE, AdaptConfig
 from hcast_zoo.calibration import Calibration
 from hcast_zoo.decode import decode
 from hcast_zoo.taxonomy import Taxonomy, TaxonomyError
