@@ -1,4 +1,4 @@
-"""The command line: ``hcast-zoo predict | segment | evaluate | train | convert | info``.
+"""The command line: one function a command.
 
 Data goes to stdout, messages and progress to stderr. Exit code 0: all went well; 1: some picture failed; 2: wrong
 usage or input; 130: interrupted. Heavy imports are inside the commands, so that --help answers at once.
@@ -13,12 +13,14 @@ import types
 import typing
 
 from . import __version__
+from .adapt_config import FREE, AdaptConfig
 from .config import VARIANTS
 from .train_config import TrainConfig
 
 DEFAULT_MODEL = "hcast_small.emoji_art"
 DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
 PARTS = ("sheet", "overlays", "labels", "arrays")  # segment.PARTS; a test compares
+FEEDBACK = ("path", "entropy", "agreement")  # adapt.FEEDBACK without the target; a test compares
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
     _add_model(p)
     p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
+    p.add_argument("--within", action="append", metavar="NODE",
+                   help="answer only at or below this node, a name or level:name (may be given several times)")
+    p.add_argument("--back-off", type=float, metavar="THRESHOLD", help="stop at the deepest level where the levels "
+                   "agree and the path has this probability, 0 to 1, and say why")
     p.add_argument("--json", action="store_true", help="one JSON object a line")
     _add_clusters(p)
     _add_loading(p)
@@ -74,6 +80,32 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
     _add_model(p)
     _add_clusters(p)
+    _add_loading(p)
+
+    p = command("adapt", adapt, "raise a label's probability in one picture, and show how its segments follow")
+    p.add_argument("picture", metavar="PICTURE", help="picture file")
+    about = p.add_mutually_exclusive_group(required=True)
+    about.add_argument("--target", metavar="NODE", help="node at any level that should be seen, a name or level:name")
+    about.add_argument("--feedback", choices=FEEDBACK,
+                       help="what to raise instead: the predicted path, decided levels, or levels that agree")
+    p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_model(p)
+    defaults = AdaptConfig()
+    p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what moves (tokens)")
+    p.add_argument("--steps", type=int, default=defaults.steps, help="steps of gradient descent (%(default)s)")
+    p.add_argument("--step-size", type=float, default=defaults.step_size,
+                   help="length of a step, as a fraction of the norm of what moves (%(default)s)")
+    p.add_argument("--radius", type=float, default=defaults.radius,
+                   help="how far all steps together may lead, as a fraction of the same (%(default)s)")
+
+    p = command("calibrate", calibrate, "store with the weights a temperature for each level, fitted on held-out data")
+    p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
+    p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
+    p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
+    p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
     _add_loading(p)
 
     p = command("train", train, "train or fine-tune; the same command resumes a run that was stopped")
@@ -118,7 +150,8 @@ def predict(args: argparse.Namespace) -> int:
     from .predict import Predictor, find_pictures
 
     files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters)
+    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters, within=args.within,
+                          threshold=args.back_off)
     failed = 0
     bar = tqdm(predictor.predict(files, args.batch_size, args.workers), total=len(files), unit="picture",
                disable=len(files) < 2 or not sys.stderr.isatty())
@@ -130,9 +163,11 @@ def predict(args: argparse.Namespace) -> int:
             print(f"{_printable(prediction.file)}: {_printable(prediction.error)}", file=sys.stderr)
         else:
             levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities))
-            line = f"{prediction.file}: {levels} (path {prediction.path_probability:.1%}"
+            line = f"{prediction.file}: {levels or '-'} (path {prediction.path_probability:.1%}"
             if prediction.runner_up:
                 line += f"; then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}"
+            if prediction.reason:
+                line += f"; {prediction.reason}"
             print(_printable(line + ")"), flush=True)
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
@@ -176,19 +211,13 @@ def segment(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Print a row of metrics for each decoding."""
     from . import weights
-    from .data import HierarchicalDataset
     from .evaluate import evaluate as run
-    from .transforms import eval_transform
 
     if args.card and args.num_clusters:
         raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
-    content = weights.load(args.model)
-    if content.taxonomy is None:
-        raise ValueError(f"{args.model} has no taxonomy")
-    transform = eval_transform(content.config)
-    dataset = HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
+    content, dataset = _load_labelled(args)
     results = run(weights.build(content, args.device), dataset, args.decode, batch_size=args.batch_size,
-                  workers=args.workers, num_clusters=args.num_clusters)
+                  workers=args.workers, num_clusters=args.num_clusters, calibration=content.calibration)
     if args.card:
         _record(args, results, content.taxonomy.name, len(dataset))
     if args.json:
@@ -199,6 +228,55 @@ def evaluate(args: argparse.Namespace) -> int:
     print("\t".join(["decoding", *names]))
     for mode, values in results.items():
         print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
+    return 0
+
+
+def adapt(args: argparse.Namespace) -> int:
+    """Print a picture's answer before and after adaptation."""
+    from .adapt_picture import adapt_picture, write_sheet
+    from .predict import Predictor
+
+    config = AdaptConfig(args.free, args.steps, args.step_size, args.radius)
+    adapted = adapt_picture(Predictor(args.model, device=args.device), args.picture, args.target,
+                            feedback=args.feedback or "target", config=config)
+    output = write_sheet(adapted, args.output) if args.output else None
+    if args.json:
+        print(json.dumps({**adapted.to_dict(), "output": output and str(output)}, ensure_ascii=False))
+        return 0
+    for when, prediction in (("before", adapted.before), ("after", adapted.after)):
+        levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities))
+        print(_printable(f"{when}: {levels} (path {prediction.path_probability:.1%})"))
+    if adapted.probability is not None:
+        before, after = adapted.probability
+        print(_printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
+    changes = ", ".join(f"{change:.1f} % at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
+    print(f"pixel pairs joined or parted: {changes}")
+    if output:
+        print(f"wrote {output}", file=sys.stderr)
+    return 0
+
+
+def calibrate(args: argparse.Namespace) -> int:
+    """Write weights with fitted temperatures; print them, and the calibration error before and after."""
+    from . import weights
+    from .calibration import calibration_errors, fit_calibration
+    from .evaluate import collect_logits
+
+    content, dataset = _load_labelled(args)
+    logits, labels = collect_logits(weights.build(content, args.device), dataset, args.batch_size, args.workers)
+    fitted_on = f"{content.taxonomy.name or 'data'}, split {args.split}"
+    content.calibration = fit_calibration(logits, labels, content.taxonomy, fitted_on)
+    before = calibration_errors(logits, labels, content.taxonomy)
+    after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
+    weights.save(content, args.output)
+    if args.json:
+        print(json.dumps({"output": args.output, "pictures": len(labels), "calibration": content.calibration.to_dict(),
+                          "before": before, "after": after}))
+        return 0
+    print("\t".join(["of", "temperature", "ece before", "ece after"]))
+    temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
+    for (name, error), temperature in zip(before.items(), temperatures):
+        print(f"{name.removeprefix('ece/')}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
     return 0
 
 
@@ -259,6 +337,7 @@ def info(args: argparse.Namespace) -> int:
         "parameters": sum(v.numel() for v in content.state_dict.values()),
         "taxonomy": content.taxonomy and content.taxonomy.name,
         "levels": dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)) if content.taxonomy else None,
+        "calibration": content.calibration and content.calibration.to_dict(),
         "metadata": content.metadata,
     }
     print(json.dumps(description, ensure_ascii=False, indent=None if args.json else 1))
@@ -274,6 +353,19 @@ def mm_train(args: argparse.Namespace) -> int:
 
     print(train(args.config, args.work_dir, args.resume, args.cfg_options))
     return 0
+
+
+def _load_labelled(args: argparse.Namespace) -> tuple:
+    """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
+    from . import weights
+    from .data import HierarchicalDataset
+    from .transforms import eval_transform
+
+    content = weights.load(args.model)
+    if content.taxonomy is None:
+        raise ValueError(f"{args.model} has no taxonomy")
+    transform = eval_transform(content.config)
+    return content, HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
 
 
 def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -> None:

@@ -232,6 +232,28 @@ class Taxonomy:
                                     f"{self.names[level][labels[level]]!r}, not to {node!r}")
         return labels
 
+    def find(self, node: str) -> tuple[int, int]:
+        """Return the level and index of a node, given by its name, or as ``level:name`` where a name is not unique.
+
+        Raises:
+            TaxonomyError: if there is no such node (the message names the nearest ones), or several.
+        """
+        places = [(level, index[node]) for level, index in enumerate(self._name_index) if node in index]
+        if len(places) > 1:
+            raise TaxonomyError(f"node {node!r} is at more than one level: write "
+                                f"{' or '.join(repr(f'{self.levels[level]}:{node}') for level, _ in places)}")
+        if places:
+            return places[0]
+        prefix, colon, name = node.partition(":")
+        if colon and prefix in self.levels and name:
+            level = self.levels.index(prefix)
+            return level, self._index(level, name)
+        names = dict.fromkeys(name for level in self.names for name in level)
+        lower = {name.lower(): name for name in reversed(names)}
+        near = difflib.get_close_matches(node.lower(), lower, 3)
+        hint = f": did you mean {' or '.join(repr(lower[name]) for name in near)}?" if near else ""
+        raise TaxonomyError(f"no node {node!r} in the taxonomy{hint}")
+
     def _index(self, level: int, node: str | int | None) -> int:
         if node is None or node == "" or node == UNKNOWN:
             return UNKNOWN

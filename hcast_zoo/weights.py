@@ -12,6 +12,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from . import hub
+from .calibration import Calibration
 from .config import HCastConfig
 from .model import HCast, resample_position
 from .taxonomy import Taxonomy, TaxonomyError
@@ -33,12 +34,14 @@ class Weights:
         taxonomy: The labels, or None for a model without names.
         state_dict: Tensors that load strictly into ``HCast(config)``.
         metadata: Free text about the weights: ``name``, ``license``, ``training`` and so on.
+        calibration: Temperatures fitted on held-out data, or None if nobody has; see ``hcast-zoo calibrate``.
     """
 
     config: HCastConfig
     taxonomy: Taxonomy | None
     state_dict: dict[str, Tensor]
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    calibration: Calibration | None = None
 
 
 def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -53,6 +56,8 @@ def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -
     metadata = {**weights.metadata, "format": "pt", "config": json.dumps(weights.config.to_dict())}
     if weights.taxonomy is not None:
         metadata["taxonomy"] = json.dumps(weights.taxonomy.to_dict(), ensure_ascii=False)
+    if weights.calibration is not None:
+        metadata["calibration"] = json.dumps(weights.calibration.to_dict(), ensure_ascii=False)
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         Path(temporary).write_bytes(serialize({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata))
@@ -102,7 +107,11 @@ def read(path: str | Path, tensors: bool = True) -> Weights:
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise WeightsError(f"{path}: the taxonomy has {taxonomy.level_classes} classes, the config "
                            f"{config.level_classes}")
-    return Weights(config, taxonomy, state_dict, metadata)
+    try:
+        calibration = _parse_calibration(metadata.pop("calibration", None), len(config.level_classes))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: invalid calibration in the metadata: {error}") from error
+    return Weights(config, taxonomy, state_dict, metadata, calibration)
 
 
 def build(weights: Weights, device: str | torch.device = "cpu") -> HCast:
@@ -178,3 +187,12 @@ def resolve(source: str | Path) -> Path:
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:
     """Return the model of some weights, in eval mode; :func:`load` tells what ``source`` can be."""
     return build(load(source), device)
+
+
+def _parse_calibration(text: str | None, num_levels: int) -> Calibration | None:
+    if text is None:
+        return None
+    calibration = Calibration.from_dict(json.loads(text))
+    if len(calibration.temperatures) != num_levels:
+        raise ValueError(f"expected temperatures of {num_levels} levels, got {len(calibration.temperatures)}")
+    return calibration
