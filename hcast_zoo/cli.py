@@ -142,13 +142,7 @@ def predict(args: argparse.Namespace) -> int:
         elif prediction.error is not None:
             print(f"{_printable(prediction.file)}: {_printable(prediction.error)}", file=sys.stderr)
         else:
-            levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities))
-            line = f"{prediction.file}: {levels or '-'} (path {prediction.path_probability:.1%}"
-            if prediction.runner_up:
-                line += f"; then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}"
-            if prediction.reason:
-                line += f"; {prediction.reason}"
-            print(_printable(line + ")"), flush=True)
+            print(_printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -175,6 +169,17 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sentence(prediction) -> str:
+    """Return what is predicted, as one line without the file."""
+    levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities)) or "no answer"
+    facts = [f"path {prediction.path_probability:.1%}"] if prediction.path else []
+    if prediction.runner_up:
+        facts.append(f"then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}")
+    if prediction.reason:
+        facts.append(prediction.reason)
+    return f"{levels} ({'; '.join(facts)})"
+
+
 def adapt(args: argparse.Namespace) -> int:
     """Print a picture's answer before and after adaptation."""
     from .adapt_picture import adapt_picture, write_sheet
@@ -188,8 +193,7 @@ def adapt(args: argparse.Namespace) -> int:
         print(json.dumps({**adapted.to_dict(), "output": output and str(output)}, ensure_ascii=False))
         return 0
     for when, prediction in (("before", adapted.before), ("after", adapted.after)):
-        levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities))
-        print(_printable(f"{when}: {levels} (path {prediction.path_probability:.1%})"))
+        print(_printable(f"{when}: {_sentence(prediction)}"))
     if adapted.probability is not None:
         before, after = adapted.probability
         print(_printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
