@@ -1,4 +1,4 @@
-"""The command line: ``hcast-zoo predict | adapt | evaluate | calibrate | train | convert | info``.
+"""The command line: one function a command.
 
 Data goes to stdout, messages and progress to stderr. Exit code 0: all went well; 1: some picture failed; 2: wrong
 usage or input; 130: interrupted. Heavy imports are inside the commands, so that --help answers at once.
@@ -19,6 +19,7 @@ from .train_config import TrainConfig
 
 DEFAULT_MODEL = "hcast_small.emoji_art"
 DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
+PARTS = ("sheet", "overlays", "labels", "arrays")  # segment.PARTS; a test compares
 FEEDBACK = ("path", "entropy", "agreement")  # adapt.FEEDBACK without the target; a test compares
 
 
@@ -58,7 +59,18 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--back-off", type=float, metavar="THRESHOLD", help="stop at the deepest level where the levels "
                    "agree and the path has this probability, 0 to 1, and say why")
     p.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_clusters(p)
     _add_loading(p)
+
+    p = command("segment", segment, "write pictures of the segmentations, and of where each level looks")
+    p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
+    p.add_argument("--output", required=True, metavar="DIR", help="a folder is made here for each picture")
+    p.add_argument("--write", choices=PARTS, nargs="+", default=list(PARTS),
+                   help="sheet.png, overlays, label maps as .png, arrays as .npz (all)")
+    _add_model(p)
+    p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_clusters(p)
 
     p = command("evaluate", evaluate, "print accuracy, FPA, TICE and wAP on a labelled data set")
     p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
@@ -67,6 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
     _add_model(p)
+    _add_clusters(p)
     _add_loading(p)
 
     p = command("adapt", adapt, "raise a label's probability in one picture, and show how its segments follow")
@@ -121,6 +134,12 @@ def make_parser() -> argparse.ArgumentParser:
     p = command("info", info, "list the packaged weights, or describe one model")
     p.add_argument("model", nargs="?", help="name, file or folder")
     p.add_argument("--json", action="store_true", help="one JSON object")
+    p = command("mm-train", mm_train, "train by an mmpretrain config, as mmpretrain's tools/train.py does")
+    p.add_argument("config", help="file, or hcast_zoo::hcast/NAME.py for one of ours")
+    p.add_argument("--work-dir", help="folder of the run (work_dirs/NAME)")
+    p.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
+                   help="go on from the folder's latest checkpoint, or from this one")
+    p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
     return parser
 
 
@@ -131,7 +150,8 @@ def predict(args: argparse.Namespace) -> int:
     from .predict import Predictor, find_pictures
 
     files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device, within=args.within, threshold=args.back_off)
+    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters, within=args.within,
+                          threshold=args.back_off)
     failed = 0
     bar = tqdm(predictor.predict(files, args.batch_size, args.workers), total=len(files), unit="picture",
                disable=len(files) < 2 or not sys.stderr.isatty())
@@ -148,19 +168,55 @@ def predict(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def segment(args: argparse.Namespace) -> int:
+    """Write a folder of pictures for each picture, and print which."""
+    from tqdm import tqdm
+
+    from .predict import Predictor, find_pictures
+    from .segment import make_folder, segment_picture, write
+    from .transforms import PictureError
+
+    files = find_pictures(args.pictures)
+    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters)
+    failed = 0
+    for file in tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty()):
+        try:
+            segmented = segment_picture(predictor, file)
+        except PictureError as error:
+            failed += 1
+            text = str(error).removeprefix(f"{file}: ")
+            if args.json:
+                print(json.dumps({"file": file, "error": text}, ensure_ascii=False), flush=True)
+            else:
+                print(f"{_printable(file)}: {_printable(text)}", file=sys.stderr)
+            continue
+        folder = make_folder(args.output, file)
+        write(segmented, folder, args.write)
+        if args.json:
+            print(json.dumps({**segmented.to_dict(), "output": str(folder)}, ensure_ascii=False), flush=True)
+        else:
+            path = " > ".join(segmented.prediction.path)
+            print(_printable(f"{file}: {path} -> {folder}"), flush=True)
+    if failed:
+        print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
 def evaluate(args: argparse.Namespace) -> int:
     """Print a row of metrics for each decoding."""
     from . import weights
     from .evaluate import evaluate as run
 
+    if args.card and args.num_clusters:
+        raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
     content, dataset = _load_labelled(args)
     results = run(weights.build(content, args.device), dataset, args.decode, batch_size=args.batch_size,
-                  workers=args.workers, calibration=content.calibration)
+                  workers=args.workers, num_clusters=args.num_clusters, calibration=content.calibration)
     if args.card:
         _record(args, results, content.taxonomy.name, len(dataset))
     if args.json:
         print(json.dumps({"model": args.model, "data": args.data, "split": args.split, "pictures": len(dataset),
-                          "results": results}))
+                          "num_clusters": args.num_clusters, "results": results}))
         return 0
     names = list(next(iter(results.values())))
     print("\t".join(["decoding", *names]))
@@ -292,6 +348,17 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def mm_train(args: argparse.Namespace) -> int:
+    """Train by an mmpretrain config."""
+    try:
+        from .integrations.mmpretrain.train import train
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}: pip install 'hcast-zoo[mmpretrain]'") from error
+
+    print(train(args.config, args.work_dir, args.resume, args.cfg_options))
+    return 0
+
+
 def _load_labelled(args: argparse.Namespace) -> tuple:
     """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
     from . import weights
@@ -319,6 +386,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL,
                         help="weights: name, file, folder, or org/name on the Hub (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+
+
+def _add_clusters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num-clusters", type=int, nargs=4, metavar="N",
+                        help="segments made after each stage (default: as in training)")
 
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:

@@ -158,13 +158,14 @@ def default_head_stages(num_levels: int) -> tuple[int, ...]:
     return tuple(min(NUM_STAGES, NUM_STAGES - level + max(0, num_levels - NUM_STAGES)) for level in range(num_levels))
 
 
-def check_clusters(num_clusters: tuple[int, ...], num_superpixels: int) -> tuple[int, ...]:
-    """Return cluster counts after checking them.
+def check_clusters(num_clusters: tuple[int, ...] | list[int], num_superpixels: int) -> tuple[int, ...]:
+    """Return cluster counts as a tuple, after checking them.
 
     Raises:
         ValueError: unless there are four positive counts, none above the number of tokens it is chosen from.
     """
-    if len(num_clusters) != NUM_STAGES or any(type(n) is not int or n < 1 for n in num_clusters):
+    four = isinstance(num_clusters, (tuple, list)) and len(num_clusters) == NUM_STAGES
+    if not four or any(type(n) is not int or n < 1 for n in num_clusters):
         raise ValueError(f"num_clusters: expected four integers of 1 or more, got {num_clusters!r}")
     for tokens, clusters in zip((num_superpixels, *num_clusters), num_clusters):
         if clusters > tokens:

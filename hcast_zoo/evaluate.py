@@ -16,16 +16,18 @@ from .model import HCast
 
 @torch.inference_mode()
 def collect_logits(model: HCast, dataset: HierarchicalDataset, batch_size: int = 32, workers: int = 0,
-                   progress: bool = True) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Run a model over a data set whose transform is the model's.
+                   progress: bool = True,
+                   num_clusters: tuple[int, ...] | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Run a model over a data set whose transform is the model's, perhaps with other cluster counts.
 
     Returns:
         One (S, C_l) float32 tensor of logits a level, and (S, L) int64 labels, for the S pictures that can be read.
 
     Raises:
-        ValueError: if no picture can be read.
+        ValueError: if no picture can be read, or clusters outnumber tokens.
     """
     device = next(model.parameters()).device
+    options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network knows no clusters
     training = model.training
     model.eval()
     logits, labels = [], []
@@ -34,7 +36,7 @@ def collect_logits(model: HCast, dataset: HierarchicalDataset, batch_size: int =
                           leave=False):
             if batch is None:
                 continue
-            output = model(batch["images"].to(device), batch["segments"].to(device))
+            output = model(batch["images"].to(device), batch["segments"].to(device), **options)
             logits.append([x.float().cpu() for x in output.level_logits])
             labels.append(batch["labels"])
     finally:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from . import superpixels, weights
 from .backoff import back_off, check_threshold
 from .calibration import Calibration
+from .config import check_clusters
 from .decode import DECODERS, decode
 from .model import HCast
 from .restriction import Restriction
@@ -58,6 +59,7 @@ class Predictor:
         source: Weights: a name such as ``hcast_small.emoji_art``, a file or a folder; see :func:`weights.load`.
         decoder: How levels become a path, one of ``decode.DECODERS``.
         device: Where the model runs.
+        num_clusters: Other cluster counts than the weights' config's; no fine-tuning is needed.
         within: Answer only with leaves at or below these nodes, named at any level (``level:name`` where a name occurs
             at several); see :func:`hcast_zoo.decode.decode`.
         threshold: Back off to the deepest level that is trustworthy, with at least this probability in [0, 1]; see
@@ -65,13 +67,13 @@ class Predictor:
 
     Raises:
         WeightsError: if the weights cannot be loaded.
-        ValueError: if the weights have no taxonomy, the decoder or a node is unknown, or the threshold is not in
-            [0, 1].
+        ValueError: if the weights have no taxonomy, the decoder or a node is unknown, clusters outnumber tokens, or
+            the threshold is not in [0, 1].
     """
 
     def __init__(self, source: str | Path = "hcast_small.emoji_art", decoder: str = "best_path",
-                 device: str | torch.device = "cpu", *, within: Sequence[str] | None = None,
-                 threshold: float | None = None):
+                 device: str | torch.device = "cpu", *, num_clusters: tuple[int, ...] | None = None,
+                 within: Sequence[str] | None = None, threshold: float | None = None):
         content = weights.load(source)
         if content.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
@@ -82,6 +84,9 @@ class Predictor:
         self.transform = eval_transform(content.config)
         self.calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
         self.decoder, self.device = decoder, torch.device(device)
+        self.num_clusters = None
+        if num_clusters is not None:
+            self.num_clusters = check_clusters(num_clusters, content.config.num_superpixels)
         if within is not None:
             Restriction.to(self.taxonomy, within)  # raises for what it does not know
         self.within = within
@@ -106,7 +111,8 @@ class Predictor:
         if good:
             images = torch.stack([item[1] for item in good]).to(self.device)
             segments = torch.stack([item[2] for item in good]).to(self.device)
-            logits = [x.float().cpu() for x in self.model(images, segments).level_logits]
+            output = self.model(images, segments, num_clusters=self.num_clusters)
+            logits = [x.float().cpu() for x in output.level_logits]
             finite = torch.stack([x.isfinite().all(-1) for x in logits]).all(0)
             rows = finite.nonzero().flatten().tolist()
             decoded = self.decode([x[finite] for x in logits]) if rows else []

@@ -80,7 +80,7 @@ class Run:
         self.val_set, self.taxonomy = val_set, train_set.taxonomy
 
         seed_everything(settings.seed)
-        model = HCast(config)
+        model = self.make_model()
         if init is not None:
             model.load_state_dict(weights.fit(init.state_dict, model), strict=False)
         self.ema = ModelEmaV3(model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
@@ -102,6 +102,13 @@ class Run:
             updates_per_epoch=len(self.loader))
         self.loss = HierarchicalLoss(settings.kl_weight, smoothing=settings.smoothing)
         self.step, self.best_fpa = 0, -1.0
+
+    def make_model(self) -> torch.nn.Module:
+        """Return a new model of ``self.config``; a run of another network overrides this.
+
+        It is called with images and segments, and returns an output that has ``level_logits``.
+        """
+        return HCast(self.config)
 
     def train(self) -> float:
         """Train to the end, from the checkpoint if there is one; return the best validation FPA in percent."""

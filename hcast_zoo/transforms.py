@@ -82,6 +82,25 @@ def eval_transform(config: HCastConfig) -> tv.Compose:
     ])
 
 
+def view_box(config: HCastConfig, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return the part of a picture that :func:`eval_transform` shows the model.
+
+    Args:
+        config: Tells the preprocessing.
+        size: Width and height of the picture in pixels.
+
+    Returns:
+        Left, top, right, bottom in the picture's pixels.
+    """
+    crop = config.image_size
+    short = int(crop / config.crop_pct)
+    resized = [short if side == min(size) else int(short * side / min(size)) for side in size]
+    start = [round((side - crop) / 2) for side in resized]  # as torchvision rounds
+    scale = [side / r for side, r in zip(size, resized)]
+    left, top = (s * k for s, k in zip(start, scale))
+    return left, top, left + crop * scale[0], top + crop * scale[1]
+
+
 def to_tensor(config: HCastConfig) -> list:
     """Return the last steps of every preprocessing: float32 in [0, 1], channels first, normalisation."""
     # ToTensor divides by 255, as timm's and the official loaders do; v2 multiplies by 1/255, which moves last bits.

@@ -78,11 +78,19 @@ def load(source: str | Path) -> Weights:
         WeightsError: if the source is not found, damaged, a pickle, or lacks a valid config.
         HubError: if a repository cannot be read.
     """
-    path = resolve(source)
+    return read(resolve(source))
+
+
+def read(path: str | Path, tensors: bool = True) -> Weights:
+    """Read a weights file; without ``tensors`` only its header, which takes a millisecond.
+
+    Raises:
+        WeightsError: if the file is damaged, a pickle, or lacks a valid config.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state_dict = {k: file.get_tensor(k) for k in file.keys()}
+            state_dict = {k: file.get_tensor(k) for k in file.keys()} if tensors else {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: expected a complete safetensors file: {error}. A checkpoint of the official code "
                            "or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"

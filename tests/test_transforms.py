@@ -7,7 +7,7 @@ from PIL import Image
 
 from hcast_zoo import transforms
 from hcast_zoo.config import HCastConfig
-from hcast_zoo.transforms import PictureError, eval_transform, read_picture
+from hcast_zoo.transforms import PictureError, eval_transform, read_picture, view_box
 
 RED = np.full((6, 8, 3), (200, 30, 40), np.uint8)
 
@@ -23,6 +23,23 @@ def test_official_preprocessing(inputs):
     images = torch.stack([eval_transform(HCastConfig())(Image.fromarray(np.pad(c, ((16, 16), (16, 16), (0, 0)))))
                           for c in inputs["crop_uint8"]])
     assert torch.equal(images, torch.from_numpy(inputs["images"]))
+
+
+@pytest.mark.parametrize("size", [(96, 96), (120, 61), (61, 120), (33, 300), (1000, 700)])
+@pytest.mark.parametrize("crop_pct", [0.875, 0.5, 1.0])
+def test_view_box_is_what_the_model_sees(size, crop_pct):
+    """A picture whose colours tell the place: the edges of the transformed picture show the edges of the box."""
+    config = HCastConfig(image_size=96, num_superpixels=36, num_clusters=(16, 8, 4, 4), crop_pct=crop_pct,
+                         interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
+    width, height = size
+    x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    picture = Image.fromarray((np.stack([x, y, x * 0], -1) * 255).round().astype(np.uint8))
+    seen = eval_transform(config)(picture)[:2]
+    left, top, right, bottom = view_box(config, size)
+    for shares, (start, end) in ((seen[0, 48], (left / width, right / width)),
+                                 (seen[1, :, 48], (top / height, bottom / height))):
+        expected = start + (torch.arange(96) + 0.5) / 96 * (end - start)
+        assert (shares - expected).abs()[8:-8].max() < 0.01  # bilinear flattens a ramp at its ends
 
 
 def test_equal_to_timms_transform():

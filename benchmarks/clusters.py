@@ -1,0 +1,133 @@
+"""Accuracy and time against the number of clusters, which can be changed at inference with no fine-tuning.
+
+    pip install '.[benchmarks]'
+    python benchmarks/clusters.py --data emoji_art.parquet
+
+Writes docs/clusters.md and docs/images/clusters.png.
+"""
+
+import random
+import statistics
+import time
+from pathlib import Path
+
+import report
+import torch
+from tqdm import tqdm
+
+from hcast_zoo import HCast, HCastConfig, weights
+from hcast_zoo.decode import decode
+from hcast_zoo.metrics import HierarchicalMetrics
+
+SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+
+TEXT = """# The number of clusters, changed at inference
+
+`--num-clusters` (in Python `num_clusters=`) sets how many segments are made after each stage, for one call, with the
+same weights. More segments keep finer parts apart and cost time; the weights were trained with {default}.
+
+{provenance}
+{table}
+![FPA and time against the number of clusters](images/clusters.png)
+
+FPA, TICE and accuracy (of each level) in percent, decoded by `best_path`. Time is that of the network's forward pass,
+superpixels given, over that of the clusters of the training: the median of {rounds} rounds, and the quartiles. In
+each round every setting is timed once, in random order, on the same batch of {batch} pictures, and compared with the
+training's setting in that round. The machine did other work besides, so small differences mean nothing.
+"""
+
+
+def main() -> None:
+    parser = report.make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of timing (%(default)s)")
+    parser.add_argument("--time-batch", type=int, default=16, help="pictures of the timed batch (%(default)s)")
+    args = parser.parse_args()
+    content = weights.load(args.model)
+    model, default = weights.build(content), content.config.num_clusters
+    dataset = report.load_data(args, content)
+    batches = report.load_batches(dataset, content.config, args.batch_size)
+    settings = list(dict.fromkeys(scaled(content.config, scale) for scale in SCALES))
+    metrics = {s: measure(model, batches, content.taxonomy, s) for s in tqdm(settings, "accuracy")}
+    ratios = time_ratios(model, batches, settings, args.rounds, args.time_batch)
+    quartiles = {s: statistics.quantiles(r, n=4, method="inclusive") for s, r in ratios.items()}
+
+    header = ["clusters", "FPA", "TICE", *content.taxonomy.levels, "time", "quartiles"]
+    rows = []
+    for s in settings:
+        low, median, high = quartiles[s]
+        mark = "**" if s == default else ""
+        percents = [f"{value:.2f}" for key, value in metrics[s].items() if key != "wap"]
+        rows.append([mark + "/".join(map(str, s)) + mark, *percents, f"{median:.2f}", f"{low:.2f}-{high:.2f}"])
+    plot(args.docs / "images" / "clusters.png", settings, metrics, quartiles, default)
+    report.write(args.docs, "clusters.md", TEXT.format(
+        default="/".join(map(str, default)), provenance=report.provenance(args, content, len(dataset)),
+        table=report.table(header, rows), rounds=args.rounds, batch=args.time_batch))
+
+
+def scaled(config: HCastConfig, scale: float) -> tuple[int, ...]:
+    """Return the config's cluster counts times a factor, none above the number of tokens it is chosen from."""
+    counts, tokens = [], config.num_superpixels
+    for count in config.num_clusters:
+        tokens = min(tokens, max(1, round(count * scale)))
+        counts.append(tokens)
+    return tuple(counts)
+
+
+@torch.inference_mode()
+def measure(model: HCast, batches: list[dict], taxonomy, clusters: tuple[int, ...]) -> dict[str, float]:
+    """Return the metrics of all pictures, in percent."""
+    metrics = HierarchicalMetrics(taxonomy)
+    for batch in batches:
+        output = model(batch["images"], batch["segments"], num_clusters=clusters)
+        metrics.update(decode(output.level_logits, taxonomy).paths, batch["labels"])
+    return metrics.compute()
+
+
+@torch.inference_mode()
+def time_ratios(model: HCast, batches: list[dict], settings: list[tuple[int, ...]], rounds: int,
+                size: int) -> dict[tuple[int, ...], list[float]]:
+    """Return, for each setting and round, its time over that of the config's clusters."""
+    images = torch.cat([b["images"] for b in batches])[:size]
+    segments = torch.cat([b["segments"] for b in batches])[:size]
+    default = model.config.num_clusters
+    ratios = {s: [] for s in settings}
+    for number in tqdm(range(rounds + 1), "time"):
+        seconds = {}
+        for s in random.sample(settings, len(settings)):
+            start = time.perf_counter()
+            model(images, segments, num_clusters=s)
+            seconds[s] = time.perf_counter() - start
+        if number:  # the first round warms up
+            for s in settings:
+                ratios[s].append(seconds[s] / seconds[default])
+    return ratios
+
+
+def plot(path: Path, settings, metrics, quartiles, default) -> None:
+    """Draw FPA and time over the number of segments that stage 2 sees."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SystemExit("the plot needs matplotlib: pip install '.[benchmarks]'") from error
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x = [s[0] for s in settings]
+    left.plot(x, [metrics[s]["fpa"] for s in settings], "o-")
+    left.set_ylabel("full-path accuracy, %")
+    left.set_ylim(bottom=0)
+    low, median, high = zip(*(quartiles[s] for s in settings))
+    right.plot(x, median, "o-")
+    right.fill_between(x, low, high, alpha=0.25)
+    right.set_ylabel("time, training's clusters = 1")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.axvline(default[0], color="grey", linestyle=":", label="in training")
+        axes.set_xlabel("segments of stage 2; the others in proportion")
+        axes.grid(alpha=0.3)
+    left.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

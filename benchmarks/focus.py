@@ -1,0 +1,156 @@
+"""Do the levels look at the same, and is where they look what matters? H-CAST, and a flat ViT beside it.
+
+    python benchmarks/focus.py --data emoji_art.parquet --flat runs/flat/best.safetensors
+
+Writes docs/focus.md. Without --flat it measures the H-CAST alone; see benchmarks/flat_vit.py for how to train one.
+"""
+
+import functools
+from collections.abc import Callable
+
+import flat_vit
+import numpy as np
+import report
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hcast_zoo import weights
+from hcast_zoo.decode import decode
+from hcast_zoo.explain import agreement, explain_levels, focus_map
+from hcast_zoo.metrics import HierarchicalMetrics
+from hcast_zoo.taxonomy import UNKNOWN, Taxonomy
+
+HIDDEN = 0.2  # part of the pixels that is hidden
+
+TEXT = """# Do the levels look at the same?
+
+Where a level looks is the gradient-weighted attention of its class token to the segments, carried back through the
+pooling assignments to superpixels; see [segments.md](segments.md). How much two levels agree is the overlap of the two
+(the histogram intersection), from 0 to 1.
+
+{provenance}
+## Agreement
+
+{agreement}
+The mean over all pairs of levels, with its standard error, for pictures whose full path is right (decoded by
+`best_path`) and for the others. *By chance* is the same between levels of different pictures, each with the next: what
+is above it is agreement about this picture.
+
+## Is it where the answer comes from?
+
+{hiding}
+The most probable node of each level is explained; then {hidden:.0%} of the pixels are painted in the picture's average
+colour, and the table tells the node's probability before and after, in percent: where the level looks most (*seen*),
+or whole superpixels at random (*random*), plain ground among them. An explanation that means something costs more.
+
+{flat}
+"""
+FLAT = """The flat ViT was trained by `benchmarks/flat_vit.py`: {blocks} blocks of {width}, {parameters:.1f} M
+parameters (H-CAST: {hcast:.1f} M), as many tokens, which are square patches, and the heads of all levels on its one
+class token.
+"""
+NO_FLAT = """No flat ViT has been trained to the end yet, so there is no comparison here. These commands make it:
+
+    python benchmarks/flat_vit.py --like runs/emoji/run.json --data emoji_art.parquet --taxonomy taxonomy.json \\
+        --output runs/flat
+    python benchmarks/focus.py --data emoji_art.parquet --flat runs/flat/best.safetensors
+
+The first trains a flat ViT of the same number of parameters by the settings of an H-CAST run, and goes on where it was
+when it is stopped and given again.
+"""
+
+
+def main() -> None:
+    parser = report.make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--flat", help="weights of benchmarks/flat_vit.py, trained on the same taxonomy")
+    args = parser.parse_args()
+    content = weights.load(args.model)
+    model = weights.build(content)
+    models = {"H-CAST": (model, functools.partial(explain_levels, model))}
+    flat_text = NO_FLAT
+    if args.flat:
+        flat, flat_content = flat_vit.load(args.flat)
+        if flat_content.taxonomy != content.taxonomy or flat.config.image_size != model.config.image_size:
+            raise SystemExit("expected a flat ViT of the same taxonomy and picture size")
+        models["flat ViT"] = flat, lambda images, segments: flat.explain(images)
+        flat_text = FLAT.format(blocks=len(flat.vit.blocks), width=flat.config.embed_dim,
+                                parameters=flat_vit.parameters(flat) / 1e6, hcast=flat_vit.parameters(model) / 1e6)
+    dataset = report.load_data(args, content)
+    batches = report.load_batches(dataset, content.config, args.batch_size)
+    agreements, hiding = [], []
+    for title, (network, explain) in models.items():
+        found = measure(network, explain, batches, content.taxonomy)
+        agreements.append([title, f"{found['fpa']:.2f}", *(f"{found['tokens']:.0f}",), *map(mean_and_error, (
+            found["agreement"], found["agreement"][found["right"]], found["agreement"][~found["right"]],
+            found["chance"]))])
+        for level, before, seen, chance in zip(content.taxonomy.levels, *(found[k].T for k in (
+                "before", "seen", "random"))):
+            hiding.append([title, level, *(f"{100 * v.mean():.1f}" for v in (before, seen, chance)),
+                           mean_and_error(100 * (chance - seen), 1)])
+    report.write(args.docs, "focus.md", TEXT.format(
+        provenance=report.provenance(args, content, len(dataset)), hidden=HIDDEN, flat=flat_text,
+        agreement=report.table(["network", "FPA", "tokens", "all", "right", "wrong", "by chance"], agreements),
+        hiding=report.table(["network", "level", "before", "seen hidden", "random hidden", "difference"], hiding)))
+
+
+def measure(model, explain: Callable, batches: list[dict], taxonomy: Taxonomy) -> dict:
+    """Return agreements (S,), whether the path is right (S,), and probabilities (S, L) before and after hiding."""
+    metrics = HierarchicalMetrics(taxonomy)
+    rows: dict[str, list[Tensor]] = {k: [] for k in ("right", "agreement", "chance", "before", "seen", "random")}
+    generator = torch.Generator().manual_seed(0)
+    for batch in tqdm(batches, "measure"):
+        images, labels = batch["images"], batch["labels"]
+        output, explanation = explain(images, batch["segments"])
+        segments = output.segments
+        paths = decode(output.level_logits, taxonomy).paths
+        metrics.update(paths, labels)
+        pixels = focus_map(explanation.focus, segments)  # [B, L, H, W]
+        rows["right"].append(((paths == labels) | (labels == UNKNOWN)).all(1))
+        rows["agreement"].append(agreement(explanation.focus))
+        rows["chance"].append(between_pictures(pixels.flatten(2)))
+        rows["before"].append(probabilities(output.level_logits, explanation.targets))
+        count = explanation.focus.shape[-1]
+        order = torch.rand(len(images), count, generator=generator)
+        random = order.gather(1, segments.flatten(1)).view_as(segments)
+        for key, ranks in (("seen", pixels.unbind(1)), ("random", [random] * pixels.shape[1])):
+            after = []
+            for level, rank in enumerate(ranks):
+                with torch.inference_mode():
+                    logits = model(hide(images, rank), segments).level_logits
+                after.append(probabilities(logits, explanation.targets)[:, level])
+            rows[key].append(torch.stack(after, 1))
+    return {**{k: torch.cat(v).numpy() for k, v in rows.items()}, "fpa": metrics.compute()["fpa"], "tokens": count}
+
+
+def between_pictures(pixels: Tensor) -> Tensor:
+    """Return (B,): the overlap of each level's (B, L, P) focus with the other levels' of the next picture."""
+    following = pixels.roll(-1, 0)
+    overlap = torch.stack([torch.minimum(pixels, following[:, level, None]).sum(-1)
+                           for level in range(pixels.shape[1])], 2)  # [B, L, L]
+    others = ~torch.eye(pixels.shape[1], dtype=torch.bool)
+    return overlap[:, others].mean(1)
+
+
+def hide(images: Tensor, rank: Tensor, part: float = HIDDEN) -> Tensor:
+    """Paint the ``part`` of the pixels with the highest (B, H, W) rank in each image's average colour."""
+    # Pixels of a superpixel have one rank; those at the limit are hidden in their order, so every image loses as many.
+    top = rank.flatten(1).sort(dim=1, descending=True, stable=True).indices[:, : round(part * rank[0].numel())]
+    hidden = torch.zeros_like(rank.flatten(1), dtype=torch.bool).scatter(1, top, True).view_as(rank)
+    return torch.where(hidden[:, None], images.mean((2, 3), keepdim=True), images)
+
+
+def probabilities(level_logits, targets: Tensor) -> Tensor:
+    """Return (B, L): each level's probability of its target."""
+    return torch.stack([x.softmax(-1).gather(1, t[:, None])[:, 0] for x, t in zip(level_logits, targets.T)], 1)
+
+
+def mean_and_error(values: np.ndarray, digits: int = 3) -> str:
+    """Return the mean and its standard error as text."""
+    if len(values) < 2:
+        return "-"
+    return f"{values.mean():.{digits}f} ± {values.std(ddof=1) / len(values) ** 0.5:.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()
