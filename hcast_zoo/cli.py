@@ -91,6 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
     p.add_argument("--json", action="store_true", help="one JSON object")
     _add_model(p)
+    _add_clusters(p)
     defaults = AdaptConfig()
     p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what moves (tokens)")
     p.add_argument("--steps", type=int, default=defaults.steps, help="steps of gradient descent (%(default)s)")
@@ -242,8 +243,8 @@ def adapt(args: argparse.Namespace) -> int:
     from .predict import Predictor
 
     config = AdaptConfig(args.free, args.steps, args.step_size, args.radius)
-    adapted = adapt_picture(Predictor(args.model, device=args.device), args.picture, args.target,
-                            feedback=args.feedback or "target", config=config)
+    predictor = Predictor(args.model, device=args.device, num_clusters=args.num_clusters)
+    adapted = adapt_picture(predictor, args.picture, args.target, feedback=args.feedback or "target", config=config)
     output = write_sheet(adapted, args.output) if args.output else None
     if args.json:
         print(json.dumps({**adapted.to_dict(), "output": output and str(output)}, ensure_ascii=False))
