@@ -31,8 +31,8 @@ from hcast_zoo.evaluate import collect_logits
 from hcast_zoo.predict import Predictor
 from hcast_zoo.segment_metrics import best_union_iou, rand_distance
 
-EXAMPLE = Path(__file__).parent.parent / "tests/pictures/lion.png"
-EXAMPLE_TARGET = "lion"
+EXAMPLE = Path(__file__).parent.parent / "tests/pictures/helicopter.png"
+EXAMPLE_TARGET = "helicopter"
 
 TEXT = """# Test-time adaptation in reverse hierarchy
 
@@ -68,7 +68,8 @@ with adaptation.applied(model):     # the adapted model, for this picture; the s
 
 ![Before and after]({picture})
 
-`hcast-zoo adapt {example} --target {target} --output DIR`
+`hcast-zoo adapt {example} --target {target} --output DIR`. One picture shows what adaptation can do, not what it does
+on average: that is measured below.
 
 ## Measured
 

@@ -138,10 +138,8 @@ def calibration_table(val: tuple, test: tuple, taxonomy: Taxonomy, calibration: 
 def example_lines(model: str, calibration: Calibration) -> str:
     predictor = Predictor(model, threshold=EXAMPLE_THRESHOLD)
     predictor.calibration = calibration
-    lines = []
-    for p in predictor.predict(sorted(EXAMPLES.glob("*.png"))):
-        lines.append(f"{Path(p.file).name}: {' > '.join(p.path) or '-'} (path {p.path_probability:.1%}; {p.reason})")
-    return "\n".join(lines)
+    return "\n".join(f"{Path(p.file).name}: {' > '.join(p.path) or 'no answer'}\n    {p.reason}"
+                     for p in predictor.predict(sorted(EXAMPLES.glob("*.png"))))
 
 
 def back_off_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:

@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 
 # Public name -> module. Loaded on first use, so that `import hcast_zoo` costs nothing and imports no torch.
 _PUBLIC = {
+    "AdaptConfig": "adapt_config",
+    "Calibration": "calibration",
     "HCast": "model",
     "HCastConfig": "config",
     "HCastOutput": "model",

@@ -61,7 +61,8 @@ def substituted(model: HCast, parameters: dict[str, nn.Parameter], token_offset:
                 ) -> Iterator[HCast]:
     """Run a block with other parameters in a model, and with an offset on the tokens of its superpixels.
 
-    The stored parameters are set aside, never written to, and put back at the end, also after an exception.
+    The stored parameters are set aside, never written to, and put back at the end, also after an exception. Until
+    then, other threads that use the model see the other parameters too.
 
     Args:
         model: The model.

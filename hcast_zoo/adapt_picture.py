@@ -3,19 +3,15 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from . import superpixels
-from .adapt import Adaptation, AdaptConfig, adapt, node_log_probability
-from .model import HCastOutput
+from . import visualize
+from .adapt import Adaptation, adapt, node_log_probability
+from .adapt_config import AdaptConfig
 from .predict import Prediction, Predictor
 from .segment_metrics import rand_distance
 from .transforms import eval_transform, read_picture
-
-PANEL = 192  # pixels: side of each picture in a sheet
-GAP, LINE = 10, 18  # pixels
-INK, PAPER = (32, 33, 36), (255, 255, 255)
+from .visualize import Segmentation
 
 
 @dataclasses.dataclass
@@ -24,24 +20,24 @@ class AdaptedPicture:
 
     Attributes:
         file: As it was given.
-        picture: What the model saw, RGB.
         feedback: One of ``adapt.FEEDBACK``.
         target: Name of the node whose probability was raised, or None.
         probability: Of the target before and after, in [0, 1], or None.
         before: The answer of the stored weights.
         after: The answer of the adapted ones.
+        segmentations: Of the stored weights, and of the adapted ones.
         segment_change: For each stage from 2, percent of the pixel pairs that were in one segment and are in two now,
             or the reverse.
         adaptation: All tensors.
     """
 
     file: str
-    picture: Image.Image
     feedback: str
     target: str | None
     probability: tuple[float, float] | None
     before: Prediction
     after: Prediction
+    segmentations: tuple[Segmentation, Segmentation]
     segment_change: tuple[float, ...]
     adaptation: Adaptation
 
@@ -65,8 +61,9 @@ def adapt_picture(predictor: Predictor, file: str | Path, target: str | None = N
         PictureError: if the picture cannot be read.
     """
     model, taxonomy, calibration = predictor.model, predictor.taxonomy, predictor.calibration
-    image = eval_transform(model.config)(read_picture(file))[None]
-    a = adapt(model, image.to(predictor.device), taxonomy, target, feedback=feedback, config=config,
+    picture = read_picture(file)
+    image = eval_transform(model.config)(picture)[None].to(predictor.device)
+    a = adapt(model, image, taxonomy, target, feedback=feedback, config=config, num_clusters=predictor.num_clusters,
               calibration=calibration)
     probability = None
     if a.node is not None:
@@ -77,30 +74,23 @@ def adapt_picture(predictor: Predictor, file: str | Path, target: str | None = N
                                          file=str(file)) for o in (a.before, a.after))
     stages = range(2, len(a.before.assignments) + 2)
     change = tuple(rand_distance(a.before.segment_map(s)[0], a.after.segment_map(s)[0]) for s in stages)
-    c = model.config
-    picture = Image.fromarray(superpixels.to_uint8(image, c.mean, c.std)[0].numpy())
-    return AdaptedPicture(str(file), picture, feedback, target, probability, before, after, change, a)
+    segmentations = tuple(Segmentation.from_output(picture, o, model.config) for o in (a.before, a.after))
+    return AdaptedPicture(str(file), feedback, target, probability, before, after, segmentations, change, a)
 
 
 def draw_sheet(adapted: AdaptedPicture) -> Image.Image:
     """Draw the picture and its segmentations, fine to coarse: before adaptation above, after it below."""
-    outputs = adapted.adaptation.before, adapted.adaptation.after
-    answers = adapted.before, adapted.after
-    columns = len(outputs[0].assignments) + 2
-    row_height = PANEL + 2 * LINE + 2 * GAP
-    sheet = Image.new("RGB", (columns * (PANEL + GAP) + GAP, 2 * row_height + GAP), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for row, (when, output, answer) in enumerate(zip(("before", "after"), outputs, answers)):
-        top = GAP + row * row_height
-        panels = [adapted.picture.resize((PANEL, PANEL), Image.Resampling.BICUBIC), *_stages(adapted.picture, output)]
-        for column, panel in enumerate(panels):
-            sheet.paste(panel, (GAP + column * (PANEL + GAP), top))
-        texts = [f"{when}: {' > '.join(answer.path) or '-'} ({answer.path_probability:.1%})"]
+    columns = []
+    for row, segmentation in enumerate(adapted.segmentations):
+        answer, when = ((adapted.before, "before"), (adapted.after, "after"))[row]
+        texts = [f"{when}: path {answer.path_probability:.1%}", *answer.path]
         if adapted.probability is not None:
-            texts.append(f"{adapted.target}: {adapted.probability[row]:.1%}")
-        for number, text in enumerate(texts):
-            draw.text((GAP, top + PANEL + GAP // 2 + number * LINE), text, INK, font)
-    return sheet
+            texts.append(f"target {adapted.target}: {adapted.probability[row]:.1%}")
+        panels = [(segmentation.view(), texts)]
+        panels += [(visualize.stage_panel(segmentation, stage), [f"segments of stage {stage}"])
+                   for stage in range(1, len(segmentation.maps) + 1)]
+        columns.append(panels)
+    return visualize.sheet([*zip(*columns)])
 
 
 def write_sheet(adapted: AdaptedPicture, folder: str | Path) -> Path:
@@ -112,21 +102,3 @@ def write_sheet(adapted: AdaptedPicture, folder: str | Path) -> Path:
         raise ValueError(f"{path} is the picture itself: choose another folder")
     draw_sheet(adapted).save(path, optimize=True)
     return path
-
-
-def _stages(picture: Image.Image, output: HCastOutput) -> list[Image.Image]:
-    """Return a panel a stage, every segment in its average colour with a line around it."""
-    pixels = np.asarray(picture)
-    panels = []
-    for stage in range(1, len(output.assignments) + 2):
-        labels = output.segment_map(stage)[0].cpu().numpy()
-        count = np.bincount(labels.ravel()).clip(1)
-        sums = [np.bincount(labels.ravel(), channel.ravel()) for channel in np.moveaxis(pixels, 2, 0)]
-        means = (np.stack(sums, -1) / count[:, None]).round().astype(np.uint8)
-        rows, columns = (np.arange(PANEL) * side // PANEL for side in labels.shape)
-        large = labels[rows[:, None], columns]
-        panel = means[large]
-        panel[:-1][large[1:] != large[:-1]] = INK
-        panel[:, :-1][large[:, 1:] != large[:, :-1]] = INK
-        panels.append(Image.fromarray(panel))
-    return panels

@@ -80,7 +80,7 @@ def _reason(decoded: DecodedPaths, taxonomy: Taxonomy, row: int, depth: int, thr
     probabilities = decoded.prefix_probabilities[row].tolist()
     if depth == sum(node != UNKNOWN for node in path):
         agreement = "all levels agree, and " if require_agreement else ""
-        return f"{agreement}the whole path has {percent(probabilities[depth - 1])}, at least {threshold * 100:g} %"
+        return f"{agreement}the whole path has {percent(probabilities[depth - 1])}, at least {threshold * 100:g}%"
     level, name = taxonomy.levels[depth], taxonomy.names[depth][path[depth]]
     reasons = []
     if require_agreement and own[depth] != path[depth]:
@@ -90,11 +90,11 @@ def _reason(decoded: DecodedPaths, taxonomy: Taxonomy, row: int, depth: int, thr
         reasons.append(f"{level} {name!r} belongs to {parent!r}, not to {taxonomy.names[depth - 1][path[depth - 1]]!r}")
     if not probabilities[depth] >= threshold:
         reasons.append(f"down to {level} {name!r} the path has {percent(probabilities[depth])}, below "
-                       f"{threshold * 100:g} %")
+                       f"{threshold * 100:g}%")
     where = f"stops at {taxonomy.levels[depth - 1]}" if depth else "no level is trustworthy"
     return f"{where}: {'; '.join(reasons)}"
 
 
 def percent(probability: float) -> str:
     """Return a probability as a percentage, rounded down so that what is below a threshold also reads so."""
-    return f"{math.floor(probability * 1000) / 10:.1f} %"
+    return f"{math.floor(probability * 1000) / 10:.1f}%"

@@ -92,6 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
     p.add_argument("--json", action="store_true", help="one JSON object")
     _add_model(p)
+    _add_clusters(p)
     defaults = AdaptConfig()
     p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what moves (tokens)")
     p.add_argument("--steps", type=int, default=defaults.steps, help="steps of gradient descent (%(default)s)")
@@ -163,13 +164,7 @@ def predict(args: argparse.Namespace) -> int:
         elif prediction.error is not None:
             print(f"{_printable(prediction.file)}: {_printable(prediction.error)}", file=sys.stderr)
         else:
-            levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities))
-            line = f"{prediction.file}: {levels or '-'} (path {prediction.path_probability:.1%}"
-            if prediction.runner_up:
-                line += f"; then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}"
-            if prediction.reason:
-                line += f"; {prediction.reason}"
-            print(_printable(line + ")"), flush=True)
+            print(_printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -232,21 +227,31 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sentence(prediction) -> str:
+    """Return what is predicted, as one line without the file."""
+    levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities)) or "no answer"
+    facts = [f"path {prediction.path_probability:.1%}"] if prediction.path else []
+    if prediction.runner_up:
+        facts.append(f"then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}")
+    if prediction.reason:
+        facts.append(prediction.reason)
+    return f"{levels} ({'; '.join(facts)})"
+
+
 def adapt(args: argparse.Namespace) -> int:
     """Print a picture's answer before and after adaptation."""
     from .adapt_picture import adapt_picture, write_sheet
     from .predict import Predictor
 
     config = AdaptConfig(args.free, args.steps, args.step_size, args.radius)
-    adapted = adapt_picture(Predictor(args.model, device=args.device), args.picture, args.target,
-                            feedback=args.feedback or "target", config=config)
+    predictor = Predictor(args.model, device=args.device, num_clusters=args.num_clusters)
+    adapted = adapt_picture(predictor, args.picture, args.target, feedback=args.feedback or "target", config=config)
     output = write_sheet(adapted, args.output) if args.output else None
     if args.json:
         print(json.dumps({**adapted.to_dict(), "output": output and str(output)}, ensure_ascii=False))
         return 0
     for when, prediction in (("before", adapted.before), ("after", adapted.after)):
-        levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities))
-        print(_printable(f"{when}: {levels} (path {prediction.path_probability:.1%})"))
+        print(_printable(f"{when}: {_sentence(prediction)}"))
     if adapted.probability is not None:
         before, after = adapted.probability
         print(_printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))

@@ -7,10 +7,11 @@ from PIL import Image
 
 from hcast_zoo import Predictor
 from hcast_zoo.adapt import adapt
-from hcast_zoo.adapt_picture import GAP, PANEL, adapt_picture, draw_sheet, write_sheet
+from hcast_zoo.adapt_picture import adapt_picture, write_sheet
 from hcast_zoo.decode import decode
 from hcast_zoo.segment_metrics import rand_distance
 from hcast_zoo.transforms import PictureError, eval_transform
+from hcast_zoo.visualize import GAP, PANEL, stage_panel
 
 
 @pytest.fixture
@@ -36,17 +37,19 @@ def test_answers_are_those_of_the_two_outputs(tiny_weights, tiny_model, taxonomy
 
 def test_sheet_shows_both_segmentations(tiny_weights, picture, tmp_path):
     adapted = adapt_picture(Predictor(tiny_weights), picture, feedback="path")
-    sheet = draw_sheet(adapted)
-    assert sheet.size == (5 * (PANEL + GAP) + GAP, 2 * (PANEL + 36 + 20) + 10)
-    # Half the pixels of a panel, at least, are in the average colours of its segments.
-    labels = adapted.adaptation.after.segment_map(4)[0].numpy()
-    pixels = np.asarray(adapted.picture)
-    means = {tuple(pixels[labels == k].mean(0).round().astype(int)) for k in np.unique(labels)}
-    left, top = GAP + 4 * (PANEL + GAP), GAP + PANEL + 56
-    panel = np.asarray(sheet)[top:top + PANEL, left:left + PANEL].reshape(-1, 3)
-    assert np.mean([tuple(p) in means for p in panel]) > 0.5
+    before, after = adapted.segmentations
+    for segmentation, output in ((before, adapted.adaptation.before), (after, adapted.adaptation.after)):
+        for stage, labels in enumerate(segmentation.maps, 1):
+            assert np.array_equal(labels, output.segment_map(stage)[0].numpy())
     path = write_sheet(adapted, tmp_path / "new" / "folder")
-    assert path.name == f"{picture.stem}.png" and Image.open(path).size == sheet.size
+    assert path.name == f"{picture.stem}.png"
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    panels = [np.asarray(stage_panel(s, 4)) for s in (before, after)]
+    right = slice(sheet.shape[1] - GAP - PANEL, sheet.shape[1] - GAP)  # the last column
+    assert np.array_equal(sheet[GAP:GAP + PANEL, right], panels[0])
+    rows = [top for top in range(GAP + PANEL, len(sheet) - PANEL) if np.array_equal(sheet[top:top + PANEL, right],
+                                                                                   panels[1])]
+    assert len(rows) == 1
 
 
 def test_the_picture_itself_is_not_overwritten(tiny_weights, picture):
