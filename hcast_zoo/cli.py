@@ -6,6 +6,7 @@ usage or input; 130: interrupted. Heavy imports are inside the commands, so that
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import sys
@@ -352,11 +353,10 @@ def info(args: argparse.Namespace) -> int:
 def mm_train(args: argparse.Namespace) -> int:
     """Train by an mmpretrain config."""
     try:
-        from .integrations.mmpretrain.train import train
+        training = importlib.import_module("hcast_zoo.integrations.mmpretrain.train")
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}: pip install 'hcast-zoo[mmpretrain]'") from error
-
-    print(train(args.config, args.work_dir, args.resume, args.cfg_options))
+    print(training.train(args.config, args.work_dir, args.resume, args.cfg_options))
     return 0
 
 

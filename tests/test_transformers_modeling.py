@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageClassification
 
 import hcast_zoo  # noqa: F401 (registers the model)
-from hcast_zoo import HierarchicalLoss, weights
+from hcast_zoo import HierarchicalLoss, Taxonomy, weights
 from hcast_zoo.decode import decode
 from hcast_zoo.integrations.transformers import HCastConfig, HCastForImageClassification, HCastModel, from_core, to_core
 from hcast_zoo.model import HCast
@@ -215,6 +215,15 @@ def test_loss_of_flat_models(model, pixels, folder):
     targets = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1]])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, targets)
     torch.testing.assert_close(flat(pixels, labels=targets).loss, expected)
+
+
+def test_new_heads_for_another_taxonomy(folder, model):
+    tree = Taxonomy.from_paths([("a", "b"), ("a", "c"), ("d", "e")], ("upper", "lower"))
+    other = AutoModelForImageClassification.from_pretrained(
+        folder, taxonomy=tree.to_dict(), ignore_mismatched_sizes=True)
+    assert [head.out_features for head in other.heads] == [2, 3]
+    assert other.config.level_names == ("upper", "lower")
+    assert torch.equal(other.stages[2].pool.fc1[1].weight, model.stages[2].pool.fc1[1].weight)
 
 
 def test_new_heads_on_pretrained_features(folder, model):

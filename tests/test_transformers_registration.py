@@ -61,6 +61,20 @@ def test_import_of_both_loads_nothing_more():
     assert alone == beside == after
 
 
+def test_an_old_transformers_goes_on_without_us(monkeypatch):
+    import transformers.pipelines
+
+    import hcast_zoo.integrations.transformers as package
+
+    monkeypatch.setattr(transformers, "__version__", "4.57.6")
+    module = transformers.models.auto.configuration_auto
+    with pytest.warns(UserWarning, match=r"needs transformers 5\.4 or later and is not registered with 4\.57\.6"):
+        package.register_config(module)
+    for register in (package.register_models, package.register_image_processor, package.register_pipeline):
+        with pytest.warns(UserWarning, match="not registered"):
+            register(module)
+
+
 def test_public_names():
     import hcast_zoo.integrations.transformers as package
 

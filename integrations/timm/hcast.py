@@ -63,7 +63,6 @@ class TimmHCast(HCast):
                  img_size: int | tuple[int, int] | None = None, global_pool: str = "token",
                  taxonomy: Taxonomy | None = None, device=None, dtype=None):
         _check_pool(global_pool)
-        img_size = img_size or cfg.image_size
         super().__init__(cfg.replace(in_chans=in_chans), device=device, dtype=dtype)
         if num_classes == 0:
             self.heads = nn.ModuleList()
@@ -73,7 +72,7 @@ class TimmHCast(HCast):
         self.num_prefix_tokens = 1
         self.feature_info = [dict(num_chs=cfg.embed_dim, reduction=CELL_SIZE, module=f"stages.{i}")
                              for i in range(NUM_STAGES)]
-        self._traits = {"img_size": (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)}
+        self._traits = {"img_size": tags.image_shape(img_size or cfg.image_size)}
         self._model_args = {k: v for k, v in self.config.to_dict().items() if k in tags.MODEL_FIELDS}
         self._model_args["taxonomy"] = taxonomy.to_dict() if taxonomy else None
 
@@ -243,7 +242,9 @@ class TimmHCast(HCast):
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Resample the position embedding for another image size, and scale the number of superpixels with it."""
-        self.config = self.config.replace(**tags.resize(self.config, img_size))
+        c = self.config
+        before = self._traits["img_size"]
+        self.config = c.replace(**tags.resize(c.num_superpixels, before, img_size, c.num_clusters[0]))
         grid = (self.config.grid_size,) * 2
         self.pos_embed = nn.Parameter(resample_position(self.pos_embed.detach(), grid), self.pos_embed.requires_grad)
         update_model_input_size(self, img_size, num_superpixels=self.config.num_superpixels)

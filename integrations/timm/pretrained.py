@@ -14,6 +14,7 @@ from hcast_zoo.config import CELL_SIZE, VARIANTS, HCastConfig
 from hcast_zoo.taxonomy import Taxonomy
 
 _logger = logging.getLogger(__name__)
+ImageSize = int | tuple[int, int]  # side, or height and width, in pixels
 
 # The paper's data sets, as the official code trains on them: level classes, and what differs from the defaults.
 # The loader of the four BREEDS sets always asks for 256 superpixels (behaviour 22), and iNat has its own mean.
@@ -166,37 +167,41 @@ def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> 
 
     if is_exportable():
         fields["superpixels"] = "grid"  # so that the model gives what its graph will, in which SEEDS cannot run
-    before = tuple(fields["level_classes"])
-    levels, taxonomy, num_classes = _choose_levels(before, taxonomy, cfg.num_classes, given)
-    if levels != before:
+    levels, taxonomy, num_classes = _choose_levels(tuple(fields["level_classes"]), taxonomy, cfg.num_classes, given)
+    if levels != tuple(fields["level_classes"]):
         fields.update(level_classes=levels, head_stages=None)
     size = given.pop("img_size", cfg.input_size[1:])
     in_chans = given.pop("in_chans", cfg.input_size[0])
     # A saved model's number of superpixels belongs to its own size, the tag's to the tag's.
-    made_for = HCastConfig.from_dict({**fields, "image_size": _side(saved.get("img_size")) or tag.config.image_size})
-    fields.update(resize(made_for, size, given.get("num_clusters")), in_chans=in_chans, **given)
-    return HCastConfig.from_dict(fields), dict(
+    before = saved.get("img_size") or tag.config.image_size
+    clusters = given.get("num_clusters", fields["num_clusters"])
+    fields.update(resize(fields["num_superpixels"], before, size, clusters[0]))
+    return HCastConfig.from_dict({**fields, "in_chans": in_chans, **given}), dict(
         img_size=size, in_chans=in_chans, num_classes=num_classes, taxonomy=taxonomy)
 
 
-def resize(config: HCastConfig, size: int | tuple[int, int], num_clusters: tuple[int, ...] | None = None) -> dict:
+def resize(num_superpixels: int, before: ImageSize, after: ImageSize, least: int) -> dict[str, int]:
     """Return the fields of a config that another image size changes.
 
-    The number of superpixels grows with the pixels, so that a superpixel keeps its size; it never falls below the
-    number of clusters made from them, which does not change. The position embedding is square: for another shape it is
-    made for a square of that area, and resampled at run time.
+    The number of superpixels grows with the pixels, so that a superpixel keeps its size. The position embedding is
+    square: for another shape it is made for a square of that area, and resampled at run time.
 
     Args:
-        config: A config for its own image size.
-        size: Side, or height and width, in pixels.
-        num_clusters: Cluster counts, if they are not the config's.
+        num_superpixels: For images of size ``before``.
+        before: Side, or height and width, in pixels.
+        after: The same for the new size.
+        least: Smallest number of superpixels: that of the clusters made from them, which does not change.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    clusters = (num_clusters or config.num_clusters)[0]
-    superpixels = config.num_superpixels
-    if (height, width) != (config.image_size,) * 2:
-        superpixels = max(clusters, round(superpixels * height * width / config.image_size**2))
-    return dict(image_size=_side((height, width)), num_superpixels=superpixels)
+    (old_height, old_width), (height, width) = image_shape(before), image_shape(after)
+    if (old_height, old_width) != (height, width):
+        num_superpixels = max(least, round(num_superpixels * height * width / (old_height * old_width)))
+    side = height if height == width else math.sqrt(height * width)
+    return dict(image_size=math.ceil(side / CELL_SIZE) * CELL_SIZE, num_superpixels=num_superpixels)
+
+
+def image_shape(size: ImageSize) -> tuple[int, int]:
+    """Return height and width in pixels of a size that may be one side."""
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _choose_levels(levels: tuple[int, ...], taxonomy: Taxonomy | None, pretrained_classes: int,
@@ -225,14 +230,6 @@ def _choose_levels(levels: tuple[int, ...], taxonomy: Taxonomy | None, pretraine
 def _flat(num_classes: int) -> tuple[int]:
     """Return the levels of a flat model; a config has a level even if the model has no head."""
     return (max(num_classes, 1),)
-
-
-def _side(size: int | tuple[int, int] | None) -> int | None:
-    """Return the side, a multiple of the cell size, of the square with about the area of an image size."""
-    if size is None:
-        return None
-    side = size if isinstance(size, int) else math.isqrt(size[0] * size[1])
-    return math.ceil(side / CELL_SIZE) * CELL_SIZE
 
 
 def _plain(value: Any) -> Any:

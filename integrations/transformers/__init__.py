@@ -6,7 +6,10 @@ than what the user's own code has asked for.
 
 import importlib
 import sys
+import warnings
 from types import ModuleType
+
+OLDEST = (5, 4)  # the first transformers with image_processing_backends
 
 # Public name -> module.
 _PUBLIC = {
@@ -32,6 +35,8 @@ def __getattr__(name: str):
 
 def register_config(module: ModuleType) -> None:
     """Register with AutoConfig, once ``transformers.models.auto.configuration_auto`` is imported."""
+    if not _is_supported():
+        return
     from .configuration_hcast import HCastConfig
 
     module.AutoConfig.register(HCastConfig.model_type, HCastConfig, exist_ok=True)
@@ -40,8 +45,10 @@ def register_config(module: ModuleType) -> None:
 def register_models(module: ModuleType) -> None:
     """Register with the AutoModel classes, once ``transformers.models.auto.modeling_auto`` is imported."""
     auto = sys.modules.get("transformers.models.auto.modeling_auto")
-    if auto is None or _is_half_imported(f"{__name__}.modeling_hcast", "__all__") or _is_half_imported(
-            "transformers.modeling_layers", "GradientCheckpointingLayer"):
+    if auto is None or not _is_supported():
+        return
+    if (_is_half_imported(f"{__name__}.modeling_hcast", "__all__")
+            or _is_half_imported("transformers.modeling_layers", "GradientCheckpointingLayer")):
         return
     from .configuration_hcast import HCastConfig
     from .modeling_hcast import HCastForImageClassification, HCastModel
@@ -52,6 +59,8 @@ def register_models(module: ModuleType) -> None:
 
 def register_image_processor(module: ModuleType) -> None:
     """Register with AutoImageProcessor, once ``transformers.models.auto.image_processing_auto`` is imported."""
+    if not _is_supported():
+        return
     from .configuration_hcast import HCastConfig
     from .image_processing_hcast import HCastImageProcessor, HCastImageProcessorPil
 
@@ -63,7 +72,7 @@ def register_image_processor(module: ModuleType) -> None:
 def register_pipeline(module: ModuleType) -> None:
     """Register the task "hierarchical-image-classification", once ``transformers.pipelines`` is imported."""
     pipelines = sys.modules.get("transformers.pipelines")
-    if pipelines is None or _is_half_imported(f"{__name__}.pipeline_hcast", "__all__"):
+    if pipelines is None or not _is_supported() or _is_half_imported(f"{__name__}.pipeline_hcast", "__all__"):
         return
     from transformers.models.auto.modeling_auto import AutoModelForImageClassification
 
@@ -82,3 +91,13 @@ def _is_half_imported(module: str, last_name: str) -> bool:
     ``modeling_auto`` itself; then nothing can be done yet, and the hook on the module that is underway comes back.
     """
     return module in sys.modules and not hasattr(sys.modules[module], last_name)
+
+
+def _is_supported() -> bool:
+    """Tell whether we work with this transformers; an old one must go on working without us."""
+    version = sys.modules["transformers"].__version__
+    if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST:
+        return True
+    warnings.warn(f"H-CAST needs transformers {'.'.join(map(str, OLDEST))} or later and is not registered with "
+                  f"{version}: pip install -U transformers", stacklevel=2)
+    return False

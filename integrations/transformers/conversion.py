@@ -3,7 +3,6 @@
 from hcast_zoo.weights import Weights, WeightsError
 
 from .configuration_hcast import HCastConfig
-from .image_processing_hcast import HCastImageProcessor
 from .modeling_hcast import HCastForImageClassification
 
 
@@ -38,9 +37,4 @@ def to_core(model: HCastForImageClassification, metadata: dict[str, str] | None 
     return Weights(model.config.to_core(), model.config.get_taxonomy(), state, dict(metadata or {}))
 
 
-def image_processor(weights: Weights) -> HCastImageProcessor:
-    """Return the preprocessing that belongs to these weights."""
-    return HCastImageProcessor.from_core(weights.config)
-
-
-__all__ = ["from_core", "image_processor", "to_core"]
+__all__ = ["from_core", "to_core"]

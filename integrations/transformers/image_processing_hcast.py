@@ -14,11 +14,11 @@ from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
-from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.processing_utils import ImagesKwargs
 
 from hcast_zoo.config import HCastConfig as CoreConfig
 from hcast_zoo.superpixels import from_normalized
-from hcast_zoo.transforms import to_8_bit
+from hcast_zoo.transforms import on_background, to_8_bit
 
 DEFAULTS = CoreConfig()
 
@@ -60,9 +60,6 @@ class HierarchicalProcessing:
     superpixels = DEFAULTS.superpixels
     model_input_names = ["pixel_values", "segments"]  # noqa: RUF012
 
-    def __init__(self, **kwargs: Unpack[HCastImageProcessorKwargs]):
-        super().__init__(**kwargs)
-
     @classmethod
     def from_core(cls, config: CoreConfig, **kwargs: Any) -> "HierarchicalProcessing":
         """Build the preprocessing of a core config (or of a transformers one)."""
@@ -74,9 +71,9 @@ class HierarchicalProcessing:
             "num_superpixels": config.num_superpixels, "superpixels": config.superpixels, **kwargs})
 
     def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any):
-        """Bring one picture into the backend's form; pictures of 16 bits and float ones are scaled as in the core."""
+        """Bring one picture into the backend's form; Pillow's are made RGB as in the core, 16 bits and all."""
         if do_convert_rgb and isinstance(image, Image.Image):
-            image = to_8_bit(image)
+            image = on_background(to_8_bit(image), (255, 255, 255))
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
     def _preprocess(self, images: list, do_rescale: bool, rescale_factor: float, do_normalize: bool,

@@ -158,7 +158,7 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch, so Trainer must average over accumulation steps
-    _no_split_modules = ("ConvStem", "HCastLayer", "HCastPooling", "HCastClassificationHead")
+    _no_split_modules = ["ConvStem", "HCastLayer", "HCastPooling", "HCastClassificationHead"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_record_outputs = {  # noqa: RUF012 (transformers' own way)
@@ -195,7 +195,7 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
 class HCastModel(HCastPreTrainedModel):
     """H-CAST without heads: features of every level and the fine-to-coarse segmentation."""
 
-    _keys_to_ignore_on_load_unexpected = (r"^heads\.",)  # those of a classifier's checkpoint
+    _keys_to_ignore_on_load_unexpected = [r"^heads\."]  # noqa: RUF012 (those of a classifier's checkpoint)
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -218,8 +218,9 @@ class HCastModel(HCastPreTrainedModel):
         """
         if unknown := sorted(set(kwargs) - PASSED_BY_TRANSFORMERS):
             raise TypeError(f"{type(self).__name__} got unknown keywords: {', '.join(unknown)}")
-        # Superpixels are cut from the pixels as they come; only then may the model's precision round them.
-        segments = self.prepare_segments(pixel_values, segments, num_superpixels or self.config.num_superpixels)
+        if segments is None:
+            # Superpixels are cut from the pixels as they come; only then may the model's precision round them.
+            segments = self.prepare_segments(pixel_values, None, num_superpixels or self.config.num_superpixels)
         encoding = self.encode(pixel_values.to(self.cls_token.dtype), segments, num_clusters=num_clusters,
                                num_superpixels=num_superpixels)
         tokens = self.norm(encoding.tokens)

@@ -1,8 +1,10 @@
 """The task "hierarchical-image-classification": a picture's path in the taxonomy, and where each level looked."""
 
+import functools
 import os
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -19,7 +21,7 @@ TASK = "hierarchical-image-classification"
 class HierarchicalImageClassificationPipeline(Pipeline):
     """Label pictures along the taxonomy of an H-CAST model.
 
-    Call it with a picture (a file, an address, a PIL picture), or a list of them, and perhaps:
+    Call it with a picture (a file, an address, a PIL picture, an array), or a list of them, and perhaps:
 
     - ``decoder``: how levels become a path: ``best_path`` (default), ``top_down`` or ``independent``.
     - ``return_segments``: also give each level the segmentation it was read from.
@@ -53,14 +55,14 @@ class HierarchicalImageClassificationPipeline(Pipeline):
         preprocess = {key: given.pop(key) for key in ("timeout",) if key in given}
         return preprocess, given, {}
 
-    def preprocess(self, picture: str | Image.Image, timeout: float | None = None) -> dict[str, Tensor]:
+    def preprocess(self, picture: str | Image.Image | np.ndarray | Tensor,
+                   timeout: float | None = None) -> dict[str, Tensor]:
         """Return ``pixel_values`` (1, C, H, W) and ``segments`` (1, H, W), cut before the model's precision rounds."""
-        if isinstance(picture, str) and os.path.isfile(picture):
-            picture = read_picture(picture)
-        elif isinstance(picture, Image.Image):
-            picture = ImageOps.exif_transpose(picture)  # transparency is for the image processor, not lost here
-        else:
-            picture = load_image(picture, timeout=timeout)
+        if isinstance(picture, str):
+            is_file = os.path.isfile(picture)
+            picture = read_picture(picture) if is_file else load_image(picture, timeout=timeout)
+        elif isinstance(picture, Image.Image):  # transformers' load_image would lose its transparency
+            picture = ImageOps.exif_transpose(picture)
         return self.image_processor(picture, return_segments=True, return_tensors="pt").to(self.dtype)
 
     def _forward(self, inputs: dict[str, Tensor], decoder: str = "best_path", return_segments: bool = False,
@@ -89,7 +91,7 @@ class HierarchicalImageClassificationPipeline(Pipeline):
                 "levels": levels, "runner_up": list(tree.path_names(row["runner_up"].tolist())),
                 "runner_up_score": row["runner_up_probabilities"].item()}
 
-    @property
+    @functools.cached_property
     def taxonomy(self) -> Taxonomy:
         """The tree of the model's labels.
 

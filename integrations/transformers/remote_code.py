@@ -85,7 +85,8 @@ def write(folder: str | Path) -> list[Path]:
         written.append(folder / name)
         written[-1].write_text(source, encoding="utf-8")
     additions = {
-        "config.json": {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES},
+        "config.json": {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES,
+                        "image_processor_type": "HCastImageProcessor"},
         "preprocessor_config.json": {"auto_map": {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}},
     }
     for name, fields in additions.items():

@@ -210,6 +210,15 @@ def test_local_dir_of_a_changed_model(taxonomy, tmp_path):
     assert loaded.config.mean == pytest.approx([sum(model.config.mean) / 3])
 
 
+def test_local_dir_of_a_model_that_is_not_square(taxonomy, tmp_path):
+    model = tiny(taxonomy, img_size=(32, 96), num_superpixels=30)
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert loaded.config == model.config and loaded.config.num_superpixels == 30
+    assert timm.models.get_model_input_config(loaded)["input_size"] == (3, 32, 96)
+    assert timm.create_model(f"local-dir:{tmp_path}", img_size=(64, 96)).config.num_superpixels == 60
+
+
 @pytest.mark.slow
 @pytest.mark.hub
 def test_push_and_load_from_the_hub(server):  # noqa: F811
