@@ -101,6 +101,10 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--radius", type=float, default=defaults.radius,
                    help="how far all steps together may lead, as a fraction of the same (%(default)s)")
 
+    p = command("demo", demo, "serve a page to try a model in a browser, on this machine alone")
+    _add_model(p)
+    p.add_argument("--port", type=int, help="where the page is served (the first free one from 7860 on)")
+
     p = command("calibrate", calibrate, "store with the weights a temperature for each level, fitted on held-out data")
     p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
     p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
@@ -273,6 +277,18 @@ def adapt(args: argparse.Namespace) -> int:
     print(f"pixel pairs joined or parted: {changes}")
     if output:
         print(f"wrote {output}", file=sys.stderr)
+    return 0
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Serve a page until interrupted; its address goes to stdout."""
+    from .predict import Predictor
+
+    try:
+        page = importlib.import_module("hcast_zoo.demo")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}: pip install 'hcast-zoo[demo]'") from error
+    page.run(Predictor(args.model, device=args.device), port=args.port)
     return 0
 
 

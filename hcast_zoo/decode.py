@@ -66,24 +66,14 @@ def decode(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best
         ValueError: if the mode or a node is unknown, levels disagree, or logits are not finite (the message names the
             rows).
     """
-    if mode not in DECODERS:
-        raise ValueError(f"unknown decoding {mode!r}: expected one of {', '.join(DECODERS)}")
-    if not 0 < path_temperature < math.inf:
-        raise ValueError(f"expected a positive path_temperature, got {path_temperature}")
-    check_logits(level_logits, taxonomy)
+    _check_arguments(level_logits, taxonomy, mode, path_temperature)
     if within is not None:
         return _decode_within(level_logits, Restriction.to(taxonomy, within), mode, path_temperature)
     log_probs = [x.float().log_softmax(-1) for x in level_logits]
     if mode == "independent":
         return _independent(log_probs)
     paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
-    if mode == "top_down":
-        conditional = _among_siblings(log_probs, taxonomy)
-        scores = _gather(conditional, paths).sum(-1)  # [B, P]
-        best = _greedy(conditional, paths)
-    else:
-        scores = path_scores(log_probs, taxonomy) / path_temperature
-        best = scores.argmax(-1)
+    scores, best = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)
     probabilities = scores.softmax(-1)  # changes nothing for top_down, whose scores are normalised already
     others = probabilities.scatter(-1, best[:, None], -1.0)
     second = others.argmax(-1)
@@ -92,6 +82,37 @@ def decode(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best
                         _level_probabilities(log_probs, paths[best]), runner_up,
                         others.gather(-1, second[:, None])[:, 0].clamp(min=0),
                         _prefix_probabilities(probabilities, paths, best), _choices(log_probs))
+
+
+def node_probabilities(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best_path", *,
+                       within: Sequence[str] | None = None, path_temperature: float = 1.0) -> tuple[Tensor, ...]:
+    """Return how probable every node is, by the rules of a decoding: one (B, C_l) tensor in [0, 1] a level.
+
+    ``best_path``, ``top_down``: of all paths through the node, so the children of a node sum to it, and the coarsest
+    level to 1. ``independent``: the level's own. What lies outside of ``within`` has 0.
+
+    See :func:`decode` for the arguments and errors.
+    """
+    _check_arguments(level_logits, taxonomy, mode, path_temperature)
+    if within is not None:
+        restriction = Restriction.to(taxonomy, within)
+        inner = node_probabilities(restriction.logits(level_logits), restriction.taxonomy, mode,
+                                   path_temperature=path_temperature)
+        whole = tuple(torch.zeros_like(x, dtype=torch.float32) for x in level_logits)
+        for level, kept, values in zip(whole, restriction.kept, inner):  # a dropped level stays 0
+            level[:, list(kept)] = values
+        return whole
+    log_probs = [x.float().log_softmax(-1) for x in level_logits]
+    if mode == "independent":
+        return tuple(x.exp() for x in log_probs)
+    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
+    probabilities = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1)
+    levels = []
+    for x, path in zip(log_probs, paths.T):
+        node = path.where(path != UNKNOWN, x.shape[-1])  # a path that has ended adds to a column that is cut off
+        sums = torch.zeros_like(torch.nn.functional.pad(x, (0, 1)))
+        levels.append(sums.index_add(1, node, probabilities)[:, :-1].clamp(max=1))
+    return tuple(levels)
 
 
 def check_logits(level_logits: Sequence[Tensor], taxonomy: Taxonomy) -> None:
@@ -115,6 +136,24 @@ def path_scores(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> Tensor:
     """
     paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)
     return _gather(log_probs, paths).sum(-1) * len(log_probs) / (paths != UNKNOWN).sum(-1)
+
+
+def _check_arguments(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str, path_temperature: float) -> None:
+    if mode not in DECODERS:
+        raise ValueError(f"unknown decoding {mode!r}: expected one of {', '.join(DECODERS)}")
+    if not 0 < path_temperature < math.inf:
+        raise ValueError(f"expected a positive path_temperature, got {path_temperature}")
+    check_logits(level_logits, taxonomy)
+
+
+def _score_paths(log_probs: Sequence[Tensor], taxonomy: Taxonomy, paths: Tensor, mode: str,
+                 path_temperature: float) -> tuple[Tensor, Tensor]:
+    """Return (B, P) scores, whose softmax is the probability of each path of the tree, and the (B,) chosen path."""
+    if mode == "top_down":
+        conditional = _among_siblings(log_probs, taxonomy)
+        return _gather(conditional, paths).sum(-1), _greedy(conditional, paths)
+    scores = path_scores(log_probs, taxonomy) / path_temperature
+    return scores, scores.argmax(-1)
 
 
 def _decode_within(level_logits: Sequence[Tensor], restriction: Restriction, mode: str,

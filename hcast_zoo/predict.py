@@ -1,5 +1,6 @@
 """Prediction: picture files to paths of the taxonomy; a broken picture gives an error record, and the rest goes on."""
 
+import copy
 import dataclasses
 import glob
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from . import superpixels, weights
 from .backoff import back_off, check_threshold
 from .calibration import Calibration
 from .config import check_clusters
-from .decode import DECODERS, decode
+from .decode import DECODERS, decode, node_probabilities
 from .model import HCast
 from .restriction import Restriction
 from .taxonomy import UNKNOWN, Taxonomy
@@ -77,20 +78,32 @@ class Predictor:
         content = weights.load(source)
         if content.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
-        if decoder not in DECODERS:
-            raise ValueError(f"unknown decoding {decoder!r}: expected one of {', '.join(DECODERS)}")
+        _check_decoder(decoder)
         self.taxonomy: Taxonomy = content.taxonomy
         self.model: HCast = weights.build(content, device)
         self.transform = eval_transform(content.config)
         self.calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
-        self.decoder, self.device = decoder, torch.device(device)
+        self.metadata, self.device = content.metadata, torch.device(device)
+        self._set(decoder, num_clusters, within, threshold)
+
+    def _set(self, decoder: str, num_clusters: tuple[int, ...] | None, within: Sequence[str] | None,
+             threshold: float | None) -> None:
+        _check_decoder(decoder)
+        self.decoder = decoder
         self.num_clusters = None
         if num_clusters is not None:
-            self.num_clusters = check_clusters(num_clusters, content.config.num_superpixels)
+            self.num_clusters = check_clusters(num_clusters, self.model.config.num_superpixels)
         if within is not None:
             Restriction.to(self.taxonomy, within)  # raises for what it does not know
         self.within = within
         self.threshold = None if threshold is None else check_threshold(threshold)
+
+    def with_settings(self, decoder: str = "best_path", *, num_clusters: tuple[int, ...] | None = None,
+                      within: Sequence[str] | None = None, threshold: float | None = None) -> "Predictor":
+        """Return a predictor of the same model, which is not loaded again, with other settings; see the class."""
+        other = copy.copy(self)
+        other._set(decoder, num_clusters, within, threshold)
+        return other
 
     def predict(self, files: Iterable[str | Path], batch_size: int = 16, workers: int = 0) -> Iterator[Prediction]:
         """Yield one prediction a file, in order.
@@ -140,6 +153,16 @@ class Predictor:
         return [Prediction("", names(path), tuple(p for p, node in zip(levels, path) if node != UNKNOWN), probability,
                            names(second), second_probability, reason=reason)
                 for path, levels, probability, second, second_probability, reason in rows]
+
+    def node_probabilities(self, level_logits: list[Tensor], decoder: str | None = None) -> tuple[Tensor, ...]:
+        """Return the (B, C_l) probability of every node of each level; see :func:`decode.node_probabilities`."""
+        return node_probabilities(self.calibration.logits(level_logits), self.taxonomy, decoder or self.decoder,
+                                  within=self.within, path_temperature=self.calibration.path_temperature)
+
+
+def _check_decoder(decoder: str) -> None:
+    if decoder not in DECODERS:
+        raise ValueError(f"unknown decoding {decoder!r}: expected one of {', '.join(DECODERS)}")
 
 
 class _Pictures(Dataset):
