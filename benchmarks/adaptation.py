@@ -68,8 +68,9 @@ with adaptation.applied(model):     # the adapted model, for this picture; the s
 
 ![Before and after]({picture})
 
-`hcast-zoo adapt {example} --target {target} --output DIR`. One picture shows what adaptation can do, not what it does
-on average: that is measured below.
+`hcast-zoo adapt {example} --target {target} --output DIR`
+
+One picture shows what adaptation can do, not what it does on average: that is measured below.
 
 ## Measured
 
@@ -87,7 +88,8 @@ way round. Between FPA before and after, the exact sign test has the given p.
 ### Adapting to a given label
 
 {table_target}
-*Probability* of the target, before and after (means, in percent), and the share of pictures where it *rises*.
+*Probability* of the target, before and after (means, in percent), and the share of pictures where it *rises*: the best
+step is kept, so it can nowhere fall.
 *Path*: pictures whose whole path is right after, in percent; it was {fpa} before. *IoU*: of the object's mask and the
 best union of the segments of stages {stages}, mean change in points, with the 95 % interval of the mean; before it was
 {iou_before}. *Better* and *worse*: pictures where the mean over these stages rose or fell by more than a point.
