@@ -133,6 +133,20 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--num-heads", type=int, default=12)
     p.add_argument("--keep-last-pool", action="store_true", help="keep the fourth pooling, which reaches no label")
 
+    p = command("publish", publish, "publish weights on the Hub, for the core, timm and transformers")
+    p.add_argument("model", metavar="WEIGHTS", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--repo", required=True, metavar="ORG/NAME", help="repository; made if it is not there")
+    p.add_argument("--private", action="store_true", help="make it for its members only")
+    p.add_argument("--revision", help="branch to commit to (main)")
+    p.add_argument("--tag", help="name for the commit, such as v1.0")
+    p.add_argument("--message", help="of the commit")
+    p.add_argument("--evaluations", metavar="CARD.json", help="numbers that `evaluate --card` wrote "
+                   "(default: those that come with a packaged weight)")
+    p.add_argument("--preview", metavar="PICTURE", help="picture to show the segmentations of")
+    p.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
+    p.add_argument("--output", metavar="DIR", help="new or empty folder to keep the repository's files in")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+
     p = command("info", info, "list the packaged weights, or describe one model")
     p.add_argument("model", nargs="?", help="name, file or folder")
     p.add_argument("--json", action="store_true", help="one JSON object")
@@ -325,6 +339,24 @@ def convert(args: argparse.Namespace) -> int:
         raise ValueError(f"the taxonomy has {taxonomy.level_classes} classes, the checkpoint {config.level_classes}")
     weights.save(weights.Weights(config, taxonomy, state), args.output)
     print(f"{args.output}: {len(state)} tensors, levels {config.level_classes}", file=sys.stderr)
+    return 0
+
+
+def publish(args: argparse.Namespace) -> int:
+    """Publish, or write the would-be repository; print its files and the address of the commit."""
+    from . import card
+    from .publish import publish as run
+
+    evaluations = card.read_evaluations(args.evaluations) if args.evaluations else None
+    published = run(args.model, args.repo, private=args.private, revision=args.revision, tag=args.tag,
+                    message=args.message, dry_run=args.dry_run, output=args.output, evaluations=evaluations,
+                    preview=args.preview)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(published)))
+        return 0
+    for file in published.files:
+        print(f"{file.name}\t{file.size}\t{file.sha256}")
+    print(f"{args.repo}: {published.commit or 'nothing was sent'}", file=sys.stderr)
     return 0
 
 

@@ -17,7 +17,6 @@ def from_core(weights: Weights, **kwargs) -> HCastForImageClassification:
         WeightsError: if the tensors are those of another model.
     """
     config = HCastConfig.from_core(weights.config, weights.taxonomy, dtype="float32", **kwargs)
-    config.architectures = [HCastForImageClassification.__name__]
     model = HCastForImageClassification(config)
     try:
         model.load_state_dict(weights.state_dict)

@@ -68,7 +68,7 @@ def test_an_old_transformers_goes_on_without_us(monkeypatch):
 
     monkeypatch.setattr(transformers, "__version__", "4.57.6")
     module = transformers.models.auto.configuration_auto
-    with pytest.warns(UserWarning, match=r"needs transformers 5\.4 or later and is not registered with 4\.57\.6"):
+    with pytest.warns(UserWarning, match=r"needs transformers 5\.5 or later and is not registered with 4\.57\.6"):
         package.register_config(module)
     for register in (package.register_models, package.register_image_processor, package.register_pipeline):
         with pytest.warns(UserWarning, match="not registered"):

@@ -17,7 +17,7 @@ from hcast_zoo.integrations.transformers import HCastImageProcessor, HCastImageP
 from hcast_zoo.superpixels import from_normalized
 from hcast_zoo.transforms import eval_transform, on_background, to_8_bit
 
-PICTURES = sorted((Path(__file__).parent / "pictures").glob("*.png"))
+PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
 BACKENDS = [HCastImageProcessor, HCastImageProcessorPil]
 
 

@@ -17,8 +17,8 @@ pytest.importorskip("transformers")
 from hcast_zoo import weights
 from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core, remote_code
 
-ROOT = Path(__file__).parent.parent
-PICTURES = sorted((Path(__file__).parent / "pictures").glob("*.png"))
+ROOT = Path(__file__).parents[2]
+PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
 
 
 @pytest.fixture
