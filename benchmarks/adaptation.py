@@ -74,7 +74,7 @@ One picture shows what adaptation can do, not what it does on average: that is m
 ## Measured
 
 {provenance}
-{steps} steps of {step_size}, radius {radius}. Probabilities are calibrated on the split `{calibrated}`.
+{steps} steps of {step_size}, radius {radius}. Probabilities are calibrated on: {calibrated}.
 
 ### Adapting to what the model itself says
 
@@ -169,7 +169,8 @@ def calibrate(args, content: weights.Weights, model) -> Calibration:
     """Fit on held-out pictures, as `hcast-zoo calibrate` does."""
     held_out = HierarchicalDataset.load(args.data, content.taxonomy, args.val_split, transform=report.eval_transform(
         content.config))
-    return fit_calibration(*collect_logits(model, held_out), content.taxonomy, f"{args.val_split}")
+    return fit_calibration(*collect_logits(model, held_out), content.taxonomy,
+                           f"{content.taxonomy.name}, split {args.val_split}")
 
 
 def object_mask(dataset: HierarchicalDataset, index: int, config: HCastConfig) -> Tensor | None:

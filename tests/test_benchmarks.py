@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from hcast_zoo import weights
+from hcast_zoo.calibration import Calibration
 from hcast_zoo.explain import agreement
 from hcast_zoo.metrics import full_path_accuracy
 from hcast_zoo.train_config import TrainConfig
@@ -227,7 +228,10 @@ def test_coverage_command(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_adaptation_command(run, picture_folder, tmp_path):
+def test_adaptation_command(run, picture_folder, tiny_weights, tmp_path):
+    content = weights.load(tiny_weights)
+    content.calibration = Calibration((0.2, 0.4, 1.0), fitted_on="nothing")  # temperatures fitted here would be 50
+    weights.save(content, tiny_weights)
     files = sorted((picture_folder / "val").rglob("*.png"))
     for file in files:
         picture = Image.open(file).convert("RGBA")
@@ -237,4 +241,5 @@ def test_adaptation_command(run, picture_folder, tmp_path):
     text = run("adaptation", "--example", str(files[0]), "--example-target", "wolf", "--steps", "2")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| true species | `tokens`")]
     assert len(rows) == 1 and float(rows[0][3]) > float(rows[0][2])
-    assert "Adapting to the predicted path" in text and (tmp_path / "docs/images/adaptation.png").exists()
+    assert "Adapting to the predicted path" in text and "calibrated on: nothing" in text
+    assert (tmp_path / "docs/images/adaptation.png").exists()
