@@ -31,8 +31,7 @@ from hcast_zoo.evaluate import collect_logits
 from hcast_zoo.predict import Predictor
 from hcast_zoo.segment_metrics import best_union_iou, rand_distance
 
-EXAMPLE = Path(__file__).parent.parent / "tests/pictures/helicopter.png"
-EXAMPLE_TARGET = "helicopter"
+EXAMPLE = "tests/pictures/helicopter.png"
 
 TEXT = """# Test-time adaptation in reverse hierarchy
 
@@ -68,13 +67,14 @@ with adaptation.applied(model):     # the adapted model, for this picture; the s
 
 ![Before and after]({picture})
 
-`hcast-zoo adapt {example} --target {target} --output DIR`. One picture shows what adaptation can do, not what it does
-on average: that is measured below.
+`hcast-zoo adapt {example} --target {target} --output DIR`
+
+One picture shows what adaptation can do, not what it does on average: that is measured below.
 
 ## Measured
 
 {provenance}
-{steps} steps of {step_size}, radius {radius}. Probabilities are calibrated on the split `{calibrated}`.
+{steps} steps of {step_size}, radius {radius}. Probabilities are calibrated on: {calibrated}.
 
 ### Adapting to what the model itself says
 
@@ -87,7 +87,8 @@ way round. Between FPA before and after, the exact sign test has the given p.
 ### Adapting to a given label
 
 {table_target}
-*Probability* of the target, before and after (means, in percent), and the share of pictures where it *rises*.
+*Probability* of the target, before and after (means, in percent), and the share of pictures where it *rises*: the best
+step is kept, so it can nowhere fall.
 *Path*: pictures whose whole path is right after, in percent; it was {fpa} before. *IoU*: of the object's mask and the
 best union of the segments of stages {stages}, mean change in points, with the 95 % interval of the mean; before it was
 {iou_before}. *Better* and *worse*: pictures where the mean over these stages rose or fell by more than a point.
@@ -125,6 +126,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--step-size", type=float, default=defaults.step_size)
     parser.add_argument("--radius", type=float, default=defaults.radius)
+    parser.add_argument("--example", default=EXAMPLE, help="picture to show (%(default)s)")
+    parser.add_argument("--example-target", default="helicopter", help="and what it should be seen as (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the wrong labels")
     args = parser.parse_args()
     content = weights.load(args.model)
@@ -166,7 +169,8 @@ def calibrate(args, content: weights.Weights, model) -> Calibration:
     """Fit on held-out pictures, as `hcast-zoo calibrate` does."""
     held_out = HierarchicalDataset.load(args.data, content.taxonomy, args.val_split, transform=report.eval_transform(
         content.config))
-    return fit_calibration(*collect_logits(model, held_out), content.taxonomy, f"{args.val_split}")
+    return fit_calibration(*collect_logits(model, held_out), content.taxonomy,
+                           f"{content.taxonomy.name}, split {args.val_split}")
 
 
 def object_mask(dataset: HierarchicalDataset, index: int, config: HCastConfig) -> Tensor | None:
@@ -203,10 +207,13 @@ def write_report(args, content, calibration: Calibration, cases: list[Case],
     rows_self = [self_row(c.name, results[c.name]) for c in cases if c.feedback != "target"]
     rows_target = [target_row(c.name, results[c.name]) for c in cases if c.feedback == "target"]
     masked = [r.iou[0] for r in first if r.iou is not None]
+    if len(masked) < 2:
+        raise SystemExit("expected at least two pictures whose alpha channel tells the object from the background")
     picture = Path("images/adaptation.png")
     draw_example(args, args.docs / picture)
     report.write(args.docs, "adaptation.md", TEXT.format(
-        picture=picture.as_posix(), example=EXAMPLE.relative_to(EXAMPLE.parent.parent.parent), target=EXAMPLE_TARGET,
+        picture=picture.as_posix(), example=args.example if args.example == EXAMPLE else Path(args.example).name,
+        target=args.example_target,
         provenance=report.provenance(args, content, len(first)), steps=args.steps, step_size=args.step_size,
         radius=args.radius, calibrated=calibration.fitted_on, fpa=f"{fpa:.2f}",
         table_self=report.table(["feedback", "free", "FPA before", "after", "mended", "broken", "p"], rows_self),
@@ -279,8 +286,7 @@ def verdict_target(cases: list[Case], results: dict[str, list[Result]]) -> str:
 
 
 def draw_example(args, path: Path) -> None:
-    predictor = Predictor(args.model)
-    adapted = adapt_picture.adapt_picture(predictor, EXAMPLE, EXAMPLE_TARGET)
+    adapted = adapt_picture.adapt_picture(Predictor(args.model), args.example, args.example_target)
     path.parent.mkdir(parents=True, exist_ok=True)
     adapt_picture.draw_sheet(adapted).save(path, optimize=True)
 

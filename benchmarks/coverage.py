@@ -77,8 +77,9 @@ it. *All right*: answers, of any depth but none, without a wrong node.
 
 ![Accuracy against coverage]({picture})
 
-Left: accuracy against coverage of each level, as the threshold goes from 0 to 1. Right: how often the paths of a bin of
-probability are right, before and after calibration; on the diagonal a probability means what it says.
+Left: accuracy against coverage of each level, as the threshold goes from 0 to 1; where the solid line is not above the
+dashed one, asking that levels agree buys nothing that a higher threshold would not. Right: how often the paths of a bin
+of probability are right, before and after calibration; on the diagonal a probability means what it says.
 
 ### Which number tells a right path from a wrong one
 

@@ -248,11 +248,18 @@ class Taxonomy:
         if colon and prefix in self.levels and name:
             level = self.levels.index(prefix)
             return level, self._index(level, name)
-        names = dict.fromkeys(name for level in self.names for name in level)
-        lower = {name.lower(): name for name in reversed(names)}
-        near = difflib.get_close_matches(node.lower(), lower, 3)
-        hint = f": did you mean {' or '.join(repr(lower[name]) for name in near)}?" if near else ""
+        near = self._nearest(node)
+        hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise TaxonomyError(f"no node {node!r} in the taxonomy{hint}")
+
+    def _nearest(self, node: str) -> list[str]:
+        """Return up to three names at any level that are near to one, whole or by a word, in any case."""
+        names: dict[str, str] = {}
+        for name in (name for level in self.names for name in level):
+            names.setdefault(name.lower(), name)
+        words = {word: name for whole, name in reversed(names.items()) for word in whole.replace("-", " ").split()}
+        near = difflib.get_close_matches(node.lower(), {**words, **names}, 6)
+        return list(dict.fromkeys({**words, **names}[match] for match in near))[:3]
 
     def _index(self, level: int, node: str | int | None) -> int:
         if node is None or node == "" or node == UNKNOWN:

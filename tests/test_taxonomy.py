@@ -124,7 +124,8 @@ def test_labels(taxonomy):
 def test_find(taxonomy):
     assert taxonomy.find("bird") == (0, 0) and taxonomy.find("gull") == (1, 1) and taxonomy.find("wolf") == (2, 5)
     assert taxonomy.find("species:wolf") == (2, 5)
-    for wrong, hint in (("Wolff", "did you mean 'wolf'"), ("species:wolff", "'wolff' at level 'species': did you mean"),
+    for wrong, hint in (("Wolff", "did you mean 'wolf'"), ("herrings", "did you mean 'herring gull'"),
+                        ("species:wolff", "'wolff' at level 'species': did you mean"),
                         ("genus:wolf", "no node 'genus:wolf'"), ("", "no node ''"), ("species:", "no node 'species:'")):
         with pytest.raises(TaxonomyError, match=hint):
             taxonomy.find(wrong)

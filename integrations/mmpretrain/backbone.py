@@ -7,8 +7,9 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ... import model as core
-from ...config import NUM_STAGES
+from hcast_zoo import model as core
+from hcast_zoo.config import NUM_STAGES
+
 from .config import model_config
 
 

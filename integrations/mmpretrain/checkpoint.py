@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from ... import weights
+from hcast_zoo import weights
 
 SCHEME = "hcast-zoo://"
 

@@ -6,7 +6,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ...config import default_head_stages
+from hcast_zoo.config import default_head_stages
+
 from .backbone import HCast
 from .head import HierarchicalClsHead
 from .preprocessor import HierarchicalDataPreprocessor

@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ... import weights
-from ...config import VARIANTS, HCastConfig
-from ...taxonomy import Taxonomy, TaxonomyError
+from hcast_zoo import weights
+from hcast_zoo.config import VARIANTS, HCastConfig
+from hcast_zoo.taxonomy import Taxonomy, TaxonomyError
 
 ARCHITECTURES = tuple(name.removeprefix("hcast_") for name in VARIANTS)
 TREES = Path(__file__).parent / "trees"

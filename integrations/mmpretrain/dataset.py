@@ -6,8 +6,9 @@ from pathlib import Path
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from ... import data as core
-from ...taxonomy import UNKNOWN, Taxonomy, TaxonomyError
+from hcast_zoo import data as core
+from hcast_zoo.taxonomy import UNKNOWN, Taxonomy, TaxonomyError
+
 from .config import leaf_ids, load_taxonomy
 from .transforms import check_pipeline
 

@@ -8,9 +8,10 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ...config import default_head_stages
-from ...decode import DECODERS, decode
-from ...taxonomy import Taxonomy
+from hcast_zoo.config import default_head_stages
+from hcast_zoo.decode import DECODERS, decode
+from hcast_zoo.taxonomy import Taxonomy
+
 from .config import load_taxonomy
 
 

@@ -6,9 +6,10 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmpretrain.registry import METRICS
 
-from ...decode import DECODERS, decode
-from ...metrics import HierarchicalMetrics
-from ...taxonomy import Taxonomy
+from hcast_zoo.decode import DECODERS, decode
+from hcast_zoo.metrics import HierarchicalMetrics
+from hcast_zoo.taxonomy import Taxonomy
+
 from .config import load_taxonomy
 
 

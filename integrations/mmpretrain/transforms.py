@@ -12,8 +12,9 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torchvision.transforms import Compose
 
-from ... import superpixels
-from ...transforms import PictureError, on_background, open_picture, to_tensor
+from hcast_zoo import superpixels
+from hcast_zoo.transforms import PictureError, on_background, open_picture, to_tensor
+
 from .config import model_config
 
 SEGMENTS = "segments"  # key of the map, in results and data samples

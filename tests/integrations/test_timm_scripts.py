@@ -26,9 +26,9 @@ print(sys.argv[0], timm.create_model(sys.argv[2], device="meta").num_classes)
 """
 
 
-def test_the_readmes_line_runs_a_script(tmp_path, request):
-    readme = (request.config.rootpath / "README.md").read_text()
-    command = re.search(r"python -c \"(.+?)\" train\.py", readme)[1]
+def test_the_pages_line_runs_a_script(tmp_path, request):
+    page = (request.config.rootpath / "docs/timm.md").read_text()
+    command = re.search(r"python -c \"(.+?)\" train\.py", page)[1]
     (tmp_path / "train.py").write_text(STAND_IN)
     result = subprocess.run([sys.executable, "-c", command, "train.py", "--model", "hcast_small"], cwd=tmp_path,
                             capture_output=True, text=True)

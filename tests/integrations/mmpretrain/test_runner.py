@@ -34,8 +34,8 @@ def more_pictures(picture_folder, taxonomy):
 
 @pytest.mark.slow
 def test_two_epochs_reach_above_chance(run_config, more_pictures):
-    run_config.train_dataloader.batch_size = 6
     run_config.val_dataloader.dataset.split = "train"
+    run_config.train_cfg.val_interval = 2
     runner = Runner.from_cfg(run_config)
     runner.train()
     fpa = scalars(run_config)[-1]["hierarchical/fpa"]

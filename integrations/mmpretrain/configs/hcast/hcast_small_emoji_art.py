@@ -9,7 +9,8 @@ That is its twin. Inherit this one, under `read_base()`, by
     from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_emoji_art import *
 
 Expected: the packaged weights' numbers on the unseen artist are in model_cards/hcast_small.emoji_art.md; they were
-trained by `hcast-zoo train`. This recipe was run for a few epochs only. Cost: minutes an epoch on two CPU cores.
+trained by `hcast-zoo train`. This recipe was run on slices of the data for two or three epochs, never to its end: cost
+not measured.
 """
 
 from mmengine.config import read_base

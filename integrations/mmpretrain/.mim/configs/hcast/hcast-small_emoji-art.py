@@ -5,7 +5,8 @@ Data: `python recipes/emoji_art.py --output data/emoji_art`. Image size, superpi
     hcast-zoo mm-train hcast_zoo::hcast/hcast-small_emoji-art.py
 
 Expected: the packaged weights' numbers on the unseen artist are in model_cards/hcast_small.emoji_art.md; they were
-trained by `hcast-zoo train`. This recipe was run for a few epochs only. Cost: minutes an epoch on two CPU cores.
+trained by `hcast-zoo train`. This recipe was run on slices of the data for two or three epochs, never to its end: cost
+not measured.
 """
 
 _base_ = ["../_base_/models/hcast-small.py", "../_base_/datasets/hierarchical_bs256_224.py",
