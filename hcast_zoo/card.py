@@ -49,12 +49,12 @@ class Evaluation:
     @property
     def title(self) -> str:
         """Data set and split, as a card prints them."""
-        return _plain(self.data + (f", split {self.split}" if self.split else ""))
+        return plain(self.data + (f", split {self.split}" if self.split else ""))
 
     @property
     def columns(self) -> list[str]:
         """Names of the metrics, as a card prints them."""
-        return [METRICS.get(m, _plain(m.removeprefix("accuracy/"))) for m in next(iter(self.results.values()))]
+        return [METRICS.get(m, plain(m.removeprefix("accuracy/"))) for m in next(iter(self.results.values()))]
 
     @property
     def rows(self) -> dict[str, list[str]]:
@@ -74,19 +74,19 @@ def render(content: Weights, evaluations: Sequence[Evaluation] = (), name: str =
         repo: Repository on the Hub that the card is for, if any.
         preview: Picture file beside the card that shows the segmentations, if any.
     """
-    text = {key: _plain(value) for key, value in content.metadata.items()}
+    text = {key: plain(value) for key, value in content.metadata.items()}
     name = content.metadata.get("name") or name or repo or "H-CAST"
     config, taxonomy = content.config, content.taxonomy
-    levels = [f"{_plain(level)} ({classes})" for level, classes in zip(taxonomy.levels, config.level_classes)] \
+    levels = [f"{plain(level)} ({classes})" for level, classes in zip(taxonomy.levels, config.level_classes)] \
         if taxonomy else list(map(str, config.level_classes))
     data = ModelCardData(
         license=text.get("license", "other").lower(), library_name="transformers", pipeline_tag="image-classification",
-        tags=["hcast", "hcast-zoo", "timm", "hierarchical-classification", "taxonomy"], model_name=_plain(name),
+        tags=["hcast", "hcast-zoo", "timm", "hierarchical-classification", "taxonomy"], model_name=plain(name),
         datasets=sorted({_slug(e.data) for e in evaluations}) or None,
         eval_results=[result for e in evaluations for result in _hub_results(e)] or None)
     card = ModelCard.from_template(
         data, template_str=(resources.files("hcast_zoo.model_cards") / "template.md").read_text(encoding="utf-8"),
-        title=_plain(name), description=text.get("description", "An image classifier along a taxonomy."),
+        title=plain(name), description=text.get("description", "An image classifier along a taxonomy."),
         facts={
             "levels, coarse to fine": " > ".join(levels),
             "picture": f"{config.image_size}x{config.image_size} pixels, {config.num_superpixels} superpixels",
@@ -161,13 +161,13 @@ def code_version() -> str:
 def _hub_results(evaluation: Evaluation) -> list[EvalResult]:
     mode, values = next(iter(evaluation.results.items()))
     return [EvalResult(task_type="image-classification", dataset_type=_slug(evaluation.data),
-                       dataset_name=_plain(evaluation.data), dataset_split=evaluation.split,
+                       dataset_name=plain(evaluation.data), dataset_split=evaluation.split,
                        metric_type=metric.split("/")[0], metric_name=f"{column} ({mode})",
                        metric_value=round(value, 2))
             for column, (metric, value) in zip(evaluation.columns, values.items())]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text as one Markdown paragraph that holds no markup, control character or table bar."""
     text = " ".join("".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text).split())
     for character in "\\`*[]|":

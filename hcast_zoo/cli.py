@@ -147,6 +147,9 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--evaluations", metavar="CARD.json", help="numbers that `evaluate --card` wrote "
                    "(default: those that come with a packaged weight)")
     p.add_argument("--preview", metavar="PICTURE", help="picture to show the segmentations of")
+    p.add_argument("--space", action="store_true", help="publish a Space instead, that serves `hcast-zoo demo` for "
+                   "weights on the Hub or in the package")
+    p.add_argument("--requirement", help="what pip installs in the Space (hcast-zoo[demo])")
     p.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
     p.add_argument("--output", metavar="DIR", help="new or empty folder to keep the repository's files in")
     p.add_argument("--json", action="store_true", help="one JSON object")
@@ -361,12 +364,18 @@ def convert(args: argparse.Namespace) -> int:
 def publish(args: argparse.Namespace) -> int:
     """Publish, or write the would-be repository; print its files and the address of the commit."""
     from . import card
-    from .publish import publish as run
+    from .publish import publish as publish_model
+    from .space import publish_space
 
-    evaluations = card.read_evaluations(args.evaluations) if args.evaluations else None
-    published = run(args.model, args.repo, private=args.private, revision=args.revision, tag=args.tag,
-                    message=args.message, dry_run=args.dry_run, output=args.output, evaluations=evaluations,
-                    preview=args.preview)
+    options = {name: getattr(args, name) for name in ("private", "revision", "tag", "message", "dry_run", "output")}
+    for name in ("evaluations", "preview") if args.space else ("requirement",):
+        if getattr(args, name):
+            raise ValueError(f"--{name} does not go {'with' if args.space else 'without'} --space")
+    if args.space:
+        published = publish_space(args.model, args.repo, requirement=args.requirement, **options)
+    else:
+        evaluations = card.read_evaluations(args.evaluations) if args.evaluations else None
+        published = publish_model(args.model, args.repo, evaluations=evaluations, preview=args.preview, **options)
     if args.json:
         print(json.dumps(dataclasses.asdict(published)))
         return 0

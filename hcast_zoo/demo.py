@@ -62,7 +62,7 @@ class OwnFilesOnly:
         self.app = app
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "http" and re.search("/(file|proxy)=[a-z]+:/", scope["path"], re.IGNORECASE):
+        if scope["type"] == "http" and re.search("/(file|proxy)[=/][a-z]+:", scope["path"], re.IGNORECASE):
             await PlainTextResponse("This page serves no files but its own.", 403)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -245,8 +245,9 @@ def _adaptation() -> tuple:
 
 
 def _theme() -> gr.themes.Base:
-    """Return a theme of fonts that every machine has, so that none is fetched."""
-    return gr.themes.Default(primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    """Return a theme of fonts that every machine has, so that none is fetched, and of grey that can be read."""
+    theme = gr.themes.Default(primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    return theme.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
 @contextlib.contextmanager

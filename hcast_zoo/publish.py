@@ -61,10 +61,7 @@ def assemble(source: str | Path, folder: str | Path, repo: str | None = None,
         ImportError: if transformers is missing.
     """
     content = weights.load(source)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise ValueError(f"{folder}: expected an empty folder to write a repository into")
+    folder = empty_folder(folder)
     if evaluations is None:
         evaluations = card.packaged_evaluations(str(source)) if str(source) in weights.packaged() else []
     weights.save(content, folder / "model.safetensors", dtype)
@@ -77,6 +74,24 @@ def assemble(source: str | Path, folder: str | Path, repo: str | None = None,
     config = _integration("transformers").write_repository(content, folder)
     config.update(_integration("timm").hub_config(content))
     (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return list_files(folder)
+
+
+def empty_folder(folder: str | Path) -> Path:
+    """Return a folder after making it, if there is nothing in it.
+
+    Raises:
+        ValueError: if it holds files.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ValueError(f"{folder}: expected an empty folder to write a repository into")
+    return folder
+
+
+def list_files(folder: Path) -> list[File]:
+    """Return the files in a folder, by name."""
     return [File(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
             for path in sorted(folder.iterdir())]
 
@@ -107,34 +122,51 @@ def publish(source: str | Path, repo: str, *, private: bool = False, revision: s
         HubError: if the Hub refuses or cannot be reached; then no file of the repository has changed.
         ValueError, OSError, ImportError: as :func:`assemble` does.
     """
-    _check_repo(repo)
+    check_repo(repo)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(output or temporary)
         files = assemble(source, folder, repo, evaluations, preview)
-        if dry_run:
-            return Published(tuple(files))
         message = message or f"Publish {Path(source).name} with hcast-zoo"
-        try:
-            return Published(tuple(files), _send(HfApi(token=token), folder, repo, private, revision, tag, message))
-        except (errors.HTTPError, OSError) as error:
-            raise HubError(f"publishing to {repo} failed: {error}. The same command tries again, and sends only what "
-                           "is missing") from error
+        commit = None if dry_run else send(folder, repo, private=private, revision=revision, tag=tag, message=message,
+                                           token=token, delete_patterns="*.py")
+        return Published(tuple(files), commit)
 
 
-def _send(api: HfApi, folder: Path, repo: str, private: bool, revision: str | None, tag: str | None,
-          message: str) -> str:
-    """Commit a folder, and return the address of the commit."""
-    api.create_repo(repo, private=private, exist_ok=True)
-    if revision is not None:
-        api.create_branch(repo, branch=revision, exist_ok=True)
-    commit = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, commit_message=message,
-                               delete_patterns="*.py")
-    if tag is not None:
-        api.create_tag(repo, tag=tag, revision=commit.oid)
+def send(folder: Path, repo: str, message: str, *, private: bool = False, revision: str | None = None,
+         tag: str | None = None, token: str | None = None, delete_patterns: str | None = None,
+         space_sdk: str | None = None) -> str:
+    """Commit a folder to a repository, which is made if it is not there; return the address of the commit.
+
+    Args:
+        folder: Its files go to the top of the repository.
+        repo: ``org/name``.
+        message: Of the commit.
+        private: See :func:`publish`, as for the next three.
+        revision: Branch.
+        tag: Name.
+        token: Access token.
+        delete_patterns: Files to remove in the same commit, if they are not in the folder.
+        space_sdk: What a Space runs on; without, it is a repository of a model.
+
+    Raises:
+        HubError: if the Hub refuses or cannot be reached; then no file of the repository has changed.
+    """
+    api, kind = HfApi(token=token), "space" if space_sdk else "model"
+    try:
+        api.create_repo(repo, repo_type=kind, space_sdk=space_sdk, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, repo_type=kind, branch=revision, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, revision=revision,
+                                   commit_message=message, delete_patterns=delete_patterns)
+        if tag is not None:
+            api.create_tag(repo, repo_type=kind, tag=tag, revision=commit.oid)
+    except (errors.HTTPError, OSError) as error:
+        raise HubError(f"publishing to {repo} failed: {error}. The same command tries again, and sends only what is "
+                       "missing") from error
     return str(commit.commit_url)
 
 
-def _check_repo(repo: str) -> None:
+def check_repo(repo: str) -> None:
     """Raise HubError unless the text can be the name of a repository, ``org/name``."""
     try:
         validate_repo_id(repo)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hcast_zoo.decode import DECODERS, decode
+from hcast_zoo.decode import DECODERS, decode, node_probabilities
 from hcast_zoo.metrics import in_tree
 from hcast_zoo.taxonomy import Taxonomy
 
@@ -111,3 +111,35 @@ def test_wrong_input_is_explained(taxonomy):
     logits[1][2, 0] = torch.nan
     with pytest.raises(ValueError, match=r"rows \[2\] are not finite"):
         decode(logits, taxonomy)
+
+
+@pytest.mark.parametrize("mode", ["best_path", "top_down"])
+def test_nodes_sum_to_their_parent_and_to_the_path(taxonomy, mode):
+    logits = random_logits(taxonomy, seed=4)
+    decoded = decode(logits, taxonomy, mode, path_temperature=1.7)
+    nodes = node_probabilities(logits, taxonomy, mode, path_temperature=1.7)
+    assert torch.allclose(nodes[0].sum(-1), torch.ones(50), atol=1e-5)
+    for level, parents in enumerate(taxonomy.parents):
+        sums = torch.zeros_like(nodes[level]).index_add(1, torch.tensor(parents), nodes[level + 1])
+        assert torch.allclose(sums, nodes[level], atol=1e-5)
+    along = torch.stack([x.gather(1, node[:, None])[:, 0] for x, node in zip(nodes, decoded.paths.T)], -1)
+    assert torch.allclose(along, decoded.prefix_probabilities, atol=1e-5)
+
+
+def test_nodes_of_independent_levels_are_the_levels_own(taxonomy):
+    logits = random_logits(taxonomy)
+    for nodes, expected in zip(node_probabilities(logits, taxonomy, "independent"), probabilities(logits)):
+        assert nodes.numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_nodes_with_a_shallow_leaf_and_within_a_part():
+    taxonomy = Taxonomy.from_paths([("a", "b", "c"), ("a", "b", "d"), ("e",), ("f", "g")])
+    logits = random_logits(taxonomy, 3)
+    nodes = node_probabilities(logits, taxonomy)
+    assert torch.allclose(nodes[0].sum(-1), torch.ones(3)) and torch.allclose(nodes[1][:, 1], nodes[0][:, 2])
+    assert torch.allclose(nodes[2].sum(-1), nodes[1][:, 0])
+    inside = node_probabilities(logits, taxonomy, within=["e", "g"])
+    assert torch.allclose(inside[0].sum(-1), torch.ones(3)) and (inside[0][:, 0] == 0).all()
+    assert (inside[1][:, 0] == 0).all() and (inside[2] == 0).all() and [x.shape[1] for x in inside] == [3, 2, 2]
+    with pytest.raises(ValueError, match="unknown decoding"):
+        node_probabilities(logits, taxonomy, "greedy")

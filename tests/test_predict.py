@@ -5,7 +5,7 @@ from PIL import Image
 from hcast_zoo import Predictor, weights
 from hcast_zoo.backoff import back_off
 from hcast_zoo.calibration import Calibration
-from hcast_zoo.decode import decode
+from hcast_zoo.decode import decode, node_probabilities
 from hcast_zoo.predict import find_pictures
 from hcast_zoo.transforms import eval_transform
 
@@ -105,3 +105,30 @@ def test_wrong_restriction_and_threshold_are_explained(tiny_weights):
         Predictor(tiny_weights, within=[])
     with pytest.raises(ValueError, match="threshold from 0 to 1, got 50"):
         Predictor(tiny_weights, threshold=50)
+
+
+def test_other_settings_for_the_same_model(files, tiny_weights, taxonomy):
+    first = Predictor(tiny_weights, "top_down", threshold=0.9)
+    other = first.with_settings("independent", num_clusters=(4, 2, 1, 1), within=["bird"])
+    assert other.model is first.model and (first.decoder, first.num_clusters, first.threshold) == ("top_down", None, 0.9)
+    expected = Predictor(tiny_weights, "independent", num_clusters=(4, 2, 1, 1), within=["bird"])
+    assert list(other.predict(files)) == list(expected.predict(files))
+    with pytest.raises(ValueError, match="cannot choose 20 clusters from 16 tokens"):
+        first.with_settings(num_clusters=(20, 4, 2, 2))
+    with pytest.raises(ValueError, match="no node 'brid'"):
+        first.with_settings(within=["brid"])
+    with pytest.raises(ValueError, match="unknown decoding"):
+        first.with_settings("greedy")
+
+
+def test_probabilities_of_nodes_are_calibrated(tiny_model, taxonomy, tiny_weights, tmp_path):
+    content = weights.load(tiny_weights)
+    content.calibration = Calibration((2.0, 3.0, 0.5), 1.5)
+    weights.save(content, tmp_path / "calibrated.safetensors")
+    predictor = Predictor(tmp_path / "calibrated.safetensors")
+    logits = [torch.randn(2, n) for n in taxonomy.level_classes]
+    scaled = [x / t for x, t in zip(logits, (2.0, 3.0, 0.5))]
+    for mode in (None, "independent"):
+        expected = node_probabilities(scaled, taxonomy, mode or "best_path", path_temperature=1.5)
+        for x, y in zip(predictor.node_probabilities(logits, mode), expected):
+            assert torch.allclose(x, y)
