@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
-from gradio.data_classes import ImageData
+from PIL import Image
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -37,22 +37,6 @@ CLICK = """element.addEventListener('click', event => {
 });"""
 
 SHOW_OUTCOME = "() => document.getElementById('outcome').scrollIntoView({behavior: 'smooth', block: 'center'})"
-
-
-class PictureInput(gr.Image):
-    """A picture as the file that was uploaded, unread: the core reads it, so that its message tells what is wrong."""
-
-    is_template = True  # the page draws it as its base class
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
-        """Return the file."""
-        return payload and payload.path
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Take files only: Gradio would fetch an address for whoever asks."""
-        if url_or_file_path is not None and re.match("[a-z]+://", str(url_or_file_path), re.IGNORECASE):
-            raise gr.Error("expected an uploaded picture, got an address", print_exception=False)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
 class OwnFilesOnly:
@@ -126,10 +110,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
         gr.HTML(page.heading_html(predictor), apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=3, min_width=280):
-                picture = PictureInput(label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"],
-                                       buttons=["fullscreen"], height=260, elem_id="picture")
-                if examples := page.example_pictures(predictor.taxonomy):
-                    gr.Examples([[str(path)] for path in examples], picture, label="Examples (Twemoji, CC-BY-4.0)")
+                picture = _picture(page.example_pictures(predictor.taxonomy))
                 settings = _settings(predictor)
             with gr.Column(scale=4, min_width=320):
                 message = gr.HTML(elem_id="message", apply_default_css=False)
@@ -205,6 +186,31 @@ def configure(predictor: Predictor, decoder: str, within: list[str], stop: bool,
     counts += [min(n, counts[-1]) for n in default[len(counts):]]
     return predictor.with_settings(decoder, within=within or None, threshold=threshold if stop else None,
                                    num_clusters=tuple(counts))
+
+
+def _picture(examples: list[Path]) -> gr.Image:
+    """Make the input of a picture: a file that was uploaded, which the core reads and no other.
+
+    Gradio itself would fail on what is no picture, with no word of why, and would fetch an address for whoever asks.
+    """
+    picture = gr.Image(label="Picture", type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"],
+                       buttons=["fullscreen"], height=260, elem_id="picture")
+    move = picture.async_move_resource_to_block_cache
+
+    async def move_file(path: str | Path | None) -> str | None:
+        if re.match("[a-z]+://", str(path), re.IGNORECASE):
+            raise gr.Error("Expected an uploaded picture, got an address.", print_exception=False)
+        return await move(path)
+
+    # On the object, because Gradio writes a .pyi file beside the module of a class of components.
+    picture.preprocess = lambda payload: payload and payload.path
+    picture.async_move_resource_to_block_cache = move_file
+    if examples:
+        # Not gr.Examples, which replaces the object for the session.
+        shown = gr.Dataset(components=[gr.Image(render=False)], samples=[[str(path)] for path in examples],
+                           label="Examples (Twemoji, CC-BY-4.0)", elem_id="examples")
+        shown.click(lambda sample: Image.open(sample[0]), shown, picture, show_progress="hidden", api_name="example")
+    return picture
 
 
 def _settings(predictor: Predictor) -> list[gr.components.Component]:

@@ -25,6 +25,7 @@ from .visualize import Segmentation, stage_panel
 PANEL = 448  # pixels: side of a segmentation on the page
 SIBLINGS = 4  # nodes shown at a level
 MAX_CHOICES = 2000  # nodes in a list to choose from
+ARROW = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +169,7 @@ def adaptation_html(adapted: AdaptedPicture) -> str:
 def heading_html(predictor: Predictor) -> str:
     """Return what the model knows, from its weights."""
     taxonomy, metadata = predictor.taxonomy, predictor.metadata
-    levels = " › ".join(f"{_text(name)} ({count})" for name, count in zip(taxonomy.levels, taxonomy.level_classes))
+    levels = ARROW.join(f"{_text(name)} ({count})" for name, count in zip(taxonomy.levels, taxonomy.level_classes))
     limits = f" {_text(metadata['limits'])}" if "limits" in metadata else ""
     calibrated = "" if predictor.calibration.fitted_on else " Probabilities are not calibrated."
     return (f'<div class="heading"><h1>What is in the picture, level by level</h1><p>Model '
@@ -223,8 +224,10 @@ def _branches_html(branches: Sequence[Branch], taxonomy: Taxonomy, head_stages: 
     items = []
     for node in branch.nodes:
         name, chance = _text(node.name), _chance(node.probability)
-        button = (f'<button type="button" data-node="{escape(f"{level}:{node.name}")}" title="Adapt: see {name}"><span class="name">{name}</span><span class="bar"><span style="width:'
-                  f'{100 * node.probability:.1f}%"></span></span><span class="chance">{chance}</span></button>')
+        button = (f'<button type="button" data-node="{escape(f"{level}:{node.name}")}" title="Adapt: see {name}">'
+                  f'<span class="name">{name}</span><span class="bar">'
+                  f'<span style="width:{100 * node.probability:.1f}%"></span></span>'
+                  f'<span class="chance">{chance}</span></button>')
         items.append(f'<li class="chosen" aria-current="true">{button}{rest}</li>' if node.chosen
                      else f"<li>{button}</li>")
     if branch.others:
@@ -247,7 +250,7 @@ def _chance(probability: float) -> str:
 
 
 def _path(names: Sequence[str]) -> str:
-    return " › ".join(map(_text, names)) or "no answer"
+    return ARROW.join(map(_text, names)) or "no answer"
 
 
 def _text(text: str) -> str:

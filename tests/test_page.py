@@ -32,7 +32,7 @@ def hostile(tiny_config, tiny_model, tmp_path):
     img, script, template, quotes, override = HOSTILE
     taxonomy = Taxonomy.from_paths([(img, script, quotes), (img, script, template), (img, override, script),
                                     (quotes, img, img), (quotes, quotes, "x"), (quotes, quotes, override)],
-                                   (script, img, "le<b>vel"), img)
+                                   (script, img, template), img)
     content = weights.Weights(tiny_config, taxonomy, tiny_model.state_dict(), {"name": script, "limits": img})
     weights.save(content, tmp_path / "hostile.safetensors")
     return Predictor(tmp_path / "hostile.safetensors")
@@ -49,7 +49,8 @@ class Parsed(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.nodes += [value for key, value in attributes if key == "data-node"]
-        assert {key for key, _ in attributes} <= {"class", "type", "data-node", "title", "style", "aria-current", "role"}
+        assert {key for key, _ in attributes} <= {"class", "type", "data-node", "title", "style", "aria-current",
+                                                  "role"}
 
     def handle_data(self, data):
         self.text += data

@@ -110,7 +110,8 @@ def test_wrong_restriction_and_threshold_are_explained(tiny_weights):
 def test_other_settings_for_the_same_model(files, tiny_weights, taxonomy):
     first = Predictor(tiny_weights, "top_down", threshold=0.9)
     other = first.with_settings("independent", num_clusters=(4, 2, 1, 1), within=["bird"])
-    assert other.model is first.model and (first.decoder, first.num_clusters, first.threshold) == ("top_down", None, 0.9)
+    assert other.model is first.model
+    assert (first.decoder, first.num_clusters, first.threshold) == ("top_down", None, 0.9)
     expected = Predictor(tiny_weights, "independent", num_clusters=(4, 2, 1, 1), within=["bird"])
     assert list(other.predict(files)) == list(expected.predict(files))
     with pytest.raises(ValueError, match="cannot choose 20 clusters from 16 tokens"):
