@@ -119,9 +119,9 @@ def build_app(predictor: Predictor) -> gr.Blocks:
             with gr.Column(scale=3, min_width=280):
                 panel = gr.Image(label="Segments", format="png", interactive=False, buttons=["fullscreen"],
                                  elem_id="panel")
+                caption = gr.HTML(elem_id="caption", apply_default_css=False)
                 stage = gr.Slider(0, NUM_STAGES + config.last_pool, step=1, value=0, elem_id="stage", buttons=[],
                                   label="Stage", info="0: the picture, 1: superpixels, then ever coarser segments")
-                caption = gr.HTML(elem_id="caption", apply_default_css=False)
         looks = gr.State(None, time_to_live=KEEP)
         adaptation = _adaptation()
         target, steps, button, outcome, sheet = adaptation

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from .adapt_config import AdaptConfig
 from .adapt_picture import AdaptedPicture, adapt_picture, draw_sheet
-from .backoff import percent
 from .predict import Prediction, Predictor
 from .taxonomy import Taxonomy
 from .transforms import read_picture
@@ -245,8 +244,8 @@ def _caption(stage: int, count: int, levels: Sequence[str]) -> str:
 
 
 def _chance(probability: float) -> str:
-    """Return a probability as a percentage, rounded down; what is above 0 does not read so."""
-    return "&lt;0.1%" if 0 < probability < 0.001 else percent(probability)
+    """Return a probability as a percentage, so that what is above 0 does not read as 0."""
+    return "&lt;0.1%" if 0 < probability < 0.0005 else f"{probability:.1%}"
 
 
 def _path(names: Sequence[str]) -> str:

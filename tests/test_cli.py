@@ -128,6 +128,13 @@ def test_wrong_input_exits_with_2(arguments, message, capsys):
     assert re.search(message, captured.err) and not captured.out and "Traceback" not in captured.err
 
 
+def test_the_demo_names_its_extra(monkeypatch, tiny_weights, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "hcast_zoo.demo", raising=False)
+    assert main(["demo", "--model", str(tiny_weights)]) == 2
+    assert "pip install 'hcast-zoo[demo]'" in capsys.readouterr().err
+
+
 def test_wrong_usage_exits_with_2(capsys):
     for arguments in ([], ["fly"], ["predict"], ["adapt", "x.png"],
                       ["adapt", "x.png", "--target", "dog", "--feedback", "path"]):

@@ -25,7 +25,7 @@ from hcast_zoo.taxonomy import Taxonomy
 gradio = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
 
-from hcast_zoo import demo, page  # noqa: E402 (needs gradio)
+from hcast_zoo import demo  # noqa: E402 (needs gradio)
 from hcast_zoo.page import ARROW, example_pictures  # noqa: E402
 
 SETTINGS = ("best_path", [], False, 0.5, 8, 4, 2)
@@ -140,7 +140,7 @@ def test_an_example_is_classified_as_its_file_is(client, address, predictor):
     file = client.predict(0, api_name="/example")
     (expected,) = predictor.predict([lion])
     _, answer, *_ = client.predict(upload(file), 0, *SETTINGS, api_name="/classify")
-    assert f"{page.percent(expected.path_probability)}" in answer and ARROW.join(expected.path) in answer
+    assert f"this path: {expected.path_probability:.1%}" in answer and ARROW.join(expected.path) in answer
     # The session still takes files only.
     with pytest.raises(gradio_client.exceptions.AppError, match="got an address"):
         client.submit({"path": "https://example.com/x.png", "url": "https://example.com/x.png", "orig_name": "x.png",

@@ -128,14 +128,14 @@ def test_from_upload_to_adaptation(browse, tmp_path):
 
 
 def take_screenshot(browser, file):
-    """Save the top of the page, down to the sheet of before and after, in 128 colours."""
+    """Save the top of the page, down to the sheet of before and after, in 256 colours."""
     browser.driver.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
     bottom = browser.driver.execute_script("return document.querySelector('#sheet').getBoundingClientRect().bottom")
     browser.driver.set_window_size(1280, int(bottom) + 180)
     time.sleep(1)  # for fades to end
     browser.driver.save_screenshot(str(file))
     with Image.open(file) as shot:
-        shot.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
+        shot.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
     assert 20_000 < file.stat().st_size < 300_000
 
 
@@ -169,7 +169,8 @@ def test_names_do_not_become_markup(browse, hostile, picture_folder):  # noqa: F
     browser.text("#answer", "this path")
     shown, chosen = browser.nodes()
     assert len(chosen) == 3 and HOSTILE[0] in shown and not any("\x1b" in name for name in shown)
-    assert [e.text.split("read from")[0].strip() for e in browser.all("#answer .level")] == list(hostile.taxonomy.levels)
+    levels = [e.text.split("read from")[0].strip() for e in browser.all("#answer .level")]
+    assert levels == list(hostile.taxonomy.levels)
     browser.one("#settings button").click()
     browser.one("#within input").click()
     options = [option.text for option in browser.wait(lambda: browser.all("ul[role=listbox] li"), "no choices")]

@@ -121,7 +121,7 @@ def test_adapt(predictor, picture):
     with torch.no_grad():
         logits = predictor.model(predictor.transform(read_picture(picture))[None]).level_logits
     probability = node_log_probability(logits, predictor.taxonomy, (2, 5)).exp().item()
-    assert Parsed(text).text.startswith(f"wolf: {page.percent(probability)} → ") and sheet.width > 1000
+    assert Parsed(text).text.startswith(f"wolf: {probability:.1%} \N{RIGHTWARDS ARROW} ") and sheet.width > 1000
     assert all(torch.equal(x, before[name]) for name, x in predictor.model.state_dict().items())
 
 
@@ -147,7 +147,7 @@ def test_words(predictor):
     assert page.error_text(PictureError("/tmp/x.png: no such file"), "/tmp/x.png") == "No such file"
     assert page.error_text(ValueError(""), None) == "" and page.message_html("") == ""
     assert page.model_name(predictor) == "tiny" and "not calibrated" in page.heading_html(predictor)
-    assert [page._chance(p) for p in (0, 0.0009, 0.001, 0.5)] == ["0.0%", "&lt;0.1%", "0.1%", "50.0%"]
+    assert [page._chance(p) for p in (0, 0.0004, 0.0007, 0.5)] == ["0.0%", "&lt;0.1%", "0.1%", "50.0%"]
 
 
 def test_choices(taxonomy, monkeypatch):
