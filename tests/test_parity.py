@@ -4,6 +4,7 @@ Doors that a running process must not share (the Hub, and transformers where hca
 in processes of their own; a server on loopback is the Hub.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -86,6 +87,16 @@ with torch.inference_mode():
     np.savez(sys.argv[3], *(x.numpy() for x in model.forward_levels(image)))
 """
 
+MMPRETRAIN = """
+import sys, hcast_zoo, mmpretrain, torch, numpy as np
+from mmengine.dataset import Compose, pseudo_collate
+model = mmpretrain.get_model("hcast-small_emoji-art", pretrained="hcast-zoo://" + sys.argv[1])
+pipeline = Compose([mmpretrain.registry.TRANSFORMS.build(t) for t in model._config.test_dataloader.dataset.pipeline])
+batch = model.data_preprocessor(pseudo_collate([pipeline({"img_path": sys.argv[2]})]))
+with torch.inference_mode():
+    np.savez(sys.argv[3], *(x.numpy() for x in model(**batch)))
+"""
+
 TRANSFORMERS = """
 import sys
 {first}
@@ -122,8 +133,8 @@ def read(file: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.hub
-def test_through_the_hub(server, repository, expected, tmp_path, capsys):  # noqa: F811
-    """Publish, then load by core, timm, transformers with hcast_zoo, and transformers without."""
+def test_through_the_hub(server, expected, tmp_path, capsys):  # noqa: F811
+    """Publish, then load by core, timm, mmpretrain, transformers with hcast_zoo, and transformers without."""
     published = server.run("-m", "hcast_zoo", "publish", NAME, "--repo", REPO)
     assert published.returncode == 0, published.stderr
     assert main(["predict", str(PICTURE), "--json"]) == 0
@@ -132,9 +143,11 @@ def test_through_the_hub(server, repository, expected, tmp_path, capsys):  # noq
     core = server.run("-m", "hcast_zoo", "predict", str(PICTURE), "--model", REPO, "--json")
     assert json.loads(core.stdout)["path"] == path, core.stderr
 
-    result = server.run("-c", TIMM_HUB, REPO, str(PICTURE), str(tmp_path / "timm.npz"))
-    assert result.returncode == 0, result.stderr
-    equal(read(tmp_path / "timm.npz"), expected)
+    for code, module in ((TIMM_HUB, "timm"), (MMPRETRAIN, "mmpretrain")):
+        if importlib.util.find_spec(module):
+            result = server.run("-c", code, REPO, str(PICTURE), str(tmp_path / f"{module}.npz"))
+            assert result.returncode == 0, result.stderr
+            equal(read(tmp_path / f"{module}.npz"), expected)
 
     code = TRANSFORMERS.format(first="import hcast_zoo", options={})
     result = server.run("-c", code, REPO, str(PICTURE), str(tmp_path / "registered.npz"))
