@@ -13,7 +13,7 @@ from . import superpixels, weights
 from .backoff import back_off, check_threshold
 from .calibration import Calibration
 from .config import check_clusters
-from .decode import DECODERS, decode
+from .decode import DECODERS
 from .model import HCast
 from .restriction import Restriction
 from .taxonomy import UNKNOWN, Taxonomy
@@ -128,8 +128,7 @@ class Predictor:
 
     def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
         """Turn one (B, C_l) tensor of logits a level into B predictions with an empty file name."""
-        d = decode(self.calibration.logits(level_logits), self.taxonomy, self.decoder, within=self.within,
-                   path_temperature=self.calibration.path_temperature)
+        d = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self.within)
         paths, probabilities, reasons = d.paths, d.path_probabilities, [None] * len(d.paths)
         if self.threshold is not None:
             short = back_off(d, self.taxonomy, self.threshold)
