@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 
 # Public name -> module. Loaded on first use, so that `import hcast_zoo` costs nothing and imports no torch.
 _PUBLIC = {
+    "AdaptConfig": "adapt_config",
+    "Calibration": "calibration",
     "HCast": "model",
     "HCastConfig": "config",
     "HCastOutput": "model",
@@ -26,7 +28,20 @@ __all__ = ["__version__", *sorted(_PUBLIC)]
 
 # Module of a framework -> what registers us with it, as soon as the user's own code has imported it (or at once if it
 # already has). Importing all frameworks ourselves would take over ten seconds.
-_INTEGRATIONS: dict[str, str] = {}
+_INTEGRATIONS: dict[str, str] = {
+    "timm": "timm:register",
+    "transformers.models.auto.configuration_auto": "transformers:register_config",
+    "transformers.models.auto.image_processing_auto": "transformers:register_image_processor",
+    "transformers.models.auto.modeling_auto": "transformers:register_models",
+    "transformers.modeling_layers": "transformers:register_models",
+    "transformers.pipelines": "transformers:register_pipeline",
+    # Where the user imports these first, they import the modules above before they can be registered.
+    f"{__name__}.integrations.transformers.modeling_hcast": "transformers:register_models",
+    f"{__name__}.integrations.transformers.pipeline_hcast": "transformers:register_pipeline",
+    "mmengine": "mmpretrain.hcast:register_configs",
+    "mmengine.runner.checkpoint": "mmpretrain.hcast:register_checkpoints",
+    "mmpretrain": "mmpretrain.hcast:register",
+}
 for _module, _hook in _INTEGRATIONS.items():
     wrapt.register_post_import_hook(f"{__name__}.integrations.{_hook}", _module)
 

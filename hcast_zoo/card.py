@@ -62,7 +62,8 @@ class Evaluation:
         return {mode: [f"{v:.2f}" for v in values.values()] for mode, values in self.results.items()}
 
 
-def render(content: Weights, evaluations: Sequence[Evaluation] = (), name: str = "", repo: str | None = None) -> str:
+def render(content: Weights, evaluations: Sequence[Evaluation] = (), name: str = "", repo: str | None = None,
+           preview: str | None = None) -> str:
     """Return the text of a card, with metadata that the Hub understands.
 
     Args:
@@ -71,6 +72,7 @@ def render(content: Weights, evaluations: Sequence[Evaluation] = (), name: str =
         evaluations: Its measured numbers.
         name: Called so if the metadata has no name.
         repo: Repository on the Hub that the card is for, if any.
+        preview: Picture file beside the card that shows the segmentations, if any.
     """
     text = {key: _plain(value) for key, value in content.metadata.items()}
     name = content.metadata.get("name") or name or repo or "H-CAST"
@@ -93,6 +95,7 @@ def render(content: Weights, evaluations: Sequence[Evaluation] = (), name: str =
                           f"{config.embed_dim} wide, blocks {'+'.join(map(str, config.depths))}",
         },
         source=_code(repo or name), timm_source=_code(f"hf-hub:{repo}" if repo else name), repo=repo and _code(repo),
+        preview=preview,
         evaluations=evaluations, license=text.get("license", "Licence not stated"),
         **{key: text.get(key, NOT_STATED) for key in ("limits", "training", "data", "attribution")})
     return str(card).rstrip() + "\n"
@@ -109,7 +112,7 @@ def record(path: str | Path, source: str, evaluation: Evaluation) -> None:
         evaluation: What was measured.
     """
     path = Path(path)
-    kept = [e for e in load_evaluations(path.with_suffix(".json"))
+    kept = [e for e in read_evaluations(path.with_suffix(".json"))
             if e.sha256 == evaluation.sha256 and (e.data, e.split) != (evaluation.data, evaluation.split)]
     evaluations = [*kept, evaluation]
     path.with_suffix(".json").write_text(
@@ -117,7 +120,7 @@ def record(path: str | Path, source: str, evaluation: Evaluation) -> None:
     path.write_text(render(weights.load(source), evaluations, path.stem), encoding="utf-8")
 
 
-def load_evaluations(path: str | Path) -> list[Evaluation]:
+def read_evaluations(path: str | Path) -> list[Evaluation]:
     """Read stored evaluations; none if there is no such file.
 
     Raises:
@@ -134,7 +137,7 @@ def load_evaluations(path: str | Path) -> list[Evaluation]:
 def packaged_evaluations(name: str) -> list[Evaluation]:
     """Return the evaluations that come with a packaged weight."""
     with resources.as_file(resources.files("hcast_zoo.model_cards") / f"{name}.json") as path:
-        return load_evaluations(path)
+        return read_evaluations(path)
 
 
 def checksum(source: str) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``hcast-zoo predict | segment | evaluate | train | convert | info``.
+"""The command line: one function a command.
 
 Data goes to stdout, messages and progress to stderr. Exit code 0: all went well; 1: some picture failed; 2: wrong
 usage or input; 130: interrupted. Heavy imports are inside the commands, so that --help answers at once.
@@ -6,6 +6,7 @@ usage or input; 130: interrupted. Heavy imports are inside the commands, so that
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import sys
@@ -13,12 +14,14 @@ import types
 import typing
 
 from . import __version__
+from .adapt_config import FREE, AdaptConfig
 from .config import VARIANTS
 from .train_config import TrainConfig
 
 DEFAULT_MODEL = "hcast_small.emoji_art"
 DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
 PARTS = ("sheet", "overlays", "labels", "arrays")  # segment.PARTS; a test compares
+FEEDBACK = ("path", "entropy", "agreement")  # adapt.FEEDBACK without the target; a test compares
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +55,10 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
     _add_model(p)
     p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
+    p.add_argument("--within", action="append", metavar="NODE",
+                   help="answer only at or below this node, a name or level:name (may be given several times)")
+    p.add_argument("--back-off", type=float, metavar="THRESHOLD", help="stop at the deepest level where the levels "
+                   "agree and the path has this probability, 0 to 1, and say why")
     p.add_argument("--json", action="store_true", help="one JSON object a line")
     _add_clusters(p)
     _add_loading(p)
@@ -74,6 +81,33 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
     _add_model(p)
     _add_clusters(p)
+    _add_loading(p)
+
+    p = command("adapt", adapt, "raise a label's probability in one picture, and show how its segments follow")
+    p.add_argument("picture", metavar="PICTURE", help="picture file")
+    about = p.add_mutually_exclusive_group(required=True)
+    about.add_argument("--target", metavar="NODE", help="node at any level that should be seen, a name or level:name")
+    about.add_argument("--feedback", choices=FEEDBACK,
+                       help="what to raise instead: the predicted path, decided levels, or levels that agree")
+    p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_model(p)
+    _add_clusters(p)
+    defaults = AdaptConfig()
+    p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what moves (tokens)")
+    p.add_argument("--steps", type=int, default=defaults.steps, help="steps of gradient descent (%(default)s)")
+    p.add_argument("--step-size", type=float, default=defaults.step_size,
+                   help="length of a step, as a fraction of the norm of what moves (%(default)s)")
+    p.add_argument("--radius", type=float, default=defaults.radius,
+                   help="how far all steps together may lead, as a fraction of the same (%(default)s)")
+
+    p = command("calibrate", calibrate, "store with the weights a temperature for each level, fitted on held-out data")
+    p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
+    p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
+    p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
+    p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
     _add_loading(p)
 
     p = command("train", train, "train or fine-tune; the same command resumes a run that was stopped")
@@ -99,9 +133,29 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--num-heads", type=int, default=12)
     p.add_argument("--keep-last-pool", action="store_true", help="keep the fourth pooling, which reaches no label")
 
+    p = command("publish", publish, "publish weights on the Hub, for the core, timm and transformers")
+    p.add_argument("model", metavar="WEIGHTS", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--repo", required=True, metavar="ORG/NAME", help="repository; made if it is not there")
+    p.add_argument("--private", action="store_true", help="make it for its members only")
+    p.add_argument("--revision", help="branch to commit to (main)")
+    p.add_argument("--tag", help="name for the commit, such as v1.0")
+    p.add_argument("--message", help="of the commit")
+    p.add_argument("--evaluations", metavar="CARD.json", help="numbers that `evaluate --card` wrote "
+                   "(default: those that come with a packaged weight)")
+    p.add_argument("--preview", metavar="PICTURE", help="picture to show the segmentations of")
+    p.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
+    p.add_argument("--output", metavar="DIR", help="new or empty folder to keep the repository's files in")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+
     p = command("info", info, "list the packaged weights, or describe one model")
     p.add_argument("model", nargs="?", help="name, file or folder")
     p.add_argument("--json", action="store_true", help="one JSON object")
+    p = command("mm-train", mm_train, "train by an mmpretrain config, as mmpretrain's tools/train.py does")
+    p.add_argument("config", help="file, or hcast_zoo::hcast/NAME.py for one of ours")
+    p.add_argument("--work-dir", help="folder of the run (work_dirs/NAME)")
+    p.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
+                   help="go on from the folder's latest checkpoint, or from this one")
+    p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
     return parser
 
 
@@ -112,7 +166,8 @@ def predict(args: argparse.Namespace) -> int:
     from .predict import Predictor, find_pictures
 
     files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters)
+    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters, within=args.within,
+                          threshold=args.back_off)
     failed = 0
     bar = tqdm(predictor.predict(files, args.batch_size, args.workers), total=len(files), unit="picture",
                disable=len(files) < 2 or not sys.stderr.isatty())
@@ -123,11 +178,7 @@ def predict(args: argparse.Namespace) -> int:
         elif prediction.error is not None:
             print(f"{_printable(prediction.file)}: {_printable(prediction.error)}", file=sys.stderr)
         else:
-            levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities))
-            line = f"{prediction.file}: {levels} (path {prediction.path_probability:.1%}"
-            if prediction.runner_up:
-                line += f"; then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}"
-            print(_printable(line + ")"), flush=True)
+            print(_printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -170,19 +221,13 @@ def segment(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Print a row of metrics for each decoding."""
     from . import weights
-    from .data import HierarchicalDataset
     from .evaluate import evaluate as run
-    from .transforms import eval_transform
 
     if args.card and args.num_clusters:
         raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
-    content = weights.load(args.model)
-    if content.taxonomy is None:
-        raise ValueError(f"{args.model} has no taxonomy")
-    transform = eval_transform(content.config)
-    dataset = HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
+    content, dataset = _load_labelled(args)
     results = run(weights.build(content, args.device), dataset, args.decode, batch_size=args.batch_size,
-                  workers=args.workers, num_clusters=args.num_clusters)
+                  workers=args.workers, num_clusters=args.num_clusters, calibration=content.calibration)
     if args.card:
         _record(args, results, content.taxonomy.name, len(dataset))
     if args.json:
@@ -193,6 +238,65 @@ def evaluate(args: argparse.Namespace) -> int:
     print("\t".join(["decoding", *names]))
     for mode, values in results.items():
         print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
+    return 0
+
+
+def _sentence(prediction) -> str:
+    """Return what is predicted, as one line without the file."""
+    levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities)) or "no answer"
+    facts = [f"path {prediction.path_probability:.1%}"] if prediction.path else []
+    if prediction.runner_up:
+        facts.append(f"then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}")
+    if prediction.reason:
+        facts.append(prediction.reason)
+    return f"{levels} ({'; '.join(facts)})"
+
+
+def adapt(args: argparse.Namespace) -> int:
+    """Print a picture's answer before and after adaptation."""
+    from .adapt_picture import adapt_picture, write_sheet
+    from .predict import Predictor
+
+    config = AdaptConfig(args.free, args.steps, args.step_size, args.radius)
+    predictor = Predictor(args.model, device=args.device, num_clusters=args.num_clusters)
+    adapted = adapt_picture(predictor, args.picture, args.target, feedback=args.feedback or "target", config=config)
+    output = write_sheet(adapted, args.output) if args.output else None
+    if args.json:
+        print(json.dumps({**adapted.to_dict(), "output": output and str(output)}, ensure_ascii=False))
+        return 0
+    for when, prediction in (("before", adapted.before), ("after", adapted.after)):
+        print(_printable(f"{when}: {_sentence(prediction)}"))
+    if adapted.probability is not None:
+        before, after = adapted.probability
+        print(_printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
+    changes = ", ".join(f"{change:.1f} % at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
+    print(f"pixel pairs joined or parted: {changes}")
+    if output:
+        print(f"wrote {output}", file=sys.stderr)
+    return 0
+
+
+def calibrate(args: argparse.Namespace) -> int:
+    """Write weights with fitted temperatures; print them, and the calibration error before and after."""
+    from . import weights
+    from .calibration import calibration_errors, fit_calibration
+    from .evaluate import collect_logits
+
+    content, dataset = _load_labelled(args)
+    logits, labels = collect_logits(weights.build(content, args.device), dataset, args.batch_size, args.workers)
+    fitted_on = f"{content.taxonomy.name or 'data'}, split {args.split}"
+    content.calibration = fit_calibration(logits, labels, content.taxonomy, fitted_on)
+    before = calibration_errors(logits, labels, content.taxonomy)
+    after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
+    weights.save(content, args.output)
+    if args.json:
+        print(json.dumps({"output": args.output, "pictures": len(labels), "calibration": content.calibration.to_dict(),
+                          "before": before, "after": after}))
+        return 0
+    print("\t".join(["of", "temperature", "ece before", "ece after"]))
+    temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
+    for (name, error), temperature in zip(before.items(), temperatures):
+        print(f"{name.removeprefix('ece/')}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
     return 0
 
 
@@ -238,6 +342,24 @@ def convert(args: argparse.Namespace) -> int:
     return 0
 
 
+def publish(args: argparse.Namespace) -> int:
+    """Publish, or write the would-be repository; print its files and the address of the commit."""
+    from . import card
+    from .publish import publish as run
+
+    evaluations = card.read_evaluations(args.evaluations) if args.evaluations else None
+    published = run(args.model, args.repo, private=args.private, revision=args.revision, tag=args.tag,
+                    message=args.message, dry_run=args.dry_run, output=args.output, evaluations=evaluations,
+                    preview=args.preview)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(published)))
+        return 0
+    for file in published.files:
+        print(f"{file.name}\t{file.size}\t{file.sha256}")
+    print(f"{args.repo}: {published.commit or 'nothing was sent'}", file=sys.stderr)
+    return 0
+
+
 def info(args: argparse.Namespace) -> int:
     """Describe weights."""
     from . import weights
@@ -253,10 +375,34 @@ def info(args: argparse.Namespace) -> int:
         "parameters": sum(v.numel() for v in content.state_dict.values()),
         "taxonomy": content.taxonomy and content.taxonomy.name,
         "levels": dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)) if content.taxonomy else None,
+        "calibration": content.calibration and content.calibration.to_dict(),
         "metadata": content.metadata,
     }
     print(json.dumps(description, ensure_ascii=False, indent=None if args.json else 1))
     return 0
+
+
+def mm_train(args: argparse.Namespace) -> int:
+    """Train by an mmpretrain config."""
+    try:
+        training = importlib.import_module("hcast_zoo.integrations.mmpretrain.train")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}: pip install 'hcast-zoo[mmpretrain]'") from error
+    print(training.train(args.config, args.work_dir, args.resume, args.cfg_options))
+    return 0
+
+
+def _load_labelled(args: argparse.Namespace) -> tuple:
+    """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
+    from . import weights
+    from .data import HierarchicalDataset
+    from .transforms import eval_transform
+
+    content = weights.load(args.model)
+    if content.taxonomy is None:
+        raise ValueError(f"{args.model} has no taxonomy")
+    transform = eval_transform(content.config)
+    return content, HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
 
 
 def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -> None:

@@ -1,11 +1,13 @@
 """Decoding: from the probabilities of every level to one path of the taxonomy."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .restriction import Restriction
 from .taxonomy import UNKNOWN, Taxonomy
 
 DECODERS = ("best_path", "top_down", "independent")
@@ -21,6 +23,9 @@ class DecodedPaths:
         level_probabilities: (B, L) in [0, 1], the level's own probability of its node; NaN where the path has ended.
         runner_up: (B, L) int64, the second-best path, or -1 if there is none.
         runner_up_probabilities: (B,) in [0, 1]; 0 if there is none.
+        prefix_probabilities: (B, L) in [0, 1], of the path down to each level: the sum over all paths that share it
+            (``independent``: the product of the level probabilities so far). Never rises; NaN where the path has ended.
+        level_choices: (B, L) int64, the most probable node of each level by itself.
     """
 
     paths: Tensor
@@ -28,9 +33,12 @@ class DecodedPaths:
     level_probabilities: Tensor
     runner_up: Tensor
     runner_up_probabilities: Tensor
+    prefix_probabilities: Tensor
+    level_choices: Tensor
 
 
-def decode(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best_path") -> DecodedPaths:
+def decode(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best_path", *,
+           within: Sequence[str] | None = None, path_temperature: float = 1.0) -> DecodedPaths:
     """Choose a path for every sample.
 
     ``best_path``: the path of the tree with the highest product of level probabilities. Its probability is that
@@ -49,18 +57,22 @@ def decode(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best
         level_logits: One (B, C_l) tensor a level, coarse to fine.
         taxonomy: The tree; its levels and classes must be those of the logits.
         mode: One of ``DECODERS``.
+        within: Decode as if the tree had only the leaves at or below these nodes (see :meth:`Taxonomy.find` for how
+            to name them): whatever sums to 1 sums to 1 over what is left.
+        path_temperature: For ``best_path``, whose product counts what the levels have seen in common several times:
+            products are taken to the power of 1 / this before they are normalised. Moves no path.
 
     Raises:
-        ValueError: if the mode is unknown, levels disagree, or logits are not finite (the message names the rows).
+        ValueError: if the mode or a node is unknown, levels disagree, or logits are not finite (the message names the
+            rows).
     """
     if mode not in DECODERS:
         raise ValueError(f"unknown decoding {mode!r}: expected one of {', '.join(DECODERS)}")
-    classes = tuple(x.shape[-1] for x in level_logits)
-    if classes != taxonomy.level_classes:
-        raise ValueError(f"logits have {classes} classes, but the taxonomy has {taxonomy.level_classes}")
-    bad = torch.stack([~x.isfinite().all(-1) for x in level_logits]).any(0)
-    if bad.any():
-        raise ValueError(f"logits of rows {bad.nonzero().flatten().tolist()[:10]} are not finite: check the pixels")
+    if not 0 < path_temperature < math.inf:
+        raise ValueError(f"expected a positive path_temperature, got {path_temperature}")
+    check_logits(level_logits, taxonomy)
+    if within is not None:
+        return _decode_within(level_logits, Restriction.to(taxonomy, within), mode, path_temperature)
     log_probs = [x.float().log_softmax(-1) for x in level_logits]
     if mode == "independent":
         return _independent(log_probs)
@@ -70,8 +82,7 @@ def decode(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best
         scores = _gather(conditional, paths).sum(-1)  # [B, P]
         best = _greedy(conditional, paths)
     else:
-        joint, depth = _gather(log_probs, paths), (paths != UNKNOWN).sum(-1)
-        scores = joint.sum(-1) * len(log_probs) / depth
+        scores = path_scores(log_probs, taxonomy) / path_temperature
         best = scores.argmax(-1)
     probabilities = scores.softmax(-1)  # changes nothing for top_down, whose scores are normalised already
     others = probabilities.scatter(-1, best[:, None], -1.0)
@@ -79,7 +90,40 @@ def decode(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best
     runner_up = paths[second] if len(paths) > 1 else torch.full_like(paths[best], UNKNOWN)
     return DecodedPaths(paths[best], probabilities.gather(-1, best[:, None])[:, 0],
                         _level_probabilities(log_probs, paths[best]), runner_up,
-                        others.gather(-1, second[:, None])[:, 0].clamp(min=0))
+                        others.gather(-1, second[:, None])[:, 0].clamp(min=0),
+                        _prefix_probabilities(probabilities, paths, best), _choices(log_probs))
+
+
+def check_logits(level_logits: Sequence[Tensor], taxonomy: Taxonomy) -> None:
+    """Raise ValueError unless logits are finite and have the taxonomy's classes; the message names the rows."""
+    classes = tuple(x.shape[-1] for x in level_logits)
+    if classes != taxonomy.level_classes:
+        raise ValueError(f"logits have {classes} classes, but the taxonomy has {taxonomy.level_classes}")
+    bad = torch.stack([~x.isfinite().all(-1) for x in level_logits]).any(0)
+    if bad.any():
+        raise ValueError(f"logits of rows {bad.nonzero().flatten().tolist()[:10]} are not finite: check the pixels")
+
+
+def path_scores(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> Tensor:
+    """Return the (B, P) logarithm of each path's product of level probabilities, in the order of ``taxonomy.paths``.
+
+    A shallow path has its geometric mean to the power of the number of levels; see :func:`decode`.
+
+    Args:
+        log_probs: One (B, C_l) tensor a level.
+        taxonomy: The tree.
+    """
+    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)
+    return _gather(log_probs, paths).sum(-1) * len(log_probs) / (paths != UNKNOWN).sum(-1)
+
+
+def _decode_within(level_logits: Sequence[Tensor], restriction: Restriction, mode: str,
+                   path_temperature: float) -> DecodedPaths:
+    d = decode(restriction.logits(level_logits), restriction.taxonomy, mode, path_temperature=path_temperature)
+    return DecodedPaths(
+        restriction.whole(d.paths), d.path_probabilities, restriction.widen(d.level_probabilities, torch.nan),
+        restriction.whole(d.runner_up), d.runner_up_probabilities,
+        restriction.widen(d.prefix_probabilities, torch.nan), restriction.whole(d.level_choices))
 
 
 def _gather(log_probs: Sequence[Tensor], paths: Tensor) -> Tensor:
@@ -111,7 +155,7 @@ def _greedy(conditional: Sequence[Tensor], paths: Tensor) -> Tensor:
 
 def _independent(log_probs: Sequence[Tensor]) -> DecodedPaths:
     """Take each level's most probable node; the runner-up changes the level whose second choice is the closest."""
-    best = torch.stack([x.argmax(-1) for x in log_probs], -1)  # [B, L]
+    best = _choices(log_probs)
     level_log = torch.stack([x.amax(-1) for x in log_probs], -1)
     second = [x.scatter(-1, x.argmax(-1, keepdim=True), -torch.inf).max(-1) for x in log_probs]
     second_log, second_index = (torch.stack([s[i] for s in second], -1) for i in (0, 1))
@@ -119,9 +163,21 @@ def _independent(log_probs: Sequence[Tensor]) -> DecodedPaths:
     runner_up = best.scatter(-1, level, second_index.gather(-1, level))
     runner_up_log = level_log.scatter(-1, level, second_log.gather(-1, level)).sum(-1)
     runner_up = runner_up.masked_fill(runner_up_log.isneginf()[:, None], UNKNOWN)
-    return DecodedPaths(best, level_log.sum(-1).exp(), level_log.exp(), runner_up, runner_up_log.exp())
+    return DecodedPaths(best, level_log.sum(-1).exp(), level_log.exp(), runner_up, runner_up_log.exp(),
+                        level_log.cumsum(-1).exp(), best)
 
 
 def _level_probabilities(log_probs: Sequence[Tensor], chosen: Tensor) -> Tensor:
     columns = [x.gather(-1, c.clamp(min=0)[:, None])[:, 0].exp() for x, c in zip(log_probs, chosen.T)]
     return torch.stack(columns, -1).masked_fill(chosen == UNKNOWN, torch.nan)
+
+
+def _prefix_probabilities(probabilities: Tensor, paths: Tensor, best: Tensor) -> Tensor:
+    """Sum the (B, P) probabilities of the paths that share the chosen path's node at each level."""
+    chosen = paths[best]  # [B, L]
+    columns = [torch.where(path == node[:, None], probabilities, 0.0).sum(-1) for path, node in zip(paths.T, chosen.T)]
+    return torch.stack(columns, -1).clamp(max=1).masked_fill(chosen == UNKNOWN, torch.nan)
+
+
+def _choices(log_probs: Sequence[Tensor]) -> Tensor:
+    return torch.stack([x.argmax(-1) for x in log_probs], -1)

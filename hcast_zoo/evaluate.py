@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .calibration import Calibration
 from .data import HierarchicalDataset, SuperpixelCollate
 from .decode import decode
 from .metrics import HierarchicalMetrics
@@ -46,16 +47,19 @@ def collect_logits(model: HCast, dataset: HierarchicalDataset, batch_size: int =
 
 
 def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str] = ("best_path",),
-             **kwargs) -> dict[str, dict[str, float]]:
+             calibration: Calibration | None = None, **kwargs) -> dict[str, dict[str, float]]:
     """Return the metrics in percent for each decoding; see :meth:`HierarchicalMetrics.compute`.
 
     Args:
         model: The model.
         dataset: Its pictures, with the model's transform and taxonomy.
         decoders: Decodings to compare, of ``decode.DECODERS``.
+        calibration: Of the weights; levels of other temperatures can change a path, though no level's own choice.
         kwargs: For :func:`collect_logits`.
     """
     logits, labels = collect_logits(model, dataset, **kwargs)
+    if calibration is not None:
+        logits = calibration.logits(logits)  # the path temperature moves no path
     results = {}
     for mode in decoders:
         metrics = HierarchicalMetrics(dataset.taxonomy)

@@ -288,13 +288,21 @@ def embed_superpixels(features: Tensor, segments: Tensor, cls_token: Tensor, pos
     cells = segments[:, ::CELL_SIZE, ::CELL_SIZE].flatten(1)  # [B, hw]
     batch, _, dim = features.shape
     index = (cells + num_superpixels * torch.arange(batch, device=cells.device)[:, None]).flatten()
-    # Adding row by row keeps an image's sums bit-identical beside any neighbour; a matrix product does not.
-    sums = features.new_zeros(batch * num_superpixels, dim).index_add(0, index, features.flatten(0, 1))
-    counts = features.new_zeros(batch * num_superpixels).index_add(0, index, features.new_ones(len(index)))
+    sums = sum_rows(features.flatten(0, 1), index, batch * num_superpixels)
+    counts = sum_rows(torch.ones_like(features[..., :1]).flatten(0, 1), index, batch * num_superpixels)
     counts = counts.view(batch, num_superpixels, 1)
     tokens = sums.view(batch, num_superpixels, dim) / counts.clamp(min=1)
     cls = cls_token + pos_embed[:, :1]
     return torch.cat([cls.expand(len(tokens), -1, -1), tokens], 1), counts[..., 0] > 0
+
+
+def sum_rows(rows: Tensor, index: Tensor, num_sums: int) -> Tensor:
+    """Add (R, C) rows of the same (R,) index; return (num_sums, C)."""
+    zeros = rows.new_zeros(num_sums, rows.shape[1])
+    if torch.jit.is_tracing():  # the ONNX graph that it makes of index_add is wrong if an index repeats
+        return zeros.scatter_add(0, index[:, None].expand(-1, rows.shape[1]), rows)
+    # Adding row by row keeps an image's sums bit-identical beside any neighbour; a matrix product does not.
+    return zeros.index_add(0, index, rows)
 
 
 def resample_position(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -302,4 +310,4 @@ def resample_position(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     size = round((embedding.shape[1] - 1) ** 0.5)
     image = embedding[:, 1:].reshape(1, size, size, -1).permute(0, 3, 1, 2).float()
     image = F.interpolate(image, tuple(grid), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([embedding[:, :1], image.flatten(2).mT.to(embedding.dtype)], 1)
+    return torch.cat([embedding[:, :1], image.flatten(2).transpose(1, 2).to(embedding.dtype)], 1)

@@ -53,7 +53,8 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
     # With the mean as the origin, the distance of a point to the start is its norm.
     points = points - masked_mean(points, valid)
     squared_norm = points.square().sum(-1)  # [B, N]
-    distances = torch.baddbmm(squared_norm[:, None] + squared_norm[:, :, None], points, points.mT, alpha=-2)
+    norms = squared_norm[:, None] + squared_norm[:, :, None]
+    distances = torch.baddbmm(norms, points, points.transpose(1, 2), alpha=-2)
     nearest = squared_norm.masked_fill(squared_norm <= same, 0.0)
     if valid is not None:
         nearest = nearest.masked_fill(~valid, -1.0)
@@ -122,12 +123,12 @@ class GraphPooling(nn.Module):
         gather = indices[..., None].expand(-1, -1, nodes.shape[-1])  # [B, M, C]
 
         unit = F.normalize(node_features, dim=-1)
-        assignment = (ASSIGN_SCALE * unit @ unit.gather(1, gather).mT).softmax(-1)  # [B, N, M]
+        assignment = (ASSIGN_SCALE * unit @ unit.gather(1, gather).transpose(1, 2)).softmax(-1)  # [B, N, M]
         weight = assignment if mask is None else assignment * mask[..., None].to(assignment.dtype)
 
         hidden = self.fc1(tokens)  # [B, 1 + N, 4C]
         # Averaging happens in the 4C space, between the two layers of the MLP.
-        average = weight.mT @ hidden[:, 1:] / weight.sum(1)[..., None]
+        average = weight.transpose(1, 2) @ hidden[:, 1:] / weight.sum(1)[..., None]
         update = self.fc2(torch.cat([hidden[:, :1], average], 1))  # [B, 1 + M, C]
         tokens = update + torch.cat([cls, nodes.gather(1, gather)], 1)
         return PoolingOutput(tokens, assignment, indices, node_features)

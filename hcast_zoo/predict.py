@@ -2,8 +2,7 @@
 
 import dataclasses
 import glob
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -11,10 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import superpixels, weights
+from .backoff import back_off, check_threshold
+from .calibration import Calibration
 from .config import check_clusters
 from .decode import DECODERS, decode
 from .model import HCast
-from .taxonomy import Taxonomy
+from .restriction import Restriction
+from .taxonomy import UNKNOWN, Taxonomy
 from .transforms import PICTURE_SUFFIXES, PictureError, eval_transform, read_picture
 
 
@@ -24,12 +26,13 @@ class Prediction:
 
     Attributes:
         file: As it was given.
-        path: Node names, coarse to fine; empty if there is an error.
+        path: Node names, coarse to fine; empty if there is an error. With back-off it may end early, or be empty.
         probabilities: Each level's own probability of its node, in [0, 1].
-        path_probability: Of the whole path, in [0, 1]; see :func:`hcast_zoo.decode.decode`.
-        runner_up: The second-best path.
+        path_probability: Of the path as it is given, in [0, 1]; see :func:`hcast_zoo.decode.decode`. 1 if it is empty.
+        runner_up: The second-best path, to its end.
         runner_up_probability: In [0, 1].
         error: Why there is no answer, or None.
+        reason: With back-off, why the path ends where it does; None without.
     """
 
     file: str
@@ -39,30 +42,38 @@ class Prediction:
     runner_up: tuple[str, ...] = ()
     runner_up_probability: float = 0.0
     error: str | None = None
+    reason: str | None = None
 
     def to_dict(self) -> dict:
-        """Return plain data for JSON: ``file`` and ``error``, or everything else."""
+        """Return plain data for JSON: ``file`` and ``error``, or everything else, ``reason`` with back-off alone."""
         if self.error is not None:
             return {"file": self.file, "error": self.error}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items() if k != "error"}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()
+                if k != "error" and (k, v) != ("reason", None)}
 
 
 class Predictor:
-    """A model, its taxonomy and its preprocessing.
+    """A model, its taxonomy, its calibration and its preprocessing.
 
     Args:
         source: Weights: a name such as ``hcast_small.emoji_art``, a file or a folder; see :func:`weights.load`.
         decoder: How levels become a path, one of ``decode.DECODERS``.
         device: Where the model runs.
         num_clusters: Other cluster counts than the weights' config's; no fine-tuning is needed.
+        within: Answer only with leaves at or below these nodes, named at any level (``level:name`` where a name occurs
+            at several); see :func:`hcast_zoo.decode.decode`.
+        threshold: Back off to the deepest level that is trustworthy, with at least this probability in [0, 1]; see
+            :func:`hcast_zoo.backoff.back_off`. None gives whole paths.
 
     Raises:
         WeightsError: if the weights cannot be loaded.
-        ValueError: if the weights have no taxonomy, the decoder is unknown, or clusters outnumber tokens.
+        ValueError: if the weights have no taxonomy, the decoder or a node is unknown, clusters outnumber tokens, or
+            the threshold is not in [0, 1].
     """
 
     def __init__(self, source: str | Path = "hcast_small.emoji_art", decoder: str = "best_path",
-                 device: str | torch.device = "cpu", *, num_clusters: tuple[int, ...] | None = None):
+                 device: str | torch.device = "cpu", *, num_clusters: tuple[int, ...] | None = None,
+                 within: Sequence[str] | None = None, threshold: float | None = None):
         content = weights.load(source)
         if content.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
@@ -71,10 +82,15 @@ class Predictor:
         self.taxonomy: Taxonomy = content.taxonomy
         self.model: HCast = weights.build(content, device)
         self.transform = eval_transform(content.config)
+        self.calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
         self.decoder, self.device = decoder, torch.device(device)
         self.num_clusters = None
         if num_clusters is not None:
             self.num_clusters = check_clusters(num_clusters, content.config.num_superpixels)
+        if within is not None:
+            Restriction.to(self.taxonomy, within)  # raises for what it does not know
+        self.within = within
+        self.threshold = None if threshold is None else check_threshold(threshold)
 
     def predict(self, files: Iterable[str | Path], batch_size: int = 16, workers: int = 0) -> Iterator[Prediction]:
         """Yield one prediction a file, in order.
@@ -112,13 +128,18 @@ class Predictor:
 
     def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
         """Turn one (B, C_l) tensor of logits a level into B predictions with an empty file name."""
-        d = decode(level_logits, self.taxonomy, self.decoder)
-        rows = zip(d.paths.tolist(), d.level_probabilities.tolist(), d.path_probabilities.tolist(),
-                   d.runner_up.tolist(), d.runner_up_probabilities.tolist())
+        d = decode(self.calibration.logits(level_logits), self.taxonomy, self.decoder, within=self.within,
+                   path_temperature=self.calibration.path_temperature)
+        paths, probabilities, reasons = d.paths, d.path_probabilities, [None] * len(d.paths)
+        if self.threshold is not None:
+            short = back_off(d, self.taxonomy, self.threshold)
+            paths, probabilities, reasons = short.paths, short.path_probabilities, short.reasons
+        rows = zip(paths.tolist(), d.level_probabilities.tolist(), probabilities.tolist(), d.runner_up.tolist(),
+                   d.runner_up_probabilities.tolist(), reasons)
         names = self.taxonomy.path_names
-        return [Prediction("", names(path), tuple(p for p in levels if not math.isnan(p)), probability,
-                           names(second), second_probability)
-                for path, levels, probability, second, second_probability in rows]
+        return [Prediction("", names(path), tuple(p for p, node in zip(levels, path) if node != UNKNOWN), probability,
+                           names(second), second_probability, reason=reason)
+                for path, levels, probability, second, second_probability, reason in rows]
 
 
 class _Pictures(Dataset):

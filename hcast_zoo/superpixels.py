@@ -79,7 +79,10 @@ def from_normalized(images: Tensor, num_superpixels: int, mean: tuple[float, ...
         (B, H, W) int64 labels on the images' device.
     """
     if method == "grid" or images.is_meta or torch.compiler.is_exporting() or torch.jit.is_tracing():
-        labels = grid(images.shape[2], images.shape[3], num_superpixels).to(images.device)
+        height, width = images.shape[2:]
+        if torch.jit.is_tracing():
+            height, width = int(height), int(width)  # there, sizes are tensors
+        labels = grid(height, width, num_superpixels).to(images.device)
         return labels.expand(images.shape[0], -1, -1)
     return torch.ops.hcast_zoo.seeds(images, num_superpixels, list(mean), list(std))
 

@@ -232,6 +232,35 @@ class Taxonomy:
                                     f"{self.names[level][labels[level]]!r}, not to {node!r}")
         return labels
 
+    def find(self, node: str) -> tuple[int, int]:
+        """Return the level and index of a node, given by its name, or as ``level:name`` where a name is not unique.
+
+        Raises:
+            TaxonomyError: if there is no such node (the message names the nearest ones), or several.
+        """
+        places = [(level, index[node]) for level, index in enumerate(self._name_index) if node in index]
+        if len(places) > 1:
+            raise TaxonomyError(f"node {node!r} is at more than one level: write "
+                                f"{' or '.join(repr(f'{self.levels[level]}:{node}') for level, _ in places)}")
+        if places:
+            return places[0]
+        prefix, colon, name = node.partition(":")
+        if colon and prefix in self.levels and name:
+            level = self.levels.index(prefix)
+            return level, self._index(level, name)
+        near = self._nearest(node)
+        hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise TaxonomyError(f"no node {node!r} in the taxonomy{hint}")
+
+    def _nearest(self, node: str) -> list[str]:
+        """Return up to three names at any level that are near to one, whole or by a word, in any case."""
+        names: dict[str, str] = {}
+        for name in (name for level in self.names for name in level):
+            names.setdefault(name.lower(), name)
+        words = {word: name for whole, name in reversed(names.items()) for word in whole.replace("-", " ").split()}
+        near = difflib.get_close_matches(node.lower(), {**words, **names}, 6)
+        return list(dict.fromkeys({**words, **names}[match] for match in near))[:3]
+
     def _index(self, level: int, node: str | int | None) -> int:
         if node is None or node == "" or node == UNKNOWN:
             return UNKNOWN

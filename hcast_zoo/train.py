@@ -86,7 +86,7 @@ class Run:
         self.ema = ModelEmaV3(model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
         world = self.accelerator.num_processes
         optimizer = timm.optim.create_optimizer_v2(
-            model, "adamw", lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay)
+            model, settings.opt, lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay)
         self.sampler = SeededSampler(len(train_set), settings.seed)
         loader = DataLoader(
             train_set, settings.batch_size, sampler=self.sampler, drop_last=True, num_workers=settings.workers,

@@ -14,6 +14,7 @@ class TrainConfig:
         schedule_epochs: Length of the cosine schedule in epochs; ``epochs`` by default. The official code has 300
             whatever the number of epochs (behaviour 32).
         batch_size: Pictures a step on each process; even.
+        opt: timm's name of an optimiser: ``adamw`` as in the paper, or ``muon``, which needs fewer epochs from scratch.
         lr: Peak learning rate for 512 pictures a step; scaled by the true number.
         warmup_lr: Learning rate of the first step, not scaled.
         min_lr: Learning rate at the end, not scaled.
@@ -44,6 +45,7 @@ class TrainConfig:
     epochs: int = 100
     schedule_epochs: int | None = None
     batch_size: int = 64
+    opt: str = "adamw"
     lr: float = 5e-4
     warmup_lr: float = 1e-6
     min_lr: float = 1e-5

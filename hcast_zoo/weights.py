@@ -12,6 +12,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from . import hub
+from .calibration import Calibration
 from .config import HCastConfig
 from .model import HCast, resample_position
 from .taxonomy import Taxonomy, TaxonomyError
@@ -33,12 +34,14 @@ class Weights:
         taxonomy: The labels, or None for a model without names.
         state_dict: Tensors that load strictly into ``HCast(config)``.
         metadata: Free text about the weights: ``name``, ``license``, ``training`` and so on.
+        calibration: Temperatures fitted on held-out data, or None if nobody has; see ``hcast-zoo calibrate``.
     """
 
     config: HCastConfig
     taxonomy: Taxonomy | None
     state_dict: dict[str, Tensor]
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    calibration: Calibration | None = None
 
 
 def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -53,12 +56,28 @@ def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -
     metadata = {**weights.metadata, "format": "pt", "config": json.dumps(weights.config.to_dict())}
     if weights.taxonomy is not None:
         metadata["taxonomy"] = json.dumps(weights.taxonomy.to_dict(), ensure_ascii=False)
+    if weights.calibration is not None:
+        metadata["calibration"] = json.dumps(weights.calibration.to_dict(), ensure_ascii=False)
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        Path(temporary).write_bytes(serialize({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata))
+        Path(temporary).write_bytes(
+            _sort_header(serialize({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata)))
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _sort_header(file: bytes) -> bytes:
+    """Return a safetensors file with its metadata in order, so that equal content is equal bytes.
+
+    The library writes it in a random order, and the Hub would see a change in every copy.
+    """
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + file[end:]
 
 
 def load(source: str | Path) -> Weights:
@@ -74,14 +93,27 @@ def load(source: str | Path) -> Weights:
         HubError: if a repository cannot be read.
     """
     path = resolve(source)
-    try:
+    repository = None if Path(source).exists() else hub.parse(str(source))
+    if repository and "config" not in read_metadata(path):
+        hub.download(repository[0], "config.json", repository[1])  # beside the weights, where read looks
+    return read(path)
+
+
+def read(path: str | Path, tensors: bool = True) -> Weights:
+    """Read a weights file; without ``tensors`` only its header, which takes a millisecond.
+
+    A file that ``save_pretrained`` of transformers wrote has its config and taxonomy in the ``config.json`` beside it.
+
+    Raises:
+        WeightsError: if the file is damaged, a pickle, or lacks a valid config.
+    """
+    metadata = read_metadata(path)
+    state_dict = {}
+    if tensors:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
             state_dict = {k: file.get_tensor(k) for k in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: expected a complete safetensors file: {error}. A checkpoint of the official code "
-                           "or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
-                           ) from error
+    if "config" not in metadata:
+        metadata.update(_read_config_json(Path(path).with_name("config.json")))
     if "config" not in metadata:
         raise WeightsError(f"{path}: expected H-CAST weights with a config in their metadata; run `hcast-zoo convert` "
                            "on checkpoints from elsewhere")
@@ -94,7 +126,41 @@ def load(source: str | Path) -> Weights:
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise WeightsError(f"{path}: the taxonomy has {taxonomy.level_classes} classes, the config "
                            f"{config.level_classes}")
-    return Weights(config, taxonomy, state_dict, metadata)
+    try:
+        calibration = _parse_calibration(metadata.pop("calibration", None), len(config.level_classes))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: invalid calibration in the metadata: {error}") from error
+    return Weights(config, taxonomy, state_dict, metadata, calibration)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the text that a safetensors file holds beside its tensors.
+
+    Raises:
+        WeightsError: if the file is damaged, or a pickle.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: expected a complete safetensors file: {error}. A checkpoint of the official code "
+                           "or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
+                           ) from error
+
+
+def _read_config_json(path: Path) -> dict[str, str]:
+    """Return the metadata entries for a ``config.json`` of transformers; none if it is not H-CAST's."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(data, dict) or data.get("model_type") != "hcast":
+        return {}
+    fields = {f.name for f in dataclasses.fields(HCastConfig)}
+    found = {"config": json.dumps({k: v for k, v in data.items() if k in fields})}
+    if data.get("taxonomy") is not None:
+        found["taxonomy"] = json.dumps(data["taxonomy"])
+    return found
 
 
 def build(weights: Weights, device: str | torch.device = "cpu") -> HCast:
@@ -170,3 +236,12 @@ def resolve(source: str | Path) -> Path:
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:
     """Return the model of some weights, in eval mode; :func:`load` tells what ``source`` can be."""
     return build(load(source), device)
+
+
+def _parse_calibration(text: str | None, num_levels: int) -> Calibration | None:
+    if text is None:
+        return None
+    calibration = Calibration.from_dict(json.loads(text))
+    if len(calibration.temperatures) != num_levels:
+        raise ValueError(f"expected temperatures of {num_levels} levels, got {len(calibration.temperatures)}")
+    return calibration

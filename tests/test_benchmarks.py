@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from hcast_zoo import weights
+from hcast_zoo.calibration import Calibration
 from hcast_zoo.explain import agreement
 from hcast_zoo.metrics import full_path_accuracy
 from hcast_zoo.train_config import TrainConfig
@@ -29,12 +30,12 @@ def benchmark(monkeypatch):
 @pytest.fixture
 def run(benchmark, monkeypatch, picture_folder, tiny_weights, tmp_path):
     """Run a benchmark's command on the validation pictures of the tiny model; return the report."""
-    def call(name, *arguments):
+    def call(name, *arguments, page=None):
         command = ["--data", str(picture_folder), "--split", "val", "--model", str(tiny_weights), "--docs",
                    str(tmp_path / "docs"), *arguments]
         monkeypatch.setattr(sys, "argv", [f"benchmarks/{name}.py", *command])
         benchmark(name).main()
-        text = (tmp_path / "docs" / f"{name}.md").read_text()
+        text = (tmp_path / "docs" / f"{page or name}.md").read_text()
         assert str(tmp_path) not in text and "12 pictures" in text
         return text
     return call
@@ -205,3 +206,45 @@ def test_the_flat_vit_is_as_large_and_explains_itself(benchmark, tiny_config):
 def test_focus_without_a_flat_vit_says_how_to_train_one(run):
     text = run("focus")
     assert text.count("| H-CAST |") == 4 and "benchmarks/flat_vit.py --like" in text and "flat ViT |" not in text
+
+
+def test_sign_test_against_all_outcomes(benchmark):
+    adaptation = benchmark("adaptation")
+    for mended, broken in ((0, 0), (3, 0), (4, 2), (5, 5), (1, 7)):
+        total, few = mended + broken, min(mended, broken)
+        outcomes = [bin(i).count("1") for i in range(2**total)]
+        extreme = sum(min(o, total - o) <= few for o in outcomes) / 2**total
+        assert adaptation.sign_test(mended, broken) == pytest.approx(extreme)
+
+
+def test_coverage_by_hand(benchmark):
+    labels = torch.tensor([[0, 1], [0, 1], [1, 2], [1, 3]])
+    paths = torch.tensor([[0, 1], [1, 1], [1, -1], [-1, -1]])  # right; wrong above; right and short; no answer
+    answered, right = benchmark("coverage").coverage(paths, labels)
+    assert answered == [75, 50] and right == pytest.approx([200 / 3, 50])
+
+
+@pytest.mark.slow
+def test_coverage_command(run, tmp_path):
+    text = run("coverage", page="decoding")
+    assert text.count("| yes |") == text.count("| no |") == 7 and "split val" in text
+    assert "| class |" in text and "| nothing |" in text
+    assert (tmp_path / "docs/images/coverage.png").exists()
+
+
+@pytest.mark.slow
+def test_adaptation_command(run, picture_folder, tiny_weights, tmp_path):
+    content = weights.load(tiny_weights)
+    content.calibration = Calibration((0.2, 0.4, 1.0), fitted_on="nothing")  # temperatures fitted here would be 50
+    weights.save(content, tiny_weights)
+    files = sorted((picture_folder / "val").rglob("*.png"))
+    for file in files:
+        picture = Image.open(file).convert("RGBA")
+        picture.putalpha(Image.new("L", picture.size, 0))
+        picture.paste((200, 80, 40, 255), (8, 8, 30, 30))
+        picture.save(file)
+    text = run("adaptation", "--example", str(files[0]), "--example-target", "wolf", "--steps", "2")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| true species | `tokens`")]
+    assert len(rows) == 1 and float(rows[0][3]) > float(rows[0][2])
+    assert "Adapting to the predicted path" in text and "calibrated on: nothing" in text
+    assert (tmp_path / "docs/images/adaptation.png").exists()

@@ -57,7 +57,7 @@ def test_evaluate_writes_the_card(picture_folder, tiny_weights, tmp_path, capsys
     assert [(e["split"], list(e["results"])) for e in stored] == [
         ("train", ["best_path", "top_down", "independent"]), ("val", ["top_down"])]
     assert str(tmp_path) not in path.read_text() and str(tmp_path) not in json.dumps(stored)
-    evaluations = card.load_evaluations(path.with_suffix(".json"))
+    evaluations = card.read_evaluations(path.with_suffix(".json"))
     assert path.read_text() == card.render(weights.load(tiny_weights), evaluations, "tiny")
     fpa = stored[1]["results"]["top_down"]["fpa"]
     assert f"| top_down | {fpa:.2f} |" in path.read_text()
@@ -68,7 +68,7 @@ def test_numbers_of_other_weights_are_dropped(tiny_weights, tmp_path, evaluation
     path = tmp_path / "tiny.md"
     card.record(path, str(tiny_weights), evaluation)
     card.record(path, str(tiny_weights), dataclasses.replace(evaluation, sha256="11", split="val"))
-    assert [e.split for e in card.load_evaluations(path.with_suffix(".json"))] == ["val"]
+    assert [e.split for e in card.read_evaluations(path.with_suffix(".json"))] == ["val"]
     path.with_suffix(".json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match="written by `hcast-zoo evaluate --card`"):
-        card.load_evaluations(path.with_suffix(".json"))
+        card.read_evaluations(path.with_suffix(".json"))

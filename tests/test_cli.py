@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from hcast_zoo import decode, weights
-from hcast_zoo.cli import DECODERS, main, make_parser
+from hcast_zoo import adapt, decode, weights
+from hcast_zoo.cli import DECODERS, FEEDBACK, main, make_parser
 
 from .conftest import FIXTURES
 
@@ -47,6 +47,40 @@ def test_evaluate(picture_folder, tiny_weights, capsys):
     assert result["pictures"] == 12 and result["results"]["best_path"]["tice"] == 0
 
 
+def test_calibrate_then_back_off_within_a_subtree(picture_folder, tiny_weights, tmp_path, capsys):
+    output = tmp_path / "calibrated.safetensors"
+    command = ["calibrate", str(tiny_weights), "--data", str(picture_folder), "--output", str(output)]
+    assert main(command) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["of", "class", "family", "species", "path"]
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["pictures"] == 12 and result["calibration"] == weights.load(output).calibration.to_dict()
+    assert main(["info", str(output)]) == 0
+    assert json.loads(capsys.readouterr().out)["calibration"] == result["calibration"]
+    command = ["predict", str(picture_folder / "val"), "--model", str(output), "--within", "bird", "--within", "wolf"]
+    assert main([*command, "--json", "--back-off", "0"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(row["path"] == [] or row["path"][0] == "bird" or row["path"][-1] in ("mammal", "dog", "wolf")
+               for row in rows)
+    assert main([*command, "--back-off", "1"]) == 0
+    assert capsys.readouterr().out.count("no level is trustworthy: ") == 12
+
+
+def test_adapt(picture_folder, tiny_weights, tmp_path, capsys):
+    file = next((picture_folder / "val").rglob("*.png"))
+    command = ["adapt", str(file), "--model", str(tiny_weights), "--output", str(tmp_path / "out")]
+    stored = tiny_weights.read_bytes()
+    assert main([*command, "--target", "species:wolf", "--free", "tokens", "norms", "--steps", "3"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in out] == ["before", "after", "wolf", "pixel pairs joined or parted"]
+    assert (tmp_path / "out" / f"{file.stem}.png").exists()
+    assert main([*command, "--feedback", "agreement", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["target"] is None and min(result["losses"]) < result["losses"][0]
+    assert tiny_weights.read_bytes() == stored
+
+
 def test_train_resume_and_fine_tune(picture_folder, tmp_path, capsys, tiny_weights):
     command = ["train", "--data", str(picture_folder), "--output", str(tmp_path / "run"), "--model", str(tiny_weights),
                "--epochs", "1", "--batch-size", "4", "--workers", "0", "--no-cache", "--ema-decay", "0"]
@@ -78,6 +112,13 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
     (["predict", "x.png", "--model", "nothing"], "no weights 'nothing'"),
     (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
     (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
+    (["predict", "x.png", "--within", "animals"], "no node 'animals' in the taxonomy: did you mean .*'animals-nature'"),
+    (["adapt", "x.png", "--target", "dog"], "x.png: no such file"),
+    (["adapt", str(FIXTURES.parent / "pictures/lion.png"), "--target", "lyon"],
+     "no node 'lyon' in the taxonomy: did you mean .*'lion'"),
+    (["adapt", "x.png", "--target", "dog", "--steps", "0"], "steps: expected an integer of 1 or more"),
+    (["adapt", "x.png", "--target", "dog", "--radius", "nan"], "radius: expected a positive number, got nan"),
+    (["predict", "x.png", "--back-off", "2"], "threshold from 0 to 1, got 2.0"),
 ])
 def test_wrong_input_exits_with_2(arguments, message, capsys):
     import re
@@ -88,7 +129,8 @@ def test_wrong_input_exits_with_2(arguments, message, capsys):
 
 
 def test_wrong_usage_exits_with_2(capsys):
-    for arguments in ([], ["fly"], ["predict"]):
+    for arguments in ([], ["fly"], ["predict"], ["adapt", "x.png"],
+                      ["adapt", "x.png", "--target", "dog", "--feedback", "path"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2
@@ -99,6 +141,6 @@ def test_help_imports_nothing_heavy():
             "print([m for m in ('torch', 'timm', 'numpy', 'PIL', 'cv2') if m in sys.modules])")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
-    assert DECODERS == decode.DECODERS
+    assert DECODERS == decode.DECODERS and ("target", *FEEDBACK) == adapt.FEEDBACK
     help_text = make_parser().parse_args(["train", "--data", "x", "--output", "y"])
     assert help_text.lr == 5e-4 and help_text.paper_exact is False

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from hcast_zoo.calibration import Calibration
 from hcast_zoo.data import HierarchicalDataset
-from hcast_zoo.decode import DECODERS
+from hcast_zoo.decode import DECODERS, decode
 from hcast_zoo.evaluate import collect_logits, evaluate
 from hcast_zoo.transforms import eval_transform
 
@@ -28,6 +29,18 @@ def test_every_decoding(picture_folder, taxonomy, tiny_model):
     assert results["independent"]["fpa"] == pytest.approx(100 * right.all(1).float().mean().item())
     for level, name in enumerate(taxonomy.levels):
         assert results["independent"][f"accuracy/{name}"] == pytest.approx(100 * right[:, level].float().mean().item())
+
+
+def test_calibrated_levels_weigh_otherwise(picture_folder, taxonomy, tiny_model):
+    data = HierarchicalDataset.load(picture_folder, taxonomy, "val", transform=eval_transform(tiny_model.config))
+    calibration = Calibration((0.01, 5.0, 5.0))  # the coarsest level decides
+    results = evaluate(tiny_model, data, DECODERS, calibration, progress=False)
+    plain = evaluate(tiny_model, data, DECODERS, progress=False)
+    assert results["independent"] == plain["independent"]
+    assert results["best_path"]["accuracy/class"] == plain["independent"]["accuracy/class"]
+    logits, labels = collect_logits(tiny_model, data, progress=False)
+    paths = decode([x / t for x, t in zip(logits, calibration.temperatures)], taxonomy).paths
+    assert results["best_path"]["fpa"] == pytest.approx(100 * (paths == labels).all(1).float().mean().item())
 
 
 def test_nothing_readable(picture_folder, taxonomy, tiny_model):

@@ -37,6 +37,10 @@ class Server:
         body = json.dumps({"match": match, "status": status, "times": times}).encode()
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/_test/fault", body, method="POST")).close()
 
+    def faults_over(self) -> None:
+        with urllib.request.urlopen(f"{self.url}/_test/forget") as response:
+            assert response.status == 200
+
     def requests(self) -> list[list]:
         with urllib.request.urlopen(f"{self.url}/_test/log") as response:
             return json.load(response)

@@ -1,6 +1,7 @@
 """The package as a whole: direction of imports, contents of the wheel, the shipped weights."""
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -31,6 +32,18 @@ def test_the_core_imports_no_framework():
         assert not any("integrations" in name for name in imports(file)), file.name
 
 
+def test_an_integration_imports_the_core_and_its_framework_alone():
+    for folder in (p for p in (ROOT / "integrations").iterdir() if p.is_dir()):
+        allowed = {"mmpretrain": {"mmengine", "mmcv", "mmpretrain"}}.get(folder.name, {folder.name})
+        for file in folder.rglob("*.py"):
+            depth = len(file.relative_to(folder).parts)
+            for name in imports(file):
+                dots = len(name) - len(name.lstrip("."))
+                other = name.startswith("hcast_zoo.integrations") and f"integrations.{folder.name}." not in name
+                assert dots <= depth and not other, (file, name)
+                assert not {name.split(".")[0]} & (FRAMEWORKS - allowed), (file, name)
+
+
 def test_public_names():
     for name in hcast_zoo.__all__:
         assert getattr(hcast_zoo, name) is not None
@@ -59,8 +72,9 @@ def test_wheel_contents(tmp_path):
     subprocess.run(build, check=True)
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     names = set(wheel.namelist())
-    listed = subprocess.run(["git", "ls-files", "hcast_zoo"], cwd=ROOT, capture_output=True, text=True, check=True)
-    missing = set(listed.stdout.split()) - names
+    listed = subprocess.run(["git", "ls-files", "hcast_zoo", "integrations"], cwd=ROOT, capture_output=True, text=True,
+                            check=True)
+    missing = {re.sub("^integrations/", "hcast_zoo/integrations/", f) for f in listed.stdout.split()} - names
     assert not missing
     assert not any(n.startswith(("tests/", "integrations/")) for n in names)
     if not weights.packaged():

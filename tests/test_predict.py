@@ -3,6 +3,8 @@ import torch
 from PIL import Image
 
 from hcast_zoo import Predictor, weights
+from hcast_zoo.backoff import back_off
+from hcast_zoo.calibration import Calibration
 from hcast_zoo.decode import decode
 from hcast_zoo.predict import find_pictures
 from hcast_zoo.transforms import eval_transform
@@ -72,3 +74,34 @@ def test_wrong_use_is_explained(tiny_model, tiny_weights, tmp_path):
     weights.save(weights.Weights(tiny_model.config, None, tiny_model.state_dict()), tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="no taxonomy"):
         Predictor(tmp_path / "bare.safetensors")
+
+
+def test_restriction_back_off_and_calibration(files, tiny_weights, tiny_model, taxonomy, tmp_path):
+    content = weights.load(tiny_weights)
+    temperatures, within = (0.2, 0.4, 1.0), ["mammal", "gull"]  # below 1: the tiny model's logits hardly differ
+    content.calibration = Calibration(temperatures, 1.3)
+    weights.save(content, tmp_path / "calibrated.safetensors")
+    picture = eval_transform(tiny_model.config)(Image.open(files[0]))
+    with torch.no_grad():
+        logits = tiny_model(picture[None]).level_logits
+    expected = decode([x / t for x, t in zip(logits, temperatures)], taxonomy, within=within, path_temperature=1.3)
+    depths = set()
+    for threshold in (0.0, 0.4, 0.6, 0.8, 1.0):
+        predictor = Predictor(tmp_path / "calibrated.safetensors", within=within, threshold=threshold)
+        prediction, = predictor.predict(files[:1])
+        short = back_off(expected, taxonomy, threshold)
+        assert prediction.path == taxonomy.path_names(short.paths[0].tolist())
+        assert prediction.path_probability == pytest.approx(short.path_probabilities.item(), abs=1e-4)
+        assert len(prediction.probabilities) == len(prediction.path) and prediction.to_dict()["reason"]
+        assert prediction.runner_up == taxonomy.path_names(expected.runner_up[0].tolist())
+        depths.add(len(prediction.path))
+    assert {0, 3} <= depths
+
+
+def test_wrong_restriction_and_threshold_are_explained(tiny_weights):
+    with pytest.raises(ValueError, match="no node 'gul' in the taxonomy: did you mean 'gull'"):
+        Predictor(tiny_weights, within=["gul"])
+    with pytest.raises(ValueError, match="at least one node"):
+        Predictor(tiny_weights, within=[])
+    with pytest.raises(ValueError, match="threshold from 0 to 1, got 50"):
+        Predictor(tiny_weights, threshold=50)

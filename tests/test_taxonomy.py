@@ -119,3 +119,20 @@ def test_labels(taxonomy):
     ):
         with pytest.raises(TaxonomyError, match=message):
             taxonomy.labels(path)
+
+
+def test_find(taxonomy):
+    assert taxonomy.find("bird") == (0, 0) and taxonomy.find("gull") == (1, 1) and taxonomy.find("wolf") == (2, 5)
+    assert taxonomy.find("species:wolf") == (2, 5)
+    for wrong, hint in (("Wolff", "did you mean 'wolf'"), ("herrings", "did you mean 'herring gull'"),
+                        ("species:wolff", "'wolff' at level 'species': did you mean"),
+                        ("genus:wolf", "no node 'genus:wolf'"), ("", "no node ''"), ("species:", "no node 'species:'")):
+        with pytest.raises(TaxonomyError, match=hint):
+            taxonomy.find(wrong)
+
+
+def test_find_a_name_of_several_levels():
+    t = Taxonomy.from_paths([("orange", "orange"), ("red", "cherry"), ("red", "a:b")], ("colour", "fruit"))
+    assert t.find("colour:orange") == (0, 0) and t.find("fruit:orange") == (1, 0) and t.find("a:b") == (1, 2)
+    with pytest.raises(TaxonomyError, match="write 'colour:orange' or 'fruit:orange'"):
+        t.find("orange")

@@ -55,12 +55,13 @@ def test_a_run_learns_and_writes_its_files(picture_folder, taxonomy, tiny_config
         assert value.isfinite().all()
 
 
-def test_stopped_and_resumed_equals_uninterrupted(picture_folder, taxonomy, tiny_config, tmp_path):
+@pytest.mark.parametrize("opt", ["adamw", "muon"])
+def test_stopped_and_resumed_equals_uninterrupted(picture_folder, taxonomy, tiny_config, tmp_path, opt):
     """In-process: stop by an exception between checkpoints, start again."""
-    whole = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "whole")
+    whole = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "whole", opt=opt)
     whole.train()
     for stop in (1, 3, 4, 5):
-        run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / f"cut{stop}")
+        run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / f"cut{stop}", opt=opt)
         step = run._train_step
 
         def fail(batch, run=run, stop=stop, step=step):
@@ -71,7 +72,7 @@ def test_stopped_and_resumed_equals_uninterrupted(picture_folder, taxonomy, tiny
         run._train_step = fail
         with pytest.raises(KeyboardInterrupt):
             run.train()
-        resumed = make_run(picture_folder, taxonomy, tiny_config, tmp_path / f"cut{stop}")
+        resumed = make_run(picture_folder, taxonomy, tiny_config, tmp_path / f"cut{stop}", opt=opt)
         resumed.train()
         for name in ("last.safetensors", "checkpoint/model.safetensors"):
             a, b = (load_file(tmp_path / d / name) for d in ("whole", f"cut{stop}"))

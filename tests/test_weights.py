@@ -107,3 +107,25 @@ def test_packaged_weights_are_verified(tiny_weights, tmp_path, monkeypatch):
     tiny_weights.write_bytes(tiny_weights.read_bytes() + b"x")
     with pytest.raises(weights.WeightsError, match="missing or damaged: reinstall"):
         weights.load("tiny.animals")
+
+
+def test_equal_content_is_equal_bytes(tiny_model, taxonomy, tmp_path):
+    content = weights.Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {c: c for c in "zxäya"})
+    for name in ("a", "b", "c"):
+        weights.save(content, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+    loaded = weights.read(tmp_path / "a")
+    assert loaded.metadata["ä"] == "ä" and loaded.taxonomy == taxonomy
+    assert all(torch.equal(loaded.state_dict[k], v) for k, v in content.state_dict.items())
+
+
+def test_a_folder_that_transformers_wrote(tiny_model, taxonomy, tmp_path):
+    config = {"model_type": "hcast", "architectures": ["HCastForImageClassification"], "dtype": "float32",
+              "taxonomy": taxonomy.to_dict(), **tiny_model.config.to_dict()}
+    save_file(tiny_model.state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    content = weights.load(tmp_path)
+    assert content.config == tiny_model.config and content.taxonomy == taxonomy
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(weights.WeightsError, match="expected H-CAST weights"):
+        weights.load(tmp_path)

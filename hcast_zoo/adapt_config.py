@@ -1,0 +1,39 @@
+"""AdaptConfig: how far test-time adaptation may go, as frozen plain data."""
+
+import dataclasses
+import math
+
+FREE = ("tokens", "pooling", "norms")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptConfig:
+    """How far adaptation may go.
+
+    Args:
+        free: What moves, each kind in a trust region of its own. ``tokens``: the features of the superpixels that
+            enter stage 1 (not the class token, which could carry an answer past the segments). ``pooling``: the
+            weights that decide which cluster a token is in. ``norms``: scales and shifts of the layer norms in the
+            stages.
+        steps: Steps of normalised gradient descent.
+        step_size: Length of a step, as a fraction of the norm of what moves.
+        radius: Of the trust region: how far all steps together may lead, as a fraction of the same norm.
+
+    Raises:
+        ValueError: if a field is out of range.
+    """
+
+    free: tuple[str, ...] = ("tokens",)
+    steps: int = 5
+    step_size: float = 0.05
+    radius: float = 0.2
+
+    def __post_init__(self):
+        object.__setattr__(self, "free", tuple(self.free))
+        if not self.free or not set(self.free) <= set(FREE) or len(set(self.free)) < len(self.free):
+            raise ValueError(f"free: expected some of {', '.join(FREE)}, each once, got {self.free!r}")
+        if type(self.steps) is not int or self.steps < 1:
+            raise ValueError(f"steps: expected an integer of 1 or more, got {self.steps!r}")
+        for field in ("step_size", "radius"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"{field}: expected a positive number, got {getattr(self, field)!r}")

@@ -1,0 +1,60 @@
+"""Metrics of segmentations: how much two of them differ, and how well one can tell an object from its background."""
+
+import torch
+from torch import Tensor
+
+
+def rand_distance(first: Tensor, second: Tensor) -> float:
+    """Return the percent of pixel pairs that one segmentation puts together and the other apart.
+
+    It does not depend on how segments are numbered: 100 minus the Rand index in percent.
+
+    Args:
+        first: (H, W) integer labels from 0.
+        second: (H, W) integer labels from 0.
+
+    Returns:
+        In [0, 100]; 0 for a single pixel.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Source: Rand, Objective Criteria for the Evaluation of Clustering Methods, 1971.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"expected segmentations of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+    first, second = first.flatten().long(), second.flatten().long()
+    width = int(second.max()) + 1
+    together = torch.bincount(first * width + second).square().sum()  # ordered pairs, each pixel with itself too
+    apart = torch.bincount(first).square().sum() + torch.bincount(second).square().sum() - 2 * together
+    pairs = len(first) * (len(first) - 1)
+    return 100 * apart.item() / pairs if pairs else 0.0
+
+
+def best_union_iou(segments: Tensor, mask: Tensor) -> float:
+    """Return the intersection over union, in percent, of a mask and the union of segments that fits it best.
+
+    The best union holds the segments whose part inside the mask is above some share, so only as many unions as there
+    are segments need a look.
+
+    Args:
+        segments: (H, W) integer labels from 0.
+        mask: (H, W) bool.
+
+    Returns:
+        In (0, 100].
+
+    Raises:
+        ValueError: if the shapes differ, or no pixel is in the mask.
+    """
+    if segments.shape != mask.shape or mask.dtype != torch.bool:
+        raise ValueError(f"expected a bool mask of the segments' shape {tuple(segments.shape)}, got "
+                         f"{tuple(mask.shape)} {mask.dtype}")
+    if not mask.any():
+        raise ValueError("expected a mask with at least one pixel")
+    labels, mask = segments.flatten().long(), mask.flatten()
+    size = torch.bincount(labels)
+    inside = torch.bincount(labels[mask], minlength=len(size))
+    order = (inside / size.clamp(min=1)).argsort(descending=True, stable=True)
+    union = mask.sum() + (size - inside)[order].cumsum(0)
+    return 100 * (inside[order].cumsum(0) / union).max().item()

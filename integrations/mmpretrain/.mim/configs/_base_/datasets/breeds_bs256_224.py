@@ -1,0 +1,22 @@
+"""A BREEDS data set, read from ImageNet's folders (data/imagenet/{train,val}/n01440764/...), 256 superpixels.
+
+A data set's config names the taxonomy, whose ImageNet classes are then taken and the others left.
+"""
+
+_base_ = "./hierarchical_bs256_224.py"
+
+test_pipeline = [
+    dict(type="LoadPicture"),
+    dict(type="ResizeEdge", scale=256, edge="short", backend="pillow", interpolation="bicubic"),
+    dict(type="CenterCrop", crop_size=224),
+    # The official code has 256 here, whatever its option says.
+    dict(type="GenerateSuperpixels", num_superpixels=256),
+    dict(type="PackHierarchicalInputs"),
+]
+
+train_source = dict(type="CustomDataset", data_root="data/imagenet", data_prefix="train")
+val_source = dict(type="CustomDataset", data_root="data/imagenet", data_prefix="val")
+
+train_dataloader = dict(dataset=dict(source=train_source, match="id"))
+val_dataloader = dict(dataset=dict(source=val_source, match="id", pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(source=val_source, match="id", pipeline=test_pipeline))

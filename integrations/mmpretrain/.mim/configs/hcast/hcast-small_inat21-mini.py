@@ -1,0 +1,25 @@
+"""iNat21-Mini: 10000 species < 1103 families < 273 orders.
+
+Data: the archives, unpacked to data/inat21/{train_mini,val}/00000_Animalia_.../, whose sorted folders are the
+taxonomy's species in order. The tree has no names. Pictures are normalised by ImageNet's mean, in training and in
+evaluation (the official code evaluates with another).
+
+Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo convert cast_small.pth cast.safetensors`:
+
+    hcast-zoo mm-train hcast_zoo::hcast/hcast-small_inat21-mini.py --cfg-options load_from=cast.safetensors
+
+Expected: 65.00 full-path accuracy (the authors' README). Not run here: cost not measured.
+"""
+
+_base_ = ["../_base_/models/hcast-small.py", "../_base_/datasets/hierarchical_bs256_224.py",
+          "../_base_/schedules/hcast_bs256_adamw_100e.py", "mmpretrain::_base_/default_runtime.py"]
+
+taxonomy = "inat21_mini"
+
+model = dict(head=dict(taxonomy=taxonomy))
+
+train_source = dict(type="CustomDataset", data_root="data/inat21", data_prefix="train_mini")
+val_source = dict(type="CustomDataset", data_root="data/inat21", data_prefix="val")
+train_dataloader = dict(dataset=dict(source=train_source, taxonomy=taxonomy, match="order"))
+val_dataloader = dict(dataset=dict(source=val_source, taxonomy=taxonomy, match="order"))
+test_dataloader = dict(dataset=dict(source=val_source, taxonomy=taxonomy, match="order"))

@@ -1,0 +1,83 @@
+"""Checkpoints: the core's weights files for mmengine, and mmengine's own under torch's ``weights_only``."""
+
+import copyreg
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+from hcast_zoo import weights
+
+SCHEME = "hcast-zoo://"
+
+
+def load_from_hcast_zoo(filename: str, map_location=None) -> dict:
+    """Load weights by name, as ``hcast-zoo://hcast_small.emoji_art``; see :func:`load_weights`."""
+    return load_weights(filename.removeprefix(SCHEME), map_location)
+
+
+def load_weights(source: str | Path, map_location=None) -> dict:
+    """Return weights as a checkpoint of a :class:`.classifier.HierarchicalClassifier`.
+
+    Args:
+        source: A name, file or folder, as :func:`hcast_zoo.weights.load` takes.
+        map_location: Device of the tensors.
+
+    Raises:
+        WeightsError: if there are no such weights.
+    """
+    content = weights.load(source)
+    meta = {}
+    if content.taxonomy is not None:
+        meta["dataset_meta"] = {"classes": content.taxonomy.names[-1], "taxonomy": content.taxonomy.to_dict()}
+    state = {classifier_key(k): v.to(map_location or "cpu") for k, v in content.state_dict.items()}
+    return {"state_dict": state, "meta": meta}
+
+
+def classifier_key(key: str) -> str:
+    """Return the name that a tensor of the core has in the classifier."""
+    return f"head.{key}" if key.startswith("heads.") else f"backbone.{key}"
+
+
+def core_key(key: str) -> str:
+    """Return the name that a tensor of the classifier has in the core; the inverse of :func:`classifier_key`."""
+    return key.partition(".")[2]
+
+
+def load_from_local(filename: str, map_location=None) -> dict:
+    """Load a local checkpoint: ``.safetensors`` weights of ours, or a file that torch wrote.
+
+    Takes the place of mmengine's loader, which since torch 2.6 cannot read the checkpoints that mmengine writes: they
+    hold logs in classes that torch's unpickler does not know. Here it knows exactly those, and only during this call.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        UnpicklingError: if the file holds anything else than tensors, plain data and logs.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} can not be found.")
+    if path.suffix == ".safetensors":
+        return load_weights(path, map_location)
+    with torch.serialization.safe_globals(_log_globals()):
+        return torch.load(path, map_location=map_location)
+
+
+def reduce_history(history: HistoryBuffer) -> tuple:
+    """Pickle a log without its table of statistics, for ``copyreg``.
+
+    The table holds methods of the class, which are pickled as a call of ``getattr``; to allow that on loading would
+    allow everything. HistoryBuffer fills it again by itself, and a user's own statistics are in the class.
+    """
+    state = {key: value for key, value in vars(history).items() if key != "statistics_methods"}
+    return copyreg.__newobj__, (HistoryBuffer,), state
+
+
+def _log_globals() -> list:
+    """Return what a log is made of: the buffer, arrays and numbers of NumPy, by the names NumPy 1 and 2 pickle."""
+    array, number = np.zeros(1), np.float64(0)
+    rebuild, scalar = array.__reduce__()[0], number.__reduce__()[0]
+    names = [(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+             for function, name in ((rebuild, "_reconstruct"), (scalar, "scalar"))]
+    return [HistoryBuffer, np.ndarray, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.int64)), *names]

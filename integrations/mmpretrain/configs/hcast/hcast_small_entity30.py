@@ -1,0 +1,29 @@
+"""BREEDS Entity-30: 120 subclasses < 30 superclasses.
+
+Data: ImageNet, as data/imagenet/{train,val}/n01440764/... .
+
+Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo convert cast_small.pth cast.safetensors`:
+
+    hcast-zoo mm-train hcast_zoo::hcast/hcast-small_entity30.py --cfg-options load_from=cast.safetensors
+
+That is its twin. Inherit this one, under `read_base()`, by
+
+    from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_entity30 import *
+
+Expected: 84.86 full-path accuracy (the authors' README). Not run here: cost not measured.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.breeds_bs256_224 import *
+    from .._base_.default_runtime import *
+    from .._base_.hcast_bs256_adamw_100e import *
+    from .._base_.hcast_small import *
+
+taxonomy = "entity30"
+
+model.update(backbone=dict(num_superpixels=256), head=dict(taxonomy=taxonomy))
+train_dataloader.update(dataset=dict(taxonomy=taxonomy))
+val_dataloader.update(dataset=dict(taxonomy=taxonomy))
+test_dataloader.update(dataset=dict(taxonomy=taxonomy))

@@ -1,0 +1,130 @@
+"""HierarchicalClsHead: a linear layer for every level of a taxonomy, and the decoding of their answers to a path."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmpretrain.models.heads import ClsHead
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from hcast_zoo.config import default_head_stages
+from hcast_zoo.decode import DECODERS, decode
+from hcast_zoo.taxonomy import Taxonomy
+
+from .config import load_taxonomy
+
+
+@MODELS.register_module()
+class HierarchicalClsHead(ClsHead):
+    """Classify every level from the class token of its stage.
+
+    Args:
+        in_channels: Width of the backbone's features.
+        taxonomy: Names a taxonomy; see :func:`.config.load_taxonomy`.
+        level_classes: Number of classes of each level, coarse to fine. Not needed with a taxonomy, and must agree.
+        in_indices: Which of the backbone's outputs each level reads, coarse to fine. By default, as in the paper, of
+            the outputs of all four stages: the coarsest the last, each finer one the stage before.
+        decoder: How levels become a path: ``"best_path"``, ``"top_down"`` or ``"independent"`` (as in the paper, and
+            the only one without a taxonomy).
+        drop_rate: Dropout before the layers.
+        loss: The loss; see :class:`.loss.HierarchicalLoss`.
+        init_cfg: mmengine's initialisation.
+
+    Raises:
+        ValueError: if levels and taxonomy disagree, there are neither, or the decoder is unknown or needs a taxonomy.
+    """
+
+    def __init__(self, in_channels: int, taxonomy: str | Mapping | Taxonomy | None = None,
+                 level_classes: Sequence[int] | None = None, in_indices: Sequence[int] | None = None,
+                 decoder: str = "best_path", drop_rate: float = 0.0, loss: dict | nn.Module | None = None,
+                 init_cfg: dict | list | None = None):
+        super().__init__(loss=loss or dict(type="HierarchicalLoss"),
+                         init_cfg=init_cfg or dict(type="TruncNormal", layer="Linear", std=0.02))
+        self.taxonomy = None if taxonomy is None else load_taxonomy(taxonomy)
+        self.level_classes = self._check_levels(level_classes)
+        self.in_channels = in_channels
+        levels = len(self.level_classes)
+        self.in_indices = tuple(in_indices or (stage - 1 for stage in default_head_stages(levels)))
+        if len(self.in_indices) != levels:
+            raise ValueError(f"in_indices: expected one for each of {levels} levels, got {self.in_indices}")
+        if decoder not in DECODERS:
+            raise ValueError(f"unknown decoder {decoder!r}: expected one of {', '.join(DECODERS)}")
+        if self.taxonomy is None and decoder != "independent":
+            raise ValueError(f"the decoder {decoder!r} needs a taxonomy: give one, or decoder='independent'")
+        self.decoder = decoder
+        self.dropout = nn.Dropout(drop_rate)
+        self.heads = nn.ModuleList(nn.Linear(in_channels, classes) for classes in self.level_classes)
+
+    def _check_levels(self, level_classes: Sequence[int] | None) -> tuple[int, ...]:
+        given = None if level_classes is None else tuple(level_classes)
+        if self.taxonomy is None:
+            if not given or any(type(n) is not int or n < 1 for n in given):
+                raise ValueError(f"expected a taxonomy, or level_classes with at least one level, got {given!r}")
+            return given
+        if given not in (None, self.taxonomy.level_classes):
+            raise ValueError(f"level_classes {given} disagree with the taxonomy {self.taxonomy.name!r}, whose levels "
+                             f"{', '.join(self.taxonomy.levels)} have {self.taxonomy.level_classes} classes")
+        return self.taxonomy.level_classes
+
+    def pre_logits(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the (B, C) feature each level reads, coarse to fine."""
+        if len(feats) <= max(self.in_indices):
+            raise ValueError(f"the levels read outputs {self.in_indices}, but the backbone gave {len(feats)}: set its "
+                             "out_indices to (0, 1, 2, 3), or in_indices of the head")
+        return tuple(feats[i] for i in self.in_indices)
+
+    def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return one (B, C_l) tensor of logits a level, coarse to fine."""
+        return tuple(head(self.dropout(x)) for head, x in zip(self.heads, self.pre_logits(feats)))
+
+    def _get_loss(self, cls_score: Sequence[Tensor], data_samples: list[DataSample], **kwargs) -> dict[str, Tensor]:
+        device = cls_score[0].device
+        if "gt_score" in data_samples[0]:  # mixed: the targets of all levels in a row
+            scores = torch.stack([sample.gt_score for sample in data_samples]).to(device)
+            targets = scores.split(self.level_classes, -1)
+        else:
+            targets = stack_paths(data_samples).to(device)
+        return {"loss": self.loss_module(cls_score, targets, **kwargs)}
+
+    def _get_predictions(self, cls_score: Sequence[Tensor],
+                         data_samples: list[DataSample | None] | None) -> list[DataSample]:
+        """Add the answer to each data sample.
+
+        ``pred_score`` and ``pred_label`` are the finest level's own, as everywhere in mmpretrain; ``pred_path`` (L,)
+        is the decoded path, with ``pred_path_score`` and each level's ``pred_level_scores`` (L,); ``pred_runner_up``
+        (L,) and ``pred_runner_up_score`` are the second-best path; ``level_logits`` is what they come from.
+        """
+        decoded = decode(cls_score, self.taxonomy or unnamed_taxonomy(self.level_classes), self.decoder)
+        scores = cls_score[-1].float().softmax(-1)
+        samples = data_samples or [None] * len(scores)
+        out = []
+        for row, sample in enumerate(samples):
+            sample = DataSample() if sample is None else sample
+            sample.set_pred_score(scores[row]).set_pred_label(scores[row].argmax(-1, keepdim=True))
+            sample.set_field(decoded.paths[row], "pred_path")
+            sample.set_field(decoded.path_probabilities[row], "pred_path_score")
+            sample.set_field(decoded.level_probabilities[row], "pred_level_scores")
+            sample.set_field(decoded.runner_up[row], "pred_runner_up")
+            sample.set_field(decoded.runner_up_probabilities[row], "pred_runner_up_score")
+            sample.set_field(tuple(x[row] for x in cls_score), "level_logits")
+            out.append(sample)
+        return out
+
+
+def unnamed_taxonomy(level_classes: Sequence[int]) -> Taxonomy:
+    """Return some tree with these classes, for decoding each level by itself, which looks at no parent."""
+    names = [[str(i) for i in range(n)] for n in level_classes]
+    return Taxonomy([f"level_{i}" for i in range(len(names))], names, [[0] * n for n in level_classes[1:]])
+
+
+def stack_paths(data_samples: Sequence[DataSample]) -> Tensor:
+    """Return the (B, L) int64 labels of data samples.
+
+    Raises:
+        ValueError: if a sample has no label for each level.
+    """
+    if not all("gt_path" in sample for sample in data_samples):
+        raise ValueError("data samples have no gt_path, the label of each level: use HierarchicalDataset (around your "
+                         "data set, if it is one of mmpretrain's) and PackHierarchicalInputs")
+    return torch.stack([sample.gt_path for sample in data_samples])

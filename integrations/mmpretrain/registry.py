@@ -1,0 +1,12 @@
+"""The registries of the scope ``hcast_zoo``.
+
+Our classes are in mmpretrain's registries. But what is inherited from ``hcast_zoo::...`` carries the scope
+``hcast_zoo``, and mmengine then looks for a registry of that scope: one that holds nothing and asks mmpretrain's.
+"""
+
+import mmpretrain.registry
+from mmengine.registry import Registry
+
+for _parent in list(vars(mmpretrain.registry).values()):
+    if isinstance(_parent, Registry) and _parent.scope == "mmpretrain":
+        Registry(_parent.name, parent=_parent, scope="hcast_zoo", locations=[f"{__package__}.hcast"])

@@ -1,0 +1,189 @@
+"""Transforms: pictures in the core's way, superpixel maps, and their packing into data samples."""
+
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform, CenterCrop, LoadImageFromFile
+from mmengine import fileio
+from mmpretrain.datasets.transforms import PackInputs, RandomResizedCrop, ResizeEdge
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image
+from torchvision.transforms import Compose
+
+from hcast_zoo import superpixels
+from hcast_zoo.transforms import PictureError, on_background, open_picture, to_tensor
+
+from .config import model_config
+
+SEGMENTS = "segments"  # key of the map, in results and data samples
+
+
+@TRANSFORMS.register_module()
+class LoadPicture(LoadImageFromFile):
+    """Load a picture of any common format as the core does: upright, 8 bits, transparent parts on a background.
+
+    Required keys: ``img_path``, or ``img_bytes`` (an encoded picture). With ``img``, nothing is done. Added keys:
+    ``img`` (H, W, 3) uint8 in B, G, R, ``img_shape``, ``ori_shape``.
+
+    Args:
+        background: R, G, B behind transparent parts, or ``"random"``.
+        ignore_broken: Return None for a picture that cannot be read, so that a data set takes another one in training.
+        backend_args: File backend of mmengine.
+
+    Raises:
+        PictureError: if a picture cannot be read.
+    """
+
+    def __init__(self, background: Sequence[int] | str = (255, 255, 255), ignore_broken: bool = False,
+                 backend_args: dict | None = None):
+        super().__init__(ignore_empty=ignore_broken, backend_args=backend_args)
+        if background != "random" and len(tuple(background)) != 3:
+            raise ValueError(f"background: expected R, G, B or 'random', got {background!r}")
+        self.background = background
+
+    def transform(self, results: dict) -> dict | None:
+        """Load."""
+        if "img" in results:
+            return results
+        try:
+            picture = self._open(results)
+        except PictureError:
+            if self.ignore_empty:
+                return None
+            raise
+        background = self.background
+        if background == "random":
+            background = tuple(random.randrange(256) for _ in range(3))
+        rgb = np.asarray(on_background(picture, tuple(background)))
+        results["img"] = np.ascontiguousarray(rgb[..., ::-1])
+        results["img_shape"] = results["ori_shape"] = rgb.shape[:2]
+        return results
+
+    def _open(self, results: dict) -> Image.Image:
+        if "img_bytes" in results:
+            return open_picture(results["img_bytes"])
+        path = results["img_path"]
+        try:
+            content = fileio.get(path, backend_args=self.backend_args)
+        except OSError as error:
+            raise PictureError(f"{path}: {error.strerror or error}") from error
+        try:
+            return open_picture(content)
+        except PictureError as error:
+            raise PictureError(f"{path}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(background={self.background}, ignore_broken={self.ignore_empty})"
+
+
+@TRANSFORMS.register_module()
+class ResizeToModel(BaseTransform):
+    """Resize the short edge and crop the centre, as an architecture (and its weights) wants it.
+
+    ResizeEdge and CenterCrop by Pillow; for those with numbers of your own, write them in the pipeline.
+
+    Args:
+        arch: See :func:`.config.model_config`.
+    """
+
+    def __init__(self, arch: str | Mapping):
+        config = model_config(arch)
+        self.resize = ResizeEdge(int(config.image_size / config.crop_pct), "short", "pillow", config.interpolation)
+        self.crop = CenterCrop(config.image_size)
+
+    def transform(self, results: dict) -> dict:
+        """Resize and crop."""
+        return self.crop(self.resize(results))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.resize}, {self.crop})"
+
+
+@TRANSFORMS.register_module()
+class RandomResizedCropToModel(RandomResizedCrop):
+    """RandomResizedCrop to the image size, and by the filter, of an architecture.
+
+    Args:
+        arch: See :func:`.config.model_config`.
+        crop_ratio_range: Smallest and largest part of the area.
+    """
+
+    def __init__(self, arch: str | Mapping, crop_ratio_range: tuple[float, float] = (0.08, 1.0)):
+        config = model_config(arch)
+        super().__init__(config.image_size, tuple(crop_ratio_range), interpolation=config.interpolation,
+                         backend="pillow")
+
+
+@TRANSFORMS.register_module()
+class GenerateSuperpixels(BaseTransform):
+    """Compute the superpixel map of the picture as it is now, so after everything that changes pixels.
+
+    Required key: ``img`` (H, W, 3) uint8 in B, G, R. Added key: ``segments``, an (H, W) integer tensor. The map is,
+    bit for bit, the one the core makes of the normalised picture.
+
+    Args:
+        arch: See :func:`.config.model_config`; for the weights' own number and normalisation.
+        num_superpixels: Another number.
+        method: ``"seeds"`` or ``"grid"``.
+    """
+
+    def __init__(self, arch: str | Mapping = "small", num_superpixels: int | None = None, method: str | None = None):
+        self.config = model_config(arch, num_superpixels=num_superpixels, superpixels=method)
+        self.normalize = Compose(to_tensor(self.config))
+
+    def transform(self, results: dict) -> dict:
+        """Add the map."""
+        config = self.config
+        image = self.normalize(Image.fromarray(np.ascontiguousarray(results["img"][..., ::-1])))
+        labels = superpixels.from_normalized(image[None], config.num_superpixels, config.mean, config.std,
+                                             config.superpixels)[0]
+        narrow = torch.int16 if config.num_superpixels <= torch.iinfo(torch.int16).max else torch.int64
+        results[SEGMENTS] = labels.to(narrow, copy=True)  # a quarter of the bytes on their way from the worker
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_superpixels={self.config.num_superpixels}, method={self.config.superpixels})"
+
+
+@TRANSFORMS.register_module()
+class PackHierarchicalInputs(PackInputs):
+    """PackInputs that keeps the label of each level (``gt_path``) and the superpixel map (``segments``).
+
+    Args:
+        segments: Whether there must be a map. Say False in a training pipeline whose batches are mixed: then the model
+            makes the maps, after mixing.
+        meta_keys: See mmpretrain's PackInputs.
+
+    Raises:
+        ValueError: if the map is missing.
+    """
+
+    def __init__(self, segments: bool = True, meta_keys: Sequence[str] = PackInputs.DEFAULT_META_KEYS):
+        super().__init__(algorithm_keys=("gt_path", SEGMENTS) if segments else ("gt_path",), meta_keys=meta_keys)
+
+    def transform(self, results: dict) -> dict:
+        """Pack."""
+        if SEGMENTS in self.algorithm_keys and SEGMENTS not in results:
+            raise ValueError(MISSING_MAP)
+        if "gt_path" in results:
+            results["gt_path"] = torch.as_tensor(results["gt_path"], dtype=torch.int64)
+        return super().transform(results)
+
+
+MISSING_MAP = ("PackHierarchicalInputs expects a superpixel map, but none was made: put GenerateSuperpixels before it, "
+               "or say PackHierarchicalInputs(segments=False) and the model makes the maps")
+
+
+def check_pipeline(transforms: Sequence[BaseTransform]) -> None:
+    """Raise ValueError if maps are packed and not made, or made before the picture changes."""
+    kinds = [type(t) for t in transforms]
+    made = kinds.index(GenerateSuperpixels) if GenerateSuperpixels in kinds else None
+    for transform in transforms:
+        if isinstance(transform, PackHierarchicalInputs) and SEGMENTS in transform.algorithm_keys and made is None:
+            raise ValueError(MISSING_MAP)
+    between = [k.__name__ for k in kinds[made + 1:] if not issubclass(k, PackInputs)] if made is not None else []
+    if between:
+        raise ValueError(f"GenerateSuperpixels must be the last step before packing, but {', '.join(between)} follow: "
+                         "the map would belong to another picture")

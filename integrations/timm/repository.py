@@ -1,0 +1,39 @@
+"""What timm reads from a repository on the Hub."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import timm
+from timm.models._hub import save_config_for_hf
+
+from hcast_zoo.config import VARIANTS, HCastConfig
+from hcast_zoo.weights import Weights
+
+from . import pretrained as tags
+
+
+def hub_config(content: Weights) -> dict:
+    """Return the entries of ``config.json`` by which ``timm.create_model("hf-hub:org/name")`` builds the model.
+
+    They are written by timm itself, from a model on the meta device.
+    """
+    fields = {k: v for k, v in content.config.to_dict().items() if k in tags.MODEL_FIELDS}
+    taxonomy = content.taxonomy and content.taxonomy.to_dict()
+    cfg = tags.describe(tags.Source(content.config, content.taxonomy))
+    cfg.pop("label_names")  # config.json has them as id2label
+    model = timm.create_model(variant_of(content.config), pretrained_cfg=cfg, img_size=content.config.image_size,
+                              in_chans=content.config.in_chans, taxonomy=taxonomy, device="meta", **fields)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.json"
+        save_config_for_hf(model, str(file))
+        return json.loads(file.read_text(encoding="utf-8"))
+
+
+def variant_of(config: HCastConfig) -> str:
+    """Return the variant with the same width, depths and heads; ``hcast_small``, with these changed, if none has."""
+    for name in VARIANTS:
+        variant = HCastConfig.from_variant(name)
+        if all(getattr(variant, f) == getattr(config, f) for f in ("embed_dim", "depths", "num_heads")):
+            return name
+    return "hcast_small"

@@ -1,0 +1,103 @@
+"""H-CAST for transformers: registered with its Auto classes and pipelines as soon as transformers has imported them.
+
+The functions are post-import hooks (see ``hcast_zoo/__init__.py``). Each imports no more of us, and of transformers,
+than what the user's own code has asked for.
+"""
+
+import importlib
+import sys
+import warnings
+from types import ModuleType
+
+OLDEST = (5, 5)  # the oldest that all our tests pass with; image_processing_backends came in 5.4
+
+# Public name -> module.
+_PUBLIC = {
+    "HCastConfig": "configuration_hcast",
+    "HCastForImageClassification": "modeling_hcast",
+    "HCastImageProcessor": "image_processing_hcast",
+    "HCastImageProcessorPil": "image_processing_hcast",
+    "HCastModel": "modeling_hcast",
+    "HierarchicalImageClassificationPipeline": "pipeline_hcast",
+    "HierarchicalImageClassifierOutput": "modeling_hcast",
+    "compute_metrics": "training",
+    "from_core": "conversion",
+    "to_core": "conversion",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def register_config(module: ModuleType) -> None:
+    """Register with AutoConfig, once ``transformers.models.auto.configuration_auto`` is imported."""
+    if not _is_supported():
+        return
+    from .configuration_hcast import HCastConfig
+
+    module.AutoConfig.register(HCastConfig.model_type, HCastConfig, exist_ok=True)
+
+
+def register_models(module: ModuleType) -> None:
+    """Register with the AutoModel classes, once ``transformers.models.auto.modeling_auto`` is imported."""
+    auto = sys.modules.get("transformers.models.auto.modeling_auto")
+    if auto is None or not _is_supported():
+        return
+    if (_is_half_imported(f"{__name__}.modeling_hcast", "__all__")
+            or _is_half_imported("transformers.modeling_layers", "GradientCheckpointingLayer")):
+        return
+    from .configuration_hcast import HCastConfig
+    from .modeling_hcast import HCastForImageClassification, HCastModel
+
+    auto.AutoModel.register(HCastConfig, HCastModel, exist_ok=True)
+    auto.AutoModelForImageClassification.register(HCastConfig, HCastForImageClassification, exist_ok=True)
+
+
+def register_image_processor(module: ModuleType) -> None:
+    """Register with AutoImageProcessor, once ``transformers.models.auto.image_processing_auto`` is imported."""
+    if not _is_supported():
+        return
+    from .configuration_hcast import HCastConfig
+    from .image_processing_hcast import HCastImageProcessor, HCastImageProcessorPil
+
+    module.AutoImageProcessor.register(
+        HCastConfig, image_processor_classes={"torchvision": HCastImageProcessor, "pil": HCastImageProcessorPil},
+        exist_ok=True)
+
+
+def register_pipeline(module: ModuleType) -> None:
+    """Register the task "hierarchical-image-classification", once ``transformers.pipelines`` is imported."""
+    pipelines = sys.modules.get("transformers.pipelines")
+    if pipelines is None or not _is_supported() or _is_half_imported(f"{__name__}.pipeline_hcast", "__all__"):
+        return
+    from transformers.models.auto.modeling_auto import AutoModelForImageClassification
+
+    from .pipeline_hcast import TASK, HierarchicalImageClassificationPipeline
+
+    if TASK not in pipelines.PIPELINE_REGISTRY.supported_tasks:
+        pipelines.PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=HierarchicalImageClassificationPipeline, pt_model=AutoModelForImageClassification,
+            type="image")
+
+
+def _is_half_imported(module: str, last_name: str) -> bool:
+    """Tell whether a module is being imported at this moment, by the absence of a name that it defines late.
+
+    Our modules import those whose import calls the hooks, and ``transformers.modeling_layers`` imports
+    ``modeling_auto`` itself; then nothing can be done yet, and the hook on the module that is underway comes back.
+    """
+    return module in sys.modules and not hasattr(sys.modules[module], last_name)
+
+
+def _is_supported() -> bool:
+    """Tell whether we work with this transformers; an old one must go on working without us."""
+    version = sys.modules["transformers"].__version__
+    if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST:
+        return True
+    warnings.warn(f"H-CAST needs transformers {'.'.join(map(str, OLDEST))} or later and is not registered with "
+                  f"{version}: pip install -U transformers", stacklevel=2)
+    return False

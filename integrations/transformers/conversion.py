@@ -1,0 +1,39 @@
+"""Weights of the core as a transformers model, and back. Nothing is renamed: the keys are the same."""
+
+from hcast_zoo.weights import Weights, WeightsError
+
+from .configuration_hcast import HCastConfig
+from .modeling_hcast import HCastForImageClassification
+
+
+def from_core(weights: Weights, **kwargs) -> HCastForImageClassification:
+    """Return a model in eval mode, float32, with these weights.
+
+    Args:
+        weights: What :func:`hcast_zoo.weights.load` reads.
+        kwargs: Further fields of the config, such as ``kl_weight``.
+
+    Raises:
+        WeightsError: if the tensors are those of another model.
+    """
+    config = HCastConfig.from_core(weights.config, weights.taxonomy, dtype="float32", **kwargs)
+    model = HCastForImageClassification(config)
+    try:
+        model.load_state_dict(weights.state_dict)
+    except RuntimeError as error:
+        raise WeightsError(f"weights of another model: {error}") from error
+    return model.eval()
+
+
+def to_core(model: HCastForImageClassification, metadata: dict[str, str] | None = None) -> Weights:
+    """Return the model's weights for :func:`hcast_zoo.weights.save`, sharing its tensors.
+
+    Args:
+        model: A classifier.
+        metadata: Free text to go with them: ``name``, ``license`` and so on.
+    """
+    state = {key: value.detach() for key, value in model.state_dict().items()}
+    return Weights(model.config.to_core(), model.config.get_taxonomy(), state, dict(metadata or {}))
+
+
+__all__ = ["from_core", "to_core"]

@@ -1,0 +1,149 @@
+"""Image processors of H-CAST: the core's preprocessing, to the bit, and superpixels on request.
+
+SEEDS amplifies a difference of one grey level, so both backends give the pixels that Pillow and the core give. The
+torchvision backend uses torchvision's own resizing only where Pillow cannot: on accelerators and for float images.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvF
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs
+
+from hcast_zoo.config import HCastConfig as CoreConfig
+from hcast_zoo.superpixels import from_normalized
+from hcast_zoo.transforms import on_background, to_8_bit
+
+DEFAULTS = CoreConfig()
+
+
+class HCastImageProcessorKwargs(ImagesKwargs, total=False):
+    """Keyword arguments beside those of every image processor.
+
+    Args:
+        do_grayscale: Turn the picture into one channel, for models with ``num_channels`` 1.
+        return_segments: Also return ``segments``, the (B, H, W) int64 superpixel maps that the model would make.
+        num_superpixels: Labels of the maps run from 0 to this, exclusive.
+        superpixels: How they are made: ``"seeds"`` or ``"grid"``.
+    """
+
+    do_grayscale: bool | None
+    return_segments: bool | None
+    num_superpixels: int | None
+    superpixels: str | None
+
+
+class HierarchicalProcessing:
+    """What the two backends share; mixed in before a backend."""
+
+    valid_kwargs = HCastImageProcessorKwargs
+    resample = PILImageResampling.BICUBIC
+    image_mean = DEFAULTS.mean
+    image_std = DEFAULTS.std
+    size = {"shortest_edge": int(DEFAULTS.image_size / DEFAULTS.crop_pct)}  # noqa: RUF012 (transformers' own way)
+    crop_size = {"height": DEFAULTS.image_size, "width": DEFAULTS.image_size}  # noqa: RUF012
+    default_to_square = False
+    do_convert_rgb = True
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_grayscale = False
+    return_segments = False
+    num_superpixels = DEFAULTS.num_superpixels
+    superpixels = DEFAULTS.superpixels
+    model_input_names = ["pixel_values", "segments"]  # noqa: RUF012
+
+    @classmethod
+    def from_core(cls, config: CoreConfig, **kwargs: Any) -> "HierarchicalProcessing":
+        """Build the preprocessing of a core config (or of a transformers one)."""
+        side = config.image_size
+        return cls(**{
+            "resample": PILImageResampling[config.interpolation.upper()],
+            "size": {"shortest_edge": int(side / config.crop_pct)}, "crop_size": {"height": side, "width": side},
+            "image_mean": list(config.mean), "image_std": list(config.std), "do_grayscale": config.in_chans == 1,
+            "num_superpixels": config.num_superpixels, "superpixels": config.superpixels, **kwargs})
+
+    def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any):
+        """Bring one picture into the backend's form; Pillow's are made RGB as in the core, 16 bits and all."""
+        if do_convert_rgb and isinstance(image, Image.Image):
+            image = on_background(to_8_bit(image), (255, 255, 255))
+        return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
+
+    def _preprocess(self, images: list, do_rescale: bool, rescale_factor: float, do_normalize: bool,
+                    image_mean: tuple[float, ...], image_std: tuple[float, ...], do_grayscale: bool | None = None,
+                    return_segments: bool | None = None, num_superpixels: int | None = None,
+                    superpixels: str | None = None, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
+        """Resize and crop in the backend, then rescale and normalise with the core's arithmetic."""
+        cropped = super()._preprocess(
+            images, do_rescale=False, rescale_factor=rescale_factor, do_normalize=False, image_mean=image_mean,
+            image_std=image_std, return_tensors=None, **kwargs)["pixel_values"]
+        pixels, maps = [], []
+        for image in map(torch.as_tensor, cropped):
+            if do_grayscale:
+                image = to_grayscale(image)
+            if do_rescale:  # multiplying by the factor would round differently than the core's division by 255
+                image = image.float() / _divisor(rescale_factor)
+            if do_normalize:
+                image = tvF.normalize(image.float(), list(image_mean), list(image_std))
+            pixels.append(image)
+            if return_segments:
+                normalization = (image_mean, image_std) if do_normalize else None
+                maps.append(self._segment(image, num_superpixels, superpixels, normalization))
+        data = {"pixel_values": pixels, **({"segments": maps} if return_segments else {})}
+        if self.backend == "pil":
+            data = {key: [value.numpy() for value in values] for key, values in data.items()}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _segment(self, image: Tensor, num_superpixels: int, method: str, normalization: tuple | None) -> Tensor:
+        """Return the (H, W) int64 superpixels of one processed (C, H, W) image."""
+        image = image[None].float()
+        if normalization is None:
+            # Values above 1 are grey levels that were not rescaled.
+            image = image / 255 if image.max() > 1 else image
+            normalization = (0.0,) * image.shape[1], (1.0,) * image.shape[1]
+        return from_normalized(image, num_superpixels, *normalization, method)[0].contiguous()
+
+
+class HCastImageProcessor(HierarchicalProcessing, TorchvisionBackend):
+    """Image processor on torchvision, which can also run on an accelerator (``device=``)."""
+
+    def resize(self, image: Tensor, size: SizeDict, resample: Any = None, **kwargs: Any) -> Tensor:
+        """Resize (B, C, H, W) images, by Pillow if they are 8-bit ones on the CPU."""
+        if image.dtype != torch.uint8 or image.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().resize(image, size, resample=resample, **kwargs)
+        resized = [PilBackend.resize(self, picture, size, resample) for picture in image.flatten(0, -4).numpy()]
+        return torch.from_numpy(np.stack(resized)).unflatten(0, image.shape[:-3])
+
+    def center_crop(self, image: Tensor, size: SizeDict, **kwargs: Any) -> Tensor:
+        """Cut the centre out, padding with zeros what is too small."""
+        return tvF.center_crop(image, [size.height, size.width])
+
+
+class HCastImageProcessorPil(HierarchicalProcessing, PilBackend):
+    """Image processor on Pillow."""
+
+    def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs: Any) -> np.ndarray:
+        """Cut the centre out, padding with zeros what is too small; rounds halves as torchvision does."""
+        return tvF.center_crop(torch.from_numpy(image), [size.height, size.width]).numpy()
+
+
+def to_grayscale(images: Tensor) -> Tensor:
+    """Turn (..., 3, H, W) uint8 images into (..., 1, H, W) ones by Pillow's integer formula."""
+    weights = torch.tensor([19595, 38470, 7471])[:, None, None]
+    return ((images.int().cpu() * weights).sum(-3, keepdim=True) + 0x8000 >> 16).to(images)
+
+
+def _divisor(rescale_factor: float) -> float:
+    """Return 1 / factor, exactly 255 for 1 / 255: dividing and multiplying round differently."""
+    divisor = 1 / rescale_factor
+    return round(divisor) if abs(divisor - round(divisor)) < 1e-6 else divisor
+
+
+__all__ = ["HCastImageProcessor", "HCastImageProcessorPil"]

@@ -1,0 +1,101 @@
+"""Remote code: our modules as flat files that a Hub repository carries, for users without hcast-zoo.
+
+``AutoModel.from_pretrained(repo, trust_remote_code=True)`` copies the files beside each other and imports one, so each
+imports the others as ``from .name import ...``, and nothing of hcast_zoo. The files are generated from the installed
+modules when a repository is written; nobody edits them.
+"""
+
+import ast
+import importlib.resources
+import json
+import re
+from pathlib import Path
+
+CORE_MODULES = ("config", "decode", "layers", "losses", "model", "pooling", "restriction", "superpixels", "taxonomy",
+                "transforms")
+MODULES = ("configuration_hcast", "image_processing_hcast", "modeling_hcast", "pipeline_hcast")
+AUTO_MAP = {
+    "AutoConfig": "configuration_hcast.HCastConfig",
+    "AutoImageProcessor": ["image_processing_hcast.HCastImageProcessorPil",
+                           "image_processing_hcast.HCastImageProcessor"],
+    "AutoModel": "modeling_hcast.HCastModel",
+    "AutoModelForImageClassification": "modeling_hcast.HCastForImageClassification",
+}
+CUSTOM_PIPELINES = {
+    "hierarchical-image-classification": {
+        "impl": "pipeline_hcast.HierarchicalImageClassificationPipeline",
+        "pt": ["AutoModelForImageClassification"],
+        "type": "image",
+    },
+}
+HEADER = "# Generated from hcast-zoo (MIT licence). Do not edit: change hcast-zoo and publish again.\n"
+
+
+class RemoteCodeError(RuntimeError):
+    """A module cannot be made self-contained; the message names the module and the import."""
+
+
+def generate() -> dict[str, str]:
+    """Return the files: name to Python source.
+
+    Raises:
+        RemoteCodeError: if a module imports something of hcast_zoo that is not among the files.
+    """
+    packages = [("hcast_zoo", CORE_MODULES), (__package__, MODULES)]
+    sources = {module: importlib.resources.files(package).joinpath(f"{module}.py").read_text(encoding="utf-8")
+               for package, modules in packages for module in modules}
+    files = {f"{module}.py": HEADER + flatten(source) for module, source in sources.items()}
+    for name, source in files.items():
+        check_self_contained(name, source)
+    return files
+
+
+def flatten(source: str) -> str:
+    """Rewrite imports from ``hcast_zoo.module`` as imports from the file beside."""
+    return re.sub(r"^from hcast_zoo\.(\w+) import ", r"from .\1 import ", source, flags=re.MULTILINE)
+
+
+def check_self_contained(name: str, source: str) -> None:
+    """Raise RemoteCodeError unless all that a file imports of ours is a file beside, by a form transformers finds."""
+    for node in ast.walk(ast.parse(source, name)):
+        if isinstance(node, ast.Import):
+            wrong = [alias.name for alias in node.names if alias.name.split(".")[0] == "hcast_zoo"]
+        elif not isinstance(node, ast.ImportFrom):
+            continue
+        elif node.level == 0:
+            wrong = [node.module] if node.module.split(".")[0] == "hcast_zoo" else []
+        else:
+            # transformers looks for `from .name import`, and would not copy the file of `from . import name`.
+            beside = node.level == 1 and node.module in (*CORE_MODULES, *MODULES)
+            wrong = [] if beside else ["." * node.level + (node.module or "")]
+        if wrong:
+            raise RemoteCodeError(f"{name} line {node.lineno} imports {wrong[0]}: expected `from .name import ...` of "
+                                  f"one of {', '.join((*CORE_MODULES, *MODULES))}")
+
+
+def write(folder: str | Path) -> list[Path]:
+    """Write the files into a folder that ``save_pretrained`` of a model and of an image processor has written.
+
+    ``config.json`` and ``preprocessor_config.json`` get the ``auto_map`` that leads the Auto classes to them.
+
+    Returns:
+        The files, the two changed ones last.
+    """
+    folder, written = Path(folder), []
+    for name, source in generate().items():
+        written.append(folder / name)
+        written[-1].write_text(source, encoding="utf-8")
+    additions = {
+        "config.json": {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES,
+                        "image_processor_type": "HCastImageProcessor"},
+        "preprocessor_config.json": {"auto_map": {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}},
+    }
+    for name, fields in additions.items():
+        written.append(folder / name)
+        data = json.loads(written[-1].read_text(encoding="utf-8"))
+        written[-1].write_text(json.dumps({**data, **fields}, ensure_ascii=False, indent=2, sort_keys=True) + "\n",
+                               encoding="utf-8")
+    return written
+
+
+__all__ = ["AUTO_MAP", "CUSTOM_PIPELINES", "RemoteCodeError", "generate", "write"]

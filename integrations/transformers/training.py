@@ -1,0 +1,33 @@
+"""Metrics for transformers' Trainer."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import EvalPrediction
+
+from hcast_zoo.decode import decode
+from hcast_zoo.metrics import HierarchicalMetrics
+from hcast_zoo.taxonomy import Taxonomy
+
+
+def compute_metrics(taxonomy: Taxonomy, decoders: Sequence[str] = ("best_path",)
+                    ) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return what Trainer takes as ``compute_metrics``: FPA, TICE, wAP and each level's accuracy, in percent.
+
+    Args:
+        taxonomy: The tree of the labels.
+        decoders: Decodings, of ``hcast_zoo.decode.DECODERS``; the metrics of all but the first are named
+            ``fpa/top_down`` and so on. ``independent`` is the paper's, and the only one whose TICE is not always 0.
+    """
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        level_logits = [torch.as_tensor(logits) for logits in prediction.predictions[1]]  # [0] is the finest again
+        labels = torch.as_tensor(prediction.label_ids)
+        results = {}
+        for number, decoder in enumerate(decoders):
+            metrics = HierarchicalMetrics(taxonomy)
+            metrics.update(decode(level_logits, taxonomy, decoder).paths, labels)
+            results |= {f"{name}/{decoder}" if number else name: value for name, value in metrics.compute().items()}
+        return results
+
+    return compute

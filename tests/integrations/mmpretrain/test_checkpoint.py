@@ -1,0 +1,93 @@
+"""Checkpoints: the core's weights by name and file, mmengine's own under ``weights_only``."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+
+import hcast_zoo.weights as core
+from hcast_zoo.integrations.mmpretrain.checkpoint import classifier_key, core_key, load_from_local
+
+
+def test_names_map_one_to_one(classifier, tiny_model):
+    state = tiny_model.state_dict()
+    assert {classifier_key(k) for k in state} == set(classifier.state_dict())
+    assert all(core_key(classifier_key(k)) == k for k in state)
+
+
+def test_weights_file(classifier, tiny_weights, taxonomy):
+    for value in classifier.state_dict().values():
+        value.zero_()
+    checkpoint = load_checkpoint(classifier, str(tiny_weights), strict=True)
+    expected = core.load(tiny_weights).state_dict
+    assert all(torch.equal(v, expected[core_key(k)]) for k, v in classifier.state_dict().items())
+    meta = checkpoint["meta"]["dataset_meta"]
+    assert meta["taxonomy"] == taxonomy.to_dict() and meta["classes"] == taxonomy.names[-1]
+
+
+@pytest.mark.parametrize("name", list(core.packaged()))
+def test_packaged_weights_by_name(name):
+    state = CheckpointLoader.load_checkpoint(f"hcast-zoo://{name}")["state_dict"]
+    assert {core_key(k) for k in state} == set(core.load(name).state_dict)
+    with pytest.raises(core.WeightsError, match="no weights 'hcast_huge'"):
+        CheckpointLoader.load_checkpoint("hcast-zoo://hcast_huge")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        CheckpointLoader.load_checkpoint(str(tmp_path / "nothing.pth"))
+
+
+@pytest.fixture
+def history():
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    history.update(4.5)
+    history.update(2)
+    return history
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x, 2))])
+def test_logs_keep_their_values(history, copy_of):
+    history.__getstate__()  # what mmengine's own pickling leaves behind
+    other = copy_of(history)
+    for mine, theirs in zip(history.data, other.data):
+        assert np.array_equal(mine, theirs) and mine.dtype == theirs.dtype
+    assert (other.max(), other.statistics("min"), other.max_length) == (4.5, 1.0, history.max_length)
+    other.update(9.0)
+    assert len(other.data[0]) == len(history.data[0]) + 1
+
+
+def test_logs_load_under_weights_only(history, tmp_path):
+    file = tmp_path / "log.pth"
+    torch.save({"message_hub": {"loss": history, "best": np.float64(3.5)}}, file)
+    assert "builtins.getattr" not in torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    with pytest.raises(pickle.UnpicklingError):  # torch's protection is still on
+        torch.load(file, weights_only=True)
+    before = torch.serialization.get_safe_globals()
+    loaded = load_from_local(str(file))["message_hub"]
+    assert loaded["loss"].mean() == history.mean() and loaded["best"] == 3.5
+    after = torch.serialization.get_safe_globals()
+    assert set(after) == set(before) and HistoryBuffer not in after and getattr not in after
+
+
+class Evil:
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, "mean")  # what mmengine's own logs do
+
+
+class Worse:
+    def __reduce__(self):
+        import os
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize("payload", [Evil, Worse])
+def test_anything_else_is_refused(payload, tmp_path):
+    torch.save({"message_hub": payload()}, tmp_path / "evil.pth")
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        load_from_local(str(tmp_path / "evil.pth"))

@@ -1,0 +1,190 @@
+"""Remote code: what is generated is our modules, self-contained, and works where hcast_zoo cannot be imported."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from hcast_zoo import weights
+from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core, remote_code
+
+ROOT = Path(__file__).parents[2]
+PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
+
+
+@pytest.fixture
+def repository(tiny_weights, tmp_path):
+    """A folder as a publisher would make it, with timm's keys in config.json too."""
+    content = weights.load(tiny_weights)
+    folder = tmp_path / "hcast-tiny"
+    from_core(content).save_pretrained(folder)
+    HCastImageProcessor.from_core(content.config).save_pretrained(folder)
+    remote_code.write(folder)
+    data = json.loads((folder / "config.json").read_text())
+    data |= {"architecture": "hcast_tiny", "pretrained_cfg": {"tag": "animals"}, "num_classes": 6}
+    (folder / "config.json").write_text(json.dumps(data))
+    return folder
+
+
+def source_of(name):
+    for folder in (ROOT / "hcast_zoo", ROOT / "integrations" / "transformers"):
+        if (folder / name).exists():
+            return (folder / name).read_text()
+    raise AssertionError(f"{name} is no module of ours")
+
+
+def test_generated_code_is_our_modules():
+    """The same syntax tree, but for where imports come from: a change that the generator does not see fails here."""
+
+    class Flat(ast.NodeTransformer):
+        def visit_ImportFrom(self, node):
+            if node.level == 0 and node.module.startswith("hcast_zoo."):
+                node.module, node.level = node.module.removeprefix("hcast_zoo."), 1
+            return node
+
+    files = remote_code.generate()
+    for name, source in files.items():
+        assert source.startswith("# Generated from hcast-zoo")
+        compile(source, name, "exec")
+        assert ast.dump(ast.parse(source)) == ast.dump(Flat().visit(ast.parse(source_of(name)))), name
+    modules = {f"{m}.py" for m in (*remote_code.CORE_MODULES, *remote_code.MODULES)}
+    assert set(files) == modules and {ref.split(".")[0] + ".py" for ref in references()} <= modules
+
+
+def references():
+    for value in remote_code.AUTO_MAP.values():
+        yield from [value] if isinstance(value, str) else value
+
+
+def test_generated_code_imports_nothing_of_ours_but_its_neighbours():
+    installed = {"PIL", "huggingface_hub", "numpy", "safetensors", "torch", "torchvision", "transformers", "cv2"}
+    files = remote_code.generate()
+    for name, source in files.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                tops = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                tops = {node.module.split(".")[0]}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 1 and f"{node.module}.py" in files, name
+                continue
+            else:
+                continue
+            assert tops <= installed | set(sys.stdlib_module_names), (name, tops)
+
+
+@pytest.mark.parametrize("line", [
+    "import hcast_zoo", "from hcast_zoo import weights", "from hcast_zoo.weights import load", "from . import config",
+    "from .weights import load", "from ..config import HCastConfig", "def f():\n    import hcast_zoo.data"])
+def test_other_imports_of_ours_are_refused(line):
+    with pytest.raises(remote_code.RemoteCodeError, match=r"expected `from \.name import"):
+        remote_code.check_self_contained("file.py", remote_code.flatten(line + "\n"))
+
+
+def test_written_configs(repository):
+    config = json.loads((repository / "config.json").read_text())
+    assert config["auto_map"]["AutoModel"] == "modeling_hcast.HCastModel"
+    assert config["model_type"] == "hcast" and config["dtype"] == "float32"
+    processor = json.loads((repository / "preprocessor_config.json").read_text())
+    assert processor["auto_map"] == {"AutoImageProcessor": remote_code.AUTO_MAP["AutoImageProcessor"]}
+    assert remote_code.write(repository)[-2:] == [repository / "config.json", repository / "preprocessor_config.json"]
+
+
+def test_registered_classes_come_before_remote_code(repository):
+    """With hcast_zoo installed, a published repository needs no trust, and its own code is not run."""
+    from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+    (repository / "modeling_hcast.py").write_text("raise SystemExit('this file is not to be run')")
+    for trust in ({}, {"trust_remote_code": True}):
+        for auto in (AutoModel, AutoModelForImageClassification, AutoImageProcessor):
+            assert type(auto.from_pretrained(repository, **trust)).__module__.startswith("hcast_zoo.")
+
+
+CHILD = textwrap.dedent("""
+    import importlib.util, json, sys
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    class Blocked:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] == "hcast_zoo":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    sys.meta_path.insert(0, Blocked())
+    try:
+        import hcast_zoo
+    except ModuleNotFoundError:
+        pass
+    else:
+        raise SystemExit("hcast_zoo can be imported here, so this proves nothing")
+
+    from transformers import (
+        AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline)
+    folder, output, picture, *pictures = sys.argv[1:]
+    trust = {"trust_remote_code": True}
+    model = AutoModelForImageClassification.from_pretrained(folder, **trust)
+    features = AutoModel.from_pretrained(folder, **trust)
+    tensors = {}
+    for backend in ("torchvision", "pil"):
+        processor = AutoImageProcessor.from_pretrained(folder, backend=backend, **trust)
+        inputs = processor([Image.open(p) for p in pictures], return_tensors="pt", return_segments=True)
+        tensors[backend] = inputs["pixel_values"].numpy()
+        tensors[f"{backend}_segments"] = inputs["segments"].numpy()
+    with torch.no_grad():
+        for level, logits in enumerate(model(inputs["pixel_values"]).level_logits):
+            tensors[f"logits_{level}"] = logits.numpy()
+        tensors["pooler_output"] = features(**inputs).pooler_output.numpy()
+    np.savez(output, **tensors)
+    classifier = pipeline("hierarchical-image-classification", model=folder, device="cpu", **trust)
+    model.save_pretrained(f"{folder}/again")
+    again = AutoModelForImageClassification.from_pretrained(f"{folder}/again", **trust)
+    print(json.dumps({
+        "path": classifier(picture)["path"],
+        "levels": AutoConfig.from_pretrained(folder, **trust).level_names,
+        "modules": [type(x).__module__ for x in (model, features, processor, again)],
+        "ours": [name for name in sys.modules if name.split(".")[0] == "hcast_zoo"],
+    }))
+""")
+
+
+@pytest.mark.slow
+def test_without_hcast_zoo(repository, tiny_weights, tmp_path, picture_folder):
+    """A fresh process without site hooks, where importing hcast_zoo fails, gives the core's numbers."""
+    opaque = next((picture_folder / "val").rglob("*.png"))
+    site = os.pathsep.join(p for p in sys.path if p.endswith("-packages"))
+    environment = {"PYTHONPATH": site, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)}
+    command = [sys.executable, "-S", "-c", CHILD, str(repository), str(tmp_path / "out.npz"), str(opaque),
+               *map(str, PICTURES)]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["ours"] == [] and all(m.startswith("transformers_modules.") for m in report["modules"])
+    assert report["levels"] == ["class", "family", "species"]
+
+    from PIL import Image
+
+    from hcast_zoo import Predictor
+    content = weights.load(tiny_weights)
+    inputs = HCastImageProcessor.from_core(content.config)(
+        [Image.open(p) for p in PICTURES], return_tensors="pt", return_segments=True)
+    core = weights.build(content)
+    with torch.no_grad():
+        expected = core(inputs["pixel_values"])
+    with np.load(tmp_path / "out.npz") as tensors:
+        for backend in ("torchvision", "pil"):
+            assert np.array_equal(tensors[backend], inputs["pixel_values"])
+            assert np.array_equal(tensors[f"{backend}_segments"], inputs["segments"])
+        for level, logits in enumerate(expected.level_logits):
+            np.testing.assert_allclose(tensors[f"logits_{level}"], logits, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(tensors["pooler_output"], expected.level_features[0], atol=1e-5, rtol=0)
+    assert tuple(report["path"]) == next(Predictor(tiny_weights).predict([opaque])).path

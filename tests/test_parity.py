@@ -1,0 +1,178 @@
+"""The flagship: one weights file, one picture, every door; the logits of every level are equal to 1e-5.
+
+Doors that a running process must not share (the Hub, and transformers where hcast_zoo cannot be imported) are opened
+in processes of their own; a server on loopback is the Hub.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+
+from hcast_zoo import publish, weights
+from hcast_zoo.cli import main
+from hcast_zoo.config import HCastConfig
+from hcast_zoo.model import HCast
+from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.transforms import eval_transform, read_picture
+
+from .test_hub import server  # noqa: F401 (a fixture)
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow
+
+NAME = "hcast_small.emoji_art"
+PICTURE = Path(__file__).parent / "pictures/lion.png"
+REPO = "org/hcast-emoji"
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[np.ndarray]:
+    """The core's logits."""
+    content = weights.load(NAME)
+    image = eval_transform(content.config)(read_picture(PICTURE))[None]
+    with torch.inference_mode():
+        return [x.numpy() for x in weights.build(content)(image).level_logits]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "repository"
+    publish.assemble(NAME, folder, REPO)
+    return folder
+
+
+def equal(logits, expected) -> None:
+    assert len(logits) == len(expected)
+    for ours, core in zip(logits, expected):
+        np.testing.assert_allclose(np.asarray(ours), core, atol=TOLERANCE, rtol=0)
+
+
+@torch.inference_mode()
+def test_safetensors_by_hand(repository, expected):
+    with safe_open(repository / "model.safetensors", "pt") as file:
+        config = HCastConfig.from_dict(json.loads(file.metadata()["config"]))
+        state = {key: file.get_tensor(key).to(torch.float32) for key in file.keys()}
+    model = HCast(config).eval()
+    model.load_state_dict(state)
+    equal(model(eval_transform(config)(read_picture(PICTURE))[None]).level_logits, expected)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("source", [NAME, "local-dir:"])
+def test_timm(source, repository, expected):
+    name = source if source == NAME else f"{source}{repository}"
+    model = timm.create_model(name, pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    image = transform(read_picture(PICTURE))[None]
+    equal(model.forward_levels(image), expected)
+    equal([model(image)], expected[-1:])
+
+
+TIMM_HUB = """
+import sys, hcast_zoo, timm, torch, numpy as np
+from hcast_zoo.transforms import read_picture
+model = timm.create_model("hf-hub:" + sys.argv[1], pretrained=True).eval()
+image = timm.data.create_transform(**timm.data.resolve_model_data_config(model))(read_picture(sys.argv[2]))[None]
+with torch.inference_mode():
+    np.savez(sys.argv[3], *(x.numpy() for x in model.forward_levels(image)))
+"""
+
+TRANSFORMERS = """
+import sys
+{first}
+import numpy as np, torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
+options = {options!r}
+repo, picture, output = sys.argv[1:]
+picture = Image.open(picture)
+inputs = AutoImageProcessor.from_pretrained(repo, **options)(picture, return_tensors="pt")
+model = AutoModelForImageClassification.from_pretrained(repo, **options).eval()
+with torch.inference_mode():
+    answer = model(**inputs, output_paths=True)
+    pooled = AutoModel.from_pretrained(repo, **options).eval()(**inputs).pooler_output
+    # The coarsest level reads the last stage, whose class token the headless model gives.
+    assert torch.allclose(model.heads[0](pooled), answer.level_logits[0], atol=1e-5)
+tree = model.config.taxonomy["names"]
+print(" > ".join(names[node] for names, node in zip(tree, answer.paths[0].tolist())))
+np.savez(output, *(x.numpy() for x in answer.level_logits))
+"""
+BLOCKED = """
+try:
+    import hcast_zoo
+except ImportError:
+    pass
+else:
+    raise SystemExit("hcast_zoo can be imported: this proves nothing")
+"""
+
+
+def read(file: Path) -> list[np.ndarray]:
+    with np.load(file) as arrays:
+        return [arrays[name] for name in arrays.files]
+
+
+@pytest.mark.hub
+def test_through_the_hub(server, repository, expected, tmp_path, capsys):  # noqa: F811
+    """Publish, then load by core, timm, transformers with hcast_zoo, and transformers without."""
+    published = server.run("-m", "hcast_zoo", "publish", NAME, "--repo", REPO)
+    assert published.returncode == 0, published.stderr
+    assert main(["predict", str(PICTURE), "--json"]) == 0
+    path = json.loads(capsys.readouterr().out)["path"]
+
+    core = server.run("-m", "hcast_zoo", "predict", str(PICTURE), "--model", REPO, "--json")
+    assert json.loads(core.stdout)["path"] == path, core.stderr
+
+    result = server.run("-c", TIMM_HUB, REPO, str(PICTURE), str(tmp_path / "timm.npz"))
+    assert result.returncode == 0, result.stderr
+    equal(read(tmp_path / "timm.npz"), expected)
+
+    code = TRANSFORMERS.format(first="import hcast_zoo", options={})
+    result = server.run("-c", code, REPO, str(PICTURE), str(tmp_path / "registered.npz"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].split(" > ") == path
+    equal(read(tmp_path / "registered.npz"), expected)
+
+    # -S leaves out the hooks of an editable install; hcast_zoo is in none of the folders that are left.
+    site = os.pathsep.join(p for p in sys.path if p.endswith("-packages") and not (Path(p) / "hcast_zoo").exists())
+    command = [sys.executable, "-S", "-c", TRANSFORMERS.format(first=BLOCKED, options={"trust_remote_code": True}),
+               REPO, str(PICTURE), str(tmp_path / "remote.npz")]
+    result = subprocess.run(command, env={**server.environment, "PYTHONPATH": site}, cwd=tmp_path, capture_output=True,
+                            text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].split(" > ") == path
+    equal(read(tmp_path / "remote.npz"), expected)
+
+
+@torch.inference_mode()
+def test_mmpretrain(expected):
+    """By name, from the picture file on through mmpretrain's own pipeline."""
+    mmpretrain = pytest.importorskip("mmpretrain")
+    from mmengine.dataset import Compose, pseudo_collate
+
+    model = mmpretrain.get_model("hcast-small_emoji-art", pretrained=True)
+    pipeline = Compose([mmpretrain.registry.TRANSFORMS.build(t)
+                        for t in model._config.test_dataloader.dataset.pipeline])
+    batch = model.data_preprocessor(pseudo_collate([pipeline({"img_path": str(PICTURE)})]))
+    equal(model(**batch), expected)
+
+
+def test_a_folder_written_by_transformers(tmp_path, expected):
+    """What ``save_pretrained`` writes, the core reads."""
+    from hcast_zoo.integrations.transformers import from_core
+
+    from_core(weights.load(NAME)).save_pretrained(tmp_path)
+    content = weights.load(tmp_path)
+    assert isinstance(content.taxonomy, Taxonomy)
+    with torch.inference_mode():
+        image = eval_transform(content.config)(read_picture(PICTURE))[None]
+        equal(weights.build(content)(image).level_logits, expected)
