@@ -30,10 +30,11 @@ same weights. More segments keep finer parts apart and cost time; the weights we
 {table}
 ![FPA and time against the number of clusters](images/clusters.png)
 
-FPA, TICE and accuracy (of each level) in percent, decoded by `best_path`. Time is that of the network's forward pass,
-superpixels given, over that of the clusters of the training: the median of {rounds} rounds, and the quartiles. In
-each round every setting is timed once, in random order, on the same batch of {batch} pictures, and compared with the
-training's setting in that round. The machine did other work besides, so small differences mean nothing.
+FPA, TICE and accuracy (of each level) in percent, decoded by `best_path`; the standard error of an FPA is {error:.1f}.
+Time is that of the network's forward pass, superpixels given, over that of the clusters of the training: the median of
+{rounds} rounds, and the quartiles. In each round every setting is timed once, in random order, on the same batch of
+{batch} pictures, and compared with the training's setting in that round. The machine did other work besides, so small
+differences mean nothing.
 """
 
 
@@ -61,7 +62,7 @@ def main() -> None:
     plot(args.docs / "images" / "clusters.png", settings, metrics, quartiles, default)
     report.write(args.docs, "clusters.md", TEXT.format(
         default="/".join(map(str, default)), provenance=report.provenance(args, content, len(dataset)),
-        table=report.table(header, rows), rounds=args.rounds, batch=args.time_batch))
+        table=report.table(header, rows), error=standard_error(metrics[default]["fpa"], len(dataset)), rounds=args.rounds, batch=args.time_batch))
 
 
 def scaled(config: HCastConfig, scale: float) -> tuple[int, ...]:
@@ -103,6 +104,11 @@ def time_ratios(model: HCast, batches: list[dict], settings: list[tuple[int, ...
     return ratios
 
 
+def standard_error(percent: float, pictures: int) -> float:
+    """Return the standard error of a percentage of so many pictures."""
+    return (percent * (100 - percent) / pictures) ** 0.5
+
+
 def plot(path: Path, settings, metrics, quartiles, default) -> None:
     """Draw FPA and time over the number of segments that stage 2 sees."""
     try:
@@ -114,7 +120,7 @@ def plot(path: Path, settings, metrics, quartiles, default) -> None:
     x = [s[0] for s in settings]
     left.plot(x, [metrics[s]["fpa"] for s in settings], "o-")
     left.set_ylabel("full-path accuracy, %")
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, 1.15 * max(metrics[s]["fpa"] for s in settings) or 1)
     low, median, high = zip(*(quartiles[s] for s in settings))
     right.plot(x, median, "o-")
     right.fill_between(x, low, high, alpha=0.25)

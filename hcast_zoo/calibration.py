@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .decode import check_logits, decode, path_scores
+from .decode import DecodedPaths, check_logits, decode, path_scores
 from .taxonomy import Taxonomy
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 50.0
@@ -68,6 +68,12 @@ class Calibration:
         if len(level_logits) != len(self.temperatures):
             raise ValueError(f"expected logits of {len(self.temperatures)} levels, got {len(level_logits)}")
         return [x / t for x, t in zip(level_logits, self.temperatures)]
+
+
+    def decode(self, level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best_path",
+               within: Sequence[str] | None = None) -> DecodedPaths:
+        """Decode calibrated logits; see :func:`hcast_zoo.decode.decode`."""
+        return decode(self.logits(level_logits), taxonomy, mode, within=within, path_temperature=self.path_temperature)
 
 
 def fit_calibration(level_logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy,

@@ -77,14 +77,14 @@ def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None 
     inner = [Middleware(OwnFilesOnly), Middleware(RequestBodyLimitMiddleware, max_body_size=MAX_UPLOAD + 2**16)]
     if host is not None:  # else a page elsewhere could name this machine's address its own, and read our answers
         inner.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"], www_redirect=False))
-    # A folder of our own, since whatever lies in Gradio's usual one is served.
+    # A folder of our own, since whatever lies in Gradio's usual ones is served.
     with (tempfile.TemporaryDirectory(prefix="hcast-zoo-demo-") as folder,
-          _environment(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder)):
+          _environment(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder, GRADIO_ALLOWED_PATHS="")):
         app = build_app(predictor)
         try:
             app.launch(
                 server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True,
-                max_file_size=MAX_UPLOAD, allowed_paths=[folder], app_kwargs={"middleware": inner},
+                max_file_size=MAX_UPLOAD, app_kwargs={"middleware": inner},
                 state_session_capacity=FREE_MEMORY_OF, footer_links=[], run_history=False, enable_monitoring=False,
                 ssr_mode=False, pwa=False, mcp_server=False, theme=_theme(),
                 css_paths=Path(__file__).with_suffix(".css"))

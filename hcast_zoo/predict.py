@@ -14,7 +14,7 @@ from . import superpixels, weights
 from .backoff import back_off, check_threshold
 from .calibration import Calibration
 from .config import check_clusters
-from .decode import DECODERS, decode, node_probabilities
+from .decode import DECODERS, node_probabilities
 from .model import HCast
 from .restriction import Restriction
 from .taxonomy import UNKNOWN, Taxonomy
@@ -141,8 +141,7 @@ class Predictor:
 
     def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
         """Turn one (B, C_l) tensor of logits a level into B predictions with an empty file name."""
-        d = decode(self.calibration.logits(level_logits), self.taxonomy, self.decoder, within=self.within,
-                   path_temperature=self.calibration.path_temperature)
+        d = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self.within)
         paths, probabilities, reasons = d.paths, d.path_probabilities, [None] * len(d.paths)
         if self.threshold is not None:
             short = back_off(d, self.taxonomy, self.threshold)

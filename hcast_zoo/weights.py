@@ -158,8 +158,9 @@ def _read_config_json(path: Path) -> dict[str, str]:
         return {}
     fields = {f.name for f in dataclasses.fields(HCastConfig)}
     found = {"config": json.dumps({k: v for k, v in data.items() if k in fields})}
-    if data.get("taxonomy") is not None:
-        found["taxonomy"] = json.dumps(data["taxonomy"])
+    for key in ("taxonomy", "calibration"):
+        if data.get(key) is not None:
+            found[key] = json.dumps(data[key])
     return found
 
 

@@ -136,6 +136,11 @@ def test_clusters_report(run, benchmark, tiny_model, picture_folder, taxonomy, t
     assert float(rows[6][1]) == pytest.approx(fpa, abs=0.01)
 
 
+def test_standard_error(benchmark):
+    draws = np.random.default_rng(0).binomial(826, 0.137, 20_000) * 100 / 826
+    assert benchmark("clusters").standard_error(13.7, 826) == pytest.approx(draws.std(), rel=0.03)
+
+
 def test_focus_helpers(benchmark):
     focus = benchmark("focus")
     pixels = torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[1, 0, 0], [0.5, 0.25, 0.25]]])

@@ -72,8 +72,10 @@ def calls_elsewhere() -> list:
 
 @pytest.fixture(scope="module")
 def address(predictor, calls_elsewhere):
-    with demo.serving(predictor) as address:
-        yield address
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_ALLOWED_PATHS", "/etc")  # of somebody's other app
+        with demo.serving(predictor) as address:
+            yield address
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +96,15 @@ def upload(file):
 
 def request(address, method, path, body=None, **headers):
     """Return status and body, for a path that no client of good manners would send."""
+    return ask(address, method, path, body, **headers)[:2]
+
+
+def ask(address, method, path, body=None, **headers):
+    """Return status, body and headers."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
-    return answer.status, answer.read()
+    return answer.status, answer.read(), answer.headers
 
 
 def call(address, name, data):
@@ -239,14 +246,27 @@ def test_it_serves_no_file_but_its_own(client, address, picture):
             assert not files.is_file() or b"secret" not in files.read_bytes()
 
 
+def post_file(address, name, content):
+    """Upload as a form does; return status and body."""
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    return request(address, "POST", "/gradio_api/upload", head.encode() + content + b"\r\n--x--\r\n",
+                   **{"Content-Type": "multipart/form-data; boundary=x"})
+
+
+def test_an_upload_is_no_page(address):
+    """Else one visitor of a Space could upload a page that runs as the Space for another."""
+    for name in ("a.html", "a.svg", "a.xhtml", "a.js"):
+        status, files = post_file(address, name, b"<script>alert(1)</script>")
+        assert status == 200
+        status, _, headers = ask(address, "GET", f"/gradio_api/file={json.loads(files)[0]}")
+        assert status == 200 and headers["Content-Disposition"].startswith("attachment"), name
+        assert headers["Content-Type"] == "application/octet-stream"
+
+
 def test_uploads_are_limited(address):
     limit = demo.MAX_UPLOAD
     for size, expected in ((limit // 2, 200), (limit + 2**14, 413), (limit + 2**20, 413)):
-        body = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + b"0" * size
-                + b"\r\n--x--\r\n")
-        status, _ = request(address, "POST", "/gradio_api/upload", body,
-                            **{"Content-Type": "multipart/form-data; boundary=x"})
-        assert status == expected, size
+        assert post_file(address, "a.png", b"0" * size)[0] == expected, size
     body = json.dumps({"data": ["0" * (limit + 2**20)]}).encode()
     assert request(address, "POST", "/gradio_api/queue/join", body, **{"Content-Type": "application/json"})[0] == 413
 

@@ -130,6 +130,7 @@ def test_from_upload_to_adaptation(browse, tmp_path):
 def take_screenshot(browser, file):
     """Save the top of the page, down to the sheet of before and after, in 256 colours."""
     browser.driver.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
+    webdriver.ActionChains(browser.driver).move_to_element(browser.one(".heading")).perform()  # away from the tree
     bottom = browser.driver.execute_script("return document.querySelector('#sheet').getBoundingClientRect().bottom")
     browser.driver.set_window_size(1280, int(bottom) + 180)
     time.sleep(1)  # for fades to end

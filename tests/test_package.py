@@ -25,7 +25,7 @@ def imports(file):
 
 
 def test_the_core_imports_no_framework():
-    """Only the trainer may, which uses timm's data, optimiser, scheduler and averaging, and accelerate; and the demo."""
+    """The trainer alone uses timm (data, optimiser, scheduler, averaging) and accelerate, the demo alone gradio."""
     allowed = {"train.py": {"timm", "accelerate"}, "demo.py": {"gradio"}}
     for file in (ROOT / "hcast_zoo").glob("*.py"):
         found = {name.split(".")[0] for name in imports(file)} & FRAMEWORKS

@@ -4,6 +4,7 @@ Doors that a running process must not share (the Hub, and transformers where hca
 in processes of their own; a server on loopback is the Hub.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,9 +18,11 @@ import torch
 from safetensors import safe_open
 
 from hcast_zoo import publish, weights
+from hcast_zoo.calibration import Calibration
 from hcast_zoo.cli import main
 from hcast_zoo.config import HCastConfig
 from hcast_zoo.model import HCast
+from hcast_zoo.predict import Predictor
 from hcast_zoo.taxonomy import Taxonomy
 from hcast_zoo.transforms import eval_transform, read_picture
 
@@ -86,6 +89,16 @@ with torch.inference_mode():
     np.savez(sys.argv[3], *(x.numpy() for x in model.forward_levels(image)))
 """
 
+MMPRETRAIN = """
+import sys, hcast_zoo, mmpretrain, torch, numpy as np
+from mmengine.dataset import Compose, pseudo_collate
+model = mmpretrain.get_model("hcast-small_emoji-art", pretrained="hcast-zoo://" + sys.argv[1])
+pipeline = Compose([mmpretrain.registry.TRANSFORMS.build(t) for t in model._config.test_dataloader.dataset.pipeline])
+batch = model.data_preprocessor(pseudo_collate([pipeline({"img_path": sys.argv[2]})]))
+with torch.inference_mode():
+    np.savez(sys.argv[3], *(x.numpy() for x in model(**batch)))
+"""
+
 TRANSFORMERS = """
 import sys
 {first}
@@ -122,8 +135,8 @@ def read(file: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.hub
-def test_through_the_hub(server, repository, expected, tmp_path, capsys):  # noqa: F811
-    """Publish, then load by core, timm, transformers with hcast_zoo, and transformers without."""
+def test_through_the_hub(server, expected, tmp_path, capsys):  # noqa: F811
+    """Publish, then load by core, timm, mmpretrain, transformers with hcast_zoo, and transformers without."""
     published = server.run("-m", "hcast_zoo", "publish", NAME, "--repo", REPO)
     assert published.returncode == 0, published.stderr
     assert main(["predict", str(PICTURE), "--json"]) == 0
@@ -132,9 +145,11 @@ def test_through_the_hub(server, repository, expected, tmp_path, capsys):  # noq
     core = server.run("-m", "hcast_zoo", "predict", str(PICTURE), "--model", REPO, "--json")
     assert json.loads(core.stdout)["path"] == path, core.stderr
 
-    result = server.run("-c", TIMM_HUB, REPO, str(PICTURE), str(tmp_path / "timm.npz"))
-    assert result.returncode == 0, result.stderr
-    equal(read(tmp_path / "timm.npz"), expected)
+    for code, module in ((TIMM_HUB, "timm"), (MMPRETRAIN, "mmpretrain")):
+        if importlib.util.find_spec(module):
+            result = server.run("-c", code, REPO, str(PICTURE), str(tmp_path / f"{module}.npz"))
+            assert result.returncode == 0, result.stderr
+            equal(read(tmp_path / f"{module}.npz"), expected)
 
     code = TRANSFORMERS.format(first="import hcast_zoo", options={})
     result = server.run("-c", code, REPO, str(PICTURE), str(tmp_path / "registered.npz"))
@@ -176,3 +191,34 @@ def test_a_folder_written_by_transformers(tmp_path, expected):
     with torch.inference_mode():
         image = eval_transform(content.config)(read_picture(PICTURE))[None]
         equal(weights.build(content)(image).level_logits, expected)
+
+
+def test_calibrated_paths(tiny_model, taxonomy, tmp_path):
+    """Temperatures that travel with the weights give the same path and probability through every door."""
+    from transformers import pipeline
+
+    content = weights.Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {"name": "tiny"},
+                              Calibration((0.1, 3.0, 0.5), 0.7, "test"))
+    weights.save(content, tmp_path / "tiny.safetensors")
+    publish.assemble(tmp_path / "tiny.safetensors", tmp_path / "repository")
+    core = next(Predictor(tmp_path / "tiny.safetensors").predict([PICTURE]))
+    plain = Predictor(tmp_path / "tiny.safetensors")
+    plain.calibration = Calibration.identity(3)
+    assert abs(core.path_probability - next(plain.predict([PICTURE])).path_probability) > 0.01
+    answer = pipeline("hierarchical-image-classification", str(tmp_path / "repository"))(str(PICTURE))
+    assert tuple(answer["path"]) == core.path
+    assert answer["score"] == pytest.approx(core.path_probability, abs=TOLERANCE)
+    if importlib.util.find_spec("mmpretrain"):
+        from mmpretrain.registry import MODELS
+
+        from hcast_zoo.integrations.mmpretrain.checkpoint import classifier_key
+
+        file = str(tmp_path / "tiny.safetensors")
+        model = MODELS.build(dict(type="HierarchicalClassifier", backbone=dict(type="HCast", arch=file), head=dict(
+            type="HierarchicalClsHead", in_channels=48, taxonomy=file, calibration=file))).eval()
+        model.load_state_dict({classifier_key(k): v for k, v in content.state_dict.items()})
+        with torch.inference_mode():
+            image = eval_transform(tiny_model.config)(read_picture(PICTURE))[None]
+            sample = model.head.predict(model.backbone(image))[0]
+        assert taxonomy.path_names(sample.pred_path.tolist()) == core.path
+        assert sample.pred_path_score.item() == pytest.approx(core.path_probability, abs=TOLERANCE)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hcast_zoo import weights
+from hcast_zoo.calibration import Calibration
 from hcast_zoo.config import VARIANTS, HCastConfig
 from hcast_zoo.taxonomy import Taxonomy, TaxonomyError
 
@@ -64,6 +65,22 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
     return Taxonomy.load(source)
 
 
+def load_calibration(source: str | Path | Mapping | None, num_levels: int) -> Calibration:
+    """Return temperatures for decoding: those of plain data or of weights, or those that change nothing.
+
+    Raises:
+        ValueError: if they are not for this number of levels.
+    """
+    if isinstance(source, Mapping):
+        found = Calibration.from_dict(dict(source))
+    else:
+        found = None if source is None else _content(str(source))[2]
+    found = found or Calibration.identity(num_levels)
+    if len(found.temperatures) != num_levels:
+        raise ValueError(f"calibration: expected a temperature for each of {num_levels} levels, got {found}")
+    return found
+
+
 def leaf_ids(source: str) -> list[str]:
     """Return the data set's own identifiers of a tree's leaves, such as ImageNet's n01440764, in order.
 
@@ -78,10 +95,10 @@ def leaf_ids(source: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=8)
-def _content(source: str) -> tuple[HCastConfig, Taxonomy | None]:
-    """Read weights once for all parts of a config that name them, and keep no tensor."""
-    content = weights.load(source)
-    return content.config, content.taxonomy
+def _content(source: str) -> tuple[HCastConfig, Taxonomy | None, Calibration | None]:
+    """Read what weights say of themselves once, for all parts of a config that name them."""
+    content = weights.read(weights.resolve(source), tensors=False)
+    return content.config, content.taxonomy, content.calibration
 
 
 @functools.lru_cache(maxsize=8)

@@ -9,10 +9,10 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from hcast_zoo.config import default_head_stages
-from hcast_zoo.decode import DECODERS, decode
+from hcast_zoo.decode import DECODERS
 from hcast_zoo.taxonomy import Taxonomy
 
-from .config import load_taxonomy
+from .config import load_calibration, load_taxonomy
 
 
 @MODELS.register_module()
@@ -28,6 +28,8 @@ class HierarchicalClsHead(ClsHead):
         decoder: How levels become a path: ``"best_path"``, ``"top_down"`` or ``"independent"`` (as in the paper, and
             the only one without a taxonomy).
         drop_rate: Dropout before the layers.
+        calibration: Temperatures for decoding: plain data of :meth:`hcast_zoo.calibration.Calibration.to_dict`, or the
+            name or file of weights, whose own they are if they have any. None changes nothing.
         loss: The loss; see :class:`.loss.HierarchicalLoss`.
         init_cfg: mmengine's initialisation.
 
@@ -37,7 +39,8 @@ class HierarchicalClsHead(ClsHead):
 
     def __init__(self, in_channels: int, taxonomy: str | Mapping | Taxonomy | None = None,
                  level_classes: Sequence[int] | None = None, in_indices: Sequence[int] | None = None,
-                 decoder: str = "best_path", drop_rate: float = 0.0, loss: dict | nn.Module | None = None,
+                 decoder: str = "best_path", drop_rate: float = 0.0,
+                 calibration: str | Mapping | None = None, loss: dict | nn.Module | None = None,
                  init_cfg: dict | list | None = None):
         super().__init__(loss=loss or dict(type="HierarchicalLoss"),
                          init_cfg=init_cfg or dict(type="TruncNormal", layer="Linear", std=0.02))
@@ -53,6 +56,7 @@ class HierarchicalClsHead(ClsHead):
         if self.taxonomy is None and decoder != "independent":
             raise ValueError(f"the decoder {decoder!r} needs a taxonomy: give one, or decoder='independent'")
         self.decoder = decoder
+        self.calibration = load_calibration(calibration, levels)
         self.dropout = nn.Dropout(drop_rate)
         self.heads = nn.ModuleList(nn.Linear(in_channels, classes) for classes in self.level_classes)
 
@@ -95,7 +99,8 @@ class HierarchicalClsHead(ClsHead):
         is the decoded path, with ``pred_path_score`` and each level's ``pred_level_scores`` (L,); ``pred_runner_up``
         (L,) and ``pred_runner_up_score`` are the second-best path; ``level_logits`` is what they come from.
         """
-        decoded = decode(cls_score, self.taxonomy or unnamed_taxonomy(self.level_classes), self.decoder)
+        taxonomy = self.taxonomy or unnamed_taxonomy(self.level_classes)
+        decoded = self.calibration.decode(cls_score, taxonomy, self.decoder)
         scores = cls_score[-1].float().softmax(-1)
         samples = data_samples or [None] * len(scores)
         out = []

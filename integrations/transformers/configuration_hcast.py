@@ -6,6 +6,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+from hcast_zoo.calibration import Calibration
 from hcast_zoo.config import CELL_SIZE, IMAGENET_MEAN, IMAGENET_STD
 from hcast_zoo.config import HCastConfig as CoreConfig
 from hcast_zoo.taxonomy import Taxonomy
@@ -27,6 +28,8 @@ class HCastConfig(PreTrainedConfig):
 
     Args:
         taxonomy: Plain data of a :class:`hcast_zoo.Taxonomy`, see its ``to_dict``; None for labels without names.
+        calibration: Plain data of a :class:`hcast_zoo.calibration.Calibration`, see its ``to_dict``; paths and their
+            probabilities then come from calibrated logits. New labels have none.
         kl_weight: Weight of the Tree-path KL in the loss; the paper uses 0.5.
         label_smoothing: Label smoothing of the loss, in [0, 1).
         output_levels: Let the classifier return ``level_logits`` and ``segments`` beside ``logits``. transformers'
@@ -68,12 +71,16 @@ class HCastConfig(PreTrainedConfig):
     std: tuple[float, ...] | list[float] = IMAGENET_STD
     interpolation: str = "bicubic"
     crop_pct: float | int = 0.875
+    calibration: dict | None = None
     kl_weight: float | int = 0.5
     label_smoothing: float | int = 0.0
     output_levels: bool = True
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        if not __name__.startswith("transformers_modules."):
+            # The task is registered, but transformers would insist on the repository's code for it.
+            kwargs.pop("custom_pipelines", None)
         for field in CORE_FIELDS:  # JSON gives lists
             value = getattr(self, field)
             if isinstance(value, list):
@@ -114,6 +121,7 @@ class HCastConfig(PreTrainedConfig):
         elif key == "id2label" and len(self.id2label) != self.level_classes[-1]:
             self.level_classes = (len(self.id2label),)
         self.level_classes = tuple(self.level_classes)
+        self.calibration = None
         if (tree := self.get_taxonomy()) is not None and tree.level_classes != self.level_classes:
             self.taxonomy = None
         if key == "taxonomy" or len(self.id2label) != self.level_classes[-1]:
@@ -134,16 +142,21 @@ class HCastConfig(PreTrainedConfig):
         """Check all fields together; transformers calls it after making and before saving a config."""
         super().validate_architecture()
         self.to_core()
+        if len(self.get_calibration().temperatures) != len(self.level_classes):
+            raise ValueError(f"calibration: expected a temperature for each of {len(self.level_classes)} levels, got "
+                             f"{self.calibration}")
         for field in ("kl_weight", "label_smoothing"):
             value = getattr(self, field)
             if value < 0 or (field == "label_smoothing" and value >= 1):
                 raise ValueError(f"{field}: expected a value from 0, got {value!r}")
 
     @classmethod
-    def from_core(cls, config: CoreConfig, taxonomy: Taxonomy | None = None, **kwargs) -> "HCastConfig":
-        """Build from the core's config and taxonomy; ``kwargs`` are further fields."""
-        tree = None if taxonomy is None else taxonomy.to_dict()
-        return cls(**config.to_dict(), taxonomy=tree, **kwargs)
+    def from_core(cls, config: CoreConfig, taxonomy: Taxonomy | None = None, calibration: Calibration | None = None,
+                  **kwargs) -> "HCastConfig":
+        """Build from the core's config, taxonomy and calibration; ``kwargs`` are further fields."""
+        data = {key: None if value is None else value.to_dict()
+                for key, value in (("taxonomy", taxonomy), ("calibration", calibration))}
+        return cls(**config.to_dict(), **data, **kwargs)
 
     def to_core(self) -> CoreConfig:
         """Return the core's config: the same fields, without labels, loss and what transformers adds."""
@@ -156,6 +169,12 @@ class HCastConfig(PreTrainedConfig):
     def get_taxonomy(self) -> Taxonomy | None:
         """Return the tree of labels, or None for labels without names."""
         return None if self.taxonomy is None else Taxonomy.from_dict(self.taxonomy)
+
+    def get_calibration(self) -> Calibration:
+        """Return the temperatures of the levels; they change nothing where nobody fitted any."""
+        if self.calibration is None:
+            return Calibration.identity(len(self.level_classes))
+        return Calibration.from_dict(self.calibration)
 
     @property
     def level_names(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ def from_core(weights: Weights, **kwargs) -> HCastForImageClassification:
     Raises:
         WeightsError: if the tensors are those of another model.
     """
-    config = HCastConfig.from_core(weights.config, weights.taxonomy, dtype="float32", **kwargs)
+    config = HCastConfig.from_core(weights.config, weights.taxonomy, weights.calibration, dtype="float32", **kwargs)
     model = HCastForImageClassification(config)
     try:
         model.load_state_dict(weights.state_dict)
@@ -33,7 +33,9 @@ def to_core(model: HCastForImageClassification, metadata: dict[str, str] | None 
         metadata: Free text to go with them: ``name``, ``license`` and so on.
     """
     state = {key: value.detach() for key, value in model.state_dict().items()}
-    return Weights(model.config.to_core(), model.config.get_taxonomy(), state, dict(metadata or {}))
+    config = model.config
+    calibration = None if config.calibration is None else config.get_calibration()
+    return Weights(config.to_core(), config.get_taxonomy(), state, dict(metadata or {}), calibration)
 
 
 __all__ = ["from_core", "to_core"]

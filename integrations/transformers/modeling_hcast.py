@@ -16,7 +16,6 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from hcast_zoo.decode import decode
 from hcast_zoo.layers import Attention, Block
 from hcast_zoo.losses import HierarchicalLoss
 from hcast_zoo.model import Encoder, Stage, segment_map
@@ -301,7 +300,7 @@ class HCastForImageClassification(HCastModel):
         taxonomy = self.config.get_taxonomy()
         if taxonomy is None:
             raise ValueError("this model has no taxonomy to find paths in: set config.taxonomy")
-        return decode(level_logits, taxonomy, decoder).paths
+        return self.config.get_calibration().decode(level_logits, taxonomy, decoder).paths
 
 
 __all__ = ["HCastForImageClassification", "HCastModel", "HCastModelOutput", "HCastPreTrainedModel",

@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers.image_utils import load_image
 from transformers.pipelines.base import Pipeline
 
-from hcast_zoo.decode import decode
 from hcast_zoo.taxonomy import Taxonomy
 from hcast_zoo.transforms import read_picture
 
@@ -68,7 +67,8 @@ class HierarchicalImageClassificationPipeline(Pipeline):
     def _forward(self, inputs: dict[str, Tensor], decoder: str = "best_path", return_segments: bool = False,
                  num_clusters: tuple[int, ...] | None = None) -> dict[str, Tensor]:
         outputs = self.model(**inputs, num_clusters=num_clusters, output_levels=True)
-        decoded = decode([x.float() for x in outputs.level_logits], self.taxonomy, decoder)
+        level_logits = [x.float() for x in outputs.level_logits]
+        decoded = self.model.config.get_calibration().decode(level_logits, self.taxonomy, decoder)
         answer = vars(decoded).copy()  # tensors with one row a picture, so that transformers can split the batch
         if return_segments:
             maps = [outputs.segment_map(stage) for stage in self.model.config.head_stages]

@@ -15,7 +15,7 @@ def write_repository(content: Weights, folder: Path) -> dict:
 
     The model loads in float32, whatever type the tensors are stored in.
     """
-    config = HCastConfig.from_core(content.config, content.taxonomy, dtype="float32")
+    config = HCastConfig.from_core(content.config, content.taxonomy, content.calibration, dtype="float32")
     config.architectures = ["HCastForImageClassification"]
     config.save_pretrained(folder)
     HCastImageProcessor.from_core(content.config).save_pretrained(folder)

@@ -32,7 +32,7 @@ with read_base():
 
 weights = "hcast_small.emoji_art"
 
-model.update(backbone=dict(arch=weights), head=dict(taxonomy=weights))
+model.update(backbone=dict(arch=weights), head=dict(taxonomy=weights, calibration=weights))
 
 train_pipeline = [
     dict(type=LoadPicture, ignore_broken=True, background="random"),

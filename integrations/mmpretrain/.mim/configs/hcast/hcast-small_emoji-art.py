@@ -14,7 +14,7 @@ _base_ = ["../_base_/models/hcast-small.py", "../_base_/datasets/hierarchical_bs
 
 weights = "hcast_small.emoji_art"
 
-model = dict(backbone=dict(arch=weights), head=dict(taxonomy=weights))
+model = dict(backbone=dict(arch=weights), head=dict(taxonomy=weights, calibration=weights))
 
 train_pipeline = [
     dict(type="LoadPicture", ignore_broken=True, background="random"),
