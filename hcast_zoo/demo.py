@@ -25,7 +25,7 @@ from .predict import Predictor
 LOOPBACK = "127.0.0.1"
 MAX_UPLOAD = 20 * 2**20  # bytes of one picture
 KEEP = 3600  # seconds that pictures are kept
-FREE_MEMORY_OF = 50  # sessions, after which the oldest are forgotten
+MAX_SESSIONS = 50  # above, the segments of the oldest are forgotten
 DECODINGS = {"best_path": "the most probable path", "top_down": "from the top down",
              "independent": "each level by itself, as in the paper"}
 # One at a time, because a model that is adapting is another model for everyone.
@@ -35,7 +35,6 @@ CLICK = """element.addEventListener('click', event => {
     const button = event.target.closest('button[data-node]');
     if (button) trigger('click', {node: button.dataset.node});
 });"""
-
 SHOW_OUTCOME = "() => document.getElementById('outcome').scrollIntoView({behavior: 'smooth', block: 'center'})"
 
 
@@ -46,7 +45,7 @@ class OwnFilesOnly:
         self.app = app
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "http" and re.search("/(file|proxy)[=/][a-z]+:", scope["path"], re.IGNORECASE):
+        if scope["type"] == "http" and re.search("/(file|proxy)[=/][a-z]{2,}:", scope["path"], re.IGNORECASE):
             await PlainTextResponse("This page serves no files but its own.", 403)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -85,7 +84,7 @@ def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None 
             app.launch(
                 server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True,
                 max_file_size=MAX_UPLOAD, app_kwargs={"middleware": inner},
-                state_session_capacity=FREE_MEMORY_OF, footer_links=[], run_history=False, enable_monitoring=False,
+                state_session_capacity=MAX_SESSIONS, footer_links=[], run_history=False, enable_monitoring=False,
                 ssr_mode=False, pwa=False, mcp_server=False, theme=_theme(),
                 css_paths=Path(__file__).with_suffix(".css"))
         except OSError as error:
