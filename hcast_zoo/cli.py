@@ -21,6 +21,7 @@ from .train_config import TrainConfig
 DEFAULT_MODEL = "hcast_small.emoji_art"
 DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
 PARTS = ("sheet", "overlays", "labels", "arrays")  # segment.PARTS; a test compares
+EXPORT_FORMATS = ("onnx", "pt2")  # export.FORMATS; a test compares
 FEEDBACK = ("path", "entropy", "agreement")  # adapt.FEEDBACK without the target; a test compares
 
 
@@ -132,6 +133,17 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--num-superpixels", type=int, default=196)
     p.add_argument("--num-heads", type=int, default=12)
     p.add_argument("--keep-last-pool", action="store_true", help="keep the fourth pooling, which reaches no label")
+
+    p = command("export", export, "write a model as one ONNX or torch.export graph, and check it")
+    p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--output", required=True, metavar="FILE", help="file to write")
+    p.add_argument("--format", choices=EXPORT_FORMATS, default="onnx", help="onnx, or torch.export's pt2 (%(default)s)")
+    p.add_argument("--batch-size", type=_batch_size, default=None, metavar="N|dynamic",
+                   help="the only batch size the graph takes (dynamic: any)")
+    p.add_argument("--opset", type=int, help="of ONNX (default: the installed torch's)")
+    p.add_argument("--no-check", action="store_true", help="do not run the file and compare it with the model")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_clusters(p)
 
     p = command("publish", publish, "publish weights on the Hub, for the core, timm and transformers")
     p.add_argument("model", metavar="WEIGHTS", help="weights: name, file, folder, or org/name on the Hub")
@@ -342,6 +354,22 @@ def convert(args: argparse.Namespace) -> int:
     return 0
 
 
+def export(args: argparse.Namespace) -> int:
+    """Write a graph; print its inputs and outputs."""
+    from .export import export as run
+
+    exported = run(args.model, args.output, args.format, batch_size=args.batch_size, num_clusters=args.num_clusters,
+                   opset=args.opset, check=not args.no_check)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(exported)))
+        return 0
+    opset = f", opset {exported.opset}" if exported.opset else ""
+    checked = "not checked" if args.no_check else f"largest difference from the model {exported.difference:.1e}"
+    names = " -> ".join(", ".join(part) for part in (exported.inputs, exported.outputs))
+    print(f"{args.output}: {args.format}{opset}; {names}; {checked}")
+    return 0
+
+
 def publish(args: argparse.Namespace) -> int:
     """Publish, or write the would-be repository; print its files and the address of the commit."""
     from . import card
@@ -429,6 +457,11 @@ def _add_clusters(parser: argparse.ArgumentParser) -> None:
 def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="pictures at once (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read pictures (%(default)s)")
+
+
+def _batch_size(text: str) -> int | None:
+    """Return a number, or None for ``dynamic``."""
+    return None if text == "dynamic" else int(text)
 
 
 def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from hcast_zoo import adapt, decode, weights
-from hcast_zoo.cli import DECODERS, FEEDBACK, main, make_parser
+from hcast_zoo import adapt, decode, export, weights
+from hcast_zoo.cli import DECODERS, EXPORT_FORMATS, FEEDBACK, main, make_parser
 
 from .conftest import FIXTURES
 
@@ -141,6 +141,7 @@ def test_help_imports_nothing_heavy():
             "print([m for m in ('torch', 'timm', 'numpy', 'PIL', 'cv2') if m in sys.modules])")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
+    assert EXPORT_FORMATS == export.FORMATS
     assert DECODERS == decode.DECODERS and ("target", *FEEDBACK) == adapt.FEEDBACK
     help_text = make_parser().parse_args(["train", "--data", "x", "--output", "y"])
     assert help_text.lr == 5e-4 and help_text.paper_exact is False
