@@ -110,6 +110,7 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
 
 @pytest.mark.parametrize("arguments, message", [
     (["predict", "x.png", "--model", "nothing"], "no weights 'nothing'"),
+    (["predict"], "expected pictures, or --files-from"),
     (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
     (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
     (["predict", "x.png", "--within", "animals"], "no node 'animals' in the taxonomy: did you mean .*'animals-nature'"),
@@ -129,7 +130,7 @@ def test_wrong_input_exits_with_2(arguments, message, capsys):
 
 
 def test_wrong_usage_exits_with_2(capsys):
-    for arguments in ([], ["fly"], ["predict"], ["adapt", "x.png"],
+    for arguments in ([], ["fly"], ["segment"], ["adapt", "x.png"],
                       ["adapt", "x.png", "--target", "dog", "--feedback", "path"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
