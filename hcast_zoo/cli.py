@@ -21,6 +21,7 @@ from .train_config import TrainConfig
 DEFAULT_MODEL = "hcast_small.emoji_art"
 DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
 PARTS = ("sheet", "overlays", "labels", "arrays")  # segment.PARTS; a test compares
+EXPORT_FORMATS = ("onnx", "pt2")  # export.FORMATS; a test compares
 FEEDBACK = ("path", "entropy", "agreement")  # adapt.FEEDBACK without the target; a test compares
 
 
@@ -52,7 +53,11 @@ def make_parser() -> argparse.ArgumentParser:
         return sub
 
     p = command("predict", predict, "print the path in the taxonomy of each picture")
-    p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
+    p.add_argument("pictures", nargs="*", metavar="PICTURE", help="picture files, folders, glob patterns")
+    p.add_argument("--files-from", metavar="FILE", help="text file that names a picture a line")
+    p.add_argument("--output", metavar="DIR", help="write parquet files of --part-size pictures here instead; the same "
+                   "command goes on where it was stopped, and several processes (torchrun) share the work")
+    p.add_argument("--part-size", type=int, default=4096, help="pictures a parquet file (%(default)s)")
     _add_model(p)
     p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
     p.add_argument("--within", action="append", metavar="NODE",
@@ -137,6 +142,17 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--num-heads", type=int, default=12)
     p.add_argument("--keep-last-pool", action="store_true", help="keep the fourth pooling, which reaches no label")
 
+    p = command("export", export, "write a model as one ONNX or torch.export graph, and check it")
+    p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--output", required=True, metavar="FILE", help="file to write")
+    p.add_argument("--format", choices=EXPORT_FORMATS, default="onnx", help="onnx, or torch.export's pt2 (%(default)s)")
+    p.add_argument("--batch-size", type=_batch_size, default=None, metavar="N|dynamic",
+                   help="the only batch size the graph takes (dynamic: any)")
+    p.add_argument("--opset", type=int, help="of ONNX (default: the installed torch's)")
+    p.add_argument("--no-check", action="store_true", help="do not run the file and compare it with the model")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_clusters(p)
+
     p = command("publish", publish, "publish weights on the Hub, for the core, timm and transformers")
     p.add_argument("model", metavar="WEIGHTS", help="weights: name, file, folder, or org/name on the Hub")
     p.add_argument("--repo", required=True, metavar="ORG/NAME", help="repository; made if it is not there")
@@ -171,10 +187,21 @@ def predict(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .predict import Predictor, find_pictures
+    from .processes import join
 
     files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters, within=args.within,
-                          threshold=args.back_off)
+    if args.files_from:
+        with open(args.files_from, encoding="utf-8", errors="surrogateescape") as names:
+            files += [name for line in names if (name := line.rstrip("\n"))]
+    if not files:
+        raise ValueError("expected pictures, or --files-from with a list of them")
+    options = dict(decoder=args.decode, num_clusters=args.num_clusters, within=args.within, threshold=args.back_off)
+    with join() as processes:
+        predictor = Predictor(args.model, device=processes.device(args.device), **options)
+        if args.output:
+            return _predict_parts(args, predictor, files, options, processes)
+        if processes.count > 1:
+            raise ValueError("several processes need --output, a folder to write to")
     failed = 0
     bar = tqdm(predictor.predict(files, args.batch_size, args.workers), total=len(files), unit="picture",
                disable=len(files) < 2 or not sys.stderr.isatty())
@@ -189,6 +216,32 @@ def predict(args: argparse.Namespace) -> int:
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _predict_parts(args: argparse.Namespace, predictor, files: list[str], options: dict, processes) -> int:
+    """Write a folder of parquet files; print what it holds."""
+    from tqdm import tqdm
+
+    from .card import checksum
+    try:
+        from .parts import predict_parts
+    except ImportError as error:
+        raise ImportError("parquet files need pyarrow: pip install 'hcast-zoo[train]'") from error
+
+    done = failed = 0
+    with tqdm(total=len(files), unit="picture", disable=not processes.is_main or not sys.stderr.isatty()) as bar:
+        for pictures, failures in predict_parts(
+                predictor, files, args.output, {"model_sha256": checksum(args.model), **options},
+                part_size=args.part_size, processes=processes, batch_size=args.batch_size, workers=args.workers):
+            done, failed = done + pictures, failed + failures
+            bar.update(pictures * processes.count)
+    done, failed = (sum(numbers) for numbers in zip(*processes.gather((done, failed))))
+    if processes.is_main:
+        print(json.dumps({"output": args.output, "pictures": done, "failed": failed}))
+        if failed:
+            print(f"{failed} of {done} pictures failed", file=sys.stderr)
+    # A launcher would take any other code for a crash, and start the job again.
+    return 1 if failed and processes.count == 1 else 0
 
 
 def segment(args: argparse.Namespace) -> int:
@@ -229,12 +282,17 @@ def evaluate(args: argparse.Namespace) -> int:
     """Print a row of metrics for each decoding."""
     from . import weights
     from .evaluate import evaluate as run
+    from .processes import join
 
     if args.card and args.num_clusters:
         raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
     content, dataset = _load_labelled(args)
-    results = run(weights.build(content, args.device), dataset, args.decode, batch_size=args.batch_size,
-                  workers=args.workers, num_clusters=args.num_clusters, calibration=content.calibration)
+    with join() as processes:
+        model = weights.build(content, processes.device(args.device))
+        results = run(model, dataset, args.decode, content.calibration, processes=processes,
+                      batch_size=args.batch_size, workers=args.workers, num_clusters=args.num_clusters)
+    if not processes.is_main:
+        return 0
     if args.card:
         _record(args, results, content.taxonomy.name, len(dataset))
     if args.json:
@@ -340,8 +398,11 @@ def train(args: argparse.Namespace) -> int:
     else:
         init = weights.load(args.model)
         config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
-    best = Run(config, settings, train_set, val_set, args.output, init).train()
-    print(json.dumps({"best_val_fpa": best, "weights": os.path.join(args.output, "best.safetensors")}))
+    run = Run(config, settings, train_set, val_set, args.output, init)
+    best = run.train()
+    if run.processes.is_main:
+        print(json.dumps({"best_val_fpa": best, "weights": os.path.join(args.output, "best.safetensors")}))
+    run.accelerator.end_training()
     return 0
 
 
@@ -358,6 +419,22 @@ def convert(args: argparse.Namespace) -> int:
         raise ValueError(f"the taxonomy has {taxonomy.level_classes} classes, the checkpoint {config.level_classes}")
     weights.save(weights.Weights(config, taxonomy, state), args.output)
     print(f"{args.output}: {len(state)} tensors, levels {config.level_classes}", file=sys.stderr)
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write a graph; print its inputs and outputs."""
+    from .export import export as run
+
+    exported = run(args.model, args.output, args.format, batch_size=args.batch_size, num_clusters=args.num_clusters,
+                   opset=args.opset, check=not args.no_check)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(exported)))
+        return 0
+    opset = f", opset {exported.opset}" if exported.opset else ""
+    checked = "not checked" if args.no_check else f"largest difference from the model {exported.difference:.1e}"
+    names = " -> ".join(", ".join(part) for part in (exported.inputs, exported.outputs))
+    print(f"{args.output}: {args.format}{opset}; {names}; {checked}")
     return 0
 
 
@@ -454,6 +531,11 @@ def _add_clusters(parser: argparse.ArgumentParser) -> None:
 def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="pictures at once (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read pictures (%(default)s)")
+
+
+def _batch_size(text: str) -> int | None:
+    """Return a number, or None for ``dynamic``."""
+    return None if text == "dynamic" else int(text)
 
 
 def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
