@@ -59,11 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
                    "command goes on where it was stopped, and several processes (torchrun) share the work")
     p.add_argument("--part-size", type=int, default=4096, help="pictures a parquet file (%(default)s)")
     _add_model(p)
-    p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
-    p.add_argument("--within", action="append", metavar="NODE",
-                   help="answer only at or below this node, a name or level:name (may be given several times)")
-    p.add_argument("--back-off", type=float, metavar="THRESHOLD", help="stop at the deepest level where the levels "
-                   "agree and the path has this probability, 0 to 1, and say why")
+    _add_decoding(p)
     p.add_argument("--json", action="store_true", help="one JSON object a line")
     _add_clusters(p)
     _add_loading(p)
@@ -74,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--write", choices=PARTS, nargs="+", default=list(PARTS),
                    help="sheet.png, overlays, label maps as .png, arrays as .npz (all)")
     _add_model(p)
-    p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
+    _add_decoding(p)
     p.add_argument("--json", action="store_true", help="one JSON object a line")
     _add_clusters(p)
 
@@ -253,7 +249,8 @@ def segment(args: argparse.Namespace) -> int:
     from .transforms import PictureError
 
     files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters)
+    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters, within=args.within,
+                          threshold=args.back_off)
     failed = 0
     for file in tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty()):
         try:
@@ -271,8 +268,7 @@ def segment(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps({**segmented.to_dict(), "output": str(folder)}, ensure_ascii=False), flush=True)
         else:
-            path = " > ".join(segmented.prediction.path)
-            print(_printable(f"{file}: {path} -> {folder}"), flush=True)
+            print(_printable(f"{file}: {_sentence(segmented.prediction)} -> {folder}"), flush=True)
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -521,6 +517,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL,
                         help="weights: name, file, folder, or org/name on the Hub (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--decode", choices=DECODERS, default="best_path",
+                        help="how levels become a path (%(default)s)")
+    parser.add_argument("--within", action="append", metavar="NODE",
+                        help="answer only at or below this node, a name or level:name (may be given several times)")
+    parser.add_argument("--back-off", type=float, metavar="THRESHOLD", help="stop at the deepest level where the "
+                        "levels agree and the path has this probability, 0 to 1, and say why")
 
 
 def _add_clusters(parser: argparse.ArgumentParser) -> None:
