@@ -62,7 +62,8 @@ def main() -> None:
     plot(args.docs / "images" / "clusters.png", settings, metrics, quartiles, default)
     report.write(args.docs, "clusters.md", TEXT.format(
         default="/".join(map(str, default)), provenance=report.provenance(args, content, len(dataset)),
-        table=report.table(header, rows), error=standard_error(metrics[default]["fpa"], len(dataset)), rounds=args.rounds, batch=args.time_batch))
+        table=report.table(header, rows), error=standard_error(metrics[default]["fpa"], len(dataset)),
+        rounds=args.rounds, batch=args.time_batch))
 
 
 def scaled(config: HCastConfig, scale: float) -> tuple[int, ...]:

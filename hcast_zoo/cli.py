@@ -1,19 +1,17 @@
-"""The command line: one function a command.
+"""The command line: its arguments; what the commands do is in commands.py.
 
-Data goes to stdout, messages and progress to stderr. Exit code 0: all went well; 1: some picture failed; 2: wrong
-usage or input; 130: interrupted. Heavy imports are inside the commands, so that --help answers at once.
+Exit code 0: all went well; 1: some picture failed; 2: wrong usage or input; 130: interrupted.
 """
 
 import argparse
 import dataclasses
-import importlib
-import json
 import os
 import sys
 import types
 import typing
+from collections.abc import Callable
 
-from . import __version__
+from . import __version__, commands
 from .adapt_config import FREE, AdaptConfig
 from .config import VARIANTS
 from .train_config import TrainConfig
@@ -21,6 +19,7 @@ from .train_config import TrainConfig
 DEFAULT_MODEL = "hcast_small.emoji_art"
 DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
 PARTS = ("sheet", "overlays", "labels", "arrays")  # segment.PARTS; a test compares
+EXPORT_FORMATS = ("onnx", "pt2")  # export.FORMATS; a test compares
 FEEDBACK = ("path", "entropy", "agreement")  # adapt.FEEDBACK without the target; a test compares
 
 
@@ -44,36 +43,44 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(prog="hcast-zoo", description="Classify pictures along a taxonomy with H-CAST.")
     parser.add_argument("--version", action="version", version=f"hcast-zoo {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+    def command(name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         return sub
 
-    p = command("predict", predict, "print the path in the taxonomy of each picture")
-    p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
+    _add_answers(command)
+    _add_training(command)
+    _add_sharing(command)
+    return parser
+
+
+def _add_answers(command: Callable) -> None:
+    """Add the commands that answer about pictures."""
+    p = command("predict", commands.predict, "print the path in the taxonomy of each picture")
+    p.add_argument("pictures", nargs="*", metavar="PICTURE", help="picture files, folders, glob patterns")
+    p.add_argument("--files-from", metavar="FILE", help="text file that names a picture a line")
+    p.add_argument("--output", metavar="DIR", help="write parquet files of --part-size pictures here instead; the same "
+                   "command goes on where it was stopped, and several processes (torchrun) share the work")
+    p.add_argument("--part-size", type=int, default=4096, help="pictures a parquet file (%(default)s)")
     _add_model(p)
-    p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
-    p.add_argument("--within", action="append", metavar="NODE",
-                   help="answer only at or below this node, a name or level:name (may be given several times)")
-    p.add_argument("--back-off", type=float, metavar="THRESHOLD", help="stop at the deepest level where the levels "
-                   "agree and the path has this probability, 0 to 1, and say why")
+    _add_decoding(p)
     p.add_argument("--json", action="store_true", help="one JSON object a line")
     _add_clusters(p)
     _add_loading(p)
 
-    p = command("segment", segment, "write pictures of the segmentations, and of where each level looks")
+    p = command("segment", commands.segment, "write pictures of the segmentations, and of where each level looks")
     p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
     p.add_argument("--output", required=True, metavar="DIR", help="a folder is made here for each picture")
     p.add_argument("--write", choices=PARTS, nargs="+", default=list(PARTS),
                    help="sheet.png, overlays, label maps as .png, arrays as .npz (all)")
     _add_model(p)
-    p.add_argument("--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)")
+    _add_decoding(p)
     p.add_argument("--json", action="store_true", help="one JSON object a line")
     _add_clusters(p)
 
-    p = command("evaluate", evaluate, "print accuracy, FPA, TICE and wAP on a labelled data set")
+    p = command("evaluate", commands.evaluate, "print accuracy, FPA, TICE and wAP on a labelled data set")
     p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
     p.add_argument("--split", help="part of the data set")
     p.add_argument("--decode", choices=DECODERS, nargs="+", default=list(DECODERS), help="decodings to compare (all)")
@@ -83,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_clusters(p)
     _add_loading(p)
 
-    p = command("adapt", adapt, "raise a label's probability in one picture, and show how its segments follow")
+    p = command("adapt", commands.adapt, "raise a label's probability in one picture, and show how its segments follow")
     p.add_argument("picture", metavar="PICTURE", help="picture file")
     about = p.add_mutually_exclusive_group(required=True)
     about.add_argument("--target", metavar="NODE", help="node at any level that should be seen, a name or level:name")
@@ -101,20 +108,14 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--radius", type=float, default=defaults.radius,
                    help="how far all steps together may lead, as a fraction of the same (%(default)s)")
 
-    p = command("demo", demo, "serve a page to try a model in a browser, on this machine alone")
+    p = command("demo", commands.demo, "serve a page to try a model in a browser, on this machine alone")
     _add_model(p)
     p.add_argument("--port", type=int, help="where the page is served (the first free one from 7860 on)")
 
-    p = command("calibrate", calibrate, "store with the weights a temperature for each level, fitted on held-out data")
-    p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
-    p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
-    p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
-    p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
-    p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
-    p.add_argument("--json", action="store_true", help="one JSON object")
-    _add_loading(p)
 
-    p = command("train", train, "train or fine-tune; the same command resumes a run that was stopped")
+def _add_training(command: Callable) -> None:
+    """Add the commands that make or change weights."""
+    p = command("train", commands.train, "train or fine-tune; the same command resumes a run that was stopped")
     p.add_argument("--data", required=True, help="folder tree with a folder a split, .csv, .jsonl or .parquet file")
     p.add_argument("--train-split", default="train")
     p.add_argument("--val-split", default="val")
@@ -129,7 +130,17 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--crop-pct", type=float, help="centre crop at evaluation")
     _add_fields(p, TrainConfig)
 
-    p = command("convert", convert, "turn an official H-CAST or CAST checkpoint into H-CAST Zoo weights")
+    p = command("calibrate", commands.calibrate,
+                "store with the weights a temperature for each level, fitted on held-out data")
+    p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
+    p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
+    p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
+    p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_loading(p)
+
+    p = command("convert", commands.convert, "turn an official H-CAST or CAST checkpoint into H-CAST Zoo weights")
     p.add_argument("checkpoint", help=".pth (read without running code) or .safetensors file")
     p.add_argument("output", help=".safetensors file to write")
     p.add_argument("--taxonomy", help="labels to store with the weights")
@@ -137,7 +148,32 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--num-heads", type=int, default=12)
     p.add_argument("--keep-last-pool", action="store_true", help="keep the fourth pooling, which reaches no label")
 
-    p = command("publish", publish, "publish weights on the Hub, for the core, timm and transformers")
+    p = command("mm-train", commands.mm_train, "train by an mmpretrain config, as mmpretrain's tools/train.py does")
+    p.add_argument("config", help="file, or hcast_zoo::hcast/NAME.py for one of ours")
+    p.add_argument("--work-dir", help="folder of the run (work_dirs/NAME)")
+    p.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
+                   help="go on from the folder's latest checkpoint, or from this one")
+    p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
+
+
+def _add_sharing(command: Callable) -> None:
+    """Add the commands that pass weights on."""
+    p = command("info", commands.info, "list the packaged weights, or describe one model")
+    p.add_argument("model", nargs="?", help="name, file or folder")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+
+    p = command("export", commands.export, "write a model as one ONNX or torch.export graph, and check it")
+    p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--output", required=True, metavar="FILE", help="file to write")
+    p.add_argument("--format", choices=EXPORT_FORMATS, default="onnx", help="onnx, or torch.export's pt2 (%(default)s)")
+    p.add_argument("--batch-size", type=_batch_size, default=None, metavar="N|dynamic",
+                   help="the only batch size the graph takes (dynamic: any)")
+    p.add_argument("--opset", type=int, help="of ONNX (default: the installed torch's)")
+    p.add_argument("--no-check", action="store_true", help="do not run the file and compare it with the model")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_clusters(p)
+
+    p = command("publish", commands.publish, "publish weights on the Hub, for the core, timm and transformers")
     p.add_argument("model", metavar="WEIGHTS", help="weights: name, file, folder, or org/name on the Hub")
     p.add_argument("--repo", required=True, metavar="ORG/NAME", help="repository; made if it is not there")
     p.add_argument("--private", action="store_true", help="make it for its members only")
@@ -154,296 +190,20 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--output", metavar="DIR", help="new or empty folder to keep the repository's files in")
     p.add_argument("--json", action="store_true", help="one JSON object")
 
-    p = command("info", info, "list the packaged weights, or describe one model")
-    p.add_argument("model", nargs="?", help="name, file or folder")
-    p.add_argument("--json", action="store_true", help="one JSON object")
-    p = command("mm-train", mm_train, "train by an mmpretrain config, as mmpretrain's tools/train.py does")
-    p.add_argument("config", help="file, or hcast_zoo::hcast/NAME.py for one of ours")
-    p.add_argument("--work-dir", help="folder of the run (work_dirs/NAME)")
-    p.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
-                   help="go on from the folder's latest checkpoint, or from this one")
-    p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
-    return parser
-
-
-def predict(args: argparse.Namespace) -> int:
-    """Print one line a picture."""
-    from tqdm import tqdm
-
-    from .predict import Predictor, find_pictures
-
-    files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters, within=args.within,
-                          threshold=args.back_off)
-    failed = 0
-    bar = tqdm(predictor.predict(files, args.batch_size, args.workers), total=len(files), unit="picture",
-               disable=len(files) < 2 or not sys.stderr.isatty())
-    for prediction in bar:
-        failed += prediction.error is not None
-        if args.json:
-            print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
-        elif prediction.error is not None:
-            print(f"{_printable(prediction.file)}: {_printable(prediction.error)}", file=sys.stderr)
-        else:
-            print(_printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
-    if failed:
-        print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def segment(args: argparse.Namespace) -> int:
-    """Write a folder of pictures for each picture, and print which."""
-    from tqdm import tqdm
-
-    from .predict import Predictor, find_pictures
-    from .segment import make_folder, segment_picture, write
-    from .transforms import PictureError
-
-    files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters)
-    failed = 0
-    for file in tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty()):
-        try:
-            segmented = segment_picture(predictor, file)
-        except PictureError as error:
-            failed += 1
-            text = str(error).removeprefix(f"{file}: ")
-            if args.json:
-                print(json.dumps({"file": file, "error": text}, ensure_ascii=False), flush=True)
-            else:
-                print(f"{_printable(file)}: {_printable(text)}", file=sys.stderr)
-            continue
-        folder = make_folder(args.output, file)
-        write(segmented, folder, args.write)
-        if args.json:
-            print(json.dumps({**segmented.to_dict(), "output": str(folder)}, ensure_ascii=False), flush=True)
-        else:
-            path = " > ".join(segmented.prediction.path)
-            print(_printable(f"{file}: {path} -> {folder}"), flush=True)
-    if failed:
-        print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def evaluate(args: argparse.Namespace) -> int:
-    """Print a row of metrics for each decoding."""
-    from . import weights
-    from .evaluate import evaluate as run
-
-    if args.card and args.num_clusters:
-        raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
-    content, dataset = _load_labelled(args)
-    results = run(weights.build(content, args.device), dataset, args.decode, batch_size=args.batch_size,
-                  workers=args.workers, num_clusters=args.num_clusters, calibration=content.calibration)
-    if args.card:
-        _record(args, results, content.taxonomy.name, len(dataset))
-    if args.json:
-        print(json.dumps({"model": args.model, "data": args.data, "split": args.split, "pictures": len(dataset),
-                          "num_clusters": args.num_clusters, "results": results}))
-        return 0
-    names = list(next(iter(results.values())))
-    print("\t".join(["decoding", *names]))
-    for mode, values in results.items():
-        print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
-    return 0
-
-
-def _sentence(prediction) -> str:
-    """Return what is predicted, as one line without the file."""
-    levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities)) or "no answer"
-    facts = [f"path {prediction.path_probability:.1%}"] if prediction.path else []
-    if prediction.runner_up:
-        facts.append(f"then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}")
-    if prediction.reason:
-        facts.append(prediction.reason)
-    return f"{levels} ({'; '.join(facts)})"
-
-
-def adapt(args: argparse.Namespace) -> int:
-    """Print a picture's answer before and after adaptation."""
-    from .adapt_picture import adapt_picture, write_sheet
-    from .predict import Predictor
-
-    config = AdaptConfig(args.free, args.steps, args.step_size, args.radius)
-    predictor = Predictor(args.model, device=args.device, num_clusters=args.num_clusters)
-    adapted = adapt_picture(predictor, args.picture, args.target, feedback=args.feedback or "target", config=config)
-    output = write_sheet(adapted, args.output) if args.output else None
-    if args.json:
-        print(json.dumps({**adapted.to_dict(), "output": output and str(output)}, ensure_ascii=False))
-        return 0
-    for when, prediction in (("before", adapted.before), ("after", adapted.after)):
-        print(_printable(f"{when}: {_sentence(prediction)}"))
-    if adapted.probability is not None:
-        before, after = adapted.probability
-        print(_printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
-    changes = ", ".join(f"{change:.1f} % at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
-    print(f"pixel pairs joined or parted: {changes}")
-    if output:
-        print(f"wrote {output}", file=sys.stderr)
-    return 0
-
-
-def demo(args: argparse.Namespace) -> int:
-    """Serve a page until interrupted; its address goes to stdout."""
-    from .predict import Predictor
-
-    try:
-        page = importlib.import_module("hcast_zoo.demo")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}: pip install 'hcast-zoo[demo]'") from error
-    page.run(Predictor(args.model, device=args.device), port=args.port)
-    return 0
-
-
-def calibrate(args: argparse.Namespace) -> int:
-    """Write weights with fitted temperatures; print them, and the calibration error before and after."""
-    from . import weights
-    from .calibration import calibration_errors, fit_calibration
-    from .evaluate import collect_logits
-
-    content, dataset = _load_labelled(args)
-    logits, labels = collect_logits(weights.build(content, args.device), dataset, args.batch_size, args.workers)
-    fitted_on = f"{content.taxonomy.name or 'data'}, split {args.split}"
-    content.calibration = fit_calibration(logits, labels, content.taxonomy, fitted_on)
-    before = calibration_errors(logits, labels, content.taxonomy)
-    after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
-    weights.save(content, args.output)
-    if args.json:
-        print(json.dumps({"output": args.output, "pictures": len(labels), "calibration": content.calibration.to_dict(),
-                          "before": before, "after": after}))
-        return 0
-    print("\t".join(["of", "temperature", "ece before", "ece after"]))
-    temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
-    for (name, error), temperature in zip(before.items(), temperatures):
-        print(f"{name.removeprefix('ece/')}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
-    return 0
-
-
-def train(args: argparse.Namespace) -> int:
-    """Train, or go on with a run."""
-    from . import weights
-    from .config import HCastConfig
-    from .data import HierarchicalDataset
-    from .taxonomy import Taxonomy
-    from .train import Run
-
-    settings = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
-    taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
-    train_set = HierarchicalDataset.load(args.data, taxonomy, args.train_split, cache=settings.cache)
-    val_set = HierarchicalDataset.load(args.data, train_set.taxonomy, args.val_split, cache=settings.cache)
-    names = ("image_size", "num_superpixels", "num_clusters", "drop_path_rate", "crop_pct")
-    changes = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
-    changes["level_classes"] = train_set.taxonomy.level_classes
-    init = None
-    if args.model in VARIANTS:
-        config = HCastConfig.from_variant(args.model, **changes)
-    else:
-        init = weights.load(args.model)
-        config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
-    best = Run(config, settings, train_set, val_set, args.output, init).train()
-    print(json.dumps({"best_val_fpa": best, "weights": os.path.join(args.output, "best.safetensors")}))
-    return 0
-
-
-def convert(args: argparse.Namespace) -> int:
-    """Write converted weights."""
-    from . import weights
-    from .convert import convert_official, read_checkpoint
-    from .taxonomy import Taxonomy
-
-    config, state = convert_official(read_checkpoint(args.checkpoint), keep_last_pool=args.keep_last_pool,
-                                     num_superpixels=args.num_superpixels, num_heads=args.num_heads)
-    taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
-    if taxonomy is not None and taxonomy.level_classes != config.level_classes:
-        raise ValueError(f"the taxonomy has {taxonomy.level_classes} classes, the checkpoint {config.level_classes}")
-    weights.save(weights.Weights(config, taxonomy, state), args.output)
-    print(f"{args.output}: {len(state)} tensors, levels {config.level_classes}", file=sys.stderr)
-    return 0
-
-
-def publish(args: argparse.Namespace) -> int:
-    """Publish, or write the would-be repository; print its files and the address of the commit."""
-    from . import card
-    from .publish import publish as publish_model
-    from .space import publish_space
-
-    options = {name: getattr(args, name) for name in ("private", "revision", "tag", "message", "dry_run", "output")}
-    for name in ("evaluations", "preview") if args.space else ("requirement",):
-        if getattr(args, name):
-            raise ValueError(f"--{name} does not go {'with' if args.space else 'without'} --space")
-    if args.space:
-        published = publish_space(args.model, args.repo, requirement=args.requirement, **options)
-    else:
-        evaluations = card.read_evaluations(args.evaluations) if args.evaluations else None
-        published = publish_model(args.model, args.repo, evaluations=evaluations, preview=args.preview, **options)
-    if args.json:
-        print(json.dumps(dataclasses.asdict(published)))
-        return 0
-    for file in published.files:
-        print(f"{file.name}\t{file.size}\t{file.sha256}")
-    print(f"{args.repo}: {published.commit or 'nothing was sent'}", file=sys.stderr)
-    return 0
-
-
-def info(args: argparse.Namespace) -> int:
-    """Describe weights."""
-    from . import weights
-
-    if args.model is None:
-        index = weights.packaged()
-        for name, entry in index.items():
-            print(json.dumps({"name": name, **entry}) if args.json else f"{name}\t{entry.get('description', '')}")
-        return 0
-    content = weights.load(args.model)
-    description = {
-        "config": content.config.to_dict(),
-        "parameters": sum(v.numel() for v in content.state_dict.values()),
-        "taxonomy": content.taxonomy and content.taxonomy.name,
-        "levels": dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)) if content.taxonomy else None,
-        "calibration": content.calibration and content.calibration.to_dict(),
-        "metadata": content.metadata,
-    }
-    print(json.dumps(description, ensure_ascii=False, indent=None if args.json else 1))
-    return 0
-
-
-def mm_train(args: argparse.Namespace) -> int:
-    """Train by an mmpretrain config."""
-    try:
-        training = importlib.import_module("hcast_zoo.integrations.mmpretrain.train")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}: pip install 'hcast-zoo[mmpretrain]'") from error
-    print(training.train(args.config, args.work_dir, args.resume, args.cfg_options))
-    return 0
-
-
-def _load_labelled(args: argparse.Namespace) -> tuple:
-    """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
-    from . import weights
-    from .data import HierarchicalDataset
-    from .transforms import eval_transform
-
-    content = weights.load(args.model)
-    if content.taxonomy is None:
-        raise ValueError(f"{args.model} has no taxonomy")
-    transform = eval_transform(content.config)
-    return content, HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
-
-
-def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -> None:
-    """Write an evaluation to its card, with file names in place of this machine's paths."""
-    from . import card
-
-    model, file = (os.path.basename(os.path.normpath(path)) for path in (args.model, args.data))
-    command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
-    card.record(args.card, args.model, card.Evaluation(
-        card.checksum(args.model), data or file, args.split, pictures, results, command, card.code_version()))
-
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL,
                         help="weights: name, file, folder, or org/name on the Hub (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--decode", choices=DECODERS, default="best_path",
+                        help="how levels become a path (%(default)s)")
+    parser.add_argument("--within", action="append", metavar="NODE",
+                        help="answer only at or below this node, a name or level:name (may be given several times)")
+    parser.add_argument("--back-off", type=float, metavar="THRESHOLD", help="stop at the deepest level where the "
+                        "levels agree and the path has this probability, 0 to 1, and say why")
 
 
 def _add_clusters(parser: argparse.ArgumentParser) -> None:
@@ -454,6 +214,11 @@ def _add_clusters(parser: argparse.ArgumentParser) -> None:
 def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="pictures at once (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read pictures (%(default)s)")
+
+
+def _batch_size(text: str) -> int | None:
+    """Return a number, or None for ``dynamic``."""
+    return None if text == "dynamic" else int(text)
 
 
 def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
@@ -468,8 +233,3 @@ def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         parser.add_argument(f"--{field.name.replace('_', '-')}", default=field.default,
                             help=texts.get(field.name, "").replace("%", "%%"), **options)
-
-
-def _printable(text: str) -> str:
-    """Return text without control characters, which could write to the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from .calibration import Calibration
@@ -12,9 +12,9 @@ from .data import HierarchicalDataset, SuperpixelCollate
 from .decode import decode
 from .metrics import HierarchicalMetrics
 from .model import HCast
+from .processes import ALONE, Processes
 
 
-@torch.inference_mode()
 def collect_logits(model: HCast, dataset: HierarchicalDataset, batch_size: int = 32, workers: int = 0,
                    progress: bool = True,
                    num_clusters: tuple[int, ...] | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -26,6 +26,57 @@ def collect_logits(model: HCast, dataset: HierarchicalDataset, batch_size: int =
     Raises:
         ValueError: if no picture can be read, or clusters outnumber tokens.
     """
+    logits, labels = _run(model, dataset, batch_size, workers, progress, num_clusters)
+    if not labels:
+        raise ValueError("none of the pictures can be read")
+    return tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
+
+
+def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str] = ("best_path",),
+             calibration: Calibration | None = None, *, processes: Processes = ALONE, batch_size: int = 32,
+             workers: int = 0, progress: bool = True,
+             num_clusters: tuple[int, ...] | None = None) -> dict[str, dict[str, float]]:
+    """Return the metrics in percent for each decoding; see :meth:`HierarchicalMetrics.compute`.
+
+    Args:
+        model: The model.
+        dataset: Its pictures, with the model's transform and taxonomy.
+        decoders: Decodings to compare, of ``decode.DECODERS``.
+        calibration: Of the weights; levels of other temperatures can change a path, though no level's own choice.
+        processes: Who does it: each runs the model on its share, and all return the metrics of the whole. All must
+            call this. The pictures and their order are those of one process, so the metrics are too.
+        batch_size: Pictures at once; it changes no answer.
+        workers: Processes that read pictures.
+        progress: Show a bar.
+        num_clusters: Other cluster counts than the config's.
+
+    Raises:
+        ValueError: if no picture can be read, or clusters outnumber tokens.
+    """
+    share = Subset(dataset, processes.share(len(dataset)))
+    logits, labels = _run(model, share, batch_size, workers, progress and processes.is_main, num_clusters)
+    paths: dict[str, Tensor] = {}
+    if labels:  # a share may be empty, or all its pictures broken
+        logits, labels = tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
+        if calibration is not None:
+            logits = calibration.logits(logits)  # the path temperature moves no path
+        paths = {mode: decode(logits, dataset.taxonomy, mode).paths.cpu() for mode in decoders}
+    shares = [s for s in processes.gather((paths, labels)) if s[0]]
+    if not shares:
+        raise ValueError("none of the pictures can be read")
+    results = {}
+    for mode in decoders:
+        metrics = HierarchicalMetrics(dataset.taxonomy)
+        for found, truth in shares:
+            metrics.update(found[mode], truth)
+        results[mode] = metrics.compute()
+    return results
+
+
+@torch.inference_mode()
+def _run(model: HCast, dataset: Dataset, batch_size: int, workers: int, progress: bool,
+         num_clusters: tuple[int, ...] | None) -> tuple[list[list[Tensor]], list[Tensor]]:
+    """Return batches of logits, a list of levels each, and of labels."""
     device = next(model.parameters()).device
     options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network knows no clusters
     training = model.training
@@ -41,32 +92,8 @@ def collect_logits(model: HCast, dataset: HierarchicalDataset, batch_size: int =
             labels.append(batch["labels"])
     finally:
         model.train(training)
-    if not labels:
-        raise ValueError("none of the pictures can be read")
-    return tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
+    return logits, labels
 
 
-def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str] = ("best_path",),
-             calibration: Calibration | None = None, **kwargs) -> dict[str, dict[str, float]]:
-    """Return the metrics in percent for each decoding; see :meth:`HierarchicalMetrics.compute`.
-
-    Args:
-        model: The model.
-        dataset: Its pictures, with the model's transform and taxonomy.
-        decoders: Decodings to compare, of ``decode.DECODERS``.
-        calibration: Of the weights; levels of other temperatures can change a path, though no level's own choice.
-        kwargs: For :func:`collect_logits`.
-    """
-    logits, labels = collect_logits(model, dataset, **kwargs)
-    if calibration is not None:
-        logits = calibration.logits(logits)  # the path temperature moves no path
-    results = {}
-    for mode in decoders:
-        metrics = HierarchicalMetrics(dataset.taxonomy)
-        metrics.update(decode(logits, dataset.taxonomy, mode).paths, labels)
-        results[mode] = metrics.compute()
-    return results
-
-
-def _loader(model: HCast, dataset: HierarchicalDataset, batch_size: int, workers: int) -> Iterator:
+def _loader(model: HCast, dataset: Dataset, batch_size: int, workers: int) -> Iterator:
     return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=SuperpixelCollate(model.config))

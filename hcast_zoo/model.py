@@ -293,7 +293,7 @@ def embed_superpixels(features: Tensor, segments: Tensor, cls_token: Tensor, pos
     counts = counts.view(batch, num_superpixels, 1)
     tokens = sums.view(batch, num_superpixels, dim) / counts.clamp(min=1)
     cls = cls_token + pos_embed[:, :1]
-    return torch.cat([cls.expand(len(tokens), -1, -1), tokens], 1), counts[..., 0] > 0
+    return torch.cat([cls.expand(batch, -1, -1), tokens], 1), counts[..., 0] > 0
 
 
 def sum_rows(rows: Tensor, index: Tensor, num_sums: int) -> Tensor:

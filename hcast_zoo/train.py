@@ -2,8 +2,12 @@
 
 The sample order, augmentation and dropout of every step are functions of the seed and the step, so a checkpoint holds
 the model, the optimiser, the average weights and the number of steps, and nothing else is needed to go on.
+
+Several processes (torchrun, ``accelerate launch``) each take every n-th batch, and average their gradients; the first
+one alone prints, logs and writes.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -29,6 +33,7 @@ from .data import HierarchicalDataset, SeededSampler, SuperpixelCollate, seed_ev
 from .evaluate import evaluate
 from .losses import HierarchicalLoss, soft_targets
 from .model import HCast
+from .processes import Processes, copy_buffers
 from .train_config import CHANGEABLE, TrainConfig
 from .transforms import eval_transform
 
@@ -69,12 +74,18 @@ class Run:
                  val_set: HierarchicalDataset, output: str | Path, init: weights.Weights | None = None):
         if config.level_classes != train_set.taxonomy.level_classes or train_set.taxonomy != val_set.taxonomy:
             raise ValueError("model, training set and validation set must have one taxonomy")
-        if len(train_set) < settings.batch_size:
-            raise ValueError(f"expected at least a batch of {settings.batch_size} pictures, got {len(train_set)}")
+        # Without this, accelerate would not see that torchrun started several processes on CPUs.
+        several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_accelerator()
+        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=several_on_cpu)
+        self.processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
+        world = self.processes.count
+        if len(train_set) < settings.batch_size * world:
+            raise ValueError(f"expected at least a batch of {settings.batch_size} pictures, got {len(train_set)} for "
+                             f"{world} process(es)")
         self.config, self.settings, self.output = config, settings, Path(output)
-        self.output.mkdir(parents=True, exist_ok=True)
-        self._claim_folder()
-        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+        with self.accelerator.main_process_first():
+            self.output.mkdir(parents=True, exist_ok=True)
+            self._claim_folder()
         train_set.transform, val_set.transform = train_transform(config, settings), eval_transform(config)
         train_set.random_background = settings.random_background
         self.val_set, self.taxonomy = val_set, train_set.taxonomy
@@ -84,7 +95,6 @@ class Run:
         if init is not None:
             model.load_state_dict(weights.fit(init.state_dict, model), strict=False)
         self.ema = ModelEmaV3(model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
-        world = self.accelerator.num_processes
         optimizer = timm.optim.create_optimizer_v2(
             model, settings.opt, lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay)
         self.sampler = SeededSampler(len(train_set), settings.seed)
@@ -115,12 +125,12 @@ class Run:
         self._resume()
         self.scheduler.step_update(self.step)
         settings, steps = self.settings, len(self.loader)
-        with SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step) as self.board:
+        with self._make_board() as self.board:
             while self.step < settings.epochs * steps:
                 epoch, done = divmod(self.step, steps)
                 self.sampler.epoch = epoch
                 loader = self.accelerator.skip_first_batches(self.loader, done) if done else self.loader
-                loss = self._train_epoch(loader, epoch, done)
+                loss = sum(losses := self.processes.gather(self._train_epoch(loader, epoch, done))) / len(losses)
                 self._log({"epoch": epoch + 1, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]})
                 if (epoch + 1) % settings.eval_epochs == 0 or epoch + 1 == settings.epochs:
                     self._validate()
@@ -131,14 +141,22 @@ class Run:
         self.model.train()
         total, count = 0.0, 0
         bar = tqdm(loader, f"epoch {epoch + 1}/{self.settings.epochs}", len(self.loader), initial=done,
-                   disable=not self.accelerator.is_main_process)
+                   disable=not self.processes.is_main)
         for batch in bar:
-            loss = self._train_step(batch) if batch is not None else 0.0
-            total, count = total + loss, count + 1
-            bar.set_postfix(loss=f"{total / count:.3f}")
+            if self._all_have(batch):
+                total, count = total + self._train_step(batch), count + 1
+            else:  # no picture of a batch can be read; the processes leave the step out together
+                self.step += 1
+            bar.set_postfix(loss=f"{total / max(count, 1):.3f}")
             if self.step % self.settings.checkpoint_steps == 0 and self.step % len(self.loader):
                 self._save_checkpoint()
         return total / max(count, 1)
+
+    def _all_have(self, batch: dict | None) -> bool:
+        if self.processes.count == 1:
+            return batch is not None
+        having = torch.tensor(int(batch is not None), device=self.accelerator.device)
+        return int(self.accelerator.reduce(having, "sum")) == self.processes.count
 
     def _train_step(self, batch: dict) -> float:
         seed_everything((self.settings.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
@@ -158,18 +176,25 @@ class Run:
 
     def _validate(self) -> None:
         model = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
-        if self.accelerator.is_main_process:
-            metrics = evaluate(model, self.val_set, workers=0)["best_path"]
-            self._log({f"val/{key}": value for key, value in metrics.items()})
+        copy_buffers(model, self.processes)
+        metrics = evaluate(model, self.val_set, workers=0, processes=self.processes)["best_path"]
+        self._log({f"val/{key}": value for key, value in metrics.items()})
+        better = metrics["fpa"] > self.best_fpa
+        self.best_fpa = max(metrics["fpa"], self.best_fpa)
+        if self.processes.is_main:
             content = weights.Weights(self.config, self.taxonomy, model.state_dict())
             weights.save(content, self.output / "last.safetensors", torch.float16)
-            if metrics["fpa"] > self.best_fpa:
-                self.best_fpa = metrics["fpa"]
+            if better:
                 weights.save(content, self.output / "best.safetensors", torch.float16)
         self.accelerator.wait_for_everyone()
 
+    def _make_board(self) -> contextlib.AbstractContextManager:
+        if not self.processes.is_main:
+            return contextlib.nullcontext()
+        return SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step)
+
     def _log(self, values: dict[str, float]) -> None:
-        if not self.accelerator.is_main_process:
+        if not self.processes.is_main:
             return
         with open(self.output / "log.jsonl", "a") as file:
             file.write(json.dumps({"step": self.step, **values}) + "\n")
@@ -181,11 +206,12 @@ class Run:
     def _claim_folder(self) -> None:
         """Write the settings, or check that the folder's run has the same."""
         file = self.output / "run.json"
-        wanted = {"config": self.config.to_dict(), "settings": dataclasses.asdict(self.settings)}
+        wanted = {"config": self.config.to_dict(), "settings": dataclasses.asdict(self.settings),
+                  "job": {"processes": self.processes.count}}
         if not file.exists():
             write_atomically(file, json.dumps(wanted, indent=1))
             return
-        found = json.loads(file.read_text())
+        found = {"job": {"processes": 1}, **json.loads(file.read_text())}
         differ = [f"{key} {found.get(part, {}).get(key)!r} -> {value!r}" for part, values in wanted.items()
                   for key, value in values.items() if found.get(part, {}).get(key) != value and key not in CHANGEABLE]
         if differ:
@@ -196,11 +222,12 @@ class Run:
         """Write ``checkpoint/`` at once: a crash leaves the old one or the new one."""
         folder, new, old = (self.output / n for n in ("checkpoint", "checkpoint.new", "checkpoint.old"))
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             shutil.rmtree(new, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(new)
-        if self.accelerator.is_main_process:
+        self.accelerator.wait_for_everyone()  # every process has a file in it
+        if self.processes.is_main:
             (new / "progress.json").write_text(json.dumps({"step": self.step, "best_fpa": self.best_fpa}))
             shutil.rmtree(old, ignore_errors=True)
             if folder.exists():
@@ -217,10 +244,16 @@ class Run:
         self.accelerator.load_state(folder)
         progress = json.loads((folder / "progress.json").read_text())
         self.step, self.best_fpa = progress["step"], progress["best_fpa"]
+        self.accelerator.wait_for_everyone()  # before the first process makes a new checkpoint of it
         log = self.output / "log.jsonl"
-        if log.exists():  # lines after the checkpoint will be written again
+        if self.processes.is_main and log.exists():  # lines after the checkpoint will be written again
             lines = [line for line in log.read_text().splitlines() if _line_step(line) <= self.step]
             write_atomically(log, "".join(line + "\n" for line in lines))
+
+
+def has_accelerator() -> bool:
+    """Return whether torch has a device that is faster than the CPU."""
+    return getattr(torch, "accelerator", torch.cuda).is_available()  # torch.accelerator came with 2.6
 
 
 def train_transform(config: HCastConfig, settings: TrainConfig):

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from hcast_zoo import adapt, decode, weights
-from hcast_zoo.cli import DECODERS, FEEDBACK, main, make_parser
+from hcast_zoo import adapt, decode, export, weights
+from hcast_zoo.cli import DECODERS, EXPORT_FORMATS, FEEDBACK, main, make_parser
 
 from .conftest import FIXTURES
 
@@ -110,6 +110,7 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
 
 @pytest.mark.parametrize("arguments, message", [
     (["predict", "x.png", "--model", "nothing"], "no weights 'nothing'"),
+    (["predict"], "expected pictures, or --files-from"),
     (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
     (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
     (["predict", "x.png", "--within", "animals"], "no node 'animals' in the taxonomy: did you mean .*'animals-nature'"),
@@ -136,7 +137,7 @@ def test_the_demo_names_its_extra(monkeypatch, tiny_weights, capsys):
 
 
 def test_wrong_usage_exits_with_2(capsys):
-    for arguments in ([], ["fly"], ["predict"], ["adapt", "x.png"],
+    for arguments in ([], ["fly"], ["segment"], ["adapt", "x.png"],
                       ["adapt", "x.png", "--target", "dog", "--feedback", "path"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -148,6 +149,7 @@ def test_help_imports_nothing_heavy():
             "print([m for m in ('torch', 'timm', 'numpy', 'PIL', 'cv2') if m in sys.modules])")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
+    assert EXPORT_FORMATS == export.FORMATS
     assert DECODERS == decode.DECODERS and ("target", *FEEDBACK) == adapt.FEEDBACK
     help_text = make_parser().parse_args(["train", "--data", "x", "--output", "y"])
     assert help_text.lr == 5e-4 and help_text.paper_exact is False

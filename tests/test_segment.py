@@ -120,6 +120,17 @@ def test_command(picture_folder, tiny_weights, tmp_path, capsys):
     assert rows[3] == {"file": "nowhere.png", "error": "no such file"}
 
 
+def test_within_and_back_off(picture, tiny_weights, tmp_path, capsys):
+    command = ["segment", str(picture), "--model", str(tiny_weights), "--output", str(tmp_path / "out"), "--json",
+               "--write", "sheet"]
+    assert main([*command, "--within", "family:dog"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["path"] == ["mammal", "dog", "wolf"] and row["levels"][2]["node"] == "wolf"
+    assert main([*command, "--back-off", "1"]) == 0  # nothing is as sure
+    row = json.loads(capsys.readouterr().out)
+    assert row["path"] == [] and row["reason"] and [r["node"] for r in row["levels"]] == [None] * 3
+
+
 def test_an_output_that_is_a_file_is_explained(picture, tiny_weights, tmp_path, capsys):
     (tmp_path / "out").write_text("")
     assert main(["segment", str(picture), "--model", str(tiny_weights), "--output", str(tmp_path / "out")]) == 2

@@ -93,6 +93,15 @@ def test_killed_between_the_renames(picture_folder, taxonomy, tiny_config, tmp_p
     assert all(json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines())
 
 
+def test_a_batch_that_cannot_be_read_is_a_step_left_out(picture_folder, taxonomy, tiny_config, tmp_path):
+    for file in sorted((picture_folder / "train").rglob("*.png"))[2:]:
+        file.write_bytes(b"")
+    with pytest.warns(UserWarning, match="left out"):
+        run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", batch_size=2)
+        run.train()
+    assert run.step == 12
+
+
 def test_another_run_in_the_folder_is_refused(picture_folder, taxonomy, tiny_config, tmp_path):
     make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")
     make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", workers=1, checkpoint_steps=7)

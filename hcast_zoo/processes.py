@@ -1,0 +1,75 @@
+"""Processes of one job, as torchrun and ``accelerate launch`` start them: whose share is whose, and gathering them."""
+
+import contextlib
+import dataclasses
+import datetime
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+PATIENCE = datetime.timedelta(days=7)  # a process may wait so long for the slowest; a lost one ends the job at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """The place of this process in its job; alone by default.
+
+    Attributes:
+        rank: Number of this process, from 0. Number 0 prints and writes.
+        count: How many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def share(self, length: int) -> range:
+        """Return the indices that are ours: each index is in one share, and shares in order are the whole in order."""
+        return range(self.rank * length // self.count, (self.rank + 1) * length // self.count)
+
+    def gather(self, value: Any) -> list:
+        """Return the values of all processes, in order, in each of them; all must call this."""
+        if self.count == 1:
+            return [value]
+        values: list = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def device(self, name: str) -> str:
+        """Return the device that this process works on: of several accelerators, its own."""
+        if self.count == 1 or name == "cpu" or ":" in name:
+            return name
+        return f"{name}:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+ALONE = Processes()
+
+
+@contextlib.contextmanager
+def join() -> Iterator[Processes]:
+    """Join the other processes of the job, if a launcher started several; leave them at the end.
+
+    Results are gathered over gloo, whatever device the models run on, for they are small.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    dist.init_process_group("gloo", timeout=PATIENCE)
+    yield Processes(dist.get_rank(), dist.get_world_size())
+    dist.barrier()  # the first process serves the others' connections: it must not end before them
+    dist.destroy_process_group()
+
+
+def copy_buffers(model: torch.nn.Module, processes: Processes) -> None:
+    """Give every process the first one's buffers; running statistics of batch norm are each process's own."""
+    if processes.count > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
