@@ -108,10 +108,11 @@ def test_training_is_one_run_and_resumes_exactly(picture_folder, tiny_weights, t
     assert json.loads((tmp_path / "stopped/checkpoint/progress.json").read_text())["step"] < 6
     again = launch(*command, tmp_path / "stopped")
 
-    process = start("lost", (*TORCHRUN[:2], "--max-restarts", "1", *TORCHRUN[2:]))
+    process = start("lost", TORCHRUN)
     os.kill(children(process)[1], signal.SIGKILL)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and "restart" in err.lower(), err
+    process.communicate(timeout=60)
+    assert process.returncode  # the job ends when a worker is lost, instead of waiting for it
+    out = launch(*command, tmp_path / "lost")
     for name, answer in (("stopped", again), ("lost", out)):
         assert json.loads(answer)["best_val_fpa"] == json.loads(told)["best_val_fpa"]
         for file in ("last.safetensors", "checkpoint/model.safetensors"):
