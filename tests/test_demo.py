@@ -297,10 +297,15 @@ def test_ports(predictor, address):
 @pytest.mark.slow
 def test_the_command(tiny_weights):
     command = [sys.executable, "-m", "hcast_zoo", "demo", "--model", str(tiny_weights)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        address = process.stdout.readline().strip()
-        status, page = request(address, "GET", "/")
-        process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=60)
+    # A job in the background, as a test run may be, ignores SIGINT, and so would its children.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) as process:
+        try:
+            address = process.stdout.readline().strip()
+            status, page = request(address, "GET", "/")
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert status == 200 and b"tiny: hcast-zoo" in page
     assert process.returncode == 130 and out == "" and errors.strip() == "interrupted"
