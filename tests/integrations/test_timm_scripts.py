@@ -79,6 +79,20 @@ def test_train_and_validate(picture_folder, tmp_path):
             assert 0 <= top1 <= top5 <= 100
 
 
+@pytest.mark.parametrize("classes, trained", [
+    (dict(num_classes=6), {"stem", "stages.0", "stages.1", "stages.2", "stages.3", "norm", "heads.0"}),
+    (dict(level_classes=(2, 3, 6)), {"stem", "stages.0", "stages.1", "heads.2"})])
+def test_train_reaches_the_finest_level_and_the_stages_it_reads(classes, trained):
+    """Of a flat model that is every parameter; DDP, in train.py under torchrun, stops where one has no gradient."""
+    torch.manual_seed(0)
+    model = timm.create_model("hcast_tiny", **TINY, **classes).train()
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    parts = {re.match(r"(?:heads|stages)\.\d+|\w+", name)[0] for name in reached}
+    assert parts == trained | {"cls_token", "pos_embed"}
+    assert (reached == {name for name, _ in model.named_parameters()}) == ("num_classes" in classes)
+
+
 def test_exportable_models_give_what_their_trace_gives():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 32, 32)
