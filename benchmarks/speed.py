@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -148,11 +147,16 @@ def peak_memory(name: str) -> dict[str, int]:
     tensors = inputs(model, 16)
     if name != "ours":
         model, tensors = rival(name, train=True), tensors[:1]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_peak()
     for _ in range(3):
         training_step(model, *tensors)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"step": (peak - before) * 1024, "process": peak * 1024}
+    return {"step": resident_peak() - before, "process": resident_peak()}
+
+
+def resident_peak() -> int:
+    """Return the largest resident memory of this process in bytes; getrusage would count its parent's too."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 @torch.inference_mode()
