@@ -35,7 +35,7 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out_chans, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x)))
+        return F.relu(self.norm(self.conv(x)), inplace=True)  # the norm's gradient needs its input alone
 
 
 class ConvStem(nn.Sequential):

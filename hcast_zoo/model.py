@@ -298,11 +298,9 @@ def embed_superpixels(features: Tensor, segments: Tensor, cls_token: Tensor, pos
 
 def sum_rows(rows: Tensor, index: Tensor, num_sums: int) -> Tensor:
     """Add (R, C) rows of the same (R,) index; return (num_sums, C)."""
-    zeros = rows.new_zeros(num_sums, rows.shape[1])
-    if torch.jit.is_tracing():  # the ONNX graph that it makes of index_add is wrong if an index repeats
-        return zeros.scatter_add(0, index[:, None].expand(-1, rows.shape[1]), rows)
-    # Adding row by row keeps an image's sums bit-identical beside any neighbour; a matrix product does not.
-    return zeros.index_add(0, index, rows)
+    # Adding row by row keeps an image's sums bit-identical beside any neighbour; a matrix product does not. index_add
+    # would keep the rows for its backward pass, and an ONNX graph of it is wrong if an index repeats.
+    return rows.new_zeros(num_sums, rows.shape[1]).scatter_add(0, index[:, None].expand_as(rows), rows)
 
 
 def resample_position(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
