@@ -1,6 +1,7 @@
 """What the benchmarks share: which model and pictures they measure, and the form of their reports in docs/."""
 
 import argparse
+import platform
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -61,6 +62,13 @@ def provenance(args: argparse.Namespace, content: weights.Weights, pictures: int
             f"{code_version()}, {date.today().isoformat()}, torch {torch.__version__.split('+')[0]}. This page is "
             "written by")
     return f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n    {' '.join(words)}\n"
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence]) -> str:

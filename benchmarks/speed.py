@@ -26,6 +26,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from report import processor
 from torch.profiler import ProfilerActivity, profile
 
 from hcast_zoo import pooling, superpixels, weights
@@ -255,13 +256,11 @@ PARTS = {"forward": forward, "train": train, "memory": memory, "stages": stages,
 
 def report(rows: list[tuple[str, ...]], args: argparse.Namespace) -> str:
     table = "\n".join(f"| {' | '.join(r)} |" for r in rows)
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.processor()) if Path("/proc/cpuinfo").exists() else ""
     versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}, timm {timm.__version__}"
     return f"""# Speed
 
 Written by `python benchmarks/speed.py`. Each number is our time over the other's: medians of runs in turn, float32,
-{args.threads} threads, {cpu or platform.machine()}, {versions}.
+{args.threads} threads, {processor()}, {versions}.
 `hcast_small`, 224 pixels, 196 superpixels, three levels, unless it says otherwise.
 
 | what | against | ratio | spread | target | ours |

@@ -86,6 +86,7 @@ def _add_answers(command: Callable) -> None:
     p.add_argument("--decode", choices=DECODERS, nargs="+", default=list(DECODERS), help="decodings to compare (all)")
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
+    p.add_argument("--superpixel-cache", metavar="DIR", help="folder that keeps the superpixel maps for the next time")
     _add_model(p)
     _add_clusters(p)
     _add_loading(p)
@@ -124,6 +125,7 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--model", default="hcast_small",
                    help=f"variant to train from scratch ({', '.join(VARIANTS)}), or weights to start from")
     p.add_argument("--image-size", type=int, help="pixels, a multiple of 8")
+    p.add_argument("--superpixels", choices=("seeds", "slic", "grid"), help="how they are made (seeds)")
     p.add_argument("--num-superpixels", type=int)
     p.add_argument("--num-clusters", type=int, nargs=4)
     p.add_argument("--drop-path-rate", type=float)

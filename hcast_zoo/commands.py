@@ -124,7 +124,8 @@ def evaluate(args: argparse.Namespace) -> int:
     with join() as processes:
         model = weights.build(content, processes.device(args.device))
         results = run(model, dataset, args.decode, content.calibration, processes=processes,
-                      batch_size=args.batch_size, workers=args.workers, num_clusters=args.num_clusters)
+                      batch_size=args.batch_size, workers=args.workers, num_clusters=args.num_clusters,
+                      superpixel_cache=args.superpixel_cache)
     if not processes.is_main:
         return 0
     if args.card:
@@ -223,7 +224,7 @@ def train(args: argparse.Namespace) -> int:
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
     train_set = HierarchicalDataset.load(args.data, taxonomy, args.train_split, cache=settings.cache)
     val_set = HierarchicalDataset.load(args.data, train_set.taxonomy, args.val_split, cache=settings.cache)
-    names = ("image_size", "num_superpixels", "num_clusters", "drop_path_rate", "crop_pct")
+    names = ("image_size", "superpixels", "num_superpixels", "num_clusters", "drop_path_rate", "crop_pct")
     changes = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
     changes["level_classes"] = train_set.taxonomy.level_classes
     init = None

@@ -34,7 +34,7 @@ class HCastConfig:
         drop_rate: Dropout probability in [0, 1) before each head.
         drop_path_rate: Stochastic depth of the last block in [0, 1); grows linearly from 0.
         pool_drop_rate: Dropout probability inside graph pooling, on in training only.
-        superpixels: How the model makes segments when none are given: ``"seeds"`` or ``"grid"``.
+        superpixels: How the model makes segments when none are given: ``"seeds"``, ``"slic"`` or ``"grid"``.
         mean: Channel means of the normalisation, for pixels in [0, 1].
         std: Channel deviations of the normalisation.
         interpolation: Resize filter of the preprocessing (``"bicubic"``, ``"bilinear"``).
@@ -101,7 +101,7 @@ class HCastConfig:
               f"one stage for each of {len(self.level_classes)} levels")
         for field in ("drop_rate", "drop_path_rate", "pool_drop_rate"):
             check(0 <= getattr(self, field) < 1, field, "a probability in [0, 1)")
-        check(self.superpixels in ("seeds", "grid"), "superpixels", "'seeds' or 'grid'")
+        check(self.superpixels in ("seeds", "slic", "grid"), "superpixels", "'seeds', 'slic' or 'grid'")
         check(self.interpolation in ("bicubic", "bilinear", "nearest", "lanczos"), "interpolation",
               "'bicubic', 'bilinear', 'nearest' or 'lanczos'")
         check(0 < self.crop_pct <= 1, "crop_pct", "a fraction in (0, 1]")

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from . import superpixels
 from .config import HCastConfig
+from .superpixel_cache import SuperpixelCache
 from .taxonomy import Taxonomy, TaxonomyError, trim_path
 from .transforms import PICTURE_SUFFIXES, PictureError, on_background, open_picture
 
@@ -206,10 +207,13 @@ class SuperpixelCollate:
         config: Tells the superpixels.
         mixup: Called with images and labels, returns mixed images and soft targets; see :mod:`hcast_zoo.train`.
         paper_exact: Compute superpixels before mixing.
+        cache: Folder that keeps the maps of images that come again pixel by pixel; see :class:`SuperpixelCache`.
     """
 
-    def __init__(self, config: HCastConfig, mixup: Callable | None = None, paper_exact: bool = False):
+    def __init__(self, config: HCastConfig, mixup: Callable | None = None, paper_exact: bool = False,
+                 cache: str | Path | None = None):
         self.config, self.mixup, self.paper_exact = config, mixup, paper_exact
+        self.cache = None if cache is None else SuperpixelCache(cache, config)
 
     def __call__(self, samples: list[tuple | None]) -> dict[str, Tensor | tuple[Tensor, ...]] | None:
         """Return ``images`` (B, C, H, W), ``segments`` (B, H, W) int64, ``labels`` (B, L), and ``targets``.
@@ -233,6 +237,8 @@ class SuperpixelCollate:
         return {"images": images, "segments": segments, "labels": labels, "targets": targets}
 
     def _segments(self, images: Tensor) -> Tensor:
+        if self.cache is not None:
+            return self.cache(images)
         c = self.config
         return superpixels.from_normalized(images, c.num_superpixels, c.mean, c.std, c.superpixels).contiguous()
 

@@ -1,6 +1,7 @@
 """Evaluation: metrics of a model on a data set, for each decoding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -34,8 +35,8 @@ def collect_logits(model: HCast, dataset: HierarchicalDataset, batch_size: int =
 
 def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str] = ("best_path",),
              calibration: Calibration | None = None, *, processes: Processes = ALONE, batch_size: int = 32,
-             workers: int = 0, progress: bool = True,
-             num_clusters: tuple[int, ...] | None = None) -> dict[str, dict[str, float]]:
+             workers: int = 0, progress: bool = True, num_clusters: tuple[int, ...] | None = None,
+             superpixel_cache: str | Path | None = None) -> dict[str, dict[str, float]]:
     """Return the metrics in percent for each decoding; see :meth:`HierarchicalMetrics.compute`.
 
     Args:
@@ -49,12 +50,14 @@ def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str]
         workers: Processes that read pictures.
         progress: Show a bar.
         num_clusters: Other cluster counts than the config's.
+        superpixel_cache: Folder that keeps the superpixel maps for the next time.
 
     Raises:
         ValueError: if no picture can be read, or clusters outnumber tokens.
     """
     share = Subset(dataset, processes.share(len(dataset)))
-    logits, labels = _run(model, share, batch_size, workers, progress and processes.is_main, num_clusters)
+    logits, labels = _run(model, share, batch_size, workers, progress and processes.is_main, num_clusters,
+                          superpixel_cache)
     paths: dict[str, Tensor] = {}
     if labels:  # a share may be empty, or all its pictures broken
         logits, labels = tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
@@ -75,16 +78,18 @@ def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str]
 
 @torch.inference_mode()
 def _run(model: HCast, dataset: Dataset, batch_size: int, workers: int, progress: bool,
-         num_clusters: tuple[int, ...] | None) -> tuple[list[list[Tensor]], list[Tensor]]:
+         num_clusters: tuple[int, ...] | None,
+         superpixel_cache: str | Path | None = None) -> tuple[list[list[Tensor]], list[Tensor]]:
     """Return batches of logits, a list of levels each, and of labels."""
     device = next(model.parameters()).device
     options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network knows no clusters
+    loader = DataLoader(dataset, batch_size, num_workers=workers,
+                        collate_fn=SuperpixelCollate(model.config, cache=superpixel_cache))
     training = model.training
     model.eval()
     logits, labels = [], []
     try:
-        for batch in tqdm(_loader(model, dataset, batch_size, workers), desc="evaluate", disable=not progress,
-                          leave=False):
+        for batch in tqdm(loader, desc="evaluate", disable=not progress, leave=False):
             if batch is None:
                 continue
             output = model(batch["images"].to(device), batch["segments"].to(device), **options)
@@ -93,7 +98,3 @@ def _run(model: HCast, dataset: Dataset, batch_size: int, workers: int, progress
     finally:
         model.train(training)
     return logits, labels
-
-
-def _loader(model: HCast, dataset: Dataset, batch_size: int, workers: int) -> Iterator:
-    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=SuperpixelCollate(model.config))

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class DropPath(nn.Module):
@@ -36,6 +37,10 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self.conv(x)), inplace=True)  # the norm's gradient needs its input alone
+
+    def fuse(self) -> nn.Sequential:
+        """Return convolution and norm in one, and ReLU; timm's ``reparameterize_model`` puts it in this one's place."""
+        return nn.Sequential(fuse_conv_bn_eval(self.conv, self.norm), nn.ReLU(inplace=True))
 
 
 class ConvStem(nn.Sequential):

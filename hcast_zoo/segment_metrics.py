@@ -1,6 +1,7 @@
 """Metrics of segmentations: how much two of them differ, and how well one can tell an object from its background."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -58,3 +59,35 @@ def best_union_iou(segments: Tensor, mask: Tensor) -> float:
     order = (inside / size.clamp(min=1)).argsort(descending=True, stable=True)
     union = mask.sum() + (size - inside)[order].cumsum(0)
     return 100 * (inside[order].cumsum(0) / union).max().item()
+
+
+def boundary_recall(segments: Tensor, truth: Tensor, tolerance: int = 1) -> float:
+    """Return the percent of true boundary pixels that have a boundary of the segments near.
+
+    Args:
+        segments: (H, W) integer labels.
+        truth: (H, W) integer labels or bool mask.
+        tolerance: How near, in pixels, along rows and columns.
+
+    Returns:
+        In [0, 100].
+
+    Raises:
+        ValueError: if the shapes differ, or the truth has no boundary.
+
+    Source: Martin, Fowlkes, Malik, Learning to Detect Natural Image Boundaries, 2004, with a square for the disc.
+    """
+    if segments.shape != truth.shape:
+        raise ValueError(f"expected segmentations of one shape, got {tuple(segments.shape)} and {tuple(truth.shape)}")
+    found, true = boundary(segments), boundary(truth)
+    if not true.any():
+        raise ValueError("expected a truth of at least two regions")
+    near = F.max_pool2d(found[None].float(), 2 * tolerance + 1, stride=1, padding=tolerance)[0] > 0
+    return 100 * (near & true).sum().item() / true.sum().item()
+
+
+def boundary(segments: Tensor) -> Tensor:
+    """Return (H, W) bool: the pixels of (H, W) labels whose right or lower neighbour has another label."""
+    right = F.pad(segments[:, 1:] != segments[:, :-1], (0, 1))
+    lower = F.pad(segments[1:] != segments[:-1], (0, 0, 0, 1))
+    return right | lower

@@ -1,4 +1,4 @@
-"""Superpixels: SEEDS on the CPU, a regular grid, and the contract of segment maps.
+"""Superpixels: SEEDS on the CPU, SLIC anywhere, a regular grid, and the contract of segment maps.
 
 A segment map is an int64 tensor (B, H, W) of labels from 0 to ``num_superpixels - 1``. Labels may be missing:
 a token without pixels is empty.
@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .slic import grid_shape, slic
+
+METHODS = ("seeds", "slic", "grid")
 SEEDS_ITERATIONS = 15
 MIN_SUPERPIXELS = 10  # OpenCV raises smaller requests to this
 CV2_HELP = ("cv2 has no ximgproc module, so SEEDS superpixels cannot be computed: another OpenCV package overwrote "
@@ -55,8 +58,7 @@ def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
 
 def grid(height: int, width: int, num_superpixels: int = 196) -> Tensor:
     """Return a (H, W) int64 map of at most ``num_superpixels`` equal rectangles, for tracing and tiny images."""
-    rows = max(1, min(height, num_superpixels, round((num_superpixels * height / width) ** 0.5)))
-    cols = max(1, min(width, num_superpixels // rows))
+    rows, cols = grid_shape(height, width, num_superpixels)
     row = torch.arange(height) * rows // height
     col = torch.arange(width) * cols // width
     return row[:, None] * cols + col
@@ -66,18 +68,26 @@ def from_normalized(images: Tensor, num_superpixels: int, mean: tuple[float, ...
                     method: str = "seeds") -> Tensor:
     """Segment a batch of normalised images, each by itself.
 
-    On the meta device and while exporting, where OpenCV cannot run, the grid stands in for SEEDS.
+    On the meta device and while exporting, where OpenCV cannot run, the grid stands in for SEEDS. SLIC runs on the
+    images' device, and in exported graphs too.
 
     Args:
         images: (B, C, H, W) float, normalised by ``mean`` and ``std``.
         num_superpixels: Labels run from 0 to this, exclusive.
         mean: Channel means, pixels in [0, 1].
         std: Channel deviations.
-        method: ``"seeds"`` or ``"grid"``.
+        method: One of ``METHODS``.
 
     Returns:
         (B, H, W) int64 labels on the images' device.
+
+    Raises:
+        ValueError: if there is no such method.
     """
+    if method not in METHODS:
+        raise ValueError(f"expected superpixels by one of {', '.join(METHODS)}, got {method!r}")
+    if method == "slic":
+        return slic(to_rgb(images, mean, std), num_superpixels)
     if method == "grid" or images.is_meta or torch.compiler.is_exporting() or torch.jit.is_tracing():
         height, width = images.shape[2:]
         if torch.jit.is_tracing():
@@ -98,7 +108,7 @@ def prepare_segments(images: Tensor, segments: Tensor | None, num_superpixels: i
         in_chans: Channels that images must have.
         mean: Channel means, pixels in [0, 1].
         std: Channel deviations.
-        method: ``"seeds"`` or ``"grid"``.
+        method: One of ``METHODS``.
 
     Returns:
         (B, H, W) int64 labels on the images' device.
@@ -120,8 +130,7 @@ def to_uint8(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) ->
     """Turn normalised images back into the 8-bit RGB pixels that SEEDS sees.
 
     The value is truncated, not rounded, as in the official loader: 22 % of the bytes are one lower than the
-    picture's. Values outside [0, 255] are clipped (differs from official: there they wrap around). NaN is 0.
-    A single channel is repeated; of more than three, the first three are taken.
+    picture's. Values outside [0, 255] are clipped (differs from official: there they wrap around).
 
     Args:
         images: (B, C, H, W) float.
@@ -132,15 +141,22 @@ def to_uint8(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) ->
     Source: official birds_seeds.py:104-106.
     """
     images = images.detach().cpu().double()  # in float32, truncation would change a fifth of the bytes
+    return (to_rgb(images, mean, std) * 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def to_rgb(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Turn normalised (B, C, H, W) float images back into (B, 3, H, W) pixels in [0, 1]; NaN is 0.
+
+    A single channel is repeated; of more than three, the first three are taken.
+    """
     channels = 3 if images.shape[1] >= 3 else 1
-    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (mean, std))
+    mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (mean, std))
     if len(mean) < channels or channels == 1:
         mean, std = mean.mean(), std.mean()
     else:
         mean, std = mean[:channels, None, None], std[:channels, None, None]
-    pixels = (images[:, :channels] * std + mean) * 255
-    pixels = pixels.nan_to_num(0.0).clamp(0, 255).to(torch.uint8)
-    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+    pixels = (images[:, :channels] * std + mean).nan_to_num(0.0).clamp(0, 1)
+    return pixels.expand(-1, 3, -1, -1)
 
 
 def check_segments(segments: Tensor, images: Tensor, num_superpixels: int) -> None:

@@ -101,7 +101,8 @@ class Run:
         loader = DataLoader(
             train_set, settings.batch_size, sampler=self.sampler, drop_last=True, num_workers=settings.workers,
             persistent_workers=settings.workers > 0,
-            collate_fn=SuperpixelCollate(config, make_mixup(config, settings), settings.paper_exact))
+            collate_fn=SuperpixelCollate(config, make_mixup(config, settings), settings.paper_exact,
+                                         None if settings.augments else settings.superpixel_cache))
         self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
@@ -177,7 +178,8 @@ class Run:
     def _validate(self) -> None:
         model = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
         copy_buffers(model, self.processes)
-        metrics = evaluate(model, self.val_set, workers=0, processes=self.processes)["best_path"]
+        metrics = evaluate(model, self.val_set, workers=0, processes=self.processes,
+                           superpixel_cache=self.settings.superpixel_cache)["best_path"]
         self._log({f"val/{key}": value for key, value in metrics.items()})
         better = metrics["fpa"] > self.best_fpa
         self.best_fpa = max(metrics["fpa"], self.best_fpa)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-CHANGEABLE = {"workers", "checkpoint_steps"}  # a run may go on with other values of these
+CHANGEABLE = {"workers", "checkpoint_steps", "superpixel_cache"}  # a run may go on with other values of these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class TrainConfig:
         checkpoint_steps: Steps between checkpoints; there is one after each epoch too.
         eval_epochs: Epochs between validations.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+        superpixel_cache: Folder of the maps of pictures that come again pixel by pixel (validation; no augmentation).
         paper_exact: Keep the official order of superpixels and mixing (behaviour 23).
     """
 
@@ -70,6 +71,7 @@ class TrainConfig:
     checkpoint_steps: int = 500
     eval_epochs: int = 1
     mixed_precision: str = "no"
+    superpixel_cache: str | None = None
     paper_exact: bool = False
 
     def __post_init__(self):
@@ -77,3 +79,9 @@ class TrainConfig:
             raise ValueError(f"batch_size: expected an even number, got {self.batch_size}")
         if self.epochs < 1 or self.checkpoint_steps < 1 or self.eval_epochs < 1:
             raise ValueError("epochs, checkpoint_steps, eval_epochs: expected 1 or more")
+
+    @property
+    def augments(self) -> bool:
+        """Whether pictures are changed at random, so that none comes again pixel by pixel; a flip alone does not."""
+        return (self.crop_scale < 1 or bool(self.auto_augment) or self.random_erasing > 0 or self.random_background
+                or self.color_jitter > 0 or (self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0)))

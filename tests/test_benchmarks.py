@@ -232,18 +232,43 @@ def test_coverage_command(run, tmp_path):
     assert (tmp_path / "docs/images/coverage.png").exists()
 
 
-@pytest.mark.slow
-def test_adaptation_command(run, picture_folder, tiny_weights, tmp_path):
-    content = weights.load(tiny_weights)
-    content.calibration = Calibration((0.2, 0.4, 1.0), fitted_on="nothing")  # temperatures fitted here would be 50
-    weights.save(content, tiny_weights)
+@pytest.fixture
+def masked_files(picture_folder):
+    """The validation pictures, made transparent around an object."""
     files = sorted((picture_folder / "val").rglob("*.png"))
     for file in files:
         picture = Image.open(file).convert("RGBA")
         picture.putalpha(Image.new("L", picture.size, 0))
         picture.paste((200, 80, 40, 255), (8, 8, 30, 30))
         picture.save(file)
-    text = run("adaptation", "--example", str(files[0]), "--example-target", "wolf", "--steps", "2")
+    return files
+
+
+@pytest.mark.slow
+def test_superpixels_command(run, masked_files):
+    text = run("superpixels", "--runs", "2")
+    rows = {line.split("`")[1]: [cell.strip() for cell in line.split("|")[3:5]] for line in text.splitlines()
+            if line.startswith("| `")}
+    assert list(rows) == ["seeds", "slic", "grid"]
+    assert float(rows["slic"][0]) > float(rows["grid"][0])  # boundary recall: the object is not on the grid's lines
+
+
+@pytest.mark.slow
+def test_precision_command(run):
+    pytest.importorskip("torchao")
+    text = run("precision", "--runs", "1", "--only", "float32", "folded", "int8 weights", "int8", "bfloat16")
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in text.splitlines() if line.count(" | ") == 5}
+    assert rows["| float32"][2:4] == ["100.0 %", "0.0e+00"] and rows["| float32"][5] == "1.00 |"
+    assert float(rows["| int8"][5].split()[0]) < 1 and rows["| bfloat16"][5] == "0.50 |"
+    assert 0 < float(rows["| int8"][3]) < 0.2 and float(rows["| folded"][3]) < 1e-5
+
+
+@pytest.mark.slow
+def test_adaptation_command(run, masked_files, tiny_weights, tmp_path):
+    content = weights.load(tiny_weights)
+    content.calibration = Calibration((0.2, 0.4, 1.0), fitted_on="nothing")  # temperatures fitted here would be 50
+    weights.save(content, tiny_weights)
+    text = run("adaptation", "--example", str(masked_files[0]), "--example-target", "wolf", "--steps", "2")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| true species | `tokens`")]
     assert len(rows) == 1 and float(rows[0][3]) > float(rows[0][2])
     assert "Adapting to the predicted path" in text and "calibrated on: nothing" in text

@@ -38,7 +38,7 @@ def test_replace_follows_the_number_of_levels():
     ("embed_dim", 10**9), ("depths", (3, 3, 3)), ("depths", (3, 0, 3, 2)), ("num_clusters", (64, 32)),
     ("num_clusters", (64, 32, 16, 0)), ("num_clusters", (32, 64, 16, 8)), ("num_superpixels", 10),
     ("head_stages", (4, 3)), ("head_stages", (3,)), ("head_stages", (5,)), ("drop_rate", 1.0), ("drop_path_rate", -0.1),
-    ("superpixels", "slic"), ("interpolation", "magic"), ("crop_pct", 0.0), ("std", (0.0, 1.0, 1.0)),
+    ("superpixels", "watershed"), ("interpolation", "magic"), ("crop_pct", 0.0), ("std", (0.0, 1.0, 1.0)),
     ("mean", (0.5, 0.5))])
 def test_wrong_field_is_named(field, value):
     with pytest.raises(ValueError, match="num_clusters" if field == "num_superpixels" else field):

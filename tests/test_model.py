@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from timm.utils.model import reparameterize_model
 
 from hcast_zoo.config import HCastConfig
 from hcast_zoo.convert import _rename
@@ -257,3 +258,15 @@ def test_deterministic_in_training_with_one_seed(tiny_config):
     torch.manual_seed(1)
     b = model(images).level_logits
     assert all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_folded_norms_change_nothing_but_rounding(tiny_config, images):
+    images = images[:, :, :64, :64]
+    model = HCast(tiny_config).train()
+    for _ in range(2):
+        model(images)  # so that the norms have statistics
+    expected = model.eval()(images).level_logits
+    folded = reparameterize_model(model)
+    torch.testing.assert_close(folded(images).level_logits, expected, atol=TOLERANCE, rtol=1e-5)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())

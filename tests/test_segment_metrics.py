@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hcast_zoo.segment_metrics import best_union_iou, rand_distance
+from hcast_zoo.segment_metrics import best_union_iou, boundary_recall, rand_distance
 
 
 def test_rand_distance_against_all_pairs():
@@ -46,3 +46,27 @@ def test_iou_of_a_mask_made_of_segments():
         best_union_iou(segments, segments > 9)
     with pytest.raises(ValueError, match="bool mask"):
         best_union_iou(segments, segments)
+
+
+def test_boundary_recall_against_distances():
+    rng = np.random.default_rng(2)
+    for tolerance in (0, 1, 2):
+        segments, truth = rng.integers(0, 3, (2, 9, 7)).repeat(2, 1).repeat(2, 2)
+
+        def boundary(labels):
+            height, width = labels.shape
+            return [(y, x) for y in range(height) for x in range(width)
+                    if (x + 1 < width and labels[y, x] != labels[y, x + 1])
+                    or (y + 1 < height and labels[y, x] != labels[y + 1, x])]
+
+        found = boundary(segments)
+        hits = [any(max(abs(y - v), abs(x - u)) <= tolerance for v, u in found) for y, x in boundary(truth)]
+        measured = boundary_recall(torch.from_numpy(segments), torch.from_numpy(truth), tolerance)
+        assert measured == pytest.approx(100 * np.mean(hits))
+
+
+def test_boundary_recall_needs_a_boundary():
+    with pytest.raises(ValueError, match="two regions"):
+        boundary_recall(torch.arange(4).view(2, 2), torch.zeros(2, 2).long())
+    with pytest.raises(ValueError, match="one shape"):
+        boundary_recall(torch.zeros(2, 2), torch.zeros(2, 3))

@@ -27,7 +27,7 @@ class HCast(core.HCast, BaseBackbone):
         in_channels: Channels of the images.
         num_superpixels: Tokens entering stage 1.
         num_clusters: Clusters made after each stage.
-        superpixels: How maps are made where none come with the images: ``"seeds"`` or ``"grid"``.
+        superpixels: How maps are made where none come with the images: ``"seeds"``, ``"slic"`` or ``"grid"``.
         drop_path_rate: Stochastic depth of the last block; grows linearly from 0.
         mean: Channel means the images were normalised with, for pixels in [0, 1].
         std: Channel deviations.

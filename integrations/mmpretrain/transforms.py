@@ -126,7 +126,7 @@ class GenerateSuperpixels(BaseTransform):
     Args:
         arch: See :func:`.config.model_config`; for the weights' own number and normalisation.
         num_superpixels: Another number.
-        method: ``"seeds"`` or ``"grid"``.
+        method: ``"seeds"``, ``"slic"`` or ``"grid"``.
     """
 
     def __init__(self, arch: str | Mapping = "small", num_superpixels: int | None = None, method: str | None = None):

@@ -165,7 +165,7 @@ def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> 
     fields.update({k: v for k, v in saved.items() if k in MODEL_FIELDS and v is not None})
     taxonomy = Taxonomy.from_dict(saved["taxonomy"]) if saved.get("taxonomy") else tag.taxonomy
 
-    if is_exportable():
+    if is_exportable() and fields["superpixels"] == "seeds":
         fields["superpixels"] = "grid"  # so that the model gives what its graph will, in which SEEDS cannot run
     levels, taxonomy, num_classes = _choose_levels(tuple(fields["level_classes"]), taxonomy, cfg.num_classes, given)
     if levels != tuple(fields["level_classes"]):

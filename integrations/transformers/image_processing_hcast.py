@@ -30,7 +30,7 @@ class HCastImageProcessorKwargs(ImagesKwargs, total=False):
         do_grayscale: Turn the picture into one channel, for models with ``num_channels`` 1.
         return_segments: Also return ``segments``, the (B, H, W) int64 superpixel maps that the model would make.
         num_superpixels: Labels of the maps run from 0 to this, exclusive.
-        superpixels: How they are made: ``"seeds"`` or ``"grid"``.
+        superpixels: How they are made: ``"seeds"``, ``"slic"`` or ``"grid"``.
     """
 
     do_grayscale: bool | None

@@ -1,0 +1,106 @@
+"""What superpixels cost and what they are worth: SEEDS, SLIC and the grid, on the same pictures by the same weights.
+
+    pip install '.[benchmarks]'
+    python benchmarks/superpixels.py --data emoji_art.parquet
+
+Writes docs/superpixels.md. Pictures need an alpha channel, which is the mask of the object.
+"""
+
+import statistics
+import time
+
+import report
+import torch
+from adaptation import object_mask
+from tqdm import tqdm
+
+from hcast_zoo import superpixels, weights
+from hcast_zoo.calibration import Calibration
+from hcast_zoo.decode import decode
+from hcast_zoo.segment_metrics import best_union_iou, boundary_recall
+
+TEXT = """# Superpixels
+
+H-CAST starts from superpixels: `superpixels="seeds"` in a config, the default and what the authors use, is OpenCV's
+SEEDS. It runs on the CPU, in the loader's workers. `"slic"` runs where the images are: a batch at a time, in plain
+PyTorch, with no wait for the device, so it can stand in for SEEDS where an accelerator would wait for the CPU. `"grid"`
+is a regular grid, for comparison and for tiny images.
+
+```bash
+hcast-zoo train --superpixels slic ...
+```
+
+```python
+model = timm.create_model("hcast_small", superpixels="slic")
+```
+
+{provenance}
+| superpixels | FPA | boundary recall | IoU | time |
+| --- | --- | --- | --- | --- |
+{table}
+
+*FPA* by `best_path`, in percent, of weights that were trained with {trained}: what it costs to change the superpixels
+under a model, not what a model trained with the others would reach. *Boundary recall*: part of the object's outline
+(its alpha channel) with a superpixel boundary within a pixel, in percent. *IoU*: of the object and the best union of
+superpixels, in percent. *Time* for one image on one core of this CPU, over that of SEEDS: median of {runs} pairs in
+turn, and the smallest and largest. No accelerator was at hand to time SLIC on.
+"""
+
+
+def main() -> None:
+    parser = report.make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=50, help="images to time, each by every method (%(default)s)")
+    args = parser.parse_args()
+    content = weights.load(args.model)
+    model = weights.build(content)
+    dataset = report.load_data(args, content)
+    calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
+    batches = report.load_batches(dataset, content.config, args.batch_size)
+    masks = [object_mask(dataset, i, content.config) for i in range(len(dataset))]
+    times = measure_time(batches, content.config, args.runs)
+    rows = []
+    for method in superpixels.METHODS:
+        right, recall, iou = measure(model, batches, masks, method, calibration, content.taxonomy)
+        ratios = [a / b for a, b in zip(times[method], times["seeds"])]
+        spread = "" if method == "seeds" else f" ({min(ratios):.1f} to {max(ratios):.1f})"
+        rows.append(f"| `{method}` | {100 * right:.2f} | {recall:.1f} | {iou:.1f} | "
+                    f"{statistics.median(ratios):.2f}{spread} |")
+    report.write(args.docs, "superpixels.md", TEXT.format(
+        provenance=report.provenance(args, content, len(dataset)), table="\n".join(rows), runs=args.runs,
+        trained=f"`{content.config.superpixels}`"))
+
+
+@torch.inference_mode()
+def measure(model, batches, masks, method, calibration, taxonomy) -> tuple[float, float, float]:
+    """Return the part of right paths, and the mean boundary recall and IoU of the pictures that have a mask."""
+    c = model.config
+    right, recalls, ious, index = [], [], [], 0
+    for batch in tqdm(batches, method, leave=False):
+        segments = superpixels.from_normalized(batch["images"], c.num_superpixels, c.mean, c.std, method)
+        logits = calibration.logits(model(batch["images"], segments).level_logits)
+        right += (decode(logits, taxonomy).paths == batch["labels"]).all(1).tolist()
+        for labels in segments:
+            mask, index = masks[index], index + 1
+            if mask is not None:
+                recalls.append(boundary_recall(labels, mask))
+                ious.append(best_union_iou(labels, mask))
+    return statistics.mean(right), statistics.mean(recalls), statistics.mean(ious)
+
+
+def measure_time(batches, config, runs: int) -> dict[str, list[float]]:
+    """Return the seconds of each method for the same images, one image at a time, in turn."""
+    images = torch.cat([b["images"] for b in batches])[:runs]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times: dict[str, list[float]] = {method: [] for method in superpixels.METHODS}
+    for image in [images[:1], *images.split(1)]:  # the first is to warm up
+        for method in superpixels.METHODS:
+            start = time.perf_counter()
+            superpixels.from_normalized(image, config.num_superpixels, config.mean, config.std, method)
+            times[method].append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return {method: values[1:] for method, values in times.items()}
+
+
+if __name__ == "__main__":
+    main()
