@@ -93,24 +93,25 @@ def test_train_reaches_the_finest_level_and_the_stages_it_reads(classes, trained
     assert (reached == {name for name, _ in model.named_parameters()}) == ("num_classes" in classes)
 
 
-def test_exportable_models_give_what_their_trace_gives():
+@pytest.mark.parametrize("given, used", [({}, "grid"), ({"superpixels": "slic"}, "slic")])
+def test_exportable_models_give_what_their_trace_gives(given, used):
     torch.manual_seed(0)
     x = torch.randn(2, 3, 32, 32)
-    model = timm.create_model("hcast_tiny", num_classes=6, exportable=True, **TINY).eval()
-    assert model.config.superpixels == "grid"
+    model = timm.create_model("hcast_tiny", num_classes=6, exportable=True, **TINY, **given).eval()
+    assert model.config.superpixels == used
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("dynamo", [False, True])
-def test_onnx_export(tmp_path, dynamo):
+@pytest.mark.parametrize("dynamo, given", [(False, {}), (True, {}), (True, {"superpixels": "slic"})])
+def test_onnx_export(tmp_path, dynamo, given):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     from timm.utils.onnx import onnx_export
 
     torch.manual_seed(0)
-    model = timm.create_model("hcast_tiny", num_classes=6, exportable=True, **TINY)
+    model = timm.create_model("hcast_tiny", num_classes=6, exportable=True, **TINY, **given)
     onnx_export(model, str(tmp_path / "model.onnx"), batch_size=2, input_size=(3, 32, 32), check_forward=True,
                 use_dynamo=dynamo)
