@@ -39,8 +39,8 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
     """Return a taxonomy.
 
     Args:
-        source: The name of a data set of the paper (see :mod:`hcast_zoo.trees`); the name or file of weights; a JSON or CSV
-            file, or a tree of folders; the plain data of :meth:`Taxonomy.to_dict`; or a taxonomy.
+        source: The name of a data set of the paper (see :mod:`hcast_zoo.trees`); the name or file of weights; a JSON or
+            CSV file, or a tree of folders; the plain data of :meth:`Taxonomy.to_dict`; or a taxonomy.
 
     Raises:
         TaxonomyError: if there is none, or it is no tree.
