@@ -60,10 +60,10 @@ def prepare(benchmark: Benchmark, sources: Sequence[str | Path], output: str | P
         DataError: if a file is missing, a count is wrong, a picture cannot be read, or a class is not in the tree.
         ArchiveError: if an archive is damaged.
     """
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     remarks = list(benchmark.notes)
     checksums = _checksums(benchmark, [Path(s) for s in sources], remarks)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
     roots = _gather(benchmark, [Path(s) for s in sources], output, progress)
     content = read(benchmark, roots, partial)
     remarks += content.remarks

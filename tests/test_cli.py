@@ -5,8 +5,9 @@ import sys
 import pytest
 import torch
 
-from hcast_zoo import adapt, decode, export, weights
-from hcast_zoo.cli import DECODERS, EXPORT_FORMATS, FEEDBACK, main, make_parser
+from hcast_zoo import adapt, decode, export, recipe, trees, weights
+from hcast_zoo.cli import DECODERS, EXPORT_FORMATS, FEEDBACK, main
+from hcast_zoo.paper import BENCHMARKS
 
 from .conftest import FIXTURES
 
@@ -113,6 +114,10 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
     (["predict"], "expected pictures, or --files-from"),
     (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
     (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
+    (["train", "--output", "x"], "expected --data, or a --recipe that tells it"),
+    (["train", "--recipe", "cube", "--output", "x"], "no recipe 'cube': expected a .json file, or one of aircraft"),
+    (["data", "prepare", "cub", "nowhere.tgz"], "nowhere.tgz: no such file or folder: expected CUB_200_2011.tgz"),
+    (["repro", "cub", "--checkpoint", "x.pth", "--data", "nowhere"], "nowhere: expected a prepared data set: hcast"),
     (["predict", "x.png", "--within", "animals"], "no node 'animals' in the taxonomy: did you mean .*'animals-nature'"),
     (["adapt", "x.png", "--target", "dog"], "x.png: no such file"),
     (["adapt", str(FIXTURES.parent / "pictures/lion.png"), "--target", "lyon"],
@@ -151,5 +156,4 @@ def test_help_imports_nothing_heavy():
     assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
     assert EXPORT_FORMATS == export.FORMATS
     assert DECODERS == decode.DECODERS and ("target", *FEEDBACK) == adapt.FEEDBACK
-    help_text = make_parser().parse_args(["train", "--data", "x", "--output", "y"])
-    assert help_text.lr == 5e-4 and help_text.paper_exact is False
+    assert set(BENCHMARKS) == set(trees.names()) == set(recipe.names())
