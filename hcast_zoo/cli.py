@@ -5,6 +5,7 @@ Exit code 0: all went well; 1: some picture failed; 2: wrong usage or input; 130
 
 import argparse
 import dataclasses
+import inspect
 import os
 import sys
 import types
@@ -152,7 +153,9 @@ def _add_training(command: Callable) -> None:
     p.add_argument("checkpoint", help=".pth (read without running code) or .safetensors file")
     p.add_argument("output", help=".safetensors file to write")
     p.add_argument("--taxonomy", help="labels to store with the weights")
-    p.add_argument("--num-superpixels", type=int, default=196)
+    p.add_argument("--dataset", metavar="NAME", choices=BENCHMARKS, help="data set of the paper that an official "
+                   f"checkpoint is of: stores its tree, superpixels and normalisation ({', '.join(BENCHMARKS)})")
+    p.add_argument("--num-superpixels", type=int, help="(196, or the data set's)")
     p.add_argument("--num-heads", type=int, default=12)
     p.add_argument("--keep-last-pool", action="store_true", help="keep the fourth pooling, which reaches no label")
 
@@ -267,13 +270,14 @@ def _batch_size(text: str) -> int | None:
 
 def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
     """Add an option for each field of a dataclass, absent where not given; the help is in the class's docstring."""
-    lines = (line.strip() for line in dataclass.__doc__.splitlines())
-    texts = {line.split(":")[0]: line.split(": ", 1)[1] for line in lines if ": " in line}
+    args = inspect.getdoc(dataclass).partition("Args:\n")[2].replace("\n" + 8 * " ", " ")  # an argument a line
+    texts = dict(line.strip().split(": ", 1) for line in args.splitlines() if ": " in line)
     hints = typing.get_type_hints(dataclass)
     for field in dataclasses.fields(dataclass):
         kind = hints[field.name]
         if isinstance(kind, types.UnionType):  # X | None
             kind = next(t for t in typing.get_args(kind) if t is not type(None))
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS,
-                            help=texts.get(field.name, "").replace("%", "%%"), **options)
+        default = "" if field.default in (None, "") else f" ({field.default})"
+        text = (texts.get(field.name, "").rstrip(".") + default).replace("%", "%%")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **options)

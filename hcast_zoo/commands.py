@@ -354,13 +354,18 @@ def repro(args: argparse.Namespace) -> int:
 
 def convert(args: argparse.Namespace) -> int:
     """Write converted weights."""
-    from . import weights
+    from . import paper, trees, weights
     from .convert import convert_official, read_checkpoint
     from .taxonomy import Taxonomy
 
-    config, state = convert_official(read_checkpoint(args.checkpoint), keep_last_pool=args.keep_last_pool,
-                                     num_superpixels=args.num_superpixels, num_heads=args.num_heads)
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
+    told = {}
+    if args.dataset:
+        told, taxonomy = paper.find(args.dataset).official, taxonomy or trees.load(args.dataset)
+    if args.num_superpixels is not None:
+        told = {**told, "num_superpixels": args.num_superpixels}
+    config, state = convert_official(read_checkpoint(args.checkpoint), keep_last_pool=args.keep_last_pool,
+                                     num_heads=args.num_heads, **told)
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise ValueError(f"the taxonomy has {taxonomy.level_classes} classes, the checkpoint {config.level_classes}")
     weights.save(weights.Weights(config, taxonomy, state), args.output)

@@ -101,6 +101,13 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
     assert main(["info", str(output)]) == 0
     description = json.loads(capsys.readouterr().out)
     assert description["config"]["level_classes"] == [13, 38, 200] and description["levels"] is None
+    assert main(["convert", source, str(output), "--num-heads", "3", "--dataset", "cub"]) == 0
+    assert weights.load(output).taxonomy == trees.load("cub")
+    assert main(["convert", source, str(output), "--num-heads", "3", "--dataset", "aircraft"]) == 2
+    assert "taxonomy has (30, 70, 100) classes, the checkpoint (13, 38, 200)" in capsys.readouterr().err
+    official = str(FIXTURES / "tiny_2level_state.safetensors")
+    assert main(["convert", official, str(output), "--num-heads", "3", "--dataset", "living17"]) == 0
+    assert weights.load(output).config.num_superpixels == 256
     taxonomy.save(tmp_path / "t.json")
     assert main(["convert", source, str(output), "--num-heads", "3", "--taxonomy", str(tmp_path / "t.json")]) == 2
     assert "taxonomy has (2, 4, 6) classes, the checkpoint (13, 38, 200)" in capsys.readouterr().err
