@@ -11,7 +11,7 @@ ILSVRC = {"ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
           "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf"}
 BREEDS_NOTES = ("The classes are one half of the BREEDS data set's, its source domain; the test pictures are "
                 "ImageNet's validation pictures.",
-                "256 superpixels, whatever the official option says (behaviour 22).")
+                "256 superpixels, whatever the official option says.")  # behaviour 22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (
         {"train": 5994, "test": 5794}, published=((84.9, CITED), (83.28, CITED)),
         notes=("The data set names species only: orders and families are numbers, in the tree's order.",
                "The tree puts the gull Red_legged_Kittiwake with the kingfishers (order 4), in a family of its own.",
-               "The official code chooses its checkpoint on the test pictures (behaviour 33).")),
+               "The official code chooses its checkpoint on the test pictures.")),  # behaviour 33
     Benchmark(
         "aircraft", "FGVC-Aircraft", "aircraft",
         {"fgvc-aircraft-2013b.tar.gz": "d4acdd33327262359767eeaa97a4f732"}, {"train": 6667, "test": 3333},
@@ -73,7 +73,7 @@ BENCHMARKS: dict[str, Benchmark] = {b.name: b for b in (
         {"train": 500_000, "test": 100_000}, {"train": (50, 50), "test": (10, 10)}, ((65.00, README),),
         {"mean": INAT_MEAN, "std": INAT_STD},
         ("The test pictures are the data set's validation pictures; its own test has no labels.",
-         "The official code trains with ImageNet's normalisation and evaluates with another (behaviour 24).")),
+         "The official code trains with ImageNet's normalisation and evaluates with another.")),  # behaviour 24
 )}
 
 

@@ -10,7 +10,8 @@ MENDED = ("the official code's quirks are mended: the weights are chosen by full
           "and superpixels are those of the mixed pictures; --paper-exact keeps the quirks")
 EXACT = ("as the official code: trained on all training pictures, the weights chosen by the finest level's accuracy on "
          "the test pictures (so the best number is not an unseen one), superpixels of the pictures before mixing, and "
-         "ImageNet's normalisation in training")
+         "ImageNet's normalisation in training. Not kept: byte values that wrap around below 0 and above 255 before "
+         "superpixels are made")
 
 
 @dataclasses.dataclass(frozen=True)

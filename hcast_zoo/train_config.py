@@ -39,9 +39,9 @@ class TrainConfig:
         checkpoint_steps: Steps between checkpoints; there is one after each epoch too.
         eval_epochs: Epochs between validations.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
-        paper_exact: Do as the official code: superpixels before mixing (behaviour 23), ImageNet's normalisation in
-            training (24), the learning rate by whole epochs (32), and of the weights themselves, not of their average,
-            those with the highest accuracy at the finest level (33).
+        paper_exact: Do as the official code: superpixels before mixing, ImageNet's normalisation in training, the
+            learning rate by whole epochs, and of the weights themselves, not of their average, those with the highest
+            accuracy at the finest level (behaviours 23, 24, 32, 33).
     """
 
     epochs: int = 100
