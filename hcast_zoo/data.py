@@ -48,12 +48,14 @@ class HierarchicalDataset(Dataset):
             raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
         self.pictures, self.taxonomy, self.transform = list(pictures), taxonomy, transform
         self.skip_broken, self.random_background = skip_broken, random_background
-        self.labels = torch.empty((len(labels), len(taxonomy.levels)), dtype=torch.int64)
+        known: dict[tuple, tuple[int, ...]] = {}  # millions of pictures have few different paths
+        rows = []
         for i, path in enumerate(labels):
             try:
-                self.labels[i] = torch.tensor(taxonomy.labels(path))
+                rows.append(known.get(key := tuple(path)) or known.setdefault(key, taxonomy.labels(path)))
             except TaxonomyError as error:
                 raise TaxonomyError(f"{self.name(i)}: {error}") from error
+        self.labels = torch.tensor(rows, dtype=torch.int64).view(len(rows), len(taxonomy.levels))
         self._cache: dict[int, Image.Image] | None = {} if cache else None
 
     @classmethod

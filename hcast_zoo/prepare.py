@@ -194,12 +194,14 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
 
 def _write(output: Path, benchmark: Benchmark, content: Content, splits: Sequence[str], report: dict) -> None:
     base, tree = output.resolve(), content.taxonomy
+    # Inside the folder a relative name, so that it can be moved; elsewhere, a whole path. Folders are few, files many.
+    folders = {folder: folder.resolve() for folder in {picture.file.parent for picture in content.pictures}}
     temporary = output / "data.jsonl.tmp"
     with open(temporary, "w", encoding="utf-8") as lines:
         for picture, split in zip(content.pictures, splits):
-            file = picture.file.resolve()
-            # Inside the folder, so that it can be moved; elsewhere, a whole path.
-            name = file.relative_to(base).as_posix() if file.is_relative_to(base) else str(file)
+            folder = folders[picture.file.parent]
+            inside = folder.is_relative_to(base)
+            name = f"{(folder.relative_to(base) if inside else folder).as_posix()}/{picture.file.name}"
             row = {"file": name, "path": tree.path_names(tree.paths[picture.leaf]), "split": split}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     tree.save(output / "taxonomy.json")
