@@ -5,6 +5,7 @@ Exit code 0: all went well; 1: some picture failed; 2: wrong usage or input; 130
 
 import argparse
 import dataclasses
+import inspect
 import os
 import sys
 import types
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from . import __version__, commands
 from .adapt_config import FREE, AdaptConfig
 from .config import VARIANTS
+from .paper import BENCHMARKS
 from .train_config import TrainConfig
 
 DEFAULT_MODEL = "hcast_small.emoji_art"
@@ -52,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_answers(command)
     _add_training(command)
+    _add_paper(command)
     _add_sharing(command)
     return parser
 
@@ -117,19 +120,25 @@ def _add_answers(command: Callable) -> None:
 def _add_training(command: Callable) -> None:
     """Add the commands that make or change weights."""
     p = command("train", commands.train, "train or fine-tune; the same command resumes a run that was stopped")
-    p.add_argument("--data", required=True, help="folder tree with a folder a split, .csv, .jsonl or .parquet file")
-    p.add_argument("--train-split", default="train")
-    p.add_argument("--val-split", default="val")
-    p.add_argument("--taxonomy", help=".json or .csv file (default: from the training data)")
+    p.add_argument("--recipe", metavar="NAME", help="settings to take where no option is given: a name that "
+                   "`hcast-zoo recipes` lists, or a .json file")
     p.add_argument("--output", required=True, help="folder of the run")
-    p.add_argument("--model", default="hcast_small",
-                   help=f"variant to train from scratch ({', '.join(VARIANTS)}), or weights to start from")
+    # What is not given is absent, so that a recipe can tell it; commands.train knows the other defaults.
+    p.argument_default = argparse.SUPPRESS
+    p.add_argument("--data", help="folder tree with a folder a split, prepared folder, .csv, .jsonl or .parquet file")
+    p.add_argument("--train-split", help="part of the data to learn from, or several: train+extra (train)")
+    p.add_argument("--val-split", help="part of the data that chooses the weights (val)")
+    p.add_argument("--taxonomy", help=".json or .csv file (default: from the training data)")
+    p.add_argument("--model", help=f"variant to train from scratch ({', '.join(VARIANTS)}), or weights to start from "
+                   "(hcast_small)")
     p.add_argument("--image-size", type=int, help="pixels, a multiple of 8")
     p.add_argument("--superpixels", choices=("seeds", "slic", "grid"), help="how they are made (seeds)")
     p.add_argument("--num-superpixels", type=int)
     p.add_argument("--num-clusters", type=int, nargs=4)
     p.add_argument("--drop-path-rate", type=float)
     p.add_argument("--crop-pct", type=float, help="centre crop at evaluation")
+    p.add_argument("--mean", type=float, nargs="+", help="of a channel's pixels in [0, 1], to normalise by")
+    p.add_argument("--std", type=float, nargs="+", help="deviation of the same")
     _add_fields(p, TrainConfig)
 
     p = command("calibrate", commands.calibrate,
@@ -146,7 +155,9 @@ def _add_training(command: Callable) -> None:
     p.add_argument("checkpoint", help=".pth (read without running code) or .safetensors file")
     p.add_argument("output", help=".safetensors file to write")
     p.add_argument("--taxonomy", help="labels to store with the weights")
-    p.add_argument("--num-superpixels", type=int, default=196)
+    p.add_argument("--dataset", metavar="NAME", choices=BENCHMARKS, help="data set of the paper that an official "
+                   f"checkpoint is of: stores its tree, superpixels and normalisation ({', '.join(BENCHMARKS)})")
+    p.add_argument("--num-superpixels", type=int, help="(196, or the data set's)")
     p.add_argument("--num-heads", type=int, default=12)
     p.add_argument("--keep-last-pool", action="store_true", help="keep the fourth pooling, which reaches no label")
 
@@ -156,6 +167,42 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
                    help="go on from the folder's latest checkpoint, or from this one")
     p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
+
+
+def _add_paper(command: Callable) -> None:
+    """Add the commands for the paper's data sets and numbers."""
+    p = command("data", None, "prepare the paper's data sets from their owners' archives, or tell about them")
+    actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
+    text = "unpack archives, check them, and list pictures, labels and splits for train, evaluate and repro"
+    p = actions.add_parser("prepare", help=text, description=text)
+    p.set_defaults(run=commands.data_prepare)
+    p.add_argument("dataset", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
+    p.add_argument("sources", nargs="+", metavar="ARCHIVE",
+                   help="archives as their owners distribute them, or folders they were unpacked to")
+    p.add_argument("--output", metavar="DIR", help="folder to unpack and write to (data/NAME)")
+    p.add_argument("--seed", type=int, default=0, help="draws the pictures for validation (%(default)s)")
+    p.add_argument("--partial", action="store_true", help="accept a part of the data set, for a trial")
+    p.add_argument("--no-check", action="store_true", help="do not decode every picture to see that it can be read")
+    text = "list the data sets; of one, its tree's levels, nodes with one child, and what is odd about it"
+    p = actions.add_parser("info", help=text, description=text)
+    p.set_defaults(run=commands.data_info)
+    p.add_argument("dataset", nargs="?", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
+    p.add_argument("--json", action="store_true", help="one JSON object a data set")
+
+    p = command("recipes", commands.recipes, "list the settings that `train --recipe NAME` takes, or show one's")
+    p.add_argument("recipe", nargs="?", metavar="NAME", help="recipe to show, as JSON")
+
+    p = command("repro", commands.repro, "measure checkpoints on a data set of the paper, beside the published numbers")
+    p.add_argument("dataset", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
+    p.add_argument("--checkpoint", required=True, action="append", metavar="FILE", help="official .pth file, or "
+                   "weights of ours; given several times (seeds), mean and standard deviation are printed")
+    p.add_argument("--data", metavar="DIR", help="folder that `hcast-zoo data prepare` wrote (data/NAME)")
+    p.add_argument("--split", default="test", help="part of the data set (%(default)s)")
+    p.add_argument("--decode", choices=DECODERS, nargs="+", default=list(DECODERS), help="decodings to compare (all); "
+                   "published numbers are of `independent`")
+    p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_loading(p)
 
 
 def _add_sharing(command: Callable) -> None:
@@ -224,14 +271,15 @@ def _batch_size(text: str) -> int | None:
 
 
 def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
-    """Add an option for each field of a dataclass; the help is in the class's docstring."""
-    lines = (line.strip() for line in dataclass.__doc__.splitlines())
-    texts = {line.split(":")[0]: line.split(": ", 1)[1] for line in lines if ": " in line}
+    """Add an option for each field of a dataclass, absent where not given; the help is in the class's docstring."""
+    args = inspect.getdoc(dataclass).partition("Args:\n")[2].replace("\n" + 8 * " ", " ")  # an argument a line
+    texts = dict(line.strip().split(": ", 1) for line in args.splitlines() if ": " in line)
     hints = typing.get_type_hints(dataclass)
     for field in dataclasses.fields(dataclass):
         kind = hints[field.name]
         if isinstance(kind, types.UnionType):  # X | None
             kind = next(t for t in typing.get_args(kind) if t is not type(None))
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", default=field.default,
-                            help=texts.get(field.name, "").replace("%", "%%"), **options)
+        default = "" if field.default in (None, "") else f" ({field.default})"
+        text = (texts.get(field.name, "").rstrip(".") + default).replace("%", "%%")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **options)

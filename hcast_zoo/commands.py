@@ -15,6 +15,10 @@ from .adapt_config import AdaptConfig
 from .config import VARIANTS
 from .train_config import TrainConfig
 
+TRAIN_DEFAULTS = {"train_split": "train", "val_split": "val", "taxonomy": None, "model": "hcast_small"}
+MODEL_OPTIONS = ("image_size", "superpixels", "num_superpixels", "num_clusters", "drop_path_rate", "crop_pct", "mean",
+                 "std")
+
 
 def predict(args: argparse.Namespace) -> int:
     """Print one line a picture."""
@@ -214,42 +218,156 @@ def calibrate(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Train, or go on with a run."""
-    from . import weights
     from .config import HCastConfig
     from .data import HierarchicalDataset
     from .taxonomy import Taxonomy
     from .train import Run
 
-    settings = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
-    taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
-    train_set = HierarchicalDataset.load(args.data, taxonomy, args.train_split, cache=settings.cache)
-    val_set = HierarchicalDataset.load(args.data, train_set.taxonomy, args.val_split, cache=settings.cache)
-    names = ("image_size", "superpixels", "num_superpixels", "num_clusters", "drop_path_rate", "crop_pct")
-    changes = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    options = _train_options(args)
+    settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
+    taxonomy = Taxonomy.load(options["taxonomy"]) if options["taxonomy"] else None
+    train_set = HierarchicalDataset.load(options["data"], taxonomy, options["train_split"], cache=settings.cache)
+    val_set = HierarchicalDataset.load(options["data"], train_set.taxonomy, options["val_split"], cache=settings.cache)
+    changes = {name: options[name] for name in MODEL_OPTIONS if name in options}
     changes["level_classes"] = train_set.taxonomy.level_classes
     init = None
-    if args.model in VARIANTS:
-        config = HCastConfig.from_variant(args.model, **changes)
+    if options["model"] in VARIANTS:
+        config = HCastConfig.from_variant(options["model"], **changes)
     else:
-        init = weights.load(args.model)
+        init = _load_start(options["model"], args.recipe)
         config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
     run = Run(config, settings, train_set, val_set, args.output, init)
     best = run.train()
     if run.processes.is_main:
-        print(json.dumps({"best_val_fpa": best, "weights": os.path.join(args.output, "best.safetensors")}))
+        print(json.dumps({f"best_val_{run.criterion}": best, "weights": os.path.join(args.output, "best.safetensors")}))
     run.accelerator.end_training()
+    return 0
+
+
+def _train_options(args: argparse.Namespace) -> dict:
+    """Return what to train with: options that were given, else the recipe's, else the defaults; tell of the recipe."""
+    from . import recipe
+
+    given = {k: v for k, v in vars(args).items() if k not in ("command", "run", "recipe", "output")}
+    told: dict = {}
+    if args.recipe:
+        content = recipe.load(args.recipe)
+        exact = given.get("paper_exact", content.settings.get("paper_exact", False))
+        told = content.options(exact)
+        known = {*TRAIN_DEFAULTS, *MODEL_OPTIONS, "data", *(f.name for f in dataclasses.fields(TrainConfig))}
+        if unknown := sorted(set(told) - known):
+            raise ValueError(f"recipe {content.name}: unknown settings {', '.join(unknown)}")
+        print(f"recipe {content.name}: {content.description}; {recipe.EXACT if exact else recipe.MENDED}",
+              file=sys.stderr)
+    options = {**TRAIN_DEFAULTS, **told, **given}
+    if "data" not in options:
+        raise ValueError("expected --data, or a --recipe that tells it")
+    return options
+
+
+def _load_start(model: str, recipe: str | None):
+    """Return the weights that training starts from."""
+    from . import weights
+
+    try:
+        return weights.load(model)
+    except weights.WeightsError as error:
+        hint = (f". The recipe starts from an ImageNet CAST checkpoint: hcast-zoo convert CHECKPOINT.pth {model}; or "
+                "say --model hcast_small to start from nothing")
+        raise weights.WeightsError(f"{error}{hint if recipe and not os.path.exists(model) else ''}") from error
+
+
+def data_prepare(args: argparse.Namespace) -> int:
+    """Prepare a data set of the paper; print what it holds."""
+    from . import paper
+    from .prepare import prepare
+
+    output = args.output or os.path.join("data", args.dataset)
+    prepared = prepare(paper.find(args.dataset), args.sources, output, seed=args.seed, partial=args.partial,
+                       check=not args.no_check, progress=sys.stderr.isatty())
+    for remark in prepared.remarks:
+        print(remark, file=sys.stderr)
+    print(json.dumps({"output": prepared.output, "pictures": prepared.pictures, "levels": prepared.levels}))
+    return 0
+
+
+def data_info(args: argparse.Namespace) -> int:
+    """Describe the paper's data sets."""
+    from . import paper, trees
+
+    for name in [args.dataset] if args.dataset else paper.BENCHMARKS:
+        benchmark, tree = paper.find(name), trees.load(name)
+        single = trees.only_children(tree)
+        levels = dict(zip(tree.levels, tree.level_classes))
+        if args.json:
+            print(json.dumps({"name": name, "title": benchmark.title, "levels": levels, "pictures": benchmark.pictures,
+                              "one_child": single, "archives": benchmark.archives, "published_fpa": benchmark.published,
+                              "notes": benchmark.notes}, ensure_ascii=False))
+            continue
+        print(f"{name}\t{benchmark.title}\t{', '.join(f'{count} {level}' for level, count in levels.items())}")
+        if args.dataset:
+            print(f"every leaf at level {tree.levels[-1]}: {'no' if trees.shallow_leaves(tree) else 'yes'}")
+            for level, nodes in single.items():
+                print(f"{level} nodes with one child: {len(nodes)} of {levels[level]}")
+            for fpa, source in benchmark.published:
+                print(f"published full-path accuracy: {fpa} ({source})")
+            for text in benchmark.notes:
+                print(text)
+    return 0
+
+
+def recipes(args: argparse.Namespace) -> int:
+    """List the recipes, or show one."""
+    from . import recipe
+
+    if args.recipe:
+        print(json.dumps(dataclasses.asdict(recipe.load(args.recipe)), indent=1))
+        return 0
+    for name in recipe.names():
+        print(f"{name}\t{recipe.load(name).description}")
+    return 0
+
+
+def repro(args: argparse.Namespace) -> int:
+    """Print our numbers beside the published ones."""
+    from . import paper
+    from .processes import join
+    from .repro import OFFICIAL_DECODER, reproduce, table
+
+    benchmark = paper.find(args.dataset)
+    with join() as processes:
+        found = reproduce(benchmark, args.checkpoint, args.data or os.path.join("data", args.dataset), args.decode,
+                          split=args.split, device=args.device, processes=processes, batch_size=args.batch_size,
+                          workers=args.workers, progress=sys.stderr.isatty())
+    if not processes.is_main:
+        return 0
+    if found.expected is not None and found.pictures != found.expected:
+        print(f"measured on {found.pictures} pictures of {found.expected}: not comparable with what was published",
+              file=sys.stderr)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return 0
+    for row in table(found):
+        print("\t".join(row))
+    print(f"{benchmark.title}, {found.pictures} pictures, {len(found.checkpoints)} checkpoint(s), percent; published "
+          f"numbers are of `{OFFICIAL_DECODER}`, and only full-path accuracy (fpa) is known here", file=sys.stderr)
     return 0
 
 
 def convert(args: argparse.Namespace) -> int:
     """Write converted weights."""
-    from . import weights
+    from . import paper, trees, weights
     from .convert import convert_official, read_checkpoint
     from .taxonomy import Taxonomy
 
-    config, state = convert_official(read_checkpoint(args.checkpoint), keep_last_pool=args.keep_last_pool,
-                                     num_superpixels=args.num_superpixels, num_heads=args.num_heads)
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
+    told = {}
+    if args.dataset:
+        told, taxonomy = paper.find(args.dataset).official, taxonomy or trees.load(args.dataset)
+    if args.num_superpixels is not None:
+        told = {**told, "num_superpixels": args.num_superpixels}
+    config, state = convert_official(read_checkpoint(args.checkpoint), keep_last_pool=args.keep_last_pool,
+                                     num_heads=args.num_heads, **told)
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise ValueError(f"the taxonomy has {taxonomy.level_classes} classes, the checkpoint {config.level_classes}")
     weights.save(weights.Weights(config, taxonomy, state), args.output)

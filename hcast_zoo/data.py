@@ -19,6 +19,7 @@ from .superpixel_cache import SuperpixelCache
 from .taxonomy import Taxonomy, TaxonomyError, trim_path
 from .transforms import PICTURE_SUFFIXES, PictureError, on_background, open_picture
 
+PREPARED = "data.jsonl"  # the list of a folder that `hcast-zoo data prepare` wrote
 WHITE = (255, 255, 255)
 
 
@@ -48,21 +49,34 @@ class HierarchicalDataset(Dataset):
             raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
         self.pictures, self.taxonomy, self.transform = list(pictures), taxonomy, transform
         self.skip_broken, self.random_background = skip_broken, random_background
-        self.labels = torch.empty((len(labels), len(taxonomy.levels)), dtype=torch.int64)
+        known: dict[tuple, tuple[int, ...]] = {}  # millions of pictures have few different paths
+        rows = []
         for i, path in enumerate(labels):
             try:
-                self.labels[i] = torch.tensor(taxonomy.labels(path))
+                rows.append(known.get(key := tuple(path)) or known.setdefault(key, taxonomy.labels(path)))
             except TaxonomyError as error:
                 raise TaxonomyError(f"{self.name(i)}: {error}") from error
+        self.labels = torch.tensor(rows, dtype=torch.int64).view(len(rows), len(taxonomy.levels))
         self._cache: dict[int, Image.Image] | None = {} if cache else None
 
     @classmethod
     def load(cls, source: str | Path, taxonomy: Taxonomy | None = None, split: str | None = None,
              **kwargs) -> "HierarchicalDataset":
-        """Read a data set by what the source is: a folder tree, a ``.csv``, ``.jsonl`` or ``.parquet`` file."""
+        """Read a data set by what the source is: a folder tree, a ``.csv``, ``.jsonl`` or ``.parquet`` file.
+
+        A folder that ``hcast-zoo data prepare`` wrote is read by its ``data.jsonl``, with its ``taxonomy.json`` if no
+        other is given. A split may be several: ``train+val``.
+        """
         source = Path(source)
+        if source.is_dir() and (source / PREPARED).is_file():
+            taxonomy = taxonomy or Taxonomy.load(source / "taxonomy.json")
+            source = source / PREPARED
         if source.is_dir():
-            return cls.from_folder(source / split if split else source, taxonomy, **kwargs)
+            parts = [source / part for part in split.split("+")] if split else [source]
+            if missing := [part for part in parts if not part.is_dir()]:
+                raise ValueError(f"{missing[0]}: expected a folder of the split {split!r}, there is none")
+            taxonomy = taxonomy or Taxonomy.from_folder(parts[0])
+            return cls._from_rows([row for part in parts for row in _folder_rows(part)], source, taxonomy, **kwargs)
         readers = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
         if source.suffix.lower() not in readers:
             raise ValueError(f"{source}: expected a folder, or a file that ends in {', '.join(readers)}")
@@ -77,10 +91,7 @@ class HierarchicalDataset(Dataset):
         A picture above the leaves is labelled down to its folder. Sorted, so the order is the same everywhere.
         """
         root = Path(root)
-        taxonomy = taxonomy or Taxonomy.from_folder(root)
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
-        rows = [(p, p.relative_to(root).parts[:-1]) for p in files]
-        return cls._from_rows(rows, root, taxonomy, **kwargs)
+        return cls._from_rows(_folder_rows(root), root, taxonomy or Taxonomy.from_folder(root), **kwargs)
 
     @classmethod
     def _from_rows(cls, rows, source, taxonomy, **kwargs):
@@ -129,6 +140,11 @@ class HierarchicalDataset(Dataset):
         return f"picture {index}" if isinstance(picture, bytes) else str(picture)
 
 
+def _folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    return [(p, p.relative_to(root).parts[:-1]) for p in files]
+
+
 def read_csv(path: Path, taxonomy: Taxonomy | None, split: str | None) -> Iterator[tuple[Path, list[str]]]:
     """Read rows of a CSV file with a column ``file``, a column a level, and ``split`` if one is asked for.
 
@@ -140,7 +156,7 @@ def read_csv(path: Path, taxonomy: Taxonomy | None, split: str | None) -> Iterat
         levels = taxonomy.levels if taxonomy else [c for c in columns if c not in ("file", "split")]
         _require(path, columns, ["file", *levels, *(["split"] if split else [])])
         for row in reader:
-            if split is None or row["split"] == split:
+            if split is None or row["split"] in split.split("+"):
                 yield path.parent / row["file"], trim_path([row[c] for c in levels], f"{path} line {reader.line_num}")
 
 
@@ -154,7 +170,7 @@ def read_jsonl(path: Path, taxonomy: Taxonomy | None, split: str | None) -> Iter
             file, labels, part = row["file"], row["path"], row.get("split")
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} line {number}: expected an object with file and path: {error}") from error
-        if split is None or part == split:
+        if split is None or part in split.split("+"):
             yield path.parent / file, labels
 
 
@@ -169,7 +185,7 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, split: str | None) -> It
     levels = taxonomy.levels if taxonomy else [c for c in columns if c not in ("image", "split")]
     _require(path, columns, ["image", *levels, *(["split"] if split else [])])
     if split is not None:
-        table = table.filter(pq.filters_to_expression([("split", "=", split)]))
+        table = table.filter(pq.filters_to_expression([("split", "in", split.split("+"))]))
     return zip(table["image"].to_pylist(), zip(*(table[c].to_pylist() for c in levels)))
 
 

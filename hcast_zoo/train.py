@@ -28,7 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from . import weights
-from .config import HCastConfig
+from .config import IMAGENET_MEAN, IMAGENET_STD, HCastConfig
 from .data import HierarchicalDataset, SeededSampler, SuperpixelCollate, seed_everything
 from .evaluate import evaluate
 from .losses import HierarchicalLoss, soft_targets
@@ -56,7 +56,8 @@ class Run:
     """A training run in a folder.
 
     The folder holds ``run.json`` (settings), ``log.jsonl`` and ``tensorboard/`` (losses, metrics), ``checkpoint/``,
-    ``best.safetensors`` (highest validation FPA) and ``last.safetensors``.
+    ``best.safetensors`` (highest validation FPA; with ``paper_exact``, the finest level's accuracy) and
+    ``last.safetensors``.
 
     Args:
         config: Architecture.
@@ -109,10 +110,11 @@ class Run:
             self.accelerator.register_for_checkpointing(self.ema)
         self.scheduler, _ = timm.scheduler.create_scheduler_v2(
             optimizer, "cosine", settings.schedule_epochs or settings.epochs, min_lr=settings.min_lr,
-            warmup_lr=settings.warmup_lr, warmup_epochs=settings.warmup_epochs, step_on_epochs=False,
+            warmup_lr=settings.warmup_lr, warmup_epochs=settings.warmup_epochs, step_on_epochs=settings.paper_exact,
             updates_per_epoch=len(self.loader))
         self.loss = HierarchicalLoss(settings.kl_weight, smoothing=settings.smoothing)
-        self.step, self.best_fpa = 0, -1.0
+        self.criterion = f"accuracy/{self.taxonomy.levels[-1]}" if settings.paper_exact else "fpa"
+        self.step, self.best = 0, -1.0
 
     def make_model(self) -> torch.nn.Module:
         """Return a new model of ``self.config``; a run of another network overrides this.
@@ -122,9 +124,9 @@ class Run:
         return HCast(self.config)
 
     def train(self) -> float:
-        """Train to the end, from the checkpoint if there is one; return the best validation FPA in percent."""
+        """Train to the end, from the checkpoint if there is one; return the best of ``criterion``, in percent."""
         self._resume()
-        self.scheduler.step_update(self.step)
+        self._schedule()
         settings, steps = self.settings, len(self.loader)
         with self._make_board() as self.board:
             while self.step < settings.epochs * steps:
@@ -136,7 +138,7 @@ class Run:
                 if (epoch + 1) % settings.eval_epochs == 0 or epoch + 1 == settings.epochs:
                     self._validate()
                 self._save_checkpoint()
-        return self.best_fpa
+        return self.best
 
     def _train_epoch(self, loader: DataLoader, epoch: int, done: int) -> float:
         self.model.train()
@@ -170,19 +172,29 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.scheduler.step_update(self.step)
+        self._schedule()
         if self.ema is not None:
             self.ema.update(self.accelerator.unwrap_model(self.model), step=self.step)
         return loss.item()
 
+    def _schedule(self) -> None:
+        """Set the learning rate of the next step."""
+        if self.settings.paper_exact:  # by whole epochs, one epoch late: main_suppix_hier.py steps with the past epoch
+            self.scheduler.step(max(self.step // len(self.loader) - 1, 0))
+        else:
+            self.scheduler.step_update(self.step)
+
     def _validate(self) -> None:
-        model = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
+        averaged = self.ema is not None and not self.settings.paper_exact  # behaviour 33: kept, and never evaluated
+        model = self.ema.module if averaged else self.accelerator.unwrap_model(self.model)
         copy_buffers(model, self.processes)
-        metrics = evaluate(model, self.val_set, workers=0, processes=self.processes,
-                           superpixel_cache=self.settings.superpixel_cache)["best_path"]
+        decoder = "independent" if self.settings.paper_exact else "best_path"
+        workers = 0 if self.settings.cache else self.settings.workers  # a worker's cache dies with it
+        metrics = evaluate(model, self.val_set, (decoder,), workers=workers, processes=self.processes,
+                           superpixel_cache=self.settings.superpixel_cache)[decoder]
         self._log({f"val/{key}": value for key, value in metrics.items()})
-        better = metrics["fpa"] > self.best_fpa
-        self.best_fpa = max(metrics["fpa"], self.best_fpa)
+        better = metrics[self.criterion] > self.best
+        self.best = max(metrics[self.criterion], self.best)
         if self.processes.is_main:
             content = weights.Weights(self.config, self.taxonomy, model.state_dict())
             weights.save(content, self.output / "last.safetensors", torch.float16)
@@ -230,7 +242,7 @@ class Run:
         self.accelerator.save_state(new)
         self.accelerator.wait_for_everyone()  # every process has a file in it
         if self.processes.is_main:
-            (new / "progress.json").write_text(json.dumps({"step": self.step, "best_fpa": self.best_fpa}))
+            (new / "progress.json").write_text(json.dumps({"step": self.step, "best": self.best}))
             shutil.rmtree(old, ignore_errors=True)
             if folder.exists():
                 os.replace(folder, old)
@@ -245,7 +257,7 @@ class Run:
             return
         self.accelerator.load_state(folder)
         progress = json.loads((folder / "progress.json").read_text())
-        self.step, self.best_fpa = progress["step"], progress["best_fpa"]
+        self.step, self.best = progress["step"], progress.get("best", progress.get("best_fpa"))  # its name in 0.1
         self.accelerator.wait_for_everyone()  # before the first process makes a new checkpoint of it
         log = self.output / "log.jsonl"
         if self.processes.is_main and log.exists():  # lines after the checkpoint will be written again
@@ -263,10 +275,12 @@ def train_transform(config: HCastConfig, settings: TrainConfig):
     policy = settings.auto_augment or None
     if policy and policy.startswith("rand") and "mmax" not in policy:
         policy += "-mmax9"  # at magnitude 10 timm posterises to 0 bits, which Pillow 13 refuses
+    # Behaviour 24: the official code trains with ImageNet's normalisation, whatever it evaluates with.
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if settings.paper_exact else (config.mean, config.std)
     return timm.data.create_transform(
         config.image_size, is_training=True, scale=(settings.crop_scale, 1.0), hflip=settings.hflip,
         color_jitter=settings.color_jitter, auto_augment=policy,
-        interpolation=config.interpolation, mean=config.mean, std=config.std, re_prob=settings.random_erasing,
+        interpolation=config.interpolation, mean=mean, std=std, re_prob=settings.random_erasing,
         re_mode="pixel", use_prefetcher=False)
 
 

@@ -5,8 +5,9 @@ import sys
 import pytest
 import torch
 
-from hcast_zoo import adapt, decode, export, weights
-from hcast_zoo.cli import DECODERS, EXPORT_FORMATS, FEEDBACK, main, make_parser
+from hcast_zoo import adapt, decode, export, recipe, trees, weights
+from hcast_zoo.cli import DECODERS, EXPORT_FORMATS, FEEDBACK, main
+from hcast_zoo.paper import BENCHMARKS
 
 from .conftest import FIXTURES
 
@@ -100,6 +101,13 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
     assert main(["info", str(output)]) == 0
     description = json.loads(capsys.readouterr().out)
     assert description["config"]["level_classes"] == [13, 38, 200] and description["levels"] is None
+    assert main(["convert", source, str(output), "--num-heads", "3", "--dataset", "cub"]) == 0
+    assert weights.load(output).taxonomy == trees.load("cub")
+    assert main(["convert", source, str(output), "--num-heads", "3", "--dataset", "aircraft"]) == 2
+    assert "taxonomy has (30, 70, 100) classes, the checkpoint (13, 38, 200)" in capsys.readouterr().err
+    official = str(FIXTURES / "tiny_2level_state.safetensors")
+    assert main(["convert", official, str(output), "--num-heads", "3", "--dataset", "living17"]) == 0
+    assert weights.load(output).config.num_superpixels == 256
     taxonomy.save(tmp_path / "t.json")
     assert main(["convert", source, str(output), "--num-heads", "3", "--taxonomy", str(tmp_path / "t.json")]) == 2
     assert "taxonomy has (2, 4, 6) classes, the checkpoint (13, 38, 200)" in capsys.readouterr().err
@@ -113,6 +121,10 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
     (["predict"], "expected pictures, or --files-from"),
     (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
     (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
+    (["train", "--output", "x"], "expected --data, or a --recipe that tells it"),
+    (["train", "--recipe", "cube", "--output", "x"], "no recipe 'cube': expected a .json file, or one of aircraft"),
+    (["data", "prepare", "cub", "nowhere.tgz"], "nowhere.tgz: no such file or folder: expected CUB_200_2011.tgz"),
+    (["repro", "cub", "--checkpoint", "x.pth", "--data", "nowhere"], "nowhere: expected a prepared data set: hcast"),
     (["predict", "x.png", "--within", "animals"], "no node 'animals' in the taxonomy: did you mean .*'animals-nature'"),
     (["adapt", "x.png", "--target", "dog"], "x.png: no such file"),
     (["adapt", str(FIXTURES.parent / "pictures/lion.png"), "--target", "lyon"],
@@ -151,5 +163,4 @@ def test_help_imports_nothing_heavy():
     assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
     assert EXPORT_FORMATS == export.FORMATS
     assert DECODERS == decode.DECODERS and ("target", *FEEDBACK) == adapt.FEEDBACK
-    help_text = make_parser().parse_args(["train", "--data", "x", "--output", "y"])
-    assert help_text.lr == 5e-4 and help_text.paper_exact is False
+    assert set(BENCHMARKS) == set(trees.names()) == set(recipe.names())

@@ -53,6 +53,36 @@ def test_tables(name, tmp_path, taxonomy):
         HierarchicalDataset.load(file, taxonomy, skip_broken=False)[1]
 
 
+def test_several_splits(picture_folder, tmp_path, taxonomy):
+    """train+val is both, for folders and for files."""
+    both = HierarchicalDataset.load(picture_folder, taxonomy, "train+val")
+    parts = [HierarchicalDataset.load(picture_folder, taxonomy, part) for part in ("train", "val")]
+    assert both.pictures == parts[0].pictures + parts[1].pictures and len(both) == 24
+    assert both.labels.tolist() == parts[0].labels.tolist() + parts[1].labels.tolist()
+    with pytest.raises(ValueError, match=r"test: expected a folder of the split 'train\+test'"):
+        HierarchicalDataset.load(picture_folder, taxonomy, "train+test")
+    rows = [{"file": f"{part}.png", "path": ["bird"], "split": part} for part in ("train", "val", "test")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.csv").write_text("file,class,split\n" + "".join(f"{p}.png,bird,{p}\n" for p in
+                                                                   ("train", "val", "test")))
+    for name in ("a.jsonl", "a.csv"):
+        found = HierarchicalDataset.load(tmp_path / name, split="train+val")
+        assert [p.name for p in found.pictures] == ["train.png", "val.png"]
+    table = pa.table({"image": [b"1", b"2", b"3"], "class": ["bird"] * 3, "split": ["train", "val", "test"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert HierarchicalDataset.load(tmp_path / "a.parquet", split="train+val").pictures == [b"1", b"2"]
+
+
+def test_prepared_folder(tmp_path, taxonomy):
+    """data.jsonl and taxonomy.json of a folder are read together; the order of nodes is the taxonomy's."""
+    taxonomy.save(tmp_path / "taxonomy.json")
+    row = {"file": "deep/1.jpg", "path": list(taxonomy.path_names(taxonomy.paths[4])), "split": "train"}
+    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
+    found = HierarchicalDataset.load(tmp_path, split="train")
+    assert found.taxonomy == taxonomy and found.labels.tolist() == [list(taxonomy.paths[4])]
+    assert found.pictures == [tmp_path / "deep/1.jpg"]
+
+
 def test_parquet(tmp_path, taxonomy):
     file = io.BytesIO()
     Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(file, "PNG")

@@ -73,11 +73,13 @@ def test_wheel_contents(tmp_path):
     subprocess.run(build, check=True)
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     names = set(wheel.namelist())
-    listed = subprocess.run(["git", "ls-files", "hcast_zoo", "integrations", "tests/pictures"], cwd=ROOT,
-                            capture_output=True, text=True, check=True)
-    missing = {re.sub("^(tests/)?(integrations|pictures)/", r"hcast_zoo/\2/", f) for f in listed.stdout.split()} - names
-    assert not missing
-    assert not any(n.startswith(("tests/", "integrations/")) for n in names)
+    listed = subprocess.run(["git", "ls-files", "hcast_zoo", "integrations", "recipes/paper", "tests/pictures"],
+                            cwd=ROOT, capture_output=True, text=True, check=True)
+    folders = {"integrations/": "hcast_zoo/integrations/", "recipes/paper/": "hcast_zoo/recipes/",
+               "tests/pictures/": "hcast_zoo/pictures/"}
+    listed = {re.sub(f"^({'|'.join(folders)})", lambda m: folders[m[1]], f) for f in listed.stdout.split()}
+    assert not listed - names
+    assert not any(n.startswith(("tests/", "integrations/", "recipes/")) for n in names)
     if not weights.packaged():
         pytest.skip("no packaged weights yet")
     wheel.extractall(tmp_path / "site")

@@ -7,7 +7,9 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from timm.scheduler import CosineLRScheduler
 
 from hcast_zoo import weights
 from hcast_zoo.data import HierarchicalDataset
@@ -89,7 +91,7 @@ def test_killed_between_the_renames(picture_folder, taxonomy, tiny_config, tmp_p
     (tmp_path / "run/log.jsonl").open("a").write('{"step": 6, "cut')
     again = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")
     again.train()
-    assert again.step == 6 and again.best_fpa == run.best_fpa
+    assert again.step == 6 and again.best == run.best
     assert all(json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines())
 
 
@@ -169,3 +171,71 @@ def progress(folder):
         return json.loads((folder / "checkpoint/progress.json").read_text())["step"]
     except (FileNotFoundError, json.JSONDecodeError):
         return 0
+
+
+class TestPaperExact:
+    """The official code's quirks, and that they are off unless asked for."""
+
+    def test_learning_rate(self, picture_folder, taxonomy, tiny_config, tmp_path):
+        """By epochs, one late, of a cosine of another length: as the official loop does with timm's scheduler."""
+        rates = {}
+        for exact in (True, False):
+            run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / str(exact), epochs=5, warmup_epochs=2,
+                           warmup_lr=1e-3, schedule_epochs=15, paper_exact=exact)
+            step, rates[exact] = run._train_step, []
+
+            def record(batch, run=run, step=step, seen=rates[exact]):
+                seen.append(run.optimizer.param_groups[0]["lr"])
+                return step(batch)
+
+            run._train_step = record
+            run.train()
+        peak, steps = 0.1 * 4 / 512, 3
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+        scheduler = CosineLRScheduler(optimizer, t_initial=15, lr_min=1e-5, warmup_t=2, warmup_lr_init=1e-3)
+        official = []
+        for epoch in range(5):
+            official += [optimizer.param_groups[0]["lr"]] * steps
+            scheduler.step(epoch)
+        assert rates[True] == pytest.approx(official)
+        assert official[0] == official[3] != official[6] and len(set(rates[False])) == 5 * steps
+
+    def test_resumed(self, picture_folder, taxonomy, tiny_config, tmp_path):
+        runs = [make_run(picture_folder, taxonomy, tiny_config, tmp_path / name, epochs=2, paper_exact=True)
+                for name in ("whole", "cut")]
+        runs[0].train()
+        step = runs[1]._train_step
+
+        def fail(batch):
+            if runs[1].step == 4:
+                raise KeyboardInterrupt
+            return step(batch)
+
+        runs[1]._train_step = fail
+        with pytest.raises(KeyboardInterrupt):
+            runs[1].train()
+        make_run(picture_folder, taxonomy, tiny_config, tmp_path / "cut", epochs=2, paper_exact=True).train()
+        a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "cut"))
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+    @pytest.mark.parametrize("exact", [True, False])
+    def test_which_weights(self, picture_folder, taxonomy, tiny_config, tmp_path, exact):
+        """The weights themselves by the finest accuracy, or their average by the full path."""
+        run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", paper_exact=exact)
+        best = run.train()
+        kept = weights.load(tmp_path / "run/last.safetensors").state_dict["cls_token"]
+        raw, average = (m.state_dict()["cls_token"].half() for m in (run.model, run.ema.module))
+        assert torch.equal(kept, raw) == exact and torch.equal(kept, average) == (not exact)
+        log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+        name = "accuracy/species" if exact else "fpa"
+        assert run.criterion == name and best == max(x[f"val/{name}"] for x in log if "val/fpa" in x)
+
+    def test_normalisation(self, taxonomy, tiny_config):
+        """ImageNet's in training, whatever the config says."""
+        other = tiny_config.replace(mean=(0.466, 0.471, 0.380), std=(0.195, 0.194, 0.192))
+        plain = dict(auto_augment="", color_jitter=0.0, random_erasing=0.0, hflip=0.0, crop_scale=1.0)
+        grey = Image.new("RGB", (32, 32), (128, 128, 128))
+        for exact, config in ((True, tiny_config), (False, other)):
+            found = train_transform(other, TrainConfig(**plain, paper_exact=exact))(grey)[:, 0, 0]
+            expected = (128 / 255 - torch.tensor(config.mean)) / torch.tensor(config.std)
+            torch.testing.assert_close(found, expected)

@@ -1,17 +1,15 @@
 """From what a config names (an architecture, weights, a taxonomy) to the core's HCastConfig and Taxonomy."""
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from hcast_zoo import weights
+from hcast_zoo import trees, weights
 from hcast_zoo.calibration import Calibration
 from hcast_zoo.config import VARIANTS, HCastConfig
 from hcast_zoo.taxonomy import Taxonomy, TaxonomyError
 
 ARCHITECTURES = tuple(name.removeprefix("hcast_") for name in VARIANTS)
-TREES = Path(__file__).parent / "trees"
 
 
 def model_config(arch: str | Mapping, **changes) -> HCastConfig:
@@ -41,8 +39,8 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
     """Return a taxonomy.
 
     Args:
-        source: The name of a data set of the paper (a file in ``trees/``); the name or file of weights; a JSON or CSV
-            file, or a tree of folders; the plain data of :meth:`Taxonomy.to_dict`; or a taxonomy.
+        source: The name of a data set of the paper (see :mod:`hcast_zoo.trees`); the name or file of weights; a JSON or
+            CSV file, or a tree of folders; the plain data of :meth:`Taxonomy.to_dict`; or a taxonomy.
 
     Raises:
         TaxonomyError: if there is none, or it is no tree.
@@ -51,15 +49,15 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
         return source
     if isinstance(source, Mapping):
         return Taxonomy.from_dict(dict(source))
-    if (tree := TREES / f"{source}.json").is_file():
-        return _read_tree(tree)
+    if str(source) in trees.names():
+        return trees.load(str(source))
     if str(source) in weights.packaged() or Path(source).suffix == ".safetensors":
         taxonomy = _content(str(source))[1]
         if taxonomy is None:
             raise TaxonomyError(f"the weights {source} have no taxonomy")
         return taxonomy
     if not Path(source).exists():
-        known = [*sorted(p.stem for p in TREES.glob("*.json")), *weights.packaged()]
+        known = [*trees.names(), *weights.packaged()]
         raise TaxonomyError(f"no taxonomy {str(source)!r}: expected a .json or .csv file, a folder, or one of "
                             f"{', '.join(known)}")
     return Taxonomy.load(source)
@@ -81,37 +79,8 @@ def load_calibration(source: str | Path | Mapping | None, num_levels: int) -> Ca
     return found
 
 
-def leaf_ids(source: str) -> list[str]:
-    """Return the data set's own identifiers of a tree's leaves, such as ImageNet's n01440764, in order.
-
-    Raises:
-        TaxonomyError: if the taxonomy is not one of the trees here that have some.
-    """
-    tree = TREES / f"{source}.json"
-    ids = json.loads(tree.read_text(encoding="utf-8")).get("leaf_ids") if tree.is_file() else None
-    if ids is None:
-        raise TaxonomyError(f"the taxonomy {source!r} has no identifiers of leaves: match by name or order")
-    return ids
-
-
 @functools.lru_cache(maxsize=8)
 def _content(source: str) -> tuple[HCastConfig, Taxonomy | None, Calibration | None]:
     """Read what weights say of themselves once, for all parts of a config that name them."""
     content = weights.read(weights.resolve(source), tensors=False)
     return content.config, content.taxonomy, content.calibration
-
-
-@functools.lru_cache(maxsize=8)
-def _read_tree(file: Path) -> Taxonomy:
-    """Read a tree of the paper: ``paths`` of node indices, and names for the levels whose names are known."""
-    tree = json.loads(file.read_text(encoding="utf-8"))
-    names = [tree["names"].get(level) for level in tree["levels"]]
-    paths = tree["paths"]
-    counts = [max(path[depth] for path in paths) + 1 for depth in range(len(names))]
-    names = [given or [f"{level} {i}" for i in range(count)]
-             for given, level, count in zip(names, tree["levels"], counts)]
-    parents = [[0] * count for count in counts[1:]]
-    for path in paths:
-        for depth, node in enumerate(path[1:]):
-            parents[depth][node] = path[depth]
-    return Taxonomy(tree["levels"], names, parents, tree["dataset"])

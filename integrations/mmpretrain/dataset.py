@@ -8,8 +8,9 @@ from mmpretrain.registry import DATASETS
 
 from hcast_zoo import data as core
 from hcast_zoo.taxonomy import UNKNOWN, Taxonomy, TaxonomyError
+from hcast_zoo.trees import leaf_ids
 
-from .config import leaf_ids, load_taxonomy
+from .config import load_taxonomy
 from .transforms import check_pipeline
 
 
