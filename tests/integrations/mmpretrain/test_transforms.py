@@ -99,8 +99,8 @@ class TestGenerateSuperpixels:
         assert GenerateSuperpixels(num_superpixels=256).config.num_superpixels == 256
         results = GenerateSuperpixels(num_superpixels=64, method="grid")({"img": np.zeros((32, 32, 3), np.uint8)})
         assert torch.equal(results["segments"].long(), superpixels.grid(32, 32, 64))
-        with pytest.raises(ValueError, match="superpixels: expected 'seeds' or 'grid'"):
-            GenerateSuperpixels(method="slic")
+        with pytest.raises(ValueError, match="superpixels: expected 'seeds', 'slic' or 'grid'"):
+            GenerateSuperpixels(method="watershed")
 
 
 class TestPacking:
