@@ -13,7 +13,8 @@ from hcast_zoo.data import HierarchicalDataset
 from hcast_zoo.layouts import DataError, Picture
 from hcast_zoo.prepare import carve, prepare
 from hcast_zoo.taxonomy import Taxonomy
-from tests.paper_archives import (
+
+from .paper_archives import (
     aircraft_files,
     cub_files,
     imagenet_folder,
