@@ -10,6 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable
+from fractions import Fraction
 
 from . import __version__, commands
 from .adapt_config import FREE, AdaptConfig
@@ -53,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_answers(command)
     _add_training(command)
     _add_sharing(command)
+    _add_data(command)
     return parser
 
 
@@ -191,6 +193,24 @@ def _add_sharing(command: Callable) -> None:
     p.add_argument("--json", action="store_true", help="one JSON object")
 
 
+def _add_data(command: Callable) -> None:
+    """Add the commands that make data sets."""
+    tasks = command("data", None, "make a data set from another").add_subparsers(
+        dest="task", metavar="TASK", required=True)
+
+    text = "copy a data set, with labels of the training part known only down to some level, as in real collections"
+    p = tasks.add_parser("free-grain", help=text, description=text)
+    p.set_defaults(run=commands.free_grain)
+    p.add_argument("source", metavar="IN", help=".csv, .jsonl or .parquet file")
+    p.add_argument("output", metavar="OUT", help="file of the same format to write")
+    p.add_argument("--taxonomy", required=True, help=".json or .csv file; its levels name the columns")
+    p.add_argument("--fractions", type=_fraction, nargs="+", required=True, metavar="F",
+                   help="part of the pictures known down to each level, coarse to fine, such as 1/3 1/3 1/3")
+    p.add_argument("--split", default="train", help="part whose labels are cut (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="chooses which pictures (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL,
                         help="weights: name, file, folder, or org/name on the Hub (%(default)s)")
@@ -219,6 +239,14 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
 def _batch_size(text: str) -> int | None:
     """Return a number, or None for ``dynamic``."""
     return None if text == "dynamic" else int(text)
+
+
+def _fraction(text: str) -> Fraction:
+    """Return a number written as ``1/3`` or ``0.25``."""
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"expected a number such as 1/3 or 0.25, got {text!r}") from error
 
 
 def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
