@@ -45,7 +45,12 @@ This page is written by
 ## Decoded by best_path
 
 {accuracy}
-Percent. *From the base* is the difference in FPA with its standard error over the same test pictures{seeds}.
+Percent right, of the whole path (FPA) and at each level.
+
+## Difference from the base
+
+{changes}
+Points, with the standard error over the test pictures, which are the same for both.
 
 ## By decoding
 
@@ -169,8 +174,8 @@ def cut_evenly(labels: torch.Tensor, seed: int) -> torch.Tensor:
     return labels.masked_fill(torch.arange(levels) >= kept[:, None], UNKNOWN)
 
 
-def score(model, test: HierarchicalDataset, taxonomy: Taxonomy) -> tuple[dict, list[int]]:
-    """Return decoding to metrics, and for each picture whether ``best_path`` is right at every level."""
+def score(model, test: HierarchicalDataset, taxonomy: Taxonomy) -> tuple[dict, dict[str, list[int]]]:
+    """Return decoding to metrics, and whether ``best_path`` is right: for each picture, the path and each level."""
     logits, labels = collect_logits(model, test)
     results = {}
     for mode in DECODERS:
@@ -179,7 +184,8 @@ def score(model, test: HierarchicalDataset, taxonomy: Taxonomy) -> tuple[dict, l
         metrics.update(paths, labels)
         results[mode] = metrics.compute()
         if mode == "best_path":
-            right = ((paths == labels) | (labels == UNKNOWN)).all(1).int().tolist()
+            good = ((paths == labels) | (labels == UNKNOWN)).int()
+            right = dict(zip(("path", *taxonomy.levels), [good.amin(1).tolist(), *good.T.tolist()]))
     return results, right
 
 
@@ -193,9 +199,12 @@ def read_results(folder: Path, seeds: list[int]) -> dict[str, list[dict]]:
     return found
 
 
-def difference(arm: list[dict], base: list[dict]) -> tuple[float, float]:
-    """Return the difference in FPA, and its standard error over pictures, in percent; seeds are averaged first."""
-    arm_right, base_right = (np.mean([run["right"] for run in runs], 0) for runs in (arm, base))
+def difference(arm: list[dict], base: list[dict], key: str) -> tuple[float, float]:
+    """Return how much more often an arm is right, in percent, and its standard error over pictures.
+
+    Both are of the same pictures, one by one; seeds are averaged first. ``key`` is ``path`` or a level.
+    """
+    arm_right, base_right = (np.mean([run["right"][key] for run in runs], 0) for runs in (arm, base))
     change = 100 * (arm_right - base_right)
     return float(change.mean()), float(change.std(ddof=1) / len(change) ** 0.5)
 
@@ -205,26 +214,26 @@ def write_report(args: argparse.Namespace, taxonomy: Taxonomy, pictures: int) ->
     found = read_results(args.output, args.seeds)
     any_run = next(iter(found.values()))[0]
     level_metrics = [f"accuracy/{level}" for level in taxonomy.levels]
-    accuracy, decodings, more, less, same = [], [], [], [], []
+    accuracy, decodings, changes, told = [], [], [], []
     for name, runs in found.items():
-        change = "-"
-        if name != BASE and len(found.get(BASE, ())) == len(runs):
-            value, error = difference(runs, found[BASE])
-            change = f"{value:+.2f} ± {error:.2f}"
-            (same if abs(value) < 2 * error else more if value > 0 else less).append(f"`{name}`")
         accuracy.append([name, len(runs), f"{runs[0]['parameters'] / 1e6:.1f}", *(
-            mean(runs, "best_path", metric) for metric in ("fpa", *level_metrics)), change])
+            mean(runs, "best_path", metric) for metric in ("fpa", *level_metrics))])
         decodings.append([name, *(f"{mean(runs, mode, 'fpa')} ({mean(runs, mode, 'tice')})" for mode in DECODERS)])
-    columns = ["arm", "seeds", "M parameters", "FPA", *taxonomy.levels, "from the base"]
-    verdict = [f"{text}: {', '.join(names)}." for text, names in (
-        ("Better than the base by more than two standard errors", more),
-        ("Worse by more than two standard errors", less),
-        ("Not told apart from the base by these runs", same)) if names]
+        if name != BASE and len(found.get(BASE, ())) == len(runs):
+            pairs = {title: difference(runs, found[BASE], key) for title, key in zip(
+                ("FPA", *taxonomy.levels), ("path", *taxonomy.levels))}
+            changes.append([name, *(f"{value:+.2f} ± {error:.2f}" for value, error in pairs.values())])
+            told += [f"`{name}` is {'better' if value > 0 else 'worse'} in {title}"
+                     for title, (value, error) in pairs.items() if abs(value) > 2 * error]
+    verdict = [f"Of {len(changes) * (1 + len(taxonomy.levels))} differences from the base, {len(told)} are larger than "
+               f"two standard errors (about one in twenty would be by chance){': ' if told else '.'}"
+               + "; ".join(told) + ("." if told else "")]
     if missing := [f"`{name}`" for name in ARMS if name not in found]:
         verdict.append(f"Not trained yet: {', '.join(missing)}.")
     report.write(args.docs, "ablation.md", TEXT.format(
-        settings=describe(any_run, taxonomy, pictures), command=command(), accuracy=report.table(columns, accuracy),
-        seeds=", the seeds averaged first" if len(args.seeds) > 1 else " (one seed)",
+        settings=describe(any_run, taxonomy, pictures), command=command(),
+        changes=report.table(["arm", "FPA", *taxonomy.levels], changes),
+        accuracy=report.table(["arm", "seeds", "M parameters", "FPA", *taxonomy.levels], accuracy),
         decodings=report.table(["arm", *DECODERS], decodings), verdict="\n".join(verdict),
         arms="\n".join(f"- `{name}`: {arm.text}." for name, arm in ARMS.items()),
         caveat=CAVEAT.format(epochs=epochs(any_run), one="; there is one seed here" if len(args.seeds) == 1 else "")))

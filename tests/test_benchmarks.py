@@ -276,20 +276,21 @@ def ablation(benchmark, monkeypatch, picture_folder, taxonomy, tmp_path):
 
 
 @pytest.mark.slow
-def test_ablation(ablation, monkeypatch):
+def test_ablation(ablation, monkeypatch, taxonomy):
     text = ablation("--arms", "base", "free_grain")
     assert "Not trained yet: `no_kl`, `grid`, `coarse_to_fine`, `flat_vit`." in text and "one seed here" in text
     text = ablation()
     results = {name: json.loads((ablation.runs / name / "seed-0/result.json").read_text())
                for name in ablation.module.ARMS}
-    assert "Not trained yet" not in text and all(text.count(f"| {name} |") == 2 for name in results)
+    assert "Not trained yet" not in text and all(text.count(f"| {name} |") == 3 - (name == "base") for name in results)
     assert results["base"]["training_labels"] == [12, 12, 12]
     assert results["free_grain"]["training_labels"] == [12, 8, 4]
     assert results["no_kl"]["settings"]["kl_weight"] == 0 and results["base"]["settings"]["kl_weight"] == 0.5
     assert results["coarse_to_fine"]["config"]["head_stages"] == [2, 3, 4]
     assert results["grid"]["config"]["superpixels"] == "grid"
     for result in results.values():
-        assert result["results"]["best_path"]["fpa"] == pytest.approx(100 * np.mean(result["right"]))
+        assert result["results"]["best_path"]["fpa"] == pytest.approx(100 * np.mean(result["right"]["path"]))
+        assert np.mean(result["right"]["path"]) <= min(np.mean(result["right"][level]) for level in taxonomy.levels)
 
     def trained_again(self):
         raise AssertionError("a finished arm is kept")
@@ -302,8 +303,8 @@ def test_ablation(ablation, monkeypatch):
 
 def test_ablation_differences(benchmark):
     difference = benchmark("ablation").difference
-    base, better = [{"right": [0, 0, 1, 0]}], [{"right": [1, 0, 1, 0]}]
-    value, error = difference(better, base)
+    base, better = ([{"right": {"path": right}}] for right in ([0, 0, 1, 0], [1, 0, 1, 0]))
+    value, error = difference(better, base, "path")
     assert value == 25 and error == pytest.approx(100 * np.std([1, 0, 0, 0], ddof=1) / 2)
-    assert difference(base, base) == (0, 0)
-    assert difference([*base, *better], base)[0] == 12.5
+    assert difference(base, base, "path") == (0, 0)
+    assert difference([*base, *better], base, "path")[0] == 12.5
