@@ -11,6 +11,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable
+from fractions import Fraction
 
 from . import __version__, commands
 from .adapt_config import FREE, AdaptConfig
@@ -54,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_answers(command)
     _add_training(command)
+    _add_data(command)
     _add_paper(command)
     _add_sharing(command)
     return parser
@@ -169,9 +171,9 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
 
 
-def _add_paper(command: Callable) -> None:
-    """Add the commands for the paper's data sets and numbers."""
-    p = command("data", None, "prepare the paper's data sets from their owners' archives, or tell about them")
+def _add_data(command: Callable) -> None:
+    """Add the commands that make data sets."""
+    p = command("data", None, "prepare the paper's data sets, tell about them, or cut labels short")
     actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
     text = "unpack archives, check them, and list pictures, labels and splits for train, evaluate and repro"
     p = actions.add_parser("prepare", help=text, description=text)
@@ -188,7 +190,21 @@ def _add_paper(command: Callable) -> None:
     p.set_defaults(run=commands.data_info)
     p.add_argument("dataset", nargs="?", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
     p.add_argument("--json", action="store_true", help="one JSON object a data set")
+    text = "copy a data set, with labels of the training part known only down to some level, as in real collections"
+    p = actions.add_parser("free-grain", help=text, description=text)
+    p.set_defaults(run=commands.free_grain)
+    p.add_argument("source", metavar="IN", help=".csv, .jsonl or .parquet file")
+    p.add_argument("output", metavar="OUT", help="file of the same format to write")
+    p.add_argument("--taxonomy", required=True, help=".json or .csv file; its levels name the columns")
+    p.add_argument("--fractions", type=_fraction, nargs="+", required=True, metavar="F",
+                   help="part of the pictures known down to each level, coarse to fine, such as 1/3 1/3 1/3")
+    p.add_argument("--split", default="train", help="part whose labels are cut (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="chooses which pictures (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
 
+
+def _add_paper(command: Callable) -> None:
+    """Add the commands for the paper's recipes and numbers."""
     p = command("recipes", commands.recipes, "list the settings that `train --recipe NAME` takes, or show one's")
     p.add_argument("recipe", nargs="?", metavar="NAME", help="recipe to show, as JSON")
 
@@ -268,6 +284,14 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
 def _batch_size(text: str) -> int | None:
     """Return a number, or None for ``dynamic``."""
     return None if text == "dynamic" else int(text)
+
+
+def _fraction(text: str) -> Fraction:
+    """Return a number written as ``1/3`` or ``0.25``."""
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"expected a number such as 1/3 or 0.25, got {text!r}") from error
 
 
 def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:

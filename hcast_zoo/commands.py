@@ -437,6 +437,24 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def free_grain(args: argparse.Namespace) -> int:
+    """Write a data set whose labels end early; print how many pictures are known down to each level."""
+    from .free_grain import write_free_grain
+    from .taxonomy import Taxonomy
+
+    made = write_free_grain(args.source, args.output, Taxonomy.load(args.taxonomy), args.fractions, args.split,
+                            args.seed)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(made)))
+    else:
+        for level, pictures in made.known_down_to.items():
+            print(f"{level}\t{pictures}")
+    if made.leaves_left < made.leaves:
+        print(f"{made.leaves - made.leaves_left} of {made.leaves} leaves have no picture that is labelled to the end",
+              file=sys.stderr)
+    return 0
+
+
 def mm_train(args: argparse.Namespace) -> int:
     """Train by an mmpretrain config."""
     try:

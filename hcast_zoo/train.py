@@ -25,6 +25,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
+from torchvision.transforms import Grayscale
 from tqdm import tqdm
 
 from . import weights
@@ -35,7 +36,7 @@ from .losses import HierarchicalLoss, soft_targets
 from .model import HCast
 from .processes import Processes, copy_buffers
 from .train_config import CHANGEABLE, TrainConfig
-from .transforms import eval_transform
+from .transforms import eval_transform, normalization
 
 
 class HierarchicalMixup(Mixup):
@@ -271,17 +272,22 @@ def has_accelerator() -> bool:
 
 
 def train_transform(config: HCastConfig, settings: TrainConfig):
-    """Return timm's training augmentation, from a PIL RGB picture to a normalised (3, H, W) float32 tensor."""
+    """Return timm's training augmentation, from a PIL RGB picture to a normalised (in_chans, H, W) float32 tensor."""
     policy = settings.auto_augment or None
     if policy and policy.startswith("rand") and "mmax" not in policy:
         policy += "-mmax9"  # at magnitude 10 timm posterises to 0 bits, which Pillow 13 refuses
     # Behaviour 24: the official code trains with ImageNet's normalisation, whatever it evaluates with.
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if settings.paper_exact else (config.mean, config.std)
-    return timm.data.create_transform(
+    mean, std = normalization(
+        config.replace(mean=IMAGENET_MEAN, std=IMAGENET_STD) if settings.paper_exact else config)
+    transform = timm.data.create_transform(
         config.image_size, is_training=True, scale=(settings.crop_scale, 1.0), hflip=settings.hflip,
         color_jitter=settings.color_jitter, auto_augment=policy,
         interpolation=config.interpolation, mean=mean, std=std, re_prob=settings.random_erasing,
         re_mode="pixel", use_prefetcher=False)
+    if config.in_chans == 1:  # after timm's augmentations, some of which want colours
+        to_tensor = [isinstance(step, timm.data.transforms.MaybeToTensor) for step in transform.transforms].index(True)
+        transform.transforms.insert(to_tensor, Grayscale(1))
+    return transform
 
 
 def make_mixup(config: HCastConfig, settings: TrainConfig) -> HierarchicalMixup | None:

@@ -18,7 +18,7 @@ class TrainConfig:
         lr: Peak learning rate for 512 pictures a step; scaled by the true number.
         warmup_lr: Learning rate of the first step, not scaled.
         min_lr: Learning rate at the end, not scaled.
-        warmup_epochs: Epochs of linear growth.
+        warmup_epochs: Epochs of linear growth; may be a fraction.
         weight_decay: AdamW's, on matrices.
         clip_grad: Largest L2 norm of the gradient; None for no limit.
         ema_decay: Decay of the average weights a step, with warm-up; 0 for none. They are what is evaluated and kept.
@@ -52,7 +52,7 @@ class TrainConfig:
     lr: float = 5e-4
     warmup_lr: float = 1e-6
     min_lr: float = 1e-5
-    warmup_epochs: int = 5
+    warmup_epochs: float = 5
     weight_decay: float = 0.05
     clip_grad: float | None = None
     ema_decay: float = 0.99996

@@ -105,7 +105,14 @@ def to_tensor(config: HCastConfig) -> list:
     """Return the last steps of every preprocessing: float32 in [0, 1], channels first, normalisation."""
     # ToTensor divides by 255, as timm's and the official loaders do; v2 multiplies by 1/255, which moves last bits.
     grey = [tv.Grayscale(1)] if config.in_chans == 1 else []
-    return [*grey, tv.ToTensor(), tv.Normalize(config.mean, config.std)]
+    return [*grey, tv.ToTensor(), tv.Normalize(*normalization(config))]
+
+
+def normalization(config: HCastConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return means and deviations, a value a channel; of grey pictures their averages, as in SEEDS."""
+    if config.in_chans != 1:
+        return config.mean, config.std
+    return (sum(config.mean) / len(config.mean),), (sum(config.std) / len(config.std),)
 
 
 def to_8_bit(picture: Image.Image) -> Image.Image:

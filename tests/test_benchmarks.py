@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from hcast_zoo import weights
 from hcast_zoo.calibration import Calibration
+from hcast_zoo.config import VARIANTS
 from hcast_zoo.explain import agreement
 from hcast_zoo.metrics import full_path_accuracy
 from hcast_zoo.train_config import TrainConfig
@@ -273,3 +275,61 @@ def test_adaptation_command(run, masked_files, tiny_weights, tmp_path):
     assert len(rows) == 1 and float(rows[0][3]) > float(rows[0][2])
     assert "Adapting to the predicted path" in text and "calibrated on: nothing" in text
     assert (tmp_path / "docs/images/adaptation.png").exists()
+
+
+@pytest.fixture
+def ablation(benchmark, monkeypatch, picture_folder, taxonomy, tmp_path):
+    """Run the ablation's command with a tiny variant on few pictures; return the report."""
+    module = benchmark("ablation")
+    shutil.copytree(picture_folder / "val", picture_folder / "test")
+    taxonomy.save(tmp_path / "taxonomy.json")
+    monkeypatch.setitem(VARIANTS, "hcast_test", dict(embed_dim=48, num_heads=3, depths=(1, 1, 1, 1)))
+    # As many parameters need dozens of narrow blocks, and a second to find their number.
+    flat = dataclasses.replace(module.ARMS["flat_vit"], config=lambda c: module.flat_vit.flat_config(c, 4))
+    monkeypatch.setitem(module.ARMS, "flat_vit", flat)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", [
+            "benchmarks/ablation.py", "--data", str(picture_folder), "--taxonomy", str(tmp_path / "taxonomy.json"),
+            "--output", str(tmp_path / "runs"), "--model", "hcast_test", "--image-size", "32", "--num-superpixels",
+            "16", "--num-clusters", "8", "4", "2", "2", "--epochs", "1", "--batch-size", "4", "--warmup-epochs", "0",
+            "--workers", "0", "--docs", str(tmp_path / "docs"), *arguments])
+        module.main()
+        return (tmp_path / "docs/ablation.md").read_text()
+    call.module, call.runs = module, tmp_path / "runs"
+    return call
+
+
+@pytest.mark.slow
+def test_ablation(ablation, monkeypatch, taxonomy):
+    text = ablation("--arms", "base", "free_grain")
+    assert "Not trained yet: `no_kl`, `grid`, `coarse_to_fine`, `flat_vit`." in text and "one seed here" in text
+    text = ablation()
+    results = {name: json.loads((ablation.runs / name / "seed-0/result.json").read_text())
+               for name in ablation.module.ARMS}
+    assert "Not trained yet" not in text and all(text.count(f"| {name} |") == 3 - (name == "base") for name in results)
+    assert results["base"]["training_labels"] == [12, 12, 12]
+    assert results["free_grain"]["training_labels"] == [12, 8, 4]
+    assert results["no_kl"]["settings"]["kl_weight"] == 0 and results["base"]["settings"]["kl_weight"] == 0.5
+    assert results["coarse_to_fine"]["config"]["head_stages"] == [2, 3, 4]
+    assert results["grid"]["config"]["superpixels"] == "grid"
+    for result in results.values():
+        assert result["results"]["best_path"]["fpa"] == pytest.approx(100 * np.mean(result["right"]["path"]))
+        assert np.mean(result["right"]["path"]) <= min(np.mean(result["right"][level]) for level in taxonomy.levels)
+
+    def trained_again(self):
+        raise AssertionError("a finished arm is kept")
+
+    monkeypatch.setattr(ablation.module.Run, "train", trained_again)
+    assert ablation() == text
+    with pytest.raises(SystemExit, match="finished run with other settings"):
+        ablation("--lr", "1")
+
+
+def test_ablation_differences(benchmark):
+    difference = benchmark("ablation").difference
+    base, better = ([{"right": {"path": right}}] for right in ([0, 0, 1, 0], [1, 0, 1, 0]))
+    value, error = difference(better, base, "path")
+    assert value == 25 and error == pytest.approx(100 * np.std([1, 0, 0, 0], ddof=1) / 2)
+    assert difference(base, base, "path") == (0, 0)
+    assert difference([*base, *better], base, "path")[0] == 12.5

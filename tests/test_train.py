@@ -10,12 +10,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from timm.scheduler import CosineLRScheduler
+from torchvision import transforms as tv
 
 from hcast_zoo import weights
 from hcast_zoo.data import HierarchicalDataset
 from hcast_zoo.losses import soft_targets
+from hcast_zoo.predict import Predictor
+from hcast_zoo.segment import segment_picture
 from hcast_zoo.train import HierarchicalMixup, Run, train_transform
 from hcast_zoo.train_config import TrainConfig
+from hcast_zoo.transforms import read_picture
 
 SETTINGS = dict(epochs=2, batch_size=4, workers=0, warmup_epochs=1, lr=0.1, ema_decay=0.9, checkpoint_steps=2)
 
@@ -135,6 +139,20 @@ def test_weight_decay_leaves_tokens_and_norms_alone(picture_folder, taxonomy, ti
     assert "heads.0.weight" in decayed and "stages.0.blocks.0.attn.qkv.weight" in decayed
     assert not {"cls_token", "pos_embed", "norm.weight", "heads.0.bias"} & decayed
     assert train_transform(tiny_config, TrainConfig(auto_augment="rand-m10-mstd9")) is not None
+
+
+@pytest.mark.parametrize("mean", [(0.5,), (0.485, 0.456, 0.406)])
+def test_a_model_of_one_channel_trains_and_answers(picture_folder, taxonomy, tiny_config, tmp_path, mean):
+    config = tiny_config.replace(in_chans=1, mean=mean, std=mean)
+    make_run(picture_folder, taxonomy, config, tmp_path / "run", epochs=1, warmup_epochs=0.5).train()
+    predictor = Predictor(tmp_path / "run/last.safetensors")
+    picture = next((picture_folder / "val").rglob("*.png"))
+    assert len(next(predictor.predict([picture])).path) == 3
+    average = sum(mean) / len(mean)
+    seen = predictor.transform(read_picture(picture)) * average + average
+    grey = tv.Compose([tv.Grayscale(1), tv.Resize(32, tv.InterpolationMode.BICUBIC), tv.ToTensor()])
+    torch.testing.assert_close(seen, grey(read_picture(picture)), atol=2 / 255, rtol=0)  # rounded in another order
+    assert len(segment_picture(predictor, picture).readings) == 3
 
 
 @pytest.mark.slow

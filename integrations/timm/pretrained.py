@@ -163,7 +163,9 @@ def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> 
     fields = {**tag.config.to_dict(), "mean": cfg.mean, "std": cfg.std, "interpolation": cfg.interpolation,
               "crop_pct": cfg.crop_pct, **NO_DROP}
     fields.update({k: v for k, v in saved.items() if k in MODEL_FIELDS and v is not None})
-    taxonomy = Taxonomy.from_dict(saved["taxonomy"]) if saved.get("taxonomy") else tag.taxonomy
+    taxonomy = tag.taxonomy
+    if saved.get("taxonomy") or saved.get("level_classes"):  # its levels may have lost their names since the tag
+        taxonomy = Taxonomy.from_dict(saved["taxonomy"]) if saved.get("taxonomy") else None
 
     if is_exportable() and fields["superpixels"] == "seeds":
         fields["superpixels"] = "grid"  # so that the model gives what its graph will, in which SEEDS cannot run

@@ -1,0 +1,275 @@
+"""What is each part worth? The same small training, once as the paper has it and once for each part left out.
+
+    python benchmarks/ablation.py --data emoji_art.parquet --taxonomy taxonomy.json --output runs/ablation
+
+Writes docs/ablation.md, and again after each arm. Every arm and seed is a run folder; the same command goes on with a
+run that was stopped, and keeps those that are finished. The options make it small enough for a laptop, or larger.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import flat_vit
+import numpy as np
+import report
+import torch
+
+from hcast_zoo import HCastConfig, HierarchicalDataset, Taxonomy, weights
+from hcast_zoo.card import code_version
+from hcast_zoo.decode import DECODERS, decode
+from hcast_zoo.evaluate import collect_logits
+from hcast_zoo.free_grain import deal_levels
+from hcast_zoo.metrics import HierarchicalMetrics
+from hcast_zoo.taxonomy import UNKNOWN
+from hcast_zoo.train import Run, write_atomically
+from hcast_zoo.train_config import TrainConfig
+from hcast_zoo.transforms import eval_transform
+
+SETTINGS = dict(min_lr=1e-6, clip_grad=1.0, ema_decay=0.99, mixup=0.0, cutmix=0.0, auto_augment="", color_jitter=0.0,
+                random_erasing=0.0, crop_scale=0.6, random_background=True, cache=True)
+BASE = "base"
+
+TEXT = """# What is each part worth?
+
+{settings}
+
+This page is written by
+
+    {command}
+
+## Decoded by best_path
+
+{accuracy}
+Percent right, of the whole path (FPA) and at each level.
+
+## Difference from the base
+
+{changes}
+Points, with the standard error over the test pictures, which are the same for both.
+
+## By decoding
+
+{decodings}
+FPA, and TICE in brackets (predictions that are no path of the tree; lower is better).
+
+## The arms
+
+{arms}
+
+## What this says, and what it does not
+
+{verdict}
+
+{caveat}
+"""
+CAVEAT = """The runs are from scratch and {epochs} long: the fewer, the more this compares beginnings. A part may help
+early and not late, or the other way round. The error tells what other test pictures would change, not what another seed
+would{one}. The paper's own ablations start from weights trained on ImageNet and are much larger. On a machine with a
+GPU, give more epochs, 96 pixels and three seeds:
+
+    python benchmarks/ablation.py --data emoji_art.parquet --taxonomy taxonomy.json --output runs/ablation \\
+        --image-size 96 --num-superpixels 36 --num-clusters 16 8 4 4 --epochs 100 --seeds 0 1 2
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        text: What is different.
+        config: From the base's config to its own.
+        settings: Settings that differ from the base's.
+        run: The trainer.
+        even: Labels are cut, an equal part of the training pictures to each level.
+    """
+
+    text: str
+    config: Callable[[HCastConfig], HCastConfig] = lambda config: config
+    settings: dict = dataclasses.field(default_factory=dict)
+    run: type[Run] = Run
+    even: bool = False
+
+
+ARMS = {
+    BASE: Arm("H-CAST as it is: superpixels, fine levels on early stages, Tree-path KL of weight 0.5, full labels"),
+    "free_grain": Arm("labels known down to the coarsest level for an equal part of the training pictures, to the next "
+                      "for another, and so on (`hcast-zoo data free-grain`)", even=True),
+    "no_kl": Arm("no Tree-path KL", settings={"kl_weight": 0.0}),
+    "grid": Arm("equal squares in place of superpixels", lambda config: config.replace(superpixels="grid")),
+    "coarse_to_fine": Arm("heads the other way round: the coarsest level on the earliest stage, the finest on the last",
+                          lambda config: config.replace(head_stages=config.head_stages[::-1])),
+    "flat_vit": Arm("a ViT of as many parameters, with square patches and the heads of all levels on its class token "
+                    "(benchmarks/flat_vit.py)", flat_vit.flat_config, run=flat_vit.FlatRun),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="data set with splits train, val and test")
+    parser.add_argument("--taxonomy", required=True, help=".json or .csv file")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="which to train (all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--model", default="hcast_tiny", help="variant (%(default)s)")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--num-superpixels", type=int, default=16)
+    parser.add_argument("--num-clusters", type=int, nargs=4, default=[12, 8, 4, 4])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--warmup-epochs", type=float, default=1)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=1.2e-2, help="for 512 pictures a step (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
+    args = parser.parse_args()
+    taxonomy = Taxonomy.load(args.taxonomy)
+    config = HCastConfig.from_variant(args.model, level_classes=taxonomy.level_classes, image_size=args.image_size,
+                                      num_superpixels=args.num_superpixels, num_clusters=args.num_clusters)
+    settings = TrainConfig(epochs=args.epochs, eval_epochs=args.epochs, warmup_epochs=args.warmup_epochs,
+                           batch_size=args.batch_size, lr=args.lr, workers=args.workers, **SETTINGS)
+    test = HierarchicalDataset.load(args.data, taxonomy, "test", cache=True, skip_broken=False)
+    for seed in args.seeds:
+        for name in args.arms:
+            folder = args.output / name / f"seed-{seed}"
+            arm_settings = dataclasses.replace(settings, seed=seed, **ARMS[name].settings)
+            measure(ARMS[name], folder, ARMS[name].config(config), arm_settings, args.data, taxonomy, test)
+            write_report(args, taxonomy, len(test))
+
+
+def measure(arm: Arm, folder: Path, config: HCastConfig, settings: TrainConfig, data: str, taxonomy: Taxonomy,
+            test: HierarchicalDataset) -> None:
+    """Train one arm to the end, unless that is done, and write its numbers to ``result.json``."""
+    file, facts = folder / "result.json", {"config": config.to_dict(), "settings": dataclasses.asdict(settings)}
+    if file.exists():
+        found = json.loads(file.read_text())
+        if {key: found[key] for key in facts} != json.loads(json.dumps(facts)):
+            raise SystemExit(f"{folder} holds a finished run with other settings: choose another --output")
+        return
+    train_set, val_set = (HierarchicalDataset.load(data, taxonomy, split, cache=True) for split in ("train", "val"))
+    if arm.even:
+        train_set.labels = cut_evenly(train_set.labels, settings.seed)
+    run = arm.run(config, settings, train_set, val_set, folder)
+    run.train()
+    # Nothing is chosen on the validation pictures: these are the average weights after the last step.
+    model = run.make_model()
+    model.load_state_dict({key: value.float() for key, value in weights.load(
+        folder / "last.safetensors").state_dict.items()})
+    test.transform = eval_transform(config)
+    results, right = score(model.eval(), test, taxonomy)
+    known = [int(n) for n in (train_set.labels != UNKNOWN).sum(0)]
+    write_atomically(file, json.dumps({
+        **facts, "parameters": flat_vit.parameters(model), "training_labels": known, "results": results,
+        "right": right, "code": code_version(), "torch": torch.__version__.split("+")[0]}))
+
+
+def cut_evenly(labels: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return (S, L) labels of which an equal part ends at each level."""
+    levels = labels.shape[1]
+    kept = torch.from_numpy(deal_levels(labels.tolist(), [Fraction(1, levels)] * levels, seed))
+    return labels.masked_fill(torch.arange(levels) >= kept[:, None], UNKNOWN)
+
+
+def score(model, test: HierarchicalDataset, taxonomy: Taxonomy) -> tuple[dict, dict[str, list[int]]]:
+    """Return decoding to metrics, and whether ``best_path`` is right: for each picture, the path and each level."""
+    logits, labels = collect_logits(model, test)
+    results = {}
+    for mode in DECODERS:
+        paths = decode(logits, taxonomy, mode).paths
+        metrics = HierarchicalMetrics(taxonomy)
+        metrics.update(paths, labels)
+        results[mode] = metrics.compute()
+        if mode == "best_path":
+            good = ((paths == labels) | (labels == UNKNOWN)).int()
+            right = dict(zip(("path", *taxonomy.levels), [good.amin(1).tolist(), *good.T.tolist()]))
+    return results, right
+
+
+def read_results(folder: Path, seeds: list[int]) -> dict[str, list[dict]]:
+    """Return the results of the finished runs of each arm, in the order of the seeds."""
+    found = {}
+    for name in ARMS:
+        files = [folder / name / f"seed-{seed}" / "result.json" for seed in seeds]
+        if results := [json.loads(file.read_text()) for file in files if file.exists()]:
+            found[name] = results
+    return found
+
+
+def difference(arm: list[dict], base: list[dict], key: str) -> tuple[float, float]:
+    """Return how much more often an arm is right, in percent, and its standard error over pictures.
+
+    Both are of the same pictures, one by one; seeds are averaged first. ``key`` is ``path`` or a level.
+    """
+    arm_right, base_right = (np.mean([run["right"][key] for run in runs], 0) for runs in (arm, base))
+    change = 100 * (arm_right - base_right)
+    return float(change.mean()), float(change.std(ddof=1) / len(change) ** 0.5)
+
+
+def write_report(args: argparse.Namespace, taxonomy: Taxonomy, pictures: int) -> None:
+    """Write docs/ablation.md from the runs that are finished."""
+    found = read_results(args.output, args.seeds)
+    any_run = next(iter(found.values()))[0]
+    level_metrics = [f"accuracy/{level}" for level in taxonomy.levels]
+    accuracy, decodings, changes, told = [], [], [], []
+    for name, runs in found.items():
+        accuracy.append([name, len(runs), f"{runs[0]['parameters'] / 1e6:.1f}", *(
+            mean(runs, "best_path", metric) for metric in ("fpa", *level_metrics))])
+        decodings.append([name, *(f"{mean(runs, mode, 'fpa')} ({mean(runs, mode, 'tice')})" for mode in DECODERS)])
+        if name != BASE and len(found.get(BASE, ())) == len(runs):
+            pairs = {title: difference(runs, found[BASE], key) for title, key in zip(
+                ("FPA", *taxonomy.levels), ("path", *taxonomy.levels))}
+            changes.append([name, *(f"{value:+.2f} ± {error:.2f}" for value, error in pairs.values())])
+            told += [f"`{name}` is {'better' if value > 0 else 'worse'} in {title}"
+                     for title, (value, error) in pairs.items() if abs(value) > 2 * error]
+    verdict = [f"Of {len(changes) * (1 + len(taxonomy.levels))} differences from the base, {len(told)} are larger than "
+               f"two standard errors (about one in twenty would be by chance){': ' if told else '.'}"
+               + "; ".join(told) + ("." if told else "")]
+    if missing := [f"`{name}`" for name in ARMS if name not in found]:
+        verdict.append(f"Not trained yet: {', '.join(missing)}.")
+    report.write(args.docs, "ablation.md", TEXT.format(
+        settings=describe(any_run, taxonomy, pictures), command=command(),
+        changes=report.table(["arm", "FPA", *taxonomy.levels], changes),
+        accuracy=report.table(["arm", "seeds", "M parameters", "FPA", *taxonomy.levels], accuracy),
+        decodings=report.table(["arm", *DECODERS], decodings), verdict="\n".join(verdict),
+        arms="\n".join(f"- `{name}`: {arm.text}." for name, arm in ARMS.items()),
+        caveat=CAVEAT.format(epochs=epochs(any_run), one="; there is one seed here" if len(args.seeds) == 1 else "")))
+
+
+def mean(runs: list[dict], mode: str, metric: str) -> str:
+    """Return the mean of a metric over runs, with the deviation if there are several."""
+    values = [run["results"][mode][metric] for run in runs]
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
+
+
+def describe(run: dict, taxonomy: Taxonomy, pictures: int) -> str:
+    """Return a paragraph on how all arms were trained and measured."""
+    c, s = run["config"], run["settings"]
+    tokens = ", ".join(map(str, c["num_clusters"][:-1]))
+    return (
+        f"Every arm is {c['embed_dim']} wide and sees {c['image_size']}x{c['image_size']} pixels as "
+        f"{c['num_superpixels']} tokens, which the stages of H-CAST make {tokens}. "
+        f"It is trained from scratch for {epochs(run)} of {run['training_labels'][0]:,} pictures, {s['batch_size']} a "
+        f"step, with AdamW, by one schedule and the same seeds, and measured on the {pictures} test pictures of "
+        f"{taxonomy.name or 'the data'} with the average weights after the last step. Code: {run['code']}, torch "
+        f"{run['torch']}.")
+
+
+def epochs(run: dict) -> str:
+    """Return the number of epochs in words."""
+    count = run["settings"]["epochs"]
+    return f"{count} epoch{'s' if count > 1 else ''}"
+
+
+def command() -> str:
+    """Return the command line, without the paths of this machine."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return " ".join(["python benchmarks/ablation.py", *words])
+
+
+if __name__ == "__main__":
+    main()
