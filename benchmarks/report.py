@@ -69,6 +69,26 @@ def table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_section(docs: Path, name: str, key: str, text: str, options: str = "") -> None:
+    """Replace a part of a report that several benchmarks write, each its own part, and tell its provenance.
+
+    Args:
+        docs: Folder of the report, which has ``<!-- key -->`` and ``<!-- /key -->`` around the part.
+        name: File in it.
+        key: The part.
+        text: Markdown.
+        options: Of the command line that wrote it.
+    """
+    page, (begin, end) = (docs / name).read_text(encoding="utf-8"), (f"<!-- {key} -->\n", f"<!-- /{key} -->")
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{docs / name}: expected the marks {begin.strip()} and {end}")
+    command = f"python benchmarks/{Path(sys.argv[0]).name} {options}".strip()
+    origin = f"Measured by `{command}`, {code_version()}, {date.today().isoformat()}."
+    write(docs, name, f"{before}{begin}\n{text}\n{textwrap.fill(origin, 120, break_on_hyphens=False)}\n\n{end}{after}")
+
+
 def write(docs: Path, name: str, text: str) -> None:
     """Write a report, and say where it is."""
     docs.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,12 @@ progress to stderr. Each function returns the exit code.
 import argparse
 import dataclasses
 import importlib
-import json
 import os
 import sys
 
 from .adapt_config import AdaptConfig
 from .config import VARIANTS
+from .text import printable, to_json
 from .train_config import TrainConfig
 
 
@@ -42,11 +42,11 @@ def predict(args: argparse.Namespace) -> int:
     for prediction in bar:
         failed += prediction.error is not None
         if args.json:
-            print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
+            print(to_json(prediction.to_dict()), flush=True)
         elif prediction.error is not None:
-            print(f"{_printable(prediction.file)}: {_printable(prediction.error)}", file=sys.stderr)
+            print(f"{printable(prediction.file)}: {printable(prediction.error)}", file=sys.stderr)
         else:
-            print(_printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
+            print(printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -71,7 +71,7 @@ def _predict_parts(args: argparse.Namespace, predictor, files: list[str], option
             bar.update(pictures * processes.count)
     done, failed = (sum(numbers) for numbers in zip(*processes.gather((done, failed))))
     if processes.is_main:
-        print(json.dumps({"output": args.output, "pictures": done, "failed": failed}))
+        print(to_json({"output": args.output, "pictures": done, "failed": failed}))
         if failed:
             print(f"{failed} of {done} pictures failed", file=sys.stderr)
     # A launcher would take any other code for a crash, and start the job again.
@@ -97,16 +97,16 @@ def segment(args: argparse.Namespace) -> int:
             failed += 1
             text = str(error).removeprefix(f"{file}: ")
             if args.json:
-                print(json.dumps({"file": file, "error": text}, ensure_ascii=False), flush=True)
+                print(to_json({"file": file, "error": text}), flush=True)
             else:
-                print(f"{_printable(file)}: {_printable(text)}", file=sys.stderr)
+                print(f"{printable(file)}: {printable(text)}", file=sys.stderr)
             continue
         folder = make_folder(args.output, file)
         write(segmented, folder, args.write)
         if args.json:
-            print(json.dumps({**segmented.to_dict(), "output": str(folder)}, ensure_ascii=False), flush=True)
+            print(to_json({**segmented.to_dict(), "output": str(folder)}), flush=True)
         else:
-            print(_printable(f"{file}: {_sentence(segmented.prediction)} -> {folder}"), flush=True)
+            print(printable(f"{file}: {_sentence(segmented.prediction)} -> {folder}"), flush=True)
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -130,11 +130,11 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.card:
         _record(args, results, content.taxonomy.name, len(dataset))
     if args.json:
-        print(json.dumps({"model": args.model, "data": args.data, "split": args.split, "pictures": len(dataset),
+        print(to_json({"model": args.model, "data": args.data, "split": args.split, "pictures": len(dataset),
                           "num_clusters": args.num_clusters, "results": results}))
         return 0
     names = list(next(iter(results.values())))
-    print("\t".join(["decoding", *names]))
+    print("\t".join(["decoding", *map(printable, names)]))
     for mode, values in results.items():
         print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
     return 0
@@ -161,13 +161,13 @@ def adapt(args: argparse.Namespace) -> int:
     adapted = adapt_picture(predictor, args.picture, args.target, feedback=args.feedback or "target", config=config)
     output = write_sheet(adapted, args.output) if args.output else None
     if args.json:
-        print(json.dumps({**adapted.to_dict(), "output": output and str(output)}, ensure_ascii=False))
+        print(to_json({**adapted.to_dict(), "output": output and str(output)}))
         return 0
     for when, prediction in (("before", adapted.before), ("after", adapted.after)):
-        print(_printable(f"{when}: {_sentence(prediction)}"))
+        print(printable(f"{when}: {_sentence(prediction)}"))
     if adapted.probability is not None:
         before, after = adapted.probability
-        print(_printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
+        print(printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
     changes = ", ".join(f"{change:.1f} % at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
     print(f"pixel pairs joined or parted: {changes}")
     if output:
@@ -201,13 +201,13 @@ def calibrate(args: argparse.Namespace) -> int:
     after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
     weights.save(content, args.output)
     if args.json:
-        print(json.dumps({"output": args.output, "pictures": len(labels), "calibration": content.calibration.to_dict(),
+        print(to_json({"output": args.output, "pictures": len(labels), "calibration": content.calibration.to_dict(),
                           "before": before, "after": after}))
         return 0
     print("\t".join(["of", "temperature", "ece before", "ece after"]))
     temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
     for (name, error), temperature in zip(before.items(), temperatures):
-        print(f"{name.removeprefix('ece/')}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
+        print(f"{printable(name.removeprefix('ece/'))}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
     return 0
 
 
@@ -235,7 +235,7 @@ def train(args: argparse.Namespace) -> int:
     run = Run(config, settings, train_set, val_set, args.output, init)
     best = run.train()
     if run.processes.is_main:
-        print(json.dumps({"best_val_fpa": best, "weights": os.path.join(args.output, "best.safetensors")}))
+        print(to_json({"best_val_fpa": best, "weights": os.path.join(args.output, "best.safetensors")}))
     run.accelerator.end_training()
     return 0
 
@@ -263,7 +263,7 @@ def export(args: argparse.Namespace) -> int:
     exported = run(args.model, args.output, args.format, batch_size=args.batch_size, num_clusters=args.num_clusters,
                    opset=args.opset, check=not args.no_check)
     if args.json:
-        print(json.dumps(dataclasses.asdict(exported)))
+        print(to_json(dataclasses.asdict(exported)))
         return 0
     opset = f", opset {exported.opset}" if exported.opset else ""
     checked = "not checked" if args.no_check else f"largest difference from the model {exported.difference:.1e}"
@@ -288,7 +288,7 @@ def publish(args: argparse.Namespace) -> int:
         evaluations = card.read_evaluations(args.evaluations) if args.evaluations else None
         published = publish_model(args.model, args.repo, evaluations=evaluations, preview=args.preview, **options)
     if args.json:
-        print(json.dumps(dataclasses.asdict(published)))
+        print(to_json(dataclasses.asdict(published)))
         return 0
     for file in published.files:
         print(f"{file.name}\t{file.size}\t{file.sha256}")
@@ -303,7 +303,7 @@ def info(args: argparse.Namespace) -> int:
     if args.model is None:
         index = weights.packaged()
         for name, entry in index.items():
-            print(json.dumps({"name": name, **entry}) if args.json else f"{name}\t{entry.get('description', '')}")
+            print(to_json({"name": name, **entry}) if args.json else f"{name}\t{entry.get('description', '')}")
         return 0
     content = weights.load(args.model)
     description = {
@@ -314,7 +314,7 @@ def info(args: argparse.Namespace) -> int:
         "calibration": content.calibration and content.calibration.to_dict(),
         "metadata": content.metadata,
     }
-    print(json.dumps(description, ensure_ascii=False, indent=None if args.json else 1))
+    print(to_json(description, None if args.json else 1))
     return 0
 
 
@@ -349,8 +349,3 @@ def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -
     command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
     card.record(args.card, args.model, card.Evaluation(
         card.checksum(args.model), data or file, args.split, pictures, results, command, card.code_version()))
-
-
-def _printable(text: str) -> str:
-    """Return text without control characters, which could write to the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

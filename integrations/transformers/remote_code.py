@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 CORE_MODULES = ("calibration", "config", "decode", "layers", "losses", "model", "pooling", "restriction", "superpixels",
-                "taxonomy", "transforms")
+                "taxonomy", "text", "transforms")
 MODULES = ("configuration_hcast", "image_processing_hcast", "modeling_hcast", "pipeline_hcast")
 AUTO_MAP = {
     "AutoConfig": "configuration_hcast.HCastConfig",
