@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -74,7 +75,7 @@ class Pictures(Reader):
         alpha.putalpha(rgb.convert("L"))
         exif = Image.Exif()
         exif[0x0112] = 6
-        noise = Image.effect_noise((30, 20), 60)
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8))
         self.png = [save(p, "PNG") for p in (rgb, alpha, rgb.quantize(8), noise, noise.convert("1"),
                                              noise.convert("I").convert("I;16"))]
         self.seeds = [

@@ -14,6 +14,8 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from . import __version__, weights
+from .files import write_whole
+from .text import printable
 from .weights import Weights
 
 METRICS = {"fpa": "FPA", "tice": "TICE", "wap": "wAP"}
@@ -115,9 +117,9 @@ def record(path: str | Path, source: str, evaluation: Evaluation) -> None:
     kept = [e for e in read_evaluations(path.with_suffix(".json"))
             if e.sha256 == evaluation.sha256 and (e.data, e.split) != (evaluation.data, evaluation.split)]
     evaluations = [*kept, evaluation]
-    path.with_suffix(".json").write_text(
-        json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n", encoding="utf-8")
-    path.write_text(render(weights.load(source), evaluations, path.stem), encoding="utf-8")
+    text = render(weights.load(source), evaluations, path.stem)
+    write_whole(path.with_suffix(".json"), json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
+    write_whole(path, text)
 
 
 def read_evaluations(path: str | Path) -> list[Evaluation]:
@@ -169,7 +171,7 @@ def _hub_results(evaluation: Evaluation) -> list[EvalResult]:
 
 def plain(text: str) -> str:
     """Return text as one Markdown paragraph that holds no markup, control character or table bar."""
-    text = " ".join("".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text).split())
+    text = " ".join(printable(" ".join(text.split())).split())
     for character in "\\`*[]|":
         text = text.replace(character, f"\\{character}")
     return text.replace("<", "&lt;")

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import importlib
 import os
+import shutil
 import sys
 
 from .adapt_config import AdaptConfig
@@ -102,7 +103,11 @@ def segment(args: argparse.Namespace) -> int:
                 print(f"{printable(file)}: {printable(text)}", file=sys.stderr)
             continue
         folder = make_folder(args.output, file)
-        write(segmented, folder, args.write)
+        try:
+            write(segmented, folder, args.write)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # a part of the files would look like all of them
+            raise
         if args.json:
             print(to_json({**segmented.to_dict(), "output": str(folder)}), flush=True)
         else:
@@ -231,6 +236,7 @@ def train(args: argparse.Namespace) -> int:
         config = HCastConfig.from_variant(args.model, **changes)
     else:
         init = weights.load(args.model)
+        weights.check(init)
         config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
     run = Run(config, settings, train_set, val_set, args.output, init)
     best = run.train()

@@ -99,8 +99,8 @@ class HCastConfig:
         check(self.embed_dim % 8 == 0 and self.embed_dim % self.num_heads == 0
               and self.embed_dim % self.pool_heads == 0, "embed_dim",
               f"a multiple of 8, num_heads={self.num_heads} and pool_heads={self.pool_heads}")
-        check(integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 1024, "depths",
-              "four block counts of 1 or more")
+        check(integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 256, "depths",
+              "four block counts of 1 or more, 256 together at most")
         check_clusters(self.num_clusters, self.num_superpixels)
         check(integers(self.head_stages, 1) and max(self.head_stages, default=0) == NUM_STAGES, "head_stages",
               "stages from 1 to 4, with stage 4 among them")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from .files import write_whole
 from .text import brief, clip
 
 UNKNOWN = -1  # label of a level that is not known, or below a shallow leaf
@@ -54,8 +55,8 @@ class Taxonomy:
         self._validate_parents()
 
     def _validate_levels(self) -> None:
-        if not isinstance(self.name, str):
-            raise TaxonomyError(f"expected a name of the taxonomy, got {brief(self.name)}")
+        if self.name != "" and (fault := _fault(self.name)):
+            raise TaxonomyError(f"expected a name of the taxonomy, {fault}")
         if not 1 <= len(self.levels) <= MAX_LEVELS:
             raise TaxonomyError(f"expected at least one level and at most {MAX_LEVELS}, got {len(self.levels)}")
         for index, level in enumerate(self.levels):
@@ -184,8 +185,8 @@ class Taxonomy:
             raise TaxonomyError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        """Write JSON at once."""
+        write_whole(path, json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
 
     @property
     def level_classes(self) -> tuple[int, ...]:
@@ -262,8 +263,12 @@ class Taxonomy:
     def _nearest(self, node: str) -> list[str]:
         """Return up to three names at any level that are near to one, whole or by a word, in any case."""
         names: dict[str, str] = {}
+        start = node.lower()[:3] if sum(self.level_classes) > MAX_COMPARED else ""
         for name in (name for level in self.names for name in level):
-            names.setdefault(name.lower(), name)
+            if (lower := name.lower()).startswith(start):
+                names.setdefault(lower, name)
+        if len(names) > MAX_COMPARED:
+            return []
         words = {word: name for whole, name in reversed(names.items()) for word in whole.replace("-", " ").split()}
         near = _near(node.lower(), {**words, **names}, 6)
         return list(dict.fromkeys({**words, **names}[match] for match in near))[:3]
@@ -383,7 +388,7 @@ def _check_path(path: object, length: int) -> None:
 def _near(name: str, names: Iterable[str], count: int) -> list[str]:
     """Return names that are near to one; of very many, only some that begin alike are looked at."""
     names = list(names)
-    if len(names) > MAX_COMPARED:
+    if len(names) > 2 * MAX_COMPARED:
         names = list(itertools.islice((n for n in names if n[:3] == name[:3]), MAX_COMPARED))
     return difflib.get_close_matches(name, names, count) if len(name) <= MAX_NAME else []
 

@@ -14,6 +14,8 @@ from .config import HCastConfig
 from .text import brief, clip
 
 MAX_PIXELS = 100_000_000  # about 300 MB decoded; a larger picture is refused, not loaded
+MAX_SIDE = 1_000_000  # pixels; Pillow keeps an address for each row
+MAX_BYTES = 2**30  # what that many pixels take without compression, and some; of a larger file nothing is read
 MAX_ASPECT = 20  # of a picture that is longer the middle is read: whole, a line of pixels would be resized to a giant
 # Not all that Pillow knows: some of its readers start another program (EPS runs Ghostscript), others are seldom tried.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF",
@@ -43,10 +45,10 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow's size warning: the limit below is ours
             Image.init()  # else Pillow asks for a format that it has not loaded yet
             formats = [f for f in FORMATS if f in Image.OPEN]
-            with Image.open(_open(source, name), formats=formats) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
+            with _open(source, name) as file, Image.open(file, formats=formats) as picture:
+                if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
                     raise PictureError(f"{name}: {picture.width}x{picture.height} pixels, expected {MAX_PIXELS:,} at "
-                                       "most: make it smaller first")
+                                       f"most, and {MAX_SIDE:,} a side: make it smaller first")
                 picture.load()
                 ImageOps.exif_transpose(picture, in_place=True)
                 return to_8_bit(picture)
@@ -66,16 +68,30 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
         raise PictureError(f"{name}: damaged or incomplete picture: {clip(error)}") from error
 
 
-def _open(source: str | Path | bytes, name: str) -> io.BytesIO | str | Path:
-    """Return what Pillow opens, unless it is no file at all: a pipe would be waited for, a device read for ever."""
+class _File(io.BufferedReader):
+    """A file that makes room for no more than it holds, whatever a header in it says."""
+
+    def __init__(self, path: str | Path, size: int):
+        super().__init__(io.FileIO(path))
+        self._size = size
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def _open(source: str | Path | bytes, name: str) -> io.BufferedIOBase:
+    """Open a picture, unless it is no file at all: a pipe would be waited for, a device read for ever."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if not isinstance(source, (str, Path)):
         raise PictureError(f"expected a picture's name or bytes, got {brief(source)}")
-    mode = os.stat(source).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+    status = os.stat(source)
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise PictureError(f"{name}: expected a file, got a pipe, a socket or a device")
-    return source
+    if status.st_size > MAX_BYTES:
+        raise PictureError(f"{name}: {status.st_size:,} bytes, expected {MAX_BYTES:,} at most: is it a picture?")
+    return _File(source, status.st_size)
 
 
 def read_picture(source: str | Path | bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:

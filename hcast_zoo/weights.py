@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from . import hub
 from .calibration import Calibration
 from .config import HCastConfig
+from .files import write_whole
 from .model import HCast, resample_position
 from .processes import check_device
 from .taxonomy import Taxonomy
@@ -60,13 +60,7 @@ def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -
         metadata["taxonomy"] = json.dumps(weights.taxonomy.to_dict(), ensure_ascii=False)
     if weights.calibration is not None:
         metadata["calibration"] = json.dumps(weights.calibration.to_dict(), ensure_ascii=False)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        Path(temporary).write_bytes(
-            _sort_header(serialize({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata)))
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_whole(path, _sort_header(serialize({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata)))
 
 
 def _sort_header(file: bytes) -> bytes:
