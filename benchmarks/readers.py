@@ -62,6 +62,9 @@ class Reader:
     def read(self, source: Any) -> None:
         raise NotImplementedError
 
+    def warm(self) -> None:
+        """Import what good input needs, before processes are made."""
+
 
 class Pictures(Reader):
     """Files of every common format, changed by bits, pieces and, in PNG, chunks with right checksums."""
@@ -328,6 +331,11 @@ class CommandLine(Reader):
             return export.Export(str(path), ("images",), ("logits",), None, 0.0)
 
         export.export = check_only
+
+    def warm(self) -> None:
+        for words in self.commands:
+            with contextlib.suppress(SystemExit):
+                self.read([re.sub("^OUT", str(self.folder / "warm" / words[0]), word) for word in words])
 
     def make(self, rng: random.Random) -> list[str]:
         words = list(rng.choice(self.commands))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .decode import DecodedPaths, check_logits, decode, path_scores
 from .taxonomy import Taxonomy
-from .text import brief
+from .text import brief, clip
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 50.0
 
@@ -39,7 +39,7 @@ class Calibration:
             object.__setattr__(self, "temperatures", tuple(map(float, self.temperatures)))
             object.__setattr__(self, "path_temperature", float(self.path_temperature))
         except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"expected a list of temperatures: {error}") from error
+            raise ValueError(f"expected a list of temperatures: {clip(error)}") from error
         if not isinstance(self.fitted_on, str):
             raise ValueError(f"expected the name of data as fitted_on, got {brief(self.fitted_on)}")
         if not all(0 < t < math.inf for t in (*self.temperatures, self.path_temperature)):

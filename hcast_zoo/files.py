@@ -24,5 +24,7 @@ def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
             sink.flush()
             os.fsync(sink.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # of a full disk it does not tell which file
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -122,14 +122,14 @@ def read(path: str | Path, tensors: bool = True) -> Weights:
         taxonomy = metadata.pop("taxonomy", None)
         taxonomy = Taxonomy.from_dict(json.loads(taxonomy)) if taxonomy is not None else None
     except (TypeError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: invalid config or taxonomy in the metadata: {error}") from error
+        raise WeightsError(f"{path}: invalid config or taxonomy in the metadata: {clip(error)}") from error
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise WeightsError(f"{path}: the taxonomy has {taxonomy.level_classes} classes, the config "
                            f"{config.level_classes}")
     try:
         calibration = _parse_calibration(metadata.pop("calibration", None), len(config.level_classes))
     except (TypeError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: invalid calibration in the metadata: {error}") from error
+        raise WeightsError(f"{path}: invalid calibration in the metadata: {clip(error)}") from error
     return Weights(config, taxonomy, state_dict, metadata, calibration)
 
 
