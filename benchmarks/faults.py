@@ -42,6 +42,17 @@ HEADER = ["what", "faults", "outcome", "miss"]
 FAULTS = {"status 500": {"status": 500}, "connection cut": {"status": 0}, "answer lost": {"status": 0, "lose": True}}
 
 
+def kill_often(args: argparse.Namespace, command: list[str], output: Path, seconds: float, state: Callable) -> list:
+    """Do :func:`kill_and_resume`, anew with earlier kills if the job has ended before the last one."""
+    rng = random.Random(args.seed)
+    for part in (0.3, 0.2, 0.13, 0.08):
+        shutil.rmtree(output, ignore_errors=True)
+        states = kill_and_resume(command, args.kills, max(1.0, seconds * part), rng, state)
+        if len(states) == args.kills:
+            break
+    return states
+
+
 def kill_and_resume(command: list[str], kills: int, longest: float, rng: random.Random, state: Callable) -> list:
     """Start a command again and again, killing it after a random time; let it end at last. Return state at each kill.
 
@@ -78,9 +89,8 @@ def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     kill_and_resume(command("quiet"), 0, 1, rng, list)
     seconds = time.perf_counter() - start
     quiet = pq.read_table(folder / "quiet").to_pylist()
-    # Half of the run at most, so that several kills fall into it, and at least where work has begun.
-    parts = kill_and_resume(command("killed"), args.kills, max(4.0, seconds / 2), rng,
-                            lambda: len(list((folder / "killed").glob("part-*.parquet"))))
+    parts = kill_often(args, command("killed"), folder / "killed", seconds,
+                       lambda: len(list((folder / "killed").glob("part-*.parquet"))))
     rows = pq.read_table(folder / "killed").to_pylist()
     counts = collections.Counter(row["file"] for row in rows)
     missing, twice = sum(f not in counts for f in files), sum(n > 1 for n in counts.values())
@@ -112,7 +122,7 @@ def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     start = time.perf_counter()
     kill_and_resume(command("quiet"), 0, 1, rng, list)
     seconds = time.perf_counter() - start
-    steps = kill_and_resume(command("killed"), args.kills, max(8.0, seconds / 2), rng, step)
+    steps = kill_often(args, command("killed"), folder / "killed", seconds, step)
     names = ("last.safetensors", "best.safetensors", "checkpoint/model.safetensors")
     differ = [n for n in names if _digest(folder / "quiet" / n) != _digest(folder / "killed" / n)]
     logs = [[json.loads(line) for line in (folder / f / "log.jsonl").read_text().splitlines()]
@@ -138,11 +148,13 @@ def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     model, data = make_weights(folder / "tiny.safetensors"), make_tree(folder / "tree")
     picture = str(next((data / "val").rglob("0.png")))
     commands = {
-        "predict --output": ["predict", str(data / "val"), "--model", str(model), "--output", "OUT", "--part-size", "8"],
+        "predict --output": ["predict", str(data / "val"), "--model", str(model), "--output", "OUT", "--part-size",
+                             "8"],
         "segment": ["segment", picture, "--model", str(model), "--output", "OUT"],
         "adapt": ["adapt", picture, "--target", "bird", "--model", str(model), "--output", "OUT", "--steps", "1"],
         "calibrate": ["calibrate", str(model), "--data", str(data), "--output", "OUT/new.safetensors"],
-        "evaluate --card": ["evaluate", "--data", str(data), "--split", "val", "--model", str(model), "--card", "OUT/card.md"],
+        "evaluate --card": ["evaluate", "--data", str(data), "--split", "val", "--model", str(model), "--card",
+                            "OUT/card.md"],
         "export": ["export", str(model), "--output", "OUT/model.onnx"],
         "train": ["train", "--data", str(data), "--output", "OUT", "--model", str(model), "--epochs", "1",
                   "--batch-size", "4", "--workers", "0"],
@@ -258,7 +270,8 @@ def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     rows = pq.read_table(folder / "out").to_pylist()
     wrong = (len(rows) != len(files)) + ([r["file"] for r in rows] != files)
     yield ["Ctrl-C in `predict --workers 2`", f"{args.kills} times SIGINT",
-           f"exit codes {dict(codes)}; {unclear} times more than the word `interrupted`; afterwards {len(rows):,} rows of {len(files):,}", unclear + wrong]
+           f"exit codes {dict(codes)}; {unclear} times more than the word `interrupted`; "
+           f"afterwards {len(rows):,} rows of {len(files):,}", unclear + wrong]
 
 
 def publish(args: argparse.Namespace, folder: Path) -> Iterator[list]:

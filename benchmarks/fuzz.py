@@ -8,7 +8,8 @@ counted, and the next input has a new process. Fine are a right answer, and a cl
 reader's own types, raised by the package's own code, with a message. Anything else is a finding, and then the exit
 code is 1.
 
-Time is the processor's. Memory is what an input adds to the process at its highest moment; the address space is limited.
+Time is the processor's. Memory is what an input adds to the process at its highest moment; the address space is
+limited.
 """
 
 import argparse

@@ -52,7 +52,7 @@ class HierarchicalDataset(Dataset):
             try:
                 self.labels[i] = torch.tensor(taxonomy.labels(path))
             except TaxonomyError as error:
-                raise TaxonomyError(f"{self.name(i)}: {error}") from error
+                raise TaxonomyError(f"{clip(self.name(i), 300)}: {error}") from error
         self._cache: dict[int, Image.Image] | None = {} if cache else None
 
     @classmethod
