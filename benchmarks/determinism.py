@@ -99,8 +99,8 @@ def main() -> int:
             rows.append([what, f"{largest:.1e}", other, len(files)])
             print(*rows[-1], flush=True)
     name = weights.load(args.model).metadata.get("name", "the model")
-    text = (f"`{name}`, float32, CPU; compared with one picture at a time on one thread. Tolerance {TOLERANCE:g}; above "
-            f"it, or of another path: {missed} of {len(rows)} ways.\n\n" + report.table(HEADER, rows))
+    text = (f"`{name}`, float32, CPU; compared with one picture at a time on one thread. Tolerance {TOLERANCE:g}; "
+            f"above it, or of another path: {missed} of {len(rows)} ways.\n\n" + report.table(HEADER, rows))
     report.write_section(args.docs, "reliability.md", "determinism", text,
                          f"--pictures {args.pictures} --seed {args.seed}")
     return 1 if missed else 0
