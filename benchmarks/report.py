@@ -77,6 +77,40 @@ def table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_section(docs: Path, name: str, key: str, text: str, options: str = "") -> None:
+    """Replace a part of a report that several benchmarks write, each its own part, and tell its provenance.
+
+    Args:
+        docs: Folder of the report, which has ``<!-- key -->`` and ``<!-- /key -->`` around the part.
+        name: File in it.
+        key: The part.
+        text: Markdown.
+        options: Of the command line that wrote it.
+    """
+    command = f"python benchmarks/{Path(sys.argv[0]).name} {options}".strip()
+    origin = f"Measured by `{command}`, {code_version()}, {date.today().isoformat()}."
+    before, _, after = _cut(docs / name, key)
+    write(docs, name, f"{before}\n{text}\n{textwrap.fill(origin, 120, break_on_hyphens=False)}\n\n{after}")
+
+
+def write_row(docs: Path, name: str, key: str, header: Sequence[str], row: Sequence) -> None:
+    """Replace the row of a table that begins with the same cell, in a part of a report; see :func:`write_section`."""
+    before, text, after = _cut(docs / name, key)
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines() if "|" in line][2:]
+    rows = [r for r in rows if r[0] != row[0]] + [list(row)]
+    write(docs, name, f"{before}\n{table(header, rows)}\n{after}")
+
+
+def _cut(page: Path, key: str) -> tuple[str, str, str]:
+    """Return what is before, in and after a part of a page; the marks stay outside."""
+    begin, end = f"<!-- {key} -->\n", f"<!-- /{key} -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    text, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{page}: expected the marks {begin.strip()} and {end}")
+    return before + begin, text, end + after
+
+
 def write(docs: Path, name: str, text: str) -> None:
     """Write a report, and say where it is."""
     docs.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+MAX_STEPS = 1000  # a mistyped number would run for days
 FREE = ("tokens", "pooling", "norms")
 
 
@@ -32,8 +33,8 @@ class AdaptConfig:
         object.__setattr__(self, "free", tuple(self.free))
         if not self.free or not set(self.free) <= set(FREE) or len(set(self.free)) < len(self.free):
             raise ValueError(f"free: expected some of {', '.join(FREE)}, each once, got {self.free!r}")
-        if type(self.steps) is not int or self.steps < 1:
-            raise ValueError(f"steps: expected an integer of 1 or more, got {self.steps!r}")
+        if type(self.steps) is not int or not 1 <= self.steps <= MAX_STEPS:
+            raise ValueError(f"steps: expected an integer of 1 or more, and {MAX_STEPS} at most, got {self.steps!r}")
         for field in ("step_size", "radius"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field}: expected a positive number, got {getattr(self, field)!r}")

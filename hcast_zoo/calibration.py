@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .decode import DecodedPaths, check_logits, decode, path_scores
 from .taxonomy import Taxonomy
+from .text import brief, clip
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 50.0
 
@@ -37,10 +38,13 @@ class Calibration:
         try:
             object.__setattr__(self, "temperatures", tuple(map(float, self.temperatures)))
             object.__setattr__(self, "path_temperature", float(self.path_temperature))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"expected a list of temperatures: {error}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"expected a list of temperatures: {clip(error)}") from error
+        if not isinstance(self.fitted_on, str):
+            raise ValueError(f"expected the name of data as fitted_on, got {brief(self.fitted_on)}")
         if not all(0 < t < math.inf for t in (*self.temperatures, self.path_temperature)):
-            raise ValueError(f"expected positive temperatures, got {self.temperatures} and {self.path_temperature}")
+            raise ValueError(f"expected positive temperatures, got {brief(self.temperatures)} and "
+                             f"{self.path_temperature}")
 
     @classmethod
     def identity(cls, num_levels: int) -> "Calibration":
@@ -52,7 +56,8 @@ class Calibration:
         """Build from the plain data of :meth:`to_dict`; unknown keys are an error."""
         fields = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(data, dict) or "temperatures" not in data or set(data) - fields:
-            raise ValueError(f"expected a calibration as a JSON object with {', '.join(sorted(fields))}, got {data!r}")
+            raise ValueError(f"expected a calibration as a JSON object with {', '.join(sorted(fields))}, got "
+                             f"{brief(data)}")
         return cls(**data)
 
     def to_dict(self) -> dict:

@@ -14,6 +14,9 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from . import __version__, weights
+from .config import is_number
+from .files import write_whole
+from .text import brief, printable
 from .weights import Weights
 
 METRICS = {"fpa": "FPA", "tice": "TICE", "wap": "wAP"}
@@ -46,6 +49,20 @@ class Evaluation:
     date: str = dataclasses.field(default_factory=lambda: date.today().isoformat())
     torch: str = torch.__version__.split("+")[0]
 
+    def __post_init__(self):
+        texts = (self.sha256, self.data, self.split or "", self.command, self.commit, self.date, self.torch)
+        if not all(isinstance(text, str) for text in texts) or type(self.pictures) is not int:
+            raise ValueError("expected texts, and a number of pictures")
+        tables = list(self.results.values()) if isinstance(self.results, dict) else []
+        if not tables or not all(isinstance(t, dict) and t and all(map(is_number, t.values())) for t in tables):
+            raise ValueError(f"expected results as numbers of each metric of each decoding, got {brief(self.results)}")
+
+    @property
+    def origin(self) -> str:
+        """How the numbers came about, as a card prints it."""
+        return (f"Made by `{re.sub('[`<]', '', printable(self.command))}` at {plain(self.commit)}, {plain(self.date)}, "
+                f"torch {plain(self.torch)}.")
+
     @property
     def title(self) -> str:
         """Data set and split, as a card prints them."""
@@ -59,7 +76,7 @@ class Evaluation:
     @property
     def rows(self) -> dict[str, list[str]]:
         """Decoding to numbers, as a card prints them."""
-        return {mode: [f"{v:.2f}" for v in values.values()] for mode, values in self.results.items()}
+        return {plain(mode): [f"{v:.2f}" for v in values.values()] for mode, values in self.results.items()}
 
 
 def render(content: Weights, evaluations: Sequence[Evaluation] = (), name: str = "", repo: str | None = None,
@@ -115,9 +132,9 @@ def record(path: str | Path, source: str, evaluation: Evaluation) -> None:
     kept = [e for e in read_evaluations(path.with_suffix(".json"))
             if e.sha256 == evaluation.sha256 and (e.data, e.split) != (evaluation.data, evaluation.split)]
     evaluations = [*kept, evaluation]
-    path.with_suffix(".json").write_text(
-        json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n", encoding="utf-8")
-    path.write_text(render(weights.load(source), evaluations, path.stem), encoding="utf-8")
+    text = render(weights.load(source), evaluations, path.stem)
+    write_whole(path.with_suffix(".json"), json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
+    write_whole(path, text)
 
 
 def read_evaluations(path: str | Path) -> list[Evaluation]:
@@ -130,7 +147,7 @@ def read_evaluations(path: str | Path) -> list[Evaluation]:
         return [Evaluation(**entry) for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return []
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: expected evaluations written by `hcast-zoo evaluate --card`: {error}") from error
 
 
@@ -169,7 +186,7 @@ def _hub_results(evaluation: Evaluation) -> list[EvalResult]:
 
 def plain(text: str) -> str:
     """Return text as one Markdown paragraph that holds no markup, control character or table bar."""
-    text = " ".join("".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text).split())
+    text = " ".join(printable(" ".join(text.split())).split())
     for character in "\\`*[]|":
         text = text.replace(character, f"\\{character}")
     return text.replace("<", "&lt;")

@@ -17,6 +17,7 @@ from . import __version__, commands
 from .adapt_config import FREE, AdaptConfig
 from .config import VARIANTS
 from .paper import BENCHMARKS
+from .text import clip, printable
 from .train_config import TrainConfig
 
 DEFAULT_MODEL = "hcast_small.emoji_art"
@@ -29,6 +30,9 @@ FEEDBACK = ("path", "entropy", "agreement")  # adapt.FEEDBACK without the target
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = make_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a job
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return args.run(args)
     except KeyboardInterrupt:
@@ -38,13 +42,20 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ImportError) as error:  # bad input, told in words; anything else is our defect
-        print(f"hcast-zoo {args.command}: {error}", file=sys.stderr)
+        print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
         return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint about a word is short, and writes nothing to the terminal but text."""
+
+    def error(self, message: str) -> None:
+        super().error(printable(clip(message)))
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(prog="hcast-zoo", description="Classify pictures along a taxonomy with H-CAST.")
+    parser = Parser(prog="hcast-zoo", description="Classify pictures along a taxonomy with H-CAST.")
     parser.add_argument("--version", action="version", version=f"hcast-zoo {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 

@@ -7,12 +7,13 @@ progress to stderr. Each function returns the exit code.
 import argparse
 import dataclasses
 import importlib
-import json
 import os
+import shutil
 import sys
 
 from .adapt_config import AdaptConfig
 from .config import VARIANTS
+from .text import printable, to_json
 from .train_config import TrainConfig
 
 TRAIN_DEFAULTS = {"train_split": "train", "val_split": "val", "taxonomy": None, "model": "hcast_small"}
@@ -46,11 +47,11 @@ def predict(args: argparse.Namespace) -> int:
     for prediction in bar:
         failed += prediction.error is not None
         if args.json:
-            print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
+            print(to_json(prediction.to_dict()), flush=True)
         elif prediction.error is not None:
-            print(f"{_printable(prediction.file)}: {_printable(prediction.error)}", file=sys.stderr)
+            print(f"{printable(prediction.file)}: {printable(prediction.error)}", file=sys.stderr)
         else:
-            print(_printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
+            print(printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -75,7 +76,7 @@ def _predict_parts(args: argparse.Namespace, predictor, files: list[str], option
             bar.update(pictures * processes.count)
     done, failed = (sum(numbers) for numbers in zip(*processes.gather((done, failed))))
     if processes.is_main:
-        print(json.dumps({"output": args.output, "pictures": done, "failed": failed}))
+        print(to_json({"output": args.output, "pictures": done, "failed": failed}))
         if failed:
             print(f"{failed} of {done} pictures failed", file=sys.stderr)
     # A launcher would take any other code for a crash, and start the job again.
@@ -101,16 +102,20 @@ def segment(args: argparse.Namespace) -> int:
             failed += 1
             text = str(error).removeprefix(f"{file}: ")
             if args.json:
-                print(json.dumps({"file": file, "error": text}, ensure_ascii=False), flush=True)
+                print(to_json({"file": file, "error": text}), flush=True)
             else:
-                print(f"{_printable(file)}: {_printable(text)}", file=sys.stderr)
+                print(f"{printable(file)}: {printable(text)}", file=sys.stderr)
             continue
         folder = make_folder(args.output, file)
-        write(segmented, folder, args.write)
+        try:
+            write(segmented, folder, args.write)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # a part of the files would look like all of them
+            raise
         if args.json:
-            print(json.dumps({**segmented.to_dict(), "output": str(folder)}, ensure_ascii=False), flush=True)
+            print(to_json({**segmented.to_dict(), "output": str(folder)}), flush=True)
         else:
-            print(_printable(f"{file}: {_sentence(segmented.prediction)} -> {folder}"), flush=True)
+            print(printable(f"{file}: {_sentence(segmented.prediction)} -> {folder}"), flush=True)
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -135,11 +140,11 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.card:
         _record(args, results, content.taxonomy.name, len(dataset))
     if args.json:
-        print(json.dumps({"model": args.model, "data": args.data, "split": args.split, "pictures": len(dataset),
+        print(to_json({"model": args.model, "data": args.data, "split": args.split, "pictures": len(dataset),
                           "num_clusters": args.num_clusters, "results": results}))
         return 0
     names = list(next(iter(results.values())))
-    print("\t".join(["decoding", *names]))
+    print("\t".join(["decoding", *map(printable, names)]))
     for mode, values in results.items():
         print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
     return 0
@@ -166,13 +171,13 @@ def adapt(args: argparse.Namespace) -> int:
     adapted = adapt_picture(predictor, args.picture, args.target, feedback=args.feedback or "target", config=config)
     output = write_sheet(adapted, args.output) if args.output else None
     if args.json:
-        print(json.dumps({**adapted.to_dict(), "output": output and str(output)}, ensure_ascii=False))
+        print(to_json({**adapted.to_dict(), "output": output and str(output)}))
         return 0
     for when, prediction in (("before", adapted.before), ("after", adapted.after)):
-        print(_printable(f"{when}: {_sentence(prediction)}"))
+        print(printable(f"{when}: {_sentence(prediction)}"))
     if adapted.probability is not None:
         before, after = adapted.probability
-        print(_printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
+        print(printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
     changes = ", ".join(f"{change:.1f} % at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
     print(f"pixel pairs joined or parted: {changes}")
     if output:
@@ -206,13 +211,13 @@ def calibrate(args: argparse.Namespace) -> int:
     after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
     weights.save(content, args.output)
     if args.json:
-        print(json.dumps({"output": args.output, "pictures": len(labels), "calibration": content.calibration.to_dict(),
+        print(to_json({"output": args.output, "pictures": len(labels), "calibration": content.calibration.to_dict(),
                           "before": before, "after": after}))
         return 0
     print("\t".join(["of", "temperature", "ece before", "ece after"]))
     temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
     for (name, error), temperature in zip(before.items(), temperatures):
-        print(f"{name.removeprefix('ece/')}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
+        print(f"{printable(name.removeprefix('ece/'))}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
     return 0
 
 
@@ -239,7 +244,7 @@ def train(args: argparse.Namespace) -> int:
     run = Run(config, settings, train_set, val_set, args.output, init)
     best = run.train()
     if run.processes.is_main:
-        print(json.dumps({f"best_val_{run.criterion}": best, "weights": os.path.join(args.output, "best.safetensors")}))
+        print(to_json({f"best_val_{run.criterion}": best, "weights": os.path.join(args.output, "best.safetensors")}))
     run.accelerator.end_training()
     return 0
 
@@ -287,7 +292,7 @@ def data_prepare(args: argparse.Namespace) -> int:
                        check=not args.no_check, progress=sys.stderr.isatty())
     for remark in prepared.remarks:
         print(remark, file=sys.stderr)
-    print(json.dumps({"output": prepared.output, "pictures": prepared.pictures, "levels": prepared.levels}))
+    print(to_json({"output": prepared.output, "pictures": prepared.pictures, "levels": prepared.levels}))
     return 0
 
 
@@ -300,9 +305,9 @@ def data_info(args: argparse.Namespace) -> int:
         single = trees.only_children(tree)
         levels = dict(zip(tree.levels, tree.level_classes))
         if args.json:
-            print(json.dumps({"name": name, "title": benchmark.title, "levels": levels, "pictures": benchmark.pictures,
+            print(to_json({"name": name, "title": benchmark.title, "levels": levels, "pictures": benchmark.pictures,
                               "one_child": single, "archives": benchmark.archives, "published_fpa": benchmark.published,
-                              "notes": benchmark.notes}, ensure_ascii=False))
+                              "notes": benchmark.notes}))
             continue
         print(f"{name}\t{benchmark.title}\t{', '.join(f'{count} {level}' for level, count in levels.items())}")
         if args.dataset:
@@ -321,7 +326,7 @@ def recipes(args: argparse.Namespace) -> int:
     from . import recipe
 
     if args.recipe:
-        print(json.dumps(dataclasses.asdict(recipe.load(args.recipe)), indent=1))
+        print(to_json(dataclasses.asdict(recipe.load(args.recipe)), indent=1))
         return 0
     for name in recipe.names():
         print(f"{name}\t{recipe.load(name).description}")
@@ -345,7 +350,7 @@ def repro(args: argparse.Namespace) -> int:
         print(f"measured on {found.pictures} pictures of {found.expected}: not comparable with what was published",
               file=sys.stderr)
     if args.json:
-        print(json.dumps(dataclasses.asdict(found)))
+        print(to_json(dataclasses.asdict(found)))
         return 0
     for row in table(found):
         print("\t".join(row))
@@ -382,7 +387,7 @@ def export(args: argparse.Namespace) -> int:
     exported = run(args.model, args.output, args.format, batch_size=args.batch_size, num_clusters=args.num_clusters,
                    opset=args.opset, check=not args.no_check)
     if args.json:
-        print(json.dumps(dataclasses.asdict(exported)))
+        print(to_json(dataclasses.asdict(exported)))
         return 0
     opset = f", opset {exported.opset}" if exported.opset else ""
     checked = "not checked" if args.no_check else f"largest difference from the model {exported.difference:.1e}"
@@ -407,7 +412,7 @@ def publish(args: argparse.Namespace) -> int:
         evaluations = card.read_evaluations(args.evaluations) if args.evaluations else None
         published = publish_model(args.model, args.repo, evaluations=evaluations, preview=args.preview, **options)
     if args.json:
-        print(json.dumps(dataclasses.asdict(published)))
+        print(to_json(dataclasses.asdict(published)))
         return 0
     for file in published.files:
         print(f"{file.name}\t{file.size}\t{file.sha256}")
@@ -422,7 +427,7 @@ def info(args: argparse.Namespace) -> int:
     if args.model is None:
         index = weights.packaged()
         for name, entry in index.items():
-            print(json.dumps({"name": name, **entry}) if args.json else f"{name}\t{entry.get('description', '')}")
+            print(to_json({"name": name, **entry}) if args.json else f"{name}\t{entry.get('description', '')}")
         return 0
     content = weights.load(args.model)
     description = {
@@ -433,7 +438,7 @@ def info(args: argparse.Namespace) -> int:
         "calibration": content.calibration and content.calibration.to_dict(),
         "metadata": content.metadata,
     }
-    print(json.dumps(description, ensure_ascii=False, indent=None if args.json else 1))
+    print(to_json(description, None if args.json else 1))
     return 0
 
 
@@ -445,7 +450,7 @@ def free_grain(args: argparse.Namespace) -> int:
     made = write_free_grain(args.source, args.output, Taxonomy.load(args.taxonomy), args.fractions, args.split,
                             args.seed)
     if args.json:
-        print(json.dumps(dataclasses.asdict(made)))
+        print(to_json(dataclasses.asdict(made)))
     else:
         for level, pictures in made.known_down_to.items():
             print(f"{level}\t{pictures}")
@@ -486,8 +491,3 @@ def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -
     command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
     card.record(args.card, args.model, card.Evaluation(
         card.checksum(args.model), data or file, args.split, pictures, results, command, card.code_version()))
-
-
-def _printable(text: str) -> str:
-    """Return text without control characters, which could write to the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

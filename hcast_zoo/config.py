@@ -3,10 +3,15 @@
 import dataclasses
 from typing import Any
 
+from .text import brief, clip
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CELL_SIZE = 8  # pixels: the stem's stride, so one token cell covers 8x8 pixels
 NUM_STAGES = 4
+MAX_LEVELS = 100  # as of a taxonomy
+MAX_CLASSES = 100_000_000
+MAX_NUMBER = 1e9  # of what is no count; float("inf") and nan are not below it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +27,7 @@ class HCastConfig:
         depths: Transformer blocks of each of the four stages.
         num_heads: Attention heads of the blocks.
         pool_heads: Attention heads of graph pooling; 12 in all official models, whatever ``num_heads`` is.
-        mlp_ratio: Hidden width of the block MLPs over ``embed_dim``.
+        mlp_ratio: Hidden width of the block MLPs over ``embed_dim``, in (0, 64].
         num_superpixels: Tokens entering stage 1. Fixed, so an answer never depends on the batch.
         num_clusters: Clusters made after each stage, so the length of the token sequence of the next one.
         head_stages: Stage (1 to 4) each level reads its class token from, coarse to fine. By default
@@ -38,7 +43,7 @@ class HCastConfig:
         mean: Channel means of the normalisation, for pixels in [0, 1].
         std: Channel deviations of the normalisation.
         interpolation: Resize filter of the preprocessing (``"bicubic"``, ``"bilinear"``).
-        crop_pct: Centre crop as a fraction of the resized picture's short side, in (0, 1].
+        crop_pct: Centre crop as a fraction of the resized picture's short side, in [0.05, 1].
 
     Raises:
         ValueError: if a field is out of range or fields disagree; the message names the field.
@@ -71,20 +76,22 @@ class HCastConfig:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-        if self.head_stages is None:
+        if self.head_stages is None and isinstance(self.level_classes, tuple):
             object.__setattr__(self, "head_stages", default_head_stages(len(self.level_classes)))
         self._validate()
 
     def _validate(self):
         def check(ok: bool, field: str, expected: str):
             if not ok:
-                raise ValueError(f"{field}: expected {expected}, got {getattr(self, field)!r}")
+                raise ValueError(f"{field}: expected {expected}, got {brief(getattr(self, field))}")
 
         def integers(values: Any, low: int) -> bool:
-            return isinstance(values, tuple) and all(type(v) is int and v >= low for v in values)
+            return isinstance(values, tuple) and all(type(v) is int and low <= v <= MAX_CLASSES for v in values)
 
-        check(integers(self.level_classes, 1) and len(self.level_classes) > 0, "level_classes",
-              "at least one level, each with 1 class or more")
+        check(integers(self.level_classes, 1) and 0 < len(self.level_classes) <= MAX_LEVELS, "level_classes",
+              f"at least one level and at most {MAX_LEVELS}, each with 1 class or more")
+        for field in ("last_pool", "mask_empty"):
+            check(type(getattr(self, field)) is bool, field, "true or false")
         for field in ("image_size", "in_chans", "embed_dim", "num_heads", "pool_heads", "num_superpixels"):
             value = getattr(self, field)
             check(type(value) is int and 1 <= value <= 65536, field, "an integer from 1 to 65536")
@@ -92,21 +99,28 @@ class HCastConfig:
         check(self.embed_dim % 8 == 0 and self.embed_dim % self.num_heads == 0
               and self.embed_dim % self.pool_heads == 0, "embed_dim",
               f"a multiple of 8, num_heads={self.num_heads} and pool_heads={self.pool_heads}")
-        check(integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 1024, "depths",
-              "four block counts of 1 or more")
+        check(integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 256, "depths",
+              "four block counts of 1 or more, 256 together at most")
         check_clusters(self.num_clusters, self.num_superpixels)
-        check(integers(self.head_stages, 1) and max(self.head_stages) == NUM_STAGES, "head_stages",
+        check(integers(self.head_stages, 1) and max(self.head_stages, default=0) == NUM_STAGES, "head_stages",
               "stages from 1 to 4, with stage 4 among them")
         check(len(self.head_stages) == len(self.level_classes), "head_stages",
               f"one stage for each of {len(self.level_classes)} levels")
         for field in ("drop_rate", "drop_path_rate", "pool_drop_rate"):
-            check(0 <= getattr(self, field) < 1, field, "a probability in [0, 1)")
+            value = getattr(self, field)
+            check(is_number(value) and 0 <= value < 1, field, "a probability in [0, 1)")
+        check(is_number(self.mlp_ratio) and 0 < self.mlp_ratio <= 64 and int(self.embed_dim * self.mlp_ratio) >= 1,
+              "mlp_ratio", "a factor in (0, 64]")
         check(self.superpixels in ("seeds", "slic", "grid"), "superpixels", "'seeds', 'slic' or 'grid'")
         check(self.interpolation in ("bicubic", "bilinear", "nearest", "lanczos"), "interpolation",
               "'bicubic', 'bilinear', 'nearest' or 'lanczos'")
-        check(0 < self.crop_pct <= 1, "crop_pct", "a fraction in (0, 1]")
-        check(len(self.mean) == len(self.std) and len(self.mean) in (1, 3, self.in_chans), "mean",
-              "as many values as std")
+        # A small crop asks for a picture that is larger than any memory.
+        check(is_number(self.crop_pct) and 0.05 <= self.crop_pct <= 1, "crop_pct", "a fraction in [0.05, 1]")
+        for field in ("mean", "std"):
+            value = getattr(self, field)
+            check(isinstance(value, tuple) and all(map(is_number, value)) and len(value) in (1, 3, self.in_chans),
+                  field, "a number for each channel")
+        check(len(self.mean) == len(self.std), "mean", "as many values as std")
         check(all(s > 0 for s in self.std), "std", "positive values")
 
     @classmethod
@@ -121,7 +135,7 @@ class HCastConfig:
             ValueError: if the name is unknown.
         """
         if name not in VARIANTS:
-            raise ValueError(f"unknown variant {name!r}: expected one of {', '.join(VARIANTS)}")
+            raise ValueError(f"unknown variant {brief(name)}: expected one of {', '.join(VARIANTS)}")
         return cls.from_dict({**VARIANTS[name], **overrides})
 
     @classmethod
@@ -131,7 +145,7 @@ class HCastConfig:
             raise ValueError(f"expected a config as a JSON object, got {type(data).__name__}")
         unknown = sorted(set(data) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
-            raise ValueError(f"unknown config keys: {', '.join(unknown)}")
+            raise ValueError(f"unknown config keys: {clip(', '.join(map(str, unknown)))}")
         return cls(**data)
 
     def to_dict(self) -> dict:
@@ -150,6 +164,11 @@ class HCastConfig:
         return self.image_size // CELL_SIZE
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
+
+
 def default_head_stages(num_levels: int) -> tuple[int, ...]:
     """Return the stage each level reads, coarse to fine.
 
@@ -166,7 +185,7 @@ def check_clusters(num_clusters: tuple[int, ...] | list[int], num_superpixels: i
     """
     four = isinstance(num_clusters, (tuple, list)) and len(num_clusters) == NUM_STAGES
     if not four or any(type(n) is not int or n < 1 for n in num_clusters):
-        raise ValueError(f"num_clusters: expected four integers of 1 or more, got {num_clusters!r}")
+        raise ValueError(f"num_clusters: expected four integers of 1 or more, got {brief(num_clusters)}")
     for tokens, clusters in zip((num_superpixels, *num_clusters), num_clusters):
         if clusters > tokens:
             raise ValueError(f"num_clusters: cannot choose {clusters} clusters from {tokens} tokens in "

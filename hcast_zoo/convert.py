@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .config import NUM_STAGES, HCastConfig
 from .model import HCast
+from .text import clip
 
 # Heads of the official models, coarse to fine; `head` is always the finest.
 OFFICIAL_HEADS = ("manufacturer_head", "family_head", "head")
@@ -63,9 +64,13 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         ValueError: if the file holds anything but tensors and plain values.
     """
     if str(path).endswith(".safetensors"):
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: expected a complete safetensors file: {clip(error)}") from error
     import argparse
 
     try:
@@ -74,7 +79,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"{path}: expected a checkpoint of tensors and plain values: {error}") from error
+        raise ValueError(f"{path}: expected a checkpoint of tensors and plain values: {clip(error)}") from error
 
 
 def is_official(state_dict: dict) -> bool:

@@ -1,6 +1,5 @@
 """Data sets of pictures labelled along a taxonomy: folder trees, CSV, JSONL and parquet files."""
 
-import csv
 import json
 import random
 import warnings
@@ -16,7 +15,8 @@ from torch.utils.data import Dataset, Sampler
 from . import superpixels
 from .config import HCastConfig
 from .superpixel_cache import SuperpixelCache
-from .taxonomy import Taxonomy, TaxonomyError, trim_path
+from .taxonomy import Taxonomy, TaxonomyError, read_table, trim_path, walk
+from .text import brief, clip, printable
 from .transforms import PICTURE_SUFFIXES, PictureError, on_background, open_picture
 
 PREPARED = "data.jsonl"  # the list of a folder that `hcast-zoo data prepare` wrote
@@ -55,7 +55,7 @@ class HierarchicalDataset(Dataset):
             try:
                 rows.append(known.get(key := tuple(path)) or known.setdefault(key, taxonomy.labels(path)))
             except TaxonomyError as error:
-                raise TaxonomyError(f"{self.name(i)}: {error}") from error
+                raise TaxonomyError(f"{clip(self.name(i), 300)}: {error}") from error
         self.labels = torch.tensor(rows, dtype=torch.int64).view(len(rows), len(taxonomy.levels))
         self._cache: dict[int, Image.Image] | None = {} if cache else None
 
@@ -86,7 +86,7 @@ class HierarchicalDataset(Dataset):
 
     @classmethod
     def from_folder(cls, root: str | Path, taxonomy: Taxonomy | None = None, **kwargs) -> "HierarchicalDataset":
-        """Read a tree of folders, one folder a node: ``root/order/family/species/picture.jpg``.
+        """Read a tree of folders, one folder a node: ``root/order/family/species/picture.jpg``. Links are followed.
 
         A picture above the leaves is labelled down to its folder. Sorted, so the order is the same everywhere.
         """
@@ -141,7 +141,8 @@ class HierarchicalDataset(Dataset):
 
 
 def _folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    files = sorted(p for folder, _, names in walk(root) for p in map(folder.joinpath, names)
+                   if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
     return [(p, p.relative_to(root).parts[:-1]) for p in files]
 
 
@@ -150,48 +151,68 @@ def read_csv(path: Path, taxonomy: Taxonomy | None, split: str | None) -> Iterat
 
     The level columns are those named as the taxonomy's levels, else all others. Files are relative to the CSV file.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        levels = taxonomy.levels if taxonomy else [c for c in columns if c not in ("file", "split")]
-        _require(path, columns, ["file", *levels, *(["split"] if split else [])])
-        for row in reader:
-            if split is None or row["split"] in split.split("+"):
-                yield path.parent / row["file"], trim_path([row[c] for c in levels], f"{path} line {reader.line_num}")
+    columns, table = read_table(path)
+    levels = taxonomy.levels if taxonomy else [c for c in columns if c not in ("file", "split")]
+    _require(path, columns, ["file", *levels, *(["split"] if split else [])])
+    for line, row in table:
+        if split is None or row["split"] in split.split("+"):
+            yield path.parent / row["file"], trim_path([row[c] for c in levels], f"{path} line {line}")
 
 
 def read_jsonl(path: Path, taxonomy: Taxonomy | None, split: str | None) -> Iterator[tuple[Path, list]]:
     """Read one object a line: ``{"file": ..., "path": [coarse, ..., fine], "split": ...}``."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            file, labels, part = row["file"], row["path"], row.get("split")
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} line {number}: expected an object with file and path: {error}") from error
-        if split is None or part in split.split("+"):
-            yield path.parent / file, labels
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                file, labels, part = row["file"], row["path"], row.get("split")
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise ValueError(f"{path} line {number}: expected an object with file and path: {error}") from error
+            if not isinstance(file, str) or not isinstance(labels, list):
+                raise ValueError(f"{path} line {number}: expected the name of a file and a list of names, got "
+                                 f"{brief(file)} and {brief(labels)}")
+            if split is None or part in split.split("+"):
+                yield path.parent / file, labels
 
 
 def read_parquet(path: Path, taxonomy: Taxonomy | None, split: str | None) -> Iterator[tuple[bytes, list]]:
     """Read a parquet file with a column ``image`` of encoded pictures, a column a level, and perhaps ``split``."""
     try:
+        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError("parquet files need pyarrow: pip install 'hcast-zoo[train]'") from error
-    table = pq.read_table(path)
-    columns = table.column_names
-    levels = taxonomy.levels if taxonomy else [c for c in columns if c not in ("image", "split")]
-    _require(path, columns, ["image", *levels, *(["split"] if split else [])])
+    try:
+        # As a file, for a name would be taken for a part of a data set; its stored Arrow schema is not needed.
+        with pq.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            levels = taxonomy.levels if taxonomy else [c for c in columns if c not in ("image", "split")]
+            needed = ["image", *levels, *(["split"] if split else [])]
+            _require(path, columns, needed)
+            table = file.read(columns=needed)
+            table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: expected a complete parquet file: {clip(error)}") from error
+    kinds = {name: table.schema.field(name).type for name in needed}
+    if not (pa.types.is_binary(kinds["image"]) or pa.types.is_large_binary(kinds["image"])):
+        raise ValueError(f"{path}: expected encoded pictures (binary) in column image, got {kinds['image']}")
+    for name in needed[1:]:
+        kind = kinds[name].value_type if pa.types.is_dictionary(kinds[name]) else kinds[name]
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+                or pa.types.is_null(kind)):
+            raise ValueError(f"{path}: expected names or labels in column {brief(name)}, got {kind}")
     if split is not None:
+        if not pa.types.is_string(table.schema.field("split").type):
+            table = table.set_column(table.column_names.index("split"), "split", table["split"].cast(pa.string()))
         table = table.filter(pq.filters_to_expression([("split", "in", split.split("+"))]))
     return zip(table["image"].to_pylist(), zip(*(table[c].to_pylist() for c in levels)))
 
 
 def _require(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
     if missing := [c for c in needed if c not in columns]:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; it has {', '.join(columns)}")
+        raise ValueError(f"{path}: no column {', '.join(map(printable, missing))}; it has {brief(columns)}")
 
 
 class SeededSampler(Sampler):

@@ -18,6 +18,7 @@ from .adapt_config import AdaptConfig
 from .adapt_picture import AdaptedPicture, adapt_picture, draw_sheet
 from .predict import Prediction, Predictor
 from .taxonomy import Taxonomy
+from .text import printable
 from .transforms import read_picture
 from .visualize import Segmentation, stage_panel
 
@@ -254,4 +255,4 @@ def _path(names: Sequence[str]) -> str:
 
 def _text(text: str) -> str:
     """Return text as HTML that shows it; what cannot be printed is replaced."""
-    return escape("".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return escape(printable(text))

@@ -7,13 +7,13 @@ picture is in one part whatever happens, and a job that was stopped goes on with
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .files import write_whole
 from .predict import Prediction, Predictor
 from .processes import ALONE, Processes
 
@@ -69,7 +69,7 @@ def claim_folder(folder: Path, files: Sequence[str], settings: dict) -> None:
     if not file.exists():
         if parts:
             raise ValueError(f"{folder} holds parquet files of something else: choose an empty folder")
-        _write(file, json.dumps(plan, indent=1).encode())
+        write_whole(file, json.dumps(plan, indent=1))
     found = json.loads(file.read_text())
     if differ := [f"{k} {found.get(k)!r} -> {v!r}" for k, v in plan.items() if found.get(k) != v]:
         raise ValueError(f"{folder} holds predictions of another job ({'; '.join(differ)}): go on with the same "
@@ -85,17 +85,4 @@ def write_part(file: Path, predictions: Sequence[Prediction]) -> None:
     table = pa.table(columns, SCHEMA.with_metadata({"failed": str(failed)}))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    _write(file, sink.getvalue())
-
-
-def _write(file: Path, content: bytes | pa.Buffer) -> None:
-    """Write a file that is there in full or not at all, even if the machine loses power."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as sink:
-            sink.write(content)
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(file, memoryview(sink.getvalue()))

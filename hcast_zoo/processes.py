@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from .text import brief, clip
+
 PATIENCE = datetime.timedelta(days=7)  # a process may wait so long for the slowest; a lost one ends the job at once
 
 
@@ -50,6 +52,24 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Return a device after trying it.
+
+    Raises:
+        ValueError: if there is no such device here.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise ValueError(f"expected a device such as cpu, cuda or mps that this machine has, got {brief(str(device))}: "
+                         f"{clip(reason[0])}") from error
+    if found.type == "meta":
+        raise ValueError("expected a device that computes, such as cpu, cuda or mps, got 'meta'")
+    return found
 
 
 @contextlib.contextmanager

@@ -4,11 +4,20 @@ import csv
 import dataclasses
 import difflib
 import functools
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+import operator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from .files import write_whole
+from .text import brief, clip
+
 UNKNOWN = -1  # label of a level that is not known, or below a shallow leaf
+MAX_LEVELS = 100  # the tree of life has about 40 ranks; without a limit a path would be as long as a hostile file says
+MAX_NAME = 1000  # characters
+MAX_COMPARED = 20_000  # names that a mistyped one is compared with, which takes a second
 
 
 class TaxonomyError(ValueError):
@@ -41,26 +50,35 @@ class Taxonomy:
             object.__setattr__(self, "parents", tuple(map(tuple, self.parents)))
         except TypeError as error:
             raise TaxonomyError(f"expected lists of levels, names and parents: {error}") from error
-        self._validate()
+        self._validate_levels()
+        self._validate_names()
+        self._validate_parents()
 
-    def _validate(self) -> None:
-        if not self.levels:
-            raise TaxonomyError("expected at least one level")
-        if not all(isinstance(level, str) and level for level in self.levels):
-            raise TaxonomyError(f"expected level names that are non-empty strings, got {self.levels!r}")
+    def _validate_levels(self) -> None:
+        if self.name != "" and (fault := _fault(self.name)):
+            raise TaxonomyError(f"expected a name of the taxonomy, {fault}")
+        if not 1 <= len(self.levels) <= MAX_LEVELS:
+            raise TaxonomyError(f"expected at least one level and at most {MAX_LEVELS}, got {len(self.levels)}")
+        for index, level in enumerate(self.levels):
+            if fault := _fault(level):
+                raise TaxonomyError(f"level {index}: expected level names that are non-empty strings, {fault}")
         if duplicate := _first_duplicate(self.levels):
             raise TaxonomyError(f"level name {duplicate!r} occurs twice")
         if len(self.names) != len(self.levels) or len(self.parents) != len(self.levels) - 1:
             raise TaxonomyError(f"expected names for {len(self.levels)} levels and parents for "
                                 f"{len(self.levels) - 1}, got {len(self.names)} and {len(self.parents)}")
+
+    def _validate_names(self) -> None:
         for level, names in zip(self.levels, self.names):
             if not names:
                 raise TaxonomyError(f"level {level!r} has no node")
             for index, name in enumerate(names):
-                if not isinstance(name, str) or not name.strip():
-                    raise TaxonomyError(f"node {index} of level {level!r}: expected a name, got {name!r}")
+                if fault := _fault(name):
+                    raise TaxonomyError(f"node {index} of level {level!r}: expected a name, {fault}")
             if duplicate := _first_duplicate(names):
-                raise TaxonomyError(f"node {duplicate!r} occurs twice at level {level!r}")
+                raise TaxonomyError(f"node {brief(duplicate)} occurs twice at level {level!r}")
+
+    def _validate_parents(self) -> None:
         for depth, parents in enumerate(self.parents):
             level, names = self.levels[depth + 1], self.names[depth + 1]
             if len(parents) != len(names):
@@ -68,8 +86,8 @@ class Taxonomy:
                                     f"{len(parents)}")
             for name, parent in zip(names, parents):
                 if type(parent) is not int or not 0 <= parent < len(self.names[depth]):
-                    raise TaxonomyError(f"node {name!r} of level {level!r}: expected a parent from 0 to "
-                                        f"{len(self.names[depth]) - 1}, got {parent!r}")
+                    raise TaxonomyError(f"node {brief(name)} of level {level!r}: expected a parent from 0 to "
+                                        f"{len(self.names[depth]) - 1}, got {brief(parent)}")
 
     @classmethod
     def from_paths(cls, paths: Iterable[Sequence[str]], levels: Sequence[str] | None = None,
@@ -88,19 +106,20 @@ class Taxonomy:
         """
         parent_of: list[dict[str, str | None]] = []
         for path in paths:
+            _check_path(path, MAX_LEVELS if levels is None else len(levels))
             if len(path) == 0:
                 raise TaxonomyError("expected at least one name in each path, got an empty path")
-            if levels is not None and len(path) > len(levels):
-                raise TaxonomyError(f"path {tuple(path)!r} is longer than the {len(levels)} levels")
             for depth, node in enumerate(path):
+                if not isinstance(node, str):
+                    raise TaxonomyError(f"path {brief(path)}: expected a name, got {brief(node)}")
                 if depth == len(parent_of):
                     parent_of.append({})
                 parent = path[depth - 1] if depth else None
                 known = parent_of[depth].setdefault(node, parent)
                 if known != parent:
                     level = levels[depth] if levels is not None else f"level_{depth + 1}"
-                    raise TaxonomyError(f"node {node!r} of level {level!r} has two parents, {known!r} and {parent!r}: "
-                                        "use names that are unique in their level")
+                    raise TaxonomyError(f"node {brief(node)} of level {brief(level)} has two parents, {brief(known)} "
+                                        f"and {brief(parent)}: use names that are unique in their level")
         if levels is None:
             levels = [f"level_{depth + 1}" for depth in range(len(parent_of))]
         index = [{node: i for i, node in enumerate(nodes)} for nodes in parent_of]
@@ -115,33 +134,23 @@ class Taxonomy:
             path: The file, UTF-8.
             columns: Columns to use, coarse to fine, as level names; by default all.
         """
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = list(columns or reader.fieldnames or [])
-            missing = [c for c in columns if c not in (reader.fieldnames or [])]
-            if missing or not columns:
-                raise TaxonomyError(f"{path}: expected columns {columns}, got {reader.fieldnames}")
-            rows = [trim_path([row[c] for c in columns], f"{path} line {reader.line_num}") for row in reader]
+        header, table = read_table(path)
+        columns = list(columns or header)
+        if not columns or not set(columns) <= set(header):
+            raise TaxonomyError(f"{path}: expected columns {brief(columns)}, got {brief(header)}")
+        rows = [trim_path([row[c] for c in columns], f"{path} line {line}") for line, row in table]
         return cls.from_paths(rows, columns, Path(path).stem)
 
     @classmethod
     def from_folder(cls, root: str | Path, levels: Sequence[str] | None = None) -> "Taxonomy":
-        """Build a taxonomy from a tree of folders: each folder that has no sub-folder is a leaf."""
+        """Build a taxonomy from a tree of folders: each folder that has no sub-folder is a leaf. Links are followed."""
         root = Path(root)
         if not root.is_dir():
             raise TaxonomyError(f"expected a folder, got {root}")
-
-        def leaves(folder: Path, path: tuple[str, ...]):
-            children = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-            if not children and path:
-                yield path
-            for child in children:
-                yield from leaves(child, (*path, child.name))
-
-        paths = list(leaves(root, ()))
-        if not paths:
+        paths = [folder.relative_to(root).parts for folder, children, _ in walk(root) if not children]
+        if paths == [()]:
             raise TaxonomyError(f"{root}: expected a folder for each label, got no sub-folder")
-        return cls.from_paths(paths, levels, root.name)
+        return cls.from_paths(paths, levels, root.resolve().name)
 
     @classmethod
     def from_dict(cls, data: dict) -> "Taxonomy":
@@ -152,7 +161,7 @@ class Taxonomy:
         if missing := sorted(fields - {"name"} - set(data)):
             raise TaxonomyError(f"taxonomy lacks {', '.join(missing)}")
         if unknown := sorted(set(data) - fields):
-            raise TaxonomyError(f"unknown taxonomy keys: {', '.join(unknown)}")
+            raise TaxonomyError(f"unknown taxonomy keys: {clip(', '.join(unknown))}")
         return cls(**data)
 
     def to_dict(self) -> dict:
@@ -170,14 +179,14 @@ class Taxonomy:
             return cls.from_csv(path)
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise TaxonomyError(f"{path}: expected JSON: {error}") from error
         except TaxonomyError as error:
             raise TaxonomyError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        """Write JSON at once."""
+        write_whole(path, json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
 
     @property
     def level_classes(self) -> tuple[int, ...]:
@@ -218,8 +227,7 @@ class Taxonomy:
         Raises:
             TaxonomyError: if a node is unknown, or is not a child of the node before it.
         """
-        if len(path) > len(self.levels):
-            raise TaxonomyError(f"path {tuple(path)!r} is longer than the {len(self.levels)} levels")
+        _check_path(path, len(self.levels))
         given = [self._index(level, node) for level, node in enumerate(path)]
         known = [level for level, index in enumerate(given) if index != UNKNOWN]
         if not known:
@@ -250,15 +258,19 @@ class Taxonomy:
             return level, self._index(level, name)
         near = self._nearest(node)
         hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise TaxonomyError(f"no node {node!r} in the taxonomy{hint}")
+        raise TaxonomyError(f"no node {brief(node)} in the taxonomy{hint}")
 
     def _nearest(self, node: str) -> list[str]:
         """Return up to three names at any level that are near to one, whole or by a word, in any case."""
         names: dict[str, str] = {}
+        start = node.lower()[:3] if sum(self.level_classes) > MAX_COMPARED else ""
         for name in (name for level in self.names for name in level):
-            names.setdefault(name.lower(), name)
+            if (lower := name.lower()).startswith(start):
+                names.setdefault(lower, name)
+        if len(names) > MAX_COMPARED:
+            return []
         words = {word: name for whole, name in reversed(names.items()) for word in whole.replace("-", " ").split()}
-        near = difflib.get_close_matches(node.lower(), {**words, **names}, 6)
+        near = _near(node.lower(), {**words, **names}, 6)
         return list(dict.fromkeys({**words, **names}[match] for match in near))[:3]
 
     def _index(self, level: int, node: str | int | None) -> int:
@@ -267,18 +279,75 @@ class Taxonomy:
         if isinstance(node, str):
             index = self._name_index[level].get(node)
             if index is None:
-                near = difflib.get_close_matches(node, self.names[level], 3)
+                near = _near(node, self.names[level], 3)
                 hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
-                raise TaxonomyError(f"no node {node!r} at level {self.levels[level]!r}{hint}")
+                raise TaxonomyError(f"no node {brief(node)} at level {self.levels[level]!r}{hint}")
             return index
+        try:
+            node = operator.index(node)
+        except TypeError as error:
+            raise TaxonomyError(f"expected a name or a label at level {self.levels[level]!r}, got {brief(node)}"
+                                ) from error
         if not 0 <= node < len(self.names[level]):
             raise TaxonomyError(f"label {node} is out of range at level {self.levels[level]!r}: expected 0 to "
                                 f"{len(self.names[level]) - 1}, or -1 for unknown")
-        return int(node)
+        return node
 
     @functools.cached_property
     def _name_index(self) -> tuple[dict[str, int], ...]:
         return tuple({name: i for i, name in enumerate(names)} for names in self.names)
+
+
+def read_table(path: str | Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """Return the header of a CSV file, and its rows with their line numbers; a short row's last cells are empty.
+
+    Raises:
+        TaxonomyError: if it is no UTF-8 text, no CSV, a column's name occurs twice, or a row has too many cells.
+    """
+    rows = _read_cells(path)
+    _, header = next(rows, (0, []))
+    if duplicate := _first_duplicate(header):
+        raise TaxonomyError(f"{path}: column {brief(duplicate)} occurs twice")
+
+    def table() -> Iterator[tuple[int, dict[str, str]]]:
+        for line, cells in rows:
+            if len(cells) > len(header):
+                raise TaxonomyError(f"{path} line {line}: expected {len(header)} cells, got {len(cells)}: put quotes "
+                                    "around a name with a comma")
+            if cells:
+                yield line, dict(itertools.zip_longest(header, cells, fillvalue=""))
+
+    return header, table()
+
+
+def _read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            for cells in reader:
+                yield reader.line_num, cells
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise TaxonomyError(f"{path} after line {reader.line_num}: expected CSV in UTF-8: {error}") from error
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield each folder of a tree, and the names of its folders and files, sorted; hidden folders are left out.
+
+    Raises:
+        TaxonomyError: if links lead to a folder twice, as they do in a circle, or there are too many levels.
+    """
+    seen: dict[tuple[int, int], Path] = {}
+    for name, folders, files in os.walk(root, followlinks=True):
+        folder = Path(name)
+        status = os.stat(folder)
+        other = seen.setdefault((status.st_dev, status.st_ino), folder)
+        if other is not folder:
+            raise TaxonomyError(f"{folder} is the same folder as {other}: expected a tree, where links lead to no "
+                                "folder twice")
+        if len(folder.relative_to(root).parts) > MAX_LEVELS:
+            raise TaxonomyError(f"{brief(str(folder))}: expected at most {MAX_LEVELS} levels of folders")
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        yield folder, list(folders), sorted(files)
 
 
 def trim_path(cells: Sequence[str | None], where: str) -> list[str]:
@@ -291,8 +360,37 @@ def trim_path(cells: Sequence[str | None], where: str) -> list[str]:
     while cells and not cells[-1]:
         cells.pop()
     if not all(cells) or not cells:
-        raise TaxonomyError(f"{where}: expected names without a gap, coarse to fine, got {cells}")
+        raise TaxonomyError(f"{where}: expected names without a gap, coarse to fine, got {brief(cells)}")
     return cells
+
+
+def _fault(name: object) -> str | None:
+    """Return why something cannot be the name of a level or a node, or None."""
+    if not isinstance(name, str) or not name.strip():
+        return f"got {brief(name)}"
+    if len(name) > MAX_NAME:
+        return f"got {len(name)} characters, {brief(name)}: expected {MAX_NAME} at most"
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            return f"got {brief(name)}, which is no text: it holds half of a surrogate pair"
+    return None
+
+
+def _check_path(path: object, length: int) -> None:
+    if not isinstance(path, (list, tuple)):
+        raise TaxonomyError(f"expected a path as a list of names, coarse to fine, got {brief(path)}")
+    if len(path) > length:
+        raise TaxonomyError(f"path {brief(path)} is longer than the {length} levels")
+
+
+def _near(name: str, names: Iterable[str], count: int) -> list[str]:
+    """Return names that are near to one; of very many, only some that begin alike are looked at."""
+    names = list(names)
+    if len(names) > 2 * MAX_COMPARED:
+        names = list(itertools.islice((n for n in names if n[:3] == name[:3]), MAX_COMPARED))
+    return difflib.get_close_matches(name, names, count) if len(name) <= MAX_NAME else []
 
 
 def _first_duplicate(values: Sequence[str]) -> str | None:

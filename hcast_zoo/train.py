@@ -32,6 +32,7 @@ from . import weights
 from .config import IMAGENET_MEAN, IMAGENET_STD, HCastConfig
 from .data import HierarchicalDataset, SeededSampler, SuperpixelCollate, seed_everything
 from .evaluate import evaluate
+from .files import write_whole
 from .losses import HierarchicalLoss, soft_targets
 from .model import HCast
 from .processes import Processes, copy_buffers
@@ -224,7 +225,7 @@ class Run:
         wanted = {"config": self.config.to_dict(), "settings": dataclasses.asdict(self.settings),
                   "job": {"processes": self.processes.count}}
         if not file.exists():
-            write_atomically(file, json.dumps(wanted, indent=1))
+            write_whole(file, json.dumps(wanted, indent=1))
             return
         found = {"job": {"processes": 1}, **json.loads(file.read_text())}
         differ = [f"{key} {found.get(part, {}).get(key)!r} -> {value!r}" for part, values in wanted.items()
@@ -243,7 +244,7 @@ class Run:
         self.accelerator.save_state(new)
         self.accelerator.wait_for_everyone()  # every process has a file in it
         if self.processes.is_main:
-            (new / "progress.json").write_text(json.dumps({"step": self.step, "best": self.best}))
+            write_whole(new / "progress.json", json.dumps({"step": self.step, "best": self.best}))
             shutil.rmtree(old, ignore_errors=True)
             if folder.exists():
                 os.replace(folder, old)
@@ -263,7 +264,7 @@ class Run:
         log = self.output / "log.jsonl"
         if self.processes.is_main and log.exists():  # lines after the checkpoint will be written again
             lines = [line for line in log.read_text().splitlines() if _line_step(line) <= self.step]
-            write_atomically(log, "".join(line + "\n" for line in lines))
+            write_whole(log, "".join(line + "\n" for line in lines))
 
 
 def has_accelerator() -> bool:
@@ -296,13 +297,6 @@ def make_mixup(config: HCastConfig, settings: TrainConfig) -> HierarchicalMixup 
         return None
     return HierarchicalMixup(settings.mixup, settings.cutmix, prob=settings.mix_prob,
                              label_smoothing=settings.smoothing, num_classes=config.level_classes)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves the old content or the new."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _line_step(line: str) -> float:

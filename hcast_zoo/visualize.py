@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .config import HCastConfig
 from .model import HCast, HCastOutput
+from .text import printable
 from .transforms import eval_transform, on_background, read_picture, to_8_bit, view_box
 
 OUTSIDE = -1
@@ -206,7 +207,7 @@ def sheet(columns: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]) -> Ima
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """Return printable text that is no wider than a panel."""
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    text = printable(text)
     if font.getlength(text) <= PANEL:
         return text
     while text and font.getlength(text + "...") > PANEL:

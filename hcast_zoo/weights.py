@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -14,8 +13,11 @@ from torch import Tensor
 from . import hub
 from .calibration import Calibration
 from .config import HCastConfig
+from .files import write_whole
 from .model import HCast, resample_position
-from .taxonomy import Taxonomy, TaxonomyError
+from .processes import check_device
+from .taxonomy import Taxonomy
+from .text import brief, clip
 
 FOLDER = Path(__file__).parent / "weights"
 INDEX = FOLDER / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
@@ -58,13 +60,7 @@ def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -
         metadata["taxonomy"] = json.dumps(weights.taxonomy.to_dict(), ensure_ascii=False)
     if weights.calibration is not None:
         metadata["calibration"] = json.dumps(weights.calibration.to_dict(), ensure_ascii=False)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        Path(temporary).write_bytes(
-            _sort_header(serialize({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata)))
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_whole(path, _sort_header(serialize({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata)))
 
 
 def _sort_header(file: bytes) -> bytes:
@@ -110,8 +106,12 @@ def read(path: str | Path, tensors: bool = True) -> Weights:
     metadata = read_metadata(path)
     state_dict = {}
     if tensors:
-        with safe_open(path, framework="pt") as file:
-            state_dict = {k: file.get_tensor(k) for k in file.keys()}
+        try:
+            with safe_open(path, framework="pt") as file:
+                state_dict = {k: file.get_tensor(k) for k in file.keys()}
+        except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            # The last ones come from torch, of types and shapes that it does not have.
+            raise WeightsError(f"{path}: a tensor cannot be read: {clip(error)}") from error
     if "config" not in metadata:
         metadata.update(_read_config_json(Path(path).with_name("config.json")))
     if "config" not in metadata:
@@ -121,15 +121,15 @@ def read(path: str | Path, tensors: bool = True) -> Weights:
         config = HCastConfig.from_dict(json.loads(metadata.pop("config")))
         taxonomy = metadata.pop("taxonomy", None)
         taxonomy = Taxonomy.from_dict(json.loads(taxonomy)) if taxonomy is not None else None
-    except (TypeError, ValueError, TaxonomyError) as error:
-        raise WeightsError(f"{path}: invalid config or taxonomy in the metadata: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: invalid config or taxonomy in the metadata: {clip(error)}") from error
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise WeightsError(f"{path}: the taxonomy has {taxonomy.level_classes} classes, the config "
                            f"{config.level_classes}")
     try:
         calibration = _parse_calibration(metadata.pop("calibration", None), len(config.level_classes))
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: invalid calibration in the metadata: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: invalid calibration in the metadata: {clip(error)}") from error
     return Weights(config, taxonomy, state_dict, metadata, calibration)
 
 
@@ -143,8 +143,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: expected a complete safetensors file: {error}. A checkpoint of the official code "
-                           "or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
+        raise WeightsError(f"{path}: expected a complete safetensors file: {clip(error)}. A checkpoint of the official "
+                           "code or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
                            ) from error
 
 
@@ -152,7 +152,7 @@ def _read_config_json(path: Path) -> dict[str, str]:
     """Return the metadata entries for a ``config.json`` of transformers; none if it is not H-CAST's."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(data, dict) or data.get("model_type") != "hcast":
         return {}
@@ -169,20 +169,36 @@ def build(weights: Weights, device: str | torch.device = "cpu") -> HCast:
 
     Raises:
         WeightsError: if the tensors are those of another model; the message names some of them.
+        ValueError: if there is no such device.
+    """
+    model = check(weights)
+    # A copy, because tensors of a mapped file are not aligned, which makes kernels slower and moves last bits.
+    state = {k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True)
+             for k, v in weights.state_dict.items()}
+    model.load_state_dict(state, assign=True)
+    return model.to(check_device(device)).eval()
+
+
+def check(weights: Weights) -> HCast:
+    """Check that tensors are those of the config, before any memory is taken for what a config asks for.
+
+    Returns:
+        The model of the config, on the meta device.
+
+    Raises:
+        WeightsError: if they are those of another model; the message names some of them.
     """
     model = HCast(weights.config, device="meta")
-    expected = model.state_dict()
-    given = weights.state_dict
+    expected, given = model.state_dict(), weights.state_dict
     problems = [f"no {k}" for k in expected if k not in given]
-    problems += [f"unknown {k}" for k in given if k not in expected]
-    problems += [f"{k} is {tuple(given[k].shape)}, not {tuple(v.shape)}" for k, v in expected.items()
+    problems += [f"unknown {clip(k)}" for k in given if k not in expected]
+    problems += [f"{k} is {brief(tuple(given[k].shape))}, not {tuple(v.shape)}" for k, v in expected.items()
                  if k in given and given[k].shape != v.shape]
+    problems += [f"{k} is {given[k].dtype}, not a kind of {v.dtype}" for k, v in expected.items()
+                 if k in given and given[k].is_floating_point() != v.is_floating_point()]
     if problems:
         raise WeightsError(f"weights of another model, {len(problems)} differences: {'; '.join(problems[:5])}")
-    # A copy, because tensors of a mapped file are not aligned, which makes kernels slower and moves last bits.
-    state = {k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in given.items()}
-    model.load_state_dict(state, assign=True)
-    return model.to(device).eval()
+    return model
 
 
 def fit(state_dict: dict[str, Tensor], model: HCast) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from hcast_zoo import parts
+from hcast_zoo import files as whole_files
 from hcast_zoo.cli import main
 from hcast_zoo.parts import predict_parts
 from hcast_zoo.predict import Predictor, find_pictures
@@ -56,7 +56,7 @@ def test_one_folder_by_any_number_of_processes(files, tiny_weights, tmp_path):
 @pytest.mark.parametrize("crash", ["predict", "write", "rename"])
 def test_goes_on_where_it_was_stopped_with_other_processes(files, tiny_weights, tmp_path, monkeypatch, crash):
     predictor, folder = Predictor(tiny_weights), tmp_path / "out"
-    made, renames, syncs, rename = [], iter(range(100)), iter(range(100)), parts.os.replace
+    made, renames, syncs, rename = [], iter(range(100)), iter(range(100)), whole_files.os.replace
 
     def predict(part, **kwargs):
         made.append(part)
@@ -76,9 +76,9 @@ def test_goes_on_where_it_was_stopped_with_other_processes(files, tiny_weights, 
     with monkeypatch.context() as patch:
         patch.setattr(predictor, "predict", predict)
         if crash == "rename":
-            patch.setattr(parts.os, "replace", replace)
+            patch.setattr(whole_files.os, "replace", replace)
         if crash == "write":
-            patch.setattr(parts.os, "fsync", fsync)
+            patch.setattr(whole_files.os, "fsync", fsync)
         with pytest.raises(KeyboardInterrupt):
             list(predict_parts(predictor, files, folder, {}, part_size=4))
         assert len(read(folder)) == 8  # what is readable is whole parts

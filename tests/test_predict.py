@@ -43,6 +43,30 @@ def test_batch_size_and_workers_do_not_matter(files, tiny_weights):
         assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
 
 
+TOLERANCE = 1e-5  # of a probability, whatever is asked along with a picture
+
+
+def test_one_picture_one_answer(files, tiny_weights):
+    """Batch size, workers, order, threads and neighbours do not matter; nor does the packaged model's size."""
+    def ask(pictures, *options):
+        return {p.file: p for p in predictor.predict(pictures, *options)}
+
+    predictor, threads = Predictor(tiny_weights), torch.get_num_threads()
+    expected = ask(files, 1)
+    others = {"batch of 3": ask(files, 3), "batch of 64": ask(files, 64), "workers": ask(files, 4, 2),
+              "order": ask(files[::-1], 4), "again": ask(files, 1)}
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        others[f"{count} threads"] = ask(files, 4)
+    torch.set_num_threads(threads)
+    for what, found in others.items():
+        assert found.keys() == expected.keys(), what
+        for file, answer in found.items():
+            assert (answer.path, answer.error) == (expected[file].path, expected[file].error), (what, file)
+            assert answer.probabilities == pytest.approx(expected[file].probabilities, abs=TOLERANCE), (what, file)
+            assert answer.path_probability == pytest.approx(expected[file].path_probability, abs=TOLERANCE), what
+
+
 def test_records(files, tiny_weights):
     good, bad = (p.to_dict() for p in Predictor(tiny_weights).predict([files[0], files[5]]))
     assert list(good) == ["file", "path", "probabilities", "path_probability", "runner_up", "runner_up_probability"]

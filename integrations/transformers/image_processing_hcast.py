@@ -18,7 +18,7 @@ from transformers.processing_utils import ImagesKwargs
 
 from hcast_zoo.config import HCastConfig as CoreConfig
 from hcast_zoo.superpixels import from_normalized
-from hcast_zoo.transforms import on_background, to_8_bit
+from hcast_zoo.transforms import middle, on_background, to_8_bit
 
 DEFAULTS = CoreConfig()
 
@@ -73,7 +73,7 @@ class HierarchicalProcessing:
     def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any):
         """Bring one picture into the backend's form; Pillow's are made RGB as in the core, 16 bits and all."""
         if do_convert_rgb and isinstance(image, Image.Image):
-            image = on_background(to_8_bit(image), (255, 255, 255))
+            image = middle(on_background(to_8_bit(image), (255, 255, 255)))
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
     def _preprocess(self, images: list, do_rescale: bool, rescale_factor: float, do_normalize: bool,

@@ -11,8 +11,8 @@ import json
 import re
 from pathlib import Path
 
-CORE_MODULES = ("calibration", "config", "decode", "layers", "losses", "model", "pooling", "restriction", "slic",
-                "superpixels", "taxonomy", "transforms")
+CORE_MODULES = ("calibration", "config", "decode", "files", "layers", "losses", "model", "pooling", "restriction",
+                "slic", "superpixels", "taxonomy", "text", "transforms")
 MODULES = ("configuration_hcast", "image_processing_hcast", "modeling_hcast", "pipeline_hcast")
 AUTO_MAP = {
     "AutoConfig": "configuration_hcast.HCastConfig",
