@@ -275,11 +275,13 @@ def _load_start(model: str, recipe: str | None):
     from . import weights
 
     try:
-        return weights.load(model)
+        content = weights.load(model)
     except weights.WeightsError as error:
         hint = (f". The recipe starts from an ImageNet CAST checkpoint: hcast-zoo convert CHECKPOINT.pth {model}; or "
                 "say --model hcast_small to start from nothing")
         raise weights.WeightsError(f"{error}{hint if recipe and not os.path.exists(model) else ''}") from error
+    weights.check(content)
+    return content
 
 
 def data_prepare(args: argparse.Namespace) -> int:
