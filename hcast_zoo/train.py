@@ -191,8 +191,7 @@ class Run:
         model = self.ema.module if averaged else self.accelerator.unwrap_model(self.model)
         copy_buffers(model, self.processes)
         decoder = "independent" if self.settings.paper_exact else "best_path"
-        workers = 0 if self.settings.cache else self.settings.workers  # a worker's cache dies with it
-        metrics = evaluate(model, self.val_set, (decoder,), workers=workers, processes=self.processes,
+        metrics = evaluate(model, self.val_set, (decoder,), workers=0, processes=self.processes,
                            superpixel_cache=self.settings.superpixel_cache)[decoder]
         self._log({f"val/{key}": value for key, value in metrics.items()})
         better = metrics[self.criterion] > self.best
