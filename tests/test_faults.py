@@ -79,11 +79,11 @@ def test_every_lasting_file_is_old_or_new(tmp_path, tiny_weights, taxonomy, eval
     taxonomy.save(tmp_path / "t.json")
     card.record(tmp_path / "c.md", str(tiny_weights), evaluation)
     before = {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
+    content = weights.load(tiny_weights)
     full_disk()
     for write in (lambda: taxonomy.save(tmp_path / "t.json"), lambda: weights.save(content, tiny_weights),
                   lambda: card.record(tmp_path / "c.md", str(tiny_weights), evaluation),
                   lambda: parts.write_part(tmp_path / "p.parquet", [])):
-        content = weights.load(tiny_weights)
         with pytest.raises(OSError, match="No space left on device"):
             write()
     assert before == {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
