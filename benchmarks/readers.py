@@ -295,7 +295,7 @@ class CommandLine(Reader):
         data = str(make_tree(folder / "tree"))
         good, bad = f"{data}/val/bird/owl/barn owl/0.png", str(folder / "bad\x1b[31m.png")
         Path(bad).write_bytes(b"no picture")
-        (folder / "list.txt").write_bytes(f"{good}\n{bad}\nnowhere\x1b.png\n".encode() + b"\xff\0.png\n\n" + b"a" * 300)
+        (folder / "list.txt").write_bytes(f"{good}\n{bad}\nnowhere\x1b.png\n".encode() + b"\xff.png\n\n" + b"a" * 300)
         (folder / "config.py").write_text("model = 1")
         self.commands = [c.split("|") for c in (
             f"predict|{good}|--model|{model}|--json",
@@ -356,6 +356,8 @@ class CommandLine(Reader):
             elif at < len(words):
                 words[at] = hostile
         # Publishing sends nothing, and processes are few, whatever was changed.
+        words = ["2" if before == "--workers" and word.isdigit() and int(word) > 2 else word
+                 for before, word in zip(["", *words], words)]
         words += ["--dry-run"] if words[:1] == ["publish"] and "--dry-run" not in words else []
         return [re.sub("^OUT", str(self.folder / "out" / str(rng.randrange(10**9))), word) for word in words]
 

@@ -18,7 +18,7 @@ from .adapt_config import FREE, AdaptConfig
 from .config import VARIANTS
 from .paper import BENCHMARKS
 from .text import clip, printable
-from .train_config import TrainConfig
+from .train_config import MAX_WORKERS, TrainConfig
 
 DEFAULT_MODEL = "hcast_small.emoji_art"
 DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
@@ -289,7 +289,14 @@ def _add_clusters(parser: argparse.ArgumentParser) -> None:
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="pictures at once (%(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read pictures (%(default)s)")
+    parser.add_argument("--workers", type=_workers, default=0, help="processes that read pictures (%(default)s)")
+
+
+def _workers(text: str) -> int:
+    """Return a number of processes that a machine may have."""
+    if not 0 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"expected 0 to {MAX_WORKERS}, got {clip(text, 50)}")
+    return int(text)
 
 
 def _batch_size(text: str) -> int | None:

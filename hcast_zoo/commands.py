@@ -32,6 +32,8 @@ def predict(args: argparse.Namespace) -> int:
     if args.files_from:
         with open(args.files_from, encoding="utf-8", errors="surrogateescape") as names:
             files += [name for line in names if (name := line.rstrip("\n"))]
+        if any("\0" in name for name in files):
+            raise ValueError(f"{args.files_from}: expected a text file that names a picture a line, got NUL bytes")
     if not files:
         raise ValueError("expected pictures, or --files-from with a list of them")
     options = dict(decoder=args.decode, num_clusters=args.num_clusters, within=args.within, threshold=args.back_off)

@@ -36,6 +36,7 @@ from .files import write_whole
 from .losses import HierarchicalLoss, soft_targets
 from .model import HCast
 from .processes import Processes, copy_buffers
+from .text import brief, clip
 from .train_config import CHANGEABLE, TrainConfig
 from .transforms import eval_transform, normalization
 
@@ -272,18 +273,26 @@ def has_accelerator() -> bool:
 
 
 def train_transform(config: HCastConfig, settings: TrainConfig):
-    """Return timm's training augmentation, from a PIL RGB picture to a normalised (in_chans, H, W) float32 tensor."""
+    """Return timm's training augmentation, from a PIL RGB picture to a normalised (in_chans, H, W) float32 tensor.
+
+    Raises:
+        ValueError: if timm does not know the policy.
+    """
     policy = settings.auto_augment or None
     if policy and policy.startswith("rand") and "mmax" not in policy:
         policy += "-mmax9"  # at magnitude 10 timm posterises to 0 bits, which Pillow 13 refuses
     # Behaviour 24: the official code trains with ImageNet's normalisation, whatever it evaluates with.
     mean, std = normalization(
         config.replace(mean=IMAGENET_MEAN, std=IMAGENET_STD) if settings.paper_exact else config)
-    transform = timm.data.create_transform(
-        config.image_size, is_training=True, scale=(settings.crop_scale, 1.0), hflip=settings.hflip,
-        color_jitter=settings.color_jitter, auto_augment=policy,
-        interpolation=config.interpolation, mean=mean, std=std, re_prob=settings.random_erasing,
-        re_mode="pixel", use_prefetcher=False)
+    try:
+        transform = timm.data.create_transform(
+            config.image_size, is_training=True, scale=(settings.crop_scale, 1.0), hflip=settings.hflip,
+            color_jitter=settings.color_jitter, auto_augment=policy,
+            interpolation=config.interpolation, mean=mean, std=std, re_prob=settings.random_erasing,
+            re_mode="pixel", use_prefetcher=False)
+    except (AssertionError, KeyError, IndexError) as error:  # what timm makes of a policy that it does not know
+        raise ValueError(f"auto_augment: expected a policy of timm, such as rand-m9-mstd0.5-inc1, or \"\", got "
+                         f"{brief(settings.auto_augment)}: {clip(error)}") from error
     if config.in_chans == 1:  # after timm's augmentations, some of which want colours
         to_tensor = [isinstance(step, timm.data.transforms.MaybeToTensor) for step in transform.transforms].index(True)
         transform.transforms.insert(to_tensor, Grayscale(1))

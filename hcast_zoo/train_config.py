@@ -2,6 +2,7 @@
 
 import dataclasses
 
+MAX_WORKERS = 256  # processes; a slip of the keyboard would fill the machine with more
 CHANGEABLE = {"workers", "checkpoint_steps", "superpixel_cache"}  # a run may go on with other values of these
 
 
@@ -81,6 +82,8 @@ class TrainConfig:
             raise ValueError(f"batch_size: expected an even number, got {self.batch_size}")
         if self.epochs < 1 or self.checkpoint_steps < 1 or self.eval_epochs < 1:
             raise ValueError("epochs, checkpoint_steps, eval_epochs: expected 1 or more")
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise ValueError(f"workers: expected 0 to {MAX_WORKERS}, got {self.workers}")
 
     @property
     def augments(self) -> bool:

@@ -493,3 +493,38 @@ def test_hostile_weights_are_used_by_name(wild, picture_folder):
     predictor = Predictor(wild)
     answer, = predictor.predict([next((picture_folder / "val").rglob("*.png"))])
     assert predictor.taxonomy.labels(answer.path)
+
+
+def test_a_list_that_is_none(tmp_path, tiny_weights, capsys):
+    assert main(["predict", "--files-from", str(tiny_weights), "--model", str(tiny_weights)]) == 2
+    error = capsys.readouterr().err
+    assert "expected a text file that names a picture a line" in error and len(error) < 500
+
+
+def test_settings_that_are_none(picture_folder, tmp_path, tiny_weights, capsys):
+    command = ["train", "--data", str(picture_folder), "--output", str(tmp_path / "run"), "--model", str(tiny_weights),
+               "--batch-size", "4"]
+    for words, message in ((["--auto-augment", "0.1"], "auto_augment: expected a policy of timm"),
+                           (["--workers", "1000000000"], "workers: expected 0 to 256"),
+                           (["--opt", "magic"], "magic")):
+        assert main([*command, *words]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", "x.png", "--workers", "1000000000"])
+    assert "expected 0 to 256" in capsys.readouterr().err
+
+
+def test_any_numbers_of_an_evaluation(tmp_path):
+    good = {"sha256": "0", "data": "a", "split": None, "pictures": 1, "results": {"best_path": {"fpa": 1.0}},
+            "command": "c", "commit": "d"}
+    file = tmp_path / "e.json"
+    for change in ({"results": 5}, {"results": {}}, {"results": {"a": {}}}, {"results": {"a": {"b": "1"}}},
+                   {"results": {"a": {"b": None}}}, {"data": 7}, {"pictures": "9"}, {"commit": ["x"]}, {"extra": 1}):
+        file.write_text(json.dumps([{**good, **change}]))
+        with pytest.raises(ValueError, match="expected evaluations written by"):
+            card.read_evaluations(file)
+    file.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="expected evaluations written by"):
+        card.read_evaluations(file)
+    file.write_text(json.dumps([good]))
+    assert len(card.read_evaluations(file)) == 1
