@@ -121,7 +121,7 @@ class HCastConfig:
             check(isinstance(value, tuple) and all(map(is_number, value)) and len(value) in (1, 3, self.in_chans),
                   field, "a number for each channel")
         check(len(self.mean) == len(self.std), "mean", "as many values as std")
-        check(all(s > 0 for s in self.std), "std", "positive values")
+        check(all(s >= 1e-6 for s in self.std), "std", "positive values, from 1e-6 on")
 
     @classmethod
     def from_variant(cls, name: str, **overrides) -> "HCastConfig":

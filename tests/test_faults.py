@@ -25,7 +25,7 @@ class FullDisk:
         self.room = room
 
     def open(self, *arguments, **options):
-        file = open(*arguments, **options)  # noqa: SIM115 (it is returned)
+        file = open(*arguments, **options)  # noqa: SIM115 (closed by Sink)
         write = file.write
 
         class Sink:
