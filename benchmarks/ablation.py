@@ -2,8 +2,9 @@
 
     python benchmarks/ablation.py --data emoji_art.parquet --taxonomy taxonomy.json --output runs/ablation
 
-Writes docs/ablation.md, and again after each arm. Every arm and seed is a run folder; the same command goes on with a
-run that was stopped, and keeps those that are finished. The options make it small enough for a laptop, or larger.
+Writes docs/ablation.md before the first arm, and after each. Every arm and seed is a run folder; the same command goes
+on with a run that was stopped, and keeps those that are finished. The options make it small enough for a laptop, or
+larger.
 """
 
 import argparse
@@ -42,7 +43,20 @@ This page is written by
 
     {command}
 
-## Decoded by best_path
+which trains the arms one after the other, keeps those that are finished, goes on with one that was stopped, and writes
+this page again after each.
+
+{numbers}## The arms
+
+{arms}
+
+## What this says, and what it does not
+
+{verdict}
+
+{caveat}
+"""
+NUMBERS = """## Decoded by best_path
 
 {accuracy}
 Percent right, of the whole path (FPA) and at each level.
@@ -57,15 +71,6 @@ Points, with the standard error over the test pictures, which are the same for b
 {decodings}
 FPA, and TICE in brackets (predictions that are no path of the tree; lower is better).
 
-## The arms
-
-{arms}
-
-## What this says, and what it does not
-
-{verdict}
-
-{caveat}
 """
 CAVEAT = """The runs are from scratch and {epochs} long: the fewer, the more this compares beginnings. A part may help
 early and not late, or the other way round. The error tells what other test pictures would change, not what another seed
@@ -133,6 +138,7 @@ def main() -> None:
     settings = TrainConfig(epochs=args.epochs, eval_epochs=args.epochs, warmup_epochs=args.warmup_epochs,
                            batch_size=args.batch_size, lr=args.lr, workers=args.workers, **SETTINGS)
     test = HierarchicalDataset.load(args.data, taxonomy, "test", cache=True, skip_broken=False)
+    write_report(args, taxonomy, len(test))
     for seed in args.seeds:
         for name in args.arms:
             folder = args.output / name / f"seed-{seed}"
@@ -212,31 +218,39 @@ def difference(arm: list[dict], base: list[dict], key: str) -> tuple[float, floa
 def write_report(args: argparse.Namespace, taxonomy: Taxonomy, pictures: int) -> None:
     """Write docs/ablation.md from the runs that are finished."""
     found = read_results(args.output, args.seeds)
-    any_run = next(iter(found.values()))[0]
+    numbers, verdict = make_tables(found, taxonomy) if found else ("", [])
+    if missing := [f"`{name}`" for name in ARMS if name not in found]:
+        verdict.append(f"Not trained to the end yet: {', '.join(missing)}.")
+    settings = describe(next(iter(found.values()))[0], taxonomy, pictures) if found else "No arm is trained yet."
+    report.write(args.docs, "ablation.md", TEXT.format(
+        settings=settings, command=command(), numbers=numbers, verdict="\n".join(verdict),
+        arms="\n".join(f"- `{name}`: {arm.text}." for name, arm in ARMS.items()),
+        caveat=CAVEAT.format(epochs=f"{args.epochs} epoch{'s' if args.epochs > 1 else ''}",
+                             one="; there is one seed here" if len(args.seeds) == 1 else "")))
+
+
+def make_tables(found: dict[str, list[dict]], taxonomy: Taxonomy) -> tuple[str, list[str]]:
+    """Return the tables of the finished runs, and what they tell."""
     level_metrics = [f"accuracy/{level}" for level in taxonomy.levels]
     accuracy, decodings, changes, told = [], [], [], []
     for name, runs in found.items():
         accuracy.append([name, len(runs), f"{runs[0]['parameters'] / 1e6:.1f}", *(
             mean(runs, "best_path", metric) for metric in ("fpa", *level_metrics))])
         decodings.append([name, *(f"{mean(runs, mode, 'fpa')} ({mean(runs, mode, 'tice')})" for mode in DECODERS)])
-        if name != BASE and len(found.get(BASE, ())) == len(runs):
-            pairs = {title: difference(runs, found[BASE], key) for title, key in zip(
-                ("FPA", *taxonomy.levels), ("path", *taxonomy.levels))}
-            changes.append([name, *(f"{value:+.2f} ± {error:.2f}" for value, error in pairs.values())])
-            told += [f"`{name}` is {'better' if value > 0 else 'worse'} in {title}"
-                     for title, (value, error) in pairs.items() if abs(value) > 2 * error]
+        if name == BASE or len(found.get(BASE, ())) != len(runs):
+            continue
+        pairs = {title: difference(runs, found[BASE], key) for title, key in zip(
+            ("FPA", *taxonomy.levels), ("path", *taxonomy.levels))}
+        changes.append([name, *(f"{value:+.2f} ± {error:.2f}" for value, error in pairs.values())])
+        told += [f"`{name}` is {'better' if value > 0 else 'worse'} in {title}"
+                 for title, (value, error) in pairs.items() if abs(value) > 2 * error]
     verdict = [f"Of {len(changes) * (1 + len(taxonomy.levels))} differences from the base, {len(told)} are larger than "
                f"two standard errors (about one in twenty would be by chance){': ' if told else '.'}"
-               + "; ".join(told) + ("." if told else "")]
-    if missing := [f"`{name}`" for name in ARMS if name not in found]:
-        verdict.append(f"Not trained yet: {', '.join(missing)}.")
-    report.write(args.docs, "ablation.md", TEXT.format(
-        settings=describe(any_run, taxonomy, pictures), command=command(),
-        changes=report.table(["arm", "FPA", *taxonomy.levels], changes),
+               + "; ".join(told) + ("." if told else "")] if changes else []
+    return NUMBERS.format(
         accuracy=report.table(["arm", "seeds", "M parameters", "FPA", *taxonomy.levels], accuracy),
-        decodings=report.table(["arm", *DECODERS], decodings), verdict="\n".join(verdict),
-        arms="\n".join(f"- `{name}`: {arm.text}." for name, arm in ARMS.items()),
-        caveat=CAVEAT.format(epochs=epochs(any_run), one="; there is one seed here" if len(args.seeds) == 1 else "")))
+        changes=report.table(["arm", "FPA", *taxonomy.levels], changes),
+        decodings=report.table(["arm", *DECODERS], decodings)), verdict
 
 
 def mean(runs: list[dict], mode: str, metric: str) -> str:
@@ -253,16 +267,11 @@ def describe(run: dict, taxonomy: Taxonomy, pictures: int) -> str:
     return (
         f"Every arm is {c['embed_dim']} wide and sees {c['image_size']}x{c['image_size']} pixels as "
         f"{c['num_superpixels']} tokens, which the stages of H-CAST make {tokens}. "
-        f"It is trained from scratch for {epochs(run)} of {run['training_labels'][0]:,} pictures, {s['batch_size']} a "
-        f"step, with AdamW, by one schedule and the same seeds, and measured on the {pictures} test pictures of "
-        f"{taxonomy.name or 'the data'} with the average weights after the last step. Code: {run['code']}, torch "
+        f"It is trained from scratch for {s['epochs']} epoch(s) of {run['training_labels'][0]:,} pictures, "
+        f"{s['batch_size']} a step, with AdamW, by one schedule and the same seeds, and measured on the {pictures} "
+        f"test pictures of {taxonomy.name or 'the data'} with the average weights after the last step. "
+        f"Code: {run['code']}, torch "
         f"{run['torch']}.")
-
-
-def epochs(run: dict) -> str:
-    """Return the number of epochs in words."""
-    count = run["settings"]["epochs"]
-    return f"{count} epoch{'s' if count > 1 else ''}"
 
 
 def command() -> str:

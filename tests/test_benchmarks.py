@@ -296,18 +296,27 @@ def ablation(benchmark, monkeypatch, picture_folder, taxonomy, tmp_path):
             "--workers", "0", "--docs", str(tmp_path / "docs"), *arguments])
         module.main()
         return (tmp_path / "docs/ablation.md").read_text()
-    call.module, call.runs = module, tmp_path / "runs"
+    call.module, call.runs, call.docs = module, tmp_path / "runs", tmp_path / "docs"
     return call
 
 
 @pytest.mark.slow
 def test_ablation(ablation, monkeypatch, taxonomy):
+    def stopped(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ablation.module.Run, "train", stopped)
+        ablation()
+    text = (ablation.docs / "ablation.md").read_text()
+    assert "No arm is trained yet." in text and "| base |" not in text
     text = ablation("--arms", "base", "free_grain")
-    assert "Not trained yet: `no_kl`, `grid`, `coarse_to_fine`, `flat_vit`." in text and "one seed here" in text
+    assert "Not trained to the end yet: `no_kl`, `grid`, `coarse_to_fine`, `flat_vit`." in text
+    assert "one seed here" in text
     text = ablation()
     results = {name: json.loads((ablation.runs / name / "seed-0/result.json").read_text())
                for name in ablation.module.ARMS}
-    assert "Not trained yet" not in text and all(text.count(f"| {name} |") == 3 - (name == "base") for name in results)
+    assert "Not trained" not in text and all(text.count(f"| {name} |") == 3 - (name == "base") for name in results)
     assert results["base"]["training_labels"] == [12, 12, 12]
     assert results["free_grain"]["training_labels"] == [12, 8, 4]
     assert results["no_kl"]["settings"]["kl_weight"] == 0 and results["base"]["settings"]["kl_weight"] == 0.5
