@@ -75,8 +75,8 @@ class HCastConfig:
             object.__setattr__(self, "head_stages", default_head_stages(len(self.level_classes)))
         self._validate()
 
-    def _validate(self):
-        def check(ok: bool, field: str, expected: str):
+    def _validate(self) -> None:
+        def check(ok: bool, field: str, expected: str) -> None:
             if not ok:
                 raise ValueError(f"{field}: expected {expected}, got {getattr(self, field)!r}")
 
@@ -95,9 +95,10 @@ class HCastConfig:
         check(integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 1024, "depths",
               "four block counts of 1 or more")
         check_clusters(self.num_clusters, self.num_superpixels)
-        check(integers(self.head_stages, 1) and max(self.head_stages) == NUM_STAGES, "head_stages",
+        stages = self.head_stages or ()  # never None here, which a type checker cannot see
+        check(integers(stages, 1) and max(stages, default=0) == NUM_STAGES, "head_stages",
               "stages from 1 to 4, with stage 4 among them")
-        check(len(self.head_stages) == len(self.level_classes), "head_stages",
+        check(len(stages) == len(self.level_classes), "head_stages",
               f"one stage for each of {len(self.level_classes)} levels")
         for field in ("drop_rate", "drop_path_rate", "pool_drop_rate"):
             check(0 <= getattr(self, field) < 1, field, "a probability in [0, 1)")
@@ -110,7 +111,7 @@ class HCastConfig:
         check(all(s > 0 for s in self.std), "std", "positive values")
 
     @classmethod
-    def from_variant(cls, name: str, **overrides) -> "HCastConfig":
+    def from_variant(cls, name: str, **overrides: Any) -> "HCastConfig":
         """Return the config of a named variant.
 
         Args:
@@ -138,7 +139,7 @@ class HCastConfig:
         """Return the fields as a JSON-serialisable dictionary."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
-    def replace(self, **changes) -> "HCastConfig":
+    def replace(self, **changes: Any) -> "HCastConfig":
         """Return a copy with some fields changed; ``head_stages`` follows a changed number of levels."""
         if len(changes.get("level_classes", self.level_classes)) != len(self.level_classes):
             changes.setdefault("head_stages", None)

@@ -39,8 +39,7 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
                     raise PictureError(f"{name}: {picture.width}x{picture.height} pixels, expected {MAX_PIXELS:,} at "
                                        "most: make it smaller first")
                 picture.load()
-                picture = ImageOps.exif_transpose(picture)
-                return to_8_bit(picture)
+                return to_8_bit(ImageOps.exif_transpose(picture))
     except PictureError:
         raise
     except FileNotFoundError as error:

@@ -1,7 +1,7 @@
 """Every code block of README.md and docs/: Python runs, and so does each command of hcast-zoo, on tiny stand-ins.
 
 A page's blocks run in order and share their names, in a folder that holds what the pages speak of: pictures, a data set
-``birds``, weights ``runs/birds/...``, a repository ``org/name``. A block after ``<!-- not run: REASON -->`` is left out.
+``birds``, weights ``runs/birds/...``, a repository ``org/name``. What follows ``<!-- not run: REASON -->`` is left out.
 """
 
 import importlib.metadata

@@ -123,8 +123,9 @@ def run_tests(module: str) -> int:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     # The last two collect garbage, which takes longer than the tests.
-    slow = [word for name in ("cacheprovider", "unraisableexception", "threadexception") for word in ("-p", f"no:{name}")]
-    return pytest.main(["-x", "-q", "--tb=no", "-m", "not slow", *slow, *MODULES[module]])
+    left_out = ("cacheprovider", "unraisableexception", "threadexception")
+    less = [word for name in left_out for word in ("-p", f"no:{name}")]
+    return pytest.main(["-x", "-q", "--tb=no", "-m", "not slow", *less, *MODULES[module]])
 
 
 def survives(mutant: Mutant) -> bool:
