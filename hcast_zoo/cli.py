@@ -223,7 +223,7 @@ def _batch_size(text: str) -> int | None:
 
 def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
     """Add an option for each field of a dataclass; the help is in the class's docstring."""
-    lines = (line.strip() for line in dataclass.__doc__.splitlines())
+    lines = (line.strip() for line in (dataclass.__doc__ or "").splitlines())
     texts = {line.split(":")[0]: line.split(": ", 1)[1] for line in lines if ": " in line}
     hints = typing.get_type_hints(dataclass)
     for field in dataclasses.fields(dataclass):

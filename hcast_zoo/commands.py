@@ -217,7 +217,10 @@ def train(args: argparse.Namespace) -> int:
     from .config import HCastConfig
     from .data import HierarchicalDataset
     from .taxonomy import Taxonomy
-    from .train import Run
+    try:
+        from .train import Run
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}: pip install 'hcast-zoo[train]'") from error
 
     settings = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None

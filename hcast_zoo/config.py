@@ -54,7 +54,7 @@ class HCastConfig:
     mlp_ratio: float = 4.0
     num_superpixels: int = 196
     num_clusters: tuple[int, ...] = (64, 32, 16, 8)
-    head_stages: tuple[int, ...] | None = None
+    head_stages: tuple[int, ...] = None  # type: ignore[assignment]  # default_head_stages() where None is given
     last_pool: bool = False
     mask_empty: bool = False
     drop_rate: float = 0.0
@@ -95,10 +95,9 @@ class HCastConfig:
         check(integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 1024, "depths",
               "four block counts of 1 or more")
         check_clusters(self.num_clusters, self.num_superpixels)
-        stages = self.head_stages or ()  # never None here, which a type checker cannot see
-        check(integers(stages, 1) and max(stages, default=0) == NUM_STAGES, "head_stages",
+        check(integers(self.head_stages, 1) and max(self.head_stages) == NUM_STAGES, "head_stages",
               "stages from 1 to 4, with stage 4 among them")
-        check(len(stages) == len(self.level_classes), "head_stages",
+        check(len(self.head_stages) == len(self.level_classes), "head_stages",
               f"one stage for each of {len(self.level_classes)} levels")
         for field in ("drop_rate", "drop_path_rate", "pool_drop_rate"):
             check(0 <= getattr(self, field) < 1, field, "a probability in [0, 1)")

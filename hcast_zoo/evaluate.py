@@ -1,6 +1,6 @@
 """Evaluation: metrics of a model on a data set, for each decoding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -54,10 +54,12 @@ def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str]
         ValueError: if no picture can be read, or clusters outnumber tokens.
     """
     share = Subset(dataset, processes.share(len(dataset)))
-    logits, labels = _run(model, share, batch_size, workers, progress and processes.is_main, num_clusters)
+    batches, label_batches = _run(model, share, batch_size, workers, progress and processes.is_main, num_clusters)
     paths: dict[str, Tensor] = {}
-    if labels:  # a share may be empty, or all its pictures broken
-        logits, labels = tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
+    labels = None
+    if label_batches:  # a share may be empty, or all its pictures broken
+        logits: Sequence[Tensor] = tuple(torch.cat(level) for level in zip(*batches))
+        labels = torch.cat(label_batches)
         if calibration is not None:
             logits = calibration.logits(logits)  # the path temperature moves no path
         paths = {mode: decode(logits, dataset.taxonomy, mode).paths.cpu() for mode in decoders}
@@ -95,5 +97,5 @@ def _run(model: HCast, dataset: Dataset, batch_size: int, workers: int, progress
     return logits, labels
 
 
-def _loader(model: HCast, dataset: Dataset, batch_size: int, workers: int) -> Iterator:
+def _loader(model: HCast, dataset: Dataset, batch_size: int, workers: int) -> DataLoader:
     return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=SuperpixelCollate(model.config))

@@ -5,6 +5,7 @@ a token without pixels is empty.
 """
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -116,7 +117,7 @@ def prepare_segments(images: Tensor, segments: Tensor | None, num_superpixels: i
     return segments.to(images.device, torch.int64)
 
 
-def to_uint8(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Turn normalised images back into the 8-bit RGB pixels that SEEDS sees.
 
     The value is truncated, not rounded, as in the official loader: 22 % of the bytes are one lower than the
@@ -133,12 +134,12 @@ def to_uint8(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) ->
     """
     images = images.detach().cpu().double()  # in float32, truncation would change a fifth of the bytes
     channels = 3 if images.shape[1] >= 3 else 1
-    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (mean, std))
+    shift, scale = (torch.tensor(v, dtype=torch.float64) for v in (mean, std))
     if len(mean) < channels or channels == 1:
-        mean, std = mean.mean(), std.mean()
+        shift, scale = shift.mean(), scale.mean()
     else:
-        mean, std = mean[:channels, None, None], std[:channels, None, None]
-    pixels = (images[:, :channels] * std + mean) * 255
+        shift, scale = shift[:channels, None, None], scale[:channels, None, None]
+    pixels = (images[:, :channels] * scale + shift) * 255
     pixels = pixels.nan_to_num(0.0).clamp(0, 255).to(torch.uint8)
     return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
 

@@ -26,10 +26,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import libcst
+from libcst import matchers
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation import mutators
 
@@ -73,10 +75,16 @@ class _Collector(libcst.CSTVisitor):
         if isinstance(node, SKIPPED):
             return False
         for kind, operator in OPERATORS:
-            if isinstance(node, kind):
+            if isinstance(node, kind) and not _is_last_dimension(node, operator):
                 line = self.get_metadata(PositionProvider, node).start.line
                 self.changes.extend((line, node, changed) for changed in operator(node))
         return True
+
+
+def _is_last_dimension(node: libcst.CSTNode, operator: Callable) -> bool:
+    """Tell whether this is -1 about to become +1: the same dimension of a matrix (-2 is tried as well)."""
+    return operator is mutators.operator_swap_op and matchers.matches(
+        node, matchers.UnaryOperation(matchers.Minus(), matchers.Integer("1")))
 
 
 def mutants(module: str) -> list[Mutant]:
