@@ -18,7 +18,7 @@ from hcast_zoo.data import HierarchicalDataset, SuperpixelCollate
 from hcast_zoo.transforms import eval_transform
 
 MODEL = "hcast_small.emoji_art"
-PATHS = ("--model", "--data", "--flat", "--docs", "--example")
+PATHS = ("--model", "--data", "--flat", "--docs", "--example", "--outside")
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """H-CAST: images classified along a taxonomy, every level reading its label from one fine-to-coarse segmentation."""
 
 import importlib
+from typing import Any
 
 import wrapt
 
@@ -46,7 +47,7 @@ for _module, _hook in _INTEGRATIONS.items():
     wrapt.register_post_import_hook(f"{__name__}.integrations.{_hook}", _module)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

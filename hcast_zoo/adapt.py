@@ -159,7 +159,7 @@ def make_loss(feedback: str, taxonomy: Taxonomy, node: tuple[int, int] | None = 
     losses: dict[str, Loss] = {
         "entropy": entropy,
         "agreement": lambda x: -_path_scores(x, taxonomy, calibration, tempered=False).logsumexp(-1).mean(),
-        "target": lambda x: -node_log_probability(x, taxonomy, node, calibration).mean(),
+        "target": lambda x: -node_log_probability(x, taxonomy, node, calibration).mean(),  # type: ignore[arg-type]
     }
     losses["path"] = losses["target"]
     if feedback not in losses:
@@ -186,7 +186,7 @@ class _FreeGroup:
         if norm == 0:
             return
         for value, gradient in zip(self.values.values(), gradients):
-            value -= config.step_size * self.scale / norm * gradient
+            value.sub_(config.step_size * self.scale / norm * gradient)
         if (distance := self.distance()) > config.radius:
             for name, value in self.values.items():
                 value.copy_(self.start[name] + (value - self.start[name]) * (config.radius / distance))
@@ -200,7 +200,8 @@ class _FreeGroup:
 def _descend(forward: Callable[[], HCastOutput], loss: Loss, groups: list[_FreeGroup],
              config: AdaptConfig) -> tuple[HCastOutput, tuple[float, ...]]:
     """Take the steps; return the output with the lowest loss, to which the groups are set back, and all losses."""
-    losses, best = [], None
+    losses: list[float] = []
+    best: tuple | None = None
     for step in range(config.steps + 1):
         output = forward()
         value = loss(output.level_logits)
@@ -221,6 +222,7 @@ def _descend(forward: Callable[[], HCastOutput], loss: Loss, groups: list[_FreeG
                 raise AdaptationError(f"the gradient of {group.kind} is not finite after {step} steps; the model is as "
                                       "it was before")
             group.step(mine, config)
+    assert best is not None  # the loss before the first step is there
     for group, values in zip(groups, best[2]):
         group.restore(values)
     return best[1], tuple(losses)

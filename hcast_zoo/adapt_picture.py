@@ -65,7 +65,7 @@ def adapt_picture(predictor: Predictor, file: str | Path, target: str | None = N
     image = eval_transform(model.config)(picture)[None].to(predictor.device)
     a = adapt(model, image, taxonomy, target, feedback=feedback, config=config, num_clusters=predictor.num_clusters,
               calibration=calibration)
-    probability = None
+    probability: tuple | None = None
     if a.node is not None:
         target = taxonomy.names[a.node[0]][a.node[1]]
         probability = tuple(node_log_probability(o.level_logits, taxonomy, a.node, calibration).exp().item()
@@ -74,7 +74,8 @@ def adapt_picture(predictor: Predictor, file: str | Path, target: str | None = N
                                          file=str(file)) for o in (a.before, a.after))
     stages = range(2, len(a.before.assignments) + 2)
     change = tuple(rand_distance(a.before.segment_map(s)[0], a.after.segment_map(s)[0]) for s in stages)
-    segmentations = tuple(Segmentation.from_output(picture, o, model.config) for o in (a.before, a.after))
+    segmentations = (Segmentation.from_output(picture, a.before, model.config),
+                     Segmentation.from_output(picture, a.after, model.config))
     return AdaptedPicture(str(file), feedback, target, probability, before, after, segmentations, change, a)
 
 

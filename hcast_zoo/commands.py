@@ -228,7 +228,10 @@ def train(args: argparse.Namespace) -> int:
     from .config import HCastConfig
     from .data import HierarchicalDataset
     from .taxonomy import Taxonomy
-    from .train import Run
+    try:
+        from .train import Run
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}: pip install 'hcast-zoo[train]'") from error
 
     options = _train_options(args)
     settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})

@@ -59,7 +59,7 @@ class HCastConfig:
     mlp_ratio: float = 4.0
     num_superpixels: int = 196
     num_clusters: tuple[int, ...] = (64, 32, 16, 8)
-    head_stages: tuple[int, ...] | None = None
+    head_stages: tuple[int, ...] = None  # type: ignore[assignment]  # default_head_stages() where None is given
     last_pool: bool = False
     mask_empty: bool = False
     drop_rate: float = 0.0
@@ -80,8 +80,8 @@ class HCastConfig:
             object.__setattr__(self, "head_stages", default_head_stages(len(self.level_classes)))
         self._validate()
 
-    def _validate(self):
-        def check(ok: bool, field: str, expected: str):
+    def _validate(self) -> None:
+        def check(ok: bool, field: str, expected: str) -> None:
             if not ok:
                 raise ValueError(f"{field}: expected {expected}, got {brief(getattr(self, field))}")
 
@@ -124,7 +124,7 @@ class HCastConfig:
         check(all(s >= 1e-6 for s in self.std), "std", "positive values, from 1e-6 on")
 
     @classmethod
-    def from_variant(cls, name: str, **overrides) -> "HCastConfig":
+    def from_variant(cls, name: str, **overrides: Any) -> "HCastConfig":
         """Return the config of a named variant.
 
         Args:
@@ -152,7 +152,7 @@ class HCastConfig:
         """Return the fields as a JSON-serialisable dictionary."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
-    def replace(self, **changes) -> "HCastConfig":
+    def replace(self, **changes: Any) -> "HCastConfig":
         """Return a copy with some fields changed; ``head_stages`` follows a changed number of levels."""
         if len(changes.get("level_classes", self.level_classes)) != len(self.level_classes):
             changes.setdefault("head_stages", None)

@@ -120,7 +120,9 @@ class HierarchicalDataset(Dataset):
                 raise
             warnings.warn(f"left out: {error}", stacklevel=2)
             return None
-        background = tuple(random.randrange(256) for _ in range(3)) if self.random_background else WHITE
+        background = WHITE
+        if self.random_background:
+            background = (random.randrange(256), random.randrange(256), random.randrange(256))
         picture = on_background(picture, background)
         if self.transform is not None:
             picture = self.transform(picture)
@@ -207,7 +209,7 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, split: str | None) -> It
         if not pa.types.is_string(table.schema.field("split").type):
             table = table.set_column(table.column_names.index("split"), "split", table["split"].cast(pa.string()))
         table = table.filter(pq.filters_to_expression([("split", "in", split.split("+"))]))
-    return zip(table["image"].to_pylist(), zip(*(table[c].to_pylist() for c in levels)))
+    return zip(table["image"].to_pylist(), map(list, zip(*(table[c].to_pylist() for c in levels))))
 
 
 def _require(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
@@ -252,12 +254,12 @@ class SuperpixelCollate:
         self.config, self.mixup, self.paper_exact = config, mixup, paper_exact
         self.cache = None if cache is None else SuperpixelCache(cache, config)
 
-    def __call__(self, samples: list[tuple | None]) -> dict[str, Tensor | tuple[Tensor, ...]] | None:
+    def __call__(self, batch: list[tuple | None]) -> dict[str, Tensor | tuple[Tensor, ...]] | None:
         """Return ``images`` (B, C, H, W), ``segments`` (B, H, W) int64, ``labels`` (B, L), and ``targets``.
 
         Samples that are None are left out; if all are, None is returned.
         """
-        samples = [s for s in samples if s is not None]
+        samples = [s for s in batch if s is not None]
         if self.mixup is not None and len(samples) % 2:  # mixing goes by pairs
             samples.pop()
         if not samples:

@@ -56,11 +56,13 @@ def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str]
         ValueError: if no picture can be read, or clusters outnumber tokens.
     """
     share = Subset(dataset, processes.share(len(dataset)))
-    logits, labels = _run(model, share, batch_size, workers, progress and processes.is_main, num_clusters,
-                          superpixel_cache)
+    batches, label_batches = _run(model, share, batch_size, workers, progress and processes.is_main, num_clusters,
+                                  superpixel_cache)
     paths: dict[str, Tensor] = {}
-    if labels:  # a share may be empty, or all its pictures broken
-        logits, labels = tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
+    labels = None
+    if label_batches:  # a share may be empty, or all its pictures broken
+        logits: Sequence[Tensor] = tuple(torch.cat(level) for level in zip(*batches))
+        labels = torch.cat(label_batches)
         if calibration is not None:
             logits = calibration.logits(logits)  # the path temperature moves no path
         paths = {mode: decode(logits, dataset.taxonomy, mode).paths.cpu() for mode in decoders}

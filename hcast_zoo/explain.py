@@ -7,6 +7,7 @@ a segment is made of, and the blocks of the earlier stages what the class token 
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -168,11 +169,12 @@ def agreement(focus: Tensor) -> Tensor:
 
 def detach(output: HCastOutput) -> HCastOutput:
     """Return an output without its graph."""
-    def cut(value):
+    def cut(value: Any) -> Any:
         return tuple(map(cut, value)) if isinstance(value, tuple) else value.detach()
 
-    values = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
-    return HCastOutput(**{name: value if value is None else cut(value) for name, value in values.items()})
+    values: dict[str, Any] = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
+    values.update({name: cut(value) for name, value in values.items() if value is not None})
+    return HCastOutput(**values)
 
 
 def _check_targets(targets: Tensor | None, level_logits: Sequence[Tensor]) -> Tensor:

@@ -96,7 +96,7 @@ def export(source: str | Path, output: str | Path, format: str = "onnx", *, batc
     write, run = {"onnx": (_write_onnx, _run_onnx), "pt2": (_write_pt2, _run_pt2)}[format]
     temporary = Path(f"{output}.{os.getpid()}.{format}")  # torch asks for its suffix
     try:
-        opset = write(trace(graph, batch_size), temporary, outputs, metadata(content), opset)
+        opset = write(trace(graph, batch_size), temporary, outputs, metadata(content), opset)  # type: ignore[operator]
         difference = _compare(graph, content.config, temporary, run, batch_size) if check else None
         os.replace(temporary, output)
     finally:
@@ -162,6 +162,7 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path, outputs: Sequ
     except ImportError as error:
         raise ImportError(INSTALL) from error
     onnx = torch.onnx.export(program, dynamo=True, opset_version=opset, output_names=list(outputs), verbose=False)
+    assert onnx is not None  # with dynamo it never is
     onnx.model.metadata_props.update(texts)
     _name_batch(onnx.model.graph)
     onnx.save(file)

@@ -139,7 +139,7 @@ class Encoder(nn.Module):
                 pooled = stage.pool(tokens, m, valid, self.config.mask_empty)
                 assignments.append(pooled.assignment)
                 tokens = pooled.tokens
-            valid = None  # only superpixels can be empty, not clusters
+            valid = None  # type: ignore[assignment]  # only superpixels can be empty, not clusters
         return Encoding(
             tokens=last,
             level_features=self.level_features(class_tokens),

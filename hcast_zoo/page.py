@@ -157,6 +157,8 @@ def answer_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> s
 
 def adaptation_html(adapted: AdaptedPicture) -> str:
     """Return what adaptation did, in words."""
+    if adapted.probability is None or adapted.target is None:
+        raise ValueError("expected an adaptation to a target")
     before, after = adapted.probability
     change = ", ".join(f"{change:.1f}% at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
     return (f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}</div>'

@@ -142,7 +142,8 @@ class Predictor:
     def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
         """Turn one (B, C_l) tensor of logits a level into B predictions with an empty file name."""
         d = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self.within)
-        paths, probabilities, reasons = d.paths, d.path_probabilities, [None] * len(d.paths)
+        paths, probabilities = d.paths, d.path_probabilities
+        reasons: Sequence[str | None] = [None] * len(d.paths)
         if self.threshold is not None:
             short = back_off(d, self.taxonomy, self.threshold)
             paths, probabilities, reasons = short.paths, short.path_probabilities, short.reasons

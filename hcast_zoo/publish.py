@@ -181,6 +181,6 @@ def _integration(name: str):
     try:
         return importlib.import_module(f"{__package__}.integrations.{name}.repository")
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if (error.name or "").split(".")[0] != name:
             raise
         raise ImportError(f"publishing needs {name}: pip install 'hcast-zoo[{name}]'") from error

@@ -36,7 +36,7 @@ class Restriction:
         """
         if isinstance(nodes, str):
             raise TaxonomyError(f"expected a list of nodes to restrict to, got the text {nodes!r}")
-        chosen = [set() for _ in taxonomy.levels]
+        chosen: list[set[int]] = [set() for _ in taxonomy.levels]
         for node in nodes:
             level, index = taxonomy.find(node)
             chosen[level].add(index)
@@ -46,9 +46,9 @@ class Restriction:
         kept = tuple(tuple(sorted(set(nodes) - {UNKNOWN})) for nodes in zip(*paths))
         depth = sum(map(bool, kept))  # a path has no gaps, so the levels without a node are the finest ones
         position = [{index: i for i, index in enumerate(nodes)} for nodes in kept]
-        parents = [[position[level][taxonomy.parents[level][index]] for index in kept[level + 1]]
-                   for level in range(depth - 1)]
-        names = [[taxonomy.names[level][index] for index in kept[level]] for level in range(depth)]
+        parents = tuple(tuple(position[level][taxonomy.parents[level][index]] for index in kept[level + 1])
+                        for level in range(depth - 1))
+        names = tuple(tuple(taxonomy.names[level][index] for index in kept[level]) for level in range(depth))
         return cls(Taxonomy(taxonomy.levels[:depth], names, parents, taxonomy.name), kept[:depth], len(kept))
 
     def logits(self, level_logits: Sequence[Tensor]) -> list[Tensor]:

@@ -92,9 +92,11 @@ def segment_picture(predictor: Predictor, file: str | Path) -> SegmentedPicture:
     targets = torch.tensor([nodes + [UNKNOWN] * ended], device=predictor.device)
     _, explanation = explain_levels(model, images, plain.segments, targets=targets, num_clusters=clusters)
     maps = focus_map(explanation.focus, plain.segments)[0].cpu().numpy()
-    readings = tuple(Reading(*fields, shares=share[0].cpu().numpy(), focus=focus) for *fields, share, focus in zip(
-        predictor.taxonomy.levels, model.config.head_stages, (*prediction.path, *[None] * ended),
-        (*prediction.probabilities, *[None] * ended), explanation.shares, maps))
+    readings = tuple(
+        Reading(level, stage, node, probability, share[0].cpu().numpy(), focus)
+        for level, stage, node, probability, share, focus in zip(
+            predictor.taxonomy.levels, model.config.head_stages, (*prediction.path, *[None] * ended),
+            (*prediction.probabilities, *[None] * ended), explanation.shares, maps))
     return SegmentedPicture(prediction, Segmentation.from_output(picture, plain, model.config), readings,
                             agreement(explanation.focus).item())
 
@@ -148,7 +150,7 @@ def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PA
         if "overlays" in parts:
             visualize.draw_focus(picture, focus).save(folder / f"level_{number}.focus.png")
     if "arrays" in parts:
-        np.savez_compressed(folder / "segments.npz", **arrays)
+        np.savez_compressed(folder / "segments.npz", **arrays)  # type: ignore[arg-type]
 
 
 def make_folder(output: str | Path, file: str | Path) -> Path:

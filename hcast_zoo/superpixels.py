@@ -5,6 +5,7 @@ a token without pixels is empty.
 """
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -126,7 +127,7 @@ def prepare_segments(images: Tensor, segments: Tensor | None, num_superpixels: i
     return segments.to(images.device, torch.int64)
 
 
-def to_uint8(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Turn normalised images back into the 8-bit RGB pixels that SEEDS sees.
 
     The value is truncated, not rounded, as in the official loader: 22 % of the bytes are one lower than the
@@ -144,18 +145,18 @@ def to_uint8(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) ->
     return (to_rgb(images, mean, std) * 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def to_rgb(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def to_rgb(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Turn normalised (B, C, H, W) float images back into (B, 3, H, W) pixels in [0, 1]; NaN is 0.
 
     A single channel is repeated; of more than three, the first three are taken.
     """
     channels = 3 if images.shape[1] >= 3 else 1
-    mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (mean, std))
+    shift, scale = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (mean, std))
     if len(mean) < channels or channels == 1:
-        mean, std = mean.mean(), std.mean()
+        shift, scale = shift.mean(), scale.mean()
     else:
-        mean, std = mean[:channels, None, None], std[:channels, None, None]
-    pixels = (images[:, :channels] * std + mean).nan_to_num(0.0).clamp(0, 1)
+        shift, scale = shift[:channels, None, None], scale[:channels, None, None]
+    pixels = (images[:, :channels] * scale + shift).nan_to_num(0.0).clamp(0, 1)
     return pixels.expand(-1, 3, -1, -1)
 
 

@@ -123,8 +123,9 @@ class Taxonomy:
         if levels is None:
             levels = [f"level_{depth + 1}" for depth in range(len(parent_of))]
         index = [{node: i for i, node in enumerate(nodes)} for nodes in parent_of]
-        parents = [[index[depth][parent] for parent in nodes.values()] for depth, nodes in enumerate(parent_of[1:])]
-        return cls(tuple(levels), [list(nodes) for nodes in parent_of], parents, name)
+        parents = tuple(tuple(index[depth][parent] for parent in nodes.values() if parent is not None)
+                        for depth, nodes in enumerate(parent_of[1:]))
+        return cls(tuple(levels), tuple(map(tuple, parent_of)), parents, name)
 
     @classmethod
     def from_csv(cls, path: str | Path, columns: Sequence[str] | None = None) -> "Taxonomy":
@@ -356,12 +357,12 @@ def trim_path(cells: Sequence[str | None], where: str) -> list[str]:
     Raises:
         TaxonomyError: if a cell before the last name is empty.
     """
-    cells = [(cell or "").strip() for cell in cells]
-    while cells and not cells[-1]:
-        cells.pop()
-    if not all(cells) or not cells:
-        raise TaxonomyError(f"{where}: expected names without a gap, coarse to fine, got {brief(cells)}")
-    return cells
+    names = [(cell or "").strip() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    if not all(names) or not names:
+        raise TaxonomyError(f"{where}: expected names without a gap, coarse to fine, got {brief(names)}")
+    return names
 
 
 def _fault(name: object) -> str | None:

@@ -119,8 +119,8 @@ def read(path: str | Path, tensors: bool = True) -> Weights:
                            "on checkpoints from elsewhere")
     try:
         config = HCastConfig.from_dict(json.loads(metadata.pop("config")))
-        taxonomy = metadata.pop("taxonomy", None)
-        taxonomy = Taxonomy.from_dict(json.loads(taxonomy)) if taxonomy is not None else None
+        text = metadata.pop("taxonomy", None)
+        taxonomy = Taxonomy.from_dict(json.loads(text)) if text is not None else None
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: invalid config or taxonomy in the metadata: {clip(error)}") from error
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:

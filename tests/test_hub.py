@@ -23,8 +23,8 @@ class Server:
         self.environment = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_test",
                             "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, *arguments], env={**self.environment, **environment}, cwd=TESTS.parent,
+    def run(self, *arguments: str, cwd: Path = TESTS.parent, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, *arguments], env={**self.environment, **environment}, cwd=cwd,
                               capture_output=True, text=True)
 
     def python(self, code: str, **environment: str):

@@ -5,7 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hcast_zoo.losses import HierarchicalLoss, level_cross_entropy, soft_targets, tree_path_kl
+from hcast_zoo.losses import (
+    HierarchicalLoss,
+    level_binary_cross_entropy,
+    level_cross_entropy,
+    soft_targets,
+    tree_path_kl,
+)
 
 from .conftest import load_npz
 
@@ -87,6 +93,21 @@ def test_no_known_label_gives_zero():
     loss = HierarchicalLoss()(logits, torch.full_like(labels, -1))
     loss.backward()
     assert loss.item() == 0 and all(not x.grad.any() for x in logits)
+
+
+def test_binary_cross_entropy_counts_known_samples_alone():
+    logits, labels = random_case()
+    labels[:3, 1] = -1
+    target = soft_targets(labels, (3, 5, 9))[1]
+    expected = F.binary_cross_entropy_with_logits(logits[1][3:], target[3:])
+    torch.testing.assert_close(level_binary_cross_entropy(logits[1], target), expected)
+
+
+def test_the_tree_path_kl_counts_half_unless_asked():
+    logits, labels = random_case()
+    targets = soft_targets(labels, (3, 5, 9))
+    expected = sum(map(level_cross_entropy, logits, targets)) + 0.5 * tree_path_kl(logits, targets)
+    torch.testing.assert_close(HierarchicalLoss()(logits, labels), expected)
 
 
 def test_level_weights():

@@ -64,6 +64,8 @@ def test_tice_with_shallow_leaves():
 
 def test_wap_and_nothing_known():
     assert wap((100.0, 0.0), (1, 3)) == 25.0
+    with pytest.raises(ValueError):
+        wap((100.0, 0.0), (1, 3, 5))
     nothing = torch.full((2, 2), -1)
     assert np.isnan(full_path_accuracy(torch.zeros_like(nothing), nothing))
     assert np.isnan(level_accuracy(torch.zeros_like(nothing), nothing)).all()

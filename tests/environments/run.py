@@ -1,0 +1,170 @@
+"""Install the wheel into fresh environments of its own, outside of the repository, and run the fast tests there.
+
+    python tests/environments/run.py lowest                  # the lowest versions that resolve, on the oldest Python
+    python tests/environments/run.py pythons                 # 3.10 to 3.13, those that are here
+    python tests/environments/run.py extras                  # the base alone, then with one extra after the other
+    python tests/environments/run.py sbom --output sbom.json # CycloneDX, of the environment that runs this
+    python tests/environments/run.py lock                    # .ci/constraints.txt, from the same
+
+``pip install uv`` is what it needs. uv links files from its cache, so torch (6 GB with its CUDA libraries) is on disk
+once for all environments of one version; each is deleted after its tests. One line of a Markdown table on stdout for
+each; the exit code is 1 if one failed. docs/environments.md tells what came out.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+EXTRAS = ("", "train", "export", "transformers", "demo", "mmpretrain")
+# These read the repository around them, or need what the environment must not have.
+NOT_HERE = ("test_package.py", "test_benchmarks.py", "test_docs.py", "test_notebooks.py", "test_site.py",
+            "test_typing.py", "test_demo_browser.py", "integrations", "frameworks", "mutation", "environments")
+SHOWN = ("torch", "torchvision", "numpy", "timm", "transformers", "opencv-contrib-python-headless")
+
+
+def uv(*words: str, **options) -> subprocess.CompletedProcess:
+    """Run uv; raise if it fails."""
+    return subprocess.run([shutil.which("uv") or "uv", *words], check=True, text=True, **options)
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel of the working tree."""
+    uv("build", "--wheel", "--quiet", "--out-dir", str(folder), str(ROOT))
+    return next(folder.glob("*.whl"))
+
+
+def try_environment(name: str, python: str, wheel: Path, extras: str, resolution: str = "highest",
+                    constraints: Path | None = None) -> bool:
+    """Make an environment, check it, and run the tests; print a line of the table; return whether all went well."""
+    start = time.monotonic()
+    version = subprocess.run([python, "-V"], capture_output=True, text=True).stdout.split()[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        uv("venv", "--quiet", "--python", python, str(folder / "venv"))
+        interpreter = str(folder / "venv/bin/python")
+        wanted = f"hcast-zoo[{extras}] @ {wheel.as_uri()}" if extras else f"hcast-zoo @ {wheel.as_uri()}"
+        more = ["--constraint", str(constraints)] if constraints else []
+        try:
+            uv("pip", "install", "--quiet", "--python", interpreter, "--resolution", resolution, *more, wanted,
+               "pytest>=8")
+            if "mmpretrain" in extras:  # opencv-python came last, and has no superpixels
+                uv("pip", "install", "--quiet", "--python", interpreter, "--reinstall", "--no-deps",
+                   "opencv-contrib-python-headless")
+            uv("pip", "check", "--quiet", "--python", interpreter)
+        except subprocess.CalledProcessError as error:
+            print(f"| {name} | {version} | - | cannot be installed ({error.returncode}) |", flush=True)
+            return False
+        shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns(*NOT_HERE))
+        code = "import hcast_zoo; print(hcast_zoo.__file__)"
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        where = subprocess.run([interpreter, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+        assert str(folder) in where.stdout, (where.stdout, where.stderr)
+        result = subprocess.run([interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m",
+                                 "not slow and not hub", "-W", "ignore::pytest.PytestUnknownMarkWarning", "tests"],
+                                cwd=folder, env=environment, capture_output=True, text=True)
+        summary = result.stdout.strip().splitlines()[-1].strip("= ")
+        versions = {d["name"]: d["version"] for d in json.loads(
+            uv("pip", "list", "--format", "json", "--python", interpreter, capture_output=True).stdout)}
+    shown = ", ".join(f"{d} {versions[d]}" for d in SHOWN if d in versions)
+    print(f"| {name} | {version} | {shown} | {summary} |", flush=True)
+    if result.returncode:
+        print(result.stdout[-8000:], result.stderr[-2000:], file=sys.stderr)
+    print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+    return result.returncode == 0
+
+
+def find_pythons() -> dict[str, str]:
+    """Return version to interpreter, of those that are on the path or that pyenv or uv have installed."""
+    folders = [Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions",
+               Path.home() / ".local/share/uv/python"]
+    found = {}
+    for version in PYTHONS:
+        candidates = [shutil.which(f"python{version}"),
+                      *(p for folder in folders for p in folder.glob(f"*{version}.*/bin/python{version}"))]
+        for candidate in filter(None, candidates):  # pyenv puts names on the path that run nothing
+            code = "import sys, venv; print(sys.base_prefix == sys.prefix)"
+            if subprocess.run([candidate, "-c", code], capture_output=True, text=True).stdout == "True\n":
+                found.setdefault(version, str(candidate))
+    return found
+
+
+def write_sbom(output: Path) -> None:
+    """Write a CycloneDX file of the environment that runs this: install `.[all]` and cyclonedx-bom into it first."""
+    subprocess.run([sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", str(ROOT / "pyproject.toml"),
+                    "--output-reproducible", "--output-file", str(output), sys.executable], check=True)
+
+
+def closure(root: str = "hcast-zoo", extra: str = "all") -> dict[str, str]:
+    """Return name to version of all that a package and an extra of it need here, without the package itself.
+
+    Raises:
+        PackageNotFoundError: if something of it is not installed.
+    """
+    todo, seen, found = [(root, extra)], set(), {}
+    while todo:
+        name, extra = item = todo.pop()
+        if item in seen:
+            continue
+        seen.add(item)
+        found[name] = importlib.metadata.version(name)
+        for text in importlib.metadata.requires(name) or ():
+            need = Requirement(text)
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                todo += [(canonicalize_name(need.name), more) for more in ("", *need.extras)]
+    del found[root]
+    return found
+
+
+def write_lock(output: Path) -> None:
+    """Write names and versions, and nothing else, of what `all` has here."""
+    lines = [f"{name}=={version}" for name, version in sorted(closure().items())]
+    output.write_text("# Written by tests/environments/run.py lock: versions that passed the whole suite together.\n"
+                      + "\n".join(lines) + "\n")
+
+
+def main() -> int:
+    """Run; return 1 if an environment failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("lowest", "pythons", "extras", "sbom", "lock"))
+    parser.add_argument("--only", nargs="+", help="some Pythons or extras; `base` is no extra")
+    parser.add_argument("--constraint", type=Path, help="file of versions, such as .ci/constraints.txt")
+    parser.add_argument("--output", type=Path, help="of sbom (sbom.json) and lock (.ci/constraints.txt)")
+    args = parser.parse_args()
+    if args.what == "sbom":
+        write_sbom(args.output or Path("sbom.json"))
+        return 0
+    if args.what == "lock":
+        write_lock(args.output or ROOT / ".ci/constraints.txt")
+        return 0
+    here = platform.python_version().rpartition(".")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = build_wheel(Path(folder))
+        pythons = find_pythons()
+        plans = {
+            "lowest": [("lowest", pythons[min(pythons, key=lambda v: int(v[2:]))], "train", "lowest-direct")],
+            "pythons": [(f"Python {v}", p, "train", "highest") for v, p in pythons.items()],
+            "extras": [(extra or "base", pythons[here], extra, "highest") for extra in EXTRAS],
+        }[args.what]
+        if args.only:
+            plans = [plan for plan in plans if plan[0].removeprefix("Python ") in args.only]
+        print("| environment | Python | versions | tests |\n| --- | --- | --- | --- |")
+        good = [try_environment(name, python, wheel, extras, resolution, args.constraint)
+                for name, python, extras, resolution in plans]
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,44 @@
+"""Without an extra's packages, a command says in one line which extra to install; the rest of the package works."""
+
+import sys
+
+import pytest
+
+from hcast_zoo.cli import main
+
+# Extra, the packages of it that are taken away, our modules that import them, and a command.
+CASES = {
+    "train": (["accelerate"], ["train"], "train --data {data} --output {out} --model hcast_tiny"),
+    "train, parquet": (["pyarrow", "pyarrow.parquet"], ["parts"], "evaluate --data {out}.parquet --model {model}"),
+    "train, parts": (["pyarrow", "pyarrow.parquet"], ["parts"], "predict {data} --output {out} --model {model}"),
+    "export": (["onnxscript"], [], "export {model} --output {out}.onnx"),
+    "demo": (["gradio"], ["demo"], "demo --model {model}"),
+    "mmpretrain": (["mmengine"], ["integrations.mmpretrain.train"], "mm-train config.py"),
+    "transformers": (["transformers"], ["integrations.transformers.repository", "integrations.transformers"],
+                     "publish {model} --repo me/tiny --dry-run"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_missing_extra_is_named(case, monkeypatch, capsys, tiny_weights, picture_folder, tmp_path):
+    packages, modules, command = CASES[case]
+    for module in modules:
+        for name in [n for n in sys.modules if n == f"hcast_zoo.{module}" or n.startswith(f"hcast_zoo.{module}.")]:
+            monkeypatch.delitem(sys.modules, name)
+    for package in packages:
+        for name in [n for n in sys.modules if n.startswith(f"{package}.")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "out.parquet").write_bytes(b"")
+    words = command.format(data=picture_folder, out=tmp_path / "out", model=tiny_weights).split()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert f"pip install 'hcast-zoo[{case.split(',')[0]}]'" in error and "Traceback" not in error, error
+
+
+def test_the_base_predicts_without_any_extra(monkeypatch, capsys, tiny_weights, picture_folder):
+    for packages, _, _ in CASES.values():
+        for package in packages:
+            monkeypatch.setitem(sys.modules, package, None)
+    assert main(["predict", str(picture_folder / "val"), "--model", str(tiny_weights)]) == 0
+    assert capsys.readouterr().out.count("\n") == 12
