@@ -117,7 +117,7 @@ def _unpack_tar(content: tarfile.TarFile, folder: Path, target: Callable, prefix
         elif member.isfile() and (where := target(name)) is not None:
             content.extract(member.replace(name=_inside(where), deep=False), folder, filter="data")
         yield name
-        content.members.clear()  # else every member of half a million stays in memory
+        content.members.clear()  # type: ignore[attr-defined]  # else every member of half a million stays in memory
 
 
 def _inside(name: str) -> str:

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Callable
 from fractions import Fraction
+from typing import NoReturn
 
 from . import __version__, commands
 from .adapt_config import FREE, AdaptConfig
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint about a word is short, and writes nothing to the terminal but text."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         super().error(printable(clip(message)))
 
 
@@ -314,7 +315,7 @@ def _fraction(text: str) -> Fraction:
 
 def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
     """Add an option for each field of a dataclass, absent where not given; the help is in the class's docstring."""
-    args = inspect.getdoc(dataclass).partition("Args:\n")[2].replace("\n" + 8 * " ", " ")  # an argument a line
+    args = (inspect.getdoc(dataclass) or "").partition("Args:\n")[2].replace("\n" + 8 * " ", " ")  # an argument a line
     texts = dict(line.strip().split(": ", 1) for line in args.splitlines() if ": " in line)
     hints = typing.get_type_hints(dataclass)
     for field in dataclasses.fields(dataclass):

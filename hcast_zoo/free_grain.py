@@ -60,12 +60,12 @@ def deal_levels(labels: Sequence[Sequence[int]], fractions: Sequence[float | Fra
     Raises:
         ValueError: if there is not one fraction a level, or they are no parts of 1.
     """
-    labels = np.asarray(labels, dtype=np.int64)
-    check_fractions(fractions, labels.shape[1])
-    chance = np.random.default_rng(seed).permutation(len(labels))
-    order = np.lexsort((chance, *labels.T[::-1]))  # the last key goes first: the coarsest level
+    rows = np.asarray(labels, dtype=np.int64)
+    check_fractions(fractions, rows.shape[1])
+    chance = np.random.default_rng(seed).permutation(len(rows))
+    order = np.lexsort((chance, *rows.T[::-1]))  # the last key goes first: the coarsest level
     parts = np.array([float(f) for f in fractions])
-    levels, count = np.empty(len(labels), dtype=np.int64), np.zeros(len(parts))
+    levels, count = np.empty(len(rows), dtype=np.int64), np.zeros(len(parts))
     for turn, picture in enumerate(order, 1):
         level = int(np.argmax(np.round(parts * turn - count, 9)))  # equals are equal: no last bit decides
         count[level] += 1
@@ -78,7 +78,7 @@ def check_fractions(fractions: Sequence[float | Fraction], num_levels: int) -> N
     given = ", ".join(map(str, fractions))
     if len(fractions) != num_levels:
         raise ValueError(f"fractions: expected one for each of {num_levels} levels, coarse to fine, got {given}")
-    if not all(f >= 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
+    if not all(f >= 0 for f in fractions) or abs(float(sum(fractions)) - 1) > 1e-6:
         raise ValueError(f"fractions: expected parts of 1, such as 1/3 1/3 1/3 or 0.2 0.3 0.5, got {given}, which add "
                          f"up to {float(sum(fractions)):g}")
 
@@ -150,7 +150,7 @@ def _summary(output: Path, split: str | None, labels: list[tuple[int, ...]], kep
 def _cut_csv(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable, folder: Path) -> None:
     with open(source, encoding="utf-8-sig", newline="") as old, open(output, "w", encoding="utf-8", newline="") as new:
         reader = csv.DictReader(old)
-        writer = csv.DictWriter(new, reader.fieldnames, lineterminator="\n")
+        writer = csv.DictWriter(new, reader.fieldnames or [], lineterminator="\n")
         writer.writeheader()
         for row in reader:
             gone = taxonomy.levels[keep(row.get("split")):]

@@ -92,15 +92,16 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
             raise DataError(f"{where}: {len(wrong)} classes outside the paper's tree: {_some(wrong)}")
     if missing := sorted(set(index) - set(listed)):
         raise DataError(f"{root / 'variants.txt'}: lacks {len(missing)} classes of the paper's tree: {_some(missing)}")
-    level_names, remarks = [], []
-    for level, file in enumerate(("manufacturers.txt", "families.txt")):
-        known = given[tree.levels[level]]
+    level_names: list[Sequence[str] | None] = []
+    remarks: list[str] = []
+    for depth, file in enumerate(("manufacturers.txt", "families.txt")):
+        known = given[tree.levels[depth]]
         if missing := [i for i in variants if i not in known]:
-            raise DataError(f"{root}: images_{tree.levels[level]}_*.txt lack {len(missing)} pictures of "
+            raise DataError(f"{root}: images_{tree.levels[depth]}_*.txt lack {len(missing)} pictures of "
                             f"images_variant_*.txt: {_some(missing)}")
         if wrong := sorted(set(known.values()) - set(_read_lines(root / file))):
             raise DataError(f"{root / file}: lacks {len(wrong)} names that pictures have: {_some(wrong)}")
-        names = _name_nodes(tree, level, {(index[variants[i]], known[i]) for i in variants}, remarks)
+        names = _name_nodes(tree, depth, {(index[variants[i]], known[i]) for i in variants}, remarks)
         level_names.append(names)
     pictures = [Picture(root / "images" / f"{i}.jpg", index[name], splits[i]) for i, name in variants.items()]
     return Content(pictures, trees.with_names(tree, [*level_names, None]), remarks)
@@ -134,7 +135,9 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
 
     The finest classes are the categories' ids; all names are the categories' own.
     """
-    pictures, remarks, categories = [], [], {}
+    pictures: list[Picture] = []
+    remarks: list[str] = []
+    categories: dict = {}
     for split, part in (("train", "train_mini"), ("test", "val")):
         path = find(roots, f"{part}.json")
         try:

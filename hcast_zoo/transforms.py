@@ -5,6 +5,7 @@ import os
 import stat
 import warnings
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -80,7 +81,7 @@ class _File(io.BufferedReader):
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
-def _open(source: str | Path | bytes, name: str) -> io.BufferedIOBase:
+def _open(source: str | Path | bytes, name: str) -> BinaryIO:
     """Open a picture, unless it is no file at all: a pipe would be waited for, a device read for ever."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
@@ -91,7 +92,7 @@ def _open(source: str | Path | bytes, name: str) -> io.BufferedIOBase:
         raise PictureError(f"{name}: expected a file, got a pipe, a socket or a device")
     if status.st_size > MAX_BYTES:
         raise PictureError(f"{name}: {status.st_size:,} bytes, expected {MAX_BYTES:,} at most: is it a picture?")
-    return _File(source, status.st_size)
+    return cast(BinaryIO, _File(source, status.st_size))
 
 
 def read_picture(source: str | Path | bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:

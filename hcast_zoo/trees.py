@@ -41,8 +41,8 @@ def leaf_ids(name: str) -> list[str]:
 
 def with_names(tree: Taxonomy, level_names: Sequence[Sequence[str] | None]) -> Taxonomy:
     """Return a tree with other names; None keeps a level's."""
-    return Taxonomy(tree.levels, [given or kept for given, kept in zip(level_names, tree.names, strict=True)],
-                    tree.parents, tree.name)
+    names = tuple(tuple(given or kept) for given, kept in zip(level_names, tree.names, strict=True))
+    return Taxonomy(tree.levels, names, tree.parents, tree.name)
 
 
 def is_number(tree: Taxonomy, level: int) -> bool:
@@ -95,7 +95,8 @@ def _read(name: str) -> Taxonomy:
         for depth, node in enumerate(path[1:]):
             if parents[depth].setdefault(node, path[depth]) != path[depth]:
                 raise TaxonomyError(f"tree {name}: node {node} of level {levels[depth + 1]!r} has two parents")
-    return Taxonomy(levels, level_names, [[known[i] for i in range(len(known))] for known in parents], tree["dataset"])
+    return Taxonomy(tuple(levels), tuple(map(tuple, level_names)),
+                    tuple(tuple(known[i] for i in range(len(known))) for known in parents), tree["dataset"])
 
 
 def _numbered(level: str, count: int) -> tuple[str, ...]:
