@@ -50,7 +50,8 @@ FLAT = """The flat ViT was trained by `benchmarks/flat_vit.py`: {blocks} blocks 
 parameters (H-CAST: {hcast:.1f} M), as many tokens, which are square patches, and the heads of all levels on its one
 class token.
 """
-NO_FLAT = """No flat ViT has been trained to the end yet, so there is no comparison here. These commands make it:
+NO_FLAT = """No flat ViT has been trained on this data to the end, so there is no comparison here; on Fashion-MNIST there is
+[one](focus_fashion_mnist.md). These commands make it:
 
     python benchmarks/flat_vit.py --like runs/emoji/run.json --data emoji_art.parquet --taxonomy taxonomy.json \\
         --output runs/flat
@@ -64,6 +65,7 @@ when it is stopped and given again.
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
     parser.add_argument("--flat", help="weights of benchmarks/flat_vit.py, trained on the same taxonomy")
+    parser.add_argument("--page", default="focus.md", help="name of the report (%(default)s)")
     args = parser.parse_args()
     content = weights.load(args.model)
     model = weights.build(content)
@@ -88,7 +90,7 @@ def main() -> None:
                 "before", "seen", "random"))):
             hiding.append([title, level, *(f"{100 * v.mean():.1f}" for v in (before, seen, chance)),
                            mean_and_error(100 * (chance - seen), 1)])
-    report.write(args.docs, "focus.md", TEXT.format(
+    report.write(args.docs, args.page, TEXT.format(
         provenance=report.provenance(args, content, len(dataset)), hidden=HIDDEN, flat=flat_text,
         agreement=report.table(["network", "FPA", "tokens", "all", "right", "wrong", "by chance"], agreements),
         hiding=report.table(["network", "level", "before", "seen hidden", "random hidden", "difference"], hiding)))
