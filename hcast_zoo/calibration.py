@@ -42,7 +42,8 @@ class Calibration:
             raise ValueError(f"expected a list of temperatures: {clip(error)}") from error
         if not isinstance(self.fitted_on, str):
             raise ValueError(f"expected the name of data as fitted_on, got {brief(self.fitted_on)}")
-        if not all(1e-3 <= t <= 1e3 for t in (*self.temperatures, self.path_temperature)):  # beyond, float32 overflows
+        # Beyond these, float32 overflows.
+        if not all(1e-3 <= t <= 1e3 for t in (*self.temperatures, self.path_temperature)):
             raise ValueError(f"expected positive temperatures, 0.001 to 1000, got {brief(self.temperatures)} and "
                              f"{self.path_temperature}")
 

@@ -254,8 +254,8 @@ def test_any_paths_are_a_taxonomy_or_an_error(paths):
     ("embed_dim", 10**9), ("embed_dim", "384"), ("level_classes", [10] * 101), ("level_classes", [10**30]),
     ("level_classes", 5), ("mlp_ratio", "4"), ("mlp_ratio", -1), ("mlp_ratio", 1e9), ("mlp_ratio", float("nan")),
     ("depths", [300, 1, 1, 1]), ("last_pool", "false"), ("mask_empty", 1), ("drop_rate", "0"), ("drop_rate", None),
-    ("mean", 0.5), ("mean", ["a", "b", "c"]), ("std", [float("inf")] * 3), ("std", [1e-300] * 3), ("crop_pct", 1e-300),
-    ("crop_pct", "1"),
+    ("mean", 0.5), ("mean", ["a", "b", "c"]), ("std", [float("inf")] * 3), ("std", [1e-300] * 3),
+    ("crop_pct", 1e-300), ("crop_pct", "1"),
     ("head_stages", []), ("superpixels", ["seeds"]), ("interpolation", None), ("image_size", True),
 ])
 def test_fields_of_a_config(field, value):
