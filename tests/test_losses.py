@@ -103,6 +103,13 @@ def test_binary_cross_entropy_counts_known_samples_alone():
     torch.testing.assert_close(level_binary_cross_entropy(logits[1], target), expected)
 
 
+def test_binary_loss_of_hard_labels_is_that_of_one_hot_targets():
+    logits, labels = random_case()
+    one_hot = [F.one_hot(y, c).float() for y, c in zip(labels.T, (3, 5, 9))]
+    expected = sum(map(F.binary_cross_entropy_with_logits, logits, one_hot))
+    torch.testing.assert_close(HierarchicalLoss(0.0, binary=True)(logits, labels), expected)
+
+
 def test_the_tree_path_kl_counts_half_unless_asked():
     logits, labels = random_case()
     targets = soft_targets(labels, (3, 5, 9))
@@ -115,6 +122,8 @@ def test_level_weights():
     parts = [F.cross_entropy(x, y) for x, y in zip(logits, labels.T)]
     loss = HierarchicalLoss(0.0, level_weights=(0.5, 0.0, 2.0))(logits, labels)
     torch.testing.assert_close(loss, 0.5 * parts[0] + 2.0 * parts[2])
+    with pytest.raises(ValueError):
+        HierarchicalLoss(level_weights=(1.0, 1.0))(logits, labels)
 
 
 @pytest.mark.parametrize("labels, message", [

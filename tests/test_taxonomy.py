@@ -29,6 +29,14 @@ def test_shallow_leaves():
     assert t.path_names((1, -1, -1)) == ("rock",)
 
 
+def test_defaults_and_names_of_levels():
+    assert Taxonomy(("only",), (("a",),), ()).name == ""
+    with pytest.raises(TaxonomyError, match="level 'fine': expected a parent for each of 2 nodes, got 1"):
+        Taxonomy(("coarse", "middle", "fine"), (("a",), ("b",), ("c", "d")), ((0,), (0,)))
+    with pytest.raises(TaxonomyError, match="node 'x' of level 'species' has two parents"):
+        Taxonomy.from_paths([("a", "x"), ("b", "x")], ("order", "species"))
+
+
 def test_cub_tree():
     tree = json.loads((FIXTURES / "cub_tree.json").read_text())
     t = Taxonomy.from_paths([[str(node) for node in path] for path in tree["paths"]], tree["levels"])

@@ -131,7 +131,7 @@ def closure(root: str = "hcast-zoo", extra: str = "all") -> dict[str, str]:
 def write_lock(output: Path) -> None:
     """Write names and versions, and nothing else, of what `all` has here."""
     lines = [f"{name}=={version}" for name, version in sorted(closure().items())]
-    output.write_text("# Written by tests/environments/run.py lock: versions that passed the whole suite together.\n"
+    output.write_text("# Written by tests/environments/run.py lock: versions that are installed together.\n"
                       + "\n".join(lines) + "\n")
 
 
