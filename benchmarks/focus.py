@@ -50,8 +50,8 @@ FLAT = """The flat ViT was trained by `benchmarks/flat_vit.py`: {blocks} blocks 
 parameters (H-CAST: {hcast:.1f} M), as many tokens, which are square patches, and the heads of all levels on its one
 class token.
 """
-NO_FLAT = """No flat ViT has been trained on this data to the end, so there is no comparison here; on Fashion-MNIST there is
-[one](focus_fashion_mnist.md). These commands make it:
+NO_FLAT = """No flat ViT has been trained on this data to the end, so there is no comparison here. On Fashion-MNIST
+[there is one](focus_fashion_mnist.md). These commands make it:
 
     python benchmarks/flat_vit.py --like runs/emoji/run.json --data emoji_art.parquet --taxonomy taxonomy.json \\
         --output runs/flat
