@@ -27,10 +27,12 @@ PyTorch, with no wait for the device, so it can stand in for SEEDS where an acce
 is a regular grid, for comparison and for tiny images.
 
 ```bash
-hcast-zoo train --superpixels slic ...
+hcast-zoo train --data birds --output runs/slic --superpixels slic
 ```
 
 ```python
+import hcast_zoo, timm
+
 model = timm.create_model("hcast_small", superpixels="slic")
 ```
 
