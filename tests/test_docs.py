@@ -136,8 +136,8 @@ class Shell:
         if words[0] in READ_ONLY:
             return
         if words[0] == "train":
-            model = words[words.index("--model") + 1]
-            words += SHORT + (SMALL if not model.startswith("hcast_small.") else [])
+            fine_tunes = any(word.startswith("hcast_small.") for word in words)
+            words += SHORT + ([] if fine_tunes else SMALL)
         if words[0] == "publish" or "me/hcast-birds" in words:
             result = self.server.run("-m", "hcast_zoo", *words, cwd=self.work)
             assert result.returncode == 0, (words, result.stderr)
