@@ -14,7 +14,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NoReturn
 
-from . import __version__, commands
+from . import __version__, commands, data_commands
 from .adapt_config import FREE, AdaptConfig
 from .config import VARIANTS
 from .paper import BENCHMARKS
@@ -189,7 +189,7 @@ def _add_data(command: Callable) -> None:
     actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
     text = "unpack archives, check them, and list pictures, labels and splits for train, evaluate and repro"
     p = actions.add_parser("prepare", help=text, description=text)
-    p.set_defaults(run=commands.data_prepare)
+    p.set_defaults(run=data_commands.data_prepare)
     p.add_argument("dataset", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
     p.add_argument("sources", nargs="+", metavar="ARCHIVE",
                    help="archives as their owners distribute them, or folders they were unpacked to")
@@ -199,12 +199,12 @@ def _add_data(command: Callable) -> None:
     p.add_argument("--no-check", action="store_true", help="do not decode every picture to see that it can be read")
     text = "list the data sets; of one, its tree's levels, nodes with one child, and what is odd about it"
     p = actions.add_parser("info", help=text, description=text)
-    p.set_defaults(run=commands.data_info)
+    p.set_defaults(run=data_commands.data_info)
     p.add_argument("dataset", nargs="?", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
     p.add_argument("--json", action="store_true", help="one JSON object a data set")
     text = "copy a data set, with labels of the training part known only down to some level, as in real collections"
     p = actions.add_parser("free-grain", help=text, description=text)
-    p.set_defaults(run=commands.free_grain)
+    p.set_defaults(run=data_commands.free_grain)
     p.add_argument("source", metavar="IN", help=".csv, .jsonl or .parquet file")
     p.add_argument("output", metavar="OUT", help="file of the same format to write")
     p.add_argument("--taxonomy", required=True, help=".json or .csv file; its levels name the columns")
@@ -217,10 +217,11 @@ def _add_data(command: Callable) -> None:
 
 def _add_paper(command: Callable) -> None:
     """Add the commands for the paper's recipes and numbers."""
-    p = command("recipes", commands.recipes, "list the settings that `train --recipe NAME` takes, or show one's")
+    p = command("recipes", data_commands.recipes, "list the settings that `train --recipe NAME` takes, or show one's")
     p.add_argument("recipe", nargs="?", metavar="NAME", help="recipe to show, as JSON")
 
-    p = command("repro", commands.repro, "measure checkpoints on a data set of the paper, beside the published numbers")
+    p = command("repro", data_commands.repro,
+                "measure checkpoints on one of the paper's data sets, beside the published numbers")
     p.add_argument("dataset", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
     p.add_argument("--checkpoint", required=True, action="append", metavar="FILE", help="official .pth file, or "
                    "weights of ours; given several times (seeds), mean and standard deviation are printed")
