@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def provenance(args: argparse.Namespace, content: weights.Weights, pictures: int
     """Return a paragraph on what was measured, by which code, and the command that does it again."""
     words, name = [f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"], False
     for word in sys.argv[1:]:
-        words.append(Path(word).name if name else word)  # no path of this machine
+        words.append(shlex.quote(Path(word).name if name else word))  # no path of this machine
         name = word in PATHS
     data = (content.taxonomy.name or Path(args.data).stem) + (f", split {args.split}" if args.split else "")
     model = content.metadata.get("name") or Path(args.model).name
