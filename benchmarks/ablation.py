@@ -24,10 +24,11 @@ from hcast_zoo import HCastConfig, HierarchicalDataset, Taxonomy, weights
 from hcast_zoo.card import code_version
 from hcast_zoo.decode import DECODERS, decode
 from hcast_zoo.evaluate import collect_logits
+from hcast_zoo.files import write_whole
 from hcast_zoo.free_grain import deal_levels
 from hcast_zoo.metrics import HierarchicalMetrics
 from hcast_zoo.taxonomy import UNKNOWN
-from hcast_zoo.train import Run, write_atomically
+from hcast_zoo.train import Run
 from hcast_zoo.train_config import TrainConfig
 from hcast_zoo.transforms import eval_transform
 
@@ -168,7 +169,7 @@ def measure(arm: Arm, folder: Path, config: HCastConfig, settings: TrainConfig, 
     test.transform = eval_transform(config)
     results, right = score(model.eval(), test, taxonomy)
     known = [int(n) for n in (train_set.labels != UNKNOWN).sum(0)]
-    write_atomically(file, json.dumps({
+    write_whole(file, json.dumps({
         **facts, "parameters": flat_vit.parameters(model), "training_labels": known, "results": results,
         "right": right, "code": code_version(), "torch": torch.__version__.split("+")[0]}))
 

@@ -158,12 +158,27 @@ def send(folder: Path, repo: str, message: str, *, private: bool = False, revisi
             api.create_branch(repo, repo_type=kind, branch=revision, exist_ok=True)
         commit = api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, revision=revision,
                                    commit_message=message, delete_patterns=delete_patterns)
-        if tag is not None:
+        if tag is not None and not _is_tagged(api, repo, kind, tag, commit.oid):
             api.create_tag(repo, repo_type=kind, tag=tag, revision=commit.oid)
+    except HubError:
+        raise
     except (errors.HTTPError, OSError) as error:
         raise HubError(f"publishing to {repo} failed: {error}. The same command tries again, and sends only what is "
                        "missing") from error
     return str(commit.commit_url)
+
+
+def _is_tagged(api: HfApi, repo: str, kind: str, tag: str, commit: str) -> bool:
+    """Tell whether a commit has the tag already, as when the answer to an earlier try was lost.
+
+    Raises:
+        HubError: if another commit has it.
+    """
+    targets = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo, repo_type=kind).tags}
+    if targets.get(tag, commit) != commit:
+        raise HubError(f"{repo}: the files are there, but tag {tag!r} is of another commit, {targets[tag]}: choose "
+                       "another name, or delete it first")
+    return tag in targets
 
 
 def check_repo(repo: str) -> None:

@@ -88,6 +88,7 @@ def test_publish(server, tiny_weights):  # noqa: F811
     private, sha, names = server.python(files)
     assert private and commit.endswith(sha) and "model.safetensors" in names and "modeling_hcast.py" in names
 
+    assert run(tag="v1.0") == commit  # as where the answer to the tag was lost
     before = len(server.requests())
     assert run() == commit  # the same again: no commit, and no file is sent
     assert not [r for r in server.requests()[before:] if r[0] == "PUT" or "/commit/" in r[1]]
@@ -96,3 +97,4 @@ def test_publish(server, tiny_weights):  # noqa: F811
                            "print(json.dumps([weights.load('org/tiny' + r).metadata['name'] for r in ('', '@v1.0', "
                            "'@next')]))")
     assert loaded == ["tiny"] * 3
+    assert "tag 'v1.0' is of another commit" in run(source="hcast_tiny.fashion_mnist", tag="v1.0")

@@ -112,7 +112,7 @@ def test_setting_level_classes_drops_a_taxonomy_of_others(config):
 @pytest.mark.parametrize(("fields", "message"), [
     ({"num_clusters": (8, 16, 2, 2)}, "cannot choose 16 clusters from 8 tokens"),
     ({"embed_dim": 50}, "embed_dim"),
-    ({"superpixels": "slic"}, "superpixels"),
+    ({"superpixels": "watershed"}, "superpixels"),
     ({"kl_weight": -1.0}, "kl_weight"),
     ({"label_smoothing": 1.0}, "label_smoothing"),
     ({"embed_dim": "48"}, "embed_dim"),
