@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import glob
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -114,7 +115,7 @@ class Predictor:
             workers: Processes that read pictures and compute superpixels; 0 does it in this one.
         """
         dataset = _Pictures([str(f) for f in files], self.transform, self.model.config)
-        for batch in DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list):
+        for batch in _start(DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list)):
             yield from self._predict_batch(batch)
 
     @torch.inference_mode()
@@ -163,6 +164,17 @@ class Predictor:
 def _check_decoder(decoder: str) -> None:
     if decoder not in DECODERS:
         raise ValueError(f"unknown decoding {decoder!r}: expected one of {', '.join(DECODERS)}")
+
+
+def _start(loader: DataLoader) -> Iterator[list]:
+    """Start a loader's workers. Ctrl-C waits for that: in what Python runs at a fork, an exception is ignored."""
+    if loader.num_workers == 0 or not hasattr(signal, "pthread_sigmask"):
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Pictures(Dataset):
