@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from . import __version__, commands, data_commands
 from .adapt_config import FREE, AdaptConfig
-from .config import VARIANTS
+from .config import SUPERPIXELS, VARIANTS
 from .paper import BENCHMARKS
 from .text import clip, printable
 from .train_config import MAX_WORKERS, TrainConfig
@@ -146,7 +146,7 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--model", help=f"variant to train from scratch ({', '.join(VARIANTS)}), or weights to start from "
                    "(hcast_small)")
     p.add_argument("--image-size", type=int, help="pixels, a multiple of 8")
-    p.add_argument("--superpixels", choices=("seeds", "slic", "grid"), help="how they are made (seeds)")
+    p.add_argument("--superpixels", choices=SUPERPIXELS, help="how they are made (seeds)")
     p.add_argument("--num-superpixels", type=int)
     p.add_argument("--num-clusters", type=int, nargs=4)
     p.add_argument("--drop-path-rate", type=float)

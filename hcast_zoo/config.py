@@ -8,6 +8,7 @@ from .text import brief, clip
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CELL_SIZE = 8  # pixels: the stem's stride, so one token cell covers 8x8 pixels
+SUPERPIXELS = ("seeds", "slic", "grid")  # ways to make them
 NUM_STAGES = 4
 MAX_LEVELS = 100  # as of a taxonomy
 MAX_CLASSES = 100_000_000
@@ -111,7 +112,7 @@ class HCastConfig:
             check(is_number(value) and 0 <= value < 1, field, "a probability in [0, 1)")
         check(is_number(self.mlp_ratio) and 0 < self.mlp_ratio <= 64 and int(self.embed_dim * self.mlp_ratio) >= 1,
               "mlp_ratio", "a factor in (0, 64]")
-        check(self.superpixels in ("seeds", "slic", "grid"), "superpixels", "'seeds', 'slic' or 'grid'")
+        check(self.superpixels in SUPERPIXELS, "superpixels", "'seeds', 'slic' or 'grid'")
         check(self.interpolation in ("bicubic", "bilinear", "nearest", "lanczos"), "interpolation",
               "'bicubic', 'bilinear', 'nearest' or 'lanczos'")
         # A small crop asks for a picture that is larger than any memory.

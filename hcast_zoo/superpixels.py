@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .config import SUPERPIXELS as METHODS
 from .slic import grid_shape, slic
 
-METHODS = ("seeds", "slic", "grid")
 SEEDS_ITERATIONS = 15
 MIN_SUPERPIXELS = 10  # OpenCV raises smaller requests to this
 CV2_HELP = ("cv2 has no ximgproc module, so SEEDS superpixels cannot be computed: another OpenCV package overwrote "
