@@ -2,8 +2,9 @@
 
     python benchmarks/faults.py [predict train disk interrupt publish] [--pictures 20000] [--kills 10]
 
-Every job runs on a tiny model that is made here. A kill is SIGKILL after a random time; the same command then goes on.
-The disk is full by RLIMIT_FSIZE: no file may grow beyond so many bytes. Requests are broken by the server of the tests.
+Every job runs on a tiny model that is made here. A kill is SIGKILL at a random moment of the work; the same command
+then goes on. The disk is full by RLIMIT_FSIZE: no file may grow beyond so many bytes. Requests are broken by the server
+of the tests.
 """
 
 import argparse
@@ -42,36 +43,31 @@ HEADER = ["what", "faults", "outcome", "miss"]
 FAULTS = {"status 500": {"status": 500}, "connection cut": {"status": 0}, "answer lost": {"status": 0, "lose": True}}
 
 
-def kill_often(args: argparse.Namespace, command: list[str], output: Path, seconds: float, state: Callable) -> list:
-    """Do :func:`kill_and_resume`, anew with earlier kills if the job has ended before the last one."""
-    rng = random.Random(args.seed)
-    for part in (0.3, 0.2, 0.13, 0.08):
-        shutil.rmtree(output, ignore_errors=True)
-        states = kill_and_resume(command, args.kills, max(1.0, seconds * part), rng, state)
-        if len(states) == args.kills:
-            break
-    return states
-
-
 def kill_and_resume(command: list[str], kills: int, longest: float, rng: random.Random, state: Callable) -> list:
-    """Start a command again and again, killing it after a random time; let it end at last. Return state at each kill.
+    """Start a command again and again, killing it at random moments; let it end at last. Return state at each kill.
 
-    If it ends before it was killed often enough, that is all there is.
+    A life is killed once it has got further than the lives before it, and ``longest`` seconds later at most: so every
+    kill falls into the work itself, and not into the start of Python. If the job ends before it was killed often
+    enough, that is all there is.
     """
     states = []
-    while True:
-        last = len(states) == kills
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-        try:
-            _, errors = process.communicate(timeout=None if last else rng.uniform(0.05, longest))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            states.append(state())
-            continue
-        if process.returncode not in (0, 1):
-            raise SystemExit(f"{command} ended with {process.returncode}:\n{errors.decode()[-3000:]}")
-        return states
+    with tempfile.TemporaryFile("w+") as errors:
+        while True:
+            before, moment = state(), float("inf")
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+            while process.poll() is None and (len(states) == kills or time.monotonic() < moment):
+                time.sleep(0.01)
+                if moment == float("inf") and state() != before:
+                    moment = time.monotonic() + rng.uniform(0, longest)
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                states.append(state())
+            elif process.returncode in (0, 1):
+                return states
+            else:
+                errors.seek(0)
+                raise SystemExit(f"{command} ended with {process.returncode}:\n{errors.read()[-3000:]}")
 
 
 def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
@@ -86,11 +82,11 @@ def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
                 str(folder / output), "--part-size", str(size)]
 
     start = time.perf_counter()
-    kill_and_resume(command("quiet"), 0, 1, rng, list)
-    seconds = time.perf_counter() - start
+    kill_and_resume(command("quiet"), 0, 0, rng, list)
+    longest = (time.perf_counter() - start) / args.kills
     quiet = pq.read_table(folder / "quiet").to_pylist()
-    parts = kill_often(args, command("killed"), folder / "killed", seconds,
-                       lambda: len(list((folder / "killed").glob("part-*.parquet"))))
+    parts = kill_and_resume(command("killed"), args.kills, longest, rng,
+                            lambda: len(list((folder / "killed").glob("part-*.parquet"))))
     rows = pq.read_table(folder / "killed").to_pylist()
     counts = collections.Counter(row["file"] for row in rows)
     missing, twice = sum(f not in counts for f in files), sum(n > 1 for n in counts.values())
@@ -101,7 +97,7 @@ def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     yield [f"`predict` of {len(files):,} pictures, {broken} of them broken", f"{len(parts)} times SIGKILL, with "
            f"{', '.join(map(str, parts))} of {-(-len(files) // size)} parts done", f"{len(rows):,} rows; {missing} "
            f"missing, {twice} twice, {unexplained} without answer or reason, {differ} unlike the uninterrupted run; "
-           f"{left} hidden files left behind", missing + twice + unexplained + differ]
+           f"{left} hidden files left behind", missing + twice + unexplained + differ + args.kills - len(parts)]
 
 
 def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
@@ -120,9 +116,8 @@ def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
         return 0
 
     start = time.perf_counter()
-    kill_and_resume(command("quiet"), 0, 1, rng, list)
-    seconds = time.perf_counter() - start
-    steps = kill_often(args, command("killed"), folder / "killed", seconds, step)
+    kill_and_resume(command("quiet"), 0, 0, rng, list)
+    steps = kill_and_resume(command("killed"), args.kills, (time.perf_counter() - start) / args.kills, rng, step)
     names = ("last.safetensors", "best.safetensors", "checkpoint/model.safetensors")
     differ = [n for n in names if _digest(folder / "quiet" / n) != _digest(folder / "killed" / n)]
     logs = [[json.loads(line) for line in (folder / f / "log.jsonl").read_text().splitlines()]
@@ -131,7 +126,7 @@ def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     losses += abs(len(logs[0]) - len(logs[1]))
     yield ["`train`, 40 epochs of 6 steps", f"{len(steps)} times SIGKILL, at steps {', '.join(map(str, steps))}",
            f"{len(names) - len(differ)} of {len(names)} weight files have the bytes of the uninterrupted run; {losses} "
-           "lines of the log differ", len(differ) + losses]
+           "lines of the log differ", len(differ) + losses + args.kills - len(steps)]
 
 
 def _reason(line: str) -> str:
@@ -266,7 +261,7 @@ def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
         unclear += "Traceback" in errors or (process.returncode == 130 and errors.strip() != "interrupted")
         if "Traceback" in errors:
             print(f"after {moment:.2f} s:\n{errors[-1500:]}", file=sys.stderr)
-    kill_and_resume(command, 0, 1, rng, list)
+    kill_and_resume(command, 0, 0, rng, list)
     rows = pq.read_table(folder / "out").to_pylist()
     wrong = (len(rows) != len(files)) + ([r["file"] for r in rows] != files)
     yield ["Ctrl-C in `predict --workers 2`", f"{args.kills} times SIGINT",

@@ -530,3 +530,12 @@ def test_any_numbers_of_an_evaluation(tmp_path):
         card.read_evaluations(file)
     file.write_text(json.dumps([good]))
     assert len(card.read_evaluations(file)) == 1
+
+
+def test_a_file_name_of_any_length_in_a_short_error(tmp_path):
+    taxonomy = Taxonomy.from_paths([("a", "b"), ("a", "c")])
+    table = tmp_path / "data.csv"
+    table.write_text(f"file,level_1,level_2\n{'x' * 70_000}.png,a,unknown\n")
+    with pytest.raises(TaxonomyError) as error:
+        HierarchicalDataset.load(table, taxonomy)
+    assert "unknown" in str(error.value) and len(str(error.value)) < 2000
