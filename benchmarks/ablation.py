@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import textwrap
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +35,7 @@ from hcast_zoo.transforms import eval_transform
 
 SETTINGS = dict(min_lr=1e-6, clip_grad=1.0, ema_decay=0.99, mixup=0.0, cutmix=0.0, auto_augment="", color_jitter=0.0,
                 random_erasing=0.0, crop_scale=0.6, random_background=True, cache=True)
+ON_DEVICE = dict(on_device=True, color_jitter=0.4, crop_scale=0.5)
 BASE = "base"
 
 TEXT = """# What is each part worth?
@@ -75,11 +77,13 @@ FPA, and TICE in brackets (predictions that are no path of the tree; lower is be
 """
 CAVEAT = """The runs are from scratch and {epochs} long: the fewer, the more this compares beginnings. A part may help
 early and not late, or the other way round. The error tells what other test pictures would change, not what another seed
-would{one}. The paper's own ablations start from weights trained on ImageNet and are much larger. On a machine with a
-GPU, give more epochs, 96 pixels and three seeds:
+would{one}.
+The paper's own ablations start from weights trained on ImageNet and are much larger. On a machine with a GPU, give more
+epochs, 96 pixels and three seeds:
 
     python benchmarks/ablation.py --data emoji_art.parquet --taxonomy taxonomy.json --output runs/ablation \\
-        --image-size 96 --num-superpixels 36 --num-clusters 16 8 4 4 --epochs 100 --seeds 0 1 2
+        --image-size 96 --num-superpixels 36 --num-clusters 16 8 4 4 --epochs 100 --seeds 0 1 2 \\
+        --on-device --mixed-precision bf16 --batch-size 256 --opt muon --lr 2e-3
 """
 
 
@@ -110,8 +114,9 @@ ARMS = {
     "grid": Arm("equal squares in place of superpixels", lambda config: config.replace(superpixels="grid")),
     "coarse_to_fine": Arm("heads the other way round: the coarsest level on the earliest stage, the finest on the last",
                           lambda config: config.replace(head_stages=config.head_stages[::-1])),
-    "flat_vit": Arm("a ViT of as many parameters, with square patches and the heads of all levels on its class token "
-                    "(benchmarks/flat_vit.py)", flat_vit.flat_config, run=flat_vit.FlatRun),
+    "flat_vit": Arm("a ViT of as many parameters, with one linear layer on square patches instead of the convolutional "
+                    "stem, and the heads of all levels on its class token (benchmarks/flat_vit.py)",
+                    flat_vit.flat_config, run=flat_vit.FlatRun),
 }
 
 
@@ -130,14 +135,22 @@ def main() -> None:
     parser.add_argument("--warmup-epochs", type=float, default=1)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.2e-2, help="for 512 pictures a step (%(default)s)")
+    parser.add_argument("--opt", default="adamw", help="optimiser, adamw or muon (%(default)s)")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
+    parser.add_argument("--on-device", action="store_true",
+                        help="pictures, some more augmentation, and SLIC superpixels on the accelerator")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     args = parser.parse_args()
     taxonomy = Taxonomy.load(args.taxonomy)
     config = HCastConfig.from_variant(args.model, level_classes=taxonomy.level_classes, image_size=args.image_size,
                                       num_superpixels=args.num_superpixels, num_clusters=args.num_clusters)
+    if args.on_device:
+        config = config.replace(superpixels="slic")
     settings = TrainConfig(epochs=args.epochs, eval_epochs=args.epochs, warmup_epochs=args.warmup_epochs,
-                           batch_size=args.batch_size, lr=args.lr, workers=args.workers, **SETTINGS)
+                           batch_size=args.batch_size, opt=args.opt, lr=args.lr, workers=args.workers,
+                           mixed_precision=args.mixed_precision,
+                           **{**SETTINGS, **(ON_DEVICE if args.on_device else {})})
     test = HierarchicalDataset.load(args.data, taxonomy, "test", cache=True, skip_broken=False)
     write_report(args, taxonomy, len(test))
     for seed in args.seeds:
@@ -167,7 +180,7 @@ def measure(arm: Arm, folder: Path, config: HCastConfig, settings: TrainConfig, 
     model.load_state_dict({key: value.float() for key, value in weights.load(
         folder / "last.safetensors").state_dict.items()})
     test.transform = eval_transform(config)
-    results, right = score(model.eval(), test, taxonomy)
+    results, right = score(model.eval().to(run.accelerator.device), test, taxonomy)
     known = [int(n) for n in (train_set.labels != UNKNOWN).sum(0)]
     write_whole(file, json.dumps({
         **facts, "parameters": flat_vit.parameters(model), "training_labels": known, "results": results,
@@ -226,14 +239,14 @@ def write_report(args: argparse.Namespace, taxonomy: Taxonomy, pictures: int) ->
     report.write(args.docs, "ablation.md", TEXT.format(
         settings=settings, command=command(), numbers=numbers, verdict="\n".join(verdict),
         arms="\n".join(f"- `{name}`: {arm.text}." for name, arm in ARMS.items()),
-        caveat=CAVEAT.format(epochs=f"{args.epochs} epoch{'s' if args.epochs > 1 else ''}",
+        caveat=CAVEAT.format(epochs=epochs(args.epochs),
                              one="; there is one seed here" if len(args.seeds) == 1 else "")))
 
 
 def make_tables(found: dict[str, list[dict]], taxonomy: Taxonomy) -> tuple[str, list[str]]:
     """Return the tables of the finished runs, and what they tell."""
     level_metrics = [f"accuracy/{level}" for level in taxonomy.levels]
-    accuracy, decodings, changes, told = [], [], [], []
+    accuracy, decodings, changes, told, clear = [], [], [], [], 0
     for name, runs in found.items():
         accuracy.append([name, len(runs), f"{runs[0]['parameters'] / 1e6:.1f}", *(
             mean(runs, "best_path", metric) for metric in ("fpa", *level_metrics))])
@@ -243,11 +256,13 @@ def make_tables(found: dict[str, list[dict]], taxonomy: Taxonomy) -> tuple[str, 
         pairs = {title: difference(runs, found[BASE], key) for title, key in zip(
             ("FPA", *taxonomy.levels), ("path", *taxonomy.levels))}
         changes.append([name, *(f"{value:+.2f} ± {error:.2f}" for value, error in pairs.values())])
-        told += [f"`{name}` is {'better' if value > 0 else 'worse'} in {title}"
-                 for title, (value, error) in pairs.items() if abs(value) > 2 * error]
-    verdict = [f"Of {len(changes) * (1 + len(taxonomy.levels))} differences from the base, {len(told)} are larger than "
-               f"two standard errors (about one in twenty would be by chance){': ' if told else '.'}"
-               + "; ".join(told) + ("." if told else "")] if changes else []
+        for word, sign in (("better", 1), ("worse", -1)):
+            if titles := [title for title, (value, error) in pairs.items() if sign * value > 2 * error]:
+                told.append(f"- `{name}` is {word} in {', '.join(titles)}.")
+                clear += len(titles)
+    verdict = [f"Of {len(changes) * (1 + len(taxonomy.levels))} differences from the base, {clear} are larger than two "
+               f"standard errors (about one in twenty would be by chance){':' if told else '.'}", "", *told
+               ] if changes else []
     return NUMBERS.format(
         accuracy=report.table(["arm", "seeds", "M parameters", "FPA", *taxonomy.levels], accuracy),
         changes=report.table(["arm", "FPA", *taxonomy.levels], changes),
@@ -265,14 +280,19 @@ def describe(run: dict, taxonomy: Taxonomy, pictures: int) -> str:
     """Return a paragraph on how all arms were trained and measured."""
     c, s = run["config"], run["settings"]
     tokens = ", ".join(map(str, c["num_clusters"][:-1]))
-    return (
+    return textwrap.fill(
         f"Every arm is {c['embed_dim']} wide and sees {c['image_size']}x{c['image_size']} pixels as "
-        f"{c['num_superpixels']} tokens, which the stages of H-CAST make {tokens}. "
-        f"It is trained from scratch for {s['epochs']} epoch(s) of {run['training_labels'][0]:,} pictures, "
-        f"{s['batch_size']} a step, with AdamW, by one schedule and the same seeds, and measured on the {pictures} "
-        f"test pictures of {taxonomy.name or 'the data'} with the average weights after the last step. "
-        f"Code: {run['code']}, torch "
-        f"{run['torch']}.")
+        f"{c['num_superpixels']} tokens ({c['superpixels']}), which the stages of H-CAST make {tokens}. It is trained "
+        f"from scratch for "
+        f"{epochs(s['epochs'])} of {run['training_labels'][0]:,} pictures, {s['batch_size']} a step, with {s['opt']}, "
+        f"by one schedule and the same seeds, and measured on the {pictures} test pictures of "
+        f"{taxonomy.name or 'the data'} with the average weights after the last step. Code: {run['code']}, torch "
+        f"{run['torch']}.", 120)
+
+
+def epochs(number: int) -> str:
+    """Return a number of epochs in words."""
+    return f"{number} epoch{'s' if number > 1 else ''}"
 
 
 def command() -> str:

@@ -247,15 +247,19 @@ class SuperpixelCollate:
         mixup: Called with images and labels, returns mixed images and soft targets; see :mod:`hcast_zoo.train`.
         paper_exact: Compute superpixels before mixing.
         cache: Folder that keeps the maps of images that come again pixel by pixel; see :class:`SuperpixelCache`.
+        device: Where the model is. SLIC is left to an accelerator: a batch has no ``segments``, and the model makes
+            them.
     """
 
     def __init__(self, config: HCastConfig, mixup: Callable | None = None, paper_exact: bool = False,
-                 cache: str | Path | None = None):
+                 cache: str | Path | None = None, device: torch.device | None = None):
         self.config, self.mixup, self.paper_exact = config, mixup, paper_exact
+        self.left_to_model = (device is not None and device.type != "cpu" and config.superpixels == "slic"
+                              and cache is None and not paper_exact)
         self.cache = None if cache is None else SuperpixelCache(cache, config)
 
     def __call__(self, batch: list[tuple | None]) -> dict[str, Tensor | tuple[Tensor, ...]] | None:
-        """Return ``images`` (B, C, H, W), ``segments`` (B, H, W) int64, ``labels`` (B, L), and ``targets``.
+        """Return ``images`` (B, C, H, W), mostly ``segments`` (B, H, W) int64, ``labels`` (B, L), and ``targets``.
 
         Samples that are None are left out; if all are, None is returned.
         """
@@ -271,9 +275,10 @@ class SuperpixelCollate:
             if len(samples[0]) == 3:
                 seed_everything(samples[0][2] ^ 0x5EED)  # not the sample's own stream
             images, targets = self.mixup(images, labels)
-        if segments is None:
-            segments = self._segments(images)
-        return {"images": images, "segments": segments, "labels": labels, "targets": targets}
+        collated: dict[str, Tensor | tuple[Tensor, ...]] = {"images": images, "labels": labels, "targets": targets}
+        if not self.left_to_model:
+            collated["segments"] = self._segments(images) if segments is None else segments
+        return collated
 
     def _segments(self, images: Tensor) -> Tensor:
         if self.cache is not None:

@@ -86,7 +86,7 @@ def _run(model: HCast, dataset: Dataset, batch_size: int, workers: int, progress
     device = next(model.parameters()).device
     options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network knows no clusters
     loader = DataLoader(dataset, batch_size, num_workers=workers,
-                        collate_fn=SuperpixelCollate(model.config, cache=superpixel_cache))
+                        collate_fn=SuperpixelCollate(model.config, cache=superpixel_cache, device=device))
     training = model.training
     model.eval()
     logits, labels = [], []
@@ -94,7 +94,8 @@ def _run(model: HCast, dataset: Dataset, batch_size: int, workers: int, progress
         for batch in tqdm(loader, desc="evaluate", disable=not progress, leave=False):
             if batch is None:
                 continue
-            output = model(batch["images"].to(device), batch["segments"].to(device), **options)
+            segments = batch["segments"].to(device) if "segments" in batch else None
+            output = model(batch["images"].to(device), segments, **options)
             logits.append([x.float().cpu() for x in output.level_logits])
             labels.append(batch["labels"])
     finally:

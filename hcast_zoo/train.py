@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import timm.data
@@ -31,6 +32,7 @@ from tqdm import tqdm
 from . import weights
 from .config import IMAGENET_MEAN, IMAGENET_STD, HCastConfig
 from .data import HierarchicalDataset, SeededSampler, SuperpixelCollate, seed_everything
+from .device_loader import DeviceLoader
 from .evaluate import evaluate
 from .files import write_whole
 from .losses import HierarchicalLoss, soft_targets
@@ -102,12 +104,8 @@ class Run:
         optimizer = timm.optim.create_optimizer_v2(
             model, settings.opt, lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay)
         self.sampler = SeededSampler(len(train_set), settings.seed)
-        loader = DataLoader(
-            train_set, settings.batch_size, sampler=self.sampler, drop_last=True, num_workers=settings.workers,
-            persistent_workers=settings.workers > 0,
-            collate_fn=SuperpixelCollate(config, make_mixup(config, settings), settings.paper_exact,
-                                         None if settings.augments else settings.superpixel_cache))
-        self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.loader = self._make_loader(train_set)
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
             self.accelerator.register_for_checkpointing(self.ema)
@@ -126,6 +124,26 @@ class Run:
         """
         return HCast(self.config)
 
+    def _make_loader(self, train_set: HierarchicalDataset) -> DataLoader | DeviceLoader:
+        config, settings = self.config, self.settings
+        mixup = make_mixup(config, settings)
+        if settings.on_device:
+            if self.processes.count > 1 or config.superpixels == "seeds":
+                raise ValueError("on_device: expected one process, and superpixels slic or grid, which the accelerator "
+                                 f"can make; got {self.processes.count} and {config.superpixels}")
+            return DeviceLoader(train_set, config, settings, self.sampler, self.accelerator.device, mixup)
+        collate = SuperpixelCollate(config, mixup, settings.paper_exact,
+                                    None if settings.augments else settings.superpixel_cache, self.accelerator.device)
+        return self.accelerator.prepare(DataLoader(
+            train_set, settings.batch_size, sampler=self.sampler, drop_last=True, num_workers=settings.workers,
+            persistent_workers=settings.workers > 0, collate_fn=collate))
+
+    def _rest_of_epoch(self, done: int) -> Iterable:
+        """Return the batches of the sampler's epoch without the first ``done``."""
+        if isinstance(self.loader, DeviceLoader):
+            return self.loader.batches(done)
+        return self.accelerator.skip_first_batches(self.loader, done) if done else self.loader
+
     def train(self) -> float:
         """Train to the end, from the checkpoint if there is one; return the best of ``criterion``, in percent."""
         self._resume()
@@ -135,15 +153,16 @@ class Run:
             while self.step < settings.epochs * steps:
                 epoch, done = divmod(self.step, steps)
                 self.sampler.epoch = epoch
-                loader = self.accelerator.skip_first_batches(self.loader, done) if done else self.loader
-                loss = sum(losses := self.processes.gather(self._train_epoch(loader, epoch, done))) / len(losses)
+                mean = self._train_epoch(self._rest_of_epoch(done), epoch, done)
+                loss = sum(losses := self.processes.gather(mean)) / len(losses)
                 self._log({"epoch": epoch + 1, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]})
-                if (epoch + 1) % settings.eval_epochs == 0 or epoch + 1 == settings.epochs:
+                if validate := (epoch + 1) % settings.eval_epochs == 0 or epoch + 1 == settings.epochs:
                     self._validate()
-                self._save_checkpoint()
+                if validate or self.step % settings.checkpoint_steps == 0:
+                    self._save_checkpoint()
         return self.best
 
-    def _train_epoch(self, loader: DataLoader, epoch: int, done: int) -> float:
+    def _train_epoch(self, loader: Iterable, epoch: int, done: int) -> float:
         self.model.train()
         total, count = 0.0, 0
         bar = tqdm(loader, f"epoch {epoch + 1}/{self.settings.epochs}", len(self.loader), initial=done,
@@ -167,7 +186,7 @@ class Run:
     def _train_step(self, batch: dict) -> float:
         seed_everything((self.settings.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
         with self.accelerator.autocast():
-            output = self.model(batch["images"], batch["segments"])
+            output = self.model(batch["images"], batch.get("segments"))
         loss = self.loss([x.float() for x in output.level_logits], batch["targets"])
         self.accelerator.backward(loss)
         if self.settings.clip_grad is not None:
@@ -227,7 +246,9 @@ class Run:
         if not file.exists():
             write_whole(file, json.dumps(wanted, indent=1))
             return
+        # Settings that came with a later version count as their defaults.
         found = {"job": {"processes": 1}, **json.loads(file.read_text())}
+        found["settings"] = {**dataclasses.asdict(TrainConfig()), **found.get("settings", {})}
         differ = [f"{key} {found.get(part, {}).get(key)!r} -> {value!r}" for part, values in wanted.items()
                   for key, value in values.items() if found.get(part, {}).get(key) != value and key not in CHANGEABLE]
         if differ:

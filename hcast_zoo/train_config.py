@@ -35,9 +35,11 @@ class TrainConfig:
         hflip: Probability of a horizontal flip.
         random_background: Put transparent pictures on random colours.
         cache: Keep decoded pictures in memory.
+        on_device: Keep all pictures on the accelerator, and augment them and make their superpixels (``slic`` or
+            ``grid``) there; see :mod:`hcast_zoo.device_loader`. For small pictures, with which no worker keeps up.
         seed: Seed of everything.
         workers: Processes that load pictures.
-        checkpoint_steps: Steps between checkpoints; there is one after each epoch too.
+        checkpoint_steps: Steps between checkpoints; there is one after each validation too.
         eval_epochs: Epochs between validations.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
         superpixel_cache: Folder of the maps of pictures that come again pixel by pixel (validation; no augmentation).
@@ -69,6 +71,7 @@ class TrainConfig:
     hflip: float = 0.5
     random_background: bool = False
     cache: bool = False
+    on_device: bool = False
     seed: int = 0
     workers: int = 2
     checkpoint_steps: int = 500
@@ -84,6 +87,9 @@ class TrainConfig:
             raise ValueError("epochs, checkpoint_steps, eval_epochs: expected 1 or more")
         if not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers: expected 0 to {MAX_WORKERS}, got {self.workers}")
+        if self.on_device and (self.auto_augment or self.paper_exact):
+            raise ValueError("on_device: expected auto_augment \"\" and paper_exact off, for timm's policies and the "
+                             "official order of superpixels and mixing run on the CPU")
 
     @property
     def augments(self) -> bool:
