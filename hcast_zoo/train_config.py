@@ -36,7 +36,7 @@ class TrainConfig:
         random_background: Put transparent pictures on random colours.
         cache: Keep decoded pictures in memory.
         on_device: Keep all pictures on the accelerator, and augment them and make their superpixels (``slic`` or
-            ``grid``) there; see :mod:`hcast_zoo.device_loader`. For small pictures, with which no worker keeps up.
+            ``grid``) there: for small pictures, with which no worker keeps up.
         seed: Seed of everything.
         workers: Processes that load pictures.
         checkpoint_steps: Steps between checkpoints; there is one after each validation too.
