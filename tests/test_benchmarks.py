@@ -335,6 +335,15 @@ def test_ablation(ablation, monkeypatch, taxonomy):
         ablation("--lr", "1")
 
 
+@pytest.mark.slow
+def test_ablation_on_the_device(ablation):
+    text = ablation("--arms", "base", "grid", "--on-device", "--opt", "muon")
+    assert "tokens (slic)" in text and "4 a step, with muon" in text
+    base, squares = (json.loads((ablation.runs / name / "seed-0/result.json").read_text()) for name in ("base", "grid"))
+    assert base["settings"]["on_device"] and base["config"]["superpixels"] == "slic"
+    assert squares["config"]["superpixels"] == "grid"
+
+
 def test_ablation_differences(benchmark):
     difference = benchmark("ablation").difference
     base, better = ([{"right": {"path": right}}] for right in ([0, 0, 1, 0], [1, 0, 1, 0]))
