@@ -2,6 +2,8 @@
 
 import json
 import random
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from . import superpixels
 from .config import HCastConfig
@@ -287,3 +289,21 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def start_workers(loader: DataLoader) -> Iterator:
+    """Return ``iter(loader)``; Ctrl-C waits until all workers are there.
+
+    An interrupt in the midst leaves half an iterator, which cannot end its workers, or is lost at a fork. Blocking the
+    signal would not do: it then goes to another thread, and Python raises in this one all the same.
+    """
+    if loader.num_workers == 0 or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        return iter(loader)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
