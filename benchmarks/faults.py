@@ -30,6 +30,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import report
+import torch
 from tiny import make_pictures, make_tree, make_weights
 
 from hcast_zoo import cli
@@ -140,6 +141,7 @@ def _digest(file: Path) -> str:
 
 def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     """Run commands where files cannot be written; what was there must stay, and nothing half-written come."""
+    torch.set_num_threads(1)  # a fork has no other threads, and would wait for them
     model, data = make_weights(folder / "tiny.safetensors"), make_tree(folder / "tree")
     picture = str(next((data / "val").rglob("0.png")))
     commands = {
@@ -278,8 +280,9 @@ def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     rows = pq.read_table(folder / "out").to_pylist()
     wrong = (len(rows) != len(files)) + ([r["file"] for r in rows] != files)
     yield ["Ctrl-C in `predict --workers 2`", f"{args.kills} times SIGINT, with "
-           f"{', '.join(map(str, parts))} of {-(-len(files) // 50)} parts done", f"exit codes {dict(codes)}; {unclear} times more than the word `interrupted`; "
-           f"afterwards {len(rows):,} rows of {len(files):,}", unclear + wrong + args.kills - codes[130]]
+           f"{', '.join(map(str, parts))} of {-(-len(files) // 50)} parts done",
+           f"exit codes {dict(codes)}; {unclear} times more than the word `interrupted`; afterwards "
+           f"{len(rows):,} rows of {len(files):,}", unclear + wrong + args.kills - codes[130]]
 
 
 def publish(args: argparse.Namespace, folder: Path) -> Iterator[list]:
