@@ -51,11 +51,11 @@ class HierarchicalDataset(Dataset):
             raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
         self.pictures, self.taxonomy, self.transform = list(pictures), taxonomy, transform
         self.skip_broken, self.random_background = skip_broken, random_background
-        known: dict[tuple, tuple[int, ...]] = {}  # millions of pictures have few different paths
+        known: dict[tuple, tuple[int, ...]] = {}
         rows = []
         for i, path in enumerate(labels):
             try:
-                rows.append(known.get(key := tuple(path)) or known.setdefault(key, taxonomy.labels(path)))
+                rows.append(_labels(path, taxonomy, known))
             except TaxonomyError as error:
                 raise TaxonomyError(f"{clip(self.name(i), 300)}: {error}") from error
         self.labels = torch.tensor(rows, dtype=torch.int64).view(len(rows), len(taxonomy.levels))
@@ -142,6 +142,18 @@ class HierarchicalDataset(Dataset):
         """Return the file name of picture ``index``, or its number if it came as bytes."""
         picture = self.pictures[index]
         return f"picture {index}" if isinstance(picture, bytes) else str(picture)
+
+
+def _labels(path: Sequence, taxonomy: Taxonomy, known: dict[tuple, tuple[int, ...]]) -> tuple[int, ...]:
+    """Return ``taxonomy.labels(path)``; keep it in ``known``, for millions of pictures have few different paths."""
+    try:
+        key = (*path, *map(type, path))  # 1.0 equals 1, and is no label
+        found = known.get(key)
+    except TypeError:  # a list in the path, or no path at all
+        return taxonomy.labels(path)
+    if found is None:
+        found = known[key] = taxonomy.labels(path)
+    return found
 
 
 def _folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
