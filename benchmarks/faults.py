@@ -71,6 +71,16 @@ def kill_and_resume(command: list[str], kills: int, longest: float, rng: random.
                 raise SystemExit(f"{command} ended with {process.returncode}:\n{errors.read()[-3000:]}")
 
 
+def measure(command: list[str], rng: random.Random) -> tuple[float, float]:
+    """Run a command in peace, and again with nothing left to do; return the seconds of both."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        kill_and_resume(command, 0, 0, rng, list)
+        times.append(time.perf_counter() - start)
+    return times[0], times[1]
+
+
 def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     """Predict many pictures, some broken, with kills; compare with the same job left alone."""
     model, rng = make_weights(folder / "tiny.safetensors"), random.Random(args.seed)
@@ -82,11 +92,9 @@ def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
         return [*COMMAND, "predict", "--files-from", str(folder / "list.txt"), "--model", str(model), "--output",
                 str(folder / output), "--part-size", str(size)]
 
-    start = time.perf_counter()
-    kill_and_resume(command("quiet"), 0, 0, rng, list)
-    longest = (time.perf_counter() - start) / args.kills
+    whole, idle = measure(command("quiet"), rng)
     quiet = pq.read_table(folder / "quiet").to_pylist()
-    parts = kill_and_resume(command("killed"), args.kills, longest, rng,
+    parts = kill_and_resume(command("killed"), args.kills, (whole - idle) / args.kills, rng,
                             lambda: len(list((folder / "killed").glob("part-*.parquet"))))
     rows = pq.read_table(folder / "killed").to_pylist()
     counts = collections.Counter(row["file"] for row in rows)
@@ -116,9 +124,8 @@ def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
                 return json.loads((folder / "killed" / name / "progress.json").read_text())["step"]
         return 0
 
-    start = time.perf_counter()
-    kill_and_resume(command("quiet"), 0, 0, rng, list)
-    steps = kill_and_resume(command("killed"), args.kills, (time.perf_counter() - start) / args.kills, rng, step)
+    whole, idle = measure(command("quiet"), rng)
+    steps = kill_and_resume(command("killed"), args.kills, (whole - idle) / args.kills, rng, step)
     names = ("last.safetensors", "best.safetensors", "checkpoint/model.safetensors")
     differ = [n for n in names if _digest(folder / "quiet" / n) != _digest(folder / "killed" / n)]
     logs = [[json.loads(line) for line in (folder / f / "log.jsonl").read_text().splitlines()]
@@ -157,6 +164,7 @@ def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
                   "--batch-size", "4", "--workers", "0"],
         "publish --dry-run": ["publish", str(model), "--repo", "org/tiny", "--dry-run", "--output", "OUT"],
     }
+    commands = {name: words for name, words in commands.items() if args.command in (None, name)}
     for name, words in commands.items():  # here once, so that nothing is left to import without rights
         (folder / "first").mkdir()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -253,19 +261,14 @@ def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     files = make_pictures(folder / "pictures", min(args.pictures, 2000))
     command = [*COMMAND, "predict", str(folder / "pictures"), "--model", str(model), "--output", str(folder / "out"),
                "--part-size", "50", "--workers", "2", "--batch-size", "4"]
-    quiet = [word.replace(str(folder / "out"), str(folder / "quiet")) for word in command]
-    times = []
-    for _ in range(2):  # all the work, and none
-        start = time.perf_counter()
-        kill_and_resume(quiet, 0, 0, rng, list)
-        times.append(time.perf_counter() - start)
+    whole, idle = measure([word.replace(str(folder / "out"), str(folder / "quiet")) for word in command], rng)
     codes, unclear, parts = collections.Counter(), 0, []
     for _ in range(args.kills):
         # A shell in the background ignores SIGINT for its children, and a terminal does not.
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                    start_new_session=True,
                                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-        moment = rng.uniform(times[1] / 2, times[1] + (times[0] - times[1]) / args.kills)
+        moment = rng.uniform(idle / 2, idle + (whole - idle) / args.kills)
         try:
             _, errors = process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
@@ -369,6 +372,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (all)")
     parser.add_argument("--pictures", type=int, default=20_000, help="to predict (%(default)s)")
     parser.add_argument("--kills", type=int, default=10, help="of each job (%(default)s)")
+    parser.add_argument("--command", metavar="COMMAND", help="a row of disk alone, and no report: such as export")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     parser.add_argument("--publish-client", metavar="WEIGHTS", help=argparse.SUPPRESS)
@@ -385,6 +389,8 @@ def main() -> int:
             rows = list(PARTS[name](args, Path(folder)))
         print(report.table(HEADER, rows), flush=True)
         missed += sum(bool(row[-1]) for row in rows)
+        if args.command:
+            continue
         options = f"{name} --pictures {args.pictures} --kills {args.kills} --seed {args.seed}"
         report.write_section(args.docs, "reliability.md", f"faults {name}", report.table(HEADER, rows), options)
     return 1 if missed else 0

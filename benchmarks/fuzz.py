@@ -104,7 +104,7 @@ def child(name: str, seed: int, numbers: range, pipe: int) -> None:
     prepare()
     with tempfile.TemporaryDirectory(prefix="hcast-zoo-fuzz-") as folder, os.fdopen(pipe, "w") as out:
         reader = READERS[name](Path(folder))
-        limit_memory(reader, make_input(reader, name, seed, numbers[0]))
+        limit_memory(reader, numbers[0], make_input(reader, name, seed, numbers[0]), out)
         for number in numbers:
             tell(reader, number, make_input(reader, name, seed, number), out)
 
@@ -118,8 +118,9 @@ def prepare() -> None:
     os.dup2(devnull, 2)  # libraries in C write there
 
 
-def limit_memory(reader: Reader, source) -> None:
+def limit_memory(reader: Reader, number: int, source, out: TextIO) -> None:
     """Read an input twice, for what is imported and kept at first use is no input's doing; then limit memory."""
+    print(json.dumps([number]), file=out, flush=True)
     for _ in range(2):
         read_one(reader, source)
     resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + MEMORY, resource.RLIM_INFINITY))

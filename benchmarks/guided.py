@@ -124,7 +124,7 @@ def child(name: str, seed: int, numbers: range, pipe: int) -> None:
     reader = door.reader(folder)
     for number, seed_input in enumerate(door.seeds(reader)):
         (corpus / str(number)).write_bytes(seed_input)
-    fuzz.limit_memory(reader, door.source(reader, door.seeds(reader)[0]))
+    fuzz.limit_memory(reader, numbers[0], door.source(reader, door.seeds(reader)[0]), out)
 
     def one(data: bytes) -> None:
         number = left.pop(0)
