@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("pyarrow")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and /proc are Linux's")
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/reliability.md").read_text()
 
