@@ -146,6 +146,17 @@ def test_faults(run, arguments, faults, rows):
     assert len(found) == rows and all(row[1].startswith(faults) and row[-1] == "0" for row in found)
 
 
+@pytest.mark.slow
+def test_determinism(run, tiny_weights):
+    """Of 2 drawn pictures and the 6 in tests/; mmpretrain knows no config of these weights."""
+    pytest.importorskip("transformers")
+    done, rows = run("determinism", "--model", str(tiny_weights), "--pictures", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rows == []
+    lines = [line for line in done.stdout.splitlines() if line.endswith(" 0 8")]
+    assert len(lines) == 14 and [line.split()[0] for line in lines[-3:]] == ["asked", "timm", "transformers"]
+
+
 def test_no_miss_in_the_report():
     tables = collections.defaultdict(list)
     for mark, text in re.findall(r"<!-- (faults \w+|fuzz) -->\n(.*?)<!-- /", PAGE, re.DOTALL):
