@@ -6,6 +6,7 @@ One way is the measure: one picture at a time, in this process, on one thread. T
 """
 
 import argparse
+import importlib.util
 import itertools
 import os
 import random
@@ -76,6 +77,26 @@ def doors(source: str, predictor: Predictor, files: list[str], folder: Path) -> 
     with torch.inference_mode():
         output = model(**inputs)
     yield "transformers", predictor.decode([x.float() for x in output.level_logits])
+    yield from mmpretrain_door(source, predictor, files)
+
+
+@torch.inference_mode()
+def mmpretrain_door(source: str, predictor: Predictor, files: list[str]) -> Iterator[tuple[str, list]]:
+    """Yield mmpretrain's answers, from the files on; none if it is not installed, or has no config of these weights."""
+    if importlib.util.find_spec("mmpretrain") is None:
+        return
+    import mmpretrain
+    from mmengine.dataset import Compose, pseudo_collate
+
+    import hcast_zoo.integrations.mmpretrain  # noqa: F401
+
+    name = str(predictor.metadata.get("name", "")).replace("_", "-").replace(".", "_")
+    if name not in mmpretrain.list_models("hcast*"):
+        return
+    model = mmpretrain.get_model(name, pretrained=f"hcast-zoo://{source}").eval()
+    steps = Compose([mmpretrain.registry.TRANSFORMS.build(t) for t in model._config.test_dataloader.dataset.pipeline])
+    batch = model.data_preprocessor(pseudo_collate([steps({"img_path": file}) for file in files]))
+    yield "mmpretrain", predictor.decode([x.float() for x in model(**batch)])
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ of the tests.
 import argparse
 import collections
 import contextlib
+import ctypes
 import hashlib
 import io
 import json
@@ -29,13 +30,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import report
+import torch
 from tiny import make_pictures, make_tree, make_weights
 
 from hcast_zoo import cli
 
 SERVER = Path(__file__).parent.parent / "tests" / "hub_server.py"
 COMMAND = (sys.executable, "-m", "hcast_zoo")
-NOBODY = 65534
 WHOLE = re.compile(r"_plan\.json|run\.json|log\.jsonl|tensorboard|checkpoint\.new|part-")
 REASON = re.compile(r"Permission denied|Not a directory|File exists|File too large|No space left|folder")
 HEADER = ["what", "faults", "outcome", "miss"]
@@ -70,6 +71,16 @@ def kill_and_resume(command: list[str], kills: int, longest: float, rng: random.
                 raise SystemExit(f"{command} ended with {process.returncode}:\n{errors.read()[-3000:]}")
 
 
+def measure(command: list[str], rng: random.Random) -> tuple[float, float]:
+    """Run a command in peace, and again with nothing left to do; return the seconds of both."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        kill_and_resume(command, 0, 0, rng, list)
+        times.append(time.perf_counter() - start)
+    return times[0], times[1]
+
+
 def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     """Predict many pictures, some broken, with kills; compare with the same job left alone."""
     model, rng = make_weights(folder / "tiny.safetensors"), random.Random(args.seed)
@@ -81,11 +92,9 @@ def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
         return [*COMMAND, "predict", "--files-from", str(folder / "list.txt"), "--model", str(model), "--output",
                 str(folder / output), "--part-size", str(size)]
 
-    start = time.perf_counter()
-    kill_and_resume(command("quiet"), 0, 0, rng, list)
-    longest = (time.perf_counter() - start) / args.kills
+    whole, idle = measure(command("quiet"), rng)
     quiet = pq.read_table(folder / "quiet").to_pylist()
-    parts = kill_and_resume(command("killed"), args.kills, longest, rng,
+    parts = kill_and_resume(command("killed"), args.kills, (whole - idle) / args.kills, rng,
                             lambda: len(list((folder / "killed").glob("part-*.parquet"))))
     rows = pq.read_table(folder / "killed").to_pylist()
     counts = collections.Counter(row["file"] for row in rows)
@@ -115,9 +124,8 @@ def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
                 return json.loads((folder / "killed" / name / "progress.json").read_text())["step"]
         return 0
 
-    start = time.perf_counter()
-    kill_and_resume(command("quiet"), 0, 0, rng, list)
-    steps = kill_and_resume(command("killed"), args.kills, (time.perf_counter() - start) / args.kills, rng, step)
+    whole, idle = measure(command("quiet"), rng)
+    steps = kill_and_resume(command("killed"), args.kills, (whole - idle) / args.kills, rng, step)
     names = ("last.safetensors", "best.safetensors", "checkpoint/model.safetensors")
     differ = [n for n in names if _digest(folder / "quiet" / n) != _digest(folder / "killed" / n)]
     logs = [[json.loads(line) for line in (folder / f / "log.jsonl").read_text().splitlines()]
@@ -140,6 +148,7 @@ def _digest(file: Path) -> str:
 
 def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     """Run commands where files cannot be written; what was there must stay, and nothing half-written come."""
+    torch.set_num_threads(1)  # a fork has no other threads, and would wait for them
     model, data = make_weights(folder / "tiny.safetensors"), make_tree(folder / "tree")
     picture = str(next((data / "val").rglob("0.png")))
     commands = {
@@ -155,6 +164,7 @@ def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
                   "--batch-size", "4", "--workers", "0"],
         "publish --dry-run": ["publish", str(model), "--repo", "org/tiny", "--dry-run", "--output", "OUT"],
     }
+    commands = {name: words for name, words in commands.items() if args.command in (None, name)}
     for name, words in commands.items():  # here once, so that nothing is left to import without rights
         (folder / "first").mkdir()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -195,13 +205,20 @@ def _files(path: Path) -> dict[str, str]:
     return {str(f.relative_to(path)): _digest(f) for f in files if f.is_file()}
 
 
+def drop_rights() -> None:
+    """Leave root no right beyond those of an owner: others' rights would hide Python's own files under /root."""
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3, this process
+    if ctypes.CDLL(None).capset(header, none):
+        raise OSError("cannot drop the rights of root")
+
+
 def _in_child(command: list[str], limit: int | None, unprivileged: bool) -> tuple[int, str]:
     """Run a command in a fork of this process, which has imported everything; return exit code and stderr.
 
     Args:
         command: Words.
         limit: Bytes that a file may have.
-        unprivileged: Give up the rights of root, who may write everywhere, and try to write in root's folder.
+        unprivileged: Take from all folders named, and from the empty ones of files named, the right to be written.
     """
     read, write = os.pipe()
     pid = os.fork()
@@ -222,8 +239,7 @@ def _in_child(command: list[str], limit: int | None, unprivileged: bool) -> tupl
                         if not any(file.iterdir()):
                             os.chmod(file, 0o555)
                     if os.geteuid() == 0:
-                        os.setegid(NOBODY)
-                        os.seteuid(NOBODY)
+                        drop_rights()
                 try:
                     code = cli.main(command)
                 except SystemExit as stop:
@@ -242,31 +258,34 @@ def _in_child(command: list[str], limit: int | None, unprivileged: bool) -> tupl
 def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     """Press Ctrl-C (SIGINT to the whole group, workers and all) at random moments of predict; then let it go on."""
     model, rng = make_weights(folder / "tiny.safetensors"), random.Random(args.seed)
-    files = make_pictures(folder / "pictures", 2000)
+    files = make_pictures(folder / "pictures", min(args.pictures, 2000))
     command = [*COMMAND, "predict", str(folder / "pictures"), "--model", str(model), "--output", str(folder / "out"),
                "--part-size", "50", "--workers", "2", "--batch-size", "4"]
-    codes, unclear = collections.Counter(), 0
+    whole, idle = measure([word.replace(str(folder / "out"), str(folder / "quiet")) for word in command], rng)
+    codes, unclear, parts = collections.Counter(), 0, []
     for _ in range(args.kills):
         # A shell in the background ignores SIGINT for its children, and a terminal does not.
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                    start_new_session=True,
                                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-        moment = rng.uniform(1.0, 12.0)
+        moment = rng.uniform(idle / 2, idle + (whole - idle) / args.kills)
         try:
             _, errors = process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGINT)
             _, errors = process.communicate(timeout=60)
         codes[process.returncode] += 1
+        parts.append(len(list((folder / "out").glob("*.parquet"))))
         unclear += "Traceback" in errors or (process.returncode == 130 and errors.strip() != "interrupted")
         if "Traceback" in errors:
             print(f"after {moment:.2f} s:\n{errors[-1500:]}", file=sys.stderr)
     kill_and_resume(command, 0, 0, rng, list)
     rows = pq.read_table(folder / "out").to_pylist()
     wrong = (len(rows) != len(files)) + ([r["file"] for r in rows] != files)
-    yield ["Ctrl-C in `predict --workers 2`", f"{args.kills} times SIGINT",
-           f"exit codes {dict(codes)}; {unclear} times more than the word `interrupted`; "
-           f"afterwards {len(rows):,} rows of {len(files):,}", unclear + wrong]
+    yield ["Ctrl-C in `predict --workers 2`", f"{args.kills} times SIGINT, with "
+           f"{', '.join(map(str, parts))} of {-(-len(files) // 50)} parts done",
+           f"exit codes {dict(codes)}; {unclear} times more than the word `interrupted`; afterwards "
+           f"{len(rows):,} rows of {len(files):,}", unclear + wrong + args.kills - codes[130]]
 
 
 def publish(args: argparse.Namespace, folder: Path) -> Iterator[list]:
@@ -353,6 +372,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (all)")
     parser.add_argument("--pictures", type=int, default=20_000, help="to predict (%(default)s)")
     parser.add_argument("--kills", type=int, default=10, help="of each job (%(default)s)")
+    parser.add_argument("--command", metavar="COMMAND", help="a row of disk alone, and no report: such as export")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     parser.add_argument("--publish-client", metavar="WEIGHTS", help=argparse.SUPPRESS)
@@ -369,6 +389,8 @@ def main() -> int:
             rows = list(PARTS[name](args, Path(folder)))
         print(report.table(HEADER, rows), flush=True)
         missed += sum(bool(row[-1]) for row in rows)
+        if args.command:
+            continue
         options = f"{name} --pictures {args.pictures} --kills {args.kills} --seed {args.seed}"
         report.write_section(args.docs, "reliability.md", f"faults {name}", report.table(HEADER, rows), options)
     return 1 if missed else 0

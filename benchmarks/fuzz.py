@@ -14,6 +14,7 @@ limited.
 
 import argparse
 import collections
+import functools
 import json
 import os
 import random
@@ -23,7 +24,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # names that look like org/name are no reason to call anybody
 
@@ -37,6 +40,7 @@ MEMORY = 1536 * 2**20  # bytes that an input may add
 SECONDS = 10.0  # of computing for one input; then it hangs, as it does after PATIENCE by the clock
 PATIENCE = 120.0
 CHUNK = 500  # inputs of a process
+FINE = ("right answer", "clear error")
 HEADER = ["what", "inputs", "right answers", "clear errors", "findings", "slowest", "most memory", "command", "code"]
 OURS = (str(Path(hcast_zoo.__file__).parent), str(Path(hcast_zoo.__file__).parent.parent / "integrations"))
 
@@ -96,27 +100,42 @@ def make_input(reader: Reader, name: str, seed: int, number: int):
 
 
 def child(name: str, seed: int, numbers: range, pipe: int) -> None:
-    """Read inputs; write [number] before, and [number, outcome, seconds, bytes] after each, as JSON lines."""
+    """Read inputs; write what :func:`tell` does of each."""
+    prepare()
+    with tempfile.TemporaryDirectory(prefix="hcast-zoo-fuzz-") as folder, os.fdopen(pipe, "w") as out:
+        reader = READERS[name](Path(folder))
+        limit_memory(reader, numbers[0], make_input(reader, name, seed, numbers[0]), out)
+        for number in numbers:
+            tell(reader, number, make_input(reader, name, seed, number), out)
+
+
+def prepare() -> None:
+    """Make a process ready for hostile input."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, _alarm)
     torch.set_num_threads(1)
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 2)  # libraries in C write there
-    with tempfile.TemporaryDirectory(prefix="hcast-zoo-fuzz-") as folder, os.fdopen(pipe, "w") as out:
-        reader = READERS[name](Path(folder))
-        for number in (numbers[0], numbers[0]):  # what is imported and kept at first use is no input's doing
-            read_one(reader, make_input(reader, name, seed, number))
-        size = _status("VmSize")
-        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
-        for number in numbers:
-            source = make_input(reader, name, seed, number)
-            print(json.dumps([number]), file=out, flush=True)
-            Path("/proc/self/clear_refs").write_text("5")
-            before, start = _status("VmRSS"), time.process_time()
-            outcome = read_one(reader, source)
-            seconds = time.process_time() - start
-            size = max(0, _status("VmHWM") - before)
-            print(json.dumps([number, outcome, seconds, size]), file=out, flush=True)
+
+
+def limit_memory(reader: Reader, number: int, source, out: TextIO) -> None:
+    """Read an input twice, for what is imported and kept at first use is no input's doing; then limit memory."""
+    print(json.dumps([number]), file=out, flush=True)
+    for _ in range(2):
+        read_one(reader, source)
+    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + MEMORY, resource.RLIM_INFINITY))
+
+
+def tell(reader: Reader, number: int, source, out: TextIO) -> str:
+    """Read an input; write [number] before, and [number, outcome, seconds, bytes] after, as JSON lines."""
+    print(json.dumps([number]), file=out, flush=True)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, start = _status("VmRSS"), time.process_time()
+    outcome = read_one(reader, source)
+    seconds = time.process_time() - start
+    size = max(0, _status("VmHWM") - before)
+    print(json.dumps([number, outcome, seconds, size]), file=out, flush=True)
+    return outcome
 
 
 def _status(key: str) -> int:
@@ -127,7 +146,7 @@ def _status(key: str) -> int:
     raise KeyError(key)
 
 
-def run_chunk(name: str, seed: int, numbers: range):
+def run_chunk(name: str, numbers: range, work: Callable[[range, int], None]):
     """Yield (number, outcome, seconds, bytes) of inputs, up to the first that ends the process."""
     read, write = os.pipe()
     pid = os.fork()
@@ -135,7 +154,7 @@ def run_chunk(name: str, seed: int, numbers: range):
         code = 1
         try:
             os.close(read)
-            child(name, seed, numbers, write)
+            work(numbers, write)
             code = 0
         except BaseException:
             traceback.print_exc(file=sys.__stdout__)
@@ -184,15 +203,20 @@ class _Killer:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def fuzz(name: str, inputs: int, seed: int) -> dict:
-    """Return counts, the largest time and memory, and the findings of a reader."""
-    with tempfile.TemporaryDirectory() as folder:
-        READERS[name](Path(folder)).warm()
+def fuzz(name: str, inputs: int, work: Callable[[range, int], None], chunk: int = CHUNK) -> dict:
+    """Return counts, the largest time and memory, and the findings of a reader.
+
+    Args:
+        name: For what is printed.
+        inputs: How many.
+        work: Reads a range of inputs in a process of its own, and tells of them on a pipe; see :func:`child`.
+        chunk: Inputs of a process.
+    """
     counts, findings, slowest, largest, done = collections.Counter(), [], 0.0, 0, 0
     while done < inputs:
-        for number, outcome, seconds, size in run_chunk(name, seed, range(done, min(done + CHUNK, inputs))):
+        for number, outcome, seconds, size in run_chunk(name, range(done, min(done + chunk, inputs)), work):
             done = number + 1
-            fine = outcome in ("right answer", "clear error")
+            fine = outcome in FINE
             if not fine:
                 findings.append((number, outcome))
                 print(f"{name} {number}: {outcome}", flush=True)
@@ -215,6 +239,17 @@ def show(name: str, seed: int, number: int) -> None:
             print(judge(error, reader))
 
 
+def write(what: str, name: str, args: argparse.Namespace, result: dict) -> int:
+    """Write a row of the report; return the number of findings."""
+    counts = [f"{result['counts'][kind]:,}" for kind in ("right answer", "clear error", "finding")]
+    command = f"`{Path(sys.argv[0]).name} {name} --inputs {args.inputs} --seed {args.seed}`"
+    row = [what, f"{args.inputs:,}", *counts, f"{result['seconds']:.2f} s", f"{result['bytes'] / 2**20:.0f} MiB",
+           command, report.code_version()]
+    print(report.table(HEADER, [row]), flush=True)
+    report.write_row(args.docs, "reliability.md", "fuzz", HEADER, row)
+    return len(result["findings"])
+
+
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -231,14 +266,10 @@ def main() -> int:
         return show(names[0], args.seed, args.only)
     found = 0
     for name in names:
-        r = fuzz(name, args.inputs, args.seed)
-        found += len(r["findings"])
-        counts = [f"{r['counts'][kind]:,}" for kind in ("right answer", "clear error", "finding")]
-        row = [READERS[name].what, f"{args.inputs:,}", *counts, f"{r['seconds']:.2f} s",
-               f"{r['bytes'] / 2**20:.0f} MiB", f"`fuzz.py {name} --inputs {args.inputs} --seed {args.seed}`",
-               report.code_version()]
-        print(report.table(HEADER, [row]), flush=True)
-        report.write_row(args.docs, "reliability.md", "fuzz", HEADER, row)
+        with tempfile.TemporaryDirectory() as folder:
+            READERS[name](Path(folder)).warm()
+        result = fuzz(name, args.inputs, functools.partial(child, name, args.seed))
+        found += write(READERS[name].what, name, args, result)
     return 1 if found else 0
 
 

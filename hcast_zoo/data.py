@@ -2,6 +2,8 @@
 
 import json
 import random
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from . import superpixels
 from .config import HCastConfig
@@ -49,11 +51,11 @@ class HierarchicalDataset(Dataset):
             raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
         self.pictures, self.taxonomy, self.transform = list(pictures), taxonomy, transform
         self.skip_broken, self.random_background = skip_broken, random_background
-        known: dict[tuple, tuple[int, ...]] = {}  # millions of pictures have few different paths
+        known: dict[tuple, tuple[int, ...]] = {}
         rows = []
         for i, path in enumerate(labels):
             try:
-                rows.append(known.get(key := tuple(path)) or known.setdefault(key, taxonomy.labels(path)))
+                rows.append(_labels(path, taxonomy, known))
             except TaxonomyError as error:
                 raise TaxonomyError(f"{clip(self.name(i), 300)}: {error}") from error
         self.labels = torch.tensor(rows, dtype=torch.int64).view(len(rows), len(taxonomy.levels))
@@ -140,6 +142,18 @@ class HierarchicalDataset(Dataset):
         """Return the file name of picture ``index``, or its number if it came as bytes."""
         picture = self.pictures[index]
         return f"picture {index}" if isinstance(picture, bytes) else str(picture)
+
+
+def _labels(path: Sequence, taxonomy: Taxonomy, known: dict[tuple, tuple[int, ...]]) -> tuple[int, ...]:
+    """Return ``taxonomy.labels(path)``; keep it in ``known``, for millions of pictures have few different paths."""
+    try:
+        key = (*path, *map(type, path))  # 1.0 equals 1, and is no label
+        found = known.get(key)
+    except TypeError:  # a list in the path, or no path at all
+        return taxonomy.labels(path)
+    if found is None:
+        found = known[key] = taxonomy.labels(path)
+    return found
 
 
 def _folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
@@ -292,3 +306,21 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def start_workers(loader: DataLoader) -> Iterator:
+    """Return ``iter(loader)``; Ctrl-C waits until all workers are there.
+
+    An interrupt in the midst leaves half an iterator, which cannot end its workers, or is lost at a fork. Blocking the
+    signal would not do: it then goes to another thread, and Python raises in this one all the same.
+    """
+    if loader.num_workers == 0 or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        return iter(loader)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)

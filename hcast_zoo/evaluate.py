@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from .calibration import Calibration
-from .data import HierarchicalDataset, SuperpixelCollate
+from .data import HierarchicalDataset, SuperpixelCollate, start_workers
 from .decode import decode
 from .metrics import HierarchicalMetrics
 from .model import HCast
@@ -91,7 +91,7 @@ def _run(model: HCast, dataset: Dataset, batch_size: int, workers: int, progress
     model.eval()
     logits, labels = [], []
     try:
-        for batch in tqdm(loader, desc="evaluate", disable=not progress, leave=False):
+        for batch in tqdm(start_workers(loader), "evaluate", len(loader), disable=not progress, leave=False):
             if batch is None:
                 continue
             segments = batch["segments"].to(device) if "segments" in batch else None

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import glob
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from . import superpixels, weights
 from .backoff import back_off, check_threshold
 from .calibration import Calibration
 from .config import check_clusters
+from .data import start_workers
 from .decode import DECODERS, node_probabilities
 from .model import HCast
 from .restriction import Restriction
@@ -115,7 +115,7 @@ class Predictor:
             workers: Processes that read pictures and compute superpixels; 0 does it in this one.
         """
         dataset = _Pictures([str(f) for f in files], self.transform, self.model.config)
-        for batch in _start(DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list)):
+        for batch in start_workers(DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list)):
             yield from self._predict_batch(batch)
 
     @torch.inference_mode()
@@ -164,17 +164,6 @@ class Predictor:
 def _check_decoder(decoder: str) -> None:
     if decoder not in DECODERS:
         raise ValueError(f"unknown decoding {decoder!r}: expected one of {', '.join(DECODERS)}")
-
-
-def _start(loader: DataLoader) -> Iterator[list]:
-    """Start a loader's workers. Ctrl-C waits for that: in what Python runs at a fork, an exception is ignored."""
-    if loader.num_workers == 0 or not hasattr(signal, "pthread_sigmask"):
-        return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Pictures(Dataset):

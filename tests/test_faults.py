@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.process import BaseProcess
 
 import pytest
 
-from hcast_zoo import card, files, parts, weights
+from hcast_zoo import Predictor, card, files, parts, weights
 from hcast_zoo.cli import main
 from hcast_zoo.files import write_whole
 from hcast_zoo.predict import find_pictures
@@ -138,6 +140,39 @@ def test_a_file_where_the_folder_should_be(words, picture_folder, tiny_weights, 
     captured = capsys.readouterr()
     assert f"hcast-zoo {words[0]}: " in captured.err and "Traceback" not in captured.err
     assert (tmp_path / "OUT").read_text() == "mine"
+
+
+@pytest.mark.parametrize("press", ["before", "after"])
+def test_ctrl_c_while_workers_start(picture_folder, tiny_weights, monkeypatch, press):
+    """Heard after the start, with nothing left behind; another thread, as libraries have, may take the signal."""
+    predictor, end, complaints, workers = Predictor(tiny_weights), threading.Event(), [], []
+    start = BaseProcess.start
+
+    def interrupted(process):
+        if press == "before" and workers:
+            os.kill(os.getpid(), signal.SIGINT)
+        start(process)
+        if press == "after" and not workers:
+            os.kill(os.getpid(), signal.SIGINT)
+        workers.append(process)
+
+    monkeypatch.setattr(BaseProcess, "start", interrupted)
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(predictor.predict(find_pictures([str(picture_folder)]), batch_size=4, workers=2))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        end.set()
+        thread.join()
+    assert len(workers) == 2 and not complaints
+    for worker in workers:
+        worker.join(20)
+        assert worker.exitcode == 0  # told to end, and not killed
 
 
 @pytest.mark.slow

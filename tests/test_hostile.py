@@ -357,6 +357,13 @@ def test_wrong_tables(tmp_path, taxonomy, name, content, message):
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("path", [[["bird", "owl", "barn owl"]], [{}], [1.0, 2, 3], 5, None])
+def test_a_path_that_is_none_beside_one_that_is_known(taxonomy, path):
+    """Labels of a path are kept for the next picture, and not mixed up with others that are equal to it."""
+    with pytest.raises(TaxonomyError, match=r"^b: "):
+        HierarchicalDataset(["a", "b"], [[1, 2, 3], path], taxonomy)
+
+
 def test_a_row_without_a_picture_is_left_out(tmp_path, taxonomy):
     table = {"image": [None, encode(Image.new("RGB", (8, 8)))], "class": ["bird"] * 2, "family": ["owl"] * 2,
              "species": ["barn owl"] * 2, "split": ["val", "val"]}
