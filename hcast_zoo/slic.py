@@ -38,6 +38,8 @@ def slic(images: Tensor, num_superpixels: int = 196, compactness: float = 10.0, 
         raise ValueError(f"expected RGB images (B, 3, H, W), got {tuple(images.shape)}")
     if num_superpixels < 1 or iterations < 1:
         raise ValueError(f"expected 1 or more superpixels and iterations, got {num_superpixels} and {iterations}")
+    if images.is_meta:  # there is no autocast to switch off
+        return _slic(images.float(), num_superpixels, compactness, iterations)
     with torch.autocast(images.device.type, enabled=False):
         return _slic(images.float(), num_superpixels, compactness, iterations)
 

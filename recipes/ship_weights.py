@@ -32,7 +32,8 @@ def main() -> None:
         "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "description": f"{content.taxonomy.name}: levels {' > '.join(map(str, content.config.level_classes))}, "
                        f"{content.config.image_size} pixels; {facts['license']}"}}
-    weights.INDEX.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    # The first of a variant is its default.
+    weights.INDEX.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,11 @@ def test_an_image_keeps_its_map_in_any_batch_and_under_autocast():
         assert torch.equal(slic(images[2:3], 30), alone)
 
 
+def test_on_the_meta_device():
+    labels = slic(torch.rand(2, 3, 24, 40, device="meta"), 15)
+    assert labels.is_meta and labels.shape == (2, 24, 40) and labels.dtype == torch.int64
+
+
 def test_superpixels_follow_an_edge_that_the_grid_cuts():
     images = torch.zeros(1, 3, 64, 64)
     images[:, :, :, 37:] = 1.0  # the cells are 16 wide

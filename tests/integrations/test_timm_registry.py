@@ -276,4 +276,4 @@ def test_model_args_are_plain_data(taxonomy):
     model = tiny(taxonomy)
     assert json.loads(json.dumps(timm.models.get_model_args(model)))["taxonomy"] == json.loads(
         json.dumps(taxonomy.to_dict()))
-    assert set(get_arch_pretrained_cfgs("hcast_tiny")) == {"hcast_tiny.fashion_mnist"}
+    assert set(get_arch_pretrained_cfgs("hcast_tiny")) == {"hcast_tiny.emoji_art", "hcast_tiny.fashion_mnist"}

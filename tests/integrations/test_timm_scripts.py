@@ -51,7 +51,7 @@ def test_train_and_validate(picture_folder, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model(**resolve_model_input_args(
         "hcast_tiny", vars(args), num_classes=6, drop_rate=0.1, drop_path_rate=0.1, **SIZE_FREE))
-    assert model.config.image_size == 64 and model.config.num_superpixels == 64  # 16 for the 32 pixels of the tag
+    assert model.config.image_size == 64 and model.config.num_superpixels == 16  # 36 for the 96 pixels of the tag
     model.set_grad_checkpointing(enable=True)
     optimizer = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.7)
     assert len({group["lr_scale"] for group in optimizer.param_groups}) > 4
