@@ -41,8 +41,8 @@ model = timm.create_model("hcast_small", superpixels="slic")
 | --- | --- | --- | --- | --- |
 {table}
 
-*FPA* by `best_path`, in percent, of weights that were trained with {trained}: what it costs to change the superpixels
-under a model, not what a model trained with the others would reach. *Boundary recall*: part of the object's outline
+*FPA* by `best_path`, in percent, of one set of weights, made for {made_for} (how they were trained, their card tells): what
+it costs to change the superpixels under a model, not what a model trained with the others would reach. *Boundary recall*: part of the object's outline
 (its alpha channel) with a superpixel boundary within a pixel, in percent. *IoU*: of the object and the best union of
 superpixels, in percent. *Time* for one image on one core of this CPU, over that of SEEDS: median of {runs} pairs in
 turn, and the smallest and largest. No accelerator was at hand to time SLIC on.
@@ -69,7 +69,7 @@ def main() -> None:
                     f"{statistics.median(ratios):.2f}{spread} |")
     report.write(args.docs, "superpixels.md", TEXT.format(
         provenance=report.provenance(args, content, len(dataset)), table="\n".join(rows), runs=args.runs,
-        trained=f"`{content.config.superpixels}`"))
+        made_for=f"`{content.config.superpixels}`"))
 
 
 @torch.inference_mode()
