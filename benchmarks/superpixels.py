@@ -41,11 +41,11 @@ model = timm.create_model("hcast_small", superpixels="slic")
 | --- | --- | --- | --- | --- |
 {table}
 
-*FPA* by `best_path`, in percent, of one set of weights, made for {made_for} (how they were trained, their card tells): what
-it costs to change the superpixels under a model, not what a model trained with the others would reach. *Boundary recall*: part of the object's outline
-(its alpha channel) with a superpixel boundary within a pixel, in percent. *IoU*: of the object and the best union of
-superpixels, in percent. *Time* for one image on one core of this CPU, over that of SEEDS: median of {runs} pairs in
-turn, and the smallest and largest. No accelerator was at hand to time SLIC on.
+*FPA* by `best_path`, in percent, of one set of weights, made for {made_for} (their card tells how they were trained):
+what it costs to change the superpixels under a model, not what a model trained with the others would reach. *Boundary
+recall*: part of the object's outline (its alpha channel) with a superpixel boundary within a pixel, in percent. *IoU*:
+of the object and the best union of superpixels, in percent. *Time* for one image on one core of this CPU, over that of
+SEEDS: median of {runs} pairs in turn, and the smallest and largest. No accelerator was at hand to time SLIC on.
 """
 
 
