@@ -58,8 +58,11 @@ def test_independent_is_the_argmax_of_each_level(taxonomy):
         everything = sorted(itertools.product(*(range(c) for c in taxonomy.level_classes)), reverse=True,
                             key=lambda path: np.prod([p[row, n] for p, n in zip(probs, path)]))
         assert decoded.runner_up[row].tolist() == list(everything[1])
-        assert decoded.path_probabilities[row].item() == pytest.approx(
-            np.prod([p[row, n] for p, n in zip(probs, best)]), rel=1e-4)
+        runner_up = np.prod([p[row, n] for p, n in zip(probs, everything[1])])
+        assert decoded.runner_up_probabilities[row].item() == pytest.approx(runner_up, rel=1e-4)
+        own = np.array([p[row, n] for p, n in zip(probs, best)])
+        assert decoded.path_probabilities[row].item() == pytest.approx(own.prod(), rel=1e-4)
+        assert decoded.prefix_probabilities[row].tolist() == pytest.approx(own.cumprod(), rel=1e-4)
 
 
 def test_trees_are_followed(taxonomy):
@@ -92,6 +95,13 @@ def test_shallow_leaf_has_no_advantage():
     assert decoded.path_probabilities.item() == pytest.approx(b**2 / (b**2 + a * 0.5 + a * 0.5), rel=1e-4)
     top_down = decode([torch.tensor([[0.0, 3.0]]), torch.zeros(1, 2)], t, "top_down")
     assert top_down.paths.tolist() == [[1, -1]] and top_down.path_probabilities.item() == pytest.approx(b, rel=1e-4)
+
+
+def test_top_down_keeps_to_the_shallow_leaf_it_chose():
+    t = Taxonomy.from_paths([("animal", "lion"), ("rock",), ("sand",)])
+    for choice in (1, 2):
+        logits = [torch.nn.functional.one_hot(torch.tensor([choice]), 3) * 3.0, torch.zeros(1, 1)]
+        assert decode(logits, t, "top_down").paths.tolist() == [[choice, -1]]
 
 
 def test_single_class():
@@ -143,3 +153,59 @@ def test_nodes_with_a_shallow_leaf_and_within_a_part():
     assert (inside[1][:, 0] == 0).all() and (inside[2] == 0).all() and [x.shape[1] for x in inside] == [3, 2, 2]
     with pytest.raises(ValueError, match="unknown decoding"):
         node_probabilities(logits, taxonomy, "greedy")
+
+
+def test_nodes_and_paths_agree_by_default(taxonomy):
+    logits = random_logits(taxonomy, seed=5)
+    decoded, nodes = decode(logits, taxonomy), node_probabilities(logits, taxonomy)
+    assert torch.allclose(nodes[-1].gather(1, decoded.paths[:, -1:])[:, 0], decoded.path_probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["best_path", "top_down"])
+def test_mode_and_temperature_hold_within_a_part(taxonomy, mode):
+    logits, options = random_logits(taxonomy, seed=6), dict(within=["owl", "mammal"], path_temperature=3.0)
+    decoded, nodes = decode(logits, taxonomy, mode, **options), node_probabilities(logits, taxonomy, mode, **options)
+    kept = np.array(taxonomy.paths)[[0, 1, 3, 4, 5]]  # all but the gull
+    products = np.prod([p[:, column] for p, column in zip(probabilities(logits), kept.T)], axis=0) ** (1 / 3)
+    if mode == "best_path":
+        expected = products / products.sum(1, keepdims=True)
+        assert nodes[-1][:, kept[:, -1]].numpy() == pytest.approx(expected, abs=1e-5)
+    chosen = nodes[-1].gather(1, decoded.paths[:, -1:])[:, 0]
+    assert torch.allclose(chosen, decoded.path_probabilities, atol=1e-6)
+
+
+def test_probabilities_are_float32_whatever_the_logits_are(taxonomy):
+    logits = [x.half() for x in random_logits(taxonomy, 3)]
+    for within in (None, ["owl"]):
+        assert {x.dtype for x in node_probabilities(logits, taxonomy, within=within)} == {torch.float32}
+        assert decode(logits, taxonomy, within=within).path_probabilities.dtype == torch.float32
+
+
+@pytest.mark.parametrize("mode", ["best_path", "top_down"])
+def test_rounding_lifts_no_probability_above_one(mode):
+    taxonomy = Taxonomy.from_paths([("all", "few", f"leaf {i}") for i in range(50)])
+    logits = random_logits(taxonomy, 200)
+    assert max(x.max().item() for x in node_probabilities(logits, taxonomy, mode)) == 1
+    assert decode(logits, taxonomy, mode).prefix_probabilities.max().item() == 1
+
+
+@pytest.mark.parametrize("mode", DECODERS)
+def test_nothing_falls_back_to_the_default_device(taxonomy, mode):
+    logits = random_logits(taxonomy)
+    expected = decode(logits, taxonomy, mode)
+    with torch.device("meta"):
+        decoded = decode(logits, taxonomy, mode)
+        nodes = node_probabilities(logits, taxonomy, mode)
+    assert torch.equal(decoded.paths, expected.paths) and {x.device.type for x in nodes} == {"cpu"}
+
+
+def test_nodes_of_one_level():
+    taxonomy = Taxonomy(("kind",), (("a", "b", "c"),), ())
+    logits = random_logits(taxonomy)
+    assert node_probabilities(logits, taxonomy)[0].numpy() == pytest.approx(probabilities(logits)[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+def test_wrong_path_temperature_is_explained(taxonomy, temperature):
+    with pytest.raises(ValueError, match=f"expected a positive path_temperature, got {temperature}"):
+        decode(random_logits(taxonomy, 1), taxonomy, path_temperature=temperature)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from hcast_zoo.losses import (
     HierarchicalLoss,
+    check_labels,
     level_binary_cross_entropy,
     level_cross_entropy,
     soft_targets,
@@ -138,3 +139,53 @@ def test_wrong_labels_are_explained(labels, message):
         HierarchicalLoss()(logits, labels)
     with pytest.raises(ValueError, match="expected targets of"):
         HierarchicalLoss()(logits, [torch.zeros(1, 3)] * 3)
+
+
+def test_one_wrong_label_is_found():
+    with pytest.raises(ValueError, match="label 3 of sample 0 is out of range at level 0: expected 0 to 2"):
+        check_labels(torch.tensor([[3]]), (3,))
+
+
+def test_a_row_counts_by_its_sum():
+    logits, labels = random_case()
+    half = 0.5 * soft_targets(labels, (3, 5, 9))[1]
+    for row in range(8):
+        expected = F.cross_entropy(logits[1][row], labels[row, 1])
+        torch.testing.assert_close(level_cross_entropy(logits[1][row : row + 1], half[row : row + 1]), expected)
+
+
+def test_weight_zero_leaves_the_tree_path_kl_out(monkeypatch):
+    logits, labels = random_case()
+    expected = HierarchicalLoss(0.0)(logits, labels)
+    monkeypatch.setattr("hcast_zoo.losses.tree_path_kl", lambda *_: torch.tensor(torch.nan))
+    assert HierarchicalLoss()(logits, labels).isnan() and HierarchicalLoss(0.0)(logits, labels) == expected
+
+
+def test_losses_have_the_dtype_of_the_logits():
+    logits, labels = random_case()
+    logits, targets = [x.bfloat16() for x in logits], soft_targets(labels, (3, 5, 9))
+    assert tree_path_kl(logits, targets).dtype == torch.bfloat16
+    assert level_binary_cross_entropy(logits[0], targets[0]).dtype == torch.bfloat16
+
+
+def test_the_tree_path_kl_of_one_level_is_its_cross_entropy():
+    logits, labels = random_case()
+    kl = tree_path_kl(logits[:1], soft_targets(labels[:, :1], (3,)))
+    torch.testing.assert_close(kl, F.cross_entropy(logits[0], labels[:, 0]))
+
+
+def test_the_loss_compiles_in_one_piece():
+    logits, labels = random_case()
+    compiled = torch.compile(HierarchicalLoss(), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(logits, labels), HierarchicalLoss()(logits, labels))
+
+
+def test_the_loss_runs_without_data():
+    logits, labels = random_case()
+    assert HierarchicalLoss()([x.to("meta") for x in logits], labels.to("meta")).is_meta
+
+
+def test_labels_are_checked_where_they_lie():
+    _, labels = random_case()
+    with torch.device("meta"):  # the default, which nothing may fall back to
+        check_labels(labels, (3, 5, 9))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hcast_zoo.metrics import HierarchicalMetrics, full_path_accuracy, level_accuracy, tree_inconsistency
+from hcast_zoo.metrics import HierarchicalMetrics, full_path_accuracy, in_tree, level_accuracy, tree_inconsistency
 from hcast_zoo.metrics import weighted_average_precision as wap
 from hcast_zoo.taxonomy import Taxonomy
 
@@ -79,3 +79,9 @@ def test_wrong_shapes_are_explained(taxonomy):
         metrics.update(torch.zeros(4, 2), torch.zeros(4, 3))
     with pytest.raises(ValueError, match="expected predictions and labels"):
         full_path_accuracy(torch.zeros(4), torch.zeros(4))
+
+
+def test_predictions_are_checked_where_they_lie(taxonomy):
+    with torch.device("meta"):  # the default, which nothing may fall back to
+        ok = in_tree(torch.tensor([[1, 2, 4], [0, 2, 4]], device="cpu"), taxonomy)
+    assert ok.tolist() == [True, False]
