@@ -87,6 +87,8 @@ def export(source: str | Path, output: str | Path, format: str = "onnx", *, batc
         raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
     if opset is not None and format != "onnx":
         raise ValueError(f"opset: only ONNX has one, not {format}")
+    if format == "onnx":
+        _load_packages(check)
     content = weights.load(source)
     if num_clusters is not None:
         num_clusters = check_clusters(num_clusters, content.config.num_superpixels)
@@ -102,6 +104,16 @@ def export(source: str | Path, output: str | Path, format: str = "onnx", *, batc
     finally:
         temporary.unlink(missing_ok=True)
     return Export(str(output), ("images", "segments"), outputs, opset, difference)
+
+
+def _load_packages(check: bool) -> None:
+    """Raise ImportError before the work, if ONNX files cannot be written, or run to check them."""
+    try:
+        import onnxscript  # noqa: F401
+        if check:
+            import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ImportError(INSTALL) from error
 
 
 def trace(graph: Graph, batch_size: int | None = None) -> torch.export.ExportedProgram:
@@ -157,10 +169,6 @@ def _compare(graph: Graph, config: HCastConfig, file: Path, run, batch_size: int
 
 def _write_onnx(program: torch.export.ExportedProgram, file: Path, outputs: Sequence[str], texts: dict[str, str],
                 opset: int | None) -> int:
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(INSTALL) from error
     onnx = torch.onnx.export(program, dynamo=True, opset_version=opset, output_names=list(outputs), verbose=False)
     assert onnx is not None  # with dynamo it never is
     onnx.model.metadata_props.update(texts)
@@ -178,10 +186,8 @@ def _name_batch(graph) -> None:
 
 
 def _run_onnx(file: Path, images: Tensor, segments: Tensor) -> list[Tensor]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(INSTALL) from error
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

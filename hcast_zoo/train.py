@@ -290,7 +290,7 @@ class Run:
 
 def has_accelerator() -> bool:
     """Return whether torch has a device that is faster than the CPU."""
-    return getattr(torch, "accelerator", torch.cuda).is_available()  # torch.accelerator came with 2.6
+    return torch.accelerator.is_available()
 
 
 def train_transform(config: HCastConfig, settings: TrainConfig):

@@ -1,4 +1,6 @@
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -141,8 +143,11 @@ def test_the_packaged_model(tmp_path):
     assert exporting.export(name, tmp_path / "packaged.onnx").difference < 1e-4
 
 
-def test_a_missing_extra_is_named(tiny_weights, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+@pytest.mark.parametrize("package", ["onnxscript", "onnxruntime"])
+def test_a_missing_extra_is_named_before_the_work(package, tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", types.ModuleType("onnxscript"))
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(exporting, "trace", lambda *a: pytest.fail("traced"))
     with pytest.raises(ImportError, match=r"pip install 'hcast-zoo\[export\]'"):
         exporting.export(tiny_weights, tmp_path / "x.onnx")
 

@@ -1,5 +1,6 @@
 """Without an extra's packages, a command says in one line which extra to install; the rest of the package works."""
 
+import itertools
 import sys
 
 import pytest
@@ -19,21 +20,26 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_missing_extra_is_named(case, monkeypatch, capsys, tiny_weights, picture_folder, tmp_path):
-    packages, modules, command = CASES[case]
-    for module in modules:
-        for name in [n for n in sys.modules if n == f"hcast_zoo.{module}" or n.startswith(f"hcast_zoo.{module}.")]:
-            monkeypatch.delitem(sys.modules, name)
-    for package in packages:
-        for name in [n for n in sys.modules if n.startswith(f"{package}.")]:
-            monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setitem(sys.modules, package, None)
+EXTRAS = sorted({case.partition(",")[0] for case in CASES})
+COMBINATIONS = [missing for size in range(1, len(EXTRAS) + 1) for missing in itertools.combinations(EXTRAS, size)]
+
+
+@pytest.mark.parametrize("missing", COMBINATIONS, ids="+".join)
+def test_a_missing_extra_is_named(missing, monkeypatch, capsys, tiny_weights, picture_folder, tmp_path):
+    """Whatever else is missing, a command names its own extra."""
+    cases = [case for case in CASES if case.partition(",")[0] in missing]
+    for packages, modules, _ in map(CASES.get, cases):
+        for name in [*packages, *(f"hcast_zoo.{module}" for module in modules)]:
+            for loaded in [n for n in sys.modules if n == name or n.startswith(f"{name}.")]:
+                monkeypatch.delitem(sys.modules, loaded)
+        for package in packages:
+            monkeypatch.setitem(sys.modules, package, None)
     (tmp_path / "out.parquet").write_bytes(b"")
-    words = command.format(data=picture_folder, out=tmp_path / "out", model=tiny_weights).split()
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert f"pip install 'hcast-zoo[{case.split(',')[0]}]'" in error and "Traceback" not in error, error
+    for case in cases:
+        command = CASES[case][2].format(data=picture_folder, out=tmp_path / "out", model=tiny_weights)
+        assert main(command.split()) == 2
+        error = capsys.readouterr().err
+        assert f"pip install 'hcast-zoo[{case.partition(',')[0]}]'" in error and "Traceback" not in error, error
 
 
 def test_the_base_predicts_without_any_extra(monkeypatch, capsys, tiny_weights, picture_folder):

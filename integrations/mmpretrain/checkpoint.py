@@ -61,7 +61,7 @@ def load_from_local(filename: str, map_location=None) -> dict:
     if path.suffix == ".safetensors":
         return load_weights(path, map_location)
     with torch.serialization.safe_globals(_log_globals()):
-        return torch.load(path, map_location=map_location, weights_only=True)  # torch 2.5's default is False
+        return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def reduce_history(history: HistoryBuffer) -> tuple:

@@ -1,8 +1,10 @@
 """Install the wheel into fresh environments of its own, outside of the repository, and run the fast tests there.
 
+    python tests/environments/run.py resolve                 # is there a set of versions? Nothing is installed
     python tests/environments/run.py lowest                  # the lowest versions that resolve, on the oldest Python
-    python tests/environments/run.py pythons                 # 3.10 to 3.13, those that are here
+    python tests/environments/run.py pythons                 # 3.10 to 3.13, those that are here, with every framework
     python tests/environments/run.py extras                  # the base alone, then with one extra after the other
+    python tests/environments/run.py extras --only base --tests test_cli.py integrations    # a part of the tests
     python tests/environments/run.py sbom --output sbom.json # CycloneDX, of the environment that runs this
     python tests/environments/run.py lock                    # .ci/constraints.txt, from the same
 
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -29,10 +32,15 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 EXTRAS = ("", "train", "export", "transformers", "demo", "mmpretrain")
-# These read the repository around them, or need what the environment must not have.
+EVERYTHING = ",".join(filter(None, EXTRAS))
+# Gradio wants a later huggingface-hub than our lowest, so the lowest are two environments.
+LOWEST = {"lowest": "export,train,transformers", "lowest, demo and mmpretrain": "demo,mmpretrain,train"}
+OPENCV = "opencv-contrib-python-headless"
+# These test the repository, or need what the environment must not have.
 NOT_HERE = ("test_package.py", "test_benchmarks.py", "test_docs.py", "test_notebooks.py", "test_site.py",
-            "test_typing.py", "test_demo_browser.py", "integrations", "frameworks", "mutation", "environments")
-SHOWN = ("torch", "torchvision", "numpy", "timm", "transformers", "opencv-contrib-python-headless")
+            "test_no_code.py", "test_typing.py", "test_demo_browser.py", "frameworks", "mutation", "environments")
+BESIDE = ("docs", "model_cards", "recipes")  # texts and scripts that some tests read; no package of ours
+SHOWN = ("torch", "torchvision", "numpy", "timm", "transformers", "huggingface-hub", OPENCV)
 
 
 def uv(*words: str, **options) -> subprocess.CompletedProcess:
@@ -41,13 +49,34 @@ def uv(*words: str, **options) -> subprocess.CompletedProcess:
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build the wheel of the working tree."""
-    uv("build", "--wheel", "--quiet", "--out-dir", str(folder), str(ROOT))
+    """Build the source distribution of the working tree, and the wheel from that."""
+    uv("build", "--quiet", "--out-dir", str(folder), str(ROOT))
     return next(folder.glob("*.whl"))
 
 
+def resolve() -> bool:
+    """Resolve the base and each extra for each Python, lowest and highest; return whether all can be."""
+    good = True
+    for python in PYTHONS:
+        for extra in (*EXTRAS, "recipes", "benchmarks", "docs", "test", "all"):
+            for resolution in ("lowest-direct", "highest"):
+                words = ["uv", "pip", "compile", "--quiet", "--python-version", python, "--resolution", resolution,
+                         *(["--extra", extra] if extra else []), str(ROOT / "pyproject.toml")]
+                result = subprocess.run(words, capture_output=True, text=True)
+                if result.returncode:
+                    print(f"Python {python}, {extra or 'base'}, {resolution}:\n{result.stderr}", file=sys.stderr)
+                good &= not result.returncode
+    return good
+
+
+def versions_in(interpreter: str) -> dict[str, str]:
+    """Return name to version of what an environment holds."""
+    listed = uv("pip", "list", "--format", "json", "--python", interpreter, capture_output=True).stdout
+    return {d["name"]: d["version"] for d in json.loads(listed)}
+
+
 def try_environment(name: str, python: str, wheel: Path, extras: str, resolution: str = "highest",
-                    constraints: Path | None = None) -> bool:
+                    constraints: Path | None = None, tests: Sequence[str] = ()) -> bool:
     """Make an environment, check it, and run the tests; print a line of the table; return whether all went well."""
     start = time.monotonic()
     version = subprocess.run([python, "-V"], capture_output=True, text=True).stdout.split()[-1]
@@ -59,31 +88,33 @@ def try_environment(name: str, python: str, wheel: Path, extras: str, resolution
         more = ["--constraint", str(constraints)] if constraints else []
         try:
             uv("pip", "install", "--quiet", "--python", interpreter, "--resolution", resolution, *more, wanted,
-               "pytest>=8")
+               "pytest>=8", "hypothesis>=6.100")
+            versions = versions_in(interpreter)
             if "mmpretrain" in extras:  # opencv-python came last, and has no superpixels
                 uv("pip", "install", "--quiet", "--python", interpreter, "--reinstall", "--no-deps",
-                   "opencv-contrib-python-headless")
-            uv("pip", "check", "--quiet", "--python", interpreter)
+                   f"{OPENCV}=={versions[OPENCV]}")
         except subprocess.CalledProcessError as error:
-            print(f"| {name} | {version} | - | cannot be installed ({error.returncode}) |", flush=True)
+            print(f"| {name} | {version} | - | - | cannot be installed ({error.returncode}) |", flush=True)
             return False
+        check = subprocess.run(["uv", "pip", "check", "--python", interpreter], capture_output=True, text=True)
+        for name_beside in BESIDE:
+            shutil.copytree(ROOT / name_beside, folder / name_beside)
         shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns(*NOT_HERE))
         code = "import hcast_zoo; print(hcast_zoo.__file__)"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         where = subprocess.run([interpreter, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
         assert str(folder) in where.stdout, (where.stdout, where.stderr)
         result = subprocess.run([interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m",
-                                 "not slow and not hub", "-W", "ignore::pytest.PytestUnknownMarkWarning", "tests"],
+                                 "not slow and not hub", "-W", "ignore::pytest.PytestUnknownMarkWarning", "-ra",
+                                 *(f"tests/{test}" for test in tests or ("",))],
                                 cwd=folder, env=environment, capture_output=True, text=True)
         summary = result.stdout.strip().splitlines()[-1].strip("= ")
-        versions = {d["name"]: d["version"] for d in json.loads(
-            uv("pip", "list", "--format", "json", "--python", interpreter, capture_output=True).stdout)}
     shown = ", ".join(f"{d} {versions[d]}" for d in SHOWN if d in versions)
-    print(f"| {name} | {version} | {shown} | {summary} |", flush=True)
-    if result.returncode:
-        print(result.stdout[-8000:], result.stderr[-2000:], file=sys.stderr)
+    print(f"| {name} | {version} | {shown} | {'conflicts' if check.returncode else 'clean'} | {summary} |", flush=True)
+    if check.returncode or result.returncode:
+        print(check.stdout, check.stderr, result.stdout[-60000:], result.stderr[-2000:], file=sys.stderr)
     print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
-    return result.returncode == 0
+    return result.returncode == check.returncode == 0
 
 
 def find_pythons() -> dict[str, str]:
@@ -138,8 +169,9 @@ def write_lock(output: Path) -> None:
 def main() -> int:
     """Run; return 1 if an environment failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("lowest", "pythons", "extras", "sbom", "lock"))
+    parser.add_argument("what", choices=("resolve", "lowest", "pythons", "extras", "sbom", "lock"))
     parser.add_argument("--only", nargs="+", help="some Pythons or extras; `base` is no extra")
+    parser.add_argument("--tests", nargs="+", default=(), help="files or folders of tests/; all by default")
     parser.add_argument("--constraint", type=Path, help="file of versions, such as .ci/constraints.txt")
     parser.add_argument("--output", type=Path, help="of sbom (sbom.json) and lock (.ci/constraints.txt)")
     args = parser.parse_args()
@@ -149,19 +181,22 @@ def main() -> int:
     if args.what == "lock":
         write_lock(args.output or ROOT / ".ci/constraints.txt")
         return 0
+    if args.what == "resolve":
+        return 0 if resolve() else 1
     here = platform.python_version().rpartition(".")[0]
     with tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(Path(folder))
         pythons = find_pythons()
         plans = {
-            "lowest": [("lowest", pythons[min(pythons, key=lambda v: int(v[2:]))], "train", "lowest-direct")],
-            "pythons": [(f"Python {v}", p, "train", "highest") for v, p in pythons.items()],
+            "lowest": [(name, pythons[min(pythons, key=lambda v: int(v[2:]))], extras, "lowest-direct")
+                       for name, extras in LOWEST.items()],
+            "pythons": [(f"Python {v}", p, EVERYTHING, "highest") for v, p in pythons.items()],
             "extras": [(extra or "base", pythons[here], extra, "highest") for extra in EXTRAS],
         }[args.what]
         if args.only:
             plans = [plan for plan in plans if plan[0].removeprefix("Python ") in args.only]
-        print("| environment | Python | versions | tests |\n| --- | --- | --- | --- |")
-        good = [try_environment(name, python, wheel, extras, resolution, args.constraint)
+        print("| environment | Python | versions | pip check | tests |\n| --- | --- | --- | --- | --- |")
+        good = [try_environment(name, python, wheel, extras, resolution, args.constraint, args.tests)
                 for name, python, extras, resolution in plans]
     return 0 if all(good) else 1
 
