@@ -22,6 +22,7 @@ import gc
 import importlib
 import importlib.abc
 import importlib.util
+import itertools
 import os
 import signal
 import sys
@@ -45,7 +46,7 @@ MODULES = {
     "losses": ["tests/test_losses.py"],
     "metrics": ["tests/test_metrics.py"],
 }
-TIMEOUT_S = 60  # a change may make a loop endless
+TIMEOUT_S = 60  # a change may make a loop endless; longer where the tests take over a sixth of this without a change
 OPERATORS = [(kind, operator) for kind, operator in mutators.mutation_operators
              if operator is not mutators.operator_string]
 # Nothing that runs differently, or a text.
@@ -136,12 +137,12 @@ def run_tests(module: str) -> int:
     return pytest.main(["-x", "-q", "--tb=no", "-m", "not slow", *less, *MODULES[module]])
 
 
-def survives(mutant: Mutant) -> bool:
-    """Run the module's tests on a change in a forked process; return whether all pass."""
+def survives(mutant: Mutant, timeout_s: int) -> bool:
+    """Run the module's tests on a change in a forked process; return whether all pass in time."""
     pid = os.fork()
     if pid == 0:
         try:
-            signal.alarm(TIMEOUT_S)
+            signal.alarm(timeout_s)
             sys.meta_path.insert(0, _Finder(mutant))
             os._exit(0 if run_tests(mutant.module) == 0 else 1)
         finally:  # whatever happens, the child must not go on as if it were the parent
@@ -149,13 +150,17 @@ def survives(mutant: Mutant) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def preload(module: str) -> None:
+def preload(module: str) -> int:
     """Import what the tests of a module import, once for all children, but nothing of hcast_zoo and no test.
+
+    Returns:
+        How many seconds to give the tests on a change, by how long they took without any.
 
     Raises:
         SystemExit: if the tests fail without any change.
     """
     read, write = os.pipe()
+    start = time.monotonic()
     if os.fork() == 0:
         try:
             code = run_tests(module)
@@ -167,6 +172,7 @@ def preload(module: str) -> None:
     with os.fdopen(read) as pipe:
         code, *names = pipe.read().split("\n")
     os.wait()
+    timeout_s = max(TIMEOUT_S, int(6 * (time.monotonic() - start)))
     if code != "0":
         raise SystemExit(f"the tests of {module} fail without any change: {' '.join(MODULES[module])}")
     for name in names:
@@ -175,6 +181,7 @@ def preload(module: str) -> None:
                 importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a child's collections then touch, and copy, nothing of it
+    return timeout_s
 
 
 def equivalents() -> set[tuple[str, str, str]]:
@@ -202,10 +209,10 @@ def main() -> int:
         if args.list:
             print(*changes, sep="\n")
             continue
-        preload(module)
+        timeout_s = preload(module)
         counts = collections.Counter()
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            for mutant, alive in zip(changes, pool.map(survives, changes)):
+            for mutant, alive in zip(changes, pool.map(survives, changes, itertools.repeat(timeout_s))):
                 kind = "noticed"
                 if alive:
                     kind = "equivalent" if (mutant.module, mutant.before, mutant.after) in known else "not noticed"
