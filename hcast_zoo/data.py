@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -306,6 +307,19 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def start_quietly(worker: int) -> None:
+    """Let a loader's worker (it is the ``worker_init_fn``) say nothing when its parent goes away, as after Ctrl-C.
+
+    A thread of multiprocessing, which hands over tensors, would print a traceback. Errors of the worker itself do not
+    go this way: torch hands them to the parent.
+    """
+    def hook(kind, error, traceback, before=sys.excepthook):
+        if not issubclass(kind, (ConnectionError, EOFError)):
+            before(kind, error, traceback)
+
+    sys.excepthook = hook
 
 
 def start_workers(loader: DataLoader) -> Iterator:

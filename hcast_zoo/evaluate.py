@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from .calibration import Calibration
-from .data import HierarchicalDataset, SuperpixelCollate, start_workers
+from .data import HierarchicalDataset, SuperpixelCollate, start_quietly, start_workers
 from .decode import decode
 from .metrics import HierarchicalMetrics
 from .model import HCast
@@ -86,7 +86,8 @@ def _run(model: HCast, dataset: Dataset, batch_size: int, workers: int, progress
     device = next(model.parameters()).device
     options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network knows no clusters
     loader = DataLoader(dataset, batch_size, num_workers=workers,
-                        collate_fn=SuperpixelCollate(model.config, cache=superpixel_cache, device=device))
+                        collate_fn=SuperpixelCollate(model.config, cache=superpixel_cache, device=device),
+                        worker_init_fn=start_quietly)
     training = model.training
     model.eval()
     logits, labels = [], []

@@ -14,7 +14,7 @@ from . import superpixels, weights
 from .backoff import back_off, check_threshold
 from .calibration import Calibration
 from .config import check_clusters
-from .data import start_workers
+from .data import start_quietly, start_workers
 from .decode import DECODERS, node_probabilities
 from .model import HCast
 from .restriction import Restriction
@@ -115,7 +115,8 @@ class Predictor:
             workers: Processes that read pictures and compute superpixels; 0 does it in this one.
         """
         dataset = _Pictures([str(f) for f in files], self.transform, self.model.config)
-        for batch in start_workers(DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list)):
+        loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list, worker_init_fn=start_quietly)
+        for batch in start_workers(loader):
             yield from self._predict_batch(batch)
 
     @torch.inference_mode()

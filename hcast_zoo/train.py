@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from . import weights
 from .config import IMAGENET_MEAN, IMAGENET_STD, HCastConfig
-from .data import HierarchicalDataset, SeededSampler, SuperpixelCollate, seed_everything
+from .data import HierarchicalDataset, SeededSampler, SuperpixelCollate, seed_everything, start_quietly
 from .device_loader import DeviceLoader
 from .evaluate import evaluate
 from .files import write_whole
@@ -136,7 +136,7 @@ class Run:
                                     None if settings.augments else settings.superpixel_cache, self.accelerator.device)
         return self.accelerator.prepare(DataLoader(
             train_set, settings.batch_size, sampler=self.sampler, drop_last=True, num_workers=settings.workers,
-            persistent_workers=settings.workers > 0, collate_fn=collate))
+            persistent_workers=settings.workers > 0, collate_fn=collate, worker_init_fn=start_quietly))
 
     def _rest_of_epoch(self, done: int) -> Iterable:
         """Return the batches of the sampler's epoch without the first ``done``."""

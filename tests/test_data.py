@@ -1,5 +1,6 @@
 import io
 import json
+import sys
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hcast_zoo.data import HierarchicalDataset, SeededSampler, SuperpixelCollate
+from hcast_zoo.data import HierarchicalDataset, SeededSampler, SuperpixelCollate, start_quietly
 from hcast_zoo.taxonomy import Taxonomy, TaxonomyError
 from hcast_zoo.transforms import PictureError, eval_transform
 
@@ -171,3 +172,12 @@ def test_segments_follow_mixing(picture_folder, taxonomy, tiny_config):
     again = superpixels.from_normalized(mixed["images"], 16, tiny_config.mean, tiny_config.std)
     assert torch.equal(mixed["segments"], again)
     assert Taxonomy.from_dict(taxonomy.to_dict()) == data.taxonomy
+
+
+def test_a_worker_says_nothing_of_a_parent_that_went_away(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: told.append(kind))
+    start_quietly(0)
+    for kind in (ConnectionResetError, EOFError, ValueError):
+        sys.excepthook(kind, kind(), None)
+    assert told == [ValueError]
