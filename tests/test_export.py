@@ -96,7 +96,7 @@ def test_fixed_batch_and_clusters(tiny_weights, tiny_model, tmp_path):
     assert json.loads(texts["config"])["num_clusters"] == [6, 5, 4, 3]
     assignments = program(*exporting.example(tiny_model.config, 1))[3:]
     assert [x.shape for x in assignments] == [(1, 16, 6), (1, 6, 5), (1, 5, 4)]
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, RuntimeError)):  # RuntimeError in torch 2.7
         program(*exporting.example(tiny_model.config, 2))
 
 

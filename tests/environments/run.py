@@ -84,10 +84,12 @@ def try_environment(name: str, python: str, wheel: Path, extras: str, resolution
         folder = Path(folder)
         uv("venv", "--quiet", "--python", python, str(folder / "venv"))
         interpreter = str(folder / "venv/bin/python")
-        wanted = f"hcast-zoo[{extras}] @ {wheel.as_uri()}" if extras else f"hcast-zoo @ {wheel.as_uri()}"
+        # By pyproject.toml too, for `lowest-direct` takes what a wheel needs for indirect, and so the highest of it.
+        wanted = [f"hcast-zoo @ {wheel.as_uri()}", "-r", str(ROOT / "pyproject.toml"),
+                  *(word for extra in filter(None, extras.split(",")) for word in ("--extra", extra))]
         more = ["--constraint", str(constraints)] if constraints else []
         try:
-            uv("pip", "install", "--quiet", "--python", interpreter, "--resolution", resolution, *more, wanted,
+            uv("pip", "install", "--quiet", "--python", interpreter, "--resolution", resolution, *more, *wanted,
                "pytest>=8", "hypothesis>=6.100")
             versions = versions_in(interpreter)
             if "mmpretrain" in extras:  # opencv-python came last, and has no superpixels

@@ -14,10 +14,10 @@ import torch
 
 pytest.importorskip("transformers")
 
+import hcast_zoo
 from hcast_zoo import weights
 from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core, remote_code
 
-ROOT = Path(__file__).parents[2]
 PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
 
 
@@ -36,7 +36,7 @@ def repository(tiny_weights, tmp_path):
 
 
 def source_of(name):
-    for folder in (ROOT / "hcast_zoo", ROOT / "integrations" / "transformers"):
+    for folder in (Path(hcast_zoo.__file__).parent, Path(remote_code.__file__).parent):
         if (folder / name).exists():
             return (folder / name).read_text()
     raise AssertionError(f"{name} is no module of ours")
