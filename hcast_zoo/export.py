@@ -87,12 +87,12 @@ def export(source: str | Path, output: str | Path, format: str = "onnx", *, batc
         raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
     if opset is not None and format != "onnx":
         raise ValueError(f"opset: only ONNX has one, not {format}")
-    if format == "onnx":
-        _load_packages(check)
     content = weights.load(source)
     if num_clusters is not None:
         num_clusters = check_clusters(num_clusters, content.config.num_superpixels)
         content.config = content.config.replace(num_clusters=num_clusters)
+    if format == "onnx":
+        _load_packages(check)
     graph = Graph(weights.build(content), num_clusters).eval()
     outputs = output_names(content.config, content.taxonomy)
     write, run = {"onnx": (_write_onnx, _run_onnx), "pt2": (_write_pt2, _run_pt2)}[format]
