@@ -10,6 +10,9 @@ import time
 
 import pytest
 
+pytest.importorskip("pyarrow")
+pytest.importorskip("accelerate")
+
 from hcast_zoo import card, files, parts, weights
 from hcast_zoo.cli import main
 from hcast_zoo.files import write_whole
