@@ -4,8 +4,6 @@ import sys
 from collections import Counter
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -55,6 +53,7 @@ def test_tables(name, tmp_path, taxonomy):
 
 
 def test_several_splits(picture_folder, tmp_path, taxonomy):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     """train+val is both, for folders and for files."""
     both = HierarchicalDataset.load(picture_folder, taxonomy, "train+val")
     parts = [HierarchicalDataset.load(picture_folder, taxonomy, part) for part in ("train", "val")]
@@ -85,6 +84,7 @@ def test_prepared_folder(tmp_path, taxonomy):
 
 
 def test_parquet(tmp_path, taxonomy):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     file = io.BytesIO()
     Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(file, "PNG")
     columns = {"image": [file.getvalue()] * 3, "class": ["bird", "mammal", "mammal"], "family": ["owl", "cat", None],
@@ -138,6 +138,7 @@ def test_sampler_is_a_function_of_seed_and_epoch():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_augmented_samples_do_not_depend_on_workers(picture_folder, taxonomy, tiny_config, workers):
+    pytest.importorskip("accelerate")
     from hcast_zoo.train import make_mixup, train_transform
     from hcast_zoo.train_config import TrainConfig
 
@@ -157,6 +158,7 @@ def test_augmented_samples_do_not_depend_on_workers(picture_folder, taxonomy, ti
 
 
 def test_segments_follow_mixing(picture_folder, taxonomy, tiny_config):
+    pytest.importorskip("accelerate")
     from hcast_zoo import superpixels
     from hcast_zoo.train import make_mixup
     from hcast_zoo.train_config import TrainConfig

@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+pytest.importorskip("accelerate")
+
 from hcast_zoo.data import HierarchicalDataset, SeededSampler, SuperpixelCollate
 from hcast_zoo.device_loader import DeviceLoader, augment, erase, jitter
 from hcast_zoo.evaluate import collect_logits

@@ -17,6 +17,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 @pytest.fixture
 def recipe(monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
+    pytest.importorskip("pyarrow")
     return __import__("fashion_mnist")
 
 

@@ -313,6 +313,7 @@ def test_tensors_of_weights(tiny_weights):
 
 def test_a_giant_is_not_made_for_small_tensors(tiny_weights, picture_folder, tmp_path, capsys):
     """A config of 65,536 channels asks for terabytes, here only on paper."""
+    pytest.importorskip("accelerate")
     config = {**weights.load(tiny_weights).config.to_dict(), "embed_dim": 65536, "num_heads": 8, "pool_heads": 8}
     rewrite(tiny_weights, config=json.dumps(config))
     picture = str(next((picture_folder / "val").rglob("*.png")))
@@ -351,6 +352,8 @@ def write_table(path, content):
     ("t.parquet", {"image": [b"x"], "class": [["a"]], "family": ["owl"], "species": ["barn owl"]}, "got list"),
 ])
 def test_wrong_tables(tmp_path, taxonomy, name, content, message):
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
     file = write_table(tmp_path / name, content)
     with pytest.raises(ValueError, match=message) as caught:
         HierarchicalDataset.load(file, taxonomy)
@@ -444,6 +447,7 @@ def test_hostile_names_reach_no_card(wild):
 
 
 def test_a_name_that_is_no_text_ends_no_job(picture_folder, tiny_weights, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
     name = os.fsdecode(b"\xff\xfe.png")
     (tmp_path / name).write_bytes(next((picture_folder / "val").rglob("*.png")).read_bytes())
     for options in ([], ["--json"], ["--output", str(tmp_path / "out")]):
@@ -511,6 +515,7 @@ def test_a_list_that_is_none(tmp_path, tiny_weights, capsys):
 
 
 def test_settings_that_are_none(picture_folder, tmp_path, tiny_weights, capsys):
+    pytest.importorskip("accelerate")
     command = ["train", "--data", str(picture_folder), "--output", str(tmp_path / "run"), "--model", str(tiny_weights),
                "--batch-size", "4"]
     for words, message in ((["--auto-augment", "0.1"], "auto_augment: expected a policy of timm"),

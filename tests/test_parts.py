@@ -4,8 +4,10 @@ import subprocess
 import sys
 import time
 
-import pyarrow.parquet as pq
 import pytest
+
+pytest.importorskip("pyarrow")
+import pyarrow.parquet as pq
 
 from hcast_zoo import files as whole_files
 from hcast_zoo.cli import main

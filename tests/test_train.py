@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from timm.scheduler import CosineLRScheduler
 from torchvision import transforms as tv
 
+pytest.importorskip("accelerate")
+
 from hcast_zoo import weights
 from hcast_zoo.data import HierarchicalDataset
 from hcast_zoo.losses import soft_targets
