@@ -268,8 +268,9 @@ def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     codes, unclear, parts = collections.Counter(), 0, []
     for _ in range(args.kills):
         # A shell in the background ignores SIGINT for its children, and a terminal does not.
+        # Nor is what torch thinks of the number of workers on this machine a word about Ctrl-C.
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                   start_new_session=True,
+                                   start_new_session=True, env={**os.environ, "PYTHONWARNINGS": "ignore"},
                                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
         moment = rng.uniform(idle / 2, idle + (whole - idle) / args.kills)
         try:

@@ -12,14 +12,10 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 
-<<<<<<< HEAD
-from hcast_zoo import Predictor, card, files, parts, weights
-=======
 pytest.importorskip("pyarrow")
 pytest.importorskip("accelerate")
 
-from hcast_zoo import card, files, parts, weights
->>>>>>> env
+from hcast_zoo import Predictor, card, files, parts, weights
 from hcast_zoo.cli import main
 from hcast_zoo.files import write_whole
 from hcast_zoo.predict import find_pictures
