@@ -283,9 +283,8 @@ def describe(run: dict, taxonomy: Taxonomy, pictures: int) -> str:
     return textwrap.fill(
         f"Every arm is {c['embed_dim']} wide and sees {c['image_size']}x{c['image_size']} pixels as "
         f"{c['num_superpixels']} tokens ({c['superpixels']}), which the stages of H-CAST make {tokens}. It is trained "
-        f"from scratch for "
-        f"{epochs(s['epochs'])} of {run['training_labels'][0]:,} pictures, {s['batch_size']} a step, with {s['opt']}, "
-        f"by one schedule and the same seeds, and measured on the {pictures} test pictures of "
+        f"from scratch for {epochs(s['epochs'])} of {run['training_labels'][0]:,} pictures, {s['batch_size']} a step, "
+        f"with {s['opt']}, by one schedule and the same seeds, and measured on the {pictures} test pictures of "
         f"{taxonomy.name or 'the data'} with the average weights after the last step. Code: {run['code']}, torch "
         f"{run['torch']}.", 120)
 

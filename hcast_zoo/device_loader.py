@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .config import HCastConfig
 from .data import HierarchicalDataset, SeededSampler, seed_everything
 from .train_config import TrainConfig
-from .transforms import PictureError, middle, normalization
+from .transforms import PictureError, middle, normalization, short_side
 
 ROTATION = math.radians(15)  # at most, either way
 HUE = math.tau / 10  # the same, round the circle of hues
@@ -49,7 +49,7 @@ class DeviceLoader:
     def __init__(self, dataset: HierarchicalDataset, config: HCastConfig, settings: TrainConfig, sampler: SeededSampler,
                  device: torch.device, mixup: Callable | None = None, progress: bool = True):
         self.config, self.settings, self.sampler, self.mixup = config, settings, sampler, mixup
-        size = int(config.image_size / config.crop_pct)
+        size = short_side(config)
         resize = tv.Compose([middle, tv.Resize(size, tv.InterpolationMode(config.interpolation)), tv.CenterCrop(size)])
         pictures, kept = [], []
         for index in tqdm(range(len(dataset)), "decode", unit="picture", disable=not progress, leave=False):

@@ -120,10 +120,15 @@ def eval_transform(config: HCastConfig) -> tv.Compose:
     interpolation = tv.InterpolationMode(config.interpolation)
     return tv.Compose([
         middle,
-        tv.Resize(int(config.image_size / config.crop_pct), interpolation),
+        tv.Resize(short_side(config), interpolation),
         tv.CenterCrop(config.image_size),
         *to_tensor(config),
     ])
+
+
+def short_side(config: HCastConfig) -> int:
+    """Return the pixels that a picture's short side is resized to before the centre is cropped."""
+    return int(config.image_size / config.crop_pct)
 
 
 def middle(picture: Image.Image) -> Image.Image:
@@ -154,7 +159,7 @@ def view_box(config: HCastConfig, size: tuple[int, int]) -> tuple[float, float, 
     at_left, at_top, right, bottom = middle_box(size)
     size = right - at_left, bottom - at_top
     crop = config.image_size
-    short = int(crop / config.crop_pct)
+    short = short_side(config)
     resized = [short if side == min(size) else int(short * side / min(size)) for side in size]
     start = [round((side - crop) / 2) for side in resized]  # as torchvision rounds
     scale = [side / r for side, r in zip(size, resized)]

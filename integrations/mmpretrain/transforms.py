@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import Compose
 
 from hcast_zoo import superpixels
-from hcast_zoo.transforms import PictureError, on_background, open_picture, to_tensor
+from hcast_zoo.transforms import PictureError, on_background, open_picture, short_side, to_tensor
 
 from .config import model_config
 
@@ -90,7 +90,7 @@ class ResizeToModel(BaseTransform):
 
     def __init__(self, arch: str | Mapping):
         config = model_config(arch)
-        self.resize = ResizeEdge(int(config.image_size / config.crop_pct), "short", "pillow", config.interpolation)
+        self.resize = ResizeEdge(short_side(config), "short", "pillow", config.interpolation)
         self.crop = CenterCrop(config.image_size)
 
     def transform(self, results: dict) -> dict:

@@ -18,7 +18,7 @@ from transformers.processing_utils import ImagesKwargs
 
 from hcast_zoo.config import HCastConfig as CoreConfig
 from hcast_zoo.superpixels import from_normalized
-from hcast_zoo.transforms import middle, on_background, to_8_bit
+from hcast_zoo.transforms import middle, on_background, short_side, to_8_bit
 
 DEFAULTS = CoreConfig()
 
@@ -46,7 +46,7 @@ class HierarchicalProcessing:
     resample = PILImageResampling.BICUBIC
     image_mean = DEFAULTS.mean
     image_std = DEFAULTS.std
-    size = {"shortest_edge": int(DEFAULTS.image_size / DEFAULTS.crop_pct)}  # noqa: RUF012 (transformers' own way)
+    size = {"shortest_edge": short_side(DEFAULTS)}  # noqa: RUF012 (transformers' own way)
     crop_size = {"height": DEFAULTS.image_size, "width": DEFAULTS.image_size}  # noqa: RUF012
     default_to_square = False
     do_convert_rgb = True
@@ -66,7 +66,7 @@ class HierarchicalProcessing:
         side = config.image_size
         return cls(**{
             "resample": PILImageResampling[config.interpolation.upper()],
-            "size": {"shortest_edge": int(side / config.crop_pct)}, "crop_size": {"height": side, "width": side},
+            "size": {"shortest_edge": short_side(config)}, "crop_size": {"height": side, "width": side},
             "image_mean": list(config.mean), "image_std": list(config.std), "do_grayscale": config.in_chans == 1,
             "num_superpixels": config.num_superpixels, "superpixels": config.superpixels, **kwargs})
 
