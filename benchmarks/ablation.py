@@ -33,8 +33,19 @@ from hcast_zoo.train import Run
 from hcast_zoo.train_config import TrainConfig
 from hcast_zoo.transforms import eval_transform
 
-SETTINGS = dict(min_lr=1e-6, clip_grad=1.0, ema_decay=0.99, mixup=0.0, cutmix=0.0, auto_augment="", color_jitter=0.0,
-                random_erasing=0.0, crop_scale=0.6, random_background=True, cache=True)
+SETTINGS = dict(
+    min_lr=1e-6,
+    clip_grad=1.0,
+    ema_decay=0.99,
+    mixup=0.0,
+    cutmix=0.0,
+    auto_augment="",
+    color_jitter=0.0,
+    random_erasing=0.0,
+    crop_scale=0.6,
+    random_background=True,
+    cache=True,
+)
 ON_DEVICE = dict(on_device=True, color_jitter=0.4, crop_scale=0.5)
 BASE = "base"
 
@@ -108,15 +119,23 @@ class Arm:
 
 ARMS = {
     BASE: Arm("H-CAST as it is: superpixels, fine levels on early stages, Tree-path KL of weight 0.5, full labels"),
-    "free_grain": Arm("labels known down to the coarsest level for an equal part of the training pictures, to the next "
-                      "for another, and so on (`hcast-zoo data free-grain`)", even=True),
+    "free_grain": Arm(
+        "labels known down to the coarsest level for an equal part of the training pictures, to the next "
+        "for another, and so on (`hcast-zoo data free-grain`)",
+        even=True,
+    ),
     "no_kl": Arm("no Tree-path KL", settings={"kl_weight": 0.0}),
     "grid": Arm("equal squares in place of superpixels", lambda config: config.replace(superpixels="grid")),
-    "coarse_to_fine": Arm("heads the other way round: the coarsest level on the earliest stage, the finest on the last",
-                          lambda config: config.replace(head_stages=config.head_stages[::-1])),
-    "flat_vit": Arm("a ViT of as many parameters, with one linear layer on square patches instead of the convolutional "
-                    "stem, and the heads of all levels on its class token (benchmarks/flat_vit.py)",
-                    flat_vit.flat_config, run=flat_vit.FlatRun),
+    "coarse_to_fine": Arm(
+        "heads the other way round: the coarsest level on the earliest stage, the finest on the last",
+        lambda config: config.replace(head_stages=config.head_stages[::-1]),
+    ),
+    "flat_vit": Arm(
+        "a ViT of as many parameters, with one linear layer on square patches instead of the convolutional "
+        "stem, and the heads of all levels on its class token (benchmarks/flat_vit.py)",
+        flat_vit.flat_config,
+        run=flat_vit.FlatRun,
+    ),
 }
 
 
@@ -138,19 +157,34 @@ def main() -> None:
     parser.add_argument("--opt", default="adamw", help="optimiser, adamw or muon (%(default)s)")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
-    parser.add_argument("--on-device", action="store_true",
-                        help="pictures, some more augmentation, and SLIC superpixels on the accelerator")
+    parser.add_argument(
+        "--on-device",
+        action="store_true",
+        help="pictures, some more augmentation, and SLIC superpixels on the accelerator",
+    )
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     args = parser.parse_args()
     taxonomy = Taxonomy.load(args.taxonomy)
-    config = HCastConfig.from_variant(args.model, level_classes=taxonomy.level_classes, image_size=args.image_size,
-                                      num_superpixels=args.num_superpixels, num_clusters=args.num_clusters)
+    config = HCastConfig.from_variant(
+        args.model,
+        level_classes=taxonomy.level_classes,
+        image_size=args.image_size,
+        num_superpixels=args.num_superpixels,
+        num_clusters=args.num_clusters,
+    )
     if args.on_device:
         config = config.replace(superpixels="slic")
-    settings = TrainConfig(epochs=args.epochs, eval_epochs=args.epochs, warmup_epochs=args.warmup_epochs,
-                           batch_size=args.batch_size, opt=args.opt, lr=args.lr, workers=args.workers,
-                           mixed_precision=args.mixed_precision,
-                           **{**SETTINGS, **(ON_DEVICE if args.on_device else {})})
+    settings = TrainConfig(
+        epochs=args.epochs,
+        eval_epochs=args.epochs,
+        warmup_epochs=args.warmup_epochs,
+        batch_size=args.batch_size,
+        opt=args.opt,
+        lr=args.lr,
+        workers=args.workers,
+        mixed_precision=args.mixed_precision,
+        **{**SETTINGS, **(ON_DEVICE if args.on_device else {})},
+    )
     test = HierarchicalDataset.load(args.data, taxonomy, "test", cache=True, skip_broken=False)
     write_report(args, taxonomy, len(test))
     for seed in args.seeds:
@@ -161,8 +195,15 @@ def main() -> None:
             write_report(args, taxonomy, len(test))
 
 
-def measure(arm: Arm, folder: Path, config: HCastConfig, settings: TrainConfig, data: str, taxonomy: Taxonomy,
-            test: HierarchicalDataset) -> None:
+def measure(
+    arm: Arm,
+    folder: Path,
+    config: HCastConfig,
+    settings: TrainConfig,
+    data: str,
+    taxonomy: Taxonomy,
+    test: HierarchicalDataset,
+) -> None:
     """Train one arm to the end, unless that is done, and write its numbers to ``result.json``."""
     file, facts = folder / "result.json", {"config": config.to_dict(), "settings": dataclasses.asdict(settings)}
     if file.exists():
@@ -177,14 +218,26 @@ def measure(arm: Arm, folder: Path, config: HCastConfig, settings: TrainConfig, 
     run.train()
     # Nothing is chosen on the validation pictures: these are the average weights after the last step.
     model = run.make_model()
-    model.load_state_dict({key: value.float() for key, value in weights.load(
-        folder / "last.safetensors").state_dict.items()})
+    model.load_state_dict(
+        {key: value.float() for key, value in weights.load(folder / "last.safetensors").state_dict.items()}
+    )
     test.transform = eval_transform(config)
     results, right = score(model.eval().to(run.accelerator.device), test, taxonomy)
     known = [int(n) for n in (train_set.labels != UNKNOWN).sum(0)]
-    write_whole(file, json.dumps({
-        **facts, "parameters": flat_vit.parameters(model), "training_labels": known, "results": results,
-        "right": right, "code": code_version(), "torch": torch.__version__.split("+")[0]}))
+    write_whole(
+        file,
+        json.dumps(
+            {
+                **facts,
+                "parameters": flat_vit.parameters(model),
+                "training_labels": known,
+                "results": results,
+                "right": right,
+                "code": code_version(),
+                "torch": torch.__version__.split("+")[0],
+            }
+        ),
+    )
 
 
 def cut_evenly(labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -236,11 +289,20 @@ def write_report(args: argparse.Namespace, taxonomy: Taxonomy, pictures: int) ->
     if missing := [f"`{name}`" for name in ARMS if name not in found]:
         verdict.append(f"Not trained to the end yet: {', '.join(missing)}.")
     settings = describe(next(iter(found.values()))[0], taxonomy, pictures) if found else "No arm is trained yet."
-    report.write(args.docs, "ablation.md", TEXT.format(
-        settings=settings, command=command(), numbers=numbers, verdict="\n".join(verdict),
-        arms="\n".join(f"- `{name}`: {arm.text}." for name, arm in ARMS.items()),
-        caveat=CAVEAT.format(epochs=epochs(args.epochs),
-                             one="; there is one seed here" if len(args.seeds) == 1 else "")))
+    report.write(
+        args.docs,
+        "ablation.md",
+        TEXT.format(
+            settings=settings,
+            command=command(),
+            numbers=numbers,
+            verdict="\n".join(verdict),
+            arms="\n".join(f"- `{name}`: {arm.text}." for name, arm in ARMS.items()),
+            caveat=CAVEAT.format(
+                epochs=epochs(args.epochs), one="; there is one seed here" if len(args.seeds) == 1 else ""
+            ),
+        ),
+    )
 
 
 def make_tables(found: dict[str, list[dict]], taxonomy: Taxonomy) -> tuple[str, list[str]]:
@@ -248,25 +310,41 @@ def make_tables(found: dict[str, list[dict]], taxonomy: Taxonomy) -> tuple[str, 
     level_metrics = [f"accuracy/{level}" for level in taxonomy.levels]
     accuracy, decodings, changes, told, clear = [], [], [], [], 0
     for name, runs in found.items():
-        accuracy.append([name, len(runs), f"{runs[0]['parameters'] / 1e6:.1f}", *(
-            mean(runs, "best_path", metric) for metric in ("fpa", *level_metrics))])
+        accuracy.append(
+            [
+                name,
+                len(runs),
+                f"{runs[0]['parameters'] / 1e6:.1f}",
+                *(mean(runs, "best_path", metric) for metric in ("fpa", *level_metrics)),
+            ]
+        )
         decodings.append([name, *(f"{mean(runs, mode, 'fpa')} ({mean(runs, mode, 'tice')})" for mode in DECODERS)])
         if name == BASE or len(found.get(BASE, ())) != len(runs):
             continue
-        pairs = {title: difference(runs, found[BASE], key) for title, key in zip(
-            ("FPA", *taxonomy.levels), ("path", *taxonomy.levels))}
+        pairs = {
+            title: difference(runs, found[BASE], key)
+            for title, key in zip(("FPA", *taxonomy.levels), ("path", *taxonomy.levels))
+        }
         changes.append([name, *(f"{value:+.2f} ± {error:.2f}" for value, error in pairs.values())])
         for word, sign in (("better", 1), ("worse", -1)):
             if titles := [title for title, (value, error) in pairs.items() if sign * value > 2 * error]:
                 told.append(f"- `{name}` is {word} in {', '.join(titles)}.")
                 clear += len(titles)
-    verdict = [f"Of {len(changes) * (1 + len(taxonomy.levels))} differences from the base, {clear} are larger than two "
-               f"standard errors (about one in twenty would be by chance){':' if told else '.'}", "", *told
-               ] if changes else []
+    verdict = (
+        [
+            f"Of {len(changes) * (1 + len(taxonomy.levels))} differences from the base, {clear} are larger than two "
+            f"standard errors (about one in twenty would be by chance){':' if told else '.'}",
+            "",
+            *told,
+        ]
+        if changes
+        else []
+    )
     return NUMBERS.format(
         accuracy=report.table(["arm", "seeds", "M parameters", "FPA", *taxonomy.levels], accuracy),
         changes=report.table(["arm", "FPA", *taxonomy.levels], changes),
-        decodings=report.table(["arm", *DECODERS], decodings)), verdict
+        decodings=report.table(["arm", *DECODERS], decodings),
+    ), verdict
 
 
 def mean(runs: list[dict], mode: str, metric: str) -> str:
@@ -286,7 +364,9 @@ def describe(run: dict, taxonomy: Taxonomy, pictures: int) -> str:
         f"from scratch for {epochs(s['epochs'])} of {run['training_labels'][0]:,} pictures, {s['batch_size']} a step, "
         f"with {s['opt']}, by one schedule and the same seeds, and measured on the {pictures} test pictures of "
         f"{taxonomy.name or 'the data'} with the average weights after the last step. Code: {run['code']}, torch "
-        f"{run['torch']}.", 120)
+        f"{run['torch']}.",
+        120,
+    )
 
 
 def epochs(number: int) -> str:

@@ -145,10 +145,23 @@ def main() -> None:
         wrong = wrong_leaf(labels.tolist(), content.taxonomy, rng)
         for case in cases:
             config = AdaptConfig((case.free,), args.steps, args.step_size, args.radius)
-            target = None if case.feedback != "target" else wrong if case.level is None else (
-                case.level, labels[case.level].item())
-            a = adapt(model, image[None], content.taxonomy, target, feedback=case.feedback, config=config,
-                      segments=segments, calibration=calibration)
+            target = (
+                None
+                if case.feedback != "target"
+                else wrong
+                if case.level is None
+                else (case.level, labels[case.level].item())
+            )
+            a = adapt(
+                model,
+                image[None],
+                content.taxonomy,
+                target,
+                feedback=case.feedback,
+                config=config,
+                segments=segments,
+                calibration=calibration,
+            )
             results[case.name].append(measure(a, labels, mask, content.taxonomy, calibration))
     write_report(args, content, calibration, cases, results)
 
@@ -167,10 +180,12 @@ def make_cases(taxonomy: Taxonomy) -> list[Case]:
 
 def calibrate(args, content: weights.Weights, model) -> Calibration:
     """Fit on held-out pictures, as `hcast-zoo calibrate` does."""
-    held_out = HierarchicalDataset.load(args.data, content.taxonomy, args.val_split, transform=report.eval_transform(
-        content.config))
-    return fit_calibration(*collect_logits(model, held_out), content.taxonomy,
-                           f"{content.taxonomy.name}, split {args.val_split}")
+    held_out = HierarchicalDataset.load(
+        args.data, content.taxonomy, args.val_split, transform=report.eval_transform(content.config)
+    )
+    return fit_calibration(
+        *collect_logits(model, held_out), content.taxonomy, f"{content.taxonomy.name}, split {args.val_split}"
+    )
 
 
 def object_mask(dataset: HierarchicalDataset, index: int, config: HCastConfig) -> Tensor | None:
@@ -191,17 +206,20 @@ def wrong_leaf(labels: list[int], taxonomy: Taxonomy, rng: np.random.Generator) 
 
 def measure(a, labels: Tensor, mask: Tensor | None, taxonomy: Taxonomy, calibration: Calibration) -> Result:
     outputs = (a.before, a.after)
-    right = tuple(bool((decode(calibration.logits(o.level_logits), taxonomy).paths[0] == labels).all())
-                  for o in outputs)
-    probability = None if a.node is None else tuple(
-        node_log_probability(o.level_logits, taxonomy, a.node, calibration).exp().item() for o in outputs)
+    right = tuple(
+        bool((decode(calibration.logits(o.level_logits), taxonomy).paths[0] == labels).all()) for o in outputs
+    )
+    probability = (
+        None
+        if a.node is None
+        else tuple(node_log_probability(o.level_logits, taxonomy, a.node, calibration).exp().item() for o in outputs)
+    )
     maps = [[o.segment_map(stage)[0] for stage in range(2, len(o.assignments) + 2)] for o in outputs]
     iou = None if mask is None else tuple([best_union_iou(m, mask) for m in m_all] for m_all in maps)
     return Result(right, probability, iou, [rand_distance(m, n) for m, n in zip(*maps)])
 
 
-def write_report(args, content, calibration: Calibration, cases: list[Case],
-                 results: dict[str, list[Result]]) -> None:
+def write_report(args, content, calibration: Calibration, cases: list[Case], results: dict[str, list[Result]]) -> None:
     first = results[cases[0].name]
     fpa = 100 * statistics.mean(r.right[0] for r in first)
     rows_self = [self_row(c.name, results[c.name]) for c in cases if c.feedback != "target"]
@@ -211,24 +229,42 @@ def write_report(args, content, calibration: Calibration, cases: list[Case],
         raise SystemExit("expected at least two pictures whose alpha channel tells the object from the background")
     picture = Path("images/adaptation.png")
     draw_example(args, args.docs / picture)
-    report.write(args.docs, "adaptation.md", TEXT.format(
-        picture=picture.as_posix(), example=args.example if args.example == EXAMPLE else Path(args.example).name,
-        target=args.example_target,
-        provenance=report.provenance(args, content, len(first)), steps=args.steps, step_size=args.step_size,
-        radius=args.radius, calibrated=calibration.fitted_on, fpa=f"{fpa:.2f}",
-        table_self=report.table(["feedback", "free", "FPA before", "after", "mended", "broken", "p"], rows_self),
-        verdict_self=textwrap.fill(verdict_self(results[cases[0].name]), 120),
-        table_target=report.table(["target", "free", "probability", "after", "rises", "path", "IoU", "better", "worse",
-                                   "moved"], rows_target),
-        stages=", ".join(map(str, range(2, 2 + len(first[0].change)))),
-        iou_before=", ".join(f"{statistics.mean(v):.1f}" for v in zip(*masked)),
-        verdict_target=textwrap.fill(verdict_target(cases, results), 120)))
+    report.write(
+        args.docs,
+        "adaptation.md",
+        TEXT.format(
+            picture=picture.as_posix(),
+            example=args.example if args.example == EXAMPLE else Path(args.example).name,
+            target=args.example_target,
+            provenance=report.provenance(args, content, len(first)),
+            steps=args.steps,
+            step_size=args.step_size,
+            radius=args.radius,
+            calibrated=calibration.fitted_on,
+            fpa=f"{fpa:.2f}",
+            table_self=report.table(["feedback", "free", "FPA before", "after", "mended", "broken", "p"], rows_self),
+            verdict_self=textwrap.fill(verdict_self(results[cases[0].name]), 120),
+            table_target=report.table(
+                ["target", "free", "probability", "after", "rises", "path", "IoU", "better", "worse", "moved"],
+                rows_target,
+            ),
+            stages=", ".join(map(str, range(2, 2 + len(first[0].change)))),
+            iou_before=", ".join(f"{statistics.mean(v):.1f}" for v in zip(*masked)),
+            verdict_target=textwrap.fill(verdict_target(cases, results), 120),
+        ),
+    )
 
 
 def self_row(name: str, results: list[Result]) -> list[str]:
     before, after, mended, broken = flips(results)
-    return [*name.split(" | "), f"{before:.2f}", f"{after:.2f}", str(mended), str(broken),
-            f"{sign_test(mended, broken):.2f}"]
+    return [
+        *name.split(" | "),
+        f"{before:.2f}",
+        f"{after:.2f}",
+        str(mended),
+        str(broken),
+        f"{sign_test(mended, broken):.2f}",
+    ]
 
 
 def flips(results: list[Result]) -> tuple[float, float, int, int]:
@@ -250,9 +286,17 @@ def target_row(name: str, results: list[Result]) -> list[str]:
     gains = [statistics.mean(r.iou[1]) - statistics.mean(r.iou[0]) for r in masked]
     better, worse = (100 * statistics.mean(sign * g > 1 for g in gains) for sign in (1, -1))
     moved = " / ".join(f"{statistics.mean(c):.1f}" for c in zip(*(r.change for r in results)))
-    return [*name.split(" | "), f"{before:.2f}", f"{after:.2f}", f"{rises:.1f}",
-            f"{100 * statistics.mean(r.right[1] for r in results):.2f}",
-            ", ".join(f"{mean:+.2f} ± {half:.2f}" for mean, half in stages), f"{better:.1f}", f"{worse:.1f}", moved]
+    return [
+        *name.split(" | "),
+        f"{before:.2f}",
+        f"{after:.2f}",
+        f"{rises:.1f}",
+        f"{100 * statistics.mean(r.right[1] for r in results):.2f}",
+        ", ".join(f"{mean:+.2f} ± {half:.2f}" for mean, half in stages),
+        f"{better:.1f}",
+        f"{worse:.1f}",
+        moved,
+    ]
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -264,25 +308,37 @@ def verdict_self(results: list[Result]) -> str:
     before, after, mended, broken = flips(results)
     p = sign_test(mended, broken)
     effect = "does not change FPA beyond chance" if p >= 0.05 else ("raises FPA" if after > before else "lowers FPA")
-    return (f"Adapting to the predicted path {effect} here ({before:.2f} to {after:.2f}; {mended} mended, {broken} "
-            f"broken, p = {p:.2f}).")
+    return (
+        f"Adapting to the predicted path {effect} here ({before:.2f} to {after:.2f}; {mended} mended, {broken} "
+        f"broken, p = {p:.2f})."
+    )
 
 
 def verdict_target(cases: list[Case], results: dict[str, list[Result]]) -> str:
     true = next(c for c in cases if c.name.startswith("true") and c.free == "tokens")
     wrong = next(c for c in cases if c.name.startswith("wrong") and c.free == "tokens")
-    gains = {c.name: [statistics.mean(r.iou[1]) - statistics.mean(r.iou[0]) for r in results[c.name]
-                      if r.iou is not None] for c in (true, wrong)}
+    gains = {
+        c.name: [statistics.mean(r.iou[1]) - statistics.mean(r.iou[0]) for r in results[c.name] if r.iou is not None]
+        for c in (true, wrong)
+    }
     mean, half = interval(gains[true.name])
-    mends = "mends the segmentation" if mean > half else "worsens the segmentation" if mean < -half else \
-        "neither mends nor worsens the segmentation beyond chance"
+    mends = (
+        "mends the segmentation"
+        if mean > half
+        else "worsens the segmentation"
+        if mean < -half
+        else "neither mends nor worsens the segmentation beyond chance"
+    )
     difference, width = interval([a - b for a, b in zip(gains[true.name], gains[wrong.name])])
-    control = ("more than" if difference > width else "less than" if difference < -width else
-               "not measurably otherwise than")
+    control = (
+        "more than" if difference > width else "less than" if difference < -width else "not measurably otherwise than"
+    )
     rises = 100 * statistics.mean(r.probability[1] > r.probability[0] for r in results[true.name])
-    return (f"Adapting the tokens to the {true.name.split(' |')[0]} raises its probability in {rises:.1f} % of the "
-            f"pictures, and {mends} on average (mean IoU over the stages {mean:+.2f} ± {half:.2f} points), {control} a "
-            f"wrong label does (difference {difference:+.2f} ± {width:.2f}).")
+    return (
+        f"Adapting the tokens to the {true.name.split(' |')[0]} raises its probability in {rises:.1f} % of the "
+        f"pictures, and {mends} on average (mean IoU over the stages {mean:+.2f} ± {half:.2f} points), {control} a "
+        f"wrong label does (difference {difference:+.2f} ± {width:.2f})."
+    )
 
 
 def draw_example(args, path: Path) -> None:

@@ -60,10 +60,18 @@ def main() -> None:
         percents = [f"{value:.2f}" for key, value in metrics[s].items() if key != "wap"]
         rows.append([mark + "/".join(map(str, s)) + mark, *percents, f"{median:.2f}", f"{low:.2f}-{high:.2f}"])
     plot(args.docs / "images" / "clusters.png", settings, metrics, quartiles, default)
-    report.write(args.docs, "clusters.md", TEXT.format(
-        default="/".join(map(str, default)), provenance=report.provenance(args, content, len(dataset)),
-        table=report.table(header, rows), error=standard_error(metrics[default]["fpa"], len(dataset)),
-        rounds=args.rounds, batch=args.time_batch))
+    report.write(
+        args.docs,
+        "clusters.md",
+        TEXT.format(
+            default="/".join(map(str, default)),
+            provenance=report.provenance(args, content, len(dataset)),
+            table=report.table(header, rows),
+            error=standard_error(metrics[default]["fpa"], len(dataset)),
+            rounds=args.rounds,
+            batch=args.time_batch,
+        ),
+    )
 
 
 def scaled(config: HCastConfig, scale: float) -> tuple[int, ...]:
@@ -86,8 +94,9 @@ def measure(model: HCast, batches: list[dict], taxonomy, clusters: tuple[int, ..
 
 
 @torch.inference_mode()
-def time_ratios(model: HCast, batches: list[dict], settings: list[tuple[int, ...]], rounds: int,
-                size: int) -> dict[tuple[int, ...], list[float]]:
+def time_ratios(
+    model: HCast, batches: list[dict], settings: list[tuple[int, ...]], rounds: int, size: int
+) -> dict[tuple[int, ...], list[float]]:
     """Return, for each setting and round, its time over that of the config's clusters."""
     images = torch.cat([b["images"] for b in batches])[:size]
     segments = torch.cat([b["segments"] for b in batches])[:size]

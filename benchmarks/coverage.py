@@ -107,20 +107,30 @@ def main() -> None:
     val, test = (collect_logits(model, d, args.batch_size) for d in (held_out, dataset))
     calibration = content.calibration or fit_calibration(*val, taxonomy, f"{taxonomy.name}, split {args.val_split}")
     draw(args.docs / PICTURE, *test, taxonomy, calibration)
-    report.write(args.docs, "decoding.md", TEXT.format(
-        provenance=report.provenance(args, content, len(test[1])), fitted_on=calibration.fitted_on,
-        picture=PICTURE.as_posix(), decoders=decoder_table(*test, taxonomy, calibration),
-        calibration=calibration_table(val, test, taxonomy, calibration),
-        example_threshold=EXAMPLE_THRESHOLD, examples=example_lines(args.model, calibration),
-        back_off=back_off_table(*test, taxonomy, calibration),
-        selective=selective_table(*test, taxonomy, calibration),
-        restriction=restriction_table(*test, taxonomy, calibration)))
+    report.write(
+        args.docs,
+        "decoding.md",
+        TEXT.format(
+            provenance=report.provenance(args, content, len(test[1])),
+            fitted_on=calibration.fitted_on,
+            picture=PICTURE.as_posix(),
+            decoders=decoder_table(*test, taxonomy, calibration),
+            calibration=calibration_table(val, test, taxonomy, calibration),
+            example_threshold=EXAMPLE_THRESHOLD,
+            examples=example_lines(args.model, calibration),
+            back_off=back_off_table(*test, taxonomy, calibration),
+            selective=selective_table(*test, taxonomy, calibration),
+            restriction=restriction_table(*test, taxonomy, calibration),
+        ),
+    )
 
 
 def decoder_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:
     rows = []
-    for name, mode, scaled in [*((f"`{m}`", m, logits) for m in DECODERS),
-                               ("`best_path`, calibrated", "best_path", calibration.logits(logits))]:
+    for name, mode, scaled in [
+        *((f"`{m}`", m, logits) for m in DECODERS),
+        ("`best_path`, calibrated", "best_path", calibration.logits(logits)),
+    ]:
         metrics = HierarchicalMetrics(taxonomy)
         metrics.update(decode(scaled, taxonomy, mode).paths, labels)
         values = metrics.compute()
@@ -131,16 +141,20 @@ def decoder_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, 
 def calibration_table(val: tuple, test: tuple, taxonomy: Taxonomy, calibration: Calibration) -> str:
     columns = [calibration_errors(*data, taxonomy, c) for data in (val, test) for c in (None, calibration)]
     temperatures = (*calibration.temperatures, calibration.path_temperature)
-    rows = [[key.removeprefix("ece/"), f"{t:.3f}", *(f"{column[key]:.2f}" for column in columns)]
-            for key, t in zip(columns[0], temperatures)]
+    rows = [
+        [key.removeprefix("ece/"), f"{t:.3f}", *(f"{column[key]:.2f}" for column in columns)]
+        for key, t in zip(columns[0], temperatures)
+    ]
     return report.table(["of", "temperature", "ECE held out", "calibrated", "ECE", "calibrated"], rows)
 
 
 def example_lines(model: str, calibration: Calibration) -> str:
     predictor = Predictor(model, threshold=EXAMPLE_THRESHOLD)
     predictor.calibration = calibration
-    return "\n".join(f"{Path(p.file).name}: {' > '.join(p.path) or 'no answer'}\n    {p.reason}"
-                     for p in predictor.predict(sorted(EXAMPLES.glob("*.png"))))
+    return "\n".join(
+        f"{Path(p.file).name}: {' > '.join(p.path) or 'no answer'}\n    {p.reason}"
+        for p in predictor.predict(sorted(EXAMPLES.glob("*.png")))
+    )
 
 
 def back_off_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:
@@ -152,10 +166,17 @@ def back_off_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy,
             answered, right = coverage(answer.paths, labels)
             given = answer.depths > 0
             wrong = ((answer.paths != labels) & (answer.paths != UNKNOWN)).any(1)
-            rows.append([f"{threshold:g}", "yes" if agreement else "no",
-                         *(f"{a:.1f} / {number(r)}" for a, r in zip(answered, right)), number(percent(~wrong[given]))])
-    return report.table(["threshold", "levels agree", *(f"{level}: answered / right" for level in taxonomy.levels),
-                         "all right"], rows)
+            rows.append(
+                [
+                    f"{threshold:g}",
+                    "yes" if agreement else "no",
+                    *(f"{a:.1f} / {number(r)}" for a, r in zip(answered, right)),
+                    number(percent(~wrong[given])),
+                ]
+            )
+    return report.table(
+        ["threshold", "levels agree", *(f"{level}: answered / right" for level in taxonomy.levels), "all right"], rows
+    )
 
 
 def decode_calibrated(logits: Sequence[Tensor], taxonomy: Taxonomy, calibration: Calibration, **options):
@@ -181,13 +202,15 @@ def selective_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy
     calibrated = decode_calibrated(logits, taxonomy, calibration)
     plain = decode(logits, taxonomy)
     finest = taxonomy.levels[-1]
-    confidences = {"path, calibrated": (calibrated.paths, calibrated.path_probabilities),
-                   "path": (plain.paths, plain.path_probabilities),
-                   f"{finest}'s own": (plain.paths, plain.level_probabilities[:, -1].nan_to_num(0))}
+    confidences = {
+        "path, calibrated": (calibrated.paths, calibrated.path_probabilities),
+        "path": (plain.paths, plain.path_probabilities),
+        f"{finest}'s own": (plain.paths, plain.level_probabilities[:, -1].nan_to_num(0)),
+    }
     rows = []
     for name, (paths, confidence) in confidences.items():
         right = (paths == labels).all(1)[confidence.argsort(descending=True, stable=True)]
-        rows.append([name, *(f"{percent(right[:max(1, len(right) * share // 100)]):.1f}" for share in SHARES)])
+        rows.append([name, *(f"{percent(right[: max(1, len(right) * share // 100)]):.1f}" for share in SHARES)])
     return report.table(["confidence", *(f"{share} %" for share in SHARES)], rows)
 
 
@@ -200,8 +223,9 @@ def restriction_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxono
             if node == UNKNOWN:
                 continue
             mine = labels[:, level] == node
-            paths = decode_calibrated([x[mine] for x in logits], taxonomy, calibration,
-                                      within=[f"{name}:{taxonomy.names[level][node]}"]).paths
+            paths = decode_calibrated(
+                [x[mine] for x in logits], taxonomy, calibration, within=[f"{name}:{taxonomy.names[level][node]}"]
+            ).paths
             right.append((paths == labels[mine]).all(1))
         rows.append([name, f"{percent(torch.cat(right)):.2f}"])
     return report.table(["known", "FPA"], rows)
@@ -211,8 +235,10 @@ def draw(path: Path, logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonom
     decoded, plain = decode_calibrated(logits, taxonomy, calibration), decode(logits, taxonomy)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for agreement, style in ((True, "-"), (False, "--")):
-        points = [coverage(back_off(decoded, taxonomy, t, require_agreement=agreement).paths, labels)
-                  for t in torch.linspace(0, 1, 101).tolist()]
+        points = [
+            coverage(back_off(decoded, taxonomy, t, require_agreement=agreement).paths, labels)
+            for t in torch.linspace(0, 1, 101).tolist()
+        ]
         for level, name in enumerate(taxonomy.levels):
             curve = [(answered[level], accuracy[level]) for answered, accuracy in points if answered[level] > 1]
             label = name + (", levels agree" if agreement else ", probability alone")
@@ -233,8 +259,11 @@ def draw(path: Path, logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonom
 def reliability(confidence: Tensor, right: Tensor, bins: int = 10) -> list[tuple[float, float]]:
     """Return the mean confidence and accuracy, in percent, of the bins that hold ten pictures or more."""
     index = (confidence * bins).ceil().long().clamp(1, bins)
-    return [(percent(confidence[index == i]), percent(right[index == i])) for i in range(1, bins + 1)
-            if (index == i).sum() >= 10]
+    return [
+        (percent(confidence[index == i]), percent(right[index == i]))
+        for i in range(1, bins + 1)
+        if (index == i).sum() >= 10
+    ]
 
 
 if __name__ == "__main__":

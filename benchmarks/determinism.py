@@ -29,8 +29,11 @@ HEADER = ["what changes", "largest difference of a probability", "other paths", 
 
 def difference(first: list, second: list) -> tuple[float, int]:
     """Return the largest difference of any probability, and how many paths differ."""
-    largest = max(abs(x - y) for a, b in zip(first, second, strict=True)
-                  for x, y in zip((*a.probabilities, a.path_probability), (*b.probabilities, b.path_probability)))
+    largest = max(
+        abs(x - y)
+        for a, b in zip(first, second, strict=True)
+        for x, y in zip((*a.probabilities, a.path_probability), (*b.probabilities, b.path_probability))
+    )
     return largest, sum(a.path != b.path for a, b in zip(first, second))
 
 
@@ -113,17 +116,21 @@ def main() -> int:
         files = make_pictures(Path(folder) / "pictures", args.pictures)
         files += sorted(map(str, (Path(__file__).parent.parent / "tests/pictures").glob("*.png")))
         first = list(predictor.predict(files, 1))
-        for what, found in itertools.chain(ways(predictor, files, args.seed),
-                                           doors(args.model, predictor, files, Path(folder) / "repository")):
+        for what, found in itertools.chain(
+            ways(predictor, files, args.seed), doors(args.model, predictor, files, Path(folder) / "repository")
+        ):
             largest, other = difference(first, found)
             missed += largest > TOLERANCE or other > 0
             rows.append([what, f"{largest:.1e}", other, len(files)])
             print(*rows[-1], flush=True)
     name = weights.load(args.model).metadata.get("name", "the model")
-    text = (f"`{name}`, float32, CPU; compared with one picture at a time on one thread. Tolerance {TOLERANCE:g}; "
-            f"above it, or of another path: {missed} of {len(rows)} ways.\n\n" + report.table(HEADER, rows))
-    report.write_section(args.docs, "reliability.md", "determinism", text,
-                         f"--pictures {args.pictures} --seed {args.seed}")
+    text = (
+        f"`{name}`, float32, CPU; compared with one picture at a time on one thread. Tolerance {TOLERANCE:g}; "
+        f"above it, or of another path: {missed} of {len(rows)} ways.\n\n" + report.table(HEADER, rows)
+    )
+    report.write_section(
+        args.docs, "reliability.md", "determinism", text, f"--pictures {args.pictures} --seed {args.seed}"
+    )
     return 1 if missed else 0
 
 

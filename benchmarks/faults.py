@@ -89,13 +89,28 @@ def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     size = max(1, args.pictures // 100)
 
     def command(output: str) -> list[str]:
-        return [*COMMAND, "predict", "--files-from", str(folder / "list.txt"), "--model", str(model), "--output",
-                str(folder / output), "--part-size", str(size)]
+        return [
+            *COMMAND,
+            "predict",
+            "--files-from",
+            str(folder / "list.txt"),
+            "--model",
+            str(model),
+            "--output",
+            str(folder / output),
+            "--part-size",
+            str(size),
+        ]
 
     whole, idle = measure(command("quiet"), rng)
     quiet = pq.read_table(folder / "quiet").to_pylist()
-    parts = kill_and_resume(command("killed"), args.kills, (whole - idle) / args.kills, rng,
-                            lambda: len(list((folder / "killed").glob("part-*.parquet"))))
+    parts = kill_and_resume(
+        command("killed"),
+        args.kills,
+        (whole - idle) / args.kills,
+        rng,
+        lambda: len(list((folder / "killed").glob("part-*.parquet"))),
+    )
     rows = pq.read_table(folder / "killed").to_pylist()
     counts = collections.Counter(row["file"] for row in rows)
     missing, twice = sum(f not in counts for f in files), sum(n > 1 for n in counts.values())
@@ -103,10 +118,14 @@ def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     differ = sum(a != b for a, b in zip(rows, quiet)) + abs(len(rows) - len(quiet))
     broken = sum(row["error"] is not None for row in rows)
     left = len(list((folder / "killed").glob(".*")))
-    yield [f"`predict` of {len(files):,} pictures, {broken} of them broken", f"{len(parts)} times SIGKILL, with "
-           f"{', '.join(map(str, parts))} of {-(-len(files) // size)} parts done", f"{len(rows):,} rows; {missing} "
-           f"missing, {twice} twice, {unexplained} without answer or reason, {differ} unlike the uninterrupted run; "
-           f"{left} hidden files left behind", missing + twice + unexplained + differ + args.kills - len(parts)]
+    yield [
+        f"`predict` of {len(files):,} pictures, {broken} of them broken",
+        f"{len(parts)} times SIGKILL, with {', '.join(map(str, parts))} of {-(-len(files) // size)} parts done",
+        f"{len(rows):,} rows; {missing} "
+        f"missing, {twice} twice, {unexplained} without answer or reason, {differ} unlike the uninterrupted run; "
+        f"{left} hidden files left behind",
+        missing + twice + unexplained + differ + args.kills - len(parts),
+    ]
 
 
 def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
@@ -115,8 +134,17 @@ def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
 
     def command(output: str) -> list[str]:
         options = "--epochs 40 --batch-size 4 --workers 1 --warmup-epochs 1 --ema-decay 0.9 --checkpoint-steps 1"
-        return [*COMMAND, "train", "--data", str(data), "--output", str(folder / output), "--model", str(model),
-                *options.split()]
+        return [
+            *COMMAND,
+            "train",
+            "--data",
+            str(data),
+            "--output",
+            str(folder / output),
+            "--model",
+            str(model),
+            *options.split(),
+        ]
 
     def step() -> int:
         for name in ("checkpoint", "checkpoint.old"):
@@ -128,13 +156,18 @@ def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     steps = kill_and_resume(command("killed"), args.kills, (whole - idle) / args.kills, rng, step)
     names = ("last.safetensors", "best.safetensors", "checkpoint/model.safetensors")
     differ = [n for n in names if _digest(folder / "quiet" / n) != _digest(folder / "killed" / n)]
-    logs = [[json.loads(line) for line in (folder / f / "log.jsonl").read_text().splitlines()]
-            for f in ("quiet", "killed")]
+    logs = [
+        [json.loads(line) for line in (folder / f / "log.jsonl").read_text().splitlines()] for f in ("quiet", "killed")
+    ]
     losses = sum(a["step"] != b["step"] or a.get("val/fpa") != b.get("val/fpa") for a, b in zip(*logs))
     losses += abs(len(logs[0]) - len(logs[1]))
-    yield ["`train`, 40 epochs of 6 steps", f"{len(steps)} times SIGKILL, at steps {', '.join(map(str, steps))}",
-           f"{len(names) - len(differ)} of {len(names)} weight files have the bytes of the uninterrupted run; {losses} "
-           "lines of the log differ", len(differ) + losses + args.kills - len(steps)]
+    yield [
+        "`train`, 40 epochs of 6 steps",
+        f"{len(steps)} times SIGKILL, at steps {', '.join(map(str, steps))}",
+        f"{len(names) - len(differ)} of {len(names)} weight files have the bytes of the uninterrupted run; {losses} "
+        "lines of the log differ",
+        len(differ) + losses + args.kills - len(steps),
+    ]
 
 
 def _reason(line: str) -> str:
@@ -152,16 +185,46 @@ def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     model, data = make_weights(folder / "tiny.safetensors"), make_tree(folder / "tree")
     picture = str(next((data / "val").rglob("0.png")))
     commands = {
-        "predict --output": ["predict", str(data / "val"), "--model", str(model), "--output", "OUT", "--part-size",
-                             "8"],
+        "predict --output": [
+            "predict",
+            str(data / "val"),
+            "--model",
+            str(model),
+            "--output",
+            "OUT",
+            "--part-size",
+            "8",
+        ],
         "segment": ["segment", picture, "--model", str(model), "--output", "OUT"],
         "adapt": ["adapt", picture, "--target", "bird", "--model", str(model), "--output", "OUT", "--steps", "1"],
         "calibrate": ["calibrate", str(model), "--data", str(data), "--output", "OUT/new.safetensors"],
-        "evaluate --card": ["evaluate", "--data", str(data), "--split", "val", "--model", str(model), "--card",
-                            "OUT/card.md"],
+        "evaluate --card": [
+            "evaluate",
+            "--data",
+            str(data),
+            "--split",
+            "val",
+            "--model",
+            str(model),
+            "--card",
+            "OUT/card.md",
+        ],
         "export": ["export", str(model), "--output", "OUT/model.onnx"],
-        "train": ["train", "--data", str(data), "--output", "OUT", "--model", str(model), "--epochs", "1",
-                  "--batch-size", "4", "--workers", "0"],
+        "train": [
+            "train",
+            "--data",
+            str(data),
+            "--output",
+            "OUT",
+            "--model",
+            str(model),
+            "--epochs",
+            "1",
+            "--batch-size",
+            "4",
+            "--workers",
+            "0",
+        ],
         "publish --dry-run": ["publish", str(model), "--repo", "org/tiny", "--dry-run", "--output", "OUT"],
     }
     commands = {name: words for name, words in commands.items() if args.command in (None, name)}
@@ -194,10 +257,14 @@ def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
                 for path in where.glob("*") if name.startswith("publish") else ():
                     path.unlink()
                 again = _in_child(command, None, False)[0]
-            yield [f"`{name}`, {fault}", "1", f"exit code {code}, {_reason(last) if clear else repr(said[-300:])}, "
-                   f"{len(half)} half-written files" + (f"; the same command later: exit code {again}" if again != ""
-                                                         else ""),
-                   (not clear) + len(half) + len(changed) + (again not in ("", 0))]
+            yield [
+                f"`{name}`, {fault}",
+                "1",
+                f"exit code {code}, {_reason(last) if clear else repr(said[-300:])}, "
+                f"{len(half)} half-written files"
+                + (f"; the same command later: exit code {again}" if again != "" else ""),
+                (not clear) + len(half) + len(changed) + (again not in ("", 0)),
+            ]
 
 
 def _files(path: Path) -> dict[str, str]:
@@ -262,16 +329,35 @@ def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     """
     model, rng = make_weights(folder / "tiny.safetensors"), random.Random(args.seed)
     files = make_pictures(folder / "pictures", min(args.pictures, 2000))
-    command = [*COMMAND, "predict", str(folder / "pictures"), "--model", str(model), "--output", str(folder / "out"),
-               "--part-size", "50", "--workers", "2", "--batch-size", "4"]
+    command = [
+        *COMMAND,
+        "predict",
+        str(folder / "pictures"),
+        "--model",
+        str(model),
+        "--output",
+        str(folder / "out"),
+        "--part-size",
+        "50",
+        "--workers",
+        "2",
+        "--batch-size",
+        "4",
+    ]
     whole, idle = measure([word.replace(str(folder / "out"), str(folder / "quiet")) for word in command], rng)
     codes, unclear, parts = collections.Counter(), 0, []
     for _ in range(args.kills):
         # A shell in the background ignores SIGINT for its children, and a terminal does not.
         # Nor is what torch thinks of the number of workers on this machine a word about Ctrl-C.
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                   start_new_session=True, env={**os.environ, "PYTHONWARNINGS": "ignore"},
-                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         moment = rng.uniform(idle / 2, idle + (whole - idle) / args.kills)
         try:
             _, errors = process.communicate(timeout=moment)
@@ -287,23 +373,39 @@ def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     rows = pq.read_table(folder / "out").to_pylist()
     wrong = (len(rows) != len(files)) + ([r["file"] for r in rows] != files)
     wrong += sum(number for code, number in codes.items() if code not in (130, -signal.SIGINT, 0))
-    yield ["Ctrl-C in `predict --workers 2`", f"{args.kills} times SIGINT, with "
-           f"{', '.join(map(str, parts))} of {-(-len(files) // 50)} parts done",
-           f"exit codes {dict(codes)}; {unclear} times more than the word `interrupted`; afterwards "
-           f"{len(rows):,} rows of {len(files):,}", unclear + wrong]
+    yield [
+        "Ctrl-C in `predict --workers 2`",
+        f"{args.kills} times SIGINT, with {', '.join(map(str, parts))} of {-(-len(files) // 50)} parts done",
+        f"exit codes {dict(codes)}; {unclear} times more than the word `interrupted`; afterwards "
+        f"{len(rows):,} rows of {len(files):,}",
+        unclear + wrong,
+    ]
 
 
 def publish(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     """Break every request of publishing, in three ways; then publish again."""
-    process = subprocess.Popen([sys.executable, str(SERVER), "--root", str(folder / "hub")], stdout=subprocess.PIPE,
-                               text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(SERVER), "--root", str(folder / "hub")], stdout=subprocess.PIPE, text=True
+    )
     try:
         url = process.stdout.readline().strip()
-        environment = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_test",
-                       "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": "hf_test",
+            "HF_HOME": str(folder / "home"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
         model = make_weights(folder / "tiny.safetensors")
-        client = subprocess.run([sys.executable, __file__, "--publish-client", str(model)], env=environment, text=True,
-                                stdout=subprocess.PIPE, check=True)  # stderr tells which request it was
+        client = subprocess.run(
+            [sys.executable, __file__, "--publish-client", str(model)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            check=True,
+        )  # stderr tells which request it was
         yield from json.loads(client.stdout.splitlines()[-1])
     finally:
         process.terminate()
@@ -340,8 +442,12 @@ def publish_client(model: str) -> None:
         told = silent = half = stuck = 0
         for number, request in enumerate(requests):
             repo = f"org/{name.replace(' ', '-')}-{number}"
-            pattern = re.sub(r"[0-9a-f]{64}|[0-9a-f]{40}", "[0-9a-f]+", re.escape(request)).replace(
-                re.escape("org/peace"), re.escape(repo)) + "$"
+            pattern = (
+                re.sub(r"[0-9a-f]{64}|[0-9a-f]{40}", "[0-9a-f]+", re.escape(request)).replace(
+                    re.escape("org/peace"), re.escape(repo)
+                )
+                + "$"
+            )
             ask("/_test/fault", {"match": pattern, "times": 99, **fault})
             try:
                 publish_model(model, repo, tag="v1", revision="next")
@@ -361,10 +467,15 @@ def publish_client(model: str) -> None:
             except HubError as error:
                 stuck += 1
                 print(f"{name}, {request}: {error}", file=sys.stderr)
-        rows.append([f"`publish` of {len(whole)} files to a branch, with a tag: {name}",
-                     f"each of {len(requests)} requests, until given up",
-                     f"{told} told as an error, {silent} done all the same; {half} half repositories; {stuck} that the "
-                     "same command does not complete later", half + stuck])
+        rows.append(
+            [
+                f"`publish` of {len(whole)} files to a branch, with a tag: {name}",
+                f"each of {len(requests)} requests, until given up",
+                f"{told} told as an error, {silent} done all the same; {half} half repositories; {stuck} that the "
+                "same command does not complete later",
+                half + stuck,
+            ]
+        )
     print(json.dumps(rows))
 
 

@@ -1,6 +1,6 @@
 """Draw the figures of docs/method.md from the packaged weights: the stages, one graph pooling, the Tree-path KL.
 
-    python benchmarks/figures.py [--picture tests/pictures/sunflower.png] [--output docs/images]
+python benchmarks/figures.py [--picture tests/pictures/sunflower.png] [--output docs/images]
 """
 
 import argparse
@@ -25,8 +25,9 @@ def draw_stages(predictor: Predictor, file: Path) -> plt.Figure:
     """Draw the picture and what each stage sees, with the number of segments and the label that is read there."""
     segmented = segment_picture(predictor, file)
     maps = segmented.segmentation.maps
-    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(PANEL_IN * (1 + len(maps)), PANEL_IN * 1.35),
-                                layout="constrained")
+    figure, axes = plt.subplots(
+        1, 1 + len(maps), figsize=(PANEL_IN * (1 + len(maps)), PANEL_IN * 1.35), layout="constrained"
+    )
     axes[0].imshow(segmented.segmentation.view())
     axes[0].set_title("picture", fontsize=10)
     read = {reading.stage: reading.text.replace(": ", "\n", 1) for reading in segmented.readings}
@@ -57,8 +58,16 @@ def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure
     axes[0].imshow(np.where(lines[..., None], 0, np.asarray(view)))
     for order, centre in enumerate(centres, 1):
         rows, columns = np.nonzero(segments == centre)
-        axes[0].text(columns.mean(), rows.mean(), str(order), ha="center", va="center", fontsize=8, weight="bold",
-                     bbox=dict(boxstyle="circle,pad=0.15", facecolor="white", alpha=0.8, linewidth=0))
+        axes[0].text(
+            columns.mean(),
+            rows.mean(),
+            str(order),
+            ha="center",
+            va="center",
+            fontsize=8,
+            weight="bold",
+            bbox=dict(boxstyle="circle,pad=0.15", facecolor="white", alpha=0.8, linewidth=0),
+        )
     axes[0].set_title(f"{len(centres)} centres, by distance", fontsize=10)
     for number, axis in enumerate(axes[1:-1]):
         image = axis.imshow(assignment[:, number][segments], cmap="magma", vmin=0, vmax=assignment[:, :shown].max())
@@ -83,8 +92,14 @@ def draw_tree_path(predictor: Predictor, file: Path, shown: int = 4) -> plt.Figu
     for axis, level, names, values, node in zip(axes, taxonomy.levels, taxonomy.names, whole, truth):
         best = values.topk(min(shown, len(values))).indices.tolist()
         rows = list(dict.fromkeys([*best[: shown - 1], node, *best]))[:shown][::-1]
-        axis.barh([names[i] for i in rows], [1 / len(whole) if i == node else 0 for i in rows], color="none",
-                  edgecolor="tab:red", linestyle="--", label="true path: 1/3 each")
+        axis.barh(
+            [names[i] for i in rows],
+            [1 / len(whole) if i == node else 0 for i in rows],
+            color="none",
+            edgecolor="tab:red",
+            linestyle="--",
+            label="true path: 1/3 each",
+        )
         axis.barh([names[i] for i in rows], values[rows], color="tab:blue", height=0.5, label="softmax over all levels")
         axis.set_title(f"{level}: {values.sum():.0%} of the whole", fontsize=10)
         axis.tick_params(labelsize=8)

@@ -37,13 +37,22 @@ class FlatViT(nn.Module):
         super().__init__()
         side = round(config.num_superpixels**0.5)
         if side**2 != config.num_superpixels or config.image_size % side:
-            raise ValueError(f"num_superpixels: expected n * n with n dividing image_size={config.image_size}, got "
-                             f"{config.num_superpixels}")
+            raise ValueError(
+                f"num_superpixels: expected n * n with n dividing image_size={config.image_size}, got "
+                f"{config.num_superpixels}"
+            )
         self.config = config
         self.vit = VisionTransformer(
-            config.image_size, config.image_size // side, config.in_chans, num_classes=0, embed_dim=config.embed_dim,
-            depth=sum(config.depths), num_heads=config.num_heads, mlp_ratio=config.mlp_ratio,
-            drop_path_rate=config.drop_path_rate)
+            config.image_size,
+            config.image_size // side,
+            config.in_chans,
+            num_classes=0,
+            embed_dim=config.embed_dim,
+            depth=sum(config.depths),
+            num_heads=config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+            drop_path_rate=config.drop_path_rate,
+        )
         self.heads = nn.ModuleList(nn.Linear(config.embed_dim, n) for n in config.level_classes)
         for head in self.heads:
             nn.init.trunc_normal_(head.weight, std=0.02)
@@ -57,8 +66,9 @@ class FlatViT(nn.Module):
         """Return the output of one (B, C) class token that all levels read; its segments are the patches."""
         patches = superpixels.grid(*images.shape[2:], self.config.num_superpixels).expand(len(images), -1, -1)
         logits = tuple(head(feature) for head in self.heads)
-        return HCastOutput(logits, patches.to(images.device), (), (feature,) * len(logits),
-                           attentions=tuple(attentions) or None)
+        return HCastOutput(
+            logits, patches.to(images.device), (), (feature,) * len(logits), attentions=tuple(attentions) or None
+        )
 
     def explain(self, images: Tensor, targets: Tensor | None = None) -> tuple[HCastOutput, Explanation]:
         """Say where each level looks, as :func:`hcast_zoo.explain.explain_levels` does."""
@@ -66,8 +76,9 @@ class FlatViT(nn.Module):
         with contextlib.ExitStack() as hooks:
             for block in self.vit.blocks:
                 block.attn.fused_attn = False  # the fused kernel does not tell its attention
-                hooks.enter_context(block.attn.attn_drop.register_forward_hook(
-                    lambda module, inputs, result: attentions.append(result)))
+                hooks.enter_context(
+                    block.attn.attn_drop.register_forward_hook(lambda module, inputs, result: attentions.append(result))
+                )
             # From the pixels on, as in explain_levels.
             images = images.detach().clone().requires_grad_()
             output = self.output(images, self.vit(images), attentions)
@@ -101,6 +112,7 @@ def flat_config(config: HCastConfig, depth: int | None = None) -> HCastConfig:
         config: Of the H-CAST.
         depth: Blocks; by default as many as bring the number of parameters nearest to the H-CAST's.
     """
+
     def flat(blocks: int) -> HCastConfig:
         return config.replace(depths=(blocks - 3, 1, 1, 1), superpixels="grid")
 
@@ -132,8 +144,10 @@ def main() -> None:
     hcast = HCastConfig.from_dict(run["config"])
     config = flat_config(hcast, args.depth)
     with torch.device("meta"):
-        print(f"{sum(config.depths)} blocks, {parameters(FlatViT(config)) / 1e6:.1f} M parameters; the H-CAST has "
-              f"{parameters(HCast(hcast)) / 1e6:.1f} M")
+        print(
+            f"{sum(config.depths)} blocks, {parameters(FlatViT(config)) / 1e6:.1f} M parameters; the H-CAST has "
+            f"{parameters(HCast(hcast)) / 1e6:.1f} M"
+        )
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
     train_set = HierarchicalDataset.load(args.data, taxonomy, args.train_split, cache=settings.cache)
     val_set = HierarchicalDataset.load(args.data, train_set.taxonomy, args.val_split, cache=settings.cache)

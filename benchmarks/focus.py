@@ -76,24 +76,55 @@ def main() -> None:
         if flat_content.taxonomy != content.taxonomy or flat.config.image_size != model.config.image_size:
             raise SystemExit("expected a flat ViT of the same taxonomy and picture size")
         models["flat ViT"] = flat, lambda images, segments: flat.explain(images)
-        flat_text = FLAT.format(blocks=len(flat.vit.blocks), width=flat.config.embed_dim,
-                                parameters=flat_vit.parameters(flat) / 1e6, hcast=flat_vit.parameters(model) / 1e6)
+        flat_text = FLAT.format(
+            blocks=len(flat.vit.blocks),
+            width=flat.config.embed_dim,
+            parameters=flat_vit.parameters(flat) / 1e6,
+            hcast=flat_vit.parameters(model) / 1e6,
+        )
     dataset = report.load_data(args, content)
     batches = report.load_batches(dataset, content.config, args.batch_size)
     agreements, hiding = [], []
     for title, (network, explain) in models.items():
         found = measure(network, explain, batches, content.taxonomy)
-        agreements.append([title, f"{found['fpa']:.2f}", *(f"{found['tokens']:.0f}",), *map(mean_and_error, (
-            found["agreement"], found["agreement"][found["right"]], found["agreement"][~found["right"]],
-            found["chance"]))])
-        for level, before, seen, chance in zip(content.taxonomy.levels, *(found[k].T for k in (
-                "before", "seen", "random"))):
-            hiding.append([title, level, *(f"{100 * v.mean():.1f}" for v in (before, seen, chance)),
-                           mean_and_error(100 * (chance - seen), 1)])
-    report.write(args.docs, args.page, TEXT.format(
-        provenance=report.provenance(args, content, len(dataset)), hidden=HIDDEN, flat=flat_text,
-        agreement=report.table(["network", "FPA", "tokens", "all", "right", "wrong", "by chance"], agreements),
-        hiding=report.table(["network", "level", "before", "seen hidden", "random hidden", "difference"], hiding)))
+        agreements.append(
+            [
+                title,
+                f"{found['fpa']:.2f}",
+                *(f"{found['tokens']:.0f}",),
+                *map(
+                    mean_and_error,
+                    (
+                        found["agreement"],
+                        found["agreement"][found["right"]],
+                        found["agreement"][~found["right"]],
+                        found["chance"],
+                    ),
+                ),
+            ]
+        )
+        for level, before, seen, chance in zip(
+            content.taxonomy.levels, *(found[k].T for k in ("before", "seen", "random"))
+        ):
+            hiding.append(
+                [
+                    title,
+                    level,
+                    *(f"{100 * v.mean():.1f}" for v in (before, seen, chance)),
+                    mean_and_error(100 * (chance - seen), 1),
+                ]
+            )
+    report.write(
+        args.docs,
+        args.page,
+        TEXT.format(
+            provenance=report.provenance(args, content, len(dataset)),
+            hidden=HIDDEN,
+            flat=flat_text,
+            agreement=report.table(["network", "FPA", "tokens", "all", "right", "wrong", "by chance"], agreements),
+            hiding=report.table(["network", "level", "before", "seen hidden", "random hidden", "difference"], hiding),
+        ),
+    )
 
 
 def measure(model, explain: Callable, batches: list[dict], taxonomy: Taxonomy) -> dict:
@@ -128,8 +159,9 @@ def measure(model, explain: Callable, batches: list[dict], taxonomy: Taxonomy) -
 def between_pictures(pixels: Tensor) -> Tensor:
     """Return (B,): the overlap of each level's (B, L, P) focus with the other levels' of the next picture."""
     following = pixels.roll(-1, 0)
-    overlap = torch.stack([torch.minimum(pixels, following[:, level, None]).sum(-1)
-                           for level in range(pixels.shape[1])], 2)  # [B, L, L]
+    overlap = torch.stack(
+        [torch.minimum(pixels, following[:, level, None]).sum(-1) for level in range(pixels.shape[1])], 2
+    )  # [B, L, L]
     others = ~torch.eye(pixels.shape[1], dtype=torch.bool)
     return overlap[:, others].mean(1)
 

@@ -69,13 +69,28 @@ def main() -> None:
             low, high = bootstrap(a, b, rng)
             found[stage, name] = (low, high) if sign > 0 else (-high, -low)
             digits = 3 if name == "compactness" else 2
-            rows.append([stage + 1, name, *(f"{v:.{digits}f}" for v in (a.mean(), b.mean(), b.mean() - a.mean())),
-                         f"{low:.{digits}f} to {high:.{digits}f}", f"{exceeds(sign * a, sign * b):.2f}"])
+            rows.append(
+                [
+                    stage + 1,
+                    name,
+                    *(f"{v:.{digits}f}" for v in (a.mean(), b.mean(), b.mean() - a.mean())),
+                    f"{low:.{digits}f} to {high:.{digits}f}",
+                    f"{exceeds(sign * a, sign * b):.2f}",
+                ]
+            )
     (args.docs / "images").mkdir(parents=True, exist_ok=True)
     gallery(model, dataset, right, paths).save(args.docs / "images" / "fragmentation.png", optimize=True)
-    report.write(args.docs, "fragmentation.md", TEXT.format(
-        right=right.sum(), wrong=(~right).sum(), provenance=report.provenance(args, content, len(dataset)),
-        table=report.table(header, rows), verdict=verdict(found, values.shape[1])))
+    report.write(
+        args.docs,
+        "fragmentation.md",
+        TEXT.format(
+            right=right.sum(),
+            wrong=(~right).sum(),
+            provenance=report.provenance(args, content, len(dataset)),
+            table=report.table(header, rows),
+            verdict=verdict(found, values.shape[1]),
+        ),
+    )
 
 
 @torch.inference_mode()
@@ -128,24 +143,30 @@ def bootstrap(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, samples: i
 
 def verdict(found: dict[tuple[int, str], tuple[float, float]], stages: int) -> str:
     """Say in words what the intervals tell; they are signed so that above 0 means wrong is more fragmented."""
+
     def cases(test) -> list[str]:
         return [f"{name} of stage {stage + 1}" for (stage, name), ends in found.items() if stage and test(*ends)]
 
     total = (stages - 1) * len(MEASURES)
     more, less = cases(lambda low, high: low > 0), cases(lambda low, high: high < 0)
-    text = (f"**Of the {total} figures of the network's own stages, wrong pictures are more fragmented by {len(more)}, "
-            f"less by {len(less)}, and {total - len(more) - len(less)} show no difference** (the interval holds 0).")
+    text = (
+        f"**Of the {total} figures of the network's own stages, wrong pictures are more fragmented by {len(more)}, "
+        f"less by {len(less)}, and {total - len(more) - len(less)} show no difference** (the interval holds 0)."
+    )
     text += f" More: {', '.join(more)}." if more else ""
     text += f" Less: {', '.join(less)}." if less else ""
     superpixels = [name for (stage, name), (low, _) in found.items() if stage == 0 and low > 0]
     if more and superpixels:
-        text += (f" Even the superpixels of wrong pictures are more fragmented ({', '.join(superpixels)}), so part of "
-                 "this is the pictures' own detail.")
+        text += (
+            f" Even the superpixels of wrong pictures are more fragmented ({', '.join(superpixels)}), so part of "
+            "this is the pictures' own detail."
+        )
     return textwrap.fill(f"{text} By chance alone, one interval in twenty would leave out 0.", 120)
 
 
-def gallery(model: HCast, dataset: HierarchicalDataset, right: np.ndarray, paths: np.ndarray,
-            rows: int = 5) -> Image.Image:
+def gallery(
+    model: HCast, dataset: HierarchicalDataset, right: np.ndarray, paths: np.ndarray, rows: int = 5
+) -> Image.Image:
     """Return random right pictures (left) and wrong ones, with their segmentations and paths."""
     panels = len(model.stages) + 1
     width = panels * (PANEL + PANEL // 16)

@@ -243,8 +243,15 @@ def write(what: str, name: str, args: argparse.Namespace, result: dict) -> int:
     """Write a row of the report; return the number of findings."""
     counts = [f"{result['counts'][kind]:,}" for kind in ("right answer", "clear error", "finding")]
     command = f"`{Path(sys.argv[0]).name} {name} --inputs {args.inputs} --seed {args.seed}`"
-    row = [what, f"{args.inputs:,}", *counts, f"{result['seconds']:.2f} s", f"{result['bytes'] / 2**20:.0f} MiB",
-           command, report.code_version()]
+    row = [
+        what,
+        f"{args.inputs:,}",
+        *counts,
+        f"{result['seconds']:.2f} s",
+        f"{result['bytes'] / 2**20:.0f} MiB",
+        command,
+        report.code_version(),
+    ]
     print(report.table(HEADER, [row]), flush=True)
     report.write_row(args.docs, "reliability.md", "fuzz", HEADER, row)
     return len(result["findings"])

@@ -91,12 +91,19 @@ def tables(kind: str) -> Callable[[Any, bytes], Any]:
 
 
 DOORS = {
-    "taxonomy-json": Door("taxonomies: JSON, guided", Taxonomies, lambda r: [r.json.encode()],
-                          lambda r, data: ("t.json", data), change_json),
-    "taxonomy-csv": Door("taxonomies: CSV, guided", Taxonomies, lambda r: [r.csv.encode()],
-                         lambda r, data: ("t.csv", data), change_csv),
-    "tables-jsonl": Door("data sets: JSONL, guided", Tables, lambda r: [r.jsonl.encode()], tables("jsonl"),
-                         change_lines),
+    "taxonomy-json": Door(
+        "taxonomies: JSON, guided",
+        Taxonomies,
+        lambda r: [r.json.encode()],
+        lambda r, data: ("t.json", data),
+        change_json,
+    ),
+    "taxonomy-csv": Door(
+        "taxonomies: CSV, guided", Taxonomies, lambda r: [r.csv.encode()], lambda r, data: ("t.csv", data), change_csv
+    ),
+    "tables-jsonl": Door(
+        "data sets: JSONL, guided", Tables, lambda r: [r.jsonl.encode()], tables("jsonl"), change_lines
+    ),
     "tables-csv": Door("data sets: CSV, guided", Tables, lambda r: [r.csv.encode()], tables("csv"), change_csv),
     "weights": Door("weights: config, taxonomy, calibration, guided", WeightFiles, metadata, weights_file, change_json),
 }

@@ -1,7 +1,7 @@
 """What the weights say of pictures that they were not made for; writes docs/limits.md.
 
-    pip install '.[benchmarks]' scikit-image
-    python benchmarks/limits.py --data emoji_art.parquet --limit 200 [--outside fashion_mnist.parquet]
+pip install '.[benchmarks]' scikit-image
+python benchmarks/limits.py --data emoji_art.parquet --limit 200 [--outside fashion_mnist.parquet]
 """
 
 import json
@@ -21,8 +21,25 @@ from hcast_zoo import Prediction, Predictor, visualize, weights
 from hcast_zoo.transforms import read_picture
 
 THRESHOLDS = (0.5, 0.9)
-PHOTOGRAPHS = ("astronaut", "camera", "cell", "chelsea", "coffee", "coins", "hubble_deep_field", "ihc", "moon",
-               "motorcycle_left", "page", "retina", "rocket", "brick", "grass", "gravel", "text")
+PHOTOGRAPHS = (
+    "astronaut",
+    "camera",
+    "cell",
+    "chelsea",
+    "coffee",
+    "coins",
+    "hubble_deep_field",
+    "ihc",
+    "moon",
+    "motorcycle_left",
+    "page",
+    "retina",
+    "rocket",
+    "brick",
+    "grass",
+    "gravel",
+    "text",
+)
 SHOWN = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field")  # in the public domain
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "in grey": lambda p: ImageOps.grayscale(p).convert("RGB"),
@@ -77,13 +94,22 @@ def separation(inside: list[float], other: list[float]) -> float:
     return 100 * ((a > b).double() + (a == b).double() / 2).mean().item()
 
 
-def row(name: str, predictor: Predictor, pictures: list[Image.Image], inside: list[float] | None,
-        truth: list[tuple[str, ...]] | None) -> tuple[list[str], list[Prediction]]:
+def row(
+    name: str,
+    predictor: Predictor,
+    pictures: list[Image.Image],
+    inside: list[float] | None,
+    truth: list[tuple[str, ...]] | None,
+) -> tuple[list[str], list[Prediction]]:
     """Return a row of the table, and the predictions."""
     whole = measure(predictor, pictures)
     probabilities = [p.path_probability for p in whole]
-    cells = [name, str(len(whole)), f"{100 * np.mean(probabilities):.1f}",
-             *(f"{100 * np.mean([p.probabilities[level] for p in whole]):.1f}" for level in range(3))]
+    cells = [
+        name,
+        str(len(whole)),
+        f"{100 * np.mean(probabilities):.1f}",
+        *(f"{100 * np.mean([p.probabilities[level] for p in whole]):.1f}" for level in range(3)),
+    ]
     for threshold in THRESHOLDS:
         short = measure(predictor.with_settings(threshold=threshold), pictures)
         cells += [f"{100 * np.mean([len(p.path) >= depth for p in short]):.0f}" for depth in (1, 3)]
@@ -124,14 +150,34 @@ def main() -> None:
         picture = next(iter(items.values()))
         shown[name] = (picture, measure(predictor, [picture])[0])
     draw(shown).save(args.docs / "images/limits.png", optimize=True)
-    text = (Path(__file__).with_name("limits.md.in").read_text()
-            .replace("{provenance}", provenance(args, content, len(pictures)))
-            .replace("{table}", table(["pictures", "number", "path", *content.taxonomy.levels,
-                                       *(f"{t:g}: {what}" for t in THRESHOLDS for what in ("any", "emoji")),
-                                       "told apart", "right"], rows))
-            .replace("{common}", "\n".join(
+    text = (
+        Path(__file__)
+        .with_name("limits.md.in")
+        .read_text()
+        .replace("{provenance}", provenance(args, content, len(pictures)))
+        .replace(
+            "{table}",
+            table(
+                [
+                    "pictures",
+                    "number",
+                    "path",
+                    *content.taxonomy.levels,
+                    *(f"{t:g}: {what}" for t in THRESHOLDS for what in ("any", "emoji")),
+                    "told apart",
+                    "right",
+                ],
+                rows,
+            ),
+        )
+        .replace(
+            "{common}",
+            "\n".join(
                 f"- {name}: " + "; ".join(f"{path} ({count})" for path, count in found)
-                for name, found in common.items())))
+                for name, found in common.items()
+            ),
+        )
+    )
     write(args.docs, "limits.md", text)
     print(json.dumps(common))
 
@@ -139,9 +185,12 @@ def main() -> None:
 def draw(shown: dict[str, tuple[Image.Image, Prediction]]) -> Image.Image:
     """Set pictures side by side, each with its answer below."""
     panel = (visualize.PANEL, visualize.PANEL)
-    return visualize.sheet([
-        [(ImageOps.fit(picture, panel), [name, *answer.path, f"path {answer.path_probability:.0%}"])]
-        for name, (picture, answer) in shown.items()])
+    return visualize.sheet(
+        [
+            [(ImageOps.fit(picture, panel), [name, *answer.path, f"path {answer.path_probability:.0%}"])]
+            for name, (picture, answer) in shown.items()
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -66,9 +66,18 @@ def main() -> None:
         if name == "compiled":
             compile_time = f"; the first call took {time.perf_counter() - start:.0f} s"
         rows.append(measure(name, variant, model, batches, reference, calibration, content.taxonomy, args))
-    report.write(args.docs, "precision.md", TEXT.format(
-        provenance=report.provenance(args, content, len(dataset)), table="\n".join(rows), batch=args.batch_size,
-        runs=args.runs, cpu=report.processor(), compile_time=compile_time))
+    report.write(
+        args.docs,
+        "precision.md",
+        TEXT.format(
+            provenance=report.provenance(args, content, len(dataset)),
+            table="\n".join(rows),
+            batch=args.batch_size,
+            runs=args.runs,
+            cpu=report.processor(),
+            compile_time=compile_time,
+        ),
+    )
 
 
 def measure(name, variant, model, batches, reference, calibration, taxonomy, args) -> str:
@@ -80,15 +89,18 @@ def measure(name, variant, model, batches, reference, calibration, taxonomy, arg
     same = 100 * (paths[0] == paths[1]).all(1).double().mean().item()
     change = max((a.softmax(-1) - b.softmax(-1)).abs().max().item() for a, b in zip(logits, reference))
     ratios = compare(variant, model, batches[0], args.runs)
-    return (f"| {name} | {fpa:.2f} | {same:.1f} % | {change:.1e} | {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f}) | {stored(variant) / stored(model):.2f} |")
+    return (
+        f"| {name} | {fpa:.2f} | {same:.1f} % | {change:.1e} | {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}) | {stored(variant) / stored(model):.2f} |"
+    )
 
 
 @torch.inference_mode()
 def run(model: nn.Module, batches: list[dict], name: str) -> tuple[torch.Tensor, ...]:
     """Return the float32 logits of every level for all pictures."""
-    logits = [[x.float() for x in model(b["images"], b["segments"]).level_logits]
-              for b in tqdm(batches, name, leave=False)]
+    logits = [
+        [x.float() for x in model(b["images"], b["segments"]).level_logits] for b in tqdm(batches, name, leave=False)
+    ]
     return tuple(torch.cat(level) for level in zip(*logits))
 
 
@@ -134,12 +146,18 @@ def quantized(config):
         model = copy.deepcopy(model)
         quantize_(model, config)
         return model
+
     return make
 
 
-VARIANTS = {"float32": copy.deepcopy, "folded": reparameterize_model, "compiled": torch.compile,
-            "int8 weights": quantized(Int8WeightOnlyConfig()), "int8": quantized(
-                Int8DynamicActivationInt8WeightConfig()), "bfloat16": Autocast}
+VARIANTS = {
+    "float32": copy.deepcopy,
+    "folded": reparameterize_model,
+    "compiled": torch.compile,
+    "int8 weights": quantized(Int8WeightOnlyConfig()),
+    "int8": quantized(Int8DynamicActivationInt8WeightConfig()),
+    "bfloat16": Autocast,
+}
 
 
 if __name__ == "__main__":

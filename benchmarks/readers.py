@@ -79,19 +79,31 @@ class Pictures(Reader):
         exif = Image.Exif()
         exif[0x0112] = 6
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8))
-        self.png = [save(p, "PNG") for p in (rgb, alpha, rgb.quantize(8), noise, noise.convert("1"),
-                                             noise.convert("I").convert("I;16"))]
+        self.png = [
+            save(p, "PNG")
+            for p in (rgb, alpha, rgb.quantize(8), noise, noise.convert("1"), noise.convert("I").convert("I;16"))
+        ]
         self.seeds = [
-            *self.png, save(rgb, "JPEG", exif=exif), save(rgb.convert("CMYK"), "JPEG"),
+            *self.png,
+            save(rgb, "JPEG", exif=exif),
+            save(rgb.convert("CMYK"), "JPEG"),
             save(noise, "JPEG", progressive=True),
-            save(rgb, "WEBP", lossless=True), save(alpha, "WEBP"), save(rgb, "BMP"), save(noise, "PPM"),
+            save(rgb, "WEBP", lossless=True),
+            save(alpha, "WEBP"),
+            save(rgb, "BMP"),
+            save(noise, "PPM"),
             save(rgb.quantize(8), "GIF", save_all=True, append_images=[draw(1, 30).quantize(8)]),
-            save(noise.convert("F"), "TIFF"), save(rgb, "AVIF"), save(rgb, "JPEG2000"), save(rgb, "ICO"),
+            save(noise.convert("F"), "TIFF"),
+            save(rgb, "AVIF"),
+            save(rgb, "JPEG2000"),
+            save(rgb, "ICO"),
             *(save(rgb, "TIFF", compression=c) for c in ("raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits")),
             *(save(rgb, kind) for kind in ("TGA", "PCX", "SGI", "DDS", "QOI", "ICNS") if kind in Image.SAVE),
-            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"]
-        self.transform = eval_transform(weights.HCastConfig(image_size=32, num_superpixels=16,
-                                                            num_clusters=(8, 4, 2, 2)))
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n",
+        ]
+        self.transform = eval_transform(
+            weights.HCastConfig(image_size=32, num_superpixels=16, num_clusters=(8, 4, 2, 2))
+        )
 
     def make(self, rng: random.Random) -> bytes:
         if rng.random() < 0.3:
@@ -177,13 +189,17 @@ class WeightFiles(Reader):
             header = {"__metadata__": meta, **mutate_plain(tensors, rng)}
         elif kind == 4:
             name = rng.choice([k for k in header if k != "__metadata__"])
-            header[name]["dtype"] = rng.choice(("F16", "BF16", "F64", "I32", "I64", "BOOL", "U8", "F8_E4M3", "F8_E5M2",
-                                                "U16", "U64", "F4", "X"))
+            header[name]["dtype"] = rng.choice(
+                ("F16", "BF16", "F64", "I32", "I64", "BOOL", "U8", "F8_E4M3", "F8_E5M2", "U16", "U64", "F4", "X")
+            )
         else:
             field = ("config", "config", "config", "taxonomy", "calibration")[kind - 5]
             value = json.loads(meta[field])
-            meta[field] = mutate_bytes(meta[field].encode(), rng).decode("latin1") if rng.random() < 0.2 \
+            meta[field] = (
+                mutate_bytes(meta[field].encode(), rng).decode("latin1")
+                if rng.random() < 0.2
                 else json.dumps(mutate_plain(value, rng))
+            )
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         return "w.safetensors", len(text).to_bytes(8, "little") + text + self.good[self.end :]
@@ -198,7 +214,7 @@ class WeightFiles(Reader):
             return
         picture = self.folder / "p.png"
         self.picture.save(picture)
-        answer, = Predictor(file).predict([picture])
+        (answer,) = Predictor(file).predict([picture])
         if answer.error is None:
             numbers = (*answer.probabilities, answer.path_probability, answer.runner_up_probability)
             expect(all(0 <= p <= 1 + 1e-6 for p in numbers), f"probabilities {numbers}")
@@ -219,9 +235,11 @@ class Tables(Reader):
         self.csv = "\n".join(",".join(row) for row in [("file", *LEVELS, "split"), *rows])
         self.rows = [{"file": f, "path": list(path), "split": "train"} for f, path in zip(files, TREE)]
         self.jsonl = "\n".join(map(json.dumps, self.rows))
-        self.columns = {"image": [(folder / f).read_bytes() for f in files],
-                        **{level: [path[i] for path in TREE] for i, level in enumerate(LEVELS)},
-                        "split": ["train"] * len(TREE)}
+        self.columns = {
+            "image": [(folder / f).read_bytes() for f in files],
+            **{level: [path[i] for path in TREE] for i, level in enumerate(LEVELS)},
+            "split": ["train"] * len(TREE),
+        }
         self.parquet = [parquet(self.columns, compression=c) for c in ("zstd", "snappy", "NONE")]
 
     def make(self, rng: random.Random) -> tuple[str, bytes, bool, str | None]:
@@ -297,23 +315,29 @@ class CommandLine(Reader):
         Path(bad).write_bytes(b"no picture")
         (folder / "list.txt").write_bytes(f"{good}\n{bad}\nnowhere\x1b.png\n".encode() + b"\xff.png\n\n" + b"a" * 300)
         (folder / "config.py").write_text("model = 1")
-        self.commands = [c.split("|") for c in (
-            f"predict|{good}|--model|{model}|--json",
-            f"predict|{good}|{bad}|--model|{model}|--within|bird|--back-off|0.5",
-            f"predict|--files-from|{folder}/list.txt|--model|{model}|--decode|top_down|--batch-size|3",
-            f"predict|{good}|--model|{model}|--output|OUT|--part-size|1|--num-clusters|4|2|1|1|--workers|0",
-            f"segment|{good}|--output|OUT|--model|{model}|--write|arrays|labels|--json",
-            f"evaluate|--data|{data}|--split|val|--model|{model}|--json|--decode|best_path|--device|cpu",
-            f"adapt|{good}|--target|bird|--model|{model}|--steps|1|--step-size|0.1|--radius|0.2|--free|tokens",
-            f"calibrate|{model}|--data|{data}|--output|OUT.safetensors|--split|val|--json",
-            f"train|--data|{data}|--output|OUT|--model|{model}|--epochs|1|--batch-size|4|--workers|0|--lr|0.1|--seed|3",
-            f"train|--data|{data}|--output|OUT|--model|hcast_tiny|--image-size|32|--num-superpixels|16|--num-clusters|8"
-            "|4|2|1|--drop-path-rate|0.1|--crop-pct|0.9|--auto-augment||--mixup|0.2",
-            f"convert|{folder}/tiny.safetensors|OUT.safetensors|--num-superpixels|16|--taxonomy|{data}",
-            f"info|{model}|--json", "info|--json", f"export|{model}|--output|OUT.onnx|--batch-size|dynamic|--opset|18",
-            f"publish|{model}|--repo|org/tiny|--dry-run|--output|OUT|--json|--preview|{good}|--tag|v1",
-            "publish|org/tiny|--space|--repo|org/page|--dry-run|--requirement|hcast-zoo[demo]",
-            f"demo|--model|{model}|--port|7861")]
+        self.commands = [
+            c.split("|")
+            for c in (
+                f"predict|{good}|--model|{model}|--json",
+                f"predict|{good}|{bad}|--model|{model}|--within|bird|--back-off|0.5",
+                f"predict|--files-from|{folder}/list.txt|--model|{model}|--decode|top_down|--batch-size|3",
+                f"predict|{good}|--model|{model}|--output|OUT|--part-size|1|--num-clusters|4|2|1|1|--workers|0",
+                f"segment|{good}|--output|OUT|--model|{model}|--write|arrays|labels|--json",
+                f"evaluate|--data|{data}|--split|val|--model|{model}|--json|--decode|best_path|--device|cpu",
+                f"adapt|{good}|--target|bird|--model|{model}|--steps|1|--step-size|0.1|--radius|0.2|--free|tokens",
+                f"calibrate|{model}|--data|{data}|--output|OUT.safetensors|--split|val|--json",
+                f"train|--data|{data}|--output|OUT|--model|{model}|--epochs|1|--batch-size|4|--workers|0|--lr|0.1|--seed|3",
+                f"train|--data|{data}|--output|OUT|--model|hcast_tiny|--image-size|32|--num-superpixels|16|--num-clusters|8"
+                "|4|2|1|--drop-path-rate|0.1|--crop-pct|0.9|--auto-augment||--mixup|0.2",
+                f"convert|{folder}/tiny.safetensors|OUT.safetensors|--num-superpixels|16|--taxonomy|{data}",
+                f"info|{model}|--json",
+                "info|--json",
+                f"export|{model}|--output|OUT.onnx|--batch-size|dynamic|--opset|18",
+                f"publish|{model}|--repo|org/tiny|--dry-run|--output|OUT|--json|--preview|{good}|--tag|v1",
+                "publish|org/tiny|--space|--repo|org/page|--dry-run|--requirement|hcast-zoo[demo]",
+                f"demo|--model|{model}|--port|7861",
+            )
+        ]
         self.words = [w for c in self.commands for w in c]
         self._leave_out()
 
@@ -356,14 +380,18 @@ class CommandLine(Reader):
             elif at < len(words):
                 words[at] = hostile
         # Publishing sends nothing, and processes are few, whatever was changed.
-        words = ["2" if before == "--workers" and word.isdigit() and int(word) > 2 else word
-                 for before, word in zip(["", *words], words)]
+        words = [
+            "2" if before == "--workers" and word.isdigit() and int(word) > 2 else word
+            for before, word in zip(["", *words], words)
+        ]
         words += ["--dry-run"] if words[:1] == ["publish"] and "--dry-run" not in words else []
         return [re.sub("^OUT", str(self.folder / "out" / str(rng.randrange(10**9))), word) for word in words]
 
     def read(self, source: list[str]) -> None:
-        out, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True, errors=mode)
-                       for mode in ("strict", "backslashreplace"))  # as Python opens them
+        out, errors = (
+            io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True, errors=mode)
+            for mode in ("strict", "backslashreplace")
+        )  # as Python opens them
         code = None
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), contextlib.chdir(self.folder):
             try:
@@ -392,5 +420,10 @@ def save(picture: Image.Image, format: str, **options) -> bytes:
     return file.getvalue()
 
 
-READERS = {"picture": Pictures, "taxonomy": Taxonomies, "weights": WeightFiles, "tables": Tables,
-           "command": CommandLine}
+READERS = {
+    "picture": Pictures,
+    "taxonomy": Taxonomies,
+    "weights": WeightFiles,
+    "tables": Tables,
+    "command": CommandLine,
+}

@@ -59,9 +59,11 @@ def provenance(args: argparse.Namespace, content: weights.Weights, pictures: int
         name = word in PATHS
     data = (content.taxonomy.name or Path(args.data).stem) + (f", split {args.split}" if args.split else "")
     model = content.metadata.get("name") or Path(args.model).name
-    text = (f"Measured on {pictures} pictures of {data}, with `{model}` (SHA-256 {checksum(args.model)[:12]}), "
-            f"{code_version()}, {date.today().isoformat()}, torch {torch.__version__.split('+')[0]}. This page is "
-            "written by")
+    text = (
+        f"Measured on {pictures} pictures of {data}, with `{model}` (SHA-256 {checksum(args.model)[:12]}), "
+        f"{code_version()}, {date.today().isoformat()}, torch {torch.__version__.split('+')[0]}. This page is "
+        "written by"
+    )
     return f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n    {' '.join(words)}\n"
 
 

@@ -129,8 +129,9 @@ def train(args):
     images, segments = inputs(model, 16)
     for name in RIVALS:
         other = rival(name, train=True)
-        result = compare(lambda: training_step(model, images, segments),
-                         lambda: training_step(other, images), args.runs)  # noqa: B023
+        result = compare(
+            lambda: training_step(model, images, segments), lambda: training_step(other, images), args.runs
+        )  # noqa: B023
         yield row("training step, batch 16", name, result, "<= 0.75" if name == RIVALS[0] else "")
 
 
@@ -139,17 +140,26 @@ def memory(args):
     peaks = {}
     for name in ("ours", RIVALS[0]):
         command = [sys.executable, __file__, "--peak", name, "--threads", str(args.threads)]
-        runs = [json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-                for _ in range(3)]
+        runs = [
+            json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(3)
+        ]
         peaks[name] = {key: [run[key] for run in runs] for key in runs[0]}
-    for key, what in (("tensors", "peak memory of the tensors of a training step, batch 16"),
-                      ("step", "growth of the process in training steps, batch 16"),
-                      ("process", "peak memory of the whole process, batch 16")):
+    for key, what in (
+        ("tensors", "peak memory of the tensors of a training step, batch 16"),
+        ("step", "growth of the process in training steps, batch 16"),
+        ("process", "peak memory of the whole process, batch 16"),
+    ):
         a, b = (peaks[name][key] for name in peaks)
         ratios = [x / y for x, y in zip(a, b)]
         a, b = statistics.median(a), statistics.median(b)
-        yield (what, RIVALS[0], f"{a / b:.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}",
-               "<= 0.80" if key == "tensors" else "", f"{a / 2**20:.0f} MiB")
+        yield (
+            what,
+            RIVALS[0],
+            f"{a / b:.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
+            "<= 0.80" if key == "tensors" else "",
+            f"{a / 2**20:.0f} MiB",
+        )
 
 
 def peak_memory(name: str) -> dict[str, int]:
@@ -225,10 +235,17 @@ def end_to_end(args):
         grid.model, grid.transform = HCast(config.replace(superpixels="grid")).eval(), predictor.transform
         grid.model.load_state_dict(state)
         for workers in (0, 2):
-            result = compare(lambda: list(predictor.predict(files, 16, workers)),  # noqa: B023
-                             lambda: list(grid.predict(files, 16, workers)), max(3, args.runs // 2))  # noqa: B023
-            yield row(f"128 JPEG files to paths, batch 16, {workers} loader workers", "the same with a grid", result,
-                      "<= 1.11" if workers else "")
+            result = compare(
+                lambda: list(predictor.predict(files, 16, workers)),  # noqa: B023
+                lambda: list(grid.predict(files, 16, workers)),
+                max(3, args.runs // 2),
+            )  # noqa: B023
+            yield row(
+                f"128 JPEG files to paths, batch 16, {workers} loader workers",
+                "the same with a grid",
+                result,
+                "<= 1.11" if workers else "",
+            )
 
 
 def seeds(args):
@@ -252,8 +269,16 @@ def startup(args):
     yield row("hcast-zoo predict, one picture", "import torch", compare(predict, run("-c", "import torch"), 3))
 
 
-PARTS = {"forward": forward, "train": train, "memory": memory, "stages": stages, "growth": growth, "seeds": seeds,
-         "end_to_end": end_to_end, "startup": startup}
+PARTS = {
+    "forward": forward,
+    "train": train,
+    "memory": memory,
+    "stages": stages,
+    "growth": growth,
+    "seeds": seeds,
+    "end_to_end": end_to_end,
+    "startup": startup,
+}
 
 
 def report(rows: list[tuple[str, ...]], args: argparse.Namespace) -> str:

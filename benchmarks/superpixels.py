@@ -65,11 +65,19 @@ def main() -> None:
         right, recall, iou = measure(model, batches, masks, method, calibration, content.taxonomy)
         ratios = [a / b for a, b in zip(times[method], times["seeds"])]
         spread = "" if method == "seeds" else f" ({min(ratios):.1f} to {max(ratios):.1f})"
-        rows.append(f"| `{method}` | {100 * right:.2f} | {recall:.1f} | {iou:.1f} | "
-                    f"{statistics.median(ratios):.2f}{spread} |")
-    report.write(args.docs, "superpixels.md", TEXT.format(
-        provenance=report.provenance(args, content, len(dataset)), table="\n".join(rows), runs=args.runs,
-        made_for=f"`{content.config.superpixels}`"))
+        rows.append(
+            f"| `{method}` | {100 * right:.2f} | {recall:.1f} | {iou:.1f} | {statistics.median(ratios):.2f}{spread} |"
+        )
+    report.write(
+        args.docs,
+        "superpixels.md",
+        TEXT.format(
+            provenance=report.provenance(args, content, len(dataset)),
+            table="\n".join(rows),
+            runs=args.runs,
+            made_for=f"`{content.config.superpixels}`",
+        ),
+    )
 
 
 @torch.inference_mode()

@@ -11,16 +11,30 @@ from hcast_zoo.config import HCastConfig
 from hcast_zoo.model import HCast
 from hcast_zoo.taxonomy import Taxonomy
 
-TREE = [("bird", "owl", "barn owl"), ("bird", "owl", "snowy owl"), ("bird", "gull", "herring gull"),
-        ("mammal", "cat", "lion"), ("mammal", "cat", "tiger"), ("mammal", "dog", "wolf")]
+TREE = [
+    ("bird", "owl", "barn owl"),
+    ("bird", "owl", "snowy owl"),
+    ("bird", "gull", "herring gull"),
+    ("mammal", "cat", "lion"),
+    ("mammal", "cat", "tiger"),
+    ("mammal", "dog", "wolf"),
+]
 LEVELS = ("class", "family", "species")
 
 
 def make_weights(path: Path) -> Path:
     """Write weights of a random model for pictures of 32 pixels."""
     taxonomy = Taxonomy.from_paths(TREE, LEVELS, "animals")
-    config = HCastConfig(level_classes=taxonomy.level_classes, image_size=32, embed_dim=48, depths=(1, 1, 1, 1),
-                         num_heads=3, num_superpixels=16, num_clusters=(8, 4, 2, 2), crop_pct=1.0)
+    config = HCastConfig(
+        level_classes=taxonomy.level_classes,
+        image_size=32,
+        embed_dim=48,
+        depths=(1, 1, 1, 1),
+        num_heads=3,
+        num_superpixels=16,
+        num_clusters=(8, 4, 2, 2),
+        crop_pct=1.0,
+    )
     torch.manual_seed(0)
     state = HCast(config).state_dict()
     # Heads of new models are nearly zero, and would answer the same to every picture.

@@ -57,8 +57,9 @@ class Adaptation:
 
 
 @contextlib.contextmanager
-def substituted(model: HCast, parameters: dict[str, nn.Parameter], token_offset: Tensor | None = None
-                ) -> Iterator[HCast]:
+def substituted(
+    model: HCast, parameters: dict[str, nn.Parameter], token_offset: Tensor | None = None
+) -> Iterator[HCast]:
     """Run a block with other parameters in a model, and with an offset on the tokens of its superpixels.
 
     The stored parameters are set aside, never written to, and put back at the end, also after an exception. Until
@@ -84,9 +85,18 @@ def substituted(model: HCast, parameters: dict[str, nn.Parameter], token_offset:
             _assign(model, name, parameter)
 
 
-def adapt(model: HCast, image: Tensor, taxonomy: Taxonomy, target: str | tuple[int, int] | None = None, *,
-          feedback: str = "target", config: AdaptConfig | None = None, segments: Tensor | None = None,
-          num_clusters: tuple[int, ...] | None = None, calibration: Calibration | None = None) -> Adaptation:
+def adapt(
+    model: HCast,
+    image: Tensor,
+    taxonomy: Taxonomy,
+    target: str | tuple[int, int] | None = None,
+    *,
+    feedback: str = "target",
+    config: AdaptConfig | None = None,
+    segments: Tensor | None = None,
+    num_clusters: tuple[int, ...] | None = None,
+    calibration: Calibration | None = None,
+) -> Adaptation:
     """Adapt a model to one picture, by feedback about its labels. The model is as before when this returns or raises.
 
     Args:
@@ -126,12 +136,20 @@ def adapt(model: HCast, image: Tensor, taxonomy: Taxonomy, target: str | tuple[i
         parameters = {name: p for g in groups if g.kind != "tokens" for name, p in g.values.items()}
         with substituted(model, parameters, offset):
             after, losses = _descend(forward, loss, groups, config)
-    return Adaptation(before, after, losses, node, {g.kind: g.distance() for g in groups},
-                      None if offset is None else offset.detach(), parameters)
+    return Adaptation(
+        before,
+        after,
+        losses,
+        node,
+        {g.kind: g.distance() for g in groups},
+        None if offset is None else offset.detach(),
+        parameters,
+    )
 
 
-def node_log_probability(level_logits: Sequence[Tensor], taxonomy: Taxonomy, node: tuple[int, int],
-                         calibration: Calibration | None = None) -> Tensor:
+def node_log_probability(
+    level_logits: Sequence[Tensor], taxonomy: Taxonomy, node: tuple[int, int], calibration: Calibration | None = None
+) -> Tensor:
     """Return the (B,) logarithm of a node's probability: of all paths through it, as ``best_path`` decoding has it.
 
     Args:
@@ -145,13 +163,15 @@ def node_log_probability(level_logits: Sequence[Tensor], taxonomy: Taxonomy, nod
     return scores[:, through].logsumexp(-1) - scores.logsumexp(-1)
 
 
-def make_loss(feedback: str, taxonomy: Taxonomy, node: tuple[int, int] | None = None,
-              calibration: Calibration | None = None) -> Loss:
+def make_loss(
+    feedback: str, taxonomy: Taxonomy, node: tuple[int, int] | None = None, calibration: Calibration | None = None
+) -> Loss:
     """Return the function of level logits that adaptation lowers; see :func:`adapt` for the kinds of feedback.
 
     Raises:
         ValueError: if the feedback is unknown.
     """
+
     def entropy(level_logits: Sequence[Tensor]) -> Tensor:
         log_probs = [x.log_softmax(-1) for x in _scaled(level_logits, calibration)]
         return torch.stack([-(x.exp() * x).sum(-1) for x in log_probs]).mean()
@@ -197,8 +217,9 @@ class _FreeGroup:
             value.copy_(values[name])
 
 
-def _descend(forward: Callable[[], HCastOutput], loss: Loss, groups: list[_FreeGroup],
-             config: AdaptConfig) -> tuple[HCastOutput, tuple[float, ...]]:
+def _descend(
+    forward: Callable[[], HCastOutput], loss: Loss, groups: list[_FreeGroup], config: AdaptConfig
+) -> tuple[HCastOutput, tuple[float, ...]]:
     """Take the steps; return the output with the lowest loss, to which the groups are set back, and all losses."""
     losses: list[float] = []
     best: tuple | None = None
@@ -206,8 +227,10 @@ def _descend(forward: Callable[[], HCastOutput], loss: Loss, groups: list[_FreeG
         output = forward()
         value = loss(output.level_logits)
         if not value.isfinite():
-            raise AdaptationError(f"the loss is {value.item()} after {step} steps, and the model as it was before: "
-                                  + ("check the picture" if step == 0 else "try a smaller step_size or radius"))
+            raise AdaptationError(
+                f"the loss is {value.item()} after {step} steps, and the model as it was before: "
+                + ("check the picture" if step == 0 else "try a smaller step_size or radius")
+            )
         losses.append(value.item())
         if best is None or losses[-1] < best[0]:
             best = losses[-1], _detached(output), [{k: v.detach().clone() for k, v in g.values.items()} for g in groups]
@@ -219,8 +242,9 @@ def _descend(forward: Callable[[], HCastOutput], loss: Loss, groups: list[_FreeG
         for group in groups:
             mine = [torch.zeros_like(v) if (g := next(gradients)) is None else g for v in group.values.values()]
             if not math.isfinite(_norm(mine)):
-                raise AdaptationError(f"the gradient of {group.kind} is not finite after {step} steps; the model is as "
-                                      "it was before")
+                raise AdaptationError(
+                    f"the gradient of {group.kind} is not finite after {step} steps; the model is as it was before"
+                )
             group.step(mine, config)
     assert best is not None  # the loss before the first step is there
     for group, values in zip(groups, best[2]):
@@ -249,11 +273,17 @@ def _names(model: HCast, kind: str) -> set[str]:
     return {name for name, _ in model.named_parameters() if name.startswith(tuple(f"{owner}." for owner in owners))}
 
 
-def _find_node(output: HCastOutput, taxonomy: Taxonomy, target: str | tuple[int, int] | None, feedback: str,
-               calibration: Calibration | None) -> tuple[int, int] | None:
+def _find_node(
+    output: HCastOutput,
+    taxonomy: Taxonomy,
+    target: str | tuple[int, int] | None,
+    feedback: str,
+    calibration: Calibration | None,
+) -> tuple[int, int] | None:
     if (target is None) == (feedback == "target"):
-        raise ValueError("expected a target for the feedback 'target', and none for another, got "
-                         f"{target!r} for {feedback!r}")
+        raise ValueError(
+            f"expected a target for the feedback 'target', and none for another, got {target!r} for {feedback!r}"
+        )
     if isinstance(target, str):
         return taxonomy.find(target)
     if target is not None:
@@ -268,8 +298,9 @@ def _find_node(output: HCastOutput, taxonomy: Taxonomy, target: str | tuple[int,
     return level, best[level]
 
 
-def _path_scores(level_logits: Sequence[Tensor], taxonomy: Taxonomy, calibration: Calibration | None,
-                 tempered: bool = True) -> Tensor:
+def _path_scores(
+    level_logits: Sequence[Tensor], taxonomy: Taxonomy, calibration: Calibration | None, tempered: bool = True
+) -> Tensor:
     scores = path_scores([x.log_softmax(-1) for x in _scaled(level_logits, calibration)], taxonomy)
     return scores / calibration.path_temperature if calibration is not None and tempered else scores
 
@@ -281,8 +312,10 @@ def _scaled(level_logits: Sequence[Tensor], calibration: Calibration | None) -> 
 def _shift_tokens(offset: Tensor, stage: nn.Module, arguments: tuple) -> tuple:
     tokens, valid, *rest = arguments
     if tokens[:, 1:].shape != offset.shape:
-        raise ValueError(f"the model is adapted to one picture of {offset.shape[1]} tokens, got {len(tokens)} of "
-                         f"{tokens.shape[1] - 1}")
+        raise ValueError(
+            f"the model is adapted to one picture of {offset.shape[1]} tokens, got {len(tokens)} of "
+            f"{tokens.shape[1] - 1}"
+        )
     return tokens + F.pad(offset * valid[..., None], (0, 0, 1, 0)), valid, *rest
 
 
@@ -292,8 +325,12 @@ def _assign(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
 
 
 def _detached(output: HCastOutput) -> HCastOutput:
-    return HCastOutput(tuple(x.detach() for x in output.level_logits), output.segments,
-                       tuple(x.detach() for x in output.assignments), tuple(x.detach() for x in output.level_features))
+    return HCastOutput(
+        tuple(x.detach() for x in output.level_logits),
+        output.segments,
+        tuple(x.detach() for x in output.assignments),
+        tuple(x.detach() for x in output.level_features),
+    )
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

@@ -43,18 +43,31 @@ class AdaptedPicture:
 
     def to_dict(self) -> dict:
         """Return plain data for JSON."""
+
         def answer(prediction: Prediction) -> dict:
             return {k: v for k, v in prediction.to_dict().items() if k != "file"}
 
-        return {"file": self.file, "feedback": self.feedback, "target": self.target,
-                "probability": self.probability and list(self.probability), "before": answer(self.before),
-                "after": answer(self.after), "losses": list(self.adaptation.losses),
-                "distances": self.adaptation.distances,
-                "segment_change": {f"stage {i}": change for i, change in enumerate(self.segment_change, 2)}}
+        return {
+            "file": self.file,
+            "feedback": self.feedback,
+            "target": self.target,
+            "probability": self.probability and list(self.probability),
+            "before": answer(self.before),
+            "after": answer(self.after),
+            "losses": list(self.adaptation.losses),
+            "distances": self.adaptation.distances,
+            "segment_change": {f"stage {i}": change for i, change in enumerate(self.segment_change, 2)},
+        }
 
 
-def adapt_picture(predictor: Predictor, file: str | Path, target: str | None = None, *, feedback: str = "target",
-                  config: AdaptConfig | None = None) -> AdaptedPicture:
+def adapt_picture(
+    predictor: Predictor,
+    file: str | Path,
+    target: str | None = None,
+    *,
+    feedback: str = "target",
+    config: AdaptConfig | None = None,
+) -> AdaptedPicture:
     """Adapt a predictor's model to a picture; see :func:`hcast_zoo.adapt.adapt` for target, feedback and errors.
 
     Raises:
@@ -63,19 +76,33 @@ def adapt_picture(predictor: Predictor, file: str | Path, target: str | None = N
     model, taxonomy, calibration = predictor.model, predictor.taxonomy, predictor.calibration
     picture = read_picture(file)
     image = eval_transform(model.config)(picture)[None].to(predictor.device)
-    a = adapt(model, image, taxonomy, target, feedback=feedback, config=config, num_clusters=predictor.num_clusters,
-              calibration=calibration)
+    a = adapt(
+        model,
+        image,
+        taxonomy,
+        target,
+        feedback=feedback,
+        config=config,
+        num_clusters=predictor.num_clusters,
+        calibration=calibration,
+    )
     probability: tuple | None = None
     if a.node is not None:
         target = taxonomy.names[a.node[0]][a.node[1]]
-        probability = tuple(node_log_probability(o.level_logits, taxonomy, a.node, calibration).exp().item()
-                            for o in (a.before, a.after))
-    before, after = (dataclasses.replace(predictor.decode([x.float().cpu() for x in o.level_logits])[0],
-                                         file=str(file)) for o in (a.before, a.after))
+        probability = tuple(
+            node_log_probability(o.level_logits, taxonomy, a.node, calibration).exp().item()
+            for o in (a.before, a.after)
+        )
+    before, after = (
+        dataclasses.replace(predictor.decode([x.float().cpu() for x in o.level_logits])[0], file=str(file))
+        for o in (a.before, a.after)
+    )
     stages = range(2, len(a.before.assignments) + 2)
     change = tuple(rand_distance(a.before.segment_map(s)[0], a.after.segment_map(s)[0]) for s in stages)
-    segmentations = (Segmentation.from_output(picture, a.before, model.config),
-                     Segmentation.from_output(picture, a.after, model.config))
+    segmentations = (
+        Segmentation.from_output(picture, a.before, model.config),
+        Segmentation.from_output(picture, a.after, model.config),
+    )
     return AdaptedPicture(str(file), feedback, target, probability, before, after, segmentations, change, a)
 
 
@@ -88,8 +115,10 @@ def draw_sheet(adapted: AdaptedPicture) -> Image.Image:
         if adapted.probability is not None:
             texts.append(f"target {adapted.target}: {adapted.probability[row]:.1%}")
         panels = [(segmentation.view(), texts)]
-        panels += [(visualize.stage_panel(segmentation, stage), [f"segments of stage {stage}"])
-                   for stage in range(1, len(segmentation.maps) + 1)]
+        panels += [
+            (visualize.stage_panel(segmentation, stage), [f"segments of stage {stage}"])
+            for stage in range(1, len(segmentation.maps) + 1)
+        ]
         columns.append(panels)
     return visualize.sheet([*zip(*columns)])
 

@@ -53,8 +53,13 @@ def first_names(archive: Path) -> list[str]:
         raise ArchiveError(f"{archive}: damaged or incomplete archive: {error}: download it again") from error
 
 
-def unpack(archive: Path, folder: Path, target: Callable[[str], str | None] = lambda name: name,
-           choice: str = "", progress: bool = True) -> bool:
+def unpack(
+    archive: Path,
+    folder: Path,
+    target: Callable[[str], str | None] = lambda name: name,
+    choice: str = "",
+    progress: bool = True,
+) -> bool:
     """Unpack the files of an archive into a folder, unless that was done before to the end.
 
     Links and devices in it are left out. A tar within a tar (ImageNet's training pictures) is opened too: its members

@@ -27,8 +27,9 @@ class BackedOffPaths:
     reasons: list[str]
 
 
-def back_off(decoded: DecodedPaths, taxonomy: Taxonomy, threshold: float, *,
-             require_agreement: bool = True) -> BackedOffPaths:
+def back_off(
+    decoded: DecodedPaths, taxonomy: Taxonomy, threshold: float, *, require_agreement: bool = True
+) -> BackedOffPaths:
     """Cut paths at the deepest level that is trustworthy.
 
     A level is trustworthy if down to it every level, asked by itself, chooses the path's node, and the probability of
@@ -53,8 +54,10 @@ def back_off(decoded: DecodedPaths, taxonomy: Taxonomy, threshold: float, *,
     level = torch.arange(decoded.paths.shape[1], device=depths.device)
     certain = decoded.prefix_probabilities.new_ones(len(depths), 1)
     probabilities = torch.cat([certain, decoded.prefix_probabilities], -1).gather(-1, depths[:, None])[:, 0]
-    reasons = [_reason(decoded, taxonomy, row, depth, threshold, require_agreement)
-               for row, depth in enumerate(depths.tolist())]
+    reasons = [
+        _reason(decoded, taxonomy, row, depth, threshold, require_agreement)
+        for row, depth in enumerate(depths.tolist())
+    ]
     return BackedOffPaths(decoded.paths.masked_fill(level >= depths[:, None], UNKNOWN), depths, probabilities, reasons)
 
 
@@ -73,8 +76,9 @@ def _follows_tree(paths: Tensor, taxonomy: Taxonomy) -> Tensor:
     return torch.stack(columns, -1)
 
 
-def _reason(decoded: DecodedPaths, taxonomy: Taxonomy, row: int, depth: int, threshold: float,
-            require_agreement: bool) -> str:
+def _reason(
+    decoded: DecodedPaths, taxonomy: Taxonomy, row: int, depth: int, threshold: float, require_agreement: bool
+) -> str:
     """Put into words what the first level that is left out, or the last one, has to say."""
     path, own = decoded.paths[row].tolist(), decoded.level_choices[row].tolist()
     probabilities = decoded.prefix_probabilities[row].tolist()
@@ -89,8 +93,9 @@ def _reason(decoded: DecodedPaths, taxonomy: Taxonomy, row: int, depth: int, thr
         parent = taxonomy.names[depth - 1][taxonomy.parents[depth - 1][path[depth]]]
         reasons.append(f"{level} {name!r} belongs to {parent!r}, not to {taxonomy.names[depth - 1][path[depth - 1]]!r}")
     if not probabilities[depth] >= threshold:
-        reasons.append(f"down to {level} {name!r} the path has {percent(probabilities[depth])}, below "
-                       f"{threshold * 100:g}%")
+        reasons.append(
+            f"down to {level} {name!r} the path has {percent(probabilities[depth])}, below {threshold * 100:g}%"
+        )
     where = f"stops at {taxonomy.levels[depth - 1]}" if depth else "no level is trustworthy"
     return f"{where}: {'; '.join(reasons)}"
 

@@ -44,8 +44,10 @@ class Calibration:
             raise ValueError(f"expected the name of data as fitted_on, got {brief(self.fitted_on)}")
         # Beyond these, float32 overflows.
         if not all(1e-3 <= t <= 1e3 for t in (*self.temperatures, self.path_temperature)):
-            raise ValueError(f"expected positive temperatures, 0.001 to 1000, got {brief(self.temperatures)} and "
-                             f"{self.path_temperature}")
+            raise ValueError(
+                f"expected positive temperatures, 0.001 to 1000, got {brief(self.temperatures)} and "
+                f"{self.path_temperature}"
+            )
 
     @classmethod
     def identity(cls, num_levels: int) -> "Calibration":
@@ -57,8 +59,9 @@ class Calibration:
         """Build from the plain data of :meth:`to_dict`; unknown keys are an error."""
         fields = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(data, dict) or "temperatures" not in data or set(data) - fields:
-            raise ValueError(f"expected a calibration as a JSON object with {', '.join(sorted(fields))}, got "
-                             f"{brief(data)}")
+            raise ValueError(
+                f"expected a calibration as a JSON object with {', '.join(sorted(fields))}, got {brief(data)}"
+            )
         return cls(**data)
 
     def to_dict(self) -> dict:
@@ -75,15 +78,20 @@ class Calibration:
             raise ValueError(f"expected logits of {len(self.temperatures)} levels, got {len(level_logits)}")
         return [x / t for x, t in zip(level_logits, self.temperatures)]
 
-
-    def decode(self, level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best_path",
-               within: Sequence[str] | None = None) -> DecodedPaths:
+    def decode(
+        self,
+        level_logits: Sequence[Tensor],
+        taxonomy: Taxonomy,
+        mode: str = "best_path",
+        within: Sequence[str] | None = None,
+    ) -> DecodedPaths:
         """Decode calibrated logits; see :func:`hcast_zoo.decode.decode`."""
         return decode(self.logits(level_logits), taxonomy, mode, within=within, path_temperature=self.path_temperature)
 
 
-def fit_calibration(level_logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy,
-                    fitted_on: str = "") -> Calibration:
+def fit_calibration(
+    level_logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, fitted_on: str = ""
+) -> Calibration:
     """Fit the temperatures that give held-out labels the highest likelihood.
 
     First each level's, by itself, over the samples whose label there is known; then the path's, over the samples whose
@@ -147,8 +155,9 @@ def expected_calibration_error(confidences: Tensor, right: Tensor, bins: int = 1
         ValueError: if shapes differ or a confidence is not in [0, 1].
     """
     if confidences.shape != right.shape or confidences.ndim != 1:
-        raise ValueError(f"expected confidences and right (S,), got {tuple(confidences.shape)} and "
-                         f"{tuple(right.shape)}")
+        raise ValueError(
+            f"expected confidences and right (S,), got {tuple(confidences.shape)} and {tuple(right.shape)}"
+        )
     if len(confidences) == 0:
         return math.nan
     confidences = confidences.double()
@@ -160,8 +169,13 @@ def expected_calibration_error(confidences: Tensor, right: Tensor, bins: int = 1
     return 100 * gaps.abs().sum().item() / len(confidences)
 
 
-def calibration_errors(level_logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy,
-                       calibration: Calibration | None = None, mode: str = "best_path") -> dict[str, float]:
+def calibration_errors(
+    level_logits: Sequence[Tensor],
+    labels: Tensor,
+    taxonomy: Taxonomy,
+    calibration: Calibration | None = None,
+    mode: str = "best_path",
+) -> dict[str, float]:
     """Return the expected calibration error in percent of each level's own choice, and of the decoded path.
 
     Args:
@@ -183,6 +197,5 @@ def calibration_errors(level_logits: Sequence[Tensor], labels: Tensor, taxonomy:
         errors[f"ece/{level}"] = expected_calibration_error(confidence.clamp(max=1), choice == label[known])
     decoded = decode(scaled, taxonomy, mode, path_temperature=calibration.path_temperature)
     right, known = (decoded.paths == labels) | (labels < 0), (labels >= 0).any(1)
-    errors["ece/path"] = expected_calibration_error(decoded.path_probabilities[known].clamp(max=1),
-                                                    right[known].all(1))
+    errors["ece/path"] = expected_calibration_error(decoded.path_probabilities[known].clamp(max=1), right[known].all(1))
     return errors

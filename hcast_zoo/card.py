@@ -60,8 +60,10 @@ class Evaluation:
     @property
     def origin(self) -> str:
         """How the numbers came about, as a card prints it."""
-        return (f"Made by `{re.sub('[`<]', '', printable(self.command))}` at {plain(self.commit)}, {plain(self.date)}, "
-                f"torch {plain(self.torch)}.")
+        return (
+            f"Made by `{re.sub('[`<]', '', printable(self.command))}` at {plain(self.commit)}, {plain(self.date)}, "
+            f"torch {plain(self.torch)}."
+        )
 
     @property
     def title(self) -> str:
@@ -79,8 +81,13 @@ class Evaluation:
         return {plain(mode): [f"{v:.2f}" for v in values.values()] for mode, values in self.results.items()}
 
 
-def render(content: Weights, evaluations: Sequence[Evaluation] = (), name: str = "", repo: str | None = None,
-           preview: str | None = None) -> str:
+def render(
+    content: Weights,
+    evaluations: Sequence[Evaluation] = (),
+    name: str = "",
+    repo: str | None = None,
+    preview: str | None = None,
+) -> str:
     """Return the text of a card, with metadata that the Hub understands.
 
     Args:
@@ -94,27 +101,40 @@ def render(content: Weights, evaluations: Sequence[Evaluation] = (), name: str =
     text = {key: plain(value) for key, value in content.metadata.items()}
     name = content.metadata.get("name") or name or repo or "H-CAST"
     config, taxonomy = content.config, content.taxonomy
-    levels = [f"{plain(level)} ({classes})" for level, classes in zip(taxonomy.levels, config.level_classes)] \
-        if taxonomy else list(map(str, config.level_classes))
+    levels = (
+        [f"{plain(level)} ({classes})" for level, classes in zip(taxonomy.levels, config.level_classes)]
+        if taxonomy
+        else list(map(str, config.level_classes))
+    )
     data = ModelCardData(
-        license=text.get("license", "other").lower(), library_name="transformers", pipeline_tag="image-classification",
-        tags=["hcast", "hcast-zoo", "timm", "hierarchical-classification", "taxonomy"], model_name=plain(name),
+        license=text.get("license", "other").lower(),
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["hcast", "hcast-zoo", "timm", "hierarchical-classification", "taxonomy"],
+        model_name=plain(name),
         datasets=sorted({_slug(e.data) for e in evaluations}) or None,
-        eval_results=[result for e in evaluations for result in _hub_results(e)] or None)
+        eval_results=[result for e in evaluations for result in _hub_results(e)] or None,
+    )
     card = ModelCard.from_template(
-        data, template_str=(resources.files("hcast_zoo.model_cards") / "template.md").read_text(encoding="utf-8"),
-        title=plain(name), description=text.get("description", "An image classifier along a taxonomy."),
+        data,
+        template_str=(resources.files("hcast_zoo.model_cards") / "template.md").read_text(encoding="utf-8"),
+        title=plain(name),
+        description=text.get("description", "An image classifier along a taxonomy."),
         facts={
             "levels, coarse to fine": " > ".join(levels),
             "picture": f"{config.image_size}x{config.image_size} pixels, {config.num_superpixels} superpixels",
             "segments of the stages": ", ".join(map(str, (config.num_superpixels, *config.num_clusters[:-1]))),
             "parameters": f"{sum(v.numel() for v in content.state_dict.values()) / 1e6:.1f} M, "
-                          f"{config.embed_dim} wide, blocks {'+'.join(map(str, config.depths))}",
+            f"{config.embed_dim} wide, blocks {'+'.join(map(str, config.depths))}",
         },
-        source=_code(repo or name), timm_source=_code(f"hf-hub:{repo}" if repo else name), repo=repo and _code(repo),
+        source=_code(repo or name),
+        timm_source=_code(f"hf-hub:{repo}" if repo else name),
+        repo=repo and _code(repo),
         preview=preview,
-        evaluations=evaluations, license=text.get("license", "Licence not stated"),
-        **{key: text.get(key, NOT_STATED) for key in ("limits", "training", "data", "attribution")})
+        evaluations=evaluations,
+        license=text.get("license", "Licence not stated"),
+        **{key: text.get(key, NOT_STATED) for key in ("limits", "training", "data", "attribution")},
+    )
     return str(card).rstrip() + "\n"
 
 
@@ -129,8 +149,11 @@ def record(path: str | Path, source: str, evaluation: Evaluation) -> None:
         evaluation: What was measured.
     """
     path = Path(path)
-    kept = [e for e in read_evaluations(path.with_suffix(".json"))
-            if e.sha256 == evaluation.sha256 and (e.data, e.split) != (evaluation.data, evaluation.split)]
+    kept = [
+        e
+        for e in read_evaluations(path.with_suffix(".json"))
+        if e.sha256 == evaluation.sha256 and (e.data, e.split) != (evaluation.data, evaluation.split)
+    ]
     evaluations = [*kept, evaluation]
     text = render(weights.load(source), evaluations, path.stem)
     write_whole(path.with_suffix(".json"), json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
@@ -164,9 +187,11 @@ def checksum(source: str) -> str:
 
 def code_version() -> str:
     """Return the commit of the code, ``+`` where files differ from it; outside a checkout the package's version."""
+
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True,
-                              cwd=Path(__file__).parent).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment inside another checkout is not ours
@@ -177,11 +202,18 @@ def code_version() -> str:
 
 def _hub_results(evaluation: Evaluation) -> list[EvalResult]:
     mode, values = next(iter(evaluation.results.items()))
-    return [EvalResult(task_type="image-classification", dataset_type=_slug(evaluation.data),
-                       dataset_name=plain(evaluation.data), dataset_split=evaluation.split,
-                       metric_type=metric.split("/")[0], metric_name=f"{column} ({mode})",
-                       metric_value=round(value, 2))
-            for column, (metric, value) in zip(evaluation.columns, values.items())]
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=_slug(evaluation.data),
+            dataset_name=plain(evaluation.data),
+            dataset_split=evaluation.split,
+            metric_type=metric.split("/")[0],
+            metric_name=f"{column} ({mode})",
+            metric_value=round(value, 2),
+        )
+        for column, (metric, value) in zip(evaluation.columns, values.items())
+    ]
 
 
 def plain(text: str) -> str:

@@ -78,8 +78,12 @@ def _add_answers(command: Callable) -> None:
     p = command("predict", commands.predict, "print the path in the taxonomy of each picture")
     p.add_argument("pictures", nargs="*", metavar="PICTURE", help="picture files, folders, glob patterns")
     p.add_argument("--files-from", metavar="FILE", help="text file that names a picture a line")
-    p.add_argument("--output", metavar="DIR", help="write parquet files of --part-size pictures here instead; the same "
-                   "command goes on where it was stopped, and several processes (torchrun) share the work")
+    p.add_argument(
+        "--output",
+        metavar="DIR",
+        help="write parquet files of --part-size pictures here instead; the same "
+        "command goes on where it was stopped, and several processes (torchrun) share the work",
+    )
     p.add_argument("--part-size", type=int, default=4096, help="pictures a parquet file (%(default)s)")
     _add_model(p)
     _add_decoding(p)
@@ -90,8 +94,13 @@ def _add_answers(command: Callable) -> None:
     p = command("segment", commands.segment, "write pictures of the segmentations, and of where each level looks")
     p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
     p.add_argument("--output", required=True, metavar="DIR", help="a folder is made here for each picture")
-    p.add_argument("--write", choices=PARTS, nargs="+", default=list(PARTS),
-                   help="sheet.png, overlays, label maps as .png, arrays as .npz (all)")
+    p.add_argument(
+        "--write",
+        choices=PARTS,
+        nargs="+",
+        default=list(PARTS),
+        help="sheet.png, overlays, label maps as .png, arrays as .npz (all)",
+    )
     _add_model(p)
     _add_decoding(p)
     p.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -112,8 +121,11 @@ def _add_answers(command: Callable) -> None:
     p.add_argument("picture", metavar="PICTURE", help="picture file")
     about = p.add_mutually_exclusive_group(required=True)
     about.add_argument("--target", metavar="NODE", help="node at any level that should be seen, a name or level:name")
-    about.add_argument("--feedback", choices=FEEDBACK,
-                       help="what to raise instead: the predicted path, decided levels, or levels that agree")
+    about.add_argument(
+        "--feedback",
+        choices=FEEDBACK,
+        help="what to raise instead: the predicted path, decided levels, or levels that agree",
+    )
     p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
     p.add_argument("--json", action="store_true", help="one JSON object")
     _add_model(p)
@@ -121,10 +133,18 @@ def _add_answers(command: Callable) -> None:
     defaults = AdaptConfig()
     p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what moves (tokens)")
     p.add_argument("--steps", type=int, default=defaults.steps, help="steps of gradient descent (%(default)s)")
-    p.add_argument("--step-size", type=float, default=defaults.step_size,
-                   help="length of a step, as a fraction of the norm of what moves (%(default)s)")
-    p.add_argument("--radius", type=float, default=defaults.radius,
-                   help="how far all steps together may lead, as a fraction of the same (%(default)s)")
+    p.add_argument(
+        "--step-size",
+        type=float,
+        default=defaults.step_size,
+        help="length of a step, as a fraction of the norm of what moves (%(default)s)",
+    )
+    p.add_argument(
+        "--radius",
+        type=float,
+        default=defaults.radius,
+        help="how far all steps together may lead, as a fraction of the same (%(default)s)",
+    )
 
     p = command("demo", commands.demo, "serve a page to try a model in a browser, on this machine alone")
     _add_model(p)
@@ -134,8 +154,11 @@ def _add_answers(command: Callable) -> None:
 def _add_training(command: Callable) -> None:
     """Add the commands that make or change weights."""
     p = command("train", commands.train, "train or fine-tune; the same command resumes a run that was stopped")
-    p.add_argument("--recipe", metavar="NAME", help="settings to take where no option is given: a name that "
-                   "`hcast-zoo recipes` lists, or a .json file")
+    p.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="settings to take where no option is given: a name that `hcast-zoo recipes` lists, or a .json file",
+    )
     p.add_argument("--output", required=True, help="folder of the run")
     # What is not given is absent, so that a recipe can tell it; commands.train knows the other defaults.
     p.argument_default = argparse.SUPPRESS
@@ -143,8 +166,9 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--train-split", help="part of the data to learn from, or several: train+extra (train)")
     p.add_argument("--val-split", help="part of the data that chooses the weights (val)")
     p.add_argument("--taxonomy", help=".json or .csv file (default: from the training data)")
-    p.add_argument("--model", help=f"variant to train from scratch ({', '.join(VARIANTS)}), or weights to start from "
-                   "(hcast_small)")
+    p.add_argument(
+        "--model", help=f"variant to train from scratch ({', '.join(VARIANTS)}), or weights to start from (hcast_small)"
+    )
     p.add_argument("--image-size", type=int, help="pixels, a multiple of 8")
     p.add_argument("--superpixels", choices=SUPERPIXELS, help="how they are made (seeds)")
     p.add_argument("--num-superpixels", type=int)
@@ -155,8 +179,9 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--std", type=float, nargs="+", help="deviation of the same")
     _add_fields(p, TrainConfig)
 
-    p = command("calibrate", commands.calibrate,
-                "store with the weights a temperature for each level, fitted on held-out data")
+    p = command(
+        "calibrate", commands.calibrate, "store with the weights a temperature for each level, fitted on held-out data"
+    )
     p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
     p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
     p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
@@ -169,8 +194,13 @@ def _add_training(command: Callable) -> None:
     p.add_argument("checkpoint", help=".pth (read without running code) or .safetensors file")
     p.add_argument("output", help=".safetensors file to write")
     p.add_argument("--taxonomy", help="labels to store with the weights")
-    p.add_argument("--dataset", metavar="NAME", choices=BENCHMARKS, help="data set of the paper that an official "
-                   f"checkpoint is of: stores its tree, superpixels and normalisation ({', '.join(BENCHMARKS)})")
+    p.add_argument(
+        "--dataset",
+        metavar="NAME",
+        choices=BENCHMARKS,
+        help="data set of the paper that an official "
+        f"checkpoint is of: stores its tree, superpixels and normalisation ({', '.join(BENCHMARKS)})",
+    )
     p.add_argument("--num-superpixels", type=int, help="(196, or the data set's)")
     p.add_argument("--num-heads", type=int, default=12)
     p.add_argument("--keep-last-pool", action="store_true", help="keep the fourth pooling, which reaches no label")
@@ -178,8 +208,13 @@ def _add_training(command: Callable) -> None:
     p = command("mm-train", commands.mm_train, "train by an mmpretrain config, as mmpretrain's tools/train.py does")
     p.add_argument("config", help="file, or hcast_zoo::hcast/NAME.py for one of ours")
     p.add_argument("--work-dir", help="folder of the run (work_dirs/NAME)")
-    p.add_argument("--resume", nargs="?", const="auto", metavar="CHECKPOINT",
-                   help="go on from the folder's latest checkpoint, or from this one")
+    p.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from the folder's latest checkpoint, or from this one",
+    )
     p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
 
 
@@ -191,8 +226,12 @@ def _add_data(command: Callable) -> None:
     p = actions.add_parser("prepare", help=text, description=text)
     p.set_defaults(run=data_commands.data_prepare)
     p.add_argument("dataset", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
-    p.add_argument("sources", nargs="+", metavar="ARCHIVE",
-                   help="archives as their owners distribute them, or folders they were unpacked to")
+    p.add_argument(
+        "sources",
+        nargs="+",
+        metavar="ARCHIVE",
+        help="archives as their owners distribute them, or folders they were unpacked to",
+    )
     p.add_argument("--output", metavar="DIR", help="folder to unpack and write to (data/NAME)")
     p.add_argument("--seed", type=int, default=0, help="draws the pictures for validation (%(default)s)")
     p.add_argument("--partial", action="store_true", help="accept a part of the data set, for a trial")
@@ -208,8 +247,14 @@ def _add_data(command: Callable) -> None:
     p.add_argument("source", metavar="IN", help=".csv, .jsonl or .parquet file")
     p.add_argument("output", metavar="OUT", help="file of the same format to write")
     p.add_argument("--taxonomy", required=True, help=".json or .csv file; its levels name the columns")
-    p.add_argument("--fractions", type=_fraction, nargs="+", required=True, metavar="F",
-                   help="part of the pictures known down to each level, coarse to fine, such as 1/3 1/3 1/3")
+    p.add_argument(
+        "--fractions",
+        type=_fraction,
+        nargs="+",
+        required=True,
+        metavar="F",
+        help="part of the pictures known down to each level, coarse to fine, such as 1/3 1/3 1/3",
+    )
     p.add_argument("--split", default="train", help="part whose labels are cut (%(default)s)")
     p.add_argument("--seed", type=int, default=0, help="chooses which pictures (%(default)s)")
     p.add_argument("--json", action="store_true", help="one JSON object")
@@ -220,15 +265,29 @@ def _add_paper(command: Callable) -> None:
     p = command("recipes", data_commands.recipes, "list the settings that `train --recipe NAME` takes, or show one's")
     p.add_argument("recipe", nargs="?", metavar="NAME", help="recipe to show, as JSON")
 
-    p = command("repro", data_commands.repro,
-                "measure checkpoints on one of the paper's data sets, beside the published numbers")
+    p = command(
+        "repro",
+        data_commands.repro,
+        "measure checkpoints on one of the paper's data sets, beside the published numbers",
+    )
     p.add_argument("dataset", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
-    p.add_argument("--checkpoint", required=True, action="append", metavar="FILE", help="official .pth file, or "
-                   "weights of ours; given several times (seeds), mean and standard deviation are printed")
+    p.add_argument(
+        "--checkpoint",
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="official .pth file, or "
+        "weights of ours; given several times (seeds), mean and standard deviation are printed",
+    )
     p.add_argument("--data", metavar="DIR", help="folder that `hcast-zoo data prepare` wrote (data/NAME)")
     p.add_argument("--split", default="test", help="part of the data set (%(default)s)")
-    p.add_argument("--decode", choices=DECODERS, nargs="+", default=list(DECODERS), help="decodings to compare (all); "
-                   "published numbers are of `independent`")
+    p.add_argument(
+        "--decode",
+        choices=DECODERS,
+        nargs="+",
+        default=list(DECODERS),
+        help="decodings to compare (all); published numbers are of `independent`",
+    )
     p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
     p.add_argument("--json", action="store_true", help="one JSON object")
     _add_loading(p)
@@ -244,8 +303,13 @@ def _add_sharing(command: Callable) -> None:
     p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
     p.add_argument("--output", required=True, metavar="FILE", help="file to write")
     p.add_argument("--format", choices=EXPORT_FORMATS, default="onnx", help="onnx, or torch.export's pt2 (%(default)s)")
-    p.add_argument("--batch-size", type=_batch_size, default=None, metavar="N|dynamic",
-                   help="the only batch size the graph takes (dynamic: any)")
+    p.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default=None,
+        metavar="N|dynamic",
+        help="the only batch size the graph takes (dynamic: any)",
+    )
     p.add_argument("--opset", type=int, help="of ONNX (default: the installed torch's)")
     p.add_argument("--no-check", action="store_true", help="do not run the file and compare it with the model")
     p.add_argument("--json", action="store_true", help="one JSON object")
@@ -258,11 +322,17 @@ def _add_sharing(command: Callable) -> None:
     p.add_argument("--revision", help="branch to commit to (main)")
     p.add_argument("--tag", help="name for the commit, such as v1.0")
     p.add_argument("--message", help="of the commit")
-    p.add_argument("--evaluations", metavar="CARD.json", help="numbers that `evaluate --card` wrote "
-                   "(default: those that come with a packaged weight)")
+    p.add_argument(
+        "--evaluations",
+        metavar="CARD.json",
+        help="numbers that `evaluate --card` wrote (default: those that come with a packaged weight)",
+    )
     p.add_argument("--preview", metavar="PICTURE", help="picture to show the segmentations of")
-    p.add_argument("--space", action="store_true", help="publish a Space instead, that serves `hcast-zoo demo` for "
-                   "weights on the Hub or in the package")
+    p.add_argument(
+        "--space",
+        action="store_true",
+        help="publish a Space instead, that serves `hcast-zoo demo` for weights on the Hub or in the package",
+    )
     p.add_argument("--requirement", help="what pip installs in the Space (hcast-zoo[demo])")
     p.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
     p.add_argument("--output", metavar="DIR", help="new or empty folder to keep the repository's files in")
@@ -270,23 +340,38 @@ def _add_sharing(command: Callable) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=DEFAULT_MODEL,
-                        help="weights: name, file, folder, or org/name on the Hub (%(default)s)")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help="weights: name, file, folder, or org/name on the Hub (%(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--decode", choices=DECODERS, default="best_path",
-                        help="how levels become a path (%(default)s)")
-    parser.add_argument("--within", action="append", metavar="NODE",
-                        help="answer only at or below this node, a name or level:name (may be given several times)")
-    parser.add_argument("--back-off", type=float, metavar="THRESHOLD", help="stop at the deepest level where the "
-                        "levels agree and the path has this probability, 0 to 1, and say why")
+    parser.add_argument(
+        "--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)"
+    )
+    parser.add_argument(
+        "--within",
+        action="append",
+        metavar="NODE",
+        help="answer only at or below this node, a name or level:name (may be given several times)",
+    )
+    parser.add_argument(
+        "--back-off",
+        type=float,
+        metavar="THRESHOLD",
+        help="stop at the deepest level where the levels agree and the path has this probability, 0 to 1, and say why",
+    )
 
 
 def _add_clusters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-clusters", type=int, nargs=4, metavar="N",
-                        help="segments made after each stage (default: as in training)")
+    parser.add_argument(
+        "--num-clusters",
+        type=int,
+        nargs=4,
+        metavar="N",
+        help="segments made after each stage (default: as in training)",
+    )
 
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:

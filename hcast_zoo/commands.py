@@ -17,8 +17,16 @@ from .text import printable, to_json
 from .train_config import TrainConfig
 
 TRAIN_DEFAULTS = {"train_split": "train", "val_split": "val", "taxonomy": None, "model": "hcast_small"}
-MODEL_OPTIONS = ("image_size", "superpixels", "num_superpixels", "num_clusters", "drop_path_rate", "crop_pct", "mean",
-                 "std")
+MODEL_OPTIONS = (
+    "image_size",
+    "superpixels",
+    "num_superpixels",
+    "num_clusters",
+    "drop_path_rate",
+    "crop_pct",
+    "mean",
+    "std",
+)
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -44,8 +52,12 @@ def predict(args: argparse.Namespace) -> int:
         if processes.count > 1:
             raise ValueError("several processes need --output, a folder to write to")
     failed = 0
-    bar = tqdm(predictor.predict(files, args.batch_size, args.workers), total=len(files), unit="picture",
-               disable=len(files) < 2 or not sys.stderr.isatty())
+    bar = tqdm(
+        predictor.predict(files, args.batch_size, args.workers),
+        total=len(files),
+        unit="picture",
+        disable=len(files) < 2 or not sys.stderr.isatty(),
+    )
     for prediction in bar:
         failed += prediction.error is not None
         if args.json:
@@ -64,6 +76,7 @@ def _predict_parts(args: argparse.Namespace, predictor, files: list[str], option
     from tqdm import tqdm
 
     from .card import checksum
+
     try:
         from .parts import predict_parts
     except ImportError as error:
@@ -72,8 +85,15 @@ def _predict_parts(args: argparse.Namespace, predictor, files: list[str], option
     done = failed = 0
     with tqdm(total=len(files), unit="picture", disable=not processes.is_main or not sys.stderr.isatty()) as bar:
         for pictures, failures in predict_parts(
-                predictor, files, args.output, {"model_sha256": checksum(args.model), **options},
-                part_size=args.part_size, processes=processes, batch_size=args.batch_size, workers=args.workers):
+            predictor,
+            files,
+            args.output,
+            {"model_sha256": checksum(args.model), **options},
+            part_size=args.part_size,
+            processes=processes,
+            batch_size=args.batch_size,
+            workers=args.workers,
+        ):
             done, failed = done + pictures, failed + failures
             bar.update(pictures * processes.count)
     done, failed = (sum(numbers) for numbers in zip(*processes.gather((done, failed))))
@@ -94,8 +114,14 @@ def segment(args: argparse.Namespace) -> int:
     from .transforms import PictureError
 
     files = find_pictures(args.pictures)
-    predictor = Predictor(args.model, args.decode, args.device, num_clusters=args.num_clusters, within=args.within,
-                          threshold=args.back_off)
+    predictor = Predictor(
+        args.model,
+        args.decode,
+        args.device,
+        num_clusters=args.num_clusters,
+        within=args.within,
+        threshold=args.back_off,
+    )
     failed = 0
     for file in tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty()):
         try:
@@ -134,16 +160,34 @@ def evaluate(args: argparse.Namespace) -> int:
     content, dataset = _load_labelled(args)
     with join() as processes:
         model = weights.build(content, processes.device(args.device))
-        results = run(model, dataset, args.decode, content.calibration, processes=processes,
-                      batch_size=args.batch_size, workers=args.workers, num_clusters=args.num_clusters,
-                      superpixel_cache=args.superpixel_cache)
+        results = run(
+            model,
+            dataset,
+            args.decode,
+            content.calibration,
+            processes=processes,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            num_clusters=args.num_clusters,
+            superpixel_cache=args.superpixel_cache,
+        )
     if not processes.is_main:
         return 0
     if args.card:
         _record(args, results, content.taxonomy.name, len(dataset))
     if args.json:
-        print(to_json({"model": args.model, "data": args.data, "split": args.split, "pictures": len(dataset),
-                          "num_clusters": args.num_clusters, "results": results}))
+        print(
+            to_json(
+                {
+                    "model": args.model,
+                    "data": args.data,
+                    "split": args.split,
+                    "pictures": len(dataset),
+                    "num_clusters": args.num_clusters,
+                    "results": results,
+                }
+            )
+        )
         return 0
     names = list(next(iter(results.values())))
     print("\t".join(["decoding", *map(printable, names)]))
@@ -213,8 +257,17 @@ def calibrate(args: argparse.Namespace) -> int:
     after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
     weights.save(content, args.output)
     if args.json:
-        print(to_json({"output": args.output, "pictures": len(labels), "calibration": content.calibration.to_dict(),
-                          "before": before, "after": after}))
+        print(
+            to_json(
+                {
+                    "output": args.output,
+                    "pictures": len(labels),
+                    "calibration": content.calibration.to_dict(),
+                    "before": before,
+                    "after": after,
+                }
+            )
+        )
         return 0
     print("\t".join(["of", "temperature", "ece before", "ece after"]))
     temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
@@ -228,6 +281,7 @@ def train(args: argparse.Namespace) -> int:
     from .config import HCastConfig
     from .data import HierarchicalDataset
     from .taxonomy import Taxonomy
+
     try:
         from .train import Run
     except ModuleNotFoundError as error:
@@ -267,8 +321,9 @@ def _train_options(args: argparse.Namespace) -> dict:
         known = {*TRAIN_DEFAULTS, *MODEL_OPTIONS, "data", *(f.name for f in dataclasses.fields(TrainConfig))}
         if unknown := sorted(set(told) - known):
             raise ValueError(f"recipe {content.name}: unknown settings {', '.join(unknown)}")
-        print(f"recipe {content.name}: {content.description}; {recipe.EXACT if exact else recipe.MENDED}",
-              file=sys.stderr)
+        print(
+            f"recipe {content.name}: {content.description}; {recipe.EXACT if exact else recipe.MENDED}", file=sys.stderr
+        )
     options = {**TRAIN_DEFAULTS, **told, **given}
     if "data" not in options:
         raise ValueError("expected --data, or a --recipe that tells it")
@@ -282,8 +337,10 @@ def _load_start(model: str, recipe: str | None):
     try:
         content = weights.load(model)
     except weights.WeightsError as error:
-        hint = (f". The recipe starts from an ImageNet CAST checkpoint: hcast-zoo convert CHECKPOINT.pth {model}; or "
-                "say --model hcast_small to start from nothing")
+        hint = (
+            f". The recipe starts from an ImageNet CAST checkpoint: hcast-zoo convert CHECKPOINT.pth {model}; or "
+            "say --model hcast_small to start from nothing"
+        )
         raise weights.WeightsError(f"{error}{hint if recipe and not os.path.exists(model) else ''}") from error
     weights.check(content)
     return content
@@ -301,8 +358,9 @@ def convert(args: argparse.Namespace) -> int:
         told, taxonomy = paper.find(args.dataset).official, taxonomy or trees.load(args.dataset)
     if args.num_superpixels is not None:
         told = {**told, "num_superpixels": args.num_superpixels}
-    config, state = convert_official(read_checkpoint(args.checkpoint), keep_last_pool=args.keep_last_pool,
-                                     num_heads=args.num_heads, **told)
+    config, state = convert_official(
+        read_checkpoint(args.checkpoint), keep_last_pool=args.keep_last_pool, num_heads=args.num_heads, **told
+    )
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise ValueError(f"the taxonomy has {taxonomy.level_classes} classes, the checkpoint {config.level_classes}")
     weights.save(weights.Weights(config, taxonomy, state), args.output)
@@ -314,8 +372,15 @@ def export(args: argparse.Namespace) -> int:
     """Write a graph; print its inputs and outputs."""
     from .export import export as run
 
-    exported = run(args.model, args.output, args.format, batch_size=args.batch_size, num_clusters=args.num_clusters,
-                   opset=args.opset, check=not args.no_check)
+    exported = run(
+        args.model,
+        args.output,
+        args.format,
+        batch_size=args.batch_size,
+        num_clusters=args.num_clusters,
+        opset=args.opset,
+        check=not args.no_check,
+    )
     if args.json:
         print(to_json(dataclasses.asdict(exported)))
         return 0
@@ -401,5 +466,10 @@ def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -
 
     model, file = (os.path.basename(os.path.normpath(path)) for path in (args.model, args.data))
     command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
-    card.record(args.card, args.model, card.Evaluation(
-        card.checksum(args.model), data or file, args.split, pictures, results, command, card.code_version()))
+    card.record(
+        args.card,
+        args.model,
+        card.Evaluation(
+            card.checksum(args.model), data or file, args.split, pictures, results, command, card.code_version()
+        ),
+    )

@@ -89,38 +89,61 @@ class HCastConfig:
         def integers(values: Any, low: int) -> bool:
             return isinstance(values, tuple) and all(type(v) is int and low <= v <= MAX_CLASSES for v in values)
 
-        check(integers(self.level_classes, 1) and 0 < len(self.level_classes) <= MAX_LEVELS, "level_classes",
-              f"at least one level and at most {MAX_LEVELS}, each with 1 class or more")
+        check(
+            integers(self.level_classes, 1) and 0 < len(self.level_classes) <= MAX_LEVELS,
+            "level_classes",
+            f"at least one level and at most {MAX_LEVELS}, each with 1 class or more",
+        )
         for field in ("last_pool", "mask_empty"):
             check(type(getattr(self, field)) is bool, field, "true or false")
         for field in ("image_size", "in_chans", "embed_dim", "num_heads", "pool_heads", "num_superpixels"):
             value = getattr(self, field)
             check(type(value) is int and 1 <= value <= 65536, field, "an integer from 1 to 65536")
         check(self.image_size % CELL_SIZE == 0, "image_size", f"a multiple of {CELL_SIZE} pixels")
-        check(self.embed_dim % 8 == 0 and self.embed_dim % self.num_heads == 0
-              and self.embed_dim % self.pool_heads == 0, "embed_dim",
-              f"a multiple of 8, num_heads={self.num_heads} and pool_heads={self.pool_heads}")
-        check(integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 256, "depths",
-              "four block counts of 1 or more, 256 together at most")
+        check(
+            self.embed_dim % 8 == 0 and self.embed_dim % self.num_heads == 0 and self.embed_dim % self.pool_heads == 0,
+            "embed_dim",
+            f"a multiple of 8, num_heads={self.num_heads} and pool_heads={self.pool_heads}",
+        )
+        check(
+            integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 256,
+            "depths",
+            "four block counts of 1 or more, 256 together at most",
+        )
         check_clusters(self.num_clusters, self.num_superpixels)
-        check(integers(self.head_stages, 1) and max(self.head_stages, default=0) == NUM_STAGES, "head_stages",
-              "stages from 1 to 4, with stage 4 among them")
-        check(len(self.head_stages) == len(self.level_classes), "head_stages",
-              f"one stage for each of {len(self.level_classes)} levels")
+        check(
+            integers(self.head_stages, 1) and max(self.head_stages, default=0) == NUM_STAGES,
+            "head_stages",
+            "stages from 1 to 4, with stage 4 among them",
+        )
+        check(
+            len(self.head_stages) == len(self.level_classes),
+            "head_stages",
+            f"one stage for each of {len(self.level_classes)} levels",
+        )
         for field in ("drop_rate", "drop_path_rate", "pool_drop_rate"):
             value = getattr(self, field)
             check(is_number(value) and 0 <= value < 1, field, "a probability in [0, 1)")
-        check(is_number(self.mlp_ratio) and 0 < self.mlp_ratio <= 64 and int(self.embed_dim * self.mlp_ratio) >= 1,
-              "mlp_ratio", "a factor in (0, 64]")
+        check(
+            is_number(self.mlp_ratio) and 0 < self.mlp_ratio <= 64 and int(self.embed_dim * self.mlp_ratio) >= 1,
+            "mlp_ratio",
+            "a factor in (0, 64]",
+        )
         check(self.superpixels in SUPERPIXELS, "superpixels", "'seeds', 'slic' or 'grid'")
-        check(self.interpolation in ("bicubic", "bilinear", "nearest", "lanczos"), "interpolation",
-              "'bicubic', 'bilinear', 'nearest' or 'lanczos'")
+        check(
+            self.interpolation in ("bicubic", "bilinear", "nearest", "lanczos"),
+            "interpolation",
+            "'bicubic', 'bilinear', 'nearest' or 'lanczos'",
+        )
         # A small crop asks for a picture that is larger than any memory.
         check(is_number(self.crop_pct) and 0.05 <= self.crop_pct <= 1, "crop_pct", "a fraction in [0.05, 1]")
         for field in ("mean", "std"):
             value = getattr(self, field)
-            check(isinstance(value, tuple) and all(map(is_number, value)) and len(value) in (1, 3, self.in_chans),
-                  field, "a number for each channel")
+            check(
+                isinstance(value, tuple) and all(map(is_number, value)) and len(value) in (1, 3, self.in_chans),
+                field,
+                "a number for each channel",
+            )
         check(len(self.mean) == len(self.std), "mean", "as many values as std")
         check(all(s >= 1e-6 for s in self.std), "std", "positive values, from 1e-6 on")
 
@@ -189,8 +212,10 @@ def check_clusters(num_clusters: tuple[int, ...] | list[int], num_superpixels: i
         raise ValueError(f"num_clusters: expected four integers of 1 or more, got {brief(num_clusters)}")
     for tokens, clusters in zip((num_superpixels, *num_clusters), num_clusters):
         if clusters > tokens:
-            raise ValueError(f"num_clusters: cannot choose {clusters} clusters from {tokens} tokens in "
-                             f"{num_clusters!r} with {num_superpixels} superpixels")
+            raise ValueError(
+                f"num_clusters: cannot choose {clusters} clusters from {tokens} tokens in "
+                f"{num_clusters!r} with {num_superpixels} superpixels"
+            )
     return tuple(num_clusters)
 
 

@@ -11,12 +11,22 @@ from .text import clip
 
 # Heads of the official models, coarse to fine; `head` is always the finest.
 OFFICIAL_HEADS = ("manufacturer_head", "family_head", "head")
-STEM_LAYERS = {0: "0.conv", 1: "0.norm", 3: "1.conv", 4: "1.norm", 6: "2.conv", 7: "2.norm", 9: "3.conv", 10: "3.norm",
-               12: "4"}
+STEM_LAYERS = {
+    0: "0.conv",
+    1: "0.norm",
+    3: "1.conv",
+    4: "1.norm",
+    6: "2.conv",
+    7: "2.norm",
+    9: "3.conv",
+    10: "3.norm",
+    12: "4",
+}
 
 
-def convert_official(state_dict: dict[str, Tensor], *, keep_last_pool: bool = False,
-                     **overrides) -> tuple[HCastConfig, dict[str, Tensor]]:
+def convert_official(
+    state_dict: dict[str, Tensor], *, keep_last_pool: bool = False, **overrides
+) -> tuple[HCastConfig, dict[str, Tensor]]:
     """Turn the state dict of an official H-CAST or CAST model into a config and a state dict of ours.
 
     Accepts two levels, three levels, or one (flat CAST), with or without the aliases ``blocks1.*`` to ``blocks4.*``
@@ -50,8 +60,11 @@ def convert_official(state_dict: dict[str, Tensor], *, keep_last_pool: bool = Fa
         raise ValueError(f"not an official H-CAST checkpoint: {len(unknown)} unknown keys, such as {unknown[:5]}")
     expected = {k: v.shape for k, v in HCast(config, device="meta").state_dict().items()}
     problems = [f"missing {k}" for k in expected if k not in converted]
-    problems += [f"{k}: expected {tuple(expected[k])}, got {tuple(v.shape)}" if k in expected else f"left over {k}"
-                 for k, v in converted.items() if expected.get(k) != v.shape]
+    problems += [
+        f"{k}: expected {tuple(expected[k])}, got {tuple(v.shape)}" if k in expected else f"left over {k}"
+        for k, v in converted.items()
+        if expected.get(k) != v.shape
+    ]
     if problems:
         raise ValueError(f"checkpoint does not fit {len(expected)} expected tensors: " + "; ".join(problems[:8]))
     return config, converted
@@ -125,8 +138,12 @@ def _read_config(state: dict, aliases: dict, keep_last_pool: bool, overrides: di
         raise ValueError(f"expected heads head, family_head and manufacturer_head in this order, got {heads}")
     fields = dict(
         level_classes=tuple(state[f"{h}.weight"].shape[0] for h in heads),
-        image_size=grid * 8, in_chans=in_chans, embed_dim=dim, depths=_read_depths(state, aliases),
-        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim, last_pool=keep_last_pool,
+        image_size=grid * 8,
+        in_chans=in_chans,
+        embed_dim=dim,
+        depths=_read_depths(state, aliases),
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        last_pool=keep_last_pool,
     )
     return HCastConfig(**{**fields, **overrides})
 
@@ -159,6 +176,6 @@ def _rename(key: str, config: HCastConfig) -> str | None:
         dropped = int(match[1]) == NUM_STAGES and not config.last_pool
         return "" if dropped else f"stages.{int(match[1]) - 1}.pool.{match[2]}"
     if match := re.fullmatch(r"(\w*head)\.(weight|bias)", key):
-        heads = OFFICIAL_HEADS[-len(config.level_classes):]
+        heads = OFFICIAL_HEADS[-len(config.level_classes) :]
         return f"heads.{heads.index(match[1])}.{match[2]}" if match[1] in heads else None
     return None

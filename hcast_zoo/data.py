@@ -45,9 +45,17 @@ class HierarchicalDataset(Dataset):
         TaxonomyError: if a label is not in the taxonomy; the message names the picture.
     """
 
-    def __init__(self, pictures: Sequence[str | Path | bytes], labels: Sequence[Sequence], taxonomy: Taxonomy,
-                 transform: Callable | None = None, *, skip_broken: bool = True,
-                 random_background: bool = False, cache: bool = False):
+    def __init__(
+        self,
+        pictures: Sequence[str | Path | bytes],
+        labels: Sequence[Sequence],
+        taxonomy: Taxonomy,
+        transform: Callable | None = None,
+        *,
+        skip_broken: bool = True,
+        random_background: bool = False,
+        cache: bool = False,
+    ):
         if len(pictures) != len(labels):
             raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
         self.pictures, self.taxonomy, self.transform = list(pictures), taxonomy, transform
@@ -63,8 +71,9 @@ class HierarchicalDataset(Dataset):
         self._cache: dict[int, Image.Image] | None = {} if cache else None
 
     @classmethod
-    def load(cls, source: str | Path, taxonomy: Taxonomy | None = None, split: str | None = None,
-             **kwargs) -> "HierarchicalDataset":
+    def load(
+        cls, source: str | Path, taxonomy: Taxonomy | None = None, split: str | None = None, **kwargs
+    ) -> "HierarchicalDataset":
         """Read a data set by what the source is: a folder tree, a ``.csv``, ``.jsonl`` or ``.parquet`` file.
 
         A folder that ``hcast-zoo data prepare`` wrote is read by its ``data.jsonl``, with its ``taxonomy.json`` if no
@@ -158,8 +167,12 @@ def _labels(path: Sequence, taxonomy: Taxonomy, known: dict[tuple, tuple[int, ..
 
 
 def _folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
-    files = sorted(p for folder, _, names in walk(root) for p in map(folder.joinpath, names)
-                   if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    files = sorted(
+        p
+        for folder, _, names in walk(root)
+        for p in map(folder.joinpath, names)
+        if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()
+    )
     return [(p, p.relative_to(root).parts[:-1]) for p in files]
 
 
@@ -188,8 +201,10 @@ def read_jsonl(path: Path, taxonomy: Taxonomy | None, split: str | None) -> Iter
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{path} line {number}: expected an object with file and path: {error}") from error
             if not isinstance(file, str) or not isinstance(labels, list):
-                raise ValueError(f"{path} line {number}: expected the name of a file and a list of names, got "
-                                 f"{brief(file)} and {brief(labels)}")
+                raise ValueError(
+                    f"{path} line {number}: expected the name of a file and a list of names, got "
+                    f"{brief(file)} and {brief(labels)}"
+                )
             if split is None or part in split.split("+"):
                 yield path.parent / file, labels
 
@@ -217,8 +232,12 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, split: str | None) -> It
         raise ValueError(f"{path}: expected encoded pictures (binary) in column image, got {kinds['image']}")
     for name in needed[1:]:
         kind = kinds[name].value_type if pa.types.is_dictionary(kinds[name]) else kinds[name]
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
-                or pa.types.is_null(kind)):
+        if not (
+            pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+            or pa.types.is_integer(kind)
+            or pa.types.is_null(kind)
+        ):
             raise ValueError(f"{path}: expected names or labels in column {brief(name)}, got {kind}")
     if split is not None:
         if not pa.types.is_string(table.schema.field("split").type):
@@ -266,11 +285,22 @@ class SuperpixelCollate:
             them.
     """
 
-    def __init__(self, config: HCastConfig, mixup: Callable | None = None, paper_exact: bool = False,
-                 cache: str | Path | None = None, device: torch.device | None = None):
+    def __init__(
+        self,
+        config: HCastConfig,
+        mixup: Callable | None = None,
+        paper_exact: bool = False,
+        cache: str | Path | None = None,
+        device: torch.device | None = None,
+    ):
         self.config, self.mixup, self.paper_exact = config, mixup, paper_exact
-        self.left_to_model = (device is not None and device.type != "cpu" and config.superpixels == "slic"
-                              and cache is None and not paper_exact)
+        self.left_to_model = (
+            device is not None
+            and device.type != "cpu"
+            and config.superpixels == "slic"
+            and cache is None
+            and not paper_exact
+        )
         self.cache = None if cache is None else SuperpixelCache(cache, config)
 
     def __call__(self, batch: list[tuple | None]) -> dict[str, Tensor | tuple[Tensor, ...]] | None:
@@ -315,6 +345,7 @@ def start_quietly(worker: int) -> None:
     A thread of multiprocessing, which hands over tensors, would print a traceback. Errors of the worker itself do not
     go this way: torch hands them to the parent.
     """
+
     def hook(kind, error, traceback, before=sys.excepthook):
         if not issubclass(kind, (ConnectionError, EOFError)):
             before(kind, error, traceback)

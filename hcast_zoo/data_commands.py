@@ -14,8 +14,15 @@ def data_prepare(args: argparse.Namespace) -> int:
     from .prepare import prepare
 
     output = args.output or os.path.join("data", args.dataset)
-    prepared = prepare(paper.find(args.dataset), args.sources, output, seed=args.seed, partial=args.partial,
-                       check=not args.no_check, progress=sys.stderr.isatty())
+    prepared = prepare(
+        paper.find(args.dataset),
+        args.sources,
+        output,
+        seed=args.seed,
+        partial=args.partial,
+        check=not args.no_check,
+        progress=sys.stderr.isatty(),
+    )
     for remark in prepared.remarks:
         print(remark, file=sys.stderr)
     print(to_json({"output": prepared.output, "pictures": prepared.pictures, "levels": prepared.levels}))
@@ -31,9 +38,20 @@ def data_info(args: argparse.Namespace) -> int:
         single = trees.only_children(tree)
         levels = dict(zip(tree.levels, tree.level_classes))
         if args.json:
-            print(to_json({"name": name, "title": benchmark.title, "levels": levels, "pictures": benchmark.pictures,
-                              "one_child": single, "archives": benchmark.archives, "published_fpa": benchmark.published,
-                              "notes": benchmark.notes}))
+            print(
+                to_json(
+                    {
+                        "name": name,
+                        "title": benchmark.title,
+                        "levels": levels,
+                        "pictures": benchmark.pictures,
+                        "one_child": single,
+                        "archives": benchmark.archives,
+                        "published_fpa": benchmark.published,
+                        "notes": benchmark.notes,
+                    }
+                )
+            )
             continue
         print(f"{name}\t{benchmark.title}\t{', '.join(f'{count} {level}' for level, count in levels.items())}")
         if args.dataset:
@@ -67,21 +85,35 @@ def repro(args: argparse.Namespace) -> int:
 
     benchmark = paper.find(args.dataset)
     with join() as processes:
-        found = reproduce(benchmark, args.checkpoint, args.data or os.path.join("data", args.dataset), args.decode,
-                          split=args.split, device=args.device, processes=processes, batch_size=args.batch_size,
-                          workers=args.workers, progress=sys.stderr.isatty())
+        found = reproduce(
+            benchmark,
+            args.checkpoint,
+            args.data or os.path.join("data", args.dataset),
+            args.decode,
+            split=args.split,
+            device=args.device,
+            processes=processes,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            progress=sys.stderr.isatty(),
+        )
     if not processes.is_main:
         return 0
     if found.expected is not None and found.pictures != found.expected:
-        print(f"measured on {found.pictures} pictures of {found.expected}: not comparable with what was published",
-              file=sys.stderr)
+        print(
+            f"measured on {found.pictures} pictures of {found.expected}: not comparable with what was published",
+            file=sys.stderr,
+        )
     if args.json:
         print(to_json(dataclasses.asdict(found)))
         return 0
     for row in table(found):
         print("\t".join(row))
-    print(f"{benchmark.title}, {found.pictures} pictures, {len(found.checkpoints)} checkpoint(s), percent; published "
-          f"numbers are of `{OFFICIAL_DECODER}`, and only full-path accuracy (fpa) is known here", file=sys.stderr)
+    print(
+        f"{benchmark.title}, {found.pictures} pictures, {len(found.checkpoints)} checkpoint(s), percent; published "
+        f"numbers are of `{OFFICIAL_DECODER}`, and only full-path accuracy (fpa) is known here",
+        file=sys.stderr,
+    )
     return 0
 
 
@@ -90,14 +122,17 @@ def free_grain(args: argparse.Namespace) -> int:
     from .free_grain import write_free_grain
     from .taxonomy import Taxonomy
 
-    made = write_free_grain(args.source, args.output, Taxonomy.load(args.taxonomy), args.fractions, args.split,
-                            args.seed)
+    made = write_free_grain(
+        args.source, args.output, Taxonomy.load(args.taxonomy), args.fractions, args.split, args.seed
+    )
     if args.json:
         print(to_json(dataclasses.asdict(made)))
     else:
         for level, pictures in made.known_down_to.items():
             print(f"{level}\t{pictures}")
     if made.leaves_left < made.leaves:
-        print(f"{made.leaves - made.leaves_left} of {made.leaves} leaves have no picture that is labelled to the end",
-              file=sys.stderr)
+        print(
+            f"{made.leaves - made.leaves_left} of {made.leaves} leaves have no picture that is labelled to the end",
+            file=sys.stderr,
+        )
     return 0

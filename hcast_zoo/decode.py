@@ -37,8 +37,14 @@ class DecodedPaths:
     level_choices: Tensor
 
 
-def decode(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best_path", *,
-           within: Sequence[str] | None = None, path_temperature: float = 1.0) -> DecodedPaths:
+def decode(
+    level_logits: Sequence[Tensor],
+    taxonomy: Taxonomy,
+    mode: str = "best_path",
+    *,
+    within: Sequence[str] | None = None,
+    path_temperature: float = 1.0,
+) -> DecodedPaths:
     """Choose a path for every sample.
 
     ``best_path``: the path of the tree with the highest product of level probabilities. Its probability is that
@@ -78,14 +84,25 @@ def decode(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best
     others = probabilities.scatter(-1, best[:, None], -1.0)
     second = others.argmax(-1)
     runner_up = paths[second] if len(paths) > 1 else torch.full_like(paths[best], UNKNOWN)
-    return DecodedPaths(paths[best], probabilities.gather(-1, best[:, None])[:, 0],
-                        _level_probabilities(log_probs, paths[best]), runner_up,
-                        others.gather(-1, second[:, None])[:, 0].clamp(min=0),
-                        _prefix_probabilities(probabilities, paths, best), _choices(log_probs))
+    return DecodedPaths(
+        paths[best],
+        probabilities.gather(-1, best[:, None])[:, 0],
+        _level_probabilities(log_probs, paths[best]),
+        runner_up,
+        others.gather(-1, second[:, None])[:, 0].clamp(min=0),
+        _prefix_probabilities(probabilities, paths, best),
+        _choices(log_probs),
+    )
 
 
-def node_probabilities(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best_path", *,
-                       within: Sequence[str] | None = None, path_temperature: float = 1.0) -> tuple[Tensor, ...]:
+def node_probabilities(
+    level_logits: Sequence[Tensor],
+    taxonomy: Taxonomy,
+    mode: str = "best_path",
+    *,
+    within: Sequence[str] | None = None,
+    path_temperature: float = 1.0,
+) -> tuple[Tensor, ...]:
     """Return how probable every node is, by the rules of a decoding: one (B, C_l) tensor in [0, 1] a level.
 
     ``best_path``, ``top_down``: of all paths through the node, so the children of a node sum to it, and the coarsest
@@ -96,8 +113,9 @@ def node_probabilities(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode:
     _check_arguments(level_logits, taxonomy, mode, path_temperature)
     if within is not None:
         restriction = Restriction.to(taxonomy, within)
-        inner = node_probabilities(restriction.logits(level_logits), restriction.taxonomy, mode,
-                                   path_temperature=path_temperature)
+        inner = node_probabilities(
+            restriction.logits(level_logits), restriction.taxonomy, mode, path_temperature=path_temperature
+        )
         whole = tuple(torch.zeros_like(x, dtype=torch.float32) for x in level_logits)
         for level, kept, values in zip(whole, restriction.kept, inner):  # a dropped level stays 0
             level[:, list(kept)] = values
@@ -146,8 +164,9 @@ def _check_arguments(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: s
     check_logits(level_logits, taxonomy)
 
 
-def _score_paths(log_probs: Sequence[Tensor], taxonomy: Taxonomy, paths: Tensor, mode: str,
-                 path_temperature: float) -> tuple[Tensor, Tensor]:
+def _score_paths(
+    log_probs: Sequence[Tensor], taxonomy: Taxonomy, paths: Tensor, mode: str, path_temperature: float
+) -> tuple[Tensor, Tensor]:
     """Return (B, P) scores, whose softmax is the probability of each path of the tree, and the (B,) chosen path."""
     if mode == "top_down":
         conditional = _among_siblings(log_probs, taxonomy)
@@ -156,13 +175,19 @@ def _score_paths(log_probs: Sequence[Tensor], taxonomy: Taxonomy, paths: Tensor,
     return scores, scores.argmax(-1)
 
 
-def _decode_within(level_logits: Sequence[Tensor], restriction: Restriction, mode: str,
-                   path_temperature: float) -> DecodedPaths:
+def _decode_within(
+    level_logits: Sequence[Tensor], restriction: Restriction, mode: str, path_temperature: float
+) -> DecodedPaths:
     d = decode(restriction.logits(level_logits), restriction.taxonomy, mode, path_temperature=path_temperature)
     return DecodedPaths(
-        restriction.whole(d.paths), d.path_probabilities, restriction.widen(d.level_probabilities, torch.nan),
-        restriction.whole(d.runner_up), d.runner_up_probabilities,
-        restriction.widen(d.prefix_probabilities, torch.nan), restriction.whole(d.level_choices))
+        restriction.whole(d.paths),
+        d.path_probabilities,
+        restriction.widen(d.level_probabilities, torch.nan),
+        restriction.whole(d.runner_up),
+        d.runner_up_probabilities,
+        restriction.widen(d.prefix_probabilities, torch.nan),
+        restriction.whole(d.level_choices),
+    )
 
 
 def _gather(log_probs: Sequence[Tensor], paths: Tensor) -> Tensor:
@@ -202,8 +227,9 @@ def _independent(log_probs: Sequence[Tensor]) -> DecodedPaths:
     runner_up = best.scatter(-1, level, second_index.gather(-1, level))
     runner_up_log = level_log.scatter(-1, level, second_log.gather(-1, level)).sum(-1)
     runner_up = runner_up.masked_fill(runner_up_log.isneginf()[:, None], UNKNOWN)
-    return DecodedPaths(best, level_log.sum(-1).exp(), level_log.exp(), runner_up, runner_up_log.exp(),
-                        level_log.cumsum(-1).exp(), best)
+    return DecodedPaths(
+        best, level_log.sum(-1).exp(), level_log.exp(), runner_up, runner_up_log.exp(), level_log.cumsum(-1).exp(), best
+    )
 
 
 def _level_probabilities(log_probs: Sequence[Tensor], chosen: Tensor) -> Tensor:

@@ -46,8 +46,16 @@ class DeviceLoader:
         ValueError: if fewer pictures than a batch can be read.
     """
 
-    def __init__(self, dataset: HierarchicalDataset, config: HCastConfig, settings: TrainConfig, sampler: SeededSampler,
-                 device: torch.device, mixup: Callable | None = None, progress: bool = True):
+    def __init__(
+        self,
+        dataset: HierarchicalDataset,
+        config: HCastConfig,
+        settings: TrainConfig,
+        sampler: SeededSampler,
+        device: torch.device,
+        mixup: Callable | None = None,
+        progress: bool = True,
+    ):
         self.config, self.settings, self.sampler, self.mixup = config, settings, sampler, mixup
         size = short_side(config)
         resize = tv.Compose([middle, tv.Resize(size, tv.InterpolationMode(config.interpolation)), tv.CenterCrop(size)])
@@ -61,8 +69,9 @@ class DeviceLoader:
             pictures.append(tvf.pil_to_tensor(resize(picture)))
             kept.append(index)
         if len(pictures) < settings.batch_size:
-            raise ValueError(f"expected at least a batch of {settings.batch_size} pictures that can be read, got "
-                             f"{len(pictures)}")
+            raise ValueError(
+                f"expected at least a batch of {settings.batch_size} pictures that can be read, got {len(pictures)}"
+            )
         self.pictures, self.labels = torch.stack(pictures).to(device), dataset.labels[kept].to(device)
         sampler.length = len(kept)
 
@@ -75,10 +84,10 @@ class DeviceLoader:
     def batches(self, start: int = 0) -> Iterator[dict]:
         """Yield the sampler's epoch from batch ``start`` on: ``images``, ``labels`` and ``targets`` on the device."""
         size = self.settings.batch_size
-        samples = list(self.sampler)[:len(self) * size]
+        samples = list(self.sampler)[: len(self) * size]
         for first in itertools.islice(range(0, len(samples), size), start, None):
             seed_everything(samples[first][1])
-            index = torch.tensor([i for i, _ in samples[first:first + size]], device=self.labels.device)
+            index = torch.tensor([i for i, _ in samples[first : first + size]], device=self.labels.device)
             images = self._normalize(augment(self.pictures[index], self.config, self.settings))
             erase(images, self.settings.random_erasing)
             labels = targets = self.labels[index]

@@ -16,9 +16,14 @@ from .model import HCast
 from .processes import ALONE, Processes
 
 
-def collect_logits(model: HCast, dataset: HierarchicalDataset, batch_size: int = 32, workers: int = 0,
-                   progress: bool = True,
-                   num_clusters: tuple[int, ...] | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
+def collect_logits(
+    model: HCast,
+    dataset: HierarchicalDataset,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = True,
+    num_clusters: tuple[int, ...] | None = None,
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """Run a model over a data set whose transform is the model's, perhaps with other cluster counts.
 
     Returns:
@@ -33,10 +38,19 @@ def collect_logits(model: HCast, dataset: HierarchicalDataset, batch_size: int =
     return tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
 
 
-def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str] = ("best_path",),
-             calibration: Calibration | None = None, *, processes: Processes = ALONE, batch_size: int = 32,
-             workers: int = 0, progress: bool = True, num_clusters: tuple[int, ...] | None = None,
-             superpixel_cache: str | Path | None = None) -> dict[str, dict[str, float]]:
+def evaluate(
+    model: HCast,
+    dataset: HierarchicalDataset,
+    decoders: Sequence[str] = ("best_path",),
+    calibration: Calibration | None = None,
+    *,
+    processes: Processes = ALONE,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = True,
+    num_clusters: tuple[int, ...] | None = None,
+    superpixel_cache: str | Path | None = None,
+) -> dict[str, dict[str, float]]:
     """Return the metrics in percent for each decoding; see :meth:`HierarchicalMetrics.compute`.
 
     Args:
@@ -56,8 +70,9 @@ def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str]
         ValueError: if no picture can be read, or clusters outnumber tokens.
     """
     share = Subset(dataset, processes.share(len(dataset)))
-    batches, label_batches = _run(model, share, batch_size, workers, progress and processes.is_main, num_clusters,
-                                  superpixel_cache)
+    batches, label_batches = _run(
+        model, share, batch_size, workers, progress and processes.is_main, num_clusters, superpixel_cache
+    )
     paths: dict[str, Tensor] = {}
     labels = None
     if label_batches:  # a share may be empty, or all its pictures broken
@@ -79,15 +94,25 @@ def evaluate(model: HCast, dataset: HierarchicalDataset, decoders: Sequence[str]
 
 
 @torch.inference_mode()
-def _run(model: HCast, dataset: Dataset, batch_size: int, workers: int, progress: bool,
-         num_clusters: tuple[int, ...] | None,
-         superpixel_cache: str | Path | None = None) -> tuple[list[list[Tensor]], list[Tensor]]:
+def _run(
+    model: HCast,
+    dataset: Dataset,
+    batch_size: int,
+    workers: int,
+    progress: bool,
+    num_clusters: tuple[int, ...] | None,
+    superpixel_cache: str | Path | None = None,
+) -> tuple[list[list[Tensor]], list[Tensor]]:
     """Return batches of logits, a list of levels each, and of labels."""
     device = next(model.parameters()).device
     options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network knows no clusters
-    loader = DataLoader(dataset, batch_size, num_workers=workers,
-                        collate_fn=SuperpixelCollate(model.config, cache=superpixel_cache, device=device),
-                        worker_init_fn=start_quietly)
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        num_workers=workers,
+        collate_fn=SuperpixelCollate(model.config, cache=superpixel_cache, device=device),
+        worker_init_fn=start_quietly,
+    )
     training = model.training
     model.eval()
     logits, labels = [], []

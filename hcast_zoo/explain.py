@@ -34,8 +34,14 @@ class Explanation:
     focus: Tensor
 
 
-def explain_levels(model: HCast, images: Tensor, segments: Tensor | None = None, *, targets: Tensor | None = None,
-                   num_clusters: tuple[int, ...] | None = None) -> tuple[HCastOutput, Explanation]:
+def explain_levels(
+    model: HCast,
+    images: Tensor,
+    segments: Tensor | None = None,
+    *,
+    targets: Tensor | None = None,
+    num_clusters: tuple[int, ...] | None = None,
+) -> tuple[HCastOutput, Explanation]:
     """Classify images and say where each level looks. The model's parameters get no gradient.
 
     Args:
@@ -62,8 +68,9 @@ def explain_levels(model: HCast, images: Tensor, segments: Tensor | None = None,
     return detach(output), explanation
 
 
-def explain_output(output: HCastOutput, depths: Sequence[int], head_stages: Sequence[int],
-                   targets: Tensor | None = None) -> Explanation:
+def explain_output(
+    output: HCastOutput, depths: Sequence[int], head_stages: Sequence[int], targets: Tensor | None = None
+) -> Explanation:
     """Say where each level of an output with attentions and their graph looks.
 
     Args:
@@ -76,8 +83,10 @@ def explain_output(output: HCastOutput, depths: Sequence[int], head_stages: Sequ
         ValueError: if the output has no attentions, or targets are not as expected.
     """
     if output.attentions is None or not output.attentions[0].requires_grad:
-        raise ValueError("expected an output with attentions and their graph: call the model with "
-                         "output_attentions=True and gradients on")
+        raise ValueError(
+            "expected an output with attentions and their graph: call the model with "
+            "output_attentions=True and gradients on"
+        )
     targets = _check_targets(targets, output.level_logits)
     count = output.attentions[0].shape[-1] - 1
     # A superpixel without a cell is an empty token: attention can reach it, but there is nothing to see.
@@ -89,7 +98,7 @@ def explain_output(output: HCastOutput, depths: Sequence[int], head_stages: Sequ
         used = output.attentions[: ends[stage - 1]]
         gradients = torch.autograd.grad(score, used, retain_graph=True)
         weights = [(g * a).clamp(min=0).mean(1).detach() for g, a in zip(gradients, used)]  # [B, 1 + N, 1 + N]
-        stages = [weights[end - depth: end] for end, depth in zip(ends[:stage], depths)]
+        stages = [weights[end - depth : end] for end, depth in zip(ends[:stage], depths)]
         relevance = class_token_relevance(stages, output.assignments[: stage - 1])
         relevance[0] = relevance[0] * seen
         shares.append(_to_shares(relevance[-1], seen if stage == 1 else None))
@@ -169,6 +178,7 @@ def agreement(focus: Tensor) -> Tensor:
 
 def detach(output: HCastOutput) -> HCastOutput:
     """Return an output without its graph."""
+
     def cut(value: Any) -> Any:
         return tuple(map(cut, value)) if isinstance(value, tuple) else value.detach()
 
@@ -183,12 +193,15 @@ def _check_targets(targets: Tensor | None, level_logits: Sequence[Tensor]) -> Te
     if targets is None:
         return best
     if targets.shape != best.shape or targets.is_floating_point():
-        raise ValueError(f"expected targets {tuple(best.shape)} of an integer dtype, got {tuple(targets.shape)} "
-                         f"{targets.dtype}")
+        raise ValueError(
+            f"expected targets {tuple(best.shape)} of an integer dtype, got {tuple(targets.shape)} {targets.dtype}"
+        )
     classes = torch.tensor([x.shape[-1] for x in level_logits], device=targets.device)
     if ((targets < UNKNOWN) | (targets >= classes)).any():
-        raise ValueError(f"expected targets from -1 to one below the levels' classes {tuple(classes.tolist())}, got "
-                         f"{targets.amin().item()} to {targets.amax().item()}")
+        raise ValueError(
+            f"expected targets from -1 to one below the levels' classes {tuple(classes.tolist())}, got "
+            f"{targets.amin().item()} to {targets.amax().item()}"
+        )
     targets = targets.clone().to(best.device)
     return torch.where(targets == UNKNOWN, best, targets)
 

@@ -63,8 +63,16 @@ class Graph(nn.Module):
         return (*output.level_logits, *output.assignments)
 
 
-def export(source: str | Path, output: str | Path, format: str = "onnx", *, batch_size: int | None = None,
-           num_clusters: tuple[int, ...] | None = None, opset: int | None = None, check: bool = True) -> Export:
+def export(
+    source: str | Path,
+    output: str | Path,
+    format: str = "onnx",
+    *,
+    batch_size: int | None = None,
+    num_clusters: tuple[int, ...] | None = None,
+    opset: int | None = None,
+    check: bool = True,
+) -> Export:
     """Write a model as one graph; a failure leaves no file, or the old one.
 
     Args:
@@ -110,6 +118,7 @@ def _load_packages(check: bool) -> None:
     """Raise ImportError before the work, if ONNX files cannot be written, or run to check them."""
     try:
         import onnxscript  # noqa: F401
+
         if check:
             import onnxruntime  # noqa: F401
     except ImportError as error:
@@ -161,14 +170,17 @@ def _compare(graph: Graph, config: HCastConfig, file: Path, run, batch_size: int
         for ours, theirs in zip(graph(images, segments), found, strict=True):
             difference = (ours - theirs).abs().max().item()
             if not difference <= TOLERANCE:  # NaN too
-                raise ExportError(f"the exported graph differs from the model by {difference:.2g}, expected at most "
-                                  f"{TOLERANCE:g}; --no-check writes it all the same")
+                raise ExportError(
+                    f"the exported graph differs from the model by {difference:.2g}, expected at most "
+                    f"{TOLERANCE:g}; --no-check writes it all the same"
+                )
             largest = max(largest, difference)
     return largest
 
 
-def _write_onnx(program: torch.export.ExportedProgram, file: Path, outputs: Sequence[str], texts: dict[str, str],
-                opset: int | None) -> int:
+def _write_onnx(
+    program: torch.export.ExportedProgram, file: Path, outputs: Sequence[str], texts: dict[str, str], opset: int | None
+) -> int:
     onnx = torch.onnx.export(program, dynamo=True, opset_version=opset, output_names=list(outputs), verbose=False)
     assert onnx is not None  # with dynamo it never is
     onnx.model.metadata_props.update(texts)
@@ -195,8 +207,9 @@ def _run_onnx(file: Path, images: Tensor, segments: Tensor) -> list[Tensor]:
     return [torch.from_numpy(array) for array in found]
 
 
-def _write_pt2(program: torch.export.ExportedProgram, file: Path, outputs: Sequence[str], texts: dict[str, str],
-               opset: None) -> None:
+def _write_pt2(
+    program: torch.export.ExportedProgram, file: Path, outputs: Sequence[str], texts: dict[str, str], opset: None
+) -> None:
     torch.export.save(program, file, extra_files=texts | {"outputs": json.dumps(outputs)})
 
 

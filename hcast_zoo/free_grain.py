@@ -79,12 +79,20 @@ def check_fractions(fractions: Sequence[float | Fraction], num_levels: int) -> N
     if len(fractions) != num_levels:
         raise ValueError(f"fractions: expected one for each of {num_levels} levels, coarse to fine, got {given}")
     if not all(f >= 0 for f in fractions) or abs(float(sum(fractions)) - 1) > 1e-6:
-        raise ValueError(f"fractions: expected parts of 1, such as 1/3 1/3 1/3 or 0.2 0.3 0.5, got {given}, which add "
-                         f"up to {float(sum(fractions)):g}")
+        raise ValueError(
+            f"fractions: expected parts of 1, such as 1/3 1/3 1/3 or 0.2 0.3 0.5, got {given}, which add "
+            f"up to {float(sum(fractions)):g}"
+        )
 
 
-def write_free_grain(source: str | Path, output: str | Path, taxonomy: Taxonomy, fractions: Sequence[float | Fraction],
-                     split: str | None = "train", seed: int = 0) -> FreeGrain:
+def write_free_grain(
+    source: str | Path,
+    output: str | Path,
+    taxonomy: Taxonomy,
+    fractions: Sequence[float | Fraction],
+    split: str | None = "train",
+    seed: int = 0,
+) -> FreeGrain:
     """Copy a data set, with the labels of one part cut; the other parts, and all else in the file, stay as they are.
 
     A label is cut and never made up: one that ends early already stays as short as it is, or becomes shorter.
@@ -102,8 +110,11 @@ def write_free_grain(source: str | Path, output: str | Path, taxonomy: Taxonomy,
         TaxonomyError: if a label is not in the taxonomy.
     """
     source, output = Path(source), Path(output)
-    formats = {".csv": (read_csv, _cut_csv), ".jsonl": (read_jsonl, _cut_jsonl),
-               ".parquet": (read_parquet, _cut_parquet)}
+    formats = {
+        ".csv": (read_csv, _cut_csv),
+        ".jsonl": (read_jsonl, _cut_jsonl),
+        ".parquet": (read_parquet, _cut_parquet),
+    }
     suffix = source.suffix.lower()
     if suffix not in formats or not source.is_file():
         raise ValueError(f"{source}: expected a file that ends in {', '.join(formats)}")
@@ -135,16 +146,20 @@ def write_free_grain(source: str | Path, output: str | Path, taxonomy: Taxonomy,
     return _summary(output, split, labels, kept, taxonomy)
 
 
-def _summary(output: Path, split: str | None, labels: list[tuple[int, ...]], kept: np.ndarray,
-             taxonomy: Taxonomy) -> FreeGrain:
+def _summary(
+    output: Path, split: str | None, labels: list[tuple[int, ...]], kept: np.ndarray, taxonomy: Taxonomy
+) -> FreeGrain:
     known_before = (np.array(labels) != UNKNOWN).sum(1)  # a known node's ancestors are known too
     known = np.minimum(known_before, kept)
     ends = set(taxonomy.paths)
     return FreeGrain(
-        str(output), split, len(labels),
+        str(output),
+        split,
+        len(labels),
         {level: int((known == depth).sum()) for depth, level in enumerate(taxonomy.levels, 1)},
         len(ends & set(labels)),
-        len({path for path, before, after in zip(labels, known_before, known) if path in ends and before == after}))
+        len({path for path, before, after in zip(labels, known_before, known) if path in ends and before == after}),
+    )
 
 
 def _cut_csv(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable, folder: Path) -> None:
@@ -153,7 +168,7 @@ def _cut_csv(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable, fol
         writer = csv.DictWriter(new, reader.fieldnames or [], lineterminator="\n")
         writer.writeheader()
         for row in reader:
-            gone = taxonomy.levels[keep(row.get("split")):]
+            gone = taxonomy.levels[keep(row.get("split")) :]
             writer.writerow({**row, **dict.fromkeys(gone, ""), "file": _seen_from(folder, source, row["file"])})
 
 

@@ -40,19 +40,25 @@ def download(repo: str, filename: str, revision: str | None = None) -> Path:
     try:
         return Path(hf_hub_download(repo, filename, revision=revision))
     except errors.GatedRepoError as error:
-        raise HubError(f"{where} is gated: ask for access on {constants.ENDPOINT}/{repo}, then "
-                       "`hf auth login`") from error
+        raise HubError(
+            f"{where} is gated: ask for access on {constants.ENDPOINT}/{repo}, then `hf auth login`"
+        ) from error
     except errors.RepositoryNotFoundError as error:
-        raise HubError(f"no repository {repo!r} on {constants.ENDPOINT}: check the name; if it is private, "
-                       "`hf auth login` first") from error
+        raise HubError(
+            f"no repository {repo!r} on {constants.ENDPOINT}: check the name; if it is private, `hf auth login` first"
+        ) from error
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{repo} has no revision {revision!r}: give a branch, a tag or a commit of it") from error
     except errors.LocalEntryNotFoundError as error:  # offline, or no connection; a kind of EntryNotFoundError
         if constants.is_offline_mode():
-            raise HubError(f"{filename} of {where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset "
-                           "it once, or give a folder") from error
-        raise HubError(f"cannot reach {constants.ENDPOINT} and {filename} of {where} is not in the cache: check the "
-                       f"connection and try again ({error.__cause__ or error})") from error
+            raise HubError(
+                f"{filename} of {where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset "
+                "it once, or give a folder"
+            ) from error
+        raise HubError(
+            f"cannot reach {constants.ENDPOINT} and {filename} of {where} is not in the cache: check the "
+            f"connection and try again ({error.__cause__ or error})"
+        ) from error
     except errors.EntryNotFoundError as error:
         raise HubError(f"{where} has no {filename}: it holds no H-CAST weights published by hcast-zoo") from error
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:

@@ -71,8 +71,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, **dd)
         self.proj = nn.Linear(dim, dim, **dd)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None,
-                need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None = None, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
         Args:
@@ -89,8 +90,9 @@ class Attention(nn.Module):
         x, weights = self.attend(q, k, v, mask, need_weights)  # [B, heads, N, C / heads]
         return self.proj(x.transpose(1, 2).reshape(b, n, c)), weights
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None,
-               need_weights: bool) -> tuple[Tensor, Tensor | None]:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Mix the values (B, heads, N, d); a separate method so that a framework can bring its own kernels."""
         if not need_weights:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
@@ -129,8 +131,9 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None,
-                need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None = None, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         update, weights = self.attn(self.norm1(x), key_mask, need_weights)
         x = x + self.drop_path(update)
         return x + self.drop_path(self.mlp(self.norm2(x))), weights

@@ -60,12 +60,16 @@ def read_cub(roots: Sequence[Path], tree: Taxonomy) -> Content:
         if missing := [i for i in images if i not in known]:
             raise DataError(f"{file}: lacks {len(missing)} pictures of {files[1].name}, such as number {missing[0]}")
     if wrong := [i for i in images if labels[i] not in expected]:
-        raise DataError(f"{files[2]}: {len(wrong)} pictures are of a class outside the tree, such as picture "
-                        f"{wrong[0]} of class {labels[wrong[0]]}")
+        raise DataError(
+            f"{files[2]}: {len(wrong)} pictures are of a class outside the tree, such as picture "
+            f"{wrong[0]} of class {labels[wrong[0]]}"
+        )
     if wrong := [i for i in images if splits[i] not in ("0", "1")]:
         raise DataError(f"{files[3]}: expected 1 for training or 0 for test, got {splits[wrong[0]]!r}")
-    pictures = [Picture(root / "images" / name, int(labels[i]) - 1, "train" if splits[i] == "1" else "test")
-                for i, name in images.items()]
+    pictures = [
+        Picture(root / "images" / name, int(labels[i]) - 1, "train" if splits[i] == "1" else "test")
+        for i, name in images.items()
+    ]
     return Content(pictures, tree)
 
 
@@ -81,8 +85,10 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
             given[level].update(rows)
             if level == tree.levels[-1]:
                 if twice := [i for i in rows if i in splits]:
-                    raise DataError(f"{root / f'images_{level}_{part}.txt'}: {len(twice)} pictures are in another "
-                                    f"split too: {_some(twice)}")
+                    raise DataError(
+                        f"{root / f'images_{level}_{part}.txt'}: {len(twice)} pictures are in another "
+                        f"split too: {_some(twice)}"
+                    )
                 splits.update(dict.fromkeys(rows, "test" if part == "test" else "train"))
     variants = given[tree.levels[-1]]
     index = {name: i for i, name in enumerate(tree.names[-1])}
@@ -97,8 +103,10 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
     for depth, file in enumerate(("manufacturers.txt", "families.txt")):
         known = given[tree.levels[depth]]
         if missing := [i for i in variants if i not in known]:
-            raise DataError(f"{root}: images_{tree.levels[depth]}_*.txt lack {len(missing)} pictures of "
-                            f"images_variant_*.txt: {_some(missing)}")
+            raise DataError(
+                f"{root}: images_{tree.levels[depth]}_*.txt lack {len(missing)} pictures of "
+                f"images_variant_*.txt: {_some(missing)}"
+            )
         if wrong := sorted(set(known.values()) - set(_read_lines(root / file))):
             raise DataError(f"{root / file}: lacks {len(wrong)} names that pictures have: {_some(wrong)}")
         names = _name_nodes(tree, depth, {(index[variants[i]], known[i]) for i in variants}, remarks)
@@ -122,11 +130,16 @@ def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], 
     # Kaggle's list is four folders above its pictures.
     labels = read_val_labels([*roots, *(p for p in val.parents[:4] if (p / VAL_SOLUTION).exists())])
     if labels is None:
-        raise DataError(f"{val}: expected a folder a class, or the labels of its pictures: {VAL_SOLUTION} (Kaggle), or "
-                        "ILSVRC2012_devkit_t12.tar.gz (ImageNet)")
+        raise DataError(
+            f"{val}: expected a folder a class, or the labels of its pictures: {VAL_SOLUTION} (Kaggle), or "
+            "ILSVRC2012_devkit_t12.tar.gz (ImageNet)"
+        )
     index = {name: i for i, name in enumerate(leaf_ids)}
-    pictures += [Picture(val / f"{image}.JPEG", index[name], "test") for image, name in labels.items()
-                 if name in index and (not partial or (val / f"{image}.JPEG").exists())]
+    pictures += [
+        Picture(val / f"{image}.JPEG", index[name], "test")
+        for image, name in labels.items()
+        if name in index and (not partial or (val / f"{image}.JPEG").exists())
+    ]
     return Content(pictures, tree)
 
 
@@ -148,8 +161,9 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: expected images, annotations and categories in JSON: {error!r}") from error
         if wrong := sorted({leaf for _, leaf in labels if leaf not in range(len(tree.names[-1]))}):
-            raise DataError(f"{path}: {len(wrong)} categories outside the paper's tree of {len(tree.names[-1])}: "
-                            f"{_some(wrong)}")
+            raise DataError(
+                f"{path}: {len(wrong)} categories outside the paper's tree of {len(tree.names[-1])}: {_some(wrong)}"
+            )
         if wrong := [image for image, _ in labels if image not in files]:
             raise DataError(f"{path}: {len(wrong)} annotations of pictures that it does not list: {_some(wrong)}")
         folder = find(roots, part).parent
@@ -200,6 +214,7 @@ def breeds_target(leaf_ids: Collection[str], images: Collection[str] | None) -> 
         leaf_ids: Classes.
         images: Names of validation pictures without suffix, or None for all.
     """
+
     def target(name: str) -> str | None:
         if name.endswith(VAL_SOLUTION):
             return VAL_SOLUTION
@@ -232,8 +247,10 @@ def find(roots: Sequence[Path], *names: str) -> Path:
             for name in names:
                 if (child / name).exists():
                     return child / name
-    raise DataError(f"expected {' or '.join(names)} in {', '.join(map(str, roots)) or 'the archives'}, or one folder "
-                    "deeper: there is none")
+    raise DataError(
+        f"expected {' or '.join(names)} in {', '.join(map(str, roots)) or 'the archives'}, or one folder "
+        "deeper: there is none"
+    )
 
 
 def _class_folders(root: Path, names: Sequence[str], partial: bool) -> Iterable[tuple[int, Path]]:
@@ -260,8 +277,11 @@ def _name_nodes(tree: Taxonomy, level: int, given: Collection[tuple[int, str]], 
         called.setdefault(tree.paths[leaf][level], set()).add(name)
     names = [" / ".join(sorted(called[i])) if i in called else kept for i, kept in enumerate(tree.names[level])]
     word = tree.levels[level]
-    remarks += [f"{word} {i} of the tree has several names in the data set: {names[i]}"
-                for i, own in called.items() if len(own) > 1]
+    remarks += [
+        f"{word} {i} of the tree has several names in the data set: {names[i]}"
+        for i, own in called.items()
+        if len(own) > 1
+    ]
     for name in sorted(name for name, count in collections.Counter(names).items() if count > 1):
         same = [i for i, other in enumerate(names) if other == name]
         remarks.append(f"{word} {name!r} of the data set is {len(same)} nodes of the tree: {_some(same)}")

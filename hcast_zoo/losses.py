@@ -92,8 +92,13 @@ class HierarchicalLoss(nn.Module):
     Source: official engine_hier.py:54-69 (behaviour 27).
     """
 
-    def __init__(self, kl_weight: float = 0.5, level_weights: Sequence[float] | None = None, smoothing: float = 0.0,
-                 binary: bool = False):
+    def __init__(
+        self,
+        kl_weight: float = 0.5,
+        level_weights: Sequence[float] | None = None,
+        smoothing: float = 0.0,
+        binary: bool = False,
+    ):
         super().__init__()
         self.kl_weight, self.level_weights, self.smoothing, self.binary = kl_weight, level_weights, smoothing, binary
 
@@ -125,16 +130,19 @@ class HierarchicalLoss(nn.Module):
 def check_labels(labels: Tensor, level_classes: Sequence[int]) -> None:
     """Raise ValueError unless ``labels`` is (B, L) integer with values from -1 to the classes of each level."""
     if labels.ndim != 2 or labels.shape[1] != len(level_classes) or labels.is_floating_point():
-        raise ValueError(f"expected labels (B, {len(level_classes)}) of an integer dtype, got {tuple(labels.shape)} "
-                         f"{labels.dtype}")
+        raise ValueError(
+            f"expected labels (B, {len(level_classes)}) of an integer dtype, got {tuple(labels.shape)} {labels.dtype}"
+        )
     if labels.is_meta or torch.compiler.is_compiling() or labels.numel() == 0:
         return
     limit = torch.tensor(level_classes, device=labels.device)
     wrong = (labels < UNKNOWN) | (labels >= limit)
     if wrong.any():
         row, level = (int(i) for i in wrong.nonzero()[0])
-        raise ValueError(f"label {int(labels[row, level])} of sample {row} is out of range at level {level}: expected "
-                         f"0 to {level_classes[level] - 1}, or -1 for unknown")
+        raise ValueError(
+            f"label {int(labels[row, level])} of sample {row} is out of range at level {level}: expected "
+            f"0 to {level_classes[level] - 1}, or -1 for unknown"
+        )
 
 
 def _at_least_one(count: Tensor) -> Tensor:

@@ -85,8 +85,9 @@ class HierarchicalMetrics:
         """
         expected = (len(predictions), len(self.taxonomy.levels))
         if tuple(predictions.shape) != expected or tuple(labels.shape) != expected:
-            raise ValueError(f"expected predictions and labels {expected}, got {tuple(predictions.shape)} and "
-                             f"{tuple(labels.shape)}")
+            raise ValueError(
+                f"expected predictions and labels {expected}, got {tuple(predictions.shape)} and {tuple(labels.shape)}"
+            )
         self.predictions.append(predictions.cpu())
         self.labels.append(labels.cpu())
 
@@ -110,8 +111,9 @@ class HierarchicalMetrics:
 
 def _right(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if predictions.shape != labels.shape or labels.ndim != 2:
-        raise ValueError(f"expected predictions and labels (B, L), got {tuple(predictions.shape)} and "
-                         f"{tuple(labels.shape)}")
+        raise ValueError(
+            f"expected predictions and labels (B, L), got {tuple(predictions.shape)} and {tuple(labels.shape)}"
+        )
     known = labels != UNKNOWN
     return (predictions == labels) & known, known
 

@@ -70,13 +70,15 @@ class Stage(nn.Module):
         self.mask_empty = config.mask_empty
         self.grad_checkpointing = False  # compute the blocks again in the backward pass, which saves memory
         self.blocks = nn.ModuleList(
-            self.block_class(config.embed_dim, config.num_heads, config.mlp_ratio, rate, **dd) for rate in drop_path)
+            self.block_class(config.embed_dim, config.num_heads, config.mlp_ratio, rate, **dd) for rate in drop_path
+        )
         self.pool = None
         if index < NUM_STAGES - 1 or config.last_pool:
             self.pool = self.pooling_class(config.embed_dim, config.pool_heads, config.pool_drop_rate, **dd)
 
-    def forward(self, tokens: Tensor, valid: Tensor | None,
-                need_weights: bool = False) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+    def forward(
+        self, tokens: Tensor, valid: Tensor | None, need_weights: bool = False
+    ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
         """Run the blocks on (B, 1 + N, C) tokens; also return each block's output and attention.
 
         Pooling is apart, because the heads read the class token before pooling updates it.
@@ -113,13 +115,22 @@ class Encoder(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid_size**2, dim, **dd))
         rates = iter(torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist())
-        self.stages = nn.ModuleList(self.stage_class(config, i, [next(rates) for _ in range(depth)], **dd)
-                                    for i, depth in enumerate(config.depths))
+        self.stages = nn.ModuleList(
+            self.stage_class(config, i, [next(rates) for _ in range(depth)], **dd)
+            for i, depth in enumerate(config.depths)
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
 
-    def encode(self, images: Tensor, segments: Tensor | None = None, *, num_clusters: tuple[int, ...] | None = None,
-               num_superpixels: int | None = None, output_hidden_states: bool = False,
-               output_attentions: bool = False) -> Encoding:
+    def encode(
+        self,
+        images: Tensor,
+        segments: Tensor | None = None,
+        *,
+        num_clusters: tuple[int, ...] | None = None,
+        num_superpixels: int | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> Encoding:
         """Compute the features of every level; see :meth:`HCast.forward` for the arguments."""
         num_superpixels = num_superpixels or self.config.num_superpixels
         num_clusters = self.config.num_clusters if num_clusters is None else num_clusters
@@ -183,7 +194,8 @@ class HCast(Encoder):
         self.build(config, device, dtype)
         self.head_drop = nn.Dropout(config.drop_rate)
         self.heads = nn.ModuleList(
-            nn.Linear(config.embed_dim, n, device=device, dtype=dtype) for n in config.level_classes)
+            nn.Linear(config.embed_dim, n, device=device, dtype=dtype) for n in config.level_classes
+        )
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -203,9 +215,16 @@ class HCast(Encoder):
         init_block_weights(self.norm)
         init_block_weights(self.heads)
 
-    def forward(self, images: Tensor, segments: Tensor | None = None, *, num_clusters: tuple[int, ...] | None = None,
-                num_superpixels: int | None = None, output_hidden_states: bool = False,
-                output_attentions: bool = False) -> HCastOutput:
+    def forward(
+        self,
+        images: Tensor,
+        segments: Tensor | None = None,
+        *,
+        num_clusters: tuple[int, ...] | None = None,
+        num_superpixels: int | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> HCastOutput:
         """Classify images at every level.
 
         Args:
@@ -219,8 +238,14 @@ class HCast(Encoder):
         Raises:
             ValueError: if a shape, a dtype or a label is not as expected, or clusters outnumber tokens.
         """
-        encoding = self.encode(images, segments, num_clusters=num_clusters, num_superpixels=num_superpixels,
-                               output_hidden_states=output_hidden_states, output_attentions=output_attentions)
+        encoding = self.encode(
+            images,
+            segments,
+            num_clusters=num_clusters,
+            num_superpixels=num_superpixels,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
         return HCastOutput(
             level_logits=self.forward_heads(encoding.level_features),
             segments=encoding.segments,
@@ -262,8 +287,9 @@ def segment_map(segments: Tensor, assignments: tuple[Tensor, ...], stage: int) -
     return labels
 
 
-def embed_superpixels(features: Tensor, segments: Tensor, cls_token: Tensor, pos_embed: Tensor,
-                      num_superpixels: int) -> tuple[Tensor, Tensor]:
+def embed_superpixels(
+    features: Tensor, segments: Tensor, cls_token: Tensor, pos_embed: Tensor, num_superpixels: int
+) -> tuple[Tensor, Tensor]:
     """Average stem features and positions over superpixels, and prepend the class token.
 
     A function and not a method, so that tracers can keep it whole.

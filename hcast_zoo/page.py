@@ -89,20 +89,31 @@ def look(predictor: Predictor, file: str | Path) -> Look:
         output = predictor.model(images, num_clusters=predictor.num_clusters)
     logits = [x.float().cpu() for x in output.level_logits]
     prediction = dataclasses.replace(predictor.decode(logits)[0], file=str(file))
-    probabilities, own = ([x[0] for x in predictor.node_probabilities(logits, decoder)]
-                          for decoder in (predictor.decoder, "independent"))
+    probabilities, own = (
+        [x[0] for x in predictor.node_probabilities(logits, decoder)] for decoder in (predictor.decoder, "independent")
+    )
     segmentation = Segmentation.from_output(picture, output, config)
     stages = range(1, len(segmentation.maps) + 1)
-    levels = {stage: [name for name, s in zip(predictor.taxonomy.levels, config.head_stages) if s == stage]
-              for stage in stages}
+    levels = {
+        stage: [name for name, s in zip(predictor.taxonomy.levels, config.head_stages) if s == stage]
+        for stage in stages
+    }
     captions = [_caption(stage, len(np.unique(segmentation.maps[stage - 1])), levels[stage]) for stage in stages]
-    return Look(prediction, grow_tree(probabilities, own, predictor.taxonomy, prediction.path),
-                (segmentation.view(PANEL), *(stage_panel(segmentation, stage, PANEL) for stage in stages)),
-                ("What the model sees of the picture.", *captions))
+    return Look(
+        prediction,
+        grow_tree(probabilities, own, predictor.taxonomy, prediction.path),
+        (segmentation.view(PANEL), *(stage_panel(segmentation, stage, PANEL) for stage in stages)),
+        ("What the model sees of the picture.", *captions),
+    )
 
 
-def grow_tree(probabilities: Sequence[Tensor], own: Sequence[Tensor], taxonomy: Taxonomy, path: Sequence[str],
-              siblings: int = SIBLINGS) -> tuple[Branch, ...]:
+def grow_tree(
+    probabilities: Sequence[Tensor],
+    own: Sequence[Tensor],
+    taxonomy: Taxonomy,
+    path: Sequence[str],
+    siblings: int = SIBLINGS,
+) -> tuple[Branch, ...]:
     """Return the nodes along a path and the most probable ones beside them; one level more if the path stops early.
 
     Args:
@@ -117,18 +128,25 @@ def grow_tree(probabilities: Sequence[Tensor], own: Sequence[Tensor], taxonomy: 
     for level in range(min(len(chosen) + 1, len(taxonomy.levels))):
         node = chosen[level] if level < len(chosen) else None
         values = probabilities[level].tolist()
-        candidates = range(len(values)) if level == 0 else [
-            i for i, parent in enumerate(taxonomy.parents[level - 1]) if parent == chosen[level - 1]]
+        candidates = (
+            range(len(values))
+            if level == 0
+            else [i for i, parent in enumerate(taxonomy.parents[level - 1]) if parent == chosen[level - 1]]
+        )
         below = node is None or node in candidates
-        ranked = sorted((i for i in (candidates if below else range(len(values))) if i != node and values[i] > 0),
-                        key=values.__getitem__, reverse=True)
+        ranked = sorted(
+            (i for i in (candidates if below else range(len(values))) if i != node and values[i] > 0),
+            key=values.__getitem__,
+            reverse=True,
+        )
         shown = [*([] if node is None else [node]), *ranked][:siblings]
         others = [values[i] for i in ranked if i not in shown]
         if shown:
             names, first = taxonomy.names[level], int(own[level].argmax())
             nodes = tuple(Node(i, names[i], values[i], i == node) for i in shown)
-            branches.append(Branch(level, nodes, len(others), sum(others), (names[first], own[level][first].item()),
-                                   below))
+            branches.append(
+                Branch(level, nodes, len(others), sum(others), (names[first], own[level][first].item()), below)
+            )
     return tuple(branches)
 
 
@@ -161,11 +179,13 @@ def adaptation_html(adapted: AdaptedPicture) -> str:
         raise ValueError("expected an adaptation to a target")
     before, after = adapted.probability
     change = ", ".join(f"{change:.1f}% at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
-    return (f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}</div>'
-            f'<div class="fact">before: {_path(adapted.before.path)}</div>'
-            f'<div class="fact">after: {_path(adapted.after.path)}</div>'
-            f'<div class="fact">Pixel pairs joined into one segment or parted: {change}. The stored weights are '
-            "unchanged.</div></div>")
+    return (
+        f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}</div>'
+        f'<div class="fact">before: {_path(adapted.before.path)}</div>'
+        f'<div class="fact">after: {_path(adapted.after.path)}</div>'
+        f'<div class="fact">Pixel pairs joined into one segment or parted: {change}. The stored weights are '
+        "unchanged.</div></div>"
+    )
 
 
 def heading_html(predictor: Predictor) -> str:
@@ -174,9 +194,11 @@ def heading_html(predictor: Predictor) -> str:
     levels = ARROW.join(f"{_text(name)} ({count})" for name, count in zip(taxonomy.levels, taxonomy.level_classes))
     limits = f" {_text(metadata['limits'])}" if "limits" in metadata else ""
     calibrated = "" if predictor.calibration.fitted_on else " Probabilities are not calibrated."
-    return (f'<div class="heading"><h1>What is in the picture, level by level</h1><p>Model '
-            f"<b>{_text(model_name(predictor))}</b> knows {levels} and nothing else.{limits}{calibrated} Pictures stay "
-            "where this page runs, and are deleted within two hours.</p></div>")
+    return (
+        f'<div class="heading"><h1>What is in the picture, level by level</h1><p>Model '
+        f"<b>{_text(model_name(predictor))}</b> knows {levels} and nothing else.{limits}{calibrated} Pictures stay "
+        "where this page runs, and are deleted within two hours.</p></div>"
+    )
 
 
 def message_html(text: str) -> str:
@@ -226,18 +248,23 @@ def _branches_html(branches: Sequence[Branch], taxonomy: Taxonomy, head_stages: 
     items = []
     for node in branch.nodes:
         name, chance = _text(node.name), _chance(node.probability)
-        button = (f'<button type="button" data-node="{escape(f"{level}:{node.name}")}" title="Adapt: see {name}">'
-                  f'<span class="name">{name}</span><span class="bar">'
-                  f'<span style="width:{100 * node.probability:.1f}%"></span></span>'
-                  f'<span class="chance">{chance}</span></button>')
-        items.append(f'<li class="chosen" aria-current="true">{button}{rest}</li>' if node.chosen
-                     else f"<li>{button}</li>")
+        button = (
+            f'<button type="button" data-node="{escape(f"{level}:{node.name}")}" title="Adapt: see {name}">'
+            f'<span class="name">{name}</span><span class="bar">'
+            f'<span style="width:{100 * node.probability:.1f}%"></span></span>'
+            f'<span class="chance">{chance}</span></button>'
+        )
+        items.append(
+            f'<li class="chosen" aria-current="true">{button}{rest}</li>' if node.chosen else f"<li>{button}</li>"
+        )
     if branch.others:
         items.append(f'<li class="others">{branch.others} more: {_chance(branch.others_probability)}</li>')
     if not any(node.chosen for node in branch.nodes):
         items.append(rest)
-    return (f'<div class="branch"><div class="level">{_text(level)}<span>read from stage '
-            f'{head_stages[branch.level]}, by itself {own}{away}</span></div><ul>{"".join(items)}</ul></div>')
+    return (
+        f'<div class="branch"><div class="level">{_text(level)}<span>read from stage '
+        f"{head_stages[branch.level]}, by itself {own}{away}</span></div><ul>{''.join(items)}</ul></div>"
+    )
 
 
 def _caption(stage: int, count: int, levels: Sequence[str]) -> str:

@@ -18,16 +18,30 @@ from .predict import Prediction, Predictor
 from .processes import ALONE, Processes
 
 PLAN = "_plan.json"  # parquet readers pass over names that begin with _ or .
-SCHEMA = pa.schema([
-    pa.field("file", pa.string(), nullable=False),
-    ("path", pa.list_(pa.string())), ("probabilities", pa.list_(pa.float32())), ("path_probability", pa.float32()),
-    ("runner_up", pa.list_(pa.string())), ("runner_up_probability", pa.float32()),
-    ("error", pa.string()), ("reason", pa.string()),
-])
+SCHEMA = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        ("path", pa.list_(pa.string())),
+        ("probabilities", pa.list_(pa.float32())),
+        ("path_probability", pa.float32()),
+        ("runner_up", pa.list_(pa.string())),
+        ("runner_up_probability", pa.float32()),
+        ("error", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
 
 
-def predict_parts(predictor: Predictor, files: Sequence[str], folder: str | Path, settings: dict, *,
-                  part_size: int = 4096, processes: Processes = ALONE, **kwargs) -> Iterator[tuple[int, int]]:
+def predict_parts(
+    predictor: Predictor,
+    files: Sequence[str],
+    folder: str | Path,
+    settings: dict,
+    *,
+    part_size: int = 4096,
+    processes: Processes = ALONE,
+    **kwargs,
+) -> Iterator[tuple[int, int]]:
     """Write ``part-00000.parquet`` and so on; yield (pictures, failures) of each part of ours, made now or before.
 
     Args:
@@ -72,14 +86,20 @@ def claim_folder(folder: Path, files: Sequence[str], settings: dict) -> None:
         write_whole(file, json.dumps(plan, indent=1))
     found = json.loads(file.read_text())
     if differ := [f"{k} {found.get(k)!r} -> {v!r}" for k, v in plan.items() if found.get(k) != v]:
-        raise ValueError(f"{folder} holds predictions of another job ({'; '.join(differ)}): go on with the same "
-                         "pictures and options, or choose another folder")
+        raise ValueError(
+            f"{folder} holds predictions of another job ({'; '.join(differ)}): go on with the same "
+            "pictures and options, or choose another folder"
+        )
 
 
 def write_part(file: Path, predictions: Sequence[Prediction]) -> None:
     """Write a part at once, with the number of pictures that failed in its footer."""
-    columns = {field.name: [None if p.error is not None and field.name != "error" else getattr(p, field.name)
-                            for p in predictions] for field in SCHEMA}
+    columns = {
+        field.name: [
+            None if p.error is not None and field.name != "error" else getattr(p, field.name) for p in predictions
+        ]
+        for field in SCHEMA
+    }
     columns["file"] = [p.file.encode(errors="replace").decode() for p in predictions]  # parquet's text is UTF-8
     failed = sum(p.error is not None for p in predictions)
     table = pa.table(columns, SCHEMA.with_metadata({"failed": str(failed)}))

@@ -102,12 +102,14 @@ class GraphPooling(nn.Module):
     def __init__(self, dim: int, num_heads: int = 12, drop_rate: float = 0.1, **dd):
         super().__init__()
         self.centroid_fc = self.projection_class(dim, num_heads, **dd)
-        self.fc1 = nn.Sequential(nn.LayerNorm(dim, **dd), nn.Linear(dim, 4 * dim, **dd), nn.GELU(),
-                                 nn.Dropout(drop_rate))
+        self.fc1 = nn.Sequential(
+            nn.LayerNorm(dim, **dd), nn.Linear(dim, 4 * dim, **dd), nn.GELU(), nn.Dropout(drop_rate)
+        )
         self.fc2 = nn.Sequential(nn.LayerNorm(4 * dim, **dd), nn.Linear(4 * dim, dim, **dd))
 
-    def forward(self, tokens: Tensor, num_clusters: int, valid: Tensor | None = None,
-                mask_empty: bool = False) -> PoolingOutput:
+    def forward(
+        self, tokens: Tensor, num_clusters: int, valid: Tensor | None = None, mask_empty: bool = False
+    ) -> PoolingOutput:
         """Pool.
 
         Args:

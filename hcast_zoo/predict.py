@@ -50,8 +50,11 @@ class Prediction:
         """Return plain data for JSON: ``file`` and ``error``, or everything else, ``reason`` with back-off alone."""
         if self.error is not None:
             return {"file": self.file, "error": self.error}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()
-                if k != "error" and (k, v) != ("reason", None)}
+        return {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in dataclasses.asdict(self).items()
+            if k != "error" and (k, v) != ("reason", None)
+        }
 
 
 class Predictor:
@@ -73,9 +76,16 @@ class Predictor:
             the threshold is not in [0, 1].
     """
 
-    def __init__(self, source: str | Path = "hcast_small.emoji_art", decoder: str = "best_path",
-                 device: str | torch.device = "cpu", *, num_clusters: tuple[int, ...] | None = None,
-                 within: Sequence[str] | None = None, threshold: float | None = None):
+    def __init__(
+        self,
+        source: str | Path = "hcast_small.emoji_art",
+        decoder: str = "best_path",
+        device: str | torch.device = "cpu",
+        *,
+        num_clusters: tuple[int, ...] | None = None,
+        within: Sequence[str] | None = None,
+        threshold: float | None = None,
+    ):
         content = weights.load(source)
         if content.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
@@ -87,8 +97,9 @@ class Predictor:
         self.metadata, self.device = content.metadata, torch.device(device)
         self._set(decoder, num_clusters, within, threshold)
 
-    def _set(self, decoder: str, num_clusters: tuple[int, ...] | None, within: Sequence[str] | None,
-             threshold: float | None) -> None:
+    def _set(
+        self, decoder: str, num_clusters: tuple[int, ...] | None, within: Sequence[str] | None, threshold: float | None
+    ) -> None:
         _check_decoder(decoder)
         self.decoder = decoder
         self.num_clusters = None
@@ -99,8 +110,14 @@ class Predictor:
         self.within = within
         self.threshold = None if threshold is None else check_threshold(threshold)
 
-    def with_settings(self, decoder: str = "best_path", *, num_clusters: tuple[int, ...] | None = None,
-                      within: Sequence[str] | None = None, threshold: float | None = None) -> "Predictor":
+    def with_settings(
+        self,
+        decoder: str = "best_path",
+        *,
+        num_clusters: tuple[int, ...] | None = None,
+        within: Sequence[str] | None = None,
+        threshold: float | None = None,
+    ) -> "Predictor":
         """Return a predictor of the same model, which is not loaded again, with other settings; see the class."""
         other = copy.copy(self)
         other._set(decoder, num_clusters, within, threshold)
@@ -149,17 +166,37 @@ class Predictor:
         if self.threshold is not None:
             short = back_off(d, self.taxonomy, self.threshold)
             paths, probabilities, reasons = short.paths, short.path_probabilities, short.reasons
-        rows = zip(paths.tolist(), d.level_probabilities.tolist(), probabilities.tolist(), d.runner_up.tolist(),
-                   d.runner_up_probabilities.tolist(), reasons)
+        rows = zip(
+            paths.tolist(),
+            d.level_probabilities.tolist(),
+            probabilities.tolist(),
+            d.runner_up.tolist(),
+            d.runner_up_probabilities.tolist(),
+            reasons,
+        )
         names = self.taxonomy.path_names
-        return [Prediction("", names(path), tuple(p for p, node in zip(levels, path) if node != UNKNOWN), probability,
-                           names(second), second_probability, reason=reason)
-                for path, levels, probability, second, second_probability, reason in rows]
+        return [
+            Prediction(
+                "",
+                names(path),
+                tuple(p for p, node in zip(levels, path) if node != UNKNOWN),
+                probability,
+                names(second),
+                second_probability,
+                reason=reason,
+            )
+            for path, levels, probability, second, second_probability, reason in rows
+        ]
 
     def node_probabilities(self, level_logits: list[Tensor], decoder: str | None = None) -> tuple[Tensor, ...]:
         """Return the (B, C_l) probability of every node of each level; see :func:`decode.node_probabilities`."""
-        return node_probabilities(self.calibration.logits(level_logits), self.taxonomy, decoder or self.decoder,
-                                  within=self.within, path_temperature=self.calibration.path_temperature)
+        return node_probabilities(
+            self.calibration.logits(level_logits),
+            self.taxonomy,
+            decoder or self.decoder,
+            within=self.within,
+            path_temperature=self.calibration.path_temperature,
+        )
 
 
 def _check_decoder(decoder: str) -> None:

@@ -43,8 +43,16 @@ class Prepared:
     remarks: tuple[str, ...]
 
 
-def prepare(benchmark: Benchmark, sources: Sequence[str | Path], output: str | Path, *, seed: int = 0,
-            partial: bool = False, check: bool = True, progress: bool = True) -> Prepared:
+def prepare(
+    benchmark: Benchmark,
+    sources: Sequence[str | Path],
+    output: str | Path,
+    *,
+    seed: int = 0,
+    partial: bool = False,
+    check: bool = True,
+    progress: bool = True,
+) -> Prepared:
     """Make a data set of the paper ready for training and evaluation.
 
     Args:
@@ -71,10 +79,24 @@ def prepare(benchmark: Benchmark, sources: Sequence[str | Path], output: str | P
     _check_pictures(content.pictures, check, progress)
     splits = carve(content.pictures, seed)
     counts = collections.Counter(splits)
-    prepared = Prepared(str(output), {s: counts[s] for s in SPLITS},
-                        dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)), tuple(remarks))
-    _write(output, benchmark, content, splits, {**dataclasses.asdict(prepared), "md5": checksums, "partial": partial,
-                                                "val": {"fraction": VAL_FRACTION, "seed": seed}})
+    prepared = Prepared(
+        str(output),
+        {s: counts[s] for s in SPLITS},
+        dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)),
+        tuple(remarks),
+    )
+    _write(
+        output,
+        benchmark,
+        content,
+        splits,
+        {
+            **dataclasses.asdict(prepared),
+            "md5": checksums,
+            "partial": partial,
+            "val": {"fraction": VAL_FRACTION, "seed": seed},
+        },
+    )
     return prepared
 
 
@@ -110,13 +132,16 @@ def _checksums(benchmark: Benchmark, sources: Sequence[Path], remarks: list[str]
     found = {}
     for source in sources:
         if not source.exists():
-            raise DataError(f"{source}: no such file or folder: expected {' and '.join(benchmark.archives)}, or the "
-                            "folder that they were unpacked to")
+            raise DataError(
+                f"{source}: no such file or folder: expected {' and '.join(benchmark.archives)}, or the "
+                "folder that they were unpacked to"
+            )
         if source.is_file():
             found[source.name] = digest = archives.md5(source)
             if (expected := benchmark.archives.get(source.name)) and digest != expected:
-                remarks.append(f"{source.name} is not the archive as distributed: its MD5 is {digest}, expected "
-                               f"{expected}.")
+                remarks.append(
+                    f"{source.name} is not the archive as distributed: its MD5 is {digest}, expected {expected}."
+                )
     return found
 
 
@@ -165,15 +190,19 @@ def _check_counts(benchmark: Benchmark, content: Content, partial: bool) -> None
         for leaf, name in enumerate(content.taxonomy.names[-1]):
             if not fewest <= leaves[split][leaf] <= most:
                 wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-                raise DataError(f"{benchmark.title}: expected {wanted} {split} pictures of {name}, found "
-                                f"{leaves[split][leaf]}: {hint}")
-    if empty := [name for leaf, name in enumerate(content.taxonomy.names[-1]) for split in leaves
-                 if not leaves[split][leaf]]:
+                raise DataError(
+                    f"{benchmark.title}: expected {wanted} {split} pictures of {name}, found "
+                    f"{leaves[split][leaf]}: {hint}"
+                )
+    if empty := [
+        name for leaf, name in enumerate(content.taxonomy.names[-1]) for split in leaves if not leaves[split][leaf]
+    ]:
         raise DataError(f"{benchmark.title}: {len(empty)} classes without a picture, such as {empty[0]}: {hint}")
 
 
 def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -> None:
     """Raise DataError unless all files are there and, with ``decode``, can be read."""
+
     def problem(picture: Picture) -> str | None:
         if not picture.file.is_file():
             return f"{picture.file}: no such file"
@@ -185,11 +214,22 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
-        problems = [p for p in tqdm(pool.map(problem, pictures), "check", len(pictures), unit="picture",
-                                    disable=not progress or not sys.stderr.isatty()) if p]
+        problems = [
+            p
+            for p in tqdm(
+                pool.map(problem, pictures),
+                "check",
+                len(pictures),
+                unit="picture",
+                disable=not progress or not sys.stderr.isatty(),
+            )
+            if p
+        ]
     if problems:
-        raise DataError(f"{len(problems)} of {len(pictures)} pictures cannot be read: {'; '.join(problems[:3])}"
-                        f"{' ...' if len(problems) > 3 else ''}: unpack the archive again")
+        raise DataError(
+            f"{len(problems)} of {len(pictures)} pictures cannot be read: {'; '.join(problems[:3])}"
+            f"{' ...' if len(problems) > 3 else ''}: unpack the archive again"
+        )
 
 
 def _write(output: Path, benchmark: Benchmark, content: Content, splits: Sequence[str], report: dict) -> None:

@@ -65,8 +65,10 @@ def check_device(device: str | torch.device) -> torch.device:
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise ValueError(f"expected a device such as cpu, cuda or mps that this machine has, got {brief(str(device))}: "
-                         f"{clip(reason[0])}") from error
+        raise ValueError(
+            f"expected a device such as cpu, cuda or mps that this machine has, got {brief(str(device))}: "
+            f"{clip(reason[0])}"
+        ) from error
     if found.type == "meta":
         raise ValueError("expected a device that computes, such as cpu, cuda or mps, got 'meta'")
     return found

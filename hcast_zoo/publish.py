@@ -37,9 +37,14 @@ class Published:
     commit: str | None = None
 
 
-def assemble(source: str | Path, folder: str | Path, repo: str | None = None,
-             evaluations: Sequence[Evaluation] | None = None, preview: str | Path | None = None,
-             dtype: torch.dtype | None = None) -> list[File]:
+def assemble(
+    source: str | Path,
+    folder: str | Path,
+    repo: str | None = None,
+    evaluations: Sequence[Evaluation] | None = None,
+    preview: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[File]:
     """Write a whole repository into a folder; every door loads the folder as it would load the repository.
 
     It holds ``model.safetensors`` (the tensors, with config and taxonomy in the metadata, as the core reads it), one
@@ -92,14 +97,26 @@ def empty_folder(folder: str | Path) -> Path:
 
 def list_files(folder: Path) -> list[File]:
     """Return the files in a folder, by name."""
-    return [File(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
-            for path in sorted(folder.iterdir())]
+    return [
+        File(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(folder.iterdir())
+    ]
 
 
-def publish(source: str | Path, repo: str, *, private: bool = False, revision: str | None = None,
-            tag: str | None = None, message: str | None = None, token: str | None = None, dry_run: bool = False,
-            output: str | Path | None = None, evaluations: Sequence[Evaluation] | None = None,
-            preview: str | Path | None = None) -> Published:
+def publish(
+    source: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    tag: str | None = None,
+    message: str | None = None,
+    token: str | None = None,
+    dry_run: bool = False,
+    output: str | Path | None = None,
+    evaluations: Sequence[Evaluation] | None = None,
+    preview: str | Path | None = None,
+) -> Published:
     """Publish weights in one commit: the repository changes as a whole, or not at all.
 
     What the Hub has already is not sent again, and if nothing differs there is no new commit. Code files of an earlier
@@ -127,14 +144,35 @@ def publish(source: str | Path, repo: str, *, private: bool = False, revision: s
         folder = Path(output or temporary)
         files = assemble(source, folder, repo, evaluations, preview)
         message = message or f"Publish {Path(source).name} with hcast-zoo"
-        commit = None if dry_run else send(folder, repo, private=private, revision=revision, tag=tag, message=message,
-                                           token=token, delete_patterns="*.py")
+        commit = (
+            None
+            if dry_run
+            else send(
+                folder,
+                repo,
+                private=private,
+                revision=revision,
+                tag=tag,
+                message=message,
+                token=token,
+                delete_patterns="*.py",
+            )
+        )
         return Published(tuple(files), commit)
 
 
-def send(folder: Path, repo: str, message: str, *, private: bool = False, revision: str | None = None,
-         tag: str | None = None, token: str | None = None, delete_patterns: str | None = None,
-         space_sdk: str | None = None) -> str:
+def send(
+    folder: Path,
+    repo: str,
+    message: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    tag: str | None = None,
+    token: str | None = None,
+    delete_patterns: str | None = None,
+    space_sdk: str | None = None,
+) -> str:
     """Commit a folder to a repository, which is made if it is not there; return the address of the commit.
 
     Args:
@@ -156,15 +194,22 @@ def send(folder: Path, repo: str, message: str, *, private: bool = False, revisi
         api.create_repo(repo, repo_type=kind, space_sdk=space_sdk, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, repo_type=kind, branch=revision, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, revision=revision,
-                                   commit_message=message, delete_patterns=delete_patterns)
+        commit = api.upload_folder(
+            repo_id=repo,
+            repo_type=kind,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            delete_patterns=delete_patterns,
+        )
         if tag is not None and not _is_tagged(api, repo, kind, tag, commit.oid):
             api.create_tag(repo, repo_type=kind, tag=tag, revision=commit.oid)
     except HubError:
         raise
     except (errors.HTTPError, OSError) as error:
-        raise HubError(f"publishing to {repo} failed: {error}. The same command tries again, and sends only what is "
-                       "missing") from error
+        raise HubError(
+            f"publishing to {repo} failed: {error}. The same command tries again, and sends only what is missing"
+        ) from error
     return str(commit.commit_url)
 
 
@@ -176,8 +221,10 @@ def _is_tagged(api: HfApi, repo: str, kind: str, tag: str, commit: str) -> bool:
     """
     targets = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo, repo_type=kind).tags}
     if targets.get(tag, commit) != commit:
-        raise HubError(f"{repo}: the files are there, but tag {tag!r} is of another commit, {targets[tag]}: choose "
-                       "another name, or delete it first")
+        raise HubError(
+            f"{repo}: the files are there, but tag {tag!r} is of another commit, {targets[tag]}: choose "
+            "another name, or delete it first"
+        )
     return tag in targets
 
 

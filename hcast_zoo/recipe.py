@@ -5,13 +5,17 @@ import json
 from importlib import resources
 from pathlib import Path
 
-MENDED = ("the official code's quirks are mended: the weights are chosen by full-path accuracy on a validation split "
-          "of the training pictures, their average is kept, pictures are normalised alike in training and evaluation, "
-          "and superpixels are those of the mixed pictures; --paper-exact keeps the quirks")
-EXACT = ("as the official code: trained on all training pictures, the weights chosen by the finest level's accuracy on "
-         "the test pictures (so the best number is not an unseen one), superpixels of the pictures before mixing, and "
-         "ImageNet's normalisation in training. Not kept: byte values that wrap around below 0 and above 255 before "
-         "superpixels are made")
+MENDED = (
+    "the official code's quirks are mended: the weights are chosen by full-path accuracy on a validation split "
+    "of the training pictures, their average is kept, pictures are normalised alike in training and evaluation, "
+    "and superpixels are those of the mixed pictures; --paper-exact keeps the quirks"
+)
+EXACT = (
+    "as the official code: trained on all training pictures, the weights chosen by the finest level's accuracy on "
+    "the test pictures (so the best number is not an unseen one), superpixels of the pictures before mixing, and "
+    "ImageNet's normalisation in training. Not kept: byte values that wrap around below 0 and above 255 before "
+    "superpixels are made"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +60,9 @@ def load(source: str) -> Recipe:
         data = json.loads(text)
         return Recipe(Path(source).stem, **{"description": "", "paper_exact": {}, **data})
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{source}: expected a JSON object with settings, and perhaps description and paper_exact: "
-                         f"{error}") from error
+        raise ValueError(
+            f"{source}: expected a JSON object with settings, and perhaps description and paper_exact: {error}"
+        ) from error
 
 
 def _folder():

@@ -44,9 +44,19 @@ class Reproduction:
     published: tuple[tuple[float, str], ...]
 
 
-def reproduce(benchmark: Benchmark, checkpoints: Sequence[str | Path], data: str | Path, decoders: Sequence[str], *,
-              split: str = "test", device: str = "cpu", processes: Processes = ALONE, batch_size: int = 32,
-              workers: int = 0, progress: bool = True) -> Reproduction:
+def reproduce(
+    benchmark: Benchmark,
+    checkpoints: Sequence[str | Path],
+    data: str | Path,
+    decoders: Sequence[str],
+    *,
+    split: str = "test",
+    device: str = "cpu",
+    processes: Processes = ALONE,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = True,
+) -> Reproduction:
     """Evaluate checkpoints, such as those of several seeds, on a prepared data set.
 
     Args:
@@ -66,27 +76,47 @@ def reproduce(benchmark: Benchmark, checkpoints: Sequence[str | Path], data: str
         PictureError: if a picture cannot be read: numbers of other pictures are no reproduction.
     """
     if not (Path(data) / "taxonomy.json").is_file():
-        raise ValueError(f"{data}: expected a prepared data set: hcast-zoo data prepare {benchmark.name} ARCHIVE "
-                         f"--output {data}")
+        raise ValueError(
+            f"{data}: expected a prepared data set: hcast-zoo data prepare {benchmark.name} ARCHIVE --output {data}"
+        )
     taxonomy = Taxonomy.load(Path(data) / "taxonomy.json")
     if not trees.same_tree(taxonomy, trees.load(benchmark.name)):
         raise ValueError(f"{data}: its taxonomy {taxonomy.name!r} is not that of {benchmark.title}")
     contents = [load_checkpoint(benchmark, checkpoint, taxonomy) for checkpoint in checkpoints]
     results = []
     for content in contents:
-        dataset = HierarchicalDataset.load(data, taxonomy, split, transform=eval_transform(content.config),
-                                           skip_broken=False)
+        dataset = HierarchicalDataset.load(
+            data, taxonomy, split, transform=eval_transform(content.config), skip_broken=False
+        )
         model = weights.build(content, processes.device(device))
-        results.append(evaluate(model, dataset, decoders, content.calibration, processes=processes,
-                                batch_size=batch_size, workers=workers, progress=progress))
+        results.append(
+            evaluate(
+                model,
+                dataset,
+                decoders,
+                content.calibration,
+                processes=processes,
+                batch_size=batch_size,
+                workers=workers,
+                progress=progress,
+            )
+        )
 
     def over(function) -> dict[str, dict[str, float]]:
-        return {mode: {name: function([r[mode][name] for r in results]) for name in results[0][mode]}
-                for mode in results[0]}
+        return {
+            mode: {name: function([r[mode][name] for r in results]) for name in results[0][mode]} for mode in results[0]
+        }
 
-    return Reproduction(benchmark.name, len(dataset), benchmark.pictures.get(split), tuple(map(str, checkpoints)),
-                        tuple(results), over(statistics.mean), over(statistics.stdev) if len(results) > 1 else None,
-                        benchmark.published if split == "test" else ())
+    return Reproduction(
+        benchmark.name,
+        len(dataset),
+        benchmark.pictures.get(split),
+        tuple(map(str, checkpoints)),
+        tuple(results),
+        over(statistics.mean),
+        over(statistics.stdev) if len(results) > 1 else None,
+        benchmark.published if split == "test" else (),
+    )
 
 
 def load_checkpoint(benchmark: Benchmark, source: str | Path, taxonomy: Taxonomy) -> Weights:
@@ -101,11 +131,15 @@ def load_checkpoint(benchmark: Benchmark, source: str | Path, taxonomy: Taxonomy
     else:
         content = weights.load(source)
     if content.config.level_classes != taxonomy.level_classes:
-        raise ValueError(f"{source}: its levels have {content.config.level_classes} classes, those of "
-                         f"{benchmark.title} {taxonomy.level_classes}")
+        raise ValueError(
+            f"{source}: its levels have {content.config.level_classes} classes, those of "
+            f"{benchmark.title} {taxonomy.level_classes}"
+        )
     if content.taxonomy is not None and not trees.same_tree(content.taxonomy, taxonomy):
-        raise ValueError(f"{source}: its taxonomy {content.taxonomy.name!r} is another tree than that of "
-                         f"{benchmark.title}, or in another order")
+        raise ValueError(
+            f"{source}: its taxonomy {content.taxonomy.name!r} is another tree than that of "
+            f"{benchmark.title}, or in another order"
+        )
     return content
 
 

@@ -46,8 +46,10 @@ class Restriction:
         kept = tuple(tuple(sorted(set(nodes) - {UNKNOWN})) for nodes in zip(*paths))
         depth = sum(map(bool, kept))  # a path has no gaps, so the levels without a node are the finest ones
         position = [{index: i for i, index in enumerate(nodes)} for nodes in kept]
-        parents = tuple(tuple(position[level][taxonomy.parents[level][index]] for index in kept[level + 1])
-                        for level in range(depth - 1))
+        parents = tuple(
+            tuple(position[level][taxonomy.parents[level][index]] for index in kept[level + 1])
+            for level in range(depth - 1)
+        )
         names = tuple(tuple(taxonomy.names[level][index] for index in kept[level]) for level in range(depth))
         return cls(Taxonomy(taxonomy.levels[:depth], names, parents, taxonomy.name), kept[:depth], len(kept))
 
@@ -57,8 +59,10 @@ class Restriction:
 
     def whole(self, paths: Tensor) -> Tensor:
         """Turn (B, l) int64 paths of the restricted taxonomy into (B, L) paths of the whole one."""
-        columns = [torch.tensor((*kept, UNKNOWN), device=paths.device)[column]  # -1 takes the last
-                   for column, kept in zip(paths.T, self.kept)]
+        columns = [
+            torch.tensor((*kept, UNKNOWN), device=paths.device)[column]  # -1 takes the last
+            for column, kept in zip(paths.T, self.kept)
+        ]
         return self.widen(torch.stack(columns, -1), UNKNOWN)
 
     def widen(self, values: Tensor, fill: float) -> Tensor:

@@ -62,10 +62,22 @@ class SegmentedPicture:
 
     def to_dict(self) -> dict:
         """Return plain data for JSON: the prediction's, and what is said of every level and stage."""
-        levels = [{"level": r.level, "stage": r.stage, "node": r.node, "probability": r.probability,
-                   "shares": r.shares.tolist()} for r in self.readings]
-        return {**self.prediction.to_dict(), "agreement": self.agreement,
-                "segments": [len(np.unique(labels)) for labels in self.segmentation.maps], "levels": levels}
+        levels = [
+            {
+                "level": r.level,
+                "stage": r.stage,
+                "node": r.node,
+                "probability": r.probability,
+                "shares": r.shares.tolist(),
+            }
+            for r in self.readings
+        ]
+        return {
+            **self.prediction.to_dict(),
+            "agreement": self.agreement,
+            "segments": [len(np.unique(labels)) for labels in self.segmentation.maps],
+            "levels": levels,
+        }
 
 
 def segment_picture(predictor: Predictor, file: str | Path) -> SegmentedPicture:
@@ -95,10 +107,20 @@ def segment_picture(predictor: Predictor, file: str | Path) -> SegmentedPicture:
     readings = tuple(
         Reading(level, stage, node, probability, share[0].cpu().numpy(), focus)
         for level, stage, node, probability, share, focus in zip(
-            predictor.taxonomy.levels, model.config.head_stages, (*prediction.path, *[None] * ended),
-            (*prediction.probabilities, *[None] * ended), explanation.shares, maps))
-    return SegmentedPicture(prediction, Segmentation.from_output(picture, plain, model.config), readings,
-                            agreement(explanation.focus).item())
+            predictor.taxonomy.levels,
+            model.config.head_stages,
+            (*prediction.path, *[None] * ended),
+            (*prediction.probabilities, *[None] * ended),
+            explanation.shares,
+            maps,
+        )
+    )
+    return SegmentedPicture(
+        prediction,
+        Segmentation.from_output(picture, plain, model.config),
+        readings,
+        agreement(explanation.focus).item(),
+    )
 
 
 def draw_sheet(segmented: SegmentedPicture) -> Image.Image:

@@ -49,8 +49,9 @@ def best_union_iou(segments: Tensor, mask: Tensor) -> float:
         ValueError: if the shapes differ, or no pixel is in the mask.
     """
     if segments.shape != mask.shape or mask.dtype != torch.bool:
-        raise ValueError(f"expected a bool mask of the segments' shape {tuple(segments.shape)}, got "
-                         f"{tuple(mask.shape)} {mask.dtype}")
+        raise ValueError(
+            f"expected a bool mask of the segments' shape {tuple(segments.shape)}, got {tuple(mask.shape)} {mask.dtype}"
+        )
     if not mask.any():
         raise ValueError("expected a mask with at least one pixel")
     labels, mask = segments.flatten().long(), mask.flatten()

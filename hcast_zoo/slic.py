@@ -49,8 +49,11 @@ def _slic(images: Tensor, num_superpixels: int, compactness: float, iterations: 
     rows, cols = grid_shape(height, width, num_superpixels)
     high, wide = math.ceil(height / rows), math.ceil(width / cols)
     rows, cols = math.ceil(height / high), math.ceil(width / wide)  # cells of equal size; the last may reach outside
-    place = torch.meshgrid(torch.arange(height, device=images.device) / high,
-                           torch.arange(width, device=images.device) / wide, indexing="ij")
+    place = torch.meshgrid(
+        torch.arange(height, device=images.device) / high,
+        torch.arange(width, device=images.device) / wide,
+        indexing="ij",
+    )
     position = compactness * torch.stack(place).expand(len(images), -1, -1, -1)  # [B, 2, H, W]
     inside = torch.ones_like(position[:, :1])
     pixels = torch.cat([rgb_to_lab(images), position, inside], 1)  # [B, 6, H, W]

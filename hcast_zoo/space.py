@@ -48,8 +48,10 @@ def assemble_space(source: str, folder: str | Path, requirement: str | None = No
     """
     published = None if Path(source).exists() else hub.parse(source)
     if published is None and source not in weights.packaged():
-        raise ValueError(f"expected weights that a Space can load, org/name on the Hub or one of "
-                         f"{', '.join(weights.packaged())}, got {source!r}: publish them first")
+        raise ValueError(
+            f"expected weights that a Space can load, org/name on the Hub or one of "
+            f"{', '.join(weights.packaged())}, got {source!r}: publish them first"
+        )
     requirement = requirement or f"hcast-zoo[demo]>={__version__}"
     if not requirement.isprintable():
         raise ValueError(f"expected a requirement in one line, got {requirement!r}")
@@ -63,20 +65,40 @@ def assemble_space(source: str, folder: str | Path, requirement: str | None = No
     folder = empty_folder(folder)
     title = plain(content.metadata.get("name") or source)
     data = SpaceCardData(
-        title=title, sdk=SDK, sdk_version=version, python_version=PYTHON, app_file="app.py",
-        license=plain(content.metadata.get("license", "other")).lower(), models=[published[0]] if published else None,
-        tags=["hcast", "hcast-zoo", "hierarchical-classification"], pinned=False)
+        title=title,
+        sdk=SDK,
+        sdk_version=version,
+        python_version=PYTHON,
+        app_file="app.py",
+        license=plain(content.metadata.get("license", "other")).lower(),
+        models=[published[0]] if published else None,
+        tags=["hcast", "hcast-zoo", "hierarchical-classification"],
+        pinned=False,
+    )
     where = f"[{published[0]}](https://huggingface.co/{published[0]})" if published else "those of the package"
-    files = {"app.py": APP.format(source=source), "requirements.txt": requirement + "\n",
-             "README.md": README.format(data=data.to_yaml(), title=title, where=where)}
+    files = {
+        "app.py": APP.format(source=source),
+        "requirements.txt": requirement + "\n",
+        "README.md": README.format(data=data.to_yaml(), title=title, where=where),
+    }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return list_files(folder)
 
 
-def publish_space(source: str, repo: str, *, private: bool = False, revision: str | None = None,
-                  tag: str | None = None, message: str | None = None, token: str | None = None, dry_run: bool = False,
-                  output: str | Path | None = None, requirement: str | None = None) -> Published:
+def publish_space(
+    source: str,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    tag: str | None = None,
+    message: str | None = None,
+    token: str | None = None,
+    dry_run: bool = False,
+    output: str | Path | None = None,
+    requirement: str | None = None,
+) -> Published:
     """Publish a Space in one commit: it changes as a whole, or not at all.
 
     If the weights are private, the Space needs an access token as its secret ``HF_TOKEN``.
@@ -102,6 +124,9 @@ def publish_space(source: str, repo: str, *, private: bool = False, revision: st
         folder = Path(output or temporary)
         files = assemble_space(source, folder, requirement)
         message = message or f"Publish a page to try {source} with hcast-zoo"
-        commit = None if dry_run else send(folder, repo, message, private=private, revision=revision, tag=tag,
-                                           token=token, space_sdk=SDK)
+        commit = (
+            None
+            if dry_run
+            else send(folder, repo, message, private=private, revision=revision, tag=tag, token=token, space_sdk=SDK)
+        )
         return Published(tuple(files), commit)

@@ -40,8 +40,9 @@ class SuperpixelCache:
     def segment(self, image: np.ndarray) -> np.ndarray:
         """Return the (H, W) int64 map of an RGB image (H, W, 3) uint8."""
         number = self.config.num_superpixels
-        key = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"seeds",
-                              person=f"{image.shape[1]}/{number}".encode()).hexdigest()
+        key = hashlib.blake2b(
+            image.tobytes(), digest_size=16, salt=b"seeds", person=f"{image.shape[1]}/{number}".encode()
+        ).hexdigest()
         file = self.folder / key[:2] / f"{key}.png"
         try:
             with Image.open(file) as picture:

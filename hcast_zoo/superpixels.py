@@ -17,8 +17,10 @@ from .slic import grid_shape, slic
 
 SEEDS_ITERATIONS = 15
 MIN_SUPERPIXELS = 10  # OpenCV raises smaller requests to this
-CV2_HELP = ("cv2 has no ximgproc module, so SEEDS superpixels cannot be computed: another OpenCV package overwrote "
-            "the contrib build. Mend it with: pip install --force-reinstall --no-deps opencv-contrib-python-headless")
+CV2_HELP = (
+    "cv2 has no ximgproc module, so SEEDS superpixels cannot be computed: another OpenCV package overwrote "
+    "the contrib build. Mend it with: pip install --force-reinstall --no-deps opencv-contrib-python-headless"
+)
 
 
 def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
@@ -51,8 +53,9 @@ def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
         return grid(height, width, num_superpixels).numpy()
     cv2 = _load_cv2()
     lab = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2LAB)
-    algorithm = cv2.ximgproc.createSuperpixelSEEDS(width, height, 3, num_superpixels, num_levels=1, prior=2,
-                                                   histogram_bins=5, double_step=False)
+    algorithm = cv2.ximgproc.createSuperpixelSEEDS(
+        width, height, 3, num_superpixels, num_levels=1, prior=2, histogram_bins=5, double_step=False
+    )
     algorithm.iterate(lab, SEEDS_ITERATIONS)
     return algorithm.getLabels().astype(np.int64)
 
@@ -65,8 +68,9 @@ def grid(height: int, width: int, num_superpixels: int = 196) -> Tensor:
     return row[:, None] * cols + col
 
 
-def from_normalized(images: Tensor, num_superpixels: int, mean: tuple[float, ...], std: tuple[float, ...],
-                    method: str = "seeds") -> Tensor:
+def from_normalized(
+    images: Tensor, num_superpixels: int, mean: tuple[float, ...], std: tuple[float, ...], method: str = "seeds"
+) -> Tensor:
     """Segment a batch of normalised images, each by itself.
 
     On the meta device and while exporting, where OpenCV cannot run, the grid stands in for SEEDS. SLIC runs on the
@@ -98,8 +102,15 @@ def from_normalized(images: Tensor, num_superpixels: int, mean: tuple[float, ...
     return torch.ops.hcast_zoo.seeds(images, num_superpixels, list(mean), list(std))
 
 
-def prepare_segments(images: Tensor, segments: Tensor | None, num_superpixels: int, in_chans: int,
-                     mean: tuple[float, ...], std: tuple[float, ...], method: str = "seeds") -> Tensor:
+def prepare_segments(
+    images: Tensor,
+    segments: Tensor | None,
+    num_superpixels: int,
+    in_chans: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    method: str = "seeds",
+) -> Tensor:
     """Return the segments of images: the given ones after checking them, or computed ones.
 
     Args:
@@ -171,8 +182,10 @@ def check_segments(segments: Tensor, images: Tensor, num_superpixels: int) -> No
         return
     low, high = segments.aminmax()
     if low < 0 or high >= num_superpixels:
-        raise ValueError(f"expected segment labels from 0 to {num_superpixels - 1}, got {int(low)} to {int(high)}: "
-                         "relabel the map, or use a model with a larger num_superpixels")
+        raise ValueError(
+            f"expected segment labels from 0 to {num_superpixels - 1}, got {int(low)} to {int(high)}: "
+            "relabel the map, or use a model with a larger num_superpixels"
+        )
 
 
 @torch.library.custom_op("hcast_zoo::seeds", mutates_args=())

@@ -65,8 +65,10 @@ class Taxonomy:
         if duplicate := _first_duplicate(self.levels):
             raise TaxonomyError(f"level name {duplicate!r} occurs twice")
         if len(self.names) != len(self.levels) or len(self.parents) != len(self.levels) - 1:
-            raise TaxonomyError(f"expected names for {len(self.levels)} levels and parents for "
-                                f"{len(self.levels) - 1}, got {len(self.names)} and {len(self.parents)}")
+            raise TaxonomyError(
+                f"expected names for {len(self.levels)} levels and parents for "
+                f"{len(self.levels) - 1}, got {len(self.names)} and {len(self.parents)}"
+            )
 
     def _validate_names(self) -> None:
         for level, names in zip(self.levels, self.names):
@@ -82,16 +84,20 @@ class Taxonomy:
         for depth, parents in enumerate(self.parents):
             level, names = self.levels[depth + 1], self.names[depth + 1]
             if len(parents) != len(names):
-                raise TaxonomyError(f"level {level!r}: expected a parent for each of {len(names)} nodes, got "
-                                    f"{len(parents)}")
+                raise TaxonomyError(
+                    f"level {level!r}: expected a parent for each of {len(names)} nodes, got {len(parents)}"
+                )
             for name, parent in zip(names, parents):
                 if type(parent) is not int or not 0 <= parent < len(self.names[depth]):
-                    raise TaxonomyError(f"node {brief(name)} of level {level!r}: expected a parent from 0 to "
-                                        f"{len(self.names[depth]) - 1}, got {brief(parent)}")
+                    raise TaxonomyError(
+                        f"node {brief(name)} of level {level!r}: expected a parent from 0 to "
+                        f"{len(self.names[depth]) - 1}, got {brief(parent)}"
+                    )
 
     @classmethod
-    def from_paths(cls, paths: Iterable[Sequence[str]], levels: Sequence[str] | None = None,
-                   name: str = "") -> "Taxonomy":
+    def from_paths(
+        cls, paths: Iterable[Sequence[str]], levels: Sequence[str] | None = None, name: str = ""
+    ) -> "Taxonomy":
         """Build a taxonomy from paths of node names, coarse to fine; shorter paths end in a shallow leaf.
 
         Nodes keep the order in which they first appear.
@@ -118,13 +124,17 @@ class Taxonomy:
                 known = parent_of[depth].setdefault(node, parent)
                 if known != parent:
                     level = levels[depth] if levels is not None else f"level_{depth + 1}"
-                    raise TaxonomyError(f"node {brief(node)} of level {brief(level)} has two parents, {brief(known)} "
-                                        f"and {brief(parent)}: use names that are unique in their level")
+                    raise TaxonomyError(
+                        f"node {brief(node)} of level {brief(level)} has two parents, {brief(known)} "
+                        f"and {brief(parent)}: use names that are unique in their level"
+                    )
         if levels is None:
             levels = [f"level_{depth + 1}" for depth in range(len(parent_of))]
         index = [{node: i for i, node in enumerate(nodes)} for nodes in parent_of]
-        parents = tuple(tuple(index[depth][parent] for parent in nodes.values() if parent is not None)
-                        for depth, nodes in enumerate(parent_of[1:]))
+        parents = tuple(
+            tuple(index[depth][parent] for parent in nodes.values() if parent is not None)
+            for depth, nodes in enumerate(parent_of[1:])
+        )
         return cls(tuple(levels), tuple(map(tuple, parent_of)), parents, name)
 
     @classmethod
@@ -167,8 +177,12 @@ class Taxonomy:
 
     def to_dict(self) -> dict:
         """Return plain data that JSON can hold."""
-        return {"name": self.name, "levels": list(self.levels), "names": [list(n) for n in self.names],
-                "parents": [list(p) for p in self.parents]}
+        return {
+            "name": self.name,
+            "levels": list(self.levels),
+            "names": [list(n) for n in self.names],
+            "parents": [list(p) for p in self.parents],
+        }
 
     @classmethod
     def load(cls, path: str | Path) -> "Taxonomy":
@@ -202,8 +216,12 @@ class Taxonomy:
         """
         last = len(self.levels) - 1
         with_children = [set(p) for p in self.parents] + [set()]
-        return tuple(self.path_to(level, index) for level in range(last, -1, -1)
-                     for index in range(len(self.names[level])) if index not in with_children[level])
+        return tuple(
+            self.path_to(level, index)
+            for level in range(last, -1, -1)
+            for index in range(len(self.names[level]))
+            if index not in with_children[level]
+        )
 
     def path_to(self, level: int, index: int) -> tuple[int, ...]:
         """Return the node indices from the coarsest level to a node, -1 at finer levels."""
@@ -237,8 +255,10 @@ class Taxonomy:
         for level in known:
             if labels[level] != given[level]:
                 node, child = self.names[level][given[level]], self.names[known[-1]][given[known[-1]]]
-                raise TaxonomyError(f"{child!r} of level {self.levels[known[-1]]!r} belongs to "
-                                    f"{self.names[level][labels[level]]!r}, not to {node!r}")
+                raise TaxonomyError(
+                    f"{child!r} of level {self.levels[known[-1]]!r} belongs to "
+                    f"{self.names[level][labels[level]]!r}, not to {node!r}"
+                )
         return labels
 
     def find(self, node: str) -> tuple[int, int]:
@@ -249,8 +269,10 @@ class Taxonomy:
         """
         places = [(level, index[node]) for level, index in enumerate(self._name_index) if node in index]
         if len(places) > 1:
-            raise TaxonomyError(f"node {node!r} is at more than one level: write "
-                                f"{' or '.join(repr(f'{self.levels[level]}:{node}') for level, _ in places)}")
+            raise TaxonomyError(
+                f"node {node!r} is at more than one level: write "
+                f"{' or '.join(repr(f'{self.levels[level]}:{node}') for level, _ in places)}"
+            )
         if places:
             return places[0]
         prefix, colon, name = node.partition(":")
@@ -287,11 +309,14 @@ class Taxonomy:
         try:
             node = operator.index(node)
         except TypeError as error:
-            raise TaxonomyError(f"expected a name or a label at level {self.levels[level]!r}, got {brief(node)}"
-                                ) from error
+            raise TaxonomyError(
+                f"expected a name or a label at level {self.levels[level]!r}, got {brief(node)}"
+            ) from error
         if not 0 <= node < len(self.names[level]):
-            raise TaxonomyError(f"label {node} is out of range at level {self.levels[level]!r}: expected 0 to "
-                                f"{len(self.names[level]) - 1}, or -1 for unknown")
+            raise TaxonomyError(
+                f"label {node} is out of range at level {self.levels[level]!r}: expected 0 to "
+                f"{len(self.names[level]) - 1}, or -1 for unknown"
+            )
         return node
 
     @functools.cached_property
@@ -313,8 +338,10 @@ def read_table(path: str | Path) -> tuple[list[str], Iterator[tuple[int, dict[st
     def table() -> Iterator[tuple[int, dict[str, str]]]:
         for line, cells in rows:
             if len(cells) > len(header):
-                raise TaxonomyError(f"{path} line {line}: expected {len(header)} cells, got {len(cells)}: put quotes "
-                                    "around a name with a comma")
+                raise TaxonomyError(
+                    f"{path} line {line}: expected {len(header)} cells, got {len(cells)}: put quotes "
+                    "around a name with a comma"
+                )
             if cells:
                 yield line, dict(itertools.zip_longest(header, cells, fillvalue=""))
 
@@ -343,8 +370,9 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         status = os.stat(folder)
         other = seen.setdefault((status.st_dev, status.st_ino), folder)
         if other is not folder:
-            raise TaxonomyError(f"{folder} is the same folder as {other}: expected a tree, where links lead to no "
-                                "folder twice")
+            raise TaxonomyError(
+                f"{folder} is the same folder as {other}: expected a tree, where links lead to no folder twice"
+            )
         if len(folder.relative_to(root).parts) > MAX_LEVELS:
             raise TaxonomyError(f"{brief(str(folder))}: expected at most {MAX_LEVELS} levels of folders")
         folders[:] = sorted(f for f in folders if not f.startswith("."))

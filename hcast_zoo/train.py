@@ -76,8 +76,15 @@ class Run:
         ValueError: if the folder holds a run with other settings, or levels disagree.
     """
 
-    def __init__(self, config: HCastConfig, settings: TrainConfig, train_set: HierarchicalDataset,
-                 val_set: HierarchicalDataset, output: str | Path, init: weights.Weights | None = None):
+    def __init__(
+        self,
+        config: HCastConfig,
+        settings: TrainConfig,
+        train_set: HierarchicalDataset,
+        val_set: HierarchicalDataset,
+        output: str | Path,
+        init: weights.Weights | None = None,
+    ):
         if config.level_classes != train_set.taxonomy.level_classes or train_set.taxonomy != val_set.taxonomy:
             raise ValueError("model, training set and validation set must have one taxonomy")
         # Without this, accelerate would not see that torchrun started several processes on CPUs.
@@ -86,8 +93,10 @@ class Run:
         self.processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
         world = self.processes.count
         if len(train_set) < settings.batch_size * world:
-            raise ValueError(f"expected at least a batch of {settings.batch_size} pictures, got {len(train_set)} for "
-                             f"{world} process(es)")
+            raise ValueError(
+                f"expected at least a batch of {settings.batch_size} pictures, got {len(train_set)} for "
+                f"{world} process(es)"
+            )
         self.config, self.settings, self.output = config, settings, Path(output)
         with self.accelerator.main_process_first():
             self.output.mkdir(parents=True, exist_ok=True)
@@ -102,7 +111,8 @@ class Run:
             model.load_state_dict(weights.fit(init.state_dict, model), strict=False)
         self.ema = ModelEmaV3(model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
         optimizer = timm.optim.create_optimizer_v2(
-            model, settings.opt, lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay)
+            model, settings.opt, lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay
+        )
         self.sampler = SeededSampler(len(train_set), settings.seed)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.loader = self._make_loader(train_set)
@@ -110,9 +120,15 @@ class Run:
             self.ema.to(self.accelerator.device)
             self.accelerator.register_for_checkpointing(self.ema)
         self.scheduler, _ = timm.scheduler.create_scheduler_v2(
-            optimizer, "cosine", settings.schedule_epochs or settings.epochs, min_lr=settings.min_lr,
-            warmup_lr=settings.warmup_lr, warmup_epochs=settings.warmup_epochs, step_on_epochs=settings.paper_exact,
-            updates_per_epoch=len(self.loader))
+            optimizer,
+            "cosine",
+            settings.schedule_epochs or settings.epochs,
+            min_lr=settings.min_lr,
+            warmup_lr=settings.warmup_lr,
+            warmup_epochs=settings.warmup_epochs,
+            step_on_epochs=settings.paper_exact,
+            updates_per_epoch=len(self.loader),
+        )
         self.loss = HierarchicalLoss(settings.kl_weight, smoothing=settings.smoothing)
         self.criterion = f"accuracy/{self.taxonomy.levels[-1]}" if settings.paper_exact else "fpa"
         self.step, self.best = 0, -1.0
@@ -129,14 +145,30 @@ class Run:
         mixup = make_mixup(config, settings)
         if settings.on_device:
             if self.processes.count > 1 or config.superpixels == "seeds":
-                raise ValueError("on_device: expected one process, and superpixels slic or grid, which the accelerator "
-                                 f"can make; got {self.processes.count} and {config.superpixels}")
+                raise ValueError(
+                    "on_device: expected one process, and superpixels slic or grid, which the accelerator "
+                    f"can make; got {self.processes.count} and {config.superpixels}"
+                )
             return DeviceLoader(train_set, config, settings, self.sampler, self.accelerator.device, mixup)
-        collate = SuperpixelCollate(config, mixup, settings.paper_exact,
-                                    None if settings.augments else settings.superpixel_cache, self.accelerator.device)
-        return self.accelerator.prepare(DataLoader(
-            train_set, settings.batch_size, sampler=self.sampler, drop_last=True, num_workers=settings.workers,
-            persistent_workers=settings.workers > 0, collate_fn=collate, worker_init_fn=start_quietly))
+        collate = SuperpixelCollate(
+            config,
+            mixup,
+            settings.paper_exact,
+            None if settings.augments else settings.superpixel_cache,
+            self.accelerator.device,
+        )
+        return self.accelerator.prepare(
+            DataLoader(
+                train_set,
+                settings.batch_size,
+                sampler=self.sampler,
+                drop_last=True,
+                num_workers=settings.workers,
+                persistent_workers=settings.workers > 0,
+                collate_fn=collate,
+                worker_init_fn=start_quietly,
+            )
+        )
 
     def _rest_of_epoch(self, done: int) -> Iterable:
         """Return the batches of the sampler's epoch without the first ``done``."""
@@ -165,8 +197,13 @@ class Run:
     def _train_epoch(self, loader: Iterable, epoch: int, done: int) -> float:
         self.model.train()
         total, count = 0.0, 0
-        bar = tqdm(loader, f"epoch {epoch + 1}/{self.settings.epochs}", len(self.loader), initial=done,
-                   disable=not self.processes.is_main)
+        bar = tqdm(
+            loader,
+            f"epoch {epoch + 1}/{self.settings.epochs}",
+            len(self.loader),
+            initial=done,
+            disable=not self.processes.is_main,
+        )
         for batch in bar:
             if self._all_have(batch):
                 total, count = total + self._train_step(batch), count + 1
@@ -211,8 +248,14 @@ class Run:
         model = self.ema.module if averaged else self.accelerator.unwrap_model(self.model)
         copy_buffers(model, self.processes)
         decoder = "independent" if self.settings.paper_exact else "best_path"
-        metrics = evaluate(model, self.val_set, (decoder,), workers=0, processes=self.processes,
-                           superpixel_cache=self.settings.superpixel_cache)[decoder]
+        metrics = evaluate(
+            model,
+            self.val_set,
+            (decoder,),
+            workers=0,
+            processes=self.processes,
+            superpixel_cache=self.settings.superpixel_cache,
+        )[decoder]
         self._log({f"val/{key}": value for key, value in metrics.items()})
         better = metrics[self.criterion] > self.best
         self.best = max(metrics[self.criterion], self.best)
@@ -235,25 +278,33 @@ class Run:
             file.write(json.dumps({"step": self.step, **values}) + "\n")
         for key, value in values.items():
             self.board.add_scalar(key, value, self.step)
-        tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.5g}" for k, v in values.items()),
-                   file=sys.stderr)
+        tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.5g}" for k, v in values.items()), file=sys.stderr)
 
     def _claim_folder(self) -> None:
         """Write the settings, or check that the folder's run has the same."""
         file = self.output / "run.json"
-        wanted = {"config": self.config.to_dict(), "settings": dataclasses.asdict(self.settings),
-                  "job": {"processes": self.processes.count}}
+        wanted = {
+            "config": self.config.to_dict(),
+            "settings": dataclasses.asdict(self.settings),
+            "job": {"processes": self.processes.count},
+        }
         if not file.exists():
             write_whole(file, json.dumps(wanted, indent=1))
             return
         # Settings that came with a later version count as their defaults.
         found = {"job": {"processes": 1}, **json.loads(file.read_text())}
         found["settings"] = {**dataclasses.asdict(TrainConfig()), **found.get("settings", {})}
-        differ = [f"{key} {found.get(part, {}).get(key)!r} -> {value!r}" for part, values in wanted.items()
-                  for key, value in values.items() if found.get(part, {}).get(key) != value and key not in CHANGEABLE]
+        differ = [
+            f"{key} {found.get(part, {}).get(key)!r} -> {value!r}"
+            for part, values in wanted.items()
+            for key, value in values.items()
+            if found.get(part, {}).get(key) != value and key not in CHANGEABLE
+        ]
         if differ:
-            raise ValueError(f"{self.output} holds a run with other settings ({'; '.join(differ)}): go on with the "
-                             "same, or choose another folder")
+            raise ValueError(
+                f"{self.output} holds a run with other settings ({'; '.join(differ)}): go on with the "
+                "same, or choose another folder"
+            )
 
     def _save_checkpoint(self) -> None:
         """Write ``checkpoint/`` at once: a crash leaves the old one or the new one."""
@@ -303,17 +354,27 @@ def train_transform(config: HCastConfig, settings: TrainConfig):
     if policy and policy.startswith("rand") and "mmax" not in policy:
         policy += "-mmax9"  # at magnitude 10 timm posterises to 0 bits, which Pillow 13 refuses
     # Behaviour 24: the official code trains with ImageNet's normalisation, whatever it evaluates with.
-    mean, std = normalization(
-        config.replace(mean=IMAGENET_MEAN, std=IMAGENET_STD) if settings.paper_exact else config)
+    mean, std = normalization(config.replace(mean=IMAGENET_MEAN, std=IMAGENET_STD) if settings.paper_exact else config)
     try:
         transform = timm.data.create_transform(
-            config.image_size, is_training=True, scale=(settings.crop_scale, 1.0), hflip=settings.hflip,
-            color_jitter=settings.color_jitter, auto_augment=policy,
-            interpolation=config.interpolation, mean=mean, std=std, re_prob=settings.random_erasing,
-            re_mode="pixel", use_prefetcher=False)
+            config.image_size,
+            is_training=True,
+            scale=(settings.crop_scale, 1.0),
+            hflip=settings.hflip,
+            color_jitter=settings.color_jitter,
+            auto_augment=policy,
+            interpolation=config.interpolation,
+            mean=mean,
+            std=std,
+            re_prob=settings.random_erasing,
+            re_mode="pixel",
+            use_prefetcher=False,
+        )
     except (AssertionError, KeyError, IndexError) as error:  # what timm makes of a policy that it does not know
-        raise ValueError(f"auto_augment: expected a policy of timm, such as rand-m9-mstd0.5-inc1, or \"\", got "
-                         f"{brief(settings.auto_augment)}: {clip(error)}") from error
+        raise ValueError(
+            f'auto_augment: expected a policy of timm, such as rand-m9-mstd0.5-inc1, or "", got '
+            f"{brief(settings.auto_augment)}: {clip(error)}"
+        ) from error
     if config.in_chans == 1:  # after timm's augmentations, some of which want colours
         to_tensor = [isinstance(step, timm.data.transforms.MaybeToTensor) for step in transform.transforms].index(True)
         transform.transforms.insert(to_tensor, Grayscale(1))
@@ -324,8 +385,13 @@ def make_mixup(config: HCastConfig, settings: TrainConfig) -> HierarchicalMixup 
     """Return the mixing of the settings, or None if it is off."""
     if not settings.mixup and not settings.cutmix:
         return None
-    return HierarchicalMixup(settings.mixup, settings.cutmix, prob=settings.mix_prob,
-                             label_smoothing=settings.smoothing, num_classes=config.level_classes)
+    return HierarchicalMixup(
+        settings.mixup,
+        settings.cutmix,
+        prob=settings.mix_prob,
+        label_smoothing=settings.smoothing,
+        num_classes=config.level_classes,
+    )
 
 
 def _line_step(line: str) -> float:

@@ -88,11 +88,19 @@ class TrainConfig:
         if not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers: expected 0 to {MAX_WORKERS}, got {self.workers}")
         if self.on_device and (self.auto_augment or self.paper_exact):
-            raise ValueError("on_device: expected auto_augment \"\" and paper_exact off, for timm's policies and the "
-                             "official order of superpixels and mixing run on the CPU")
+            raise ValueError(
+                'on_device: expected auto_augment "" and paper_exact off, for timm\'s policies and the '
+                "official order of superpixels and mixing run on the CPU"
+            )
 
     @property
     def augments(self) -> bool:
         """Whether pictures are changed at random, so that none comes again pixel by pixel; a flip alone does not."""
-        return (self.crop_scale < 1 or bool(self.auto_augment) or self.random_erasing > 0 or self.random_background
-                or self.color_jitter > 0 or (self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0)))
+        return (
+            self.crop_scale < 1
+            or bool(self.auto_augment)
+            or self.random_erasing > 0
+            or self.random_background
+            or self.color_jitter > 0
+            or (self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0))
+        )

@@ -19,8 +19,23 @@ MAX_SIDE = 1_000_000  # pixels; Pillow keeps an address for each row
 MAX_BYTES = 2**30  # what that many pixels take without compression, and some; of a larger file nothing is read
 MAX_ASPECT = 20  # of a picture that is longer the middle is read: whole, a line of pixels would be resized to a giant
 # Not all that Pillow knows: some of its readers start another program (EPS runs Ghostscript), others are seldom tried.
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF",
-           "WEBP")
+FORMATS = (
+    "AVIF",
+    "BMP",
+    "GIF",
+    "ICO",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PCX",
+    "PNG",
+    "PPM",
+    "QOI",
+    "SGI",
+    "TGA",
+    "TIFF",
+    "WEBP",
+)
 PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -48,8 +63,10 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
             formats = [f for f in FORMATS if f in Image.OPEN]
             with _open(source, name) as file, Image.open(file, formats=formats) as picture:
                 if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
-                    raise PictureError(f"{name}: {picture.width}x{picture.height} pixels, expected {MAX_PIXELS:,} at "
-                                       f"most, and {MAX_SIDE:,} a side: make it smaller first")
+                    raise PictureError(
+                        f"{name}: {picture.width}x{picture.height} pixels, expected {MAX_PIXELS:,} at "
+                        f"most, and {MAX_SIDE:,} a side: make it smaller first"
+                    )
                 picture.load()
                 ImageOps.exif_transpose(picture, in_place=True)
                 return to_8_bit(picture)
@@ -118,12 +135,14 @@ def eval_transform(config: HCastConfig) -> tv.Compose:
     Source: official datasets.py:177-180 (behaviour 25).
     """
     interpolation = tv.InterpolationMode(config.interpolation)
-    return tv.Compose([
-        middle,
-        tv.Resize(short_side(config), interpolation),
-        tv.CenterCrop(config.image_size),
-        *to_tensor(config),
-    ])
+    return tv.Compose(
+        [
+            middle,
+            tv.Resize(short_side(config), interpolation),
+            tv.CenterCrop(config.image_size),
+            *to_tensor(config),
+        ]
+    )
 
 
 def short_side(config: HCastConfig) -> int:

@@ -95,8 +95,12 @@ def _read(name: str) -> Taxonomy:
         for depth, node in enumerate(path[1:]):
             if parents[depth].setdefault(node, path[depth]) != path[depth]:
                 raise TaxonomyError(f"tree {name}: node {node} of level {levels[depth + 1]!r} has two parents")
-    return Taxonomy(tuple(levels), tuple(map(tuple, level_names)),
-                    tuple(tuple(known[i] for i in range(len(known))) for known in parents), tree["dataset"])
+    return Taxonomy(
+        tuple(levels),
+        tuple(map(tuple, level_names)),
+        tuple(tuple(known[i] for i in range(len(known))) for known in parents),
+        tree["dataset"],
+    )
 
 
 def _numbered(level: str, count: int) -> tuple[str, ...]:

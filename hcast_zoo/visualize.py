@@ -40,8 +40,9 @@ class Segmentation:
     maps: tuple[np.ndarray, ...]
 
     @classmethod
-    def from_output(cls, picture: Image.Image, output: HCastOutput, config: HCastConfig,
-                    row: int = 0) -> "Segmentation":
+    def from_output(
+        cls, picture: Image.Image, output: HCastOutput, config: HCastConfig, row: int = 0
+    ) -> "Segmentation":
         """Take the segmentations of image ``row`` of an output; the model saw ``eval_transform(config)(picture)``."""
         stages = range(1, len(output.assignments) + 2)
         maps = tuple(output.segment_map(stage)[row].cpu().numpy() for stage in stages)
@@ -90,8 +91,9 @@ def average_colours(picture: Image.Image, labels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.where((labels == OUTSIDE)[..., None], pixels, painted))
 
 
-def draw_boundaries(picture: Image.Image, labels: np.ndarray, colour: tuple[int, int, int] = EDGE,
-                    width: int | None = None) -> Image.Image:
+def draw_boundaries(
+    picture: Image.Image, labels: np.ndarray, colour: tuple[int, int, int] = EDGE, width: int | None = None
+) -> Image.Image:
     """Draw the lines between segments on a picture.
 
     Args:
@@ -166,8 +168,10 @@ def segment_strip(model: HCast, picture: Image.Image | str | Path, size: int = P
 
 def strip(segmentation: Segmentation, size: int = PANEL) -> Image.Image:
     """Return what the model saw and its segmentations side by side, fine to coarse."""
-    panels = [segmentation.view(size), *(stage_panel(segmentation, stage, size)
-                                         for stage in range(1, len(segmentation.maps) + 1))]
+    panels = [
+        segmentation.view(size),
+        *(stage_panel(segmentation, stage, size) for stage in range(1, len(segmentation.maps) + 1)),
+    ]
     gap = max(2, size * GAP // PANEL)
     canvas = Image.new("RGB", (len(panels) * (size + gap) - gap, size), WHITE)
     for i, panel in enumerate(panels):
@@ -227,6 +231,8 @@ def _nearest(count: int, start: float, end: float, side: int) -> tuple[np.ndarra
 def _pixels(picture: Image.Image, labels: np.ndarray) -> np.ndarray:
     """Return the picture as (H, W, 3) uint8, if it is RGB and of the label map's size."""
     if picture.mode != "RGB" or picture.size != labels.shape[::-1]:
-        raise ValueError(f"expected an RGB picture of {labels.shape[1]}x{labels.shape[0]} pixels, the label map's, got "
-                         f"{picture.mode} {picture.width}x{picture.height}")
+        raise ValueError(
+            f"expected an RGB picture of {labels.shape[1]}x{labels.shape[0]} pixels, the label map's, got "
+            f"{picture.mode} {picture.width}x{picture.height}"
+        )
     return np.asarray(picture)

@@ -115,8 +115,10 @@ def read(path: str | Path, tensors: bool = True) -> Weights:
     if "config" not in metadata:
         metadata.update(_read_config_json(Path(path).with_name("config.json")))
     if "config" not in metadata:
-        raise WeightsError(f"{path}: expected H-CAST weights with a config in their metadata; run `hcast-zoo convert` "
-                           "on checkpoints from elsewhere")
+        raise WeightsError(
+            f"{path}: expected H-CAST weights with a config in their metadata; run `hcast-zoo convert` "
+            "on checkpoints from elsewhere"
+        )
     try:
         config = HCastConfig.from_dict(json.loads(metadata.pop("config")))
         text = metadata.pop("taxonomy", None)
@@ -124,8 +126,9 @@ def read(path: str | Path, tensors: bool = True) -> Weights:
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: invalid config or taxonomy in the metadata: {clip(error)}") from error
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
-        raise WeightsError(f"{path}: the taxonomy has {taxonomy.level_classes} classes, the config "
-                           f"{config.level_classes}")
+        raise WeightsError(
+            f"{path}: the taxonomy has {taxonomy.level_classes} classes, the config {config.level_classes}"
+        )
     try:
         calibration = _parse_calibration(metadata.pop("calibration", None), len(config.level_classes))
     except (TypeError, ValueError, RecursionError) as error:
@@ -143,9 +146,10 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: expected a complete safetensors file: {clip(error)}. A checkpoint of the official "
-                           "code or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
-                           ) from error
+        raise WeightsError(
+            f"{path}: expected a complete safetensors file: {clip(error)}. A checkpoint of the official "
+            "code or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
+        ) from error
 
 
 def _read_config_json(path: Path) -> dict[str, str]:
@@ -173,8 +177,9 @@ def build(weights: Weights, device: str | torch.device = "cpu") -> HCast:
     """
     model = check(weights)
     # A copy, because tensors of a mapped file are not aligned, which makes kernels slower and moves last bits.
-    state = {k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True)
-             for k, v in weights.state_dict.items()}
+    state = {
+        k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.state_dict.items()
+    }
     model.load_state_dict(state, assign=True)
     return model.to(check_device(device)).eval()
 
@@ -192,10 +197,16 @@ def check(weights: Weights) -> HCast:
     expected, given = model.state_dict(), weights.state_dict
     problems = [f"no {k}" for k in expected if k not in given]
     problems += [f"unknown {clip(k)}" for k in given if k not in expected]
-    problems += [f"{k} is {brief(tuple(given[k].shape))}, not {tuple(v.shape)}" for k, v in expected.items()
-                 if k in given and given[k].shape != v.shape]
-    problems += [f"{k} is {given[k].dtype}, not a kind of {v.dtype}" for k, v in expected.items()
-                 if k in given and given[k].is_floating_point() != v.is_floating_point()]
+    problems += [
+        f"{k} is {brief(tuple(given[k].shape))}, not {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in given and given[k].shape != v.shape
+    ]
+    problems += [
+        f"{k} is {given[k].dtype}, not a kind of {v.dtype}"
+        for k, v in expected.items()
+        if k in given and given[k].is_floating_point() != v.is_floating_point()
+    ]
     if problems:
         raise WeightsError(f"weights of another model, {len(problems)} differences: {'; '.join(problems[:5])}")
     return model
@@ -212,13 +223,17 @@ def fit(state_dict: dict[str, Tensor], model: HCast) -> dict[str, Tensor]:
     expected, state = model.state_dict(), dict(state_dict)
     if "pos_embed" in state and state["pos_embed"].shape != expected["pos_embed"].shape:
         state["pos_embed"] = resample_position(state["pos_embed"], (model.config.grid_size,) * 2)
-    state = {k: v for k, v in state.items()
-             if not k.startswith("heads.") or (k in expected and v.shape == expected[k].shape)}
-    wrong = [k for k, v in expected.items()
-             if not k.startswith("heads.") and (k not in state or state[k].shape != v.shape)]
+    state = {
+        k: v for k, v in state.items() if not k.startswith("heads.") or (k in expected and v.shape == expected[k].shape)
+    }
+    wrong = [
+        k for k, v in expected.items() if not k.startswith("heads.") and (k not in state or state[k].shape != v.shape)
+    ]
     if wrong:
-        raise WeightsError(f"cannot start from weights of another architecture: {len(wrong)} tensors differ, such as "
-                           f"{', '.join(wrong[:3])}")
+        raise WeightsError(
+            f"cannot start from weights of another architecture: {len(wrong)} tensors differ, such as "
+            f"{', '.join(wrong[:3])}"
+        )
     return state
 
 
@@ -246,8 +261,10 @@ def resolve(source: str | Path) -> Path:
         return path
     if repository := hub.parse(str(source)):
         return hub.download(repository[0], "model.safetensors", repository[1])
-    raise WeightsError(f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, org/name on the "
-                       f"Hub, or one of {', '.join(index) or '(none packaged)'}")
+    raise WeightsError(
+        f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, org/name on the "
+        f"Hub, or one of {', '.join(index) or '(none packaged)'}"
+    )
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:

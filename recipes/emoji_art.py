@@ -31,25 +31,69 @@ from hcast_zoo.taxonomy import Taxonomy
 
 # npm package @iconify-json/NAME: version, split, attribution, licence (SPDX), sha256 of the tarball
 ARTWORK = {
-    "noto": ("1.2.9", "train", "Noto Emoji, (c) Google Inc, github.com/googlefonts/noto-emoji", "Apache-2.0",
-             "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
-    "noto-v1": ("1.2.5", "train", "Noto Emoji v1, (c) Google Inc, github.com/googlefonts/noto-emoji", "Apache-2.0",
-                "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"),
-    "fluent-emoji-flat": ("1.2.6", "train", "Fluent Emoji, (c) Microsoft Corporation, "
-                          "github.com/microsoft/fluentui-emoji", "MIT",
-                          "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175"),
-    "fluent-emoji": ("1.2.7", "train", "Fluent Emoji, (c) Microsoft Corporation, github.com/microsoft/fluentui-emoji",
-                     "MIT", "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b"),
-    "emojione": ("1.2.3", "train", "Emoji One v2 / EmojiTwo, github.com/EmojiTwo/emojitwo", "CC-BY-4.0",
-                 "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"),
-    "emojione-v1": ("1.2.3", "train", "Emoji One v1, github.com/joypixels/emojione-legacy", "CC-BY-SA-4.0",
-                    "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3"),
-    "openmoji": ("1.2.29", "train", "OpenMoji, (c) HfG Schwaebisch Gmuend, github.com/hfg-gmuend/openmoji",
-                 "CC-BY-SA-4.0", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5"),
-    "fxemoji": ("1.2.2", "val", "Firefox OS Emoji, (c) Mozilla, github.com/mozilla/fxemoji", "Apache-2.0",
-                "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef"),
-    "twemoji": ("1.2.5", "test", "Twemoji, (c) Twitter and contributors, github.com/jdecked/twemoji", "CC-BY-4.0",
-                "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
+    "noto": (
+        "1.2.9",
+        "train",
+        "Noto Emoji, (c) Google Inc, github.com/googlefonts/noto-emoji",
+        "Apache-2.0",
+        "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
+    ),
+    "noto-v1": (
+        "1.2.5",
+        "train",
+        "Noto Emoji v1, (c) Google Inc, github.com/googlefonts/noto-emoji",
+        "Apache-2.0",
+        "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+    ),
+    "fluent-emoji-flat": (
+        "1.2.6",
+        "train",
+        "Fluent Emoji, (c) Microsoft Corporation, github.com/microsoft/fluentui-emoji",
+        "MIT",
+        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+    ),
+    "fluent-emoji": (
+        "1.2.7",
+        "train",
+        "Fluent Emoji, (c) Microsoft Corporation, github.com/microsoft/fluentui-emoji",
+        "MIT",
+        "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
+    ),
+    "emojione": (
+        "1.2.3",
+        "train",
+        "Emoji One v2 / EmojiTwo, github.com/EmojiTwo/emojitwo",
+        "CC-BY-4.0",
+        "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+    ),
+    "emojione-v1": (
+        "1.2.3",
+        "train",
+        "Emoji One v1, github.com/joypixels/emojione-legacy",
+        "CC-BY-SA-4.0",
+        "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3",
+    ),
+    "openmoji": (
+        "1.2.29",
+        "train",
+        "OpenMoji, (c) HfG Schwaebisch Gmuend, github.com/hfg-gmuend/openmoji",
+        "CC-BY-SA-4.0",
+        "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
+    ),
+    "fxemoji": (
+        "1.2.2",
+        "val",
+        "Firefox OS Emoji, (c) Mozilla, github.com/mozilla/fxemoji",
+        "Apache-2.0",
+        "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
+    ),
+    "twemoji": (
+        "1.2.5",
+        "test",
+        "Twemoji, (c) Twitter and contributors, github.com/jdecked/twemoji",
+        "CC-BY-4.0",
+        "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+    ),
 }
 EMOJIBASE = ("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a")
 GROUPS = ("animals-nature", "food-drink", "travel-places", "activities", "objects")
@@ -76,11 +120,14 @@ def main() -> None:
     taxonomy.save(args.output / "taxonomy.json")
     table = render(labels, icons, drawn, kept)
     pq.write_table(table, args.output / "emoji_art.parquet", compression="zstd")
-    lines = [f"- {split}: {credit} ({licence}), npm @iconify-json/{name} {version}"
-             for name, (version, split, credit, licence, _) in ARTWORK.items()]
+    lines = [
+        f"- {split}: {credit} ({licence}), npm @iconify-json/{name} {version}"
+        for name, (version, split, credit, licence, _) in ARTWORK.items()
+    ]
     lines.append("- taxonomy: emojibase-data 17.0.0, (c) Miles Johnson (MIT)")
-    (args.output / "ATTRIBUTION.md").write_text("\n".join(["# EmojiArt", "", *lines, "",
-                                                "Changes: rendered to 96x96 pixels, re-encoded as WebP.", ""]))
+    (args.output / "ATTRIBUTION.md").write_text(
+        "\n".join(["# EmojiArt", "", *lines, "", "Changes: rendered to 96x96 pixels, re-encoded as WebP.", ""])
+    )
     print(dict(collections.Counter(table["split"].to_pylist())), "levels", taxonomy.level_classes)
 
 
@@ -89,8 +136,9 @@ def fetch(package: str, version: str, sha256: str, cache: Path) -> Path:
     name = f"{package.lstrip('@').replace('/', '-')}-{version}"
     archive = cache / f"{name}.tgz"
     if not archive.exists():
-        subprocess.run(["npm", "pack", "--silent", f"{package}@{version}"], cwd=cache, check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["npm", "pack", "--silent", f"{package}@{version}"], cwd=cache, check=True, stdout=subprocess.DEVNULL
+        )
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != sha256:
         raise SystemExit(f"{archive.name}: expected sha256 {sha256}, got {found}: delete it and run again")
@@ -120,8 +168,10 @@ def read_icons(package: Path) -> tuple[dict[str, str], dict[str, str]]:
     svgs = {}
     for name, icon in data["icons"].items():
         box = [icon.get("left", 0), icon.get("top", 0), icon.get("width", width), icon.get("height", height)]
-        svgs[name] = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-                      f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>')
+        svgs[name] = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>'
+        )
     for name, alias in data.get("aliases", {}).items():
         if set(alias) == {"parent"} and alias["parent"] in svgs:  # an alias may also rotate or flip: left out
             svgs.setdefault(name, svgs[alias["parent"]])
@@ -157,8 +207,11 @@ def choose_emoji(labels: dict, drawn: dict) -> list[str]:
     """Return the code points that enough artists drew, in subgroups that are large enough."""
     train = [artist for artist, a in ARTWORK.items() if a[1] == "train"]
     test = [artist for artist, a in ARTWORK.items() if a[1] == "test"]
-    kept = [code for code in labels if sum(code in drawn[a] for a in train) >= MIN_TRAIN_ARTISTS
-            and all(code in drawn[a] for a in test)]
+    kept = [
+        code
+        for code in labels
+        if sum(code in drawn[a] for a in train) >= MIN_TRAIN_ARTISTS and all(code in drawn[a] for a in test)
+    ]
     count = collections.Counter(labels[code][:2] for code in kept)
     kept = [code for code in kept if count[labels[code][:2]] >= MIN_LEAVES]
     return sorted(kept, key=lambda code: GROUPS.index(labels[code][0]))  # stable: Unicode's order inside a group
@@ -177,8 +230,15 @@ def render(labels: dict, icons: dict, drawn: dict, kept: list[str]) -> pa.Table:
             file = io.BytesIO()
             picture.save(file, "WEBP", quality=90, method=4)
             group, subgroup, emoji = labels[code]
-            row = dict(split=split, artist=artist, codepoint=code, group=group, subgroup=subgroup, emoji=emoji,
-                       image=file.getvalue())
+            row = dict(
+                split=split,
+                artist=artist,
+                codepoint=code,
+                group=group,
+                subgroup=subgroup,
+                emoji=emoji,
+                image=file.getvalue(),
+            )
             for key, value in row.items():
                 columns[key].append(value)
     return pa.table(dict(columns))

@@ -62,8 +62,9 @@ Changes: stored as PNG, with a tree of labels, and 5,000 training pictures set a
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for the data set")
-    parser.add_argument("--source", type=Path, help="folder with the four IDX files, packed (.gz) or not (default: "
-                        "Debian's package)")
+    parser.add_argument(
+        "--source", type=Path, help="folder with the four IDX files, packed (.gz) or not (default: Debian's package)"
+    )
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:

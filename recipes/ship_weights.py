@@ -28,10 +28,15 @@ def main() -> None:
     content.metadata = {"name": args.name, "training": args.training, **facts}
     file = weights.FOLDER / f"{args.name}.safetensors"
     weights.save(content, file, torch.float16)
-    index = {**weights.packaged(), args.name: {
-        "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "description": f"{content.taxonomy.name}: levels {' > '.join(map(str, content.config.level_classes))}, "
-                       f"{content.config.image_size} pixels; {facts['license']}"}}
+    index = {
+        **weights.packaged(),
+        args.name: {
+            "file": file.name,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "description": f"{content.taxonomy.name}: levels {' > '.join(map(str, content.config.level_classes))}, "
+            f"{content.config.image_size} pixels; {facts['license']}",
+        },
+    }
     # The first of a variant is its default.
     weights.INDEX.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n", encoding="utf-8")
 

@@ -29,8 +29,9 @@ from hcast_zoo.integrations.transformers import (
     from_core,
 )
 
-SCRATCH = CoreConfig.from_variant("hcast_small", image_size=96, num_superpixels=36, num_clusters=(16, 8, 4, 4),
-                                  crop_pct=1.0, drop_path_rate=0.1)
+SCRATCH = CoreConfig.from_variant(
+    "hcast_small", image_size=96, num_superpixels=36, num_clusters=(16, 8, 4, 4), crop_pct=1.0, drop_path_rate=0.1
+)
 
 
 class Collate:
@@ -52,20 +53,30 @@ def main() -> None:
     if args.init:
         model = from_core(weights.load(args.init))
     else:
-        model = HCastForImageClassification(HCastConfig.from_core(
-            SCRATCH.replace(level_classes=taxonomy.level_classes), taxonomy))
+        model = HCastForImageClassification(
+            HCastConfig.from_core(SCRATCH.replace(level_classes=taxonomy.level_classes), taxonomy)
+        )
     processor = HCastImageProcessor.from_core(model.config)
 
     def pictures(split: str, **kwargs) -> HierarchicalDataset:
         return HierarchicalDataset.load(args.data / "emoji_art.parquet", taxonomy, split, **kwargs)
 
     side = model.config.image_size
-    augmentation = tv.Compose([tv.RandomResizedCrop(side, (0.5, 1.0), interpolation=tv.InterpolationMode.BICUBIC),
-                               tv.RandomHorizontalFlip(), tv.ColorJitter(0.3, 0.3, 0.3, 0.05)])
+    augmentation = tv.Compose(
+        [
+            tv.RandomResizedCrop(side, (0.5, 1.0), interpolation=tv.InterpolationMode.BICUBIC),
+            tv.RandomHorizontalFlip(),
+            tv.ColorJitter(0.3, 0.3, 0.3, 0.05),
+        ]
+    )
     trainer = Trainer(
-        model, training_arguments(args), Collate(processor),
-        pictures("train", transform=augmentation, random_background=True), pictures("val"),
-        compute_metrics=compute_metrics(taxonomy, ("best_path", "independent")))
+        model,
+        training_arguments(args),
+        Collate(processor),
+        pictures("train", transform=augmentation, random_background=True),
+        pictures("val"),
+        compute_metrics=compute_metrics(taxonomy, ("best_path", "independent")),
+    )
     trainer.train()
     trainer.save_model()
     processor.save_pretrained(args.output)
@@ -88,12 +99,28 @@ def parse_arguments() -> argparse.Namespace:
 
 def training_arguments(args: argparse.Namespace) -> TrainingArguments:
     return TrainingArguments(
-        str(args.output), per_device_train_batch_size=args.batch_size, per_device_eval_batch_size=args.batch_size,
-        num_train_epochs=args.epochs, max_steps=args.max_steps, learning_rate=args.lr, weight_decay=0.05,
-        lr_scheduler_type="cosine", warmup_steps=0.05, max_grad_norm=5.0, eval_strategy="epoch",
-        save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True, metric_for_best_model="fpa",
-        greater_is_better=True, logging_steps=max(1, min(50, args.max_steps)), dataloader_num_workers=args.workers,
-        remove_unused_columns=False, report_to="none", seed=args.seed)
+        str(args.output),
+        per_device_train_batch_size=args.batch_size,
+        per_device_eval_batch_size=args.batch_size,
+        num_train_epochs=args.epochs,
+        max_steps=args.max_steps,
+        learning_rate=args.lr,
+        weight_decay=0.05,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        max_grad_norm=5.0,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="fpa",
+        greater_is_better=True,
+        logging_steps=max(1, min(50, args.max_steps)),
+        dataloader_num_workers=args.workers,
+        remove_unused_columns=False,
+        report_to="none",
+        seed=args.seed,
+    )
 
 
 if __name__ == "__main__":

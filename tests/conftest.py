@@ -55,15 +55,31 @@ def golden(request):
 @pytest.fixture
 def taxonomy() -> Taxonomy:
     return Taxonomy.from_paths(
-        [("bird", "owl", "barn owl"), ("bird", "owl", "snowy owl"), ("bird", "gull", "herring gull"),
-         ("mammal", "cat", "lion"), ("mammal", "cat", "tiger"), ("mammal", "dog", "wolf")],
-        ("class", "family", "species"), "animals")
+        [
+            ("bird", "owl", "barn owl"),
+            ("bird", "owl", "snowy owl"),
+            ("bird", "gull", "herring gull"),
+            ("mammal", "cat", "lion"),
+            ("mammal", "cat", "tiger"),
+            ("mammal", "dog", "wolf"),
+        ],
+        ("class", "family", "species"),
+        "animals",
+    )
 
 
 @pytest.fixture
 def tiny_config(taxonomy) -> HCastConfig:
-    return HCastConfig(level_classes=taxonomy.level_classes, image_size=32, embed_dim=48, depths=(1, 1, 1, 1),
-                       num_heads=3, num_superpixels=16, num_clusters=(8, 4, 2, 2), crop_pct=1.0)
+    return HCastConfig(
+        level_classes=taxonomy.level_classes,
+        image_size=32,
+        embed_dim=48,
+        depths=(1, 1, 1, 1),
+        num_heads=3,
+        num_superpixels=16,
+        num_clusters=(8, 4, 2, 2),
+        crop_pct=1.0,
+    )
 
 
 @pytest.fixture

@@ -61,8 +61,11 @@ def aircraft_files() -> dict[str, bytes | str]:
     for leaf, (maker, family, variant) in enumerate(tree.paths):
         for part, number in (("train", 34309 + leaf), ("val", 1025794 + leaf), ("test", 2000000 + leaf)):
             files[f"{base}/images/{number:07}.jpg"] = jpeg(leaf)
-            for level, name in (("manufacturer", MAKER.format(maker)), ("family", FAMILY.format(family)),
-                                ("variant", tree.names[-1][variant])):
+            for level, name in (
+                ("manufacturer", MAKER.format(maker)),
+                ("family", FAMILY.format(family)),
+                ("variant", tree.names[-1][variant]),
+            ):
                 for split in (part, *(["trainval"] if part != "test" else [])):
                     lists.setdefault(f"images_{level}_{split}.txt", []).append(f"{number:07} {name}")
     lists["variants.txt"] = sorted(tree.names[-1])
@@ -90,34 +93,62 @@ def imagenet_tars(folder: Path, name: str = "living17") -> dict[str, Path]:
     import scipy.io
 
     ids = [*trees.leaf_ids(name), "n99999999"]
-    classes = {f"{wnid}.tar": write_tar(folder / "class.tar", {f"{wnid}_{i}.JPEG": jpeg(leaf) for i in range(2)},
-                                        "w").read_bytes() for leaf, wnid in enumerate(ids)}
+    classes = {
+        f"{wnid}.tar": write_tar(
+            folder / "class.tar", {f"{wnid}_{i}.JPEG": jpeg(leaf) for i in range(2)}, "w"
+        ).read_bytes()
+        for leaf, wnid in enumerate(ids)
+    }
     val = {f"ILSVRC2012_val_{leaf + 1:08}.JPEG": jpeg(leaf) for leaf in range(len(ids))}
     # ILSVRC's own numbers of classes are in no order; and there are nodes above the classes, with children.
     numbers = np.random.default_rng(0).permutation(len(ids)) + 1
-    synsets = np.array([(int(n), wnid, "words", "gloss", 0, [], 0, 1300) for n, wnid in zip(numbers, ids)]
-                       + [(2000, "n00001740", "entity", "gloss", 2, [1, 2], 3, 0)],
-                       dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"),
-                              ("num_children", "O"), ("children", "O"), ("wordnet_height", "O"),
-                              ("num_train_images", "O")])
+    synsets = np.array(
+        [(int(n), wnid, "words", "gloss", 0, [], 0, 1300) for n, wnid in zip(numbers, ids)]
+        + [(2000, "n00001740", "entity", "gloss", 2, [1, 2], 3, 0)],
+        dtype=[
+            ("ILSVRC2012_ID", "O"),
+            ("WNID", "O"),
+            ("words", "O"),
+            ("gloss", "O"),
+            ("num_children", "O"),
+            ("children", "O"),
+            ("wordnet_height", "O"),
+            ("num_train_images", "O"),
+        ],
+    )
     scipy.io.savemat(folder / "meta.mat", {"synsets": synsets[:, None]})
-    devkit = {"ILSVRC2012_devkit_t12/readme.txt": "text",
-              "ILSVRC2012_devkit_t12/data/meta.mat": (folder / "meta.mat").read_bytes(),
-              "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt":
-                  "".join(f"{n}\n" for n in numbers)}
-    return {"train": write_tar(folder / "ILSVRC2012_img_train.tar", classes, "w"),
-            "val": write_tar(folder / "ILSVRC2012_img_val.tar", val, "w"),
-            "devkit": write_tar(folder / "ILSVRC2012_devkit_t12.tar.gz", devkit)}
+    devkit = {
+        "ILSVRC2012_devkit_t12/readme.txt": "text",
+        "ILSVRC2012_devkit_t12/data/meta.mat": (folder / "meta.mat").read_bytes(),
+        "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": "".join(f"{n}\n" for n in numbers),
+    }
+    return {
+        "train": write_tar(folder / "ILSVRC2012_img_train.tar", classes, "w"),
+        "val": write_tar(folder / "ILSVRC2012_img_val.tar", val, "w"),
+        "devkit": write_tar(folder / "ILSVRC2012_devkit_t12.tar.gz", devkit),
+    }
 
 
 def inat_archives(folder: Path, species: int = 40) -> list[Path]:
     """Write iNat21-Mini's four archives: all categories, and pictures of the first species."""
     tree = trees.load("inat21_mini")
-    categories = [{"id": i, "name": f"Genus species{i}", "common_name": "", "supercategory": "Animalia",
-                   "kingdom": "Animalia", "phylum": "P", "class": "C", "order": f"Order{order}",
-                   "family": f"Family{family}", "genus": "Genus", "specific_epithet": f"species{i}",
-                   "image_dir_name": f"{i:05}_Animalia_P_C_Order{order}_Family{family}_Genus_species{i}"}
-                  for i, (order, family, _) in enumerate(tree.paths)]
+    categories = [
+        {
+            "id": i,
+            "name": f"Genus species{i}",
+            "common_name": "",
+            "supercategory": "Animalia",
+            "kingdom": "Animalia",
+            "phylum": "P",
+            "class": "C",
+            "order": f"Order{order}",
+            "family": f"Family{family}",
+            "genus": "Genus",
+            "specific_epithet": f"species{i}",
+            "image_dir_name": f"{i:05}_Animalia_P_C_Order{order}_Family{family}_Genus_species{i}",
+        }
+        for i, (order, family, _) in enumerate(tree.paths)
+    ]
     written = []
     for part, count in (("train_mini", 2), ("val", 1)):
         images, annotations, files = [], [], {}

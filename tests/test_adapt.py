@@ -26,8 +26,13 @@ def fingerprint(model):
         digest.update(name.encode() + tensor.detach().numpy().tobytes())
     hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()]
     grads = [p.grad is None for p in model.parameters()]
-    return digest.hexdigest(), [id(p) for p in model.parameters()], [p.requires_grad for p in model.parameters()], \
-        hooks, grads
+    return (
+        digest.hexdigest(),
+        [id(p) for p in model.parameters()],
+        [p.requires_grad for p in model.parameters()],
+        hooks,
+        grads,
+    )
 
 
 @pytest.mark.parametrize("node", ["bird", "cat", "wolf"])
@@ -46,7 +51,7 @@ def test_node_probability_is_that_of_decoding(taxonomy):
     decoded = decode(calibration.logits(logits), taxonomy, path_temperature=1.7)
     for row, level in itertools.product(range(20), range(3)):
         node = level, decoded.paths[row, level].item()
-        ours = node_log_probability([x[row:row + 1] for x in logits], taxonomy, node, calibration).exp()
+        ours = node_log_probability([x[row : row + 1] for x in logits], taxonomy, node, calibration).exp()
         assert ours.item() == pytest.approx(decoded.prefix_probabilities[row, level].item(), rel=1e-4)
 
 
@@ -55,8 +60,11 @@ def test_entropy_and_agreement_against_enumeration(taxonomy):
     probs = [p[0] for p in probabilities(logits)]
     entropy = np.mean([-(p * np.log(p)).sum() for p in probs])
     assert make_loss("entropy", taxonomy)(logits).item() == pytest.approx(entropy, rel=1e-4)
-    on_a_path = sum(np.prod([p[n] for p, n in zip(probs, t)]) for t in itertools.product(*map(range, (2, 4, 6)))
-                    if t in taxonomy.paths)
+    on_a_path = sum(
+        np.prod([p[n] for p, n in zip(probs, t)])
+        for t in itertools.product(*map(range, (2, 4, 6)))
+        if t in taxonomy.paths
+    )
     assert make_loss("agreement", taxonomy)(logits).item() == pytest.approx(-np.log(on_a_path), rel=1e-4)
 
 
@@ -194,13 +202,16 @@ def test_shallow_leaves_and_other_clusters(tiny_config, image):
     assert a.node == (0, 1) and min(a.losses) < a.losses[0] and a.after.assignments[0].shape == (1, 16, 6)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(target="wulf"), "no node 'wulf' in the taxonomy: did you mean 'wolf'"),
-    (dict(target=(2, 6)), "level and index in levels"),
-    (dict(), "expected a target for the feedback 'target'"),
-    (dict(target="wolf", feedback="entropy"), "expected a target for the feedback 'target', and none"),
-    (dict(feedback="hope"), "unknown feedback 'hope'"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(target="wulf"), "no node 'wulf' in the taxonomy: did you mean 'wolf'"),
+        (dict(target=(2, 6)), "level and index in levels"),
+        (dict(), "expected a target for the feedback 'target'"),
+        (dict(target="wolf", feedback="entropy"), "expected a target for the feedback 'target', and none"),
+        (dict(feedback="hope"), "unknown feedback 'hope'"),
+    ],
+)
 def test_wrong_feedback_is_explained(tiny_model, taxonomy, image, arguments, message):
     with pytest.raises((ValueError, TaxonomyError), match=message):
         adapt(tiny_model, image, taxonomy, **arguments)
@@ -215,14 +226,17 @@ def test_wrong_models_and_images_are_explained(tiny_model, taxonomy, image):
         adapt(tiny_model.train(), image, taxonomy, "wolf")
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(free=()), "free: expected some of"),
-    (dict(free=("tokens", "tokens")), "each once"),
-    (dict(free=("heads",)), "free: expected some of tokens, pooling, norms"),
-    (dict(steps=0), "steps: expected an integer of 1 or more"),
-    (dict(step_size=float("nan")), "step_size: expected a positive number"),
-    (dict(radius=0), "radius: expected a positive number"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(free=()), "free: expected some of"),
+        (dict(free=("tokens", "tokens")), "each once"),
+        (dict(free=("heads",)), "free: expected some of tokens, pooling, norms"),
+        (dict(steps=0), "steps: expected an integer of 1 or more"),
+        (dict(step_size=float("nan")), "step_size: expected a positive number"),
+        (dict(radius=0), "radius: expected a positive number"),
+    ],
+)
 def test_wrong_settings_are_explained(arguments, message):
     with pytest.raises(ValueError, match=message):
         AdaptConfig(**arguments)

@@ -28,8 +28,9 @@ def test_answers_are_those_of_the_two_outputs(tiny_weights, tiny_model, taxonomy
         assert answer.path == taxonomy.path_names(decoded.paths[0].tolist())
         assert answer.path_probability == pytest.approx(decoded.path_probabilities.item(), abs=1e-4)
     assert adapted.target == "tiger" and adapted.probability[1] > adapted.probability[0]
-    assert adapted.segment_change == pytest.approx([
-        rand_distance(reference.before.segment_map(s)[0], reference.after.segment_map(s)[0]) for s in (2, 3, 4)])
+    assert adapted.segment_change == pytest.approx(
+        [rand_distance(reference.before.segment_map(s)[0], reference.after.segment_map(s)[0]) for s in (2, 3, 4)]
+    )
     data = json.loads(json.dumps(adapted.to_dict()))
     assert data["target"] == "tiger" and data["before"]["path"] == list(adapted.before.path)
     assert list(data["segment_change"]) == ["stage 2", "stage 3", "stage 4"] and len(data["losses"]) == 6
@@ -46,9 +47,12 @@ def test_sheet_shows_both_segmentations(tiny_weights, picture, tmp_path):
     sheet = np.asarray(Image.open(path).convert("RGB"))
     panels = [np.asarray(stage_panel(s, 4)) for s in (before, after)]
     right = slice(sheet.shape[1] - GAP - PANEL, sheet.shape[1] - GAP)  # the last column
-    assert np.array_equal(sheet[GAP:GAP + PANEL, right], panels[0])
-    rows = [top for top in range(GAP + PANEL, len(sheet) - PANEL) if np.array_equal(sheet[top:top + PANEL, right],
-                                                                                   panels[1])]
+    assert np.array_equal(sheet[GAP : GAP + PANEL, right], panels[0])
+    rows = [
+        top
+        for top in range(GAP + PANEL, len(sheet) - PANEL)
+        if np.array_equal(sheet[top : top + PANEL, right], panels[1])
+    ]
     assert len(rows) == 1
 
 
@@ -62,7 +66,7 @@ def test_the_picture_itself_is_not_overwritten(tiny_weights, picture):
 
 def test_stored_weights_go_on(tiny_weights, picture):
     predictor = Predictor(tiny_weights)
-    before, = predictor.predict([picture])
+    (before,) = predictor.predict([picture])
     stored = [p.clone() for p in predictor.model.parameters()]
     adapt_picture(predictor, picture, "wolf")
     with pytest.raises(PictureError, match="no such file"):

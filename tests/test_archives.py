@@ -30,8 +30,11 @@ def write_zip(path, files):
 
 
 def found(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*")
-            if p.is_file() and not p.name.startswith(".")}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.startswith(".")
+    }
 
 
 @pytest.mark.parametrize("name, mode", [("a.tgz", "w:gz"), ("a.tar", "w"), ("a.tar.xz", "w:xz"), ("a.zip", None)])
@@ -56,8 +59,12 @@ def test_a_choice(tmp_path):
 def test_tar_in_tar(tmp_path):
     inner = write_tar(tmp_path / "n01.tar", {"n01_1.JPEG": b"1"}, "w").read_bytes()
     outer = write_tar(tmp_path / "train.tar", {"n01.tar": inner, "n02.tar": b"not opened"}, "w")
-    unpack(outer, tmp_path / "out", lambda name: name.replace(".tar/", "/") if name.startswith("n01") else None,
-           progress=False)
+    unpack(
+        outer,
+        tmp_path / "out",
+        lambda name: name.replace(".tar/", "/") if name.startswith("n01") else None,
+        progress=False,
+    )
     assert found(tmp_path / "out") == {"n01/n01_1.JPEG": b"1"}
 
 
@@ -84,7 +91,7 @@ def test_a_link_leads_nowhere(tmp_path):
 @pytest.mark.parametrize("name, mode", [("a.tgz", "w:gz"), ("a.tar.xz", "w:xz"), ("a.tar", "w")])
 def test_cut_off(tmp_path, name, mode):
     archive = write_tar(tmp_path / name, {str(i): bytes(range(256)) * 999 for i in range(3)}, mode)
-    archive.write_bytes(archive.read_bytes()[:-len(archive.read_bytes()) // 2])
+    archive.write_bytes(archive.read_bytes()[: -len(archive.read_bytes()) // 2])
     with pytest.raises(ArchiveError, match=r"damaged or incomplete archive.*download it again"):
         unpack(archive, tmp_path / "out", progress=False)
     assert not (tmp_path / "out/.unpacked.json").exists()

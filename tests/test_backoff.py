@@ -46,8 +46,11 @@ def prefix_probability(taxonomy, probs, prefix, mode):
     for path in taxonomy.paths:
         weight = 1.0
         for level, (p, node) in enumerate(zip(probs, path)):
-            siblings = [n for n in range(len(p)) if mode == "best_path" or level == 0
-                        or taxonomy.parents[level - 1][n] == path[level - 1]]
+            siblings = [
+                n
+                for n in range(len(p))
+                if mode == "best_path" or level == 0 or taxonomy.parents[level - 1][n] == path[level - 1]
+            ]
             weight *= p[node] / p[siblings].sum()
         total += weight
         part += weight * (path[: len(prefix)] == tuple(prefix))
@@ -58,8 +61,7 @@ def test_reasons(taxonomy):
     sure = logits_for(taxonomy, [0.9, 0.1], [0.9, 0.04, 0.03, 0.03], [0.6, 0.3, 0.025, 0.025, 0.025, 0.025])
     decoded = decode(sure, taxonomy)
     # 0.9 * 0.9 * 0.6 of 0.9 * 0.9 * (0.6 + 0.3) and 0.001125 for all others
-    assert back_off(decoded, taxonomy, 0.5).reasons == [
-        "all levels agree, and the whole path has 66.5%, at least 50%"]
+    assert back_off(decoded, taxonomy, 0.5).reasons == ["all levels agree, and the whole path has 66.5%, at least 50%"]
     short = back_off(decoded, taxonomy, 0.8)
     assert short.reasons == ["stops at family: down to species 'barn owl' the path has 66.5%, below 80%"]
     assert taxonomy.path_names(short.paths[0].tolist()) == ("bird", "owl")
@@ -70,8 +72,10 @@ def test_reasons(taxonomy):
     assert back_off(decode(torn, taxonomy), taxonomy, 0.2, require_agreement=False).depths.tolist() == [3]
     odd = logits_for(taxonomy, [0.9, 0.1], [0.03, 0.04, 0.9, 0.03], [0.05, 0.05, 0.05, 0.75, 0.05, 0.05])
     short = back_off(decode(odd, taxonomy, "independent"), taxonomy, 0.85)
-    assert short.reasons == ["stops at class: family 'cat' belongs to 'mammal', not to 'bird'; "
-                             "down to family 'cat' the path has 81.0%, below 85%"]
+    assert short.reasons == [
+        "stops at class: family 'cat' belongs to 'mammal', not to 'bird'; "
+        "down to family 'cat' the path has 81.0%, below 85%"
+    ]
 
 
 def test_a_shallow_leaf_is_a_whole_path():

@@ -32,20 +32,32 @@ def benchmark(monkeypatch):
         if not hasattr(sys.modules.get(name), "main"):  # under pytest --cov, another package is called coverage
             monkeypatch.delitem(sys.modules, name, raising=False)
         return importlib.import_module(name)
+
     return load
 
 
 @pytest.fixture
 def run(benchmark, monkeypatch, picture_folder, tiny_weights, tmp_path):
     """Run a benchmark's command on the validation pictures of the tiny model; return the report."""
+
     def call(name, *arguments, page=None):
-        command = ["--data", str(picture_folder), "--split", "val", "--model", str(tiny_weights), "--docs",
-                   str(tmp_path / "docs"), *arguments]
+        command = [
+            "--data",
+            str(picture_folder),
+            "--split",
+            "val",
+            "--model",
+            str(tiny_weights),
+            "--docs",
+            str(tmp_path / "docs"),
+            *arguments,
+        ]
         monkeypatch.setattr(sys, "argv", [f"benchmarks/{name}.py", *command])
         benchmark(name).main()
         text = (tmp_path / "docs" / f"{page or name}.md").read_text()
         assert str(tmp_path) not in text and "12 pictures" in text
         return text
+
     return call
 
 
@@ -98,8 +110,12 @@ def test_statistics_of_two_groups(benchmark):
     assert module.exceeds(np.array([1, 2, 3]), np.array([2])) == 0.5
     low, high = module.bootstrap(rng.normal(0, 1, 400), rng.normal(1, 1, 400), rng)
     assert 0.7 < low < 1 < high < 1.3  # the error of the difference is 0.07
-    intervals = {(0, "scatter"): (0.1, 1.0), (1, "scatter"): (0.1, 1.0), (2, "scatter"): (-1.0, -0.1),
-                 (3, "scatter"): (-1.0, 1.0)}
+    intervals = {
+        (0, "scatter"): (0.1, 1.0),
+        (1, "scatter"): (0.1, 1.0),
+        (2, "scatter"): (-1.0, -0.1),
+        (3, "scatter"): (-1.0, 1.0),
+    }
     text = module.verdict(intervals, 4).replace("\n", " ")
     assert "more fragmented by 1, less by 1" in text and "More: scatter of stage 2." in text
     assert "Less: scatter of stage 3." in text and "Even the superpixels" in text
@@ -128,7 +144,15 @@ def test_clusters_report(run, benchmark, tiny_model, picture_folder, taxonomy, t
     text = run("clusters", "--rounds", "2", "--time-batch", "4")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "/" in line]
     assert [row[0].strip("| ") for row in rows] == [
-        "2/1/1/1", "4/2/1/1", "6/3/2/2", "**8/4/2/2**", "10/5/2/2", "12/6/3/3", "16/8/4/4", "16/12/6/6"]
+        "2/1/1/1",
+        "4/2/1/1",
+        "6/3/2/2",
+        "**8/4/2/2**",
+        "10/5/2/2",
+        "12/6/3/3",
+        "16/8/4/4",
+        "16/12/6/6",
+    ]
     assert rows[3][-2] == "1.00" and all(float(row[-2]) > 0 for row in rows)
     assert (tmp_path / "docs/images/clusters.png").stat().st_size > 5000
     report = benchmark("report")
@@ -161,14 +185,27 @@ def test_focus_helpers(benchmark):
 
 
 @pytest.mark.slow
-def test_the_flat_vit_trains_resumes_and_is_compared(run, benchmark, monkeypatch, tiny_config, picture_folder,
-                                                     taxonomy, tmp_path):
+def test_the_flat_vit_trains_resumes_and_is_compared(
+    run, benchmark, monkeypatch, tiny_config, picture_folder, taxonomy, tmp_path
+):
     flat_vit = benchmark("flat_vit")
     taxonomy.save(tmp_path / "taxonomy.json")
-    (tmp_path / "run.json").write_text(json.dumps(
-        {"config": tiny_config.to_dict(), "settings": dataclasses.asdict(SETTINGS)}))
-    command = ["benchmarks/flat_vit.py", "--like", str(tmp_path / "run.json"), "--data", str(picture_folder),
-               "--taxonomy", str(tmp_path / "taxonomy.json"), "--output", str(tmp_path / "flat"), "--depth", "4"]
+    (tmp_path / "run.json").write_text(
+        json.dumps({"config": tiny_config.to_dict(), "settings": dataclasses.asdict(SETTINGS)})
+    )
+    command = [
+        "benchmarks/flat_vit.py",
+        "--like",
+        str(tmp_path / "run.json"),
+        "--data",
+        str(picture_folder),
+        "--taxonomy",
+        str(tmp_path / "taxonomy.json"),
+        "--output",
+        str(tmp_path / "flat"),
+        "--depth",
+        "4",
+    ]
     monkeypatch.setattr(sys, "argv", command)
     step, count = flat_vit.FlatRun._train_step, []
 
@@ -255,8 +292,11 @@ def masked_files(picture_folder):
 @pytest.mark.slow
 def test_superpixels_command(run, masked_files):
     text = run("superpixels", "--runs", "2")
-    rows = {line.split("`")[1]: [cell.strip() for cell in line.split("|")[3:5]] for line in text.splitlines()
-            if line.startswith("| `")}
+    rows = {
+        line.split("`")[1]: [cell.strip() for cell in line.split("|")[3:5]]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    }
     assert list(rows) == ["seeds", "slic", "grid"]
     assert float(rows["slic"][0]) > float(rows["grid"][0])  # boundary recall: the object is not on the grid's lines
 
@@ -295,13 +335,44 @@ def ablation(benchmark, monkeypatch, picture_folder, taxonomy, tmp_path):
     monkeypatch.setitem(module.ARMS, "flat_vit", flat)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", [
-            "benchmarks/ablation.py", "--data", str(picture_folder), "--taxonomy", str(tmp_path / "taxonomy.json"),
-            "--output", str(tmp_path / "runs"), "--model", "hcast_test", "--image-size", "32", "--num-superpixels",
-            "16", "--num-clusters", "8", "4", "2", "2", "--epochs", "1", "--batch-size", "4", "--warmup-epochs", "0",
-            "--workers", "0", "--docs", str(tmp_path / "docs"), *arguments])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "benchmarks/ablation.py",
+                "--data",
+                str(picture_folder),
+                "--taxonomy",
+                str(tmp_path / "taxonomy.json"),
+                "--output",
+                str(tmp_path / "runs"),
+                "--model",
+                "hcast_test",
+                "--image-size",
+                "32",
+                "--num-superpixels",
+                "16",
+                "--num-clusters",
+                "8",
+                "4",
+                "2",
+                "2",
+                "--epochs",
+                "1",
+                "--batch-size",
+                "4",
+                "--warmup-epochs",
+                "0",
+                "--workers",
+                "0",
+                "--docs",
+                str(tmp_path / "docs"),
+                *arguments,
+            ],
+        )
         module.main()
         return (tmp_path / "docs/ablation.md").read_text()
+
     call.module, call.runs, call.docs = module, tmp_path / "runs", tmp_path / "docs"
     return call
 
@@ -320,8 +391,9 @@ def test_ablation(ablation, monkeypatch, taxonomy):
     assert "Not trained to the end yet: `no_kl`, `grid`, `coarse_to_fine`, `flat_vit`." in text
     assert "one seed here" in text
     text = ablation()
-    results = {name: json.loads((ablation.runs / name / "seed-0/result.json").read_text())
-               for name in ablation.module.ARMS}
+    results = {
+        name: json.loads((ablation.runs / name / "seed-0/result.json").read_text()) for name in ablation.module.ARMS
+    }
     assert "Not trained" not in text and all(text.count(f"| {name} |") == 3 - (name == "base") for name in results)
     assert results["base"]["training_labels"] == [12, 12, 12]
     assert results["free_grain"]["training_labels"] == [12, 8, 4]

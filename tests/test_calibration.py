@@ -27,8 +27,7 @@ def test_ece_against_a_plain_loop(bins):
     right = rng.random(403) < confidence**2
     total = 0.0
     for i in range(bins):
-        inside = [(c, r) for c, r in zip(confidence, right)
-                  if i / bins < c <= (i + 1) / bins or (i == 0 and c == 0)]
+        inside = [(c, r) for c, r in zip(confidence, right) if i / bins < c <= (i + 1) / bins or (i == 0 and c == 0)]
         if inside:
             total += len(inside) / 403 * abs(np.mean([c for c, _ in inside]) - np.mean([r for _, r in inside]))
     ours = expected_calibration_error(torch.from_numpy(confidence), torch.from_numpy(right), bins)
@@ -97,8 +96,9 @@ def test_path_temperature_is_that_of_the_products(taxonomy):
     hot, cold = decode(logits, taxonomy, path_temperature=2.0), decode(logits, taxonomy)
     assert torch.equal(hot.paths, cold.paths)
     for row in range(20):
-        products = [math.prod(x[row].softmax(-1)[n].item() for x, n in zip(logits, path)) ** 0.5
-                    for path in taxonomy.paths]
+        products = [
+            math.prod(x[row].softmax(-1)[n].item() for x, n in zip(logits, path)) ** 0.5 for path in taxonomy.paths
+        ]
         assert hot.path_probabilities[row].item() == pytest.approx(max(products) / sum(products), rel=1e-4)
     for wrong in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="positive path_temperature"):
@@ -127,15 +127,18 @@ def test_it_travels_with_the_weights(tiny_weights, tmp_path):
     assert all(torch.equal(v, again.state_dict[k]) for k, v in content.state_dict.items())
 
 
-@pytest.mark.parametrize("text, message", [
-    ("{", "invalid calibration"),
-    ("[1, 2, 3]", "expected a calibration as a JSON object"),
-    ('{"temperatures": [1, 2]}', "temperatures of 3 levels, got 2"),
-    ('{"temperatures": [1, 2, 0]}', "expected positive temperatures"),
-    ('{"temperatures": [1, 2, NaN]}', "expected positive temperatures"),
-    ('{"temperatures": 1}', "expected a list of temperatures"),
-    ('{"temperatures": [1, 2, 3], "bias": 1}', "expected a calibration"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "invalid calibration"),
+        ("[1, 2, 3]", "expected a calibration as a JSON object"),
+        ('{"temperatures": [1, 2]}', "temperatures of 3 levels, got 2"),
+        ('{"temperatures": [1, 2, 0]}', "expected positive temperatures"),
+        ('{"temperatures": [1, 2, NaN]}', "expected positive temperatures"),
+        ('{"temperatures": 1}', "expected a list of temperatures"),
+        ('{"temperatures": [1, 2, 3], "bias": 1}', "expected a calibration"),
+    ],
+)
 def test_broken_calibrations_are_explained(tiny_weights, text, message):
     content = weights.load(tiny_weights)
     metadata = {"config": json.dumps(content.config.to_dict()), "calibration": text}

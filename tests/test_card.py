@@ -41,8 +41,11 @@ def test_metadata_for_the_hub(tiny_weights, evaluation):
 
 def test_markup_in_metadata_stays_text(tiny_weights, evaluation):
     content = weights.load(tiny_weights)
-    content.metadata = {"name": 'x"); import os #\n---\nlicense: mit', "license": "MIT\n---",
-                        "description": "{{ 7 * 7 }} <script>\x1b[31m`a`|"}
+    content.metadata = {
+        "name": 'x"); import os #\n---\nlicense: mit',
+        "license": "MIT\n---",
+        "description": "{{ 7 * 7 }} <script>\x1b[31m`a`|",
+    }
     text = card.render(content, [dataclasses.replace(evaluation, data="<b>|\n---")])
     assert "{{ 7 \\* 7 }}" in text and "<script>" not in text and "<b>" not in text and "\x1b" not in text
     assert ModelCard(text).data.license == "mit ---" and 'Predictor("ximportos---license:mit")' in text
@@ -55,7 +58,9 @@ def test_evaluate_writes_the_card(picture_folder, tiny_weights, tmp_path, capsys
     assert main([*command, "--split", "val", "--decode", "top_down"]) == 0
     stored = json.loads(path.with_suffix(".json").read_text())
     assert [(e["split"], list(e["results"])) for e in stored] == [
-        ("train", ["best_path", "top_down", "independent"]), ("val", ["top_down"])]
+        ("train", ["best_path", "top_down", "independent"]),
+        ("val", ["top_down"]),
+    ]
     assert str(tmp_path) not in path.read_text() and str(tmp_path) not in json.dumps(stored)
     evaluations = card.read_evaluations(path.with_suffix(".json"))
     assert path.read_text() == card.render(weights.load(tiny_weights), evaluations, "tiny")

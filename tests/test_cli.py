@@ -17,8 +17,12 @@ def test_predict(picture_folder, tiny_weights, capsys):
     assert main(["predict", str(file), "--model", str(tiny_weights)]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{file}: ") and out.count("\n") == 1 and " > " in out and "; then " in out
-    assert main(["predict", str(picture_folder / "val"), "--model", str(tiny_weights), "--json", "--decode",
-                 "independent"]) == 0
+    assert (
+        main(
+            ["predict", str(picture_folder / "val"), "--model", str(tiny_weights), "--json", "--decode", "independent"]
+        )
+        == 0
+    )
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 12 and all(len(row["path"]) == len(row["probabilities"]) == 3 for row in rows)
 
@@ -40,8 +44,15 @@ def test_evaluate(picture_folder, tiny_weights, capsys):
     command = ["evaluate", "--data", str(picture_folder), "--split", "val", "--model", str(tiny_weights)]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split("\t") == ["decoding", "fpa", "tice", "wap", "accuracy/class", "accuracy/family",
-                                    "accuracy/species"]
+    assert lines[0].split("\t") == [
+        "decoding",
+        "fpa",
+        "tice",
+        "wap",
+        "accuracy/class",
+        "accuracy/family",
+        "accuracy/species",
+    ]
     assert [line.split("\t")[0] for line in lines[1:]] == list(DECODERS)
     assert main([*command, "--json", "--decode", "best_path"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -62,8 +73,9 @@ def test_calibrate_then_back_off_within_a_subtree(picture_folder, tiny_weights, 
     command = ["predict", str(picture_folder / "val"), "--model", str(output), "--within", "bird", "--within", "wolf"]
     assert main([*command, "--json", "--back-off", "0"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert all(row["path"] == [] or row["path"][0] == "bird" or row["path"][-1] in ("mammal", "dog", "wolf")
-               for row in rows)
+    assert all(
+        row["path"] == [] or row["path"][0] == "bird" or row["path"][-1] in ("mammal", "dog", "wolf") for row in rows
+    )
     assert main([*command, "--back-off", "1"]) == 0
     assert capsys.readouterr().out.count("no level is trustworthy: ") == 12
 
@@ -84,8 +96,24 @@ def test_adapt(picture_folder, tiny_weights, tmp_path, capsys):
 
 def test_train_resume_and_fine_tune(picture_folder, tmp_path, capsys, tiny_weights):
     pytest.importorskip("accelerate")
-    command = ["train", "--data", str(picture_folder), "--output", str(tmp_path / "run"), "--model", str(tiny_weights),
-               "--epochs", "1", "--batch-size", "4", "--workers", "0", "--no-cache", "--ema-decay", "0"]
+    command = [
+        "train",
+        "--data",
+        str(picture_folder),
+        "--output",
+        str(tmp_path / "run"),
+        "--model",
+        str(tiny_weights),
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--workers",
+        "0",
+        "--no-cache",
+        "--ema-decay",
+        "0",
+    ]
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
     assert weights.load(result["weights"]).config.embed_dim == 48
@@ -117,23 +145,34 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
     assert main(["info"]) == 0
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["predict", "x.png", "--model", "nothing"], "no weights 'nothing'"),
-    (["predict"], "expected pictures, or --files-from"),
-    (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
-    (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
-    (["train", "--output", "x"], "expected --data, or a --recipe that tells it"),
-    (["train", "--recipe", "cube", "--output", "x"], "no recipe 'cube': expected a .json file, or one of aircraft"),
-    (["data", "prepare", "cub", "nowhere.tgz"], "nowhere.tgz: no such file or folder: expected CUB_200_2011.tgz"),
-    (["repro", "cub", "--checkpoint", "x.pth", "--data", "nowhere"], "nowhere: expected a prepared data set: hcast"),
-    (["predict", "x.png", "--within", "animals"], "no node 'animals' in the taxonomy: did you mean .*'animals-nature'"),
-    (["adapt", "x.png", "--target", "dog"], "x.png: no such file"),
-    (["adapt", str(FIXTURES.parent / "pictures/lion.png"), "--target", "lyon"],
-     "no node 'lyon' in the taxonomy: did you mean .*'lion'"),
-    (["adapt", "x.png", "--target", "dog", "--steps", "0"], "steps: expected an integer of 1 or more"),
-    (["adapt", "x.png", "--target", "dog", "--radius", "nan"], "radius: expected a positive number, got nan"),
-    (["predict", "x.png", "--back-off", "2"], "threshold from 0 to 1, got 2.0"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["predict", "x.png", "--model", "nothing"], "no weights 'nothing'"),
+        (["predict"], "expected pictures, or --files-from"),
+        (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
+        (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
+        (["train", "--output", "x"], "expected --data, or a --recipe that tells it"),
+        (["train", "--recipe", "cube", "--output", "x"], "no recipe 'cube': expected a .json file, or one of aircraft"),
+        (["data", "prepare", "cub", "nowhere.tgz"], "nowhere.tgz: no such file or folder: expected CUB_200_2011.tgz"),
+        (
+            ["repro", "cub", "--checkpoint", "x.pth", "--data", "nowhere"],
+            "nowhere: expected a prepared data set: hcast",
+        ),
+        (
+            ["predict", "x.png", "--within", "animals"],
+            "no node 'animals' in the taxonomy: did you mean .*'animals-nature'",
+        ),
+        (["adapt", "x.png", "--target", "dog"], "x.png: no such file"),
+        (
+            ["adapt", str(FIXTURES.parent / "pictures/lion.png"), "--target", "lyon"],
+            "no node 'lyon' in the taxonomy: did you mean .*'lion'",
+        ),
+        (["adapt", "x.png", "--target", "dog", "--steps", "0"], "steps: expected an integer of 1 or more"),
+        (["adapt", "x.png", "--target", "dog", "--radius", "nan"], "radius: expected a positive number, got nan"),
+        (["predict", "x.png", "--back-off", "2"], "threshold from 0 to 1, got 2.0"),
+    ],
+)
 def test_wrong_input_exits_with_2(arguments, message, capsys):
     import re
 
@@ -152,16 +191,23 @@ def test_the_demo_names_its_extra(monkeypatch, tiny_weights, capsys):
 
 
 def test_wrong_usage_exits_with_2(capsys):
-    for arguments in ([], ["fly"], ["segment"], ["adapt", "x.png"],
-                      ["adapt", "x.png", "--target", "dog", "--feedback", "path"]):
+    for arguments in (
+        [],
+        ["fly"],
+        ["segment"],
+        ["adapt", "x.png"],
+        ["adapt", "x.png", "--target", "dog", "--feedback", "path"],
+    ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2
 
 
 def test_help_imports_nothing_heavy():
-    code = ("import sys, hcast_zoo.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
-            "print([m for m in ('torch', 'timm', 'numpy', 'PIL', 'cv2') if m in sys.modules])")
+    code = (
+        "import sys, hcast_zoo.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'timm', 'numpy', 'PIL', 'cv2') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
     assert EXPORT_FORMATS == export.FORMATS

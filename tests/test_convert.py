@@ -11,8 +11,11 @@ from hcast_zoo.model import HCast
 
 def with_aliases(official):
     """Add blocks1.* to blocks4.* as real checkpoints have them (one block a stage in the fixtures)."""
-    aliases = {f"blocks{int(k.split('.')[1]) + 1}.{k.split('.', 1)[1]}": v for k, v in official.items()
-               if k.startswith("blocks.")}
+    aliases = {
+        f"blocks{int(k.split('.')[1]) + 1}.{k.split('.', 1)[1]}": v
+        for k, v in official.items()
+        if k.startswith("blocks.")
+    }
     return {**official, **aliases}
 
 
@@ -41,12 +44,13 @@ def official_state(variant, level_classes):
     """The names and shapes of an official checkpoint, made backwards from our model."""
     config = HCastConfig.from_variant(variant, level_classes=level_classes, last_pool=True)
     ours = HCast(config, device="meta").state_dict()
-    heads = ("manufacturer_head", "family_head", "head")[-len(level_classes):]
+    heads = ("manufacturer_head", "family_head", "head")[-len(level_classes) :]
     names = ["cls_token", "pos_embed", "norm.weight", "norm.bias"]
     layers = {0: "conv", 1: "norm", 3: "conv", 4: "norm", 6: "conv", 7: "norm", 9: "conv", 10: "norm"}
     for index, layer in layers.items():
-        suffixes = ["weight"] if layer == "conv" else ["weight", "bias", "running_mean", "running_var",
-                                                       "num_batches_tracked"]
+        suffixes = (
+            ["weight"] if layer == "conv" else ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+        )
         names += [f"patch_embed.proj.{index}.{s}" for s in suffixes]
     names += ["patch_embed.proj.12.weight", "patch_embed.proj.12.bias"]
     names += [f"{h}.{p}" for h in heads for p in ("weight", "bias")]
@@ -58,14 +62,21 @@ def official_state(variant, level_classes):
         for _ in range(depth):
             names += [f"{prefix}.{index}.{k}" for k in block for prefix in ("blocks", f"blocks{stage}")]
             index += 1
-    plain = {n: n if n.startswith("blocks.") or not n.startswith("blocks") else "blocks." + n.split(".", 1)[1]
-             for n in names}
+    plain = {
+        n: n if n.startswith("blocks.") or not n.startswith("blocks") else "blocks." + n.split(".", 1)[1] for n in names
+    }
     return {n: torch.zeros(ours[_rename(plain[n], config)].shape) for n in names}, config
 
 
-@pytest.mark.parametrize("variant, classes, keys", [
-    ("hcast_small", (13, 38, 200), 360), ("hcast_small", (17, 34), 358), ("hcast_small", (1000,), 356),
-    ("hcast_small_deep", (13, 38, 200), 456)])
+@pytest.mark.parametrize(
+    "variant, classes, keys",
+    [
+        ("hcast_small", (13, 38, 200), 360),
+        ("hcast_small", (17, 34), 358),
+        ("hcast_small", (1000,), 356),
+        ("hcast_small_deep", (13, 38, 200), 456),
+    ],
+)
 def test_real_sizes(variant, classes, keys):
     state, config = official_state(variant, classes)
     assert len(state) == keys
@@ -74,16 +85,19 @@ def test_real_sizes(variant, classes, keys):
     assert len(converted) == len(HCast(config, device="meta").state_dict())
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda s: s.pop("norm.weight"), "missing norm.weight"),
-    (lambda s: s.pop("cls_token"), "no cls_token"),
-    (lambda s: s.update(extra=torch.zeros(1)), "1 unknown keys, such as \\['extra'\\]"),
-    (lambda s: s.update({"head.bias": torch.zeros(7)}), r"got \(7,\)"),
-    (lambda s: s.update({"pool9.pool_block.fc1.0.bias": torch.zeros(7)}), "unknown keys"),
-    (lambda s: s.update({"blocks1.0.norm1.weight": torch.zeros(48)}), "differs from blocks.0.norm1.weight"),
-    (lambda s: s.update(note="text"), "other values at \\['note'\\]"),
-    (lambda s: s.pop("head.weight"), "expected heads"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda s: s.pop("norm.weight"), "missing norm.weight"),
+        (lambda s: s.pop("cls_token"), "no cls_token"),
+        (lambda s: s.update(extra=torch.zeros(1)), "1 unknown keys, such as \\['extra'\\]"),
+        (lambda s: s.update({"head.bias": torch.zeros(7)}), r"got \(7,\)"),
+        (lambda s: s.update({"pool9.pool_block.fc1.0.bias": torch.zeros(7)}), "unknown keys"),
+        (lambda s: s.update({"blocks1.0.norm1.weight": torch.zeros(48)}), "differs from blocks.0.norm1.weight"),
+        (lambda s: s.update(note="text"), "other values at \\['note'\\]"),
+        (lambda s: s.pop("head.weight"), "expected heads"),
+    ],
+)
 def test_wrong_checkpoints_are_explained(golden, spoil, message):
     state = dict(golden[2])
     spoil(state)

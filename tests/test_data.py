@@ -63,8 +63,9 @@ def test_several_splits(picture_folder, tmp_path, taxonomy):
         HierarchicalDataset.load(picture_folder, taxonomy, "train+test")
     rows = [{"file": f"{part}.png", "path": ["bird"], "split": part} for part in ("train", "val", "test")]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "a.csv").write_text("file,class,split\n" + "".join(f"{p}.png,bird,{p}\n" for p in
-                                                                   ("train", "val", "test")))
+    (tmp_path / "a.csv").write_text(
+        "file,class,split\n" + "".join(f"{p}.png,bird,{p}\n" for p in ("train", "val", "test"))
+    )
     for name in ("a.jsonl", "a.csv"):
         found = HierarchicalDataset.load(tmp_path / name, split="train+val")
         assert [p.name for p in found.pictures] == ["train.png", "val.png"]
@@ -87,8 +88,13 @@ def test_parquet(tmp_path, taxonomy):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     file = io.BytesIO()
     Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(file, "PNG")
-    columns = {"image": [file.getvalue()] * 3, "class": ["bird", "mammal", "mammal"], "family": ["owl", "cat", None],
-               "species": ["barn owl", "lion", None], "split": ["train", "test", "test"]}
+    columns = {
+        "image": [file.getvalue()] * 3,
+        "class": ["bird", "mammal", "mammal"],
+        "family": ["owl", "cat", None],
+        "species": ["barn owl", "lion", None],
+        "split": ["train", "test", "test"],
+    }
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     data = HierarchicalDataset.load(tmp_path / "t.parquet", taxonomy, "test", cache=True)
     assert data.labels.tolist() == [[1, 2, 3], [1, -1, -1]]
@@ -98,16 +104,19 @@ def test_parquet(tmp_path, taxonomy):
     assert random[0, 7][0].getpixel((0, 0)) == random[0, 7][0].getpixel((0, 0))
 
 
-@pytest.mark.parametrize("text, name, message", [
-    ("file,class\na.png,bird", "t.csv", "no column family, species"),
-    ("", "t.csv", "no column file"),
-    ("file,class,family,species\na.png,bird,owl,dodo", "t.csv", "a.png: no node 'dodo' at level 'species'"),
-    ("file,class,family,species\n", "t.csv", "at least one picture"),
-    ("{", "t.jsonl", "line 1: expected an object with file and path"),
-    ('{"file": "a.png"}', "t.jsonl", "line 1: expected an object"),
-    ('{"file": "a.png", "path": [0, 0, 6]}', "t.jsonl", "label 6 is out of range at level 'species'"),
-    ("", "t.txt", "a file that ends in .csv, .jsonl, .parquet"),
-])
+@pytest.mark.parametrize(
+    "text, name, message",
+    [
+        ("file,class\na.png,bird", "t.csv", "no column family, species"),
+        ("", "t.csv", "no column file"),
+        ("file,class,family,species\na.png,bird,owl,dodo", "t.csv", "a.png: no node 'dodo' at level 'species'"),
+        ("file,class,family,species\n", "t.csv", "at least one picture"),
+        ("{", "t.jsonl", "line 1: expected an object with file and path"),
+        ('{"file": "a.png"}', "t.jsonl", "line 1: expected an object"),
+        ('{"file": "a.png", "path": [0, 0, 6]}', "t.jsonl", "label 6 is out of range at level 'species'"),
+        ("", "t.txt", "a file that ends in .csv, .jsonl, .parquet"),
+    ],
+)
 def test_wrong_tables_are_explained(tmp_path, taxonomy, text, name, message):
     file = tmp_path / name
     file.write_text(text)

@@ -55,8 +55,11 @@ def test_independent_is_the_argmax_of_each_level(taxonomy):
     for row in range(50):
         best = [int(p[row].argmax()) for p in probs]
         assert decoded.paths[row].tolist() == best
-        everything = sorted(itertools.product(*(range(c) for c in taxonomy.level_classes)), reverse=True,
-                            key=lambda path: np.prod([p[row, n] for p, n in zip(probs, path)]))
+        everything = sorted(
+            itertools.product(*(range(c) for c in taxonomy.level_classes)),
+            reverse=True,
+            key=lambda path: np.prod([p[row, n] for p, n in zip(probs, path)]),
+        )
         assert decoded.runner_up[row].tolist() == list(everything[1])
         runner_up = np.prod([p[row, n] for p, n in zip(probs, everything[1])])
         assert decoded.runner_up_probabilities[row].item() == pytest.approx(runner_up, rel=1e-4)

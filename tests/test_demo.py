@@ -29,16 +29,32 @@ from hcast_zoo import demo  # noqa: E402 (needs gradio)
 from hcast_zoo.page import ARROW, example_pictures  # noqa: E402
 
 SETTINGS = ("best_path", [], False, 0.5, 8, 4, 2)
-TREE = [("bird", "owl", "barn owl"), ("bird", "owl", "snowy owl"), ("bird", "gull", "herring gull"),
-        ("mammal", "cat", "lion"), ("mammal", "cat", "tiger"), ("mammal", "dog", "wolf")]
+TREE = [
+    ("bird", "owl", "barn owl"),
+    ("bird", "owl", "snowy owl"),
+    ("bird", "gull", "herring gull"),
+    ("mammal", "cat", "lion"),
+    ("mammal", "cat", "tiger"),
+    ("mammal", "dog", "wolf"),
+]
 
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory) -> Predictor:
     taxonomy = Taxonomy.from_paths(TREE, ("class", "family", "species"))
     torch.manual_seed(0)
-    model = HCast(HCastConfig(level_classes=taxonomy.level_classes, image_size=32, embed_dim=48, depths=(1, 1, 1, 1),
-                              num_heads=3, num_superpixels=16, num_clusters=(8, 4, 2, 2), crop_pct=1.0))
+    model = HCast(
+        HCastConfig(
+            level_classes=taxonomy.level_classes,
+            image_size=32,
+            embed_dim=48,
+            depths=(1, 1, 1, 1),
+            num_heads=3,
+            num_superpixels=16,
+            num_clusters=(8, 4, 2, 2),
+            crop_pct=1.0,
+        )
+    )
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     weights.save(weights.Weights(model.config, taxonomy, model.state_dict(), {"name": "tiny"}), file)
     return Predictor(file)
@@ -136,8 +152,9 @@ def test_classify_then_move_the_slider(client, predictor, picture):
 def test_settings_reach_the_model(client, predictor, picture):
     chosen = predictor.with_settings("top_down", num_clusters=(4, 2, 2, 2), within=["mammal"], threshold=0.9)
     (expected,) = chosen.predict([picture])
-    _, answer, *_ = client.predict(upload(picture), 0, "top_down", ["class:mammal"], True, 0.9, 4, 2, 2,
-                                   api_name="/classify")
+    _, answer, *_ = client.predict(
+        upload(picture), 0, "top_down", ["class:mammal"], True, 0.9, 4, 2, 2, api_name="/classify"
+    )
     assert ARROW.join(expected.path) in answer and expected.reason[1:].split("'")[0] in answer
     assert "bird" not in answer
 
@@ -150,8 +167,17 @@ def test_an_example_is_classified_as_its_file_is(client, address, predictor):
     assert f"this path: {expected.path_probability:.1%}" in answer and ARROW.join(expected.path) in answer
     # The session still takes files only.
     with pytest.raises(gradio_client.exceptions.AppError, match="got an address"):
-        client.submit({"path": "https://example.com/x.png", "url": "https://example.com/x.png", "orig_name": "x.png",
-                       "meta": {"_type": "gradio.FileData"}}, 0, *SETTINGS, api_name="/classify").result()
+        client.submit(
+            {
+                "path": "https://example.com/x.png",
+                "url": "https://example.com/x.png",
+                "orig_name": "x.png",
+                "meta": {"_type": "gradio.FileData"},
+            },
+            0,
+            *SETTINGS,
+            api_name="/classify",
+        ).result()
 
 
 def test_importing_it_writes_nothing():
@@ -171,13 +197,16 @@ def test_adapt(client, predictor, picture):
     assert all(torch.equal(x, stored[name]) for name, x in predictor.model.state_dict().items())
 
 
-@pytest.mark.parametrize("content, settings, message", [
-    (b"no picture", SETTINGS, "Not a picture, or of an unknown format"),
-    (b"\x89PNG\r\n\x1a\n<script>", SETTINGS, "picture"),
-    (None, ("best_path", [], False, 0.5, 4, 8, 2), "cannot choose 8 clusters from 4 tokens"),
-    (None, ("best_path", ["lyon"], False, 0.5, 8, 4, 2), "did you mean &#x27;lion&#x27;"),
-    (None, ("best_path", ["<img src=x>"], False, 0.5, 8, 4, 2), "no node &#x27;&lt;img src=x&gt;&#x27;"),
-])
+@pytest.mark.parametrize(
+    "content, settings, message",
+    [
+        (b"no picture", SETTINGS, "Not a picture, or of an unknown format"),
+        (b"\x89PNG\r\n\x1a\n<script>", SETTINGS, "picture"),
+        (None, ("best_path", [], False, 0.5, 4, 8, 2), "cannot choose 8 clusters from 4 tokens"),
+        (None, ("best_path", ["lyon"], False, 0.5, 8, 4, 2), "did you mean &#x27;lion&#x27;"),
+        (None, ("best_path", ["<img src=x>"], False, 0.5, 8, 4, 2), "no node &#x27;&lt;img src=x&gt;&#x27;"),
+    ],
+)
 def test_what_the_core_refuses_is_a_message(client, picture, tmp_path, content, settings, message):
     file = picture
     if content is not None:
@@ -193,8 +222,12 @@ def test_what_the_core_refuses_is_a_message(client, picture, tmp_path, content, 
 def test_nothing_to_do_is_a_message(client, picture):
     message, answer, *_ = client.predict(None, 0, *SETTINGS, api_name="/classify")
     assert message == "" and "Drop a picture" in answer
-    for file, target, expected in ((None, "lion", "Drop a picture first"), (upload(picture), "", "Click a node"),
-                                   (upload(picture), "lyon", "did you mean"), (upload(picture), "<b>", "&lt;b&gt;")):
+    for file, target, expected in (
+        (None, "lion", "Drop a picture first"),
+        (upload(picture), "", "Click a node"),
+        (upload(picture), "lyon", "did you mean"),
+        (upload(picture), "<b>", "&lt;b&gt;"),
+    ):
         assert expected in client.predict(file, target, 1, *SETTINGS, api_name="/adapt")[0]
 
 
@@ -229,10 +262,20 @@ def test_it_serves_no_file_but_its_own(client, address, picture):
         secret = Path(other) / "secret.txt"
         secret.write_text("secret")
         usual = Path(tempfile.gettempdir()) / "gradio"  # where other Gradio apps keep theirs
-        for file in ("/etc/hostname", secret, demo.__file__, "pyproject.toml", f"{own}/../{other}/secret.txt", usual,
-                     f"{mine}/../../../../../etc/hostname", "http://127.0.0.1:9/x", "https://example.com/x",
-                     "HTTP://example.com/x", "file:///etc/hostname",
-                     "//example.com/x"):
+        for file in (
+            "/etc/hostname",
+            secret,
+            demo.__file__,
+            "pyproject.toml",
+            f"{own}/../{other}/secret.txt",
+            usual,
+            f"{mine}/../../../../../etc/hostname",
+            "http://127.0.0.1:9/x",
+            "https://example.com/x",
+            "HTTP://example.com/x",
+            "file:///etc/hostname",
+            "//example.com/x",
+        ):
             for route in ("file=", "file/", "proxy="):
                 status, body = request(address, "GET", f"/gradio_api/{route}{file}")
                 assert status in (400, 403, 404) and b"secret" not in body.replace(str(secret).encode(), b""), file
@@ -249,8 +292,13 @@ def test_it_serves_no_file_but_its_own(client, address, picture):
 def post_file(address, name, content):
     """Upload as a form does; return status and body."""
     head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
-    return request(address, "POST", "/gradio_api/upload", head.encode() + content + b"\r\n--x--\r\n",
-                   **{"Content-Type": "multipart/form-data; boundary=x"})
+    return request(
+        address,
+        "POST",
+        "/gradio_api/upload",
+        head.encode() + content + b"\r\n--x--\r\n",
+        **{"Content-Type": "multipart/form-data; boundary=x"},
+    )
 
 
 def test_an_upload_is_no_page(address):
@@ -298,8 +346,13 @@ def test_ports(predictor, address):
 def test_the_command(tiny_weights):
     command = [sys.executable, "-m", "hcast_zoo", "demo", "--model", str(tiny_weights)]
     # A job in the background, as a test run may be, ignores SIGINT, and so would its children.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         try:
             address = process.stdout.readline().strip()
             status, page = request(address, "GET", "/")

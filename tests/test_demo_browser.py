@@ -28,8 +28,17 @@ from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 from hcast_zoo import demo  # noqa: E402
 
 pytestmark = pytest.mark.slow
-ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-             "--disable-background-networking", "--disable-component-update", "--window-size=1360,1360")
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--window-size=1360,1360",
+)
 LION = Path(__file__).parent / "pictures/lion.png"
 
 
@@ -109,18 +118,23 @@ def test_from_upload_to_adaptation(browse, tmp_path):
     for stage, text in enumerate(("Stage 1", "Stage 2", "Stage 3", "Stage 4"), 1):
         browser.one("#stage input[type=range]").send_keys(Keys.ARROW_RIGHT)
         browser.text("#caption", text)
-        browser.wait(lambda seen=stage: len(pictures | {browser.one("#panel img").get_attribute("src")}) == seen + 1,
-                     f"the same picture at {text}")
+        browser.wait(
+            lambda seen=stage: len(pictures | {browser.one("#panel img").get_attribute("src")}) == seen + 1,
+            f"the same picture at {text}",
+        )
         pictures.add(browser.one("#panel img").get_attribute("src"))
 
     target = next(name for name in browser.nodes()[0] if name not in chosen)
     browser.click(target)
     outcome = browser.text("#outcome", "after:")
-    before, after = (float(part.split("%")[0].split()[-1].lstrip("<")) for part in
-                     outcome.splitlines()[0].removeprefix(f"{target}:").split("\N{RIGHTWARDS ARROW}"))
+    before, after = (
+        float(part.split("%")[0].split()[-1].lstrip("<"))
+        for part in outcome.splitlines()[0].removeprefix(f"{target}:").split("\N{RIGHTWARDS ARROW}")
+    )
     assert outcome.startswith(f"{target}: ") and after > before
     assert browser.one("#sheet img").is_displayed() and browser.one("#target textarea, #target input").get_attribute(
-        "value").endswith(f":{target}")
+        "value"
+    ).endswith(f":{target}")
 
     ours = {url for url in browser.requests() if url.startswith("http")}
     assert ours and all(url.startswith(browser.address) for url in ours)

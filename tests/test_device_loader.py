@@ -16,8 +16,17 @@ from hcast_zoo.train import HierarchicalMixup, Run
 from hcast_zoo.train_config import TrainConfig
 from hcast_zoo.transforms import eval_transform
 
-PLAIN = dict(auto_augment="", color_jitter=0.0, random_erasing=0.0, crop_scale=1.0, hflip=0.0, mixup=0.0, cutmix=0.0,
-             batch_size=4, on_device=True)
+PLAIN = dict(
+    auto_augment="",
+    color_jitter=0.0,
+    random_erasing=0.0,
+    crop_scale=1.0,
+    hflip=0.0,
+    mixup=0.0,
+    cutmix=0.0,
+    batch_size=4,
+    on_device=True,
+)
 
 
 @pytest.fixture
@@ -27,8 +36,15 @@ def slic_config(tiny_config):
 
 def make_loader(folder, taxonomy, config, mixup=None, **settings):
     dataset = HierarchicalDataset.load(folder, taxonomy, "train")
-    return DeviceLoader(dataset, config, TrainConfig(**{**PLAIN, **settings}), SeededSampler(len(dataset), 0),
-                        torch.device("cpu"), mixup, progress=False), dataset
+    return DeviceLoader(
+        dataset,
+        config,
+        TrainConfig(**{**PLAIN, **settings}),
+        SeededSampler(len(dataset), 0),
+        torch.device("cpu"),
+        mixup,
+        progress=False,
+    ), dataset
 
 
 def test_without_augmentation_the_pictures_of_evaluation(picture_folder, taxonomy, slic_config):
@@ -42,8 +58,9 @@ def test_without_augmentation_the_pictures_of_evaluation(picture_folder, taxonom
         assert torch.equal(batch["labels"], dataset.labels[indices]) and batch["targets"] is batch["labels"]
 
 
-@pytest.mark.parametrize("change", [{"crop_scale": 0.3}, {"hflip": 1.0}, {"color_jitter": 0.5},
-                                    {"random_erasing": 1.0}])
+@pytest.mark.parametrize(
+    "change", [{"crop_scale": 0.3}, {"hflip": 1.0}, {"color_jitter": 0.5}, {"random_erasing": 1.0}]
+)
 def test_each_setting_changes_the_pictures(picture_folder, taxonomy, slic_config, change):
     plain, changed = (next(iter(make_loader(picture_folder, taxonomy, slic_config, **c)[0])) for c in ({}, change))
     assert changed["images"].isfinite().all() and changed["images"].shape == plain["images"].shape
@@ -109,7 +126,8 @@ def test_mixing_and_grey_pictures(picture_folder, taxonomy, slic_config):
     loader, _ = make_loader(picture_folder, taxonomy, slic_config.replace(in_chans=1), mixup)
     batch = next(iter(loader))
     assert batch["images"].shape[1] == 1 and [t.shape for t in batch["targets"]] == [
-        (4, n) for n in slic_config.level_classes]
+        (4, n) for n in slic_config.level_classes
+    ]
     assert all(torch.allclose(t.sum(1), torch.ones(4)) for t in batch["targets"])
 
 
@@ -132,14 +150,25 @@ def test_broken_pictures_are_left_out(picture_folder, taxonomy, slic_config):
     assert len(loader.labels) == len(dataset) - len(broken) and len(loader.sampler) == len(loader.labels)
     assert sorted(index for index, _ in loader.sampler) == list(range(len(loader.labels)))
     assert sum(len(batch["labels"]) for batch in loader) == 8
-    with pytest.raises(ValueError, match="at least a batch of 10 pictures that can be read, got 9"), \
-            pytest.warns(UserWarning, match="left out"):
+    with (
+        pytest.raises(ValueError, match="at least a batch of 10 pictures that can be read, got 9"),
+        pytest.warns(UserWarning, match="left out"),
+    ):
         make_loader(picture_folder, taxonomy, slic_config, batch_size=10)
 
 
 def test_a_run_on_the_device_stopped_and_resumed(picture_folder, taxonomy, slic_config, tmp_path):
-    settings = TrainConfig(epochs=2, batch_size=4, on_device=True, auto_augment="", random_background=True,
-                           warmup_epochs=1, lr=0.1, ema_decay=0.9, checkpoint_steps=2)
+    settings = TrainConfig(
+        epochs=2,
+        batch_size=4,
+        on_device=True,
+        auto_augment="",
+        random_background=True,
+        warmup_epochs=1,
+        lr=0.1,
+        ema_decay=0.9,
+        checkpoint_steps=2,
+    )
 
     def run(folder, **changes):
         train, val = (HierarchicalDataset.load(picture_folder, taxonomy, split) for split in ("train", "val"))
@@ -200,6 +229,16 @@ def test_slic_is_left_to_an_accelerator(slic_config, picture_folder, taxonomy):
 def test_on_a_gpu(picture_folder, taxonomy, slic_config, tmp_path):
     Image.new("RGBA", (30, 50)).save(picture_folder / "train" / "extra.png")
     dataset = HierarchicalDataset.load(picture_folder, taxonomy, "train")
-    batch = next(iter(DeviceLoader(dataset, slic_config, TrainConfig(**PLAIN), SeededSampler(len(dataset), 0),
-                                   torch.device("cuda"), progress=False)))
+    batch = next(
+        iter(
+            DeviceLoader(
+                dataset,
+                slic_config,
+                TrainConfig(**PLAIN),
+                SeededSampler(len(dataset), 0),
+                torch.device("cuda"),
+                progress=False,
+            )
+        )
+    )
     assert batch["images"].device.type == batch["labels"].device.type == "cuda"

@@ -72,12 +72,15 @@ def write_parquet(file):
     """Write the emoji of tests/pictures, in every split."""
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
+
     tree = weights.load("hcast_small.emoji_art").taxonomy
     rows = []
     for picture in sorted((ROOT / "tests/pictures").glob("*.png")):
         path = tree.path_names(tree.path_to(*tree.find(picture.stem.replace("_", " "))))
-        rows += [{"image": picture.read_bytes(), "split": split, **dict(zip(tree.levels, path))}
-                 for split in ("train", "val", "test")]
+        rows += [
+            {"image": picture.read_bytes(), "split": split, **dict(zip(tree.levels, path))}
+            for split in ("train", "val", "test")
+        ]
     pq.write_table(pa.Table.from_pylist(rows), file)
 
 
@@ -95,8 +98,15 @@ class Shell:
         if words[0].startswith("<"):
             return
         program = Path(words[0]).name
-        known = {"pip": self.pip, "hcast-zoo": self.hcast_zoo, "python": self.python, "python3": self.python,
-                 "torchrun": self.torchrun, "mkdocs": lambda words: None, "pytest": lambda words: None}
+        known = {
+            "pip": self.pip,
+            "hcast-zoo": self.hcast_zoo,
+            "python": self.python,
+            "python3": self.python,
+            "torchrun": self.torchrun,
+            "mkdocs": lambda words: None,
+            "pytest": lambda words: None,
+        }
         assert program in known, f"unknown program in the docs: {words}"
         known[program](words[1:])
 
@@ -121,7 +131,7 @@ class Shell:
 
     def torchrun(self, words: list[str]) -> None:
         """The arguments after the launcher's own are right; test_processes.py runs several processes."""
-        make_parser().parse_args(words[words.index("hcast_zoo") + 1:])
+        make_parser().parse_args(words[words.index("hcast_zoo") + 1 :])
 
     def hcast_zoo(self, words: list[str]) -> None:
         words = [w for word in words for w in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
@@ -155,15 +165,22 @@ def test_code_blocks(page, workspace, request, tiny_weights, tiny_model, taxonom
     if '"org/name"' in code or "path/or/org/name" in code:
         pytest.importorskip("transformers")
         from hcast_zoo.publish import assemble
+
         for repo in ("org/name", "path/or/org/name"):
             assemble("hcast_small.emoji_art", workspace / repo)
     shell = Shell(workspace, request)
     if "me/hcast-birds" in code and "hcast-zoo train" not in code:
         shell.hcast_zoo(["publish", "model.safetensors", "--repo", "me/hcast-birds"])
     image = torch.zeros(1, 3, 32, 32)
-    names = {"__name__": "page", "images": torch.zeros(1, 3, 96, 96), "image": image, "model": tiny_model,
-             "picture": Image.open(ROOT / "tests/pictures/lion.png").convert("RGB"),
-             "my_taxonomy": taxonomy, "taxonomy": taxonomy}
+    names = {
+        "__name__": "page",
+        "images": torch.zeros(1, 3, 96, 96),
+        "image": image,
+        "model": tiny_model,
+        "picture": Image.open(ROOT / "tests/pictures/lion.png").convert("RGB"),
+        "my_taxonomy": taxonomy,
+        "taxonomy": taxonomy,
+    }
     for language, text, line, reason in blocks(page):
         if reason or language not in ("bash", "python"):
             continue

@@ -65,8 +65,9 @@ def test_shares_are_gradient_weighted_attention(tiny_model, batch):
         weights = [[(a * a.grad).clamp(min=0).mean(1).detach()] for a in used]
         focus = reference(weights, output.assignments[: stage - 1])
         own = reference(weights[-1:], [])
-        torch.testing.assert_close(explanation.focus[0, level].double(), (focus / focus.sum()).detach(),
-                                   rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            explanation.focus[0, level].double(), (focus / focus.sum()).detach(), rtol=1e-3, atol=1e-6
+        )
         torch.testing.assert_close(explanation.shares[level][0].double(), own / own.sum(), rtol=1e-3, atol=1e-6)
 
 
@@ -150,8 +151,9 @@ def test_nothing_relevant_is_equal_shares(tiny_model, batch):
 
 
 def test_agreement():
-    focus = torch.tensor([[[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]], [[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]],
-                          [[0.2, 0.8, 0.0], [0.6, 0.1, 0.3]]])
+    focus = torch.tensor(
+        [[[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]], [[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]], [[0.2, 0.8, 0.0], [0.6, 0.1, 0.3]]]
+    )
     assert agreement(focus).tolist() == pytest.approx([1, 0, 0.3])
     torch.testing.assert_close(level_overlap(focus)[2], torch.tensor([[1, 0.3], [0.3, 1]]))
     three = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]])

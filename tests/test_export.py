@@ -64,7 +64,9 @@ def test_onnx_by_the_command(tiny_weights, tiny_model, taxonomy, tmp_path, capsy
 
     session = ort.InferenceSession(file)
     assert [(x.name, x.shape, x.type) for x in session.get_inputs()] == [
-        ("images", ["batch", 3, 32, 32], "tensor(float)"), ("segments", ["batch", 32, 32], "tensor(int64)")]
+        ("images", ["batch", 3, 32, 32], "tensor(float)"),
+        ("segments", ["batch", 32, 32], "tensor(int64)"),
+    ]
     assert [x.name for x in session.get_outputs()] == OUTPUTS
     assert session.get_outputs()[2].shape == ["batch", 6] and session.get_outputs()[3].shape == ["batch", 16, 8]
     for size in (1, 4):
@@ -122,14 +124,23 @@ def test_names_without_and_with_odd_taxonomies(tiny_config, taxonomy):
     assert exporting.output_names(tiny_config, None)[:3] == ("logits_1", "logits_2", "logits_3")
     odd = weights.Taxonomy.from_paths([("a", "b"), ("a", "c")], ("my class", "my/class"))
     assert exporting.output_names(tiny_config.replace(level_classes=(1, 2), last_pool=True), odd) == (
-        "logits_1", "logits_2", "assignment_1", "assignment_2", "assignment_3", "assignment_4")
+        "logits_1",
+        "logits_2",
+        "assignment_1",
+        "assignment_2",
+        "assignment_3",
+        "assignment_4",
+    )
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--batch-size", "0"], "batch_size: expected 1 or more, got 0"),
-    (["--format", "pt2", "--opset", "20"], "only ONNX has one"),
-    (["--num-clusters", "99", "4", "2", "2"], "cannot choose 99 clusters from 16 tokens"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--batch-size", "0"], "batch_size: expected 1 or more, got 0"),
+        (["--format", "pt2", "--opset", "20"], "only ONNX has one"),
+        (["--num-clusters", "99", "4", "2", "2"], "cannot choose 99 clusters from 16 tokens"),
+    ],
+)
 def test_wrong_arguments(tiny_weights, tmp_path, arguments, message, capsys):
     assert main(["export", str(tiny_weights), "--output", str(tmp_path / "x"), *arguments]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "x").exists()
@@ -150,5 +161,3 @@ def test_a_missing_extra_is_named_before_the_work(package, tiny_weights, tmp_pat
     monkeypatch.setattr(exporting, "trace", lambda *a: pytest.fail("traced"))
     with pytest.raises(ImportError, match=r"pip install 'hcast-zoo\[export\]'"):
         exporting.export(tiny_weights, tmp_path / "x.onnx")
-
-

@@ -15,8 +15,11 @@ CASES = {
     "export": (["onnxscript"], [], "export {model} --output {out}.onnx"),
     "demo": (["gradio"], ["demo"], "demo --model {model}"),
     "mmpretrain": (["mmengine"], ["integrations.mmpretrain.train"], "mm-train config.py"),
-    "transformers": (["transformers"], ["integrations.transformers.repository", "integrations.transformers"],
-                     "publish {model} --repo me/tiny --dry-run"),
+    "transformers": (
+        ["transformers"],
+        ["integrations.transformers.repository", "integrations.transformers"],
+        "publish {model} --repo me/tiny --dry-run",
+    ),
 }
 
 

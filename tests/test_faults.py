@@ -57,6 +57,7 @@ class FullDisk:
 def full_disk(monkeypatch):
     def fill(room: int = 30) -> None:
         monkeypatch.setattr(files, "open", FullDisk(room).open, raising=False)
+
     return fill
 
 
@@ -86,17 +87,28 @@ def test_every_lasting_file_is_old_or_new(tmp_path, tiny_weights, taxonomy, eval
     before = {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
     content = weights.load(tiny_weights)
     full_disk()
-    for write in (lambda: taxonomy.save(tmp_path / "t.json"), lambda: weights.save(content, tiny_weights),
-                  lambda: card.record(tmp_path / "c.md", str(tiny_weights), evaluation),
-                  lambda: parts.write_part(tmp_path / "p.parquet", [])):
+    for write in (
+        lambda: taxonomy.save(tmp_path / "t.json"),
+        lambda: weights.save(content, tiny_weights),
+        lambda: card.record(tmp_path / "c.md", str(tiny_weights), evaluation),
+        lambda: parts.write_part(tmp_path / "p.parquet", []),
+    ):
         with pytest.raises(OSError, match="No space left on device"):
             write()
     assert before == {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
 
 
 def test_predict_on_a_full_disk_goes_on_later(picture_folder, tiny_weights, tmp_path, full_disk, capsys):
-    command = ["predict", str(picture_folder / "val"), "--model", str(tiny_weights), "--output", str(tmp_path / "out"),
-               "--part-size", "4"]
+    command = [
+        "predict",
+        str(picture_folder / "val"),
+        "--model",
+        str(tiny_weights),
+        "--output",
+        str(tmp_path / "out"),
+        "--part-size",
+        "4",
+    ]
     full_disk(4000)  # the plan and a part
     assert main(command) == 2
     error = capsys.readouterr().err
@@ -121,20 +133,28 @@ def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monk
     assert "No space left on device" in capsys.readouterr().err and list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [
-    ["predict", "PICTURE", "--model", "MODEL", "--output", "OUT"],
-    ["segment", "PICTURE", "--model", "MODEL", "--output", "OUT"],
-    ["adapt", "PICTURE", "--target", "bird", "--steps", "1", "--model", "MODEL", "--output", "OUT"],
-    ["calibrate", "MODEL", "--data", "DATA", "--output", "OUT/x.safetensors"],
-    ["evaluate", "--data", "DATA/val", "--model", "MODEL", "--card", "OUT/x.md"],
-    ["train", "--data", "DATA", "--model", "MODEL", "--output", "OUT", "--batch-size", "4"],
-    ["publish", "MODEL", "--repo", "a/b", "--dry-run", "--output", "OUT"],
-], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "PICTURE", "--model", "MODEL", "--output", "OUT"],
+        ["segment", "PICTURE", "--model", "MODEL", "--output", "OUT"],
+        ["adapt", "PICTURE", "--target", "bird", "--steps", "1", "--model", "MODEL", "--output", "OUT"],
+        ["calibrate", "MODEL", "--data", "DATA", "--output", "OUT/x.safetensors"],
+        ["evaluate", "--data", "DATA/val", "--model", "MODEL", "--card", "OUT/x.md"],
+        ["train", "--data", "DATA", "--model", "MODEL", "--output", "OUT", "--batch-size", "4"],
+        ["publish", "MODEL", "--repo", "a/b", "--dry-run", "--output", "OUT"],
+    ],
+    ids=lambda words: words[0],
+)
 def test_a_file_where_the_folder_should_be(words, picture_folder, tiny_weights, tmp_path, capsys):
     """As a folder that is read-only, but for root, too."""
     (tmp_path / "OUT").write_text("mine")
-    names = {"PICTURE": find_pictures([str(picture_folder / "val")])[0], "MODEL": str(tiny_weights),
-             "DATA": str(picture_folder), "OUT": str(tmp_path / "OUT")}
+    names = {
+        "PICTURE": find_pictures([str(picture_folder / "val")])[0],
+        "MODEL": str(tiny_weights),
+        "DATA": str(picture_folder),
+        "OUT": str(tmp_path / "OUT"),
+    }
     command = [words[0]]
     for word in words[1:]:
         head, slash, tail = word.partition("/")
@@ -183,11 +203,30 @@ def test_ctrl_c(picture_folder, tiny_weights, tmp_path):
     """One word, the exit code of an interrupt, whole parts; and the same command goes on."""
     pictures = find_pictures([str(picture_folder)]) * 40
     (tmp_path / "list.txt").write_text("\n".join(pictures))
-    command = [sys.executable, "-m", "hcast_zoo", "predict", "--files-from", str(tmp_path / "list.txt"), "--model",
-               str(tiny_weights), "--output", str(tmp_path / "out"), "--part-size", "8", "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    command = [
+        sys.executable,
+        "-m",
+        "hcast_zoo",
+        "predict",
+        "--files-from",
+        str(tmp_path / "list.txt"),
+        "--model",
+        str(tiny_weights),
+        "--output",
+        str(tmp_path / "out"),
+        "--part-size",
+        "8",
+        "--workers",
+        "1",
+    ]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     while process.poll() is None and len(list((tmp_path / "out").glob("*.parquet"))) < 2:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers too

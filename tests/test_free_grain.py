@@ -38,12 +38,15 @@ def test_the_seed_decides_which_pictures(taxonomy):
     assert Counter(first.tolist()) == Counter(other.tolist()) == {1: 20, 2: 20, 3: 20}
 
 
-@pytest.mark.parametrize("fractions, message", [
-    ((0.5, 0.5), "expected one for each of 3 levels"),
-    ((0.5, 0.5, 0.5), "add up to 1.5"),
-    ((1.5, -0.5, 0), "expected parts of 1"),
-    ((float("nan"), 0.5, 0.5), "expected parts of 1"),
-])
+@pytest.mark.parametrize(
+    "fractions, message",
+    [
+        ((0.5, 0.5), "expected one for each of 3 levels"),
+        ((0.5, 0.5, 0.5), "add up to 1.5"),
+        ((1.5, -0.5, 0), "expected parts of 1"),
+        ((float("nan"), 0.5, 0.5), "expected parts of 1"),
+    ],
+)
 def test_wrong_fractions_are_explained(fractions, message):
     with pytest.raises(ValueError, match=message):
         deal_levels([(0, 0, 0)], fractions)
@@ -108,9 +111,11 @@ def test_absolute_names_and_all_parts(tmp_path, taxonomy):
 
 def test_wrong_files_are_explained(tmp_path, taxonomy):
     source = write_data(tmp_path, ".csv", taxonomy)
-    for output, split, message in [("cut.jsonl", "train", "another file than data.csv, that ends in .csv"),
-                                   ("data.csv", "train", "another file than data.csv"),
-                                   ("cut.csv", "valid", "at least one picture of split 'valid'")]:
+    for output, split, message in [
+        ("cut.jsonl", "train", "another file than data.csv, that ends in .csv"),
+        ("data.csv", "train", "another file than data.csv"),
+        ("cut.csv", "valid", "at least one picture of split 'valid'"),
+    ]:
         with pytest.raises(ValueError, match=message):
             write_free_grain(source, tmp_path / output, taxonomy, THIRDS, split)
     with pytest.raises(ValueError, match=r"expected a file that ends in .csv, .jsonl, .parquet"):
@@ -124,8 +129,15 @@ def test_wrong_files_are_explained(tmp_path, taxonomy):
 def test_command(tmp_path, taxonomy, capsys):
     source = write_data(tmp_path, ".csv", taxonomy)
     taxonomy.save(tmp_path / "tree.json")
-    command = ["data", "free-grain", str(source), str(tmp_path / "cut.csv"), "--taxonomy", str(tmp_path / "tree.json"),
-               "--fractions"]
+    command = [
+        "data",
+        "free-grain",
+        str(source),
+        str(tmp_path / "cut.csv"),
+        "--taxonomy",
+        str(tmp_path / "tree.json"),
+        "--fractions",
+    ]
     assert main([*command, "0.5", "1/2", "0"]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines() == ["class\t30", "family\t30", "species\t0"]

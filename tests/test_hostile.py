@@ -28,17 +28,30 @@ from hcast_zoo.text import brief, clip, printable, to_json
 from hcast_zoo.transforms import PictureError, eval_transform, middle_box, read_picture
 from hcast_zoo.weights import WeightsError
 
-WILD = ["\x1b[31m\x1b]0;x\x07", "a\0b", "\x9b31m", "<script>alert(1)</script>", "`x`|y", "{{ 7 * 7 }}",
-        "../../etc/passwd", "\u202egnp", "a\nb", "é" * 300]
+WILD = [
+    "\x1b[31m\x1b]0;x\x07",
+    "a\0b",
+    "\x9b31m",
+    "<script>alert(1)</script>",
+    "`x`|y",
+    "{{ 7 * 7 }}",
+    "../../etc/passwd",
+    "\u202egnp",
+    "a\nb",
+    "é" * 300,
+]
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(WILD),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4), max_leaves=8)
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=8,
+)
 
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(body)) + name + body + struct.pack(
-        ">I", zlib.crc32(name + body)) for name, body in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
 
 
 def header(width: int, height: int, bits: int = 8, colour: int = 2) -> tuple[bytes, bytes]:
@@ -54,13 +67,16 @@ def encode(picture, format="PNG", **options):
 # Pictures
 
 
-@pytest.mark.parametrize("data, message", [
-    (png(header(60_000, 60_000), (b"IDAT", zlib.compress(b"\0" * 1000))), "60000x60000 pixels|damaged"),
-    (png(header(1, 2_000_000), (b"IDAT", zlib.compress(b"\0" * 1000))), "a side|damaged"),
-    (png(header(30, 30), (b"IDAT", b"\0")), "damaged"),
-    (png(header(4, 4), (b"zTXt", b"k\0\0" + zlib.compress(b"0" * 10**8))), "damaged"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n", "unknown format"),
-])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (png(header(60_000, 60_000), (b"IDAT", zlib.compress(b"\0" * 1000))), "60000x60000 pixels|damaged"),
+        (png(header(1, 2_000_000), (b"IDAT", zlib.compress(b"\0" * 1000))), "a side|damaged"),
+        (png(header(30, 30), (b"IDAT", b"\0")), "damaged"),
+        (png(header(4, 4), (b"zTXt", b"k\0\0" + zlib.compress(b"0" * 10**8))), "damaged"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n", "unknown format"),
+    ],
+)
 def test_bombs_and_programs_are_refused(data, message):
     with pytest.raises(PictureError, match=message):
         read_picture(data)
@@ -118,14 +134,21 @@ def test_infinite_pixels():
     assert np.asarray(read_picture(encode(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == [255, 0, 0, 128]
 
 
-GOOD = [encode(Image.effect_noise((16, 12), 50)), encode(Image.new("RGB", (9, 9), "red"), "JPEG"),
-        encode(Image.new("RGBA", (7, 9), (1, 2, 3, 4)), "WEBP"), encode(Image.new("P", (8, 8)), "GIF"),
-        encode(Image.new("I;16", (8, 8), 7), "TIFF")]
+GOOD = [
+    encode(Image.effect_noise((16, 12), 50)),
+    encode(Image.new("RGB", (9, 9), "red"), "JPEG"),
+    encode(Image.new("RGBA", (7, 9), (1, 2, 3, 4)), "WEBP"),
+    encode(Image.new("P", (8, 8)), "GIF"),
+    encode(Image.new("I;16", (8, 8), 7), "TIFF"),
+]
 
 
 @QUICK
-@given(st.sampled_from(GOOD), st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=6)), max_size=5),
-       st.integers(0, 2000))
+@given(
+    st.sampled_from(GOOD),
+    st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=6)), max_size=5),
+    st.integers(0, 2000),
+)
 def test_changed_pictures(data, changes, end):
     data = bytearray(data)
     for at, piece in changes:
@@ -185,16 +208,19 @@ def test_linked_folders_are_read(picture_folder, tmp_path, taxonomy):
     assert len(linked) == len(plain) == 12 and torch.equal(linked.labels, plain.labels)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"name": 5}, "expected a name of the taxonomy, got 5"),
-    ({"name": "\ud800"}, "half of a surrogate pair"),
-    ({"levels": ["a", "\ud800"]}, "half of a surrogate pair"),
-    ({"names": [["x"], ["\udfff"]]}, "node 0 of level 'b'.*half of a surrogate pair"),
-    ({"names": [["x"], ["y" * 5000]]}, "got 5000 characters.*expected 1000 at most"),
-    ({"names": [["x"], [["y"]]]}, "expected a name, got"),
-    ({"parents": [[True]]}, "expected a parent from 0 to 0, got True"),
-    ({"parents": [[10**30]]}, "expected a parent from 0 to 0, got 1000000"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"name": 5}, "expected a name of the taxonomy, got 5"),
+        ({"name": "\ud800"}, "half of a surrogate pair"),
+        ({"levels": ["a", "\ud800"]}, "half of a surrogate pair"),
+        ({"names": [["x"], ["\udfff"]]}, "node 0 of level 'b'.*half of a surrogate pair"),
+        ({"names": [["x"], ["y" * 5000]]}, "got 5000 characters.*expected 1000 at most"),
+        ({"names": [["x"], [["y"]]]}, "expected a name, got"),
+        ({"parents": [[True]]}, "expected a parent from 0 to 0, got True"),
+        ({"parents": [[10**30]]}, "expected a parent from 0 to 0, got 1000000"),
+    ],
+)
 def test_fields_of_a_taxonomy(change, message):
     good = {"name": "", "levels": ["a", "b"], "names": [["x"], ["y"]], "parents": [[0]]}
     Taxonomy.from_dict(good)
@@ -203,13 +229,16 @@ def test_fields_of_a_taxonomy(change, message):
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("t.json", b"[" * 200_000, "expected JSON: maximum recursion"),
-    ("t.csv", b"a,b\n\xff,y\n", "expected CSV in UTF-8"),
-    ("t.csv", b"a,b\nx,y,z\n", "line 2: expected 2 cells, got 3: put quotes around a name with a comma"),
-    ("t.csv", b"a,a\nx,y\n", "column 'a' occurs twice"),
-    ("t.csv", b'a,b\n"' + b"x" * 200_000 + b'",y\n', "field larger than field limit"),
-])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("t.json", b"[" * 200_000, "expected JSON: maximum recursion"),
+        ("t.csv", b"a,b\n\xff,y\n", "expected CSV in UTF-8"),
+        ("t.csv", b"a,b\nx,y,z\n", "line 2: expected 2 cells, got 3: put quotes around a name with a comma"),
+        ("t.csv", b"a,a\nx,y\n", "column 'a' occurs twice"),
+        ("t.csv", b'a,b\n"' + b"x" * 200_000 + b'",y\n', "field larger than field limit"),
+    ],
+)
 def test_files_of_a_taxonomy(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TaxonomyError, match=f"{name}.*{message}"):
@@ -225,8 +254,10 @@ def test_paths_of_other_types(taxonomy, path):
 
 
 @QUICK
-@given(st.fixed_dictionaries({"levels": PLAIN, "names": PLAIN, "parents": PLAIN}, optional={"name": PLAIN, "x": PLAIN})
-       | PLAIN)
+@given(
+    st.fixed_dictionaries({"levels": PLAIN, "names": PLAIN, "parents": PLAIN}, optional={"name": PLAIN, "x": PLAIN})
+    | PLAIN
+)
 def test_any_json_is_a_taxonomy_or_an_error(data):
     try:
         t = Taxonomy.from_dict(data)
@@ -250,14 +281,35 @@ def test_any_paths_are_a_taxonomy_or_an_error(paths):
 # Configs and weights
 
 
-@pytest.mark.parametrize("field, value", [
-    ("embed_dim", 10**9), ("embed_dim", "384"), ("level_classes", [10] * 101), ("level_classes", [10**30]),
-    ("level_classes", 5), ("mlp_ratio", "4"), ("mlp_ratio", -1), ("mlp_ratio", 1e9), ("mlp_ratio", float("nan")),
-    ("depths", [300, 1, 1, 1]), ("last_pool", "false"), ("mask_empty", 1), ("drop_rate", "0"), ("drop_rate", None),
-    ("mean", 0.5), ("mean", ["a", "b", "c"]), ("std", [float("inf")] * 3), ("std", [1e-300] * 3),
-    ("crop_pct", 1e-300), ("crop_pct", "1"),
-    ("head_stages", []), ("superpixels", ["seeds"]), ("interpolation", None), ("image_size", True),
-])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("embed_dim", 10**9),
+        ("embed_dim", "384"),
+        ("level_classes", [10] * 101),
+        ("level_classes", [10**30]),
+        ("level_classes", 5),
+        ("mlp_ratio", "4"),
+        ("mlp_ratio", -1),
+        ("mlp_ratio", 1e9),
+        ("mlp_ratio", float("nan")),
+        ("depths", [300, 1, 1, 1]),
+        ("last_pool", "false"),
+        ("mask_empty", 1),
+        ("drop_rate", "0"),
+        ("drop_rate", None),
+        ("mean", 0.5),
+        ("mean", ["a", "b", "c"]),
+        ("std", [float("inf")] * 3),
+        ("std", [1e-300] * 3),
+        ("crop_pct", 1e-300),
+        ("crop_pct", "1"),
+        ("head_stages", []),
+        ("superpixels", ["seeds"]),
+        ("interpolation", None),
+        ("image_size", True),
+    ],
+)
 def test_fields_of_a_config(field, value):
     with pytest.raises(ValueError, match=f"{field}: expected "):
         HCastConfig.from_dict({field: value})
@@ -281,16 +333,22 @@ def rewrite(file, **metadata):
     save_file({k: v.clone() for k, v in content.state_dict.items()}, file, {**known, **metadata})
 
 
-@pytest.mark.parametrize("metadata, message", [
-    ({"config": json.dumps({"embed_dim": 10**9})}, "embed_dim: expected an integer from 1 to 65536, got 1000000000"),
-    ({"config": "[" * 100_000}, "invalid config"),
-    ({"config": "{\"embed_dim\": NaN}"}, "embed_dim"),
-    ({"taxonomy": "[" * 100_000}, "invalid config or taxonomy"),
-    ({"calibration": "[" * 100_000}, "invalid calibration"),
-    ({"calibration": json.dumps({"temperatures": ["a" * 10**5, 1, 1]})}, "expected a list of temperatures"),
-    ({"calibration": json.dumps({"temperatures": [1, 1, 1], "path_temperature": 1e-300})}, "positive temperatures"),
-    ({"calibration": json.dumps({"temperatures": [1, 1, 1], "fitted_on": 7})}, "fitted_on, got 7"),
-])
+@pytest.mark.parametrize(
+    "metadata, message",
+    [
+        (
+            {"config": json.dumps({"embed_dim": 10**9})},
+            "embed_dim: expected an integer from 1 to 65536, got 1000000000",
+        ),
+        ({"config": "[" * 100_000}, "invalid config"),
+        ({"config": '{"embed_dim": NaN}'}, "embed_dim"),
+        ({"taxonomy": "[" * 100_000}, "invalid config or taxonomy"),
+        ({"calibration": "[" * 100_000}, "invalid calibration"),
+        ({"calibration": json.dumps({"temperatures": ["a" * 10**5, 1, 1]})}, "expected a list of temperatures"),
+        ({"calibration": json.dumps({"temperatures": [1, 1, 1], "path_temperature": 1e-300})}, "positive temperatures"),
+        ({"calibration": json.dumps({"temperatures": [1, 1, 1], "fitted_on": 7})}, "fitted_on, got 7"),
+    ],
+)
 def test_metadata_of_weights(tiny_weights, metadata, message):
     rewrite(tiny_weights, **metadata)
     with pytest.raises(WeightsError, match=message) as caught:
@@ -335,22 +393,31 @@ def write_table(path, content):
     return path
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("t.csv", b"file,class,family,species\na.png,bird,owl,barn owl,x\n", "line 2: expected 4 cells, got 5"),
-    ("t.csv", b"file,class,family,species\n\xff,bird,owl,barn owl\n", "expected CSV in UTF-8"),
-    ("t.csv", b"file,file,class\na,b,c\n", "column 'file' occurs twice"),
-    ("t.jsonl", b"[" * 100_000, "line 1: expected an object with file and path"),
-    ("t.jsonl", b"\xff\xfe", "line 1: expected an object"),
-    ("t.jsonl", b'{"file": 5, "path": ["bird"]}', "name of a file and a list of names, got 5"),
-    ("t.jsonl", b'{"file": "a", "path": "bird"}', "a list of names, got 'a' and 'bird'"),
-    ("t.jsonl", b'{"file": "a", "path": [1.5]}', "expected a name or a label at level 'class', got 1.5"),
-    ("t.parquet", b"PAR1nothingPAR1", "expected a complete parquet file"),
-    ("t.parquet", {"image": ["x"], "class": ["bird"], "family": ["owl"], "species": ["barn owl"]},
-     "binary.*got string"),
-    ("t.parquet", {"image": [b"x"], "class": [1.5], "family": ["owl"], "species": ["barn owl"]},
-     "names or labels in column 'class', got double"),
-    ("t.parquet", {"image": [b"x"], "class": [["a"]], "family": ["owl"], "species": ["barn owl"]}, "got list"),
-])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("t.csv", b"file,class,family,species\na.png,bird,owl,barn owl,x\n", "line 2: expected 4 cells, got 5"),
+        ("t.csv", b"file,class,family,species\n\xff,bird,owl,barn owl\n", "expected CSV in UTF-8"),
+        ("t.csv", b"file,file,class\na,b,c\n", "column 'file' occurs twice"),
+        ("t.jsonl", b"[" * 100_000, "line 1: expected an object with file and path"),
+        ("t.jsonl", b"\xff\xfe", "line 1: expected an object"),
+        ("t.jsonl", b'{"file": 5, "path": ["bird"]}', "name of a file and a list of names, got 5"),
+        ("t.jsonl", b'{"file": "a", "path": "bird"}', "a list of names, got 'a' and 'bird'"),
+        ("t.jsonl", b'{"file": "a", "path": [1.5]}', "expected a name or a label at level 'class', got 1.5"),
+        ("t.parquet", b"PAR1nothingPAR1", "expected a complete parquet file"),
+        (
+            "t.parquet",
+            {"image": ["x"], "class": ["bird"], "family": ["owl"], "species": ["barn owl"]},
+            "binary.*got string",
+        ),
+        (
+            "t.parquet",
+            {"image": [b"x"], "class": [1.5], "family": ["owl"], "species": ["barn owl"]},
+            "names or labels in column 'class', got double",
+        ),
+        ("t.parquet", {"image": [b"x"], "class": [["a"]], "family": ["owl"], "species": ["barn owl"]}, "got list"),
+    ],
+)
 def test_wrong_tables(tmp_path, taxonomy, name, content, message):
     if name.endswith(".parquet"):
         pytest.importorskip("pyarrow")
@@ -368,8 +435,13 @@ def test_a_path_that_is_none_beside_one_that_is_known(taxonomy, path):
 
 
 def test_a_row_without_a_picture_is_left_out(tmp_path, taxonomy):
-    table = {"image": [None, encode(Image.new("RGB", (8, 8)))], "class": ["bird"] * 2, "family": ["owl"] * 2,
-             "species": ["barn owl"] * 2, "split": ["val", "val"]}
+    table = {
+        "image": [None, encode(Image.new("RGB", (8, 8)))],
+        "class": ["bird"] * 2,
+        "family": ["owl"] * 2,
+        "species": ["barn owl"] * 2,
+        "split": ["val", "val"],
+    }
     data = HierarchicalDataset.load(write_table(tmp_path / "t.parquet", table), taxonomy, "val")
     with pytest.warns(UserWarning, match="left out"):
         assert data[0] is None
@@ -379,8 +451,10 @@ def test_a_row_without_a_picture_is_left_out(tmp_path, taxonomy):
 @QUICK
 @given(st.sampled_from(["csv", "jsonl"]), st.binary(max_size=80), st.integers(0, 100))
 def test_changed_tables(tmp_path, taxonomy, kind, piece, at):
-    good = {"csv": b"file,class,family,species,split\na.png,bird,owl,barn owl,x\nb.png,mammal,cat,lion,y\n",
-            "jsonl": b'{"file": "a.png", "path": ["bird", "owl"]}\n{"file": "b.png", "path": [1, 2, 3]}\n'}[kind]
+    good = {
+        "csv": b"file,class,family,species,split\na.png,bird,owl,barn owl,x\nb.png,mammal,cat,lion,y\n",
+        "jsonl": b'{"file": "a.png", "path": ["bird", "owl"]}\n{"file": "b.png", "path": [1, 2, 3]}\n',
+    }[kind]
     file = tmp_path / f"t.{kind}"
     file.write_bytes(good[:at] + piece + good[at + len(piece) :])
     try:
@@ -397,9 +471,12 @@ def test_changed_tables(tmp_path, taxonomy, kind, piece, at):
 @pytest.fixture
 def wild(tiny_model, tiny_config, tmp_path):
     """Weights whose every name is hostile."""
-    t = Taxonomy(tuple(f"{WILD[i]}{i}" for i in range(3)),
-                 tuple(tuple(f"{WILD[(i + n) % len(WILD)]}{n}" for n in range(size))
-                       for i, size in enumerate((2, 4, 6))), ((0, 0, 1, 1), (0, 0, 1, 2, 2, 3)), WILD[0])
+    t = Taxonomy(
+        tuple(f"{WILD[i]}{i}" for i in range(3)),
+        tuple(tuple(f"{WILD[(i + n) % len(WILD)]}{n}" for n in range(size)) for i, size in enumerate((2, 4, 6))),
+        ((0, 0, 1, 1), (0, 0, 1, 2, 2, 3)),
+        WILD[0],
+    )
     metadata = {key: "".join(WILD).replace("\0", "") for key in ("name", "license", "description", "limits", "data")}
     weights.save(weights.Weights(tiny_config, t, tiny_model.state_dict(), metadata), tmp_path / "wild.safetensors")
     return tmp_path / "wild.safetensors"
@@ -417,18 +494,29 @@ def test_hostile_names_reach_no_terminal(wild, picture_folder, tmp_path, capsys)
     picture = tmp_path / "a\x1b[31m.png"
     picture.write_bytes(rows[0][0])
     missing = str(tmp_path / "no\x1b[31m\n.png")
-    for command in (["predict", str(picture), missing], ["predict", str(picture), missing, "--json"],
-                    ["predict", str(picture), "--back-off", "0.9"], ["evaluate", "--data", data],
-                    ["evaluate", "--data", data, "--json"], ["adapt", str(picture), "--target", t.names[0][0]],
-                    ["segment", str(picture), missing, "--output", str(tmp_path / "out")], ["adapt", missing,
-                    "--target", "x"], ["evaluate", "--data", missing],
-                    ["predict", str(picture), "--within", "\x1b[31m"]):
+    for command in (
+        ["predict", str(picture), missing],
+        ["predict", str(picture), missing, "--json"],
+        ["predict", str(picture), "--back-off", "0.9"],
+        ["evaluate", "--data", data],
+        ["evaluate", "--data", data, "--json"],
+        ["adapt", str(picture), "--target", t.names[0][0]],
+        ["segment", str(picture), missing, "--output", str(tmp_path / "out")],
+        ["adapt", missing, "--target", "x"],
+        ["evaluate", "--data", missing],
+        ["predict", str(picture), "--within", "\x1b[31m"],
+    ):
         main([*command, "--model", str(wild)])
         captured = capsys.readouterr()
         for text in (captured.out, captured.err):
             assert not [c for c in text if not c.isprintable() and c not in "\n\t\r"], command
-    for command in (["info", str(wild)], ["info", missing], ["calibrate", str(wild), "--data", data, "--output",
-                    str(tmp_path / "c.safetensors")], ["fly\x1b[31m"], ["info", "--x\x1b[31m"]):
+    for command in (
+        ["info", str(wild)],
+        ["info", missing],
+        ["calibrate", str(wild), "--data", data, "--output", str(tmp_path / "c.safetensors")],
+        ["fly\x1b[31m"],
+        ["info", "--x\x1b[31m"],
+    ):
         try:
             main(command)
         except SystemExit as stop:
@@ -439,8 +527,17 @@ def test_hostile_names_reach_no_terminal(wild, picture_folder, tmp_path, capsys)
 
 def test_hostile_names_reach_no_card(wild):
     results = {"best_path": {"fpa": 1.0, f"accuracy/{WILD[3]}": 1.0}, WILD[3]: {"fpa": 1.0, "y": 2.0}}
-    entry = {"sha256": "00", "data": WILD[3], "split": WILD[4], "pictures": 5, "results": results,
-             "command": f"x`\n# head\n{WILD[3]}", "commit": f"{WILD[3]}\n# head", "date": WILD[0], "torch": WILD[3]}
+    entry = {
+        "sha256": "00",
+        "data": WILD[3],
+        "split": WILD[4],
+        "pictures": 5,
+        "results": results,
+        "command": f"x`\n# head\n{WILD[3]}",
+        "commit": f"{WILD[3]}\n# head",
+        "date": WILD[0],
+        "torch": WILD[3],
+    }
     content = weights.load(wild)
     text = card.render(content, [card.Evaluation(**entry)], "x", "org/name")
     assert "<script" not in text and "\x1b" not in text and "\x9b" not in text and "\n# head" not in text
@@ -457,8 +554,9 @@ def test_a_name_that_is_no_text_ends_no_job(picture_folder, tiny_weights, tmp_pa
         assert "--json" not in options or json.loads(out)["file"] == str(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["../../x.png", "/etc/passwd", "..", "a/../../b.png", ".hidden.png", "\x1b[31m.png",
-                                  "x" * 200 + ".png"])
+@pytest.mark.parametrize(
+    "name", ["../../x.png", "/etc/passwd", "..", "a/../../b.png", ".hidden.png", "\x1b[31m.png", "x" * 200 + ".png"]
+)
 def test_no_picture_leads_out_of_the_output(tmp_path, name):
     folder = make_folder(tmp_path / "out", name)
     assert folder.resolve().parent == (tmp_path / "out").resolve() and folder.name.isprintable()
@@ -489,8 +587,30 @@ def test_text():
 
 
 @QUICK
-@given(st.lists(st.sampled_from(["predict", "info", "evaluate", "convert", "calibrate", "--json", "--model", "--data",
-                                 "--device", "--batch-size", "-1", "0", "x", *WILD[:1], *WILD[2:]]), max_size=6))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "predict",
+                "info",
+                "evaluate",
+                "convert",
+                "calibrate",
+                "--json",
+                "--model",
+                "--data",
+                "--device",
+                "--batch-size",
+                "-1",
+                "0",
+                "x",
+                *WILD[:1],
+                *WILD[2:],
+            ]
+        ),
+        max_size=6,
+    )
+)
 def test_any_words_are_an_answer_or_a_complaint(tiny_weights, words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hcast_zoo.cli.DEFAULT_MODEL", str(tiny_weights))
@@ -504,7 +624,7 @@ def test_any_words_are_an_answer_or_a_complaint(tiny_weights, words):
 def test_hostile_weights_are_used_by_name(wild, picture_folder):
     """Names of any form are labels like others."""
     predictor = Predictor(wild)
-    answer, = predictor.predict([next((picture_folder / "val").rglob("*.png"))])
+    (answer,) = predictor.predict([next((picture_folder / "val").rglob("*.png"))])
     assert predictor.taxonomy.labels(answer.path)
 
 
@@ -516,11 +636,22 @@ def test_a_list_that_is_none(tmp_path, tiny_weights, capsys):
 
 def test_settings_that_are_none(picture_folder, tmp_path, tiny_weights, capsys):
     pytest.importorskip("accelerate")
-    command = ["train", "--data", str(picture_folder), "--output", str(tmp_path / "run"), "--model", str(tiny_weights),
-               "--batch-size", "4"]
-    for words, message in ((["--auto-augment", "0.1"], "auto_augment: expected a policy of timm"),
-                           (["--workers", "1000000000"], "workers: expected 0 to 256"),
-                           (["--opt", "magic"], "magic")):
+    command = [
+        "train",
+        "--data",
+        str(picture_folder),
+        "--output",
+        str(tmp_path / "run"),
+        "--model",
+        str(tiny_weights),
+        "--batch-size",
+        "4",
+    ]
+    for words, message in (
+        (["--auto-augment", "0.1"], "auto_augment: expected a policy of timm"),
+        (["--workers", "1000000000"], "workers: expected 0 to 256"),
+        (["--opt", "magic"], "magic"),
+    ):
         assert main([*command, *words]) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -529,11 +660,27 @@ def test_settings_that_are_none(picture_folder, tmp_path, tiny_weights, capsys):
 
 
 def test_any_numbers_of_an_evaluation(tmp_path):
-    good = {"sha256": "0", "data": "a", "split": None, "pictures": 1, "results": {"best_path": {"fpa": 1.0}},
-            "command": "c", "commit": "d"}
+    good = {
+        "sha256": "0",
+        "data": "a",
+        "split": None,
+        "pictures": 1,
+        "results": {"best_path": {"fpa": 1.0}},
+        "command": "c",
+        "commit": "d",
+    }
     file = tmp_path / "e.json"
-    for change in ({"results": 5}, {"results": {}}, {"results": {"a": {}}}, {"results": {"a": {"b": "1"}}},
-                   {"results": {"a": {"b": None}}}, {"data": 7}, {"pictures": "9"}, {"commit": ["x"]}, {"extra": 1}):
+    for change in (
+        {"results": 5},
+        {"results": {}},
+        {"results": {"a": {}}},
+        {"results": {"a": {"b": "1"}}},
+        {"results": {"a": {"b": None}}},
+        {"data": 7},
+        {"pictures": "9"},
+        {"commit": ["x"]},
+        {"extra": 1},
+    ):
         file.write_text(json.dumps([{**good, **change}]))
         with pytest.raises(ValueError, match="expected evaluations written by"):
             card.read_evaluations(file)

@@ -20,12 +20,24 @@ class Server:
 
     def __init__(self, url: str, home: Path):
         self.url = url
-        self.environment = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_test",
-                            "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        self.environment = {
+            **os.environ,
+            "HF_ENDPOINT": url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": "hf_test",
+            "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
 
     def run(self, *arguments: str, cwd: Path = TESTS.parent, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, *arguments], env={**self.environment, **environment}, cwd=cwd,
-                              capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env={**self.environment, **environment},
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+        )
 
     def python(self, code: str, **environment: str):
         """Run code in a process of its own; return what it printed last, read as JSON."""
@@ -48,18 +60,31 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path):
-    process = subprocess.Popen([sys.executable, str(TESTS / "hub_server.py"), "--root", str(tmp_path / "hub")],
-                               stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(TESTS / "hub_server.py"), "--root", str(tmp_path / "hub")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     yield Server(process.stdout.readline().strip(), tmp_path / "home")
     process.terminate()
     process.wait()
 
 
-@pytest.mark.parametrize("source, expected", [
-    ("org/name", ("org/name", None)), ("hf-hub:org/na.me", ("org/na.me", None)),
-    ("org/name@v1.0", ("org/name", "v1.0")), ("name", None), ("a/b/c", None), ("../x", None), ("/x/y", None),
-    ("org/", None), ("org/name@", None), ("runs/best.safetensors", None),
-])
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("org/name", ("org/name", None)),
+        ("hf-hub:org/na.me", ("org/na.me", None)),
+        ("org/name@v1.0", ("org/name", "v1.0")),
+        ("name", None),
+        ("a/b/c", None),
+        ("../x", None),
+        ("/x/y", None),
+        ("org/", None),
+        ("org/name@", None),
+        ("runs/best.safetensors", None),
+    ],
+)
 def test_names_of_repositories(source, expected):
     assert hub.parse(source) == expected
 

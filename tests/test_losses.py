@@ -127,12 +127,15 @@ def test_level_weights():
         HierarchicalLoss(level_weights=(1.0, 1.0))(logits, labels)
 
 
-@pytest.mark.parametrize("labels, message", [
-    (torch.tensor([[0, 0, 9]]), "label 9 of sample 0 is out of range at level 2: expected 0 to 8"),
-    (torch.tensor([[0, -2, 0]]), "label -2 of sample 0"),
-    (torch.tensor([[0, 0]]), r"expected labels \(B, 3\)"),
-    (torch.tensor([[0.0, 0.0, 0.0]]), "integer dtype"),
-])
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (torch.tensor([[0, 0, 9]]), "label 9 of sample 0 is out of range at level 2: expected 0 to 8"),
+        (torch.tensor([[0, -2, 0]]), "label -2 of sample 0"),
+        (torch.tensor([[0, 0]]), r"expected labels \(B, 3\)"),
+        (torch.tensor([[0.0, 0.0, 0.0]]), "integer dtype"),
+    ],
+)
 def test_wrong_labels_are_explained(labels, message):
     logits = [x[:1] for x in random_case()[0]]
     with pytest.raises(ValueError, match=message):

@@ -52,7 +52,8 @@ def test_against_loops(taxonomy):
     assert full_path_accuracy(p, y) == pytest.approx(100 * sum(paths) / len(paths))
     valid = set(taxonomy.paths)
     assert tree_inconsistency(p, taxonomy) == pytest.approx(
-        100 * np.mean([tuple(row) not in valid for row in predictions.tolist()]))
+        100 * np.mean([tuple(row) not in valid for row in predictions.tolist()])
+    )
 
 
 def test_tice_with_shallow_leaves():

@@ -155,8 +155,18 @@ def test_nan_stays_in_its_row(tiny_model):
 @pytest.mark.parametrize("levels", [1, 2, 3, 4, 6])
 def test_gradient_reaches_every_parameter(levels):
     classes = tuple(range(2, 2 + levels))
-    model = HCast(HCastConfig(level_classes=classes, image_size=32, embed_dim=48, depths=(1, 2, 1, 1), num_heads=3,
-                              num_superpixels=16, num_clusters=(8, 4, 2, 2), drop_path_rate=0.1)).train()
+    model = HCast(
+        HCastConfig(
+            level_classes=classes,
+            image_size=32,
+            embed_dim=48,
+            depths=(1, 2, 1, 1),
+            num_heads=3,
+            num_superpixels=16,
+            num_clusters=(8, 4, 2, 2),
+            drop_path_rate=0.1,
+        )
+    ).train()
     labels = torch.zeros(4, levels, dtype=torch.int64)
     torch.manual_seed(0)
     HierarchicalLoss()(model(torch.randn(4, 3, 32, 32)).level_logits, labels).backward()
@@ -217,16 +227,21 @@ def test_mask_empty_ignores_empty_tokens(tiny_config):
         assert same is masked
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(images=torch.randn(2, 1, 32, 32)), r"expected images \(B, 3, H, W\)"),
-    (dict(images=torch.randn(3, 32, 32)), r"expected images \(B, 3, H, W\)"),
-    (dict(images=torch.zeros(2, 3, 32, 32, dtype=torch.uint8)), "floating-point"),
-    (dict(segments=torch.zeros(2, 3, dtype=torch.int64)),
-     r"expected segments \(B, H, W\) = \(2, 32, 32\), got \(2, 3\)"),
-    (dict(segments=torch.zeros(2, 32, 32)), "integer dtype"),
-    (dict(segments=torch.full((2, 32, 32), 16)), "labels from 0 to 15"),
-    (dict(segments=torch.full((2, 32, 32), -1)), "labels from 0 to 15"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(images=torch.randn(2, 1, 32, 32)), r"expected images \(B, 3, H, W\)"),
+        (dict(images=torch.randn(3, 32, 32)), r"expected images \(B, 3, H, W\)"),
+        (dict(images=torch.zeros(2, 3, 32, 32, dtype=torch.uint8)), "floating-point"),
+        (
+            dict(segments=torch.zeros(2, 3, dtype=torch.int64)),
+            r"expected segments \(B, H, W\) = \(2, 32, 32\), got \(2, 3\)",
+        ),
+        (dict(segments=torch.zeros(2, 32, 32)), "integer dtype"),
+        (dict(segments=torch.full((2, 32, 32), 16)), "labels from 0 to 15"),
+        (dict(segments=torch.full((2, 32, 32), -1)), "labels from 0 to 15"),
+    ],
+)
 def test_wrong_input_is_explained(tiny_model, change, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(**{"images": torch.randn(2, 3, 32, 32), **change})

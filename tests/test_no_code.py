@@ -15,9 +15,21 @@ SOURCES = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
 CALLS = {"eval", "exec", "compile", "__import__"}  # as a function: model.eval() is something else
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 METHODS = {
-    "yaml.load", "yaml.full_load", "yaml.unsafe_load", "yaml.load_all", "os.system", "os.popen", "subprocess.getoutput",
-    "subprocess.getstatusoutput", "pd.read_pickle", "pandas.read_pickle", "torch.jit.load", "torch.hub.load",
-    "runpy.run_path", "builtins.eval", "builtins.exec",
+    "yaml.load",
+    "yaml.full_load",
+    "yaml.unsafe_load",
+    "yaml.load_all",
+    "os.system",
+    "os.popen",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "pd.read_pickle",
+    "pandas.read_pickle",
+    "torch.jit.load",
+    "torch.hub.load",
+    "runpy.run_path",
+    "builtins.eval",
+    "builtins.exec",
 }
 
 
@@ -59,18 +71,39 @@ def test_no_source_runs_code_from_data(file):
     assert faults(file.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("source", [
-    "import pickle", "from pickle import loads", "eval(x)", "exec(x)", "torch.load(f)", "__import__(name)",
-    "torch.load(f, weights_only=False)", "yaml.load(f)", "yaml.load(f, Loader=yaml.Loader)", "os.system(x)",
-    "np.load(f, allow_pickle=True)", "subprocess.run(x, shell=True)",
-    "AutoModel.from_pretrained(x, trust_remote_code=True)",
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "eval(x)",
+        "exec(x)",
+        "torch.load(f)",
+        "__import__(name)",
+        "torch.load(f, weights_only=False)",
+        "yaml.load(f)",
+        "yaml.load(f, Loader=yaml.Loader)",
+        "os.system(x)",
+        "np.load(f, allow_pickle=True)",
+        "subprocess.run(x, shell=True)",
+        "AutoModel.from_pretrained(x, trust_remote_code=True)",
+    ],
+)
 def test_the_check_finds(source):
     assert faults(source)
 
 
-@pytest.mark.parametrize("source", ["model.eval()", "torch.load(f, weights_only=True)", "yaml.safe_load(f)",
-                                    "np.load(f)", "subprocess.run(['git'])", "re.compile('x')"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "model.eval()",
+        "torch.load(f, weights_only=True)",
+        "yaml.safe_load(f)",
+        "np.load(f)",
+        "subprocess.run(['git'])",
+        "re.compile('x')",
+    ],
+)
 def test_the_check_lets_pass(source):
     assert faults(source) == []
 
@@ -92,18 +125,24 @@ class Bomb:
         return Path.touch, (self.target,)
 
 
-@pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x.parquet", "x.csv", "x.json", "x.png",
-                                  "model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["x.pth", "x.safetensors", "x.parquet", "x.csv", "x.json", "x.png", "model.safetensors"]
+)
 def test_a_pickle_is_never_run(name, tmp_path, capsys):
     hit, file = tmp_path / "hit", tmp_path / name
     file.write_bytes(pickle.dumps(Bomb(hit)))
     picture = str(ROOT / "tests/pictures/lion.png")
-    for command in (["convert", str(file), str(tmp_path / "out.safetensors")], ["info", str(file)],
-                    ["info", str(tmp_path)], ["predict", picture, "--model", str(file)], ["predict", str(file)],
-                    ["evaluate", "--data", str(file)],
-                    ["train", "--data", str(file), "--output", str(tmp_path / "run")],
-                    ["train", "--data", str(tmp_path), "--output", str(tmp_path / "run"), "--taxonomy", str(file)],
-                    ["publish", "x", "--repo", "a/b", "--dry-run", "--evaluations", str(file)]):
+    for command in (
+        ["convert", str(file), str(tmp_path / "out.safetensors")],
+        ["info", str(file)],
+        ["info", str(tmp_path)],
+        ["predict", picture, "--model", str(file)],
+        ["predict", str(file)],
+        ["evaluate", "--data", str(file)],
+        ["train", "--data", str(file), "--output", str(tmp_path / "run")],
+        ["train", "--data", str(tmp_path), "--output", str(tmp_path / "run"), "--taxonomy", str(file)],
+        ["publish", "x", "--repo", "a/b", "--dry-run", "--evaluations", str(file)],
+    ):
         code = main(command)
         captured = capsys.readouterr()
         assert code in (1, 2) and captured.err and "Traceback" not in captured.err, command
@@ -119,8 +158,12 @@ def test_templates_are_no_programs(tiny_model, taxonomy):
 
     evil = "{{ 7 * 7 }}{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}"
     t = Taxonomy((evil, *taxonomy.levels[1:]), taxonomy.names, taxonomy.parents, evil)
-    content = weights.Weights(tiny_model.config, t, tiny_model.state_dict(),
-                              dict.fromkeys(("name", "license", "description", "limits", "training", "data"), evil))
+    content = weights.Weights(
+        tiny_model.config,
+        t,
+        tiny_model.state_dict(),
+        dict.fromkeys(("name", "license", "description", "limits", "training", "data"), evil),
+    )
     results = {"best_path": {"fpa": 1.0, f"accuracy/{evil}": 2.0}, evil: {"fpa": 1.0, "x": 2.0}}
     evaluation = card.Evaluation("00", evil, evil, 1, results, evil, evil, evil, evil)
     text = card.render(content, [evaluation], evil, None)

@@ -25,6 +25,7 @@ def test_stored_outputs(path):
 def test_notebook_runs(path, tmp_path):
     nbclient = pytest.importorskip("nbclient")
     import nbformat
+
     book = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
 

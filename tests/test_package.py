@@ -73,10 +73,18 @@ def test_wheel_contents(tmp_path):
     subprocess.run(build, check=True)
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     names = set(wheel.namelist())
-    listed = subprocess.run(["git", "ls-files", "hcast_zoo", "integrations", "recipes/paper", "tests/pictures"],
-                            cwd=ROOT, capture_output=True, text=True, check=True)
-    folders = {"integrations/": "hcast_zoo/integrations/", "recipes/paper/": "hcast_zoo/recipes/",
-               "tests/pictures/": "hcast_zoo/pictures/"}
+    listed = subprocess.run(
+        ["git", "ls-files", "hcast_zoo", "integrations", "recipes/paper", "tests/pictures"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folders = {
+        "integrations/": "hcast_zoo/integrations/",
+        "recipes/paper/": "hcast_zoo/recipes/",
+        "tests/pictures/": "hcast_zoo/pictures/",
+    }
     listed = {re.sub(f"^({'|'.join(folders)})", lambda m: folders[m[1]], f) for f in listed.stdout.split()}
     assert not listed - names
     assert not any(n.startswith(("tests/", "integrations/", "recipes/")) for n in names)

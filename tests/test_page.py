@@ -12,8 +12,13 @@ from hcast_zoo.adapt_config import AdaptConfig
 from hcast_zoo.taxonomy import Taxonomy
 from hcast_zoo.transforms import PictureError, read_picture
 
-HOSTILE = ("<img src=x onerror=\"window.hit=1\">", "</button><script>window.hit=1</script>", "{{7*7}} ${window.hit=1}",
-           "a'b\"c & d\x1b[31m\x00", "\N{RIGHT-TO-LEFT OVERRIDE}abc")
+HOSTILE = (
+    '<img src=x onerror="window.hit=1">',
+    "</button><script>window.hit=1</script>",
+    "{{7*7}} ${window.hit=1}",
+    "a'b\"c & d\x1b[31m\x00",
+    "\N{RIGHT-TO-LEFT OVERRIDE}abc",
+)
 
 
 @pytest.fixture
@@ -30,9 +35,18 @@ def picture(picture_folder):
 def hostile(tiny_config, tiny_model, tmp_path):
     """A predictor of a model whose every text is markup."""
     img, script, template, quotes, override = HOSTILE
-    taxonomy = Taxonomy.from_paths([(img, script, quotes), (img, script, template), (img, override, script),
-                                    (quotes, img, img), (quotes, quotes, "x"), (quotes, quotes, override)],
-                                   (script, img, template), img)
+    taxonomy = Taxonomy.from_paths(
+        [
+            (img, script, quotes),
+            (img, script, template),
+            (img, override, script),
+            (quotes, img, img),
+            (quotes, quotes, "x"),
+            (quotes, quotes, override),
+        ],
+        (script, img, template),
+        img,
+    )
     content = weights.Weights(tiny_config, taxonomy, tiny_model.state_dict(), {"name": script, "limits": img})
     weights.save(content, tmp_path / "hostile.safetensors")
     return Predictor(tmp_path / "hostile.safetensors")
@@ -49,8 +63,15 @@ class Parsed(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.nodes += [value for key, value in attributes if key == "data-node"]
-        assert {key for key, _ in attributes} <= {"class", "type", "data-node", "title", "style", "aria-current",
-                                                  "role"}
+        assert {key for key, _ in attributes} <= {
+            "class",
+            "type",
+            "data-node",
+            "title",
+            "style",
+            "aria-current",
+            "role",
+        }
 
     def handle_data(self, data):
         self.text += data
@@ -67,8 +88,9 @@ def test_tree_along_a_path(taxonomy):
     assert [n.name for n in middle.nodes] == ["owl", "gull"]  # the children of bird alone
     assert [(n.name, n.index) for n in fine.nodes] == [("barn owl", 0), ("snowy owl", 1)]  # chosen first
     assert fine.own == ("snowy owl", pytest.approx(0.4)) and top.below and middle.below and fine.below
-    (branch,) = page.grow_tree(tensors([0.4, 0.3, 0.2, 0.1]), values, Taxonomy.from_paths([*map(tuple, "abcd")]), "c",
-                               siblings=2)
+    (branch,) = page.grow_tree(
+        tensors([0.4, 0.3, 0.2, 0.1]), values, Taxonomy.from_paths([*map(tuple, "abcd")]), "c", siblings=2
+    )
     assert [n.name for n in branch.nodes] == ["c", "a"]
     assert branch.others == 2 and branch.others_probability == pytest.approx(0.4)
 
@@ -136,8 +158,9 @@ def test_every_text_is_escaped(hostile, picture):
             assert key in answer.nodes and taxonomy.find(key) == (branch.level, node.index)
     assert "\x1b" not in answer.text and "\x00" not in answer.text and "\N{RIGHT-TO-LEFT OVERRIDE}" not in answer.text
     text, _ = page.adapt(hostile, picture, answer.nodes[0], AdaptConfig(steps=1))
-    heading, message, caption = (Parsed(x) for x in (page.heading_html(hostile), page.message_html(HOSTILE[0]),
-                                                     page.caption_html(HOSTILE[1])))
+    heading, message, caption = (
+        Parsed(x) for x in (page.heading_html(hostile), page.message_html(HOSTILE[0]), page.caption_html(HOSTILE[1]))
+    )
     assert set(Parsed(text).tags) <= {"div"} and set(heading.tags) == {"div", "h1", "p", "b"}
     assert message.text == HOSTILE[0] and message.tags == ["div"] and caption.text == HOSTILE[1]
     assert HOSTILE[1] in heading.text and HOSTILE[0] in heading.text
@@ -151,8 +174,11 @@ def test_words(predictor):
 
 
 def test_choices(taxonomy, monkeypatch):
-    assert page.subtrees(taxonomy) == [("bird (class)", "class:bird"), ("mammal (class)", "class:mammal"), *(
-        (f"{name} (family)", f"family:{name}") for name in ("owl", "gull", "cat", "dog"))]
+    assert page.subtrees(taxonomy) == [
+        ("bird (class)", "class:bird"),
+        ("mammal (class)", "class:mammal"),
+        *((f"{name} (family)", f"family:{name}") for name in ("owl", "gull", "cat", "dog")),
+    ]
     monkeypatch.setattr(page, "MAX_CHOICES", 5)
     assert len(page.subtrees(taxonomy)) == 2
 

@@ -159,10 +159,18 @@ def test_through_the_hub(server, expected, tmp_path, capsys):  # noqa: F811
 
     # -S leaves out the hooks of an editable install; hcast_zoo is in none of the folders that are left.
     site = os.pathsep.join(p for p in sys.path if p.endswith("-packages") and not (Path(p) / "hcast_zoo").exists())
-    command = [sys.executable, "-S", "-c", TRANSFORMERS.format(first=BLOCKED, options={"trust_remote_code": True}),
-               REPO, str(PICTURE), str(tmp_path / "remote.npz")]
-    result = subprocess.run(command, env={**server.environment, "PYTHONPATH": site}, cwd=tmp_path, capture_output=True,
-                            text=True)
+    command = [
+        sys.executable,
+        "-S",
+        "-c",
+        TRANSFORMERS.format(first=BLOCKED, options={"trust_remote_code": True}),
+        REPO,
+        str(PICTURE),
+        str(tmp_path / "remote.npz"),
+    ]
+    result = subprocess.run(
+        command, env={**server.environment, "PYTHONPATH": site}, cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].split(" > ") == path
     equal(read(tmp_path / "remote.npz"), expected)
@@ -175,8 +183,9 @@ def test_mmpretrain(expected):
     from mmengine.dataset import Compose, pseudo_collate
 
     model = mmpretrain.get_model("hcast-small_emoji-art", pretrained=True)
-    pipeline = Compose([mmpretrain.registry.TRANSFORMS.build(t)
-                        for t in model._config.test_dataloader.dataset.pipeline])
+    pipeline = Compose(
+        [mmpretrain.registry.TRANSFORMS.build(t) for t in model._config.test_dataloader.dataset.pipeline]
+    )
     batch = model.data_preprocessor(pseudo_collate([pipeline({"img_path": str(PICTURE)})]))
     equal(model(**batch), expected)
 
@@ -197,8 +206,13 @@ def test_calibrated_paths(tiny_model, taxonomy, tmp_path):
     """Temperatures that travel with the weights give the same path and probability through every door."""
     from transformers import pipeline
 
-    content = weights.Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {"name": "tiny"},
-                              Calibration((0.1, 3.0, 0.5), 0.7, "test"))
+    content = weights.Weights(
+        tiny_model.config,
+        taxonomy,
+        tiny_model.state_dict(),
+        {"name": "tiny"},
+        Calibration((0.1, 3.0, 0.5), 0.7, "test"),
+    )
     weights.save(content, tmp_path / "tiny.safetensors")
     publish.assemble(tmp_path / "tiny.safetensors", tmp_path / "repository")
     core = next(Predictor(tmp_path / "tiny.safetensors").predict([PICTURE]))
@@ -214,8 +228,13 @@ def test_calibrated_paths(tiny_model, taxonomy, tmp_path):
         from hcast_zoo.integrations.mmpretrain.checkpoint import classifier_key
 
         file = str(tmp_path / "tiny.safetensors")
-        model = MODELS.build(dict(type="HierarchicalClassifier", backbone=dict(type="HCast", arch=file), head=dict(
-            type="HierarchicalClsHead", in_channels=48, taxonomy=file, calibration=file))).eval()
+        model = MODELS.build(
+            dict(
+                type="HierarchicalClassifier",
+                backbone=dict(type="HCast", arch=file),
+                head=dict(type="HierarchicalClsHead", in_channels=48, taxonomy=file, calibration=file),
+            )
+        ).eval()
         model.load_state_dict({classifier_key(k): v for k, v in content.state_dict.items()})
         with torch.inference_mode():
             image = eval_transform(tiny_model.config)(read_picture(PICTURE))[None]

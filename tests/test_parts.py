@@ -47,8 +47,10 @@ def test_one_folder_by_any_number_of_processes(files, tiny_weights, tmp_path):
     predictor = Predictor(tiny_weights)
     for count in (1, 3):
         folder = tmp_path / f"by{count}"
-        told = [list(predict_parts(predictor, files, folder, {}, part_size=4, processes=Processes(rank, count)))
-                for rank in range(count)]
+        told = [
+            list(predict_parts(predictor, files, folder, {}, part_size=4, processes=Processes(rank, count)))
+            for rank in range(count)
+        ]
         assert sum(n for share in told for n, _ in share) == 25
         assert sum(failed for share in told for _, failed in share) == 1
         check(folder, files, predictor)
@@ -95,8 +97,12 @@ def test_goes_on_where_it_was_stopped_with_other_processes(files, tiny_weights, 
 def test_another_job_in_the_folder_is_refused(files, tiny_weights, tmp_path):
     predictor, folder = Predictor(tiny_weights), tmp_path / "out"
     list(predict_parts(predictor, files, folder, {"decoder": "best_path"}, part_size=20))
-    for other, settings, size in ((files[1:], "best_path", 20), (files, "top_down", 20), (files, "best_path", 10),
-                                  ([*files[1:], files[0]], "best_path", 20)):
+    for other, settings, size in (
+        (files[1:], "best_path", 20),
+        (files, "top_down", 20),
+        (files, "best_path", 10),
+        ([*files[1:], files[0]], "best_path", 20),
+    ):
         with pytest.raises(ValueError, match=r"predictions of another job .*(list_sha256|decoder|part_size)"):
             list(predict_parts(predictor, other, folder, {"decoder": settings}, part_size=size))
     (folder / "_plan.json").unlink()
@@ -108,8 +114,19 @@ def test_another_job_in_the_folder_is_refused(files, tiny_weights, tmp_path):
 
 def test_by_the_command(files, tiny_weights, tmp_path, capsys):
     (tmp_path / "list.txt").write_text("\n".join(files) + "\n")
-    command = ["predict", "--files-from", str(tmp_path / "list.txt"), "--model", str(tiny_weights), "--output",
-               str(tmp_path / "out"), "--part-size", "10", "--back-off", "0"]
+    command = [
+        "predict",
+        "--files-from",
+        str(tmp_path / "list.txt"),
+        "--model",
+        str(tiny_weights),
+        "--output",
+        str(tmp_path / "out"),
+        "--part-size",
+        "10",
+        "--back-off",
+        "0",
+    ]
     for _ in range(2):  # the second has nothing to do, and tells the same
         assert main(command) == 1
         captured = capsys.readouterr()

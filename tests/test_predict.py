@@ -48,13 +48,19 @@ TOLERANCE = 1e-5  # of a probability, whatever is asked along with a picture
 
 def test_one_picture_one_answer(files, tiny_weights):
     """Batch size, workers, order, threads and neighbours do not matter; nor does the packaged model's size."""
+
     def ask(pictures, *options):
         return {p.file: p for p in predictor.predict(pictures, *options)}
 
     predictor, threads = Predictor(tiny_weights), torch.get_num_threads()
     expected = ask(files, 1)
-    others = {"batch of 3": ask(files, 3), "batch of 64": ask(files, 64), "workers": ask(files, 4, 2),
-              "order": ask(files[::-1], 4), "again": ask(files, 1)}
+    others = {
+        "batch of 3": ask(files, 3),
+        "batch of 64": ask(files, 64),
+        "workers": ask(files, 4, 2),
+        "order": ask(files[::-1], 4),
+        "again": ask(files, 1),
+    }
     for count in (1, 2):
         torch.set_num_threads(count)
         others[f"{count} threads"] = ask(files, 4)
@@ -89,7 +95,10 @@ def test_find_pictures(picture_folder):
     assert len(find_pictures([str(picture_folder)])) == 24
     assert len(find_pictures([str(picture_folder / "val" / "**" / "0.png")])) == 6
     assert find_pictures(["missing.png", str(picture_folder / "empty"), str(picture_folder / "notes.txt")]) == [
-        "missing.png", str(picture_folder / "empty"), str(picture_folder / "notes.txt")]
+        "missing.png",
+        str(picture_folder / "empty"),
+        str(picture_folder / "notes.txt"),
+    ]
 
 
 def test_wrong_use_is_explained(tiny_model, tiny_weights, tmp_path):
@@ -116,7 +125,7 @@ def test_restriction_back_off_and_calibration(files, tiny_weights, tiny_model, t
     depths = set()
     for threshold in (0.0, 0.4, 0.6, 0.8, 1.0):
         predictor = Predictor(tmp_path / "calibrated.safetensors", within=within, threshold=threshold)
-        prediction, = predictor.predict(files[:1])
+        (prediction,) = predictor.predict(files[:1])
         short = back_off(expected, taxonomy, threshold)
         assert prediction.path == taxonomy.path_names(short.paths[0].tolist())
         assert prediction.path_probability == pytest.approx(short.path_probabilities.item(), abs=1e-4)

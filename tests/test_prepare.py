@@ -37,8 +37,9 @@ def labels_of(folder, split):
 
 
 def run(name, sources, output, **kwargs):
-    return prepare(tiny(name), [sources] if isinstance(sources, (str, Path)) else sources, output, progress=False,
-                   **kwargs)
+    return prepare(
+        tiny(name), [sources] if isinstance(sources, (str, Path)) else sources, output, progress=False, **kwargs
+    )
 
 
 class TestCub:
@@ -76,28 +77,47 @@ class TestCub:
         assert sorted(p.name for p in (tmp_path / "cub").iterdir()) == ["data.jsonl", "prepared.json", "taxonomy.json"]
 
     def test_wrong_count(self, archive, tmp_path):
-        with pytest.raises(DataError, match="CUB-200-2011: expected 5994 train pictures, found 400: the data set is "
-                                            "not whole; --partial accepts"):
+        with pytest.raises(
+            DataError,
+            match="CUB-200-2011: expected 5994 train pictures, found 400: the data set is not whole; --partial accepts",
+        ):
             prepare(paper.find("cub"), [archive], tmp_path / "cub", progress=False)
         assert not (tmp_path / "cub/data.jsonl").exists()
         prepare(paper.find("cub"), [archive], tmp_path / "cub", progress=False, partial=True)
 
-    @pytest.mark.parametrize("change, message", [
-        ({"images.txt": None}, "expected images.txt in .*there is none"),
-        ({"classes.txt": None}, "classes.txt: no such file"),
-        ({"train_test_split.txt": "1 1\n"}, "train_test_split.txt: lacks 599 pictures of images.txt, such as number 2"),
-        ({"image_class_labels.txt": "".join(f"{i} 201\n" for i in range(1, 601))},
-         "600 pictures are of a class outside the tree, such as picture 1 of class 201"),
-        ({"classes.txt": "1 001.Dodo\n"}, "1 classes are not in the paper's tree: 1 Dodo"),
-        ({"classes.txt": "1 001.Black_footed_Albatross\n"}, "lacks 199 classes of the paper's tree: Laysan_Albatross"),
-        ({"images.txt": "1\n"}, "images.txt line 1: expected a new number, a blank and a value, got '1'"),
-        ({"images/001.Black_footed_Albatross/Black_footed_Albatross_0001_1.jpg": None},
-         "1 of 600 pictures cannot be read: .*_0001_1.jpg: no such file"),
-        ({"images/001.Black_footed_Albatross/Black_footed_Albatross_0001_1.jpg": jpeg(0, 64)[:-300]},
-         "1 of 600 pictures cannot be read: .*_0001_1.jpg: damaged or incomplete picture"),
-        ({"images/001.Black_footed_Albatross/Black_footed_Albatross_0001_1.jpg": b"no picture"},
-         "_0001_1.jpg: not a picture"),
-    ])
+    @pytest.mark.parametrize(
+        "change, message",
+        [
+            ({"images.txt": None}, "expected images.txt in .*there is none"),
+            ({"classes.txt": None}, "classes.txt: no such file"),
+            (
+                {"train_test_split.txt": "1 1\n"},
+                "train_test_split.txt: lacks 599 pictures of images.txt, such as number 2",
+            ),
+            (
+                {"image_class_labels.txt": "".join(f"{i} 201\n" for i in range(1, 601))},
+                "600 pictures are of a class outside the tree, such as picture 1 of class 201",
+            ),
+            ({"classes.txt": "1 001.Dodo\n"}, "1 classes are not in the paper's tree: 1 Dodo"),
+            (
+                {"classes.txt": "1 001.Black_footed_Albatross\n"},
+                "lacks 199 classes of the paper's tree: Laysan_Albatross",
+            ),
+            ({"images.txt": "1\n"}, "images.txt line 1: expected a new number, a blank and a value, got '1'"),
+            (
+                {"images/001.Black_footed_Albatross/Black_footed_Albatross_0001_1.jpg": None},
+                "1 of 600 pictures cannot be read: .*_0001_1.jpg: no such file",
+            ),
+            (
+                {"images/001.Black_footed_Albatross/Black_footed_Albatross_0001_1.jpg": jpeg(0, 64)[:-300]},
+                "1 of 600 pictures cannot be read: .*_0001_1.jpg: damaged or incomplete picture",
+            ),
+            (
+                {"images/001.Black_footed_Albatross/Black_footed_Albatross_0001_1.jpg": b"no picture"},
+                "_0001_1.jpg: not a picture",
+            ),
+        ],
+    )
     def test_broken(self, tmp_path, change, message):
         files = cub_files()
         for name, content in change.items():
@@ -145,17 +165,27 @@ class TestAircraft:
         assert taxonomy.names[1][:3] == ("Family 00 (family 0)", "Family 00 (family 1)", "Family 02 / Family 69")
         assert taxonomy.parents == trees.load("aircraft").parents
 
-    @pytest.mark.parametrize("name, change, message", [
-        ("images_variant_train.txt", None, "images_variant_train.txt: no such file"),
-        ("families.txt", None, "families.txt: no such file"),
-        ("variants.txt", lambda text: text + "Concorde\n", "variants.txt: 1 classes outside .* tree: Concorde"),
-        ("variants.txt", lambda text: text.replace("A380\n", ""), "lacks 1 classes of the paper's tree: A380"),
-        ("images_variant_val.txt", lambda text: text.replace(" A380", " Concorde"),
-         "1 classes outside the paper's tree: Concorde"),
-        ("images_family_test.txt", lambda text: text.partition("\n")[2], "lack 1 pictures of images_variant_.*2000000"),
-        ("manufacturers.txt", lambda text: text.replace("Maker 07\n", ""), "lacks 1 names that pictures have"),
-        ("images_variant_val.txt", lambda text: text + "0034309 A300B4\n", "1 pictures are in another split too"),
-    ])
+    @pytest.mark.parametrize(
+        "name, change, message",
+        [
+            ("images_variant_train.txt", None, "images_variant_train.txt: no such file"),
+            ("families.txt", None, "families.txt: no such file"),
+            ("variants.txt", lambda text: text + "Concorde\n", "variants.txt: 1 classes outside .* tree: Concorde"),
+            ("variants.txt", lambda text: text.replace("A380\n", ""), "lacks 1 classes of the paper's tree: A380"),
+            (
+                "images_variant_val.txt",
+                lambda text: text.replace(" A380", " Concorde"),
+                "1 classes outside the paper's tree: Concorde",
+            ),
+            (
+                "images_family_test.txt",
+                lambda text: text.partition("\n")[2],
+                "lack 1 pictures of images_variant_.*2000000",
+            ),
+            ("manufacturers.txt", lambda text: text.replace("Maker 07\n", ""), "lacks 1 names that pictures have"),
+            ("images_variant_val.txt", lambda text: text + "0034309 A300B4\n", "1 pictures are in another split too"),
+        ],
+    )
     def test_broken(self, tmp_path, name, change, message):
         files = aircraft_files()
         text = files.pop(f"fgvc-aircraft-2013b/data/{name}")
@@ -238,17 +268,30 @@ class TestInat:
         taxonomy = Taxonomy.load(tmp_path / "inat/taxonomy.json")
         assert taxonomy.path_names(taxonomy.paths[3]) == ("Order1", "Family2", "Genus species3")
         assert taxonomy.parents == tree.parents and prepared.remarks[2:] == tuple(
-            r for r in prepared.remarks if "not the archive as distributed" in r)
+            r for r in prepared.remarks if "not the archive as distributed" in r
+        )
         with pytest.raises(DataError, match="expected 500000 train pictures, found 80"):
             prepare(paper.find("inat21_mini"), archives, tmp_path / "inat", progress=False)
 
-    @pytest.mark.parametrize("change, message", [
-        (lambda data: data["annotations"][0].update(category_id=10000), "1 categories outside the paper's tree of 10"),
-        (lambda data: data["annotations"][0].update(image_id=1), "1 annotations of pictures that it does not list: 1"),
-        (lambda data: data.pop("annotations"), "expected images, annotations and categories in JSON"),
-        (lambda data: data["categories"][5].pop("family"), "categories without 'family'"),
-        (lambda data: data["images"][0].update(file_name="val/no.jpg"), "1 of 120 pictures cannot be read: .*no.jpg"),
-    ])
+    @pytest.mark.parametrize(
+        "change, message",
+        [
+            (
+                lambda data: data["annotations"][0].update(category_id=10000),
+                "1 categories outside the paper's tree of 10",
+            ),
+            (
+                lambda data: data["annotations"][0].update(image_id=1),
+                "1 annotations of pictures that it does not list: 1",
+            ),
+            (lambda data: data.pop("annotations"), "expected images, annotations and categories in JSON"),
+            (lambda data: data["categories"][5].pop("family"), "categories without 'family'"),
+            (
+                lambda data: data["images"][0].update(file_name="val/no.jpg"),
+                "1 of 120 pictures cannot be read: .*no.jpg",
+            ),
+        ],
+    )
     def test_broken(self, tmp_path, change, message):
         for archive in inat_archives(tmp_path):
             shutil.unpack_archive(archive, tmp_path / "inat", "gztar")
@@ -266,8 +309,11 @@ class TestInat:
 
 
 def test_carve():
-    pictures = [Picture(Path(f"{leaf}/{i}.jpg"), leaf, "test" if i == 30 else "train")
-                for leaf, count in enumerate((31, 2, 1)) for i in range(count)]
+    pictures = [
+        Picture(Path(f"{leaf}/{i}.jpg"), leaf, "test" if i == 30 else "train")
+        for leaf, count in enumerate((31, 2, 1))
+        for i in range(count)
+    ]
     splits = carve(pictures)
     counts = Counter((p.leaf, split) for p, split in zip(pictures, splits))
     assert counts == {(0, "train"): 27, (0, "val"): 3, (0, "test"): 1, (1, "train"): 1, (1, "val"): 1, (2, "train"): 1}

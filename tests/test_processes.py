@@ -17,16 +17,49 @@ from hcast_zoo.processes import ALONE, Processes, join
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hcast_zoo")
 # The launcher for GPUs starts processes here too; that for CPUs would need MPI.
-ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "hcast_zoo")
-RUN = ["--epochs", "2", "--batch-size", "2", "--workers", "0", "--warmup-epochs", "1", "--ema-decay", "0.9",
-       "--checkpoint-steps", "1"]
+ACCELERATE = (
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "--main_process_port",
+    "0",
+    "-m",
+    "hcast_zoo",
+)
+RUN = [
+    "--epochs",
+    "2",
+    "--batch-size",
+    "2",
+    "--workers",
+    "0",
+    "--warmup-epochs",
+    "1",
+    "--ema-decay",
+    "0.9",
+    "--checkpoint-steps",
+    "1",
+]
 
 
 def launch(*arguments, launcher=TORCHRUN, wait=True):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, *launcher, *map(str, arguments)], env=environment, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, *launcher, *map(str, arguments)],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     if not wait:
         return process
     out, err = process.communicate(timeout=300)
@@ -55,8 +88,11 @@ def test_alone(monkeypatch):
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_evaluate_counts_every_picture_once(picture_folder, tiny_weights, capsys, launcher):
     """13 pictures, one of them broken: neither number is that of the other process, nor divisible."""
-    leaf = next(p for p in sorted((picture_folder / "val").rglob("*")) if p.is_dir() and not any(
-        c.is_dir() for c in p.iterdir()))
+    leaf = next(
+        p
+        for p in sorted((picture_folder / "val").rglob("*"))
+        if p.is_dir() and not any(c.is_dir() for c in p.iterdir())
+    )
     (leaf / "broken.png").write_bytes(b"")
     command = ["evaluate", "--data", str(picture_folder), "--split", "val", "--model", str(tiny_weights), "--json"]
     with pytest.warns(UserWarning, match=r"left out: .*broken.png"):
@@ -95,8 +131,10 @@ def test_training_is_one_run_and_resumes_exactly(picture_folder, tiny_weights, t
     assert len(list((tmp_path / "whole/tensorboard").iterdir())) == 1
 
     def start(name, launcher):
-        process, progress = launch(*command, tmp_path / name, launcher=launcher, wait=False), (
-            tmp_path / name / "checkpoint/progress.json")
+        process, progress = (
+            launch(*command, tmp_path / name, launcher=launcher, wait=False),
+            (tmp_path / name / "checkpoint/progress.json"),
+        )
         while not progress.exists() and process.poll() is None:
             time.sleep(0.01)
         assert process.poll() is None

@@ -33,8 +33,16 @@ def repository(tiny_weights, tmp_path, evaluation, picture_folder):  # noqa: F81
 
 def test_files_of_a_repository(repository, tiny_weights, taxonomy):
     names = {path.name for path in repository.iterdir()}
-    assert {"model.safetensors", "config.json", "preprocessor_config.json", "taxonomy.json", "README.md", "preview.png",
-            "modeling_hcast.py", "configuration_hcast.py"} <= names
+    assert {
+        "model.safetensors",
+        "config.json",
+        "preprocessor_config.json",
+        "taxonomy.json",
+        "README.md",
+        "preview.png",
+        "modeling_hcast.py",
+        "configuration_hcast.py",
+    } <= names
     config = json.loads((repository / "config.json").read_text())
     assert config["model_type"] == "hcast" and config["architecture"].startswith("hcast_")
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32] and config["id2label"]["0"] == "barn owl"
@@ -62,8 +70,18 @@ def test_wrong_input_is_explained(tiny_weights, tmp_path):
 
 def test_dry_run(tiny_weights, tmp_path, capsys, evaluation):  # noqa: F811
     card.record(tmp_path / "tiny.md", str(tiny_weights), evaluation)
-    command = ["publish", str(tiny_weights), "--repo", "org/tiny", "--dry-run", "--output", str(tmp_path / "out"),
-               "--evaluations", str(tmp_path / "tiny.json"), "--json"]
+    command = [
+        "publish",
+        str(tiny_weights),
+        "--repo",
+        "org/tiny",
+        "--dry-run",
+        "--output",
+        str(tmp_path / "out"),
+        "--evaluations",
+        str(tmp_path / "tiny.json"),
+        "--json",
+    ]
     assert main(command) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["commit"] is None
@@ -93,8 +111,10 @@ def test_publish(server, tiny_weights):  # noqa: F811
     assert run() == commit  # the same again: no commit, and no file is sent
     assert not [r for r in server.requests()[before:] if r[0] == "PUT" or "/commit/" in r[1]]
     run(revision="next", message="Second")
-    loaded = server.python("import json; from hcast_zoo import weights; "
-                           "print(json.dumps([weights.load('org/tiny' + r).metadata['name'] for r in ('', '@v1.0', "
-                           "'@next')]))")
+    loaded = server.python(
+        "import json; from hcast_zoo import weights; "
+        "print(json.dumps([weights.load('org/tiny' + r).metadata['name'] for r in ('', '@v1.0', "
+        "'@next')]))"
+    )
     assert loaded == ["tiny"] * 3
     assert "tag 'v1.0' is of another commit" in run(source="hcast_tiny.fashion_mnist", tag="v1.0")

@@ -44,8 +44,13 @@ def test_options_override(capsys):
     options("--recipe", "cub", "--paper-exact")
     assert "as the official code: trained on all training pictures" in capsys.readouterr().err
     plain = options("--data", "here")
-    assert plain == {"data": "here", "train_split": "train", "val_split": "val", "taxonomy": None,
-                     "model": "hcast_small"}
+    assert plain == {
+        "data": "here",
+        "train_split": "train",
+        "val_split": "val",
+        "taxonomy": None,
+        "model": "hcast_small",
+    }
     assert not capsys.readouterr().err
 
 
@@ -53,10 +58,12 @@ def test_a_file_of_ones_own(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"settings": {"data": "here", "epochs": 3}}))
     assert options("--recipe", str(file))["epochs"] == 3
-    for text, message in (('{"settings": {"epoch": 3}}', "recipe mine: unknown settings epoch"),
-                          ("{", "expected a JSON object with settings"),
-                          ('{"setting": {}}', "expected a JSON object with settings"),
-                          ("{}", "expected a JSON object with settings")):
+    for text, message in (
+        ('{"settings": {"epoch": 3}}', "recipe mine: unknown settings epoch"),
+        ("{", "expected a JSON object with settings"),
+        ('{"setting": {}}', "expected a JSON object with settings"),
+        ("{}", "expected a JSON object with settings"),
+    ):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             options("--recipe", str(file))

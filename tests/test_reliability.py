@@ -25,6 +25,7 @@ PAGE = (ROOT / "docs/reliability.md").read_text()
 @pytest.fixture
 def run(tmp_path):
     """Run a script on an empty report; return its end, and the rows that it printed."""
+
     def call(name, *arguments):
         marks = re.findall(r"<!-- /(.*) -->", PAGE)
         (tmp_path / "reliability.md").write_text("".join(f"<!-- {mark} -->\n<!-- /{mark} -->\n" for mark in marks))
@@ -34,6 +35,7 @@ def run(tmp_path):
         written = (tmp_path / "reliability.md").read_text()
         assert "--command" in arguments or all(row in written for row in rows)
         return done, [row.strip("| ").split(" | ") for row in rows]
+
     return call
 
 
@@ -55,11 +57,18 @@ def spin():
 def test_fuzz_finds_what_is_wrong(fuzz, monkeypatch, capsys):
     """Errors of other kinds, of other packages, or without words; wrong answers; too much; and a process that ends."""
     inputs = [
-        (lambda: None, "right answer"), (lambda: fail(ValueError("expected something else")), "clear error"),
-        (lambda: fail(KeyError("x")), "KeyError"), (lambda: json.loads("{"), "JSONDecodeError of another package"),
-        (lambda: fail(ValueError()), "a message of 0 characters"), (lambda: fail(fuzz.WrongAnswer()), "wrong answer"),
-        (lambda: bytearray(3 * 2**30), "memory"), (spin, "hang"), (lambda: os.kill(os.getpid(), 9), "crash: signal"),
-        (lambda: os._exit(3), "exit"), (lambda: None, "right answer")]
+        (lambda: None, "right answer"),
+        (lambda: fail(ValueError("expected something else")), "clear error"),
+        (lambda: fail(KeyError("x")), "KeyError"),
+        (lambda: json.loads("{"), "JSONDecodeError of another package"),
+        (lambda: fail(ValueError()), "a message of 0 characters"),
+        (lambda: fail(fuzz.WrongAnswer()), "wrong answer"),
+        (lambda: bytearray(3 * 2**30), "memory"),
+        (spin, "hang"),
+        (lambda: os.kill(os.getpid(), 9), "crash: signal"),
+        (lambda: os._exit(3), "exit"),
+        (lambda: None, "right answer"),
+    ]
 
     class Fake(fuzz.Reader):
         what, clear = "nothing", (ValueError,)
@@ -90,8 +99,9 @@ def test_fuzz_makes_an_input_again(fuzz, tmp_path):
         assert first == again != other
 
 
-@pytest.mark.parametrize("readers", ["picture taxonomy tables weights",
-                                     pytest.param("command", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "readers", ["picture taxonomy tables weights", pytest.param("command", marks=pytest.mark.slow)]
+)
 def test_fuzz(run, readers):
     done, rows = run("fuzz", *readers.split(), "--inputs", "100")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -122,7 +132,8 @@ def test_a_killed_job_goes_on(faults, tmp_path):
         "    file = pathlib.Path(sys.argv[1]) / str(number)\n"
         "    if not file.exists():\n"
         "        time.sleep(0.02)\n"
-        "        file.write_text(str(number))\n")
+        "        file.write_text(str(number))\n"
+    )
     (tmp_path / "out").mkdir()
 
     def state():
@@ -136,10 +147,14 @@ def test_a_killed_job_goes_on(faults, tmp_path):
         faults.kill_and_resume(command, 0, 0, random.Random(0), state)
 
 
-@pytest.mark.parametrize("arguments, faults, rows", [
-    pytest.param("predict --pictures 600 --kills 1 --seed 3", "1 times SIGKILL", 1, marks=pytest.mark.slow),
-    pytest.param("interrupt --pictures 600 --kills 1 --seed 3", "1 times SIGINT", 1, marks=pytest.mark.slow),
-    ("disk --command segment", "1", 3)])
+@pytest.mark.parametrize(
+    "arguments, faults, rows",
+    [
+        pytest.param("predict --pictures 600 --kills 1 --seed 3", "1 times SIGKILL", 1, marks=pytest.mark.slow),
+        pytest.param("interrupt --pictures 600 --kills 1 --seed 3", "1 times SIGINT", 1, marks=pytest.mark.slow),
+        ("disk --command segment", "1", 3),
+    ],
+)
 def test_faults(run, arguments, faults, rows):
     done, found = run("faults", *arguments.split())
     assert done.returncode == 0, done.stdout + done.stderr

@@ -114,8 +114,20 @@ def test_from_archive_to_numbers(tmp_path, tiny_weights, capsys, exact):
     captured = capsys.readouterr()
     assert json.loads(captured.out)["pictures"] == {"train": 20, "val": 20, "test": 20}
     assert "kingfishers" in captured.err
-    tiny = ["--model", str(tiny_weights), "--num-superpixels", "16", "--epochs", "1", "--warmup-epochs", "0",
-            "--workers", "0", "--batch-size", "10"]
+    tiny = [
+        "--model",
+        str(tiny_weights),
+        "--num-superpixels",
+        "16",
+        "--epochs",
+        "1",
+        "--warmup-epochs",
+        "0",
+        "--workers",
+        "0",
+        "--batch-size",
+        "10",
+    ]
     assert main(["train", "--recipe", "cub", "--data", data, "--output", run, *tiny, *(["--paper-exact"] * exact)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert ("best_val_accuracy/species" in result) == exact == ("best_val_fpa" not in result)
@@ -124,14 +136,45 @@ def test_from_archive_to_numbers(tmp_path, tiny_weights, capsys, exact):
     rows = [line.split("\t") for line in captured.out.splitlines()]
     assert [row[0] for row in rows[1:4]] == list(DECODERS) and rows[4][1] == "84.90"
     assert "measured on 20 pictures of 5794: not comparable" in captured.err
-    assert main(["repro", "cub", "--data", data, "--checkpoint", result["weights"], "--split", "val", "--decode",
-                 "independent", "--json"]) == 0
+    assert (
+        main(
+            [
+                "repro",
+                "cub",
+                "--data",
+                data,
+                "--checkpoint",
+                result["weights"],
+                "--split",
+                "val",
+                "--decode",
+                "independent",
+                "--json",
+            ]
+        )
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["published"] == [] and found["pictures"] == 20
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     # What chose the weights: the test pictures, where it is as the official code does.
-    assert main(["evaluate", "--data", data, "--split", "test" if exact else "val", "--model", result["weights"],
-                 "--json", "--decode", "independent" if exact else "best_path"]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "--data",
+                data,
+                "--split",
+                "test" if exact else "val",
+                "--model",
+                result["weights"],
+                "--json",
+                "--decode",
+                "independent" if exact else "best_path",
+            ]
+        )
+        == 0
+    )
     measured = next(iter(json.loads(capsys.readouterr().out)["results"].values()))
     logged = {k.removeprefix("val/"): v for k, v in log[-1].items() if k != "step"}
     assert measured == pytest.approx(logged, abs=5.01)  # one picture: weights are stored in half precision

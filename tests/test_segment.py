@@ -28,8 +28,9 @@ def test_a_segmented_picture_is_the_prediction_and_its_explanation(picture, tiny
     assert [r.stage for r in found.readings] == [4, 3, 2] and [len(r.shares) for r in found.readings] == [2, 4, 8]
     names = predictor.taxonomy.names
     targets = torch.tensor([[level.index(node) for level, node in zip(names, expected.path)]])
-    _, explanation = explain_levels(tiny_model, eval_transform(tiny_model.config)(Image.open(picture))[None],
-                                    targets=targets)
+    _, explanation = explain_levels(
+        tiny_model, eval_transform(tiny_model.config)(Image.open(picture))[None], targets=targets
+    )
     for reading, shares in zip(found.readings, explanation.shares):
         np.testing.assert_allclose(reading.shares, shares[0], atol=1e-5)
         assert reading.focus.shape == (32, 32) and reading.focus.sum() == pytest.approx(1, abs=1e-5)
@@ -60,11 +61,15 @@ def test_files(picture, tiny_weights, tmp_path):
     segment.write(found, folder)
     stages, levels = range(1, 5), range(1, 4)
     assert {p.name for p in folder.iterdir()} == {
-        "sheet.png", "segments.npz", *(f"level_{n}.focus.png" for n in levels),
-        *(f"stage_{n}.{kind}.png" for n in stages for kind in ("labels", "average", "boundaries"))}
+        "sheet.png",
+        "segments.npz",
+        *(f"level_{n}.focus.png" for n in levels),
+        *(f"stage_{n}.{kind}.png" for n in stages for kind in ("labels", "average", "boundaries")),
+    }
     with np.load(folder / "segments.npz") as file:
-        assert set(file.files) == {f"stage_{n}" for n in stages} | {f"{k}_{n}" for n in levels
-                                                                    for k in ("share", "focus")}
+        assert set(file.files) == {f"stage_{n}" for n in stages} | {
+            f"{k}_{n}" for n in levels for k in ("share", "focus")
+        }
         for stage in stages:
             with Image.open(folder / f"stage_{stage}.labels.png") as labels:
                 assert labels.size == (60, 40)
@@ -85,8 +90,11 @@ def test_names_stay_apart_and_inside(tmp_path):
     assert (output / "cat").read_text() == "someone's file"
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((40, 40, 3), np.uint8), np.zeros((1, 1, 3), np.uint8),
-                                    np.full((4, 90, 3), 255, np.uint8)], ids=["black", "one pixel", "thin"])
+@pytest.mark.parametrize(
+    "pixels",
+    [np.zeros((40, 40, 3), np.uint8), np.zeros((1, 1, 3), np.uint8), np.full((4, 90, 3), 255, np.uint8)],
+    ids=["black", "one pixel", "thin"],
+)
 def test_fewer_segments_than_clusters(pixels, tiny_weights, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "plain.png")
     predictor = Predictor(tiny_weights, num_clusters=(16, 16, 16, 16))
@@ -104,8 +112,12 @@ def test_an_answer_that_is_not_finite(picture, tiny_weights):
 
 def test_command(picture_folder, tiny_weights, tmp_path, capsys):
     assert PARTS == segment.PARTS
-    files = [str(picture_folder / "val/bird/owl/barn owl/0.png"), str(tmp_path / "bad\x1b[31m.png"),
-             str(picture_folder / "val/bird/owl/snowy owl/0.png"), "nowhere.png"]
+    files = [
+        str(picture_folder / "val/bird/owl/barn owl/0.png"),
+        str(tmp_path / "bad\x1b[31m.png"),
+        str(picture_folder / "val/bird/owl/snowy owl/0.png"),
+        "nowhere.png",
+    ]
     (tmp_path / "bad\x1b[31m.png").write_bytes(b"no picture")
     out = tmp_path / "out"
     command = ["segment", *files, "--model", str(tiny_weights), "--output", str(out), "--write", "sheet"]
@@ -121,8 +133,17 @@ def test_command(picture_folder, tiny_weights, tmp_path, capsys):
 
 
 def test_within_and_back_off(picture, tiny_weights, tmp_path, capsys):
-    command = ["segment", str(picture), "--model", str(tiny_weights), "--output", str(tmp_path / "out"), "--json",
-               "--write", "sheet"]
+    command = [
+        "segment",
+        str(picture),
+        "--model",
+        str(tiny_weights),
+        "--output",
+        str(tmp_path / "out"),
+        "--json",
+        "--write",
+        "sheet",
+    ]
     assert main([*command, "--within", "family:dog"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["path"] == ["mammal", "dog", "wolf"] and row["levels"][2]["node"] == "wolf"
@@ -137,13 +158,22 @@ def test_an_output_that_is_a_file_is_explained(picture, tiny_weights, tmp_path, 
     assert str(tmp_path / "out") in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("counts, message", [
-    ("20 4 2 2", "cannot choose 20 clusters from 16 tokens"), ("4 8 2 2", "cannot choose 8 clusters from 4 tokens"),
-    ("4 4 2 0", "four integers of 1 or more"), ("-1 1 1 1", "four integers of 1 or more")])
+@pytest.mark.parametrize(
+    "counts, message",
+    [
+        ("20 4 2 2", "cannot choose 20 clusters from 16 tokens"),
+        ("4 8 2 2", "cannot choose 8 clusters from 4 tokens"),
+        ("4 4 2 0", "four integers of 1 or more"),
+        ("-1 1 1 1", "four integers of 1 or more"),
+    ],
+)
 @pytest.mark.parametrize("command", ["predict", "segment", "evaluate"])
 def test_wrong_clusters(command, counts, message, picture_folder, tiny_weights, tmp_path, capsys):
-    where = {"predict": [str(picture_folder)], "segment": [str(picture_folder), "--output", str(tmp_path / "out")],
-             "evaluate": ["--data", str(picture_folder), "--split", "val"]}[command]
+    where = {
+        "predict": [str(picture_folder)],
+        "segment": [str(picture_folder), "--output", str(tmp_path / "out")],
+        "evaluate": ["--data", str(picture_folder), "--split", "val"],
+    }[command]
     assert main([command, *where, "--model", str(tiny_weights), "--num-clusters", *counts.split()]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 

@@ -55,9 +55,13 @@ def test_boundary_recall_against_distances():
 
         def boundary(labels):
             height, width = labels.shape
-            return [(y, x) for y in range(height) for x in range(width)
-                    if (x + 1 < width and labels[y, x] != labels[y, x + 1])
-                    or (y + 1 < height and labels[y, x] != labels[y + 1, x])]
+            return [
+                (y, x)
+                for y in range(height)
+                for x in range(width)
+                if (x + 1 < width and labels[y, x] != labels[y, x + 1])
+                or (y + 1 < height and labels[y, x] != labels[y + 1, x])
+            ]
 
         found = boundary(segments)
         hits = [any(max(abs(y - v), abs(x - u)) <= tolerance for v, u in found) for y, x in boundary(truth)]

@@ -14,8 +14,9 @@ def reference_step(pixels, centres, rows, cols, high, wide):
     labels = np.zeros(pixels.shape[:2], int)
     for y, x in np.ndindex(labels.shape):
         row, col = y // high, x // wide
-        near = [(r, c) for r in range(row - 1, row + 2) for c in range(col - 1, col + 2)
-                if 0 <= r < rows and 0 <= c < cols]
+        near = [
+            (r, c) for r in range(row - 1, row + 2) for c in range(col - 1, col + 2) if 0 <= r < rows and 0 <= c < cols
+        ]
         r, c = min(near, key=lambda rc: ((pixels[y, x] - centres[rc]) ** 2).sum())
         labels[y, x] = r * cols + c
     return labels
@@ -76,8 +77,16 @@ def test_superpixels_follow_an_edge_that_the_grid_cuts():
 
 
 def test_the_model_makes_and_exports_them():
-    config = HCastConfig(level_classes=(2, 3), image_size=32, embed_dim=24, num_heads=3, depths=(1, 1, 1, 1),
-                         num_superpixels=16, num_clusters=(8, 4, 4, 2), superpixels="slic")
+    config = HCastConfig(
+        level_classes=(2, 3),
+        image_size=32,
+        embed_dim=24,
+        num_heads=3,
+        depths=(1, 1, 1, 1),
+        num_superpixels=16,
+        num_clusters=(8, 4, 4, 2),
+        superpixels="slic",
+    )
     model, images = HCast(config).eval(), torch.randn(2, 3, 32, 32)
     output = model(images)
     expected = slic(superpixels.to_rgb(images, IMAGENET_MEAN, IMAGENET_STD), 16)
@@ -95,9 +104,15 @@ def test_the_model_makes_and_exports_them():
     assert_close(program(images), output.level_logits)
 
 
-@pytest.mark.parametrize("images, options, message", [
-    (torch.rand(3, 8, 8), {}, r"RGB images \(B, 3, H, W\)"), (torch.rand(1, 1, 8, 8), {}, "RGB images"),
-    (torch.rand(1, 3, 8, 8), {"num_superpixels": 0}, "1 or more"), (torch.rand(1, 3, 8, 8), {"iterations": 0}, "1 or")])
+@pytest.mark.parametrize(
+    "images, options, message",
+    [
+        (torch.rand(3, 8, 8), {}, r"RGB images \(B, 3, H, W\)"),
+        (torch.rand(1, 1, 8, 8), {}, "RGB images"),
+        (torch.rand(1, 3, 8, 8), {"num_superpixels": 0}, "1 or more"),
+        (torch.rand(1, 3, 8, 8), {"iterations": 0}, "1 or"),
+    ],
+)
 def test_wrong_arguments_are_explained(images, options, message):
     with pytest.raises(ValueError, match=message):
         slic(images, **options)

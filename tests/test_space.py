@@ -57,16 +57,20 @@ def test_files_of_a_space(with_gradio, tmp_path, capsys):
     assert (tmp_path / "own/requirements.txt").read_text() == "hcast-zoo[demo] @ https://x/y.whl\n"
 
 
-@pytest.mark.parametrize("source, options, message", [
-    ("{file}", {}, "expected weights that a Space can load"),
-    ("nothing", {}, "expected weights that a Space can load"),
-    ("org/'); import os", {}, "expected weights that a Space can load"),
-    (PACKAGED, {"requirement": "a\nb"}, "expected a requirement in one line"),
-])
+@pytest.mark.parametrize(
+    "source, options, message",
+    [
+        ("{file}", {}, "expected weights that a Space can load"),
+        ("nothing", {}, "expected weights that a Space can load"),
+        ("org/'); import os", {}, "expected weights that a Space can load"),
+        (PACKAGED, {"requirement": "a\nb"}, "expected a requirement in one line"),
+    ],
+)
 def test_wrong_input_is_explained(with_gradio, tiny_weights, tmp_path, source, options, message):
     with pytest.raises(ValueError, match=message):
-        space.publish_space((source or "").format(file=tiny_weights), "org/page", dry_run=True, output=tmp_path / "out",
-                            **options)
+        space.publish_space(
+            (source or "").format(file=tiny_weights), "org/page", dry_run=True, output=tmp_path / "out", **options
+        )
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
@@ -75,9 +79,11 @@ def test_wrong_usage_is_explained(with_gradio, tmp_path, capsys):
         space.publish_space("org/tiny", "page", dry_run=True)
     with pytest.raises((HubError, WeightsError), match="org/tiny"):  # which is not in the cache
         space.publish_space("org/tiny", "org/page", dry_run=True)
-    for options, message in ((["--space", "--preview", "x.png"], "--preview does not go with --space"),
-                             (["--space", "--evaluations", "x.json"], "--evaluations does not go with --space"),
-                             (["--requirement", "x"], "--requirement does not go without --space")):
+    for options, message in (
+        (["--space", "--preview", "x.png"], "--preview does not go with --space"),
+        (["--space", "--evaluations", "x.json"], "--evaluations does not go with --space"),
+        (["--requirement", "x"], "--requirement does not go without --space"),
+    ):
         assert main(["publish", "org/tiny", "--repo", "org/page", "--dry-run", *options]) == 2
         assert message in capsys.readouterr().err
 
@@ -125,8 +131,14 @@ print(json.dumps(snapshot_download("org/page", repo_type="space", revision="v1.0
     data, _ = front_matter((tmp_path / folder / "README.md").read_text())
     assert data["models"] == ["org/tiny"] and data["sdk_version"] == metadata.version("gradio")
     environment = {**server.environment, "GRADIO_SERVER_NAME": "127.0.0.1"}  # in a Space it is 0.0.0.0
-    with subprocess.Popen([sys.executable, "app.py"], cwd=folder, env=environment, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "app.py"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             address = process.stdout.readline().strip()
             assert address, process.stderr.read()

@@ -83,7 +83,14 @@ def test_training_says_whether_a_picture_comes_again():
     assert TrainConfig().augments
     plain = dict(crop_scale=1.0, auto_augment="", random_erasing=0.0, color_jitter=0.0, mixup=0.0, cutmix=0.0)
     assert not TrainConfig(**plain).augments
-    for change in ({"crop_scale": 0.5}, {"auto_augment": "rand-m9"}, {"random_erasing": 0.1}, {"color_jitter": 0.1},
-                   {"mixup": 0.2}, {"cutmix": 0.2}, {"random_background": True}):
+    for change in (
+        {"crop_scale": 0.5},
+        {"auto_augment": "rand-m9"},
+        {"random_erasing": 0.1},
+        {"color_jitter": 0.1},
+        {"mixup": 0.2},
+        {"cutmix": 0.2},
+        {"random_background": True},
+    ):
         assert TrainConfig(**plain | change).augments
     assert not TrainConfig(**plain | {"mixup": 0.2, "mix_prob": 0.0}).augments

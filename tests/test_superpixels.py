@@ -49,8 +49,15 @@ def test_pixels_out_of_range_and_nan():
     assert pixels[0, 0, :, 0].tolist() == [0, 255, 0, 127]
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8),
-                                   np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
 def test_wrong_image_is_explained(image):
     with pytest.raises(ValueError, match=r"RGB image \(H, W, 3\) uint8"):
         superpixels.seeds(image)
@@ -77,6 +84,7 @@ def test_missing_contrib_modules_name_the_mend(monkeypatch):
 
 def test_operator_traces():
     """The operator has a shape rule, so compiled models need no graph break."""
-    result = torch.library.opcheck(torch.ops.hcast_zoo.seeds.default,
-                                   (torch.randn(2, 3, 32, 32), 16, [0.5] * 3, [0.5] * 3))
+    result = torch.library.opcheck(
+        torch.ops.hcast_zoo.seeds.default, (torch.randn(2, 3, 32, 32), 16, [0.5] * 3, [0.5] * 3)
+    )
     assert set(result.values()) == {"SUCCESS"}

@@ -8,8 +8,11 @@ from .conftest import FIXTURES
 
 
 def test_from_paths(taxonomy):
-    assert taxonomy.names == (("bird", "mammal"), ("owl", "gull", "cat", "dog"),
-                              ("barn owl", "snowy owl", "herring gull", "lion", "tiger", "wolf"))
+    assert taxonomy.names == (
+        ("bird", "mammal"),
+        ("owl", "gull", "cat", "dog"),
+        ("barn owl", "snowy owl", "herring gull", "lion", "tiger", "wolf"),
+    )
     assert taxonomy.parents == ((0, 0, 1, 1), (0, 0, 1, 2, 2, 3))
     assert taxonomy.level_classes == (2, 4, 6)
     assert taxonomy.paths[4] == (1, 2, 4)
@@ -68,32 +71,38 @@ def test_from_folder(tmp_path):
         Taxonomy.from_folder(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("levels, names, parents, message", [
-    ((), (), (), "at least one level"),
-    (("a",), (("x",), ("y",)), (), "expected names for 1 levels"),
-    (("a", "a"), (("x",), ("y",)), ((0,),), "level name 'a' occurs twice"),
-    (("a", ""), (("x",), ("y",)), ((0,),), "non-empty"),
-    (("a", "b"), (("x",), ()), ((),), "level 'b' has no node"),
-    (("a", "b"), (("x",), ("y", "y")), ((0, 0),), "node 'y' occurs twice at level 'b'"),
-    (("a", "b"), (("x",), ("y", " ")), ((0, 0),), "node 1 of level 'b'"),
-    (("a", "b"), (("x",), ("y", "z")), ((0,),), "parent for each of 2 nodes"),
-    (("a", "b"), (("x",), ("y", "z")), ((0, 1),), "node 'z' of level 'b': expected a parent from 0 to 0, got 1"),
-    (("a", "b"), (("x",), ("y", "z")), ((0, None),), "node 'z'"),
-    (("a", "b"), (("x",), ("y", "z")), ((0, -1),), "node 'z'"),
-    (("a",), 3, (), "expected lists"),
-])
+@pytest.mark.parametrize(
+    "levels, names, parents, message",
+    [
+        ((), (), (), "at least one level"),
+        (("a",), (("x",), ("y",)), (), "expected names for 1 levels"),
+        (("a", "a"), (("x",), ("y",)), ((0,),), "level name 'a' occurs twice"),
+        (("a", ""), (("x",), ("y",)), ((0,),), "non-empty"),
+        (("a", "b"), (("x",), ()), ((),), "level 'b' has no node"),
+        (("a", "b"), (("x",), ("y", "y")), ((0, 0),), "node 'y' occurs twice at level 'b'"),
+        (("a", "b"), (("x",), ("y", " ")), ((0, 0),), "node 1 of level 'b'"),
+        (("a", "b"), (("x",), ("y", "z")), ((0,),), "parent for each of 2 nodes"),
+        (("a", "b"), (("x",), ("y", "z")), ((0, 1),), "node 'z' of level 'b': expected a parent from 0 to 0, got 1"),
+        (("a", "b"), (("x",), ("y", "z")), ((0, None),), "node 'z'"),
+        (("a", "b"), (("x",), ("y", "z")), ((0, -1),), "node 'z'"),
+        (("a",), 3, (), "expected lists"),
+    ],
+)
 def test_no_tree_is_explained(levels, names, parents, message):
     with pytest.raises(TaxonomyError, match=message):
         Taxonomy(levels, names, parents)
 
 
-@pytest.mark.parametrize("paths, message", [
-    ([("a", "x"), ("b", "x")], "node 'x' of level 'level_2' has two parents, 'a' and 'b'"),
-    ([()], "empty path"),
-    ([], "at least one level"),
-    ([("a", "")], "expected a name"),
-    ([("a", 3)], "expected a name, got 3"),
-])
+@pytest.mark.parametrize(
+    "paths, message",
+    [
+        ([("a", "x"), ("b", "x")], "node 'x' of level 'level_2' has two parents, 'a' and 'b'"),
+        ([()], "empty path"),
+        ([], "at least one level"),
+        ([("a", "")], "expected a name"),
+        ([("a", 3)], "expected a name, got 3"),
+    ],
+)
 def test_wrong_paths_are_explained(paths, message):
     with pytest.raises(TaxonomyError, match=message):
         Taxonomy.from_paths(paths)
@@ -101,8 +110,12 @@ def test_wrong_paths_are_explained(paths, message):
 
 def test_wrong_files_are_explained(tmp_path):
     file = tmp_path / "t.json"
-    for text, message in (("{", "expected JSON"), ("[]", "JSON object"), ('{"levels": []}', "lacks names, parents"),
-                          ('{"levels": [], "names": [], "parents": [], "x": 1}', "unknown taxonomy keys: x")):
+    for text, message in (
+        ("{", "expected JSON"),
+        ("[]", "JSON object"),
+        ('{"levels": []}', "lacks names, parents"),
+        ('{"levels": [], "names": [], "parents": [], "x": 1}', "unknown taxonomy keys: x"),
+    ):
         file.write_text(text)
         with pytest.raises(TaxonomyError, match=message):
             Taxonomy.load(file)
@@ -136,9 +149,14 @@ def test_labels(taxonomy):
 def test_find(taxonomy):
     assert taxonomy.find("bird") == (0, 0) and taxonomy.find("gull") == (1, 1) and taxonomy.find("wolf") == (2, 5)
     assert taxonomy.find("species:wolf") == (2, 5)
-    for wrong, hint in (("Wolff", "did you mean 'wolf'"), ("herrings", "did you mean 'herring gull'"),
-                        ("species:wolff", "'wolff' at level 'species': did you mean"),
-                        ("genus:wolf", "no node 'genus:wolf'"), ("", "no node ''"), ("species:", "no node 'species:'")):
+    for wrong, hint in (
+        ("Wolff", "did you mean 'wolf'"),
+        ("herrings", "did you mean 'herring gull'"),
+        ("species:wolff", "'wolff' at level 'species': did you mean"),
+        ("genus:wolf", "no node 'genus:wolf'"),
+        ("", "no node ''"),
+        ("species:", "no node 'species:'"),
+    ):
         with pytest.raises(TaxonomyError, match=hint):
             taxonomy.find(wrong)
 
@@ -190,7 +208,9 @@ def test_of_very_many_names_of_a_level_some_that_begin_alike_are_compared(monkey
     t = flat("wolf", "lion", "bear", "mouse", "louse")
     assert hint(t, "kind:xolf") == "" and hint(t, "kind:wolfe") == "'wolf'"
     assert set(hint(flat("lion", "bear", "wolfa", "wolfb", "wolfc"), "kind:wolf").split(" or ")) == {
-        "'wolfa'", "'wolfb'"}
+        "'wolfa'",
+        "'wolfb'",
+    }
 
 
 def test_a_very_long_name_is_compared_with_none(monkeypatch):
@@ -225,7 +245,9 @@ def test_names_are_text():
 
 def test_json_can_be_read_by_people(tmp_path):
     flat("épinette").save(tmp_path / "t.json")
-    assert (tmp_path / "t.json").read_text("utf-8") == """{
+    assert (
+        (tmp_path / "t.json").read_text("utf-8")
+        == """{
  "name": "",
  "levels": [
   "kind"
@@ -238,6 +260,7 @@ def test_json_can_be_read_by_people(tmp_path):
  "parents": []
 }
 """
+    )
     assert Taxonomy.load(tmp_path / "t.json") == flat("épinette")
 
 
@@ -259,9 +282,12 @@ def test_tables(tmp_path):
     header, rows = read_table(file)
     assert header == ["a", "b", "c"]
     assert [row for _, row in rows] == [{"a": "x\r\ny", "b": "z", "c": ""}, {"a": "u", "b": "v", "c": "w"}]
-    for data, message in ((b"a,b,a\n", "column 'a' occurs twice"), (b"", r"expected columns \[\], got \[\]"),
-                          (b"a,b\nx,y\nx,y,z\n", "line 3: expected 2 cells, got 3: put quotes"),
-                          (b"a,b\nx,\xff\n", "after line [01]: expected CSV in UTF-8")):
+    for data, message in (
+        (b"a,b,a\n", "column 'a' occurs twice"),
+        (b"", r"expected columns \[\], got \[\]"),
+        (b"a,b\nx,y\nx,y,z\n", "line 3: expected 2 cells, got 3: put quotes"),
+        (b"a,b\nx,\xff\n", "after line [01]: expected CSV in UTF-8"),
+    ):
         file.write_bytes(data)
         with pytest.raises(TaxonomyError, match=message):
             Taxonomy.from_csv(file)

@@ -47,8 +47,22 @@ def test_mixup_of_every_level(mode):
 
 
 def test_a_run_learns_and_writes_its_files(picture_folder, taxonomy, tiny_config, tmp_path):
-    run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", epochs=12, mixup=0.0, cutmix=0.0, lr=0.6,
-                   auto_augment="", color_jitter=0.0, random_erasing=0.0, crop_scale=0.9, ema_decay=0.5, smoothing=0.0)
+    run = make_run(
+        picture_folder,
+        taxonomy,
+        tiny_config,
+        tmp_path / "run",
+        epochs=12,
+        mixup=0.0,
+        cutmix=0.0,
+        lr=0.6,
+        auto_augment="",
+        color_jitter=0.0,
+        random_erasing=0.0,
+        crop_scale=0.9,
+        ema_decay=0.5,
+        smoothing=0.0,
+    )
     best = run.train()
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     losses = [entry["loss"] for entry in log if "loss" in entry]
@@ -85,8 +99,10 @@ def test_stopped_and_resumed_equals_uninterrupted(picture_folder, taxonomy, tiny
         for name in ("last.safetensors", "checkpoint/model.safetensors"):
             a, b = (load_file(tmp_path / d / name) for d in ("whole", f"cut{stop}"))
             assert all(torch.equal(a[k], b[k]) for k in a), (stop, name)
-        logs = [[json.loads(x)["step"] for x in (tmp_path / d / "log.jsonl").read_text().splitlines()]
-                for d in ("whole", f"cut{stop}")]
+        logs = [
+            [json.loads(x)["step"] for x in (tmp_path / d / "log.jsonl").read_text().splitlines()]
+            for d in ("whole", f"cut{stop}")
+        ]
         assert logs[0] == logs[1]
 
 
@@ -126,8 +142,11 @@ def test_starting_from_weights(picture_folder, taxonomy, tiny_config, tiny_weigh
 
 
 def test_wrong_settings_are_explained(picture_folder, taxonomy, tiny_config, tmp_path):
-    for wrong, message in ((dict(batch_size=3), "even"), (dict(epochs=0), "1 or more"),
-                           (dict(batch_size=64), "at least a batch of 64 pictures, got 12")):
+    for wrong, message in (
+        (dict(batch_size=3), "even"),
+        (dict(epochs=0), "1 or more"),
+        (dict(batch_size=64), "at least a batch of 64 pictures, got 12"),
+    ):
         with pytest.raises(ValueError, match=message):
             make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **wrong)
     with pytest.raises(ValueError, match="one taxonomy"):
@@ -160,17 +179,32 @@ def test_a_model_of_one_channel_trains_and_answers(picture_folder, taxonomy, tin
 @pytest.mark.slow
 def test_killed_in_mid_epoch(picture_folder, tmp_path):
     """SIGKILL the command line at several moments of a run with workers; the weights come out the same."""
+
     def command(output):
-        options = ("--image-size 32 --num-superpixels 16 --num-clusters 8 4 2 2 --epochs 3 --batch-size 4 --workers 1 "
-                   "--warmup-epochs 1 --ema-decay 0.9 --checkpoint-steps 1").split()
-        return [sys.executable, "-m", "hcast_zoo", "train", "--data", str(picture_folder), "--output", str(output),
-                "--model", "hcast_tiny", *options]
+        options = (
+            "--image-size 32 --num-superpixels 16 --num-clusters 8 4 2 2 --epochs 3 --batch-size 4 --workers 1 "
+            "--warmup-epochs 1 --ema-decay 0.9 --checkpoint-steps 1"
+        ).split()
+        return [
+            sys.executable,
+            "-m",
+            "hcast_zoo",
+            "train",
+            "--data",
+            str(picture_folder),
+            "--output",
+            str(output),
+            "--model",
+            "hcast_tiny",
+            *options,
+        ]
 
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
     kills = 0
     for _ in range(6):
-        process = subprocess.Popen(command(tmp_path / "cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                   start_new_session=True)
+        process = subprocess.Popen(
+            command(tmp_path / "cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         before = progress(tmp_path / "cut")
         while progress(tmp_path / "cut") < before + 2 and process.poll() is None:
             time.sleep(0.01)
@@ -200,8 +234,17 @@ class TestPaperExact:
         """By epochs, one late, of a cosine of another length: as the official loop does with timm's scheduler."""
         rates = {}
         for exact in (True, False):
-            run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / str(exact), epochs=5, warmup_epochs=2,
-                           warmup_lr=1e-3, schedule_epochs=15, paper_exact=exact)
+            run = make_run(
+                picture_folder,
+                taxonomy,
+                tiny_config,
+                tmp_path / str(exact),
+                epochs=5,
+                warmup_epochs=2,
+                warmup_lr=1e-3,
+                schedule_epochs=15,
+                paper_exact=exact,
+            )
             step, rates[exact] = run._train_step, []
 
             def record(batch, run=run, step=step, seen=rates[exact]):
@@ -221,8 +264,10 @@ class TestPaperExact:
         assert official[0] == official[3] != official[6] and len(set(rates[False])) == 5 * steps
 
     def test_resumed(self, picture_folder, taxonomy, tiny_config, tmp_path):
-        runs = [make_run(picture_folder, taxonomy, tiny_config, tmp_path / name, epochs=2, paper_exact=True)
-                for name in ("whole", "cut")]
+        runs = [
+            make_run(picture_folder, taxonomy, tiny_config, tmp_path / name, epochs=2, paper_exact=True)
+            for name in ("whole", "cut")
+        ]
         runs[0].train()
         step = runs[1]._train_step
 

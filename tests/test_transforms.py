@@ -20,8 +20,12 @@ def encode(picture, format="PNG", **options):
 
 def test_official_preprocessing(inputs):
     """Bit-identical to the official tensors, from the crop on."""
-    images = torch.stack([eval_transform(HCastConfig())(Image.fromarray(np.pad(c, ((16, 16), (16, 16), (0, 0)))))
-                          for c in inputs["crop_uint8"]])
+    images = torch.stack(
+        [
+            eval_transform(HCastConfig())(Image.fromarray(np.pad(c, ((16, 16), (16, 16), (0, 0)))))
+            for c in inputs["crop_uint8"]
+        ]
+    )
     assert torch.equal(images, torch.from_numpy(inputs["images"]))
 
 
@@ -29,15 +33,24 @@ def test_official_preprocessing(inputs):
 @pytest.mark.parametrize("crop_pct", [0.875, 0.5, 1.0])
 def test_view_box_is_what_the_model_sees(size, crop_pct):
     """A picture whose colours tell the place: the edges of the transformed picture show the edges of the box."""
-    config = HCastConfig(image_size=96, num_superpixels=36, num_clusters=(16, 8, 4, 4), crop_pct=crop_pct,
-                         interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
+    config = HCastConfig(
+        image_size=96,
+        num_superpixels=36,
+        num_clusters=(16, 8, 4, 4),
+        crop_pct=crop_pct,
+        interpolation="bilinear",
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+    )
     width, height = size
     x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
     picture = Image.fromarray((np.stack([x, y, x * 0], -1) * 255).round().astype(np.uint8))
     seen = eval_transform(config)(picture)[:2]
     left, top, right, bottom = view_box(config, size)
-    for shares, (start, end) in ((seen[0, 48], (left / width, right / width)),
-                                 (seen[1, :, 48], (top / height, bottom / height))):
+    for shares, (start, end) in (
+        (seen[0, 48], (left / width, right / width)),
+        (seen[1, :, 48], (top / height, bottom / height)),
+    ):
         expected = start + (torch.arange(96) + 0.5) / 96 * (end - start)
         assert (shares - expected).abs()[8:-8].max() < 0.01  # bilinear flattens a ramp at its ends
 
@@ -47,24 +60,47 @@ def test_equal_to_timms_transform():
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
     for config in (HCastConfig(), HCastConfig(image_size=96, crop_pct=1.0, interpolation="bilinear")):
-        theirs = timm.data.create_transform((3, config.image_size, config.image_size), crop_pct=config.crop_pct,
-                                            mean=config.mean, std=config.std, interpolation=config.interpolation)
+        theirs = timm.data.create_transform(
+            (3, config.image_size, config.image_size),
+            crop_pct=config.crop_pct,
+            mean=config.mean,
+            std=config.std,
+            interpolation=config.interpolation,
+        )
         assert torch.equal(eval_transform(config)(picture), theirs(picture))
 
 
-@pytest.mark.parametrize("name, data", [
-    ("png", encode(Image.fromarray(RED))),
-    ("bmp", encode(Image.fromarray(RED), "BMP")),
-    ("tiff", encode(Image.fromarray(RED), "TIFF")),
-    ("webp", encode(Image.fromarray(RED), "WEBP", lossless=True)),
-    ("palette", encode(Image.fromarray(RED).quantize(4))),
-    ("alpha", encode(Image.fromarray(np.dstack([RED, np.full((6, 8), 255, np.uint8)])))),
-    ("animated", encode(Image.fromarray(RED).quantize(4), "GIF", save_all=True,
-                        append_images=[Image.new("RGB", (8, 6), "blue").quantize(4)])),
-    ("animated webp", encode(Image.fromarray(RED), "WEBP", lossless=True, save_all=True,
-                             append_images=[Image.new("RGB", (8, 6), "blue")])),
-    ("cmyk", encode(Image.fromarray(RED).convert("CMYK"), "TIFF")),
-])
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("png", encode(Image.fromarray(RED))),
+        ("bmp", encode(Image.fromarray(RED), "BMP")),
+        ("tiff", encode(Image.fromarray(RED), "TIFF")),
+        ("webp", encode(Image.fromarray(RED), "WEBP", lossless=True)),
+        ("palette", encode(Image.fromarray(RED).quantize(4))),
+        ("alpha", encode(Image.fromarray(np.dstack([RED, np.full((6, 8), 255, np.uint8)])))),
+        (
+            "animated",
+            encode(
+                Image.fromarray(RED).quantize(4),
+                "GIF",
+                save_all=True,
+                append_images=[Image.new("RGB", (8, 6), "blue").quantize(4)],
+            ),
+        ),
+        (
+            "animated webp",
+            encode(
+                Image.fromarray(RED),
+                "WEBP",
+                lossless=True,
+                save_all=True,
+                append_images=[Image.new("RGB", (8, 6), "blue")],
+            ),
+        ),
+        ("cmyk", encode(Image.fromarray(RED).convert("CMYK"), "TIFF")),
+    ],
+)
 def test_formats(name, data):
     picture = read_picture(data)
     assert picture.mode == "RGB" and picture.size == (8, 6)
@@ -109,12 +145,15 @@ def test_tiny_and_extreme_shapes():
         assert image.shape == (3, 32, 32) and image.isfinite().all()
 
 
-@pytest.mark.parametrize("data, message", [
-    (b"", "not a picture"),
-    (b"plain text", "not a picture"),
-    (encode(Image.effect_noise((64, 64), 50))[:700], "damaged or incomplete"),
-    (encode(Image.effect_noise((64, 64), 50), "JPEG")[:700], "damaged or incomplete"),
-])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", "not a picture"),
+        (b"plain text", "not a picture"),
+        (encode(Image.effect_noise((64, 64), 50))[:700], "damaged or incomplete"),
+        (encode(Image.effect_noise((64, 64), 50), "JPEG")[:700], "damaged or incomplete"),
+    ],
+)
 def test_broken_pictures_are_explained(data, message, tmp_path):
     file = tmp_path / "broken.png"
     file.write_bytes(data)

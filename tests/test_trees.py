@@ -57,15 +57,19 @@ def test_names():
 def test_the_odd_gull():
     """What `data info cub` tells: a gull with the kingfishers, in a family of its own."""
     cub = trees.load("cub")
-    gull, kingfisher, other = (cub.paths[cub.names[2].index(name)] for name in
-                               ("Red_legged_Kittiwake", "Belted_Kingfisher", "California_Gull"))
+    gull, kingfisher, other = (
+        cub.paths[cub.names[2].index(name)] for name in ("Red_legged_Kittiwake", "Belted_Kingfisher", "California_Gull")
+    )
     assert gull[0] == kingfisher[0] == 4 != other[0] and gull[1] != kingfisher[1]
     assert cub.names[1][gull[1]] in trees.only_children(cub)["family"]
 
 
 def test_same_tree(taxonomy):
-    numbered = Taxonomy(taxonomy.levels, [[f"{level} {i}" for i in range(len(names))]
-                                          for level, names in zip(taxonomy.levels, taxonomy.names)], taxonomy.parents)
+    numbered = Taxonomy(
+        taxonomy.levels,
+        [[f"{level} {i}" for i in range(len(names))] for level, names in zip(taxonomy.levels, taxonomy.names)],
+        taxonomy.parents,
+    )
     assert trees.same_tree(taxonomy, numbered) and trees.same_tree(numbered, taxonomy)
     swapped = trees.with_names(taxonomy, [None, None, taxonomy.names[2][::-1]])
     assert not trees.same_tree(taxonomy, swapped)

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.slow
 def test_types(tmp_path):
     pytest.importorskip("mypy")
-    result = subprocess.run([sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)], cwd=ROOT, capture_output=True,
-                            text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -112,7 +112,7 @@ def test_segment_strip(tiny_model, tmp_path):
     assert strip.tobytes() == segment_strip(tiny_model, image.convert("RGBA"), 100).tobytes()
     seen = image.resize((100, 100), Image.Resampling.BICUBIC, (10, 0, 50, 40))
     assert np.array_equal(np.asarray(strip)[:, :100], np.asarray(seen))
-    colours = [len(np.unique(np.asarray(strip)[:, i * 105: i * 105 + 100].reshape(-1, 3), axis=0)) for i in range(5)]
+    colours = [len(np.unique(np.asarray(strip)[:, i * 105 : i * 105 + 100].reshape(-1, 3), axis=0)) for i in range(5)]
     assert colours[0] > 100 and colours[1] <= 17 and colours[4] <= 3  # a colour a segment, and the lines
     with pytest.raises(PictureError, match="no such file"):
         segment_strip(tiny_model, tmp_path / "b.png")

@@ -57,17 +57,20 @@ def rewrite(path, tensors=None, **metadata):
     save_file(tensors or content.state_dict, path, {k: v for k, v in {**base, **metadata}.items() if v is not None})
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda p: p.write_bytes(p.read_bytes()[:-100]), "complete safetensors file"),
-    (lambda p: p.write_bytes(b""), "complete safetensors file"),
-    (lambda p: p.write_bytes(pickle.dumps(print)), "hcast-zoo convert"),
-    (lambda p: rewrite(p, config=None), "expected H-CAST weights with a config"),
-    (lambda p: rewrite(p, config="{"), "invalid config or taxonomy"),
-    (lambda p: rewrite(p, config='{"width": 3}'), "unknown config keys: width"),
-    (lambda p: rewrite(p, config='{"embed_dim": "wide"}'), "invalid config"),
-    (lambda p: rewrite(p, taxonomy="[]"), "invalid config or taxonomy"),
-    (lambda p: rewrite(p, taxonomy='{"levels": ["a"], "names": [["x"]], "parents": []}'), "taxonomy has"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "complete safetensors file"),
+        (lambda p: p.write_bytes(b""), "complete safetensors file"),
+        (lambda p: p.write_bytes(pickle.dumps(print)), "hcast-zoo convert"),
+        (lambda p: rewrite(p, config=None), "expected H-CAST weights with a config"),
+        (lambda p: rewrite(p, config="{"), "invalid config or taxonomy"),
+        (lambda p: rewrite(p, config='{"width": 3}'), "unknown config keys: width"),
+        (lambda p: rewrite(p, config='{"embed_dim": "wide"}'), "invalid config"),
+        (lambda p: rewrite(p, taxonomy="[]"), "invalid config or taxonomy"),
+        (lambda p: rewrite(p, taxonomy='{"levels": ["a"], "names": [["x"]], "parents": []}'), "taxonomy has"),
+    ],
+)
 def test_broken_files_are_explained(tiny_weights, spoil, message):
     spoil(tiny_weights)
     with pytest.raises(weights.WeightsError, match=message):
@@ -120,8 +123,13 @@ def test_equal_content_is_equal_bytes(tiny_model, taxonomy, tmp_path):
 
 
 def test_a_folder_that_transformers_wrote(tiny_model, taxonomy, tmp_path):
-    config = {"model_type": "hcast", "architectures": ["HCastForImageClassification"], "dtype": "float32",
-              "taxonomy": taxonomy.to_dict(), **tiny_model.config.to_dict()}
+    config = {
+        "model_type": "hcast",
+        "architectures": ["HCastForImageClassification"],
+        "dtype": "float32",
+        "taxonomy": taxonomy.to_dict(),
+        **tiny_model.config.to_dict(),
+    }
     save_file(tiny_model.state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(config))
     content = weights.load(tmp_path)

@@ -39,16 +39,32 @@ class HCast(core.HCast, BaseBackbone):
         ValueError: if the architecture is unknown, or an argument is out of range.
     """
 
-    def __init__(self, arch: str | Mapping = "small", img_size: int | None = None, in_channels: int | None = None,
-                 num_superpixels: int | None = None, num_clusters: Sequence[int] | None = None,
-                 superpixels: str | None = None, drop_path_rate: float | None = None,
-                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 out_indices: int | Sequence[int] = (0, 1, 2, 3), frozen_stages: int = -1,
-                 init_cfg: dict | list | None = None):
+    def __init__(
+        self,
+        arch: str | Mapping = "small",
+        img_size: int | None = None,
+        in_channels: int | None = None,
+        num_superpixels: int | None = None,
+        num_clusters: Sequence[int] | None = None,
+        superpixels: str | None = None,
+        drop_path_rate: float | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        init_cfg: dict | list | None = None,
+    ):
         config = model_config(
-            arch, image_size=img_size, in_chans=in_channels, num_superpixels=num_superpixels,
-            num_clusters=_tuple(num_clusters), superpixels=superpixels, drop_path_rate=drop_path_rate,
-            mean=_tuple(mean), std=_tuple(std))
+            arch,
+            image_size=img_size,
+            in_chans=in_channels,
+            num_superpixels=num_superpixels,
+            num_clusters=_tuple(num_clusters),
+            superpixels=superpixels,
+            drop_path_rate=drop_path_rate,
+            mean=_tuple(mean),
+            std=_tuple(std),
+        )
         out_indices = _check_stages(out_indices)
         if not -1 <= frozen_stages <= NUM_STAGES:
             raise ValueError(f"frozen_stages: expected -1 to {NUM_STAGES}, got {frozen_stages}")
@@ -100,7 +116,7 @@ class HCast(core.HCast, BaseBackbone):
         count = sum(depths) + 2
         if not param_name.startswith(prefix):
             return count - 1, count  # the head
-        parts = param_name[len(prefix):].split(".")
+        parts = param_name[len(prefix) :].split(".")
         if parts[0] in ("cls_token", "pos_embed", "stem"):
             return 0, count
         if parts[0] == "stages":
@@ -114,7 +130,7 @@ class HCast(core.HCast, BaseBackbone):
             return
         self.cls_token.requires_grad_(False)
         self.pos_embed.requires_grad_(False)
-        frozen = [self.stem, *self.stages[:self.frozen_stages]]
+        frozen = [self.stem, *self.stages[: self.frozen_stages]]
         if self.frozen_stages == NUM_STAGES:
             frozen.append(self.norm)
         for module in frozen:

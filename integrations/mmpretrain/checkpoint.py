@@ -78,6 +78,9 @@ def _log_globals() -> list:
     """Return what a log is made of: the buffer, arrays and numbers of NumPy, by the names NumPy 1 and 2 pickle."""
     array, number = np.zeros(1), np.float64(0)
     rebuild, scalar = array.__reduce__()[0], number.__reduce__()[0]
-    names = [(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
-             for function, name in ((rebuild, "_reconstruct"), (scalar, "scalar"))]
+    names = [
+        (function, f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for function, name in ((rebuild, "_reconstruct"), (scalar, "scalar"))
+    ]
     return [HistoryBuffer, np.ndarray, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.int64)), *names]

@@ -30,9 +30,16 @@ class HierarchicalClassifier(ImageClassifier):
         ValueError: if the head cannot read the backbone's outputs, or preprocessor and backbone normalise differently.
     """
 
-    def __init__(self, backbone: dict | nn.Module, head: dict | nn.Module | None = None,
-                 neck: dict | nn.Module | None = None, pretrained: str | None = None, train_cfg: dict | None = None,
-                 data_preprocessor: dict | nn.Module | None = None, init_cfg: dict | list | None = None):
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        head: dict | nn.Module | None = None,
+        neck: dict | nn.Module | None = None,
+        pretrained: str | None = None,
+        train_cfg: dict | None = None,
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | list | None = None,
+    ):
         if data_preprocessor is None or isinstance(data_preprocessor, dict):
             data_preprocessor = {"type": "HierarchicalDataPreprocessor", **(data_preprocessor or {})}
         super().__init__(backbone, neck, head, pretrained, train_cfg, data_preprocessor, init_cfg)
@@ -44,13 +51,17 @@ class HierarchicalClassifier(ImageClassifier):
     @staticmethod
     def _check_head(backbone: HCast, head: HierarchicalClsHead) -> None:
         if head.in_channels != backbone.config.embed_dim:
-            raise ValueError(f"in_channels of the head: expected the backbone's width {backbone.config.embed_dim}, got "
-                             f"{head.in_channels}")
+            raise ValueError(
+                f"in_channels of the head: expected the backbone's width {backbone.config.embed_dim}, got "
+                f"{head.in_channels}"
+            )
         if max(head.in_indices) >= len(backbone.out_indices):
             default = [stage - 1 for stage in default_head_stages(len(head.level_classes))]
-            raise ValueError(f"the head reads outputs {head.in_indices} of the backbone, which has out_indices "
-                             f"{backbone.out_indices}: give it out_indices=(0, 1, 2, 3) and the head in_indices="
-                             f"{default}, the default")
+            raise ValueError(
+                f"the head reads outputs {head.in_indices} of the backbone, which has out_indices "
+                f"{backbone.out_indices}: give it out_indices=(0, 1, 2, 3) and the head in_indices="
+                f"{default}, the default"
+            )
 
     def _check_preprocessor(self, preprocessor: HierarchicalDataPreprocessor) -> None:
         if isinstance(self.head, HierarchicalClsHead):
@@ -60,12 +71,15 @@ class HierarchicalClassifier(ImageClassifier):
                 expected = torch.tensor(getattr(self.backbone.config, name))
                 given = getattr(preprocessor, name).flatten()
                 if len(given) != len(expected) or not torch.allclose(given, expected):
-                    raise ValueError(f"{name}: the data preprocessor has {given.tolist()}, the backbone "
-                                     f"{expected.tolist()} (for pixels in [0, 1]): they must agree, or superpixels are "
-                                     "not those of the picture")
+                    raise ValueError(
+                        f"{name}: the data preprocessor has {given.tolist()}, the backbone "
+                        f"{expected.tolist()} (for pixels in [0, 1]): they must agree, or superpixels are "
+                        "not those of the picture"
+                    )
 
-    def extract_feat(self, inputs: Tensor, stage: str = "neck",
-                     data_samples: list[DataSample] | None = None) -> tuple[Tensor, ...]:
+    def extract_feat(
+        self, inputs: Tensor, stage: str = "neck", data_samples: list[DataSample] | None = None
+    ) -> tuple[Tensor, ...]:
         """Return features; see ImageClassifier. The maps of ``data_samples`` are used if they have some."""
         return self._after_backbone(self.backbone(inputs, **stack_segments(data_samples)), stage)
 
@@ -88,8 +102,9 @@ class HierarchicalClassifier(ImageClassifier):
         """Return ``{"loss": scalar}``."""
         return self.head.loss(self.extract_feat(inputs, data_samples=data_samples), data_samples)
 
-    def predict(self, inputs: Tensor, data_samples: list[DataSample] | None = None, return_segments: bool = False,
-                **kwargs) -> list[DataSample]:
+    def predict(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None, return_segments: bool = False, **kwargs
+    ) -> list[DataSample]:
         """Return data samples with the answer; see :meth:`.head.HierarchicalClsHead.predict`.
 
         Args:
@@ -119,6 +134,8 @@ def stack_segments(data_samples: list[DataSample] | None) -> dict[str, Tensor]:
     if not given:
         return {}
     if len(given) != len(data_samples) or len({s.segments.shape for s in given}) > 1:
-        raise ValueError(f"expected a superpixel map of one size in each of {len(data_samples)} data samples, got "
-                         f"{len(given)} of sizes {sorted({tuple(s.segments.shape) for s in given})}")
+        raise ValueError(
+            f"expected a superpixel map of one size in each of {len(data_samples)} data samples, got "
+            f"{len(given)} of sizes {sorted({tuple(s.segments.shape) for s in given})}"
+        )
     return {"segments": torch.stack([s.segments for s in given])}

@@ -31,8 +31,10 @@ def model_config(arch: str | Mapping, **changes) -> HCastConfig:
     try:
         return _content(str(arch))[0].replace(**changes)
     except weights.WeightsError as error:
-        raise ValueError(f"unknown arch {arch!r}: expected one of {', '.join(ARCHITECTURES)}, a dict of HCastConfig's "
-                         f"fields, or weights; {error}") from error
+        raise ValueError(
+            f"unknown arch {arch!r}: expected one of {', '.join(ARCHITECTURES)}, a dict of HCastConfig's "
+            f"fields, or weights; {error}"
+        ) from error
 
 
 def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
@@ -58,8 +60,9 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
         return taxonomy
     if not Path(source).exists():
         known = [*trees.names(), *weights.packaged()]
-        raise TaxonomyError(f"no taxonomy {str(source)!r}: expected a .json or .csv file, a folder, or one of "
-                            f"{', '.join(known)}")
+        raise TaxonomyError(
+            f"no taxonomy {str(source)!r}: expected a .json or .csv file, a folder, or one of {', '.join(known)}"
+        )
     return Taxonomy.load(source)
 
 

@@ -39,9 +39,16 @@ class HierarchicalDataset(BaseDataset):
         ValueError: if the source cannot be read, its labels are not in the taxonomy, or the pipeline forgets the map.
     """
 
-    def __init__(self, source: str | Path | Mapping, taxonomy: str | Mapping | Taxonomy | None = None,
-                 split: str | None = None, match: str = "name", data_root: str = "",
-                 pipeline: Sequence[dict | Callable] = (), **kwargs):
+    def __init__(
+        self,
+        source: str | Path | Mapping,
+        taxonomy: str | Mapping | Taxonomy | None = None,
+        split: str | None = None,
+        match: str = "name",
+        data_root: str = "",
+        pipeline: Sequence[dict | Callable] = (),
+        **kwargs,
+    ):
         if match not in ("name", "order", "id"):
             raise ValueError(f"match: expected 'name', 'order' or 'id', got {match!r}")
         if isinstance(source, Mapping) and (taxonomy is None or split is not None):
@@ -49,8 +56,12 @@ class HierarchicalDataset(BaseDataset):
         self.source, self.split, self.match = source, split, match
         self.taxonomy = None if taxonomy is None else load_taxonomy(taxonomy)
         self.leaf_ids = leaf_ids(taxonomy) if match == "id" else None
-        super().__init__(ann_file="" if isinstance(source, Mapping) else str(source), data_root=data_root,
-                         pipeline=pipeline, **kwargs)
+        super().__init__(
+            ann_file="" if isinstance(source, Mapping) else str(source),
+            data_root=data_root,
+            pipeline=pipeline,
+            **kwargs,
+        )
         check_pipeline(self.pipeline.transforms)
 
     def load_data_list(self) -> list[dict]:
@@ -62,9 +73,14 @@ class HierarchicalDataset(BaseDataset):
     def _file_rows(self) -> list[dict]:
         dataset = core.HierarchicalDataset.load(Path(self.ann_file).expanduser(), self.taxonomy, self.split)
         self.taxonomy = dataset.taxonomy
-        return [self._row("img_bytes" if isinstance(picture, bytes) else "img_path",
-                          picture if isinstance(picture, bytes) else str(picture), labels)
-                for picture, labels in zip(dataset.pictures, dataset.labels.tolist())]
+        return [
+            self._row(
+                "img_bytes" if isinstance(picture, bytes) else "img_path",
+                picture if isinstance(picture, bytes) else str(picture),
+                labels,
+            )
+            for picture, labels in zip(dataset.pictures, dataset.labels.tolist())
+        ]
 
     def _wrapped_rows(self) -> list[dict]:
         dataset = DATASETS.build(dict(self.source))
@@ -85,17 +101,23 @@ class HierarchicalDataset(BaseDataset):
         names = self.taxonomy.names[-1]
         if self.match == "order":
             if classes is not None and len(classes) != len(names):
-                raise TaxonomyError(f"the data set has {len(classes)} classes, the level {self.taxonomy.levels[-1]!r} "
-                                    f"of the taxonomy {len(names)}")
+                raise TaxonomyError(
+                    f"the data set has {len(classes)} classes, the level {self.taxonomy.levels[-1]!r} "
+                    f"of the taxonomy {len(names)}"
+                )
             return list(range(len(names)))
         if classes is None:
-            raise TaxonomyError("the data set does not tell the names of its classes: say match='order' if they are in "
-                                "the taxonomy's order")
+            raise TaxonomyError(
+                "the data set does not tell the names of its classes: say match='order' if they are in "
+                "the taxonomy's order"
+            )
         if self.match == "id":
             index = {leaf_id: i for i, leaf_id in enumerate(self.leaf_ids)}
             if missing := [leaf_id for leaf_id in self.leaf_ids if leaf_id not in set(classes)]:
-                raise TaxonomyError(f"the data set lacks {len(missing)} of the {len(index)} classes of the taxonomy, "
-                                    f"such as {', '.join(missing[:3])}")
+                raise TaxonomyError(
+                    f"the data set lacks {len(missing)} of the {len(index)} classes of the taxonomy, "
+                    f"such as {', '.join(missing[:3])}"
+                )
             return [index.get(name) for name in classes]
         path = [None] * (len(self.taxonomy.levels) - 1)
         return [self.taxonomy.labels([*path, name])[-1] for name in classes]
@@ -109,5 +131,8 @@ class HierarchicalDataset(BaseDataset):
 
     def extra_repr(self) -> list[str]:
         """Return lines for ``repr``."""
-        return [f"Source: \t{self.source}", f"Split: \t{self.split}",
-                f"Levels: \t{self.taxonomy and dict(zip(self.taxonomy.levels, self.taxonomy.level_classes))}"]
+        return [
+            f"Source: \t{self.source}",
+            f"Split: \t{self.split}",
+            f"Levels: \t{self.taxonomy and dict(zip(self.taxonomy.levels, self.taxonomy.level_classes))}",
+        ]

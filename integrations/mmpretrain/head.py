@@ -37,13 +37,22 @@ class HierarchicalClsHead(ClsHead):
         ValueError: if levels and taxonomy disagree, there are neither, or the decoder is unknown or needs a taxonomy.
     """
 
-    def __init__(self, in_channels: int, taxonomy: str | Mapping | Taxonomy | None = None,
-                 level_classes: Sequence[int] | None = None, in_indices: Sequence[int] | None = None,
-                 decoder: str = "best_path", drop_rate: float = 0.0,
-                 calibration: str | Mapping | None = None, loss: dict | nn.Module | None = None,
-                 init_cfg: dict | list | None = None):
-        super().__init__(loss=loss or dict(type="HierarchicalLoss"),
-                         init_cfg=init_cfg or dict(type="TruncNormal", layer="Linear", std=0.02))
+    def __init__(
+        self,
+        in_channels: int,
+        taxonomy: str | Mapping | Taxonomy | None = None,
+        level_classes: Sequence[int] | None = None,
+        in_indices: Sequence[int] | None = None,
+        decoder: str = "best_path",
+        drop_rate: float = 0.0,
+        calibration: str | Mapping | None = None,
+        loss: dict | nn.Module | None = None,
+        init_cfg: dict | list | None = None,
+    ):
+        super().__init__(
+            loss=loss or dict(type="HierarchicalLoss"),
+            init_cfg=init_cfg or dict(type="TruncNormal", layer="Linear", std=0.02),
+        )
         self.taxonomy = None if taxonomy is None else load_taxonomy(taxonomy)
         self.level_classes = self._check_levels(level_classes)
         self.in_channels = in_channels
@@ -67,15 +76,19 @@ class HierarchicalClsHead(ClsHead):
                 raise ValueError(f"expected a taxonomy, or level_classes with at least one level, got {given!r}")
             return given
         if given not in (None, self.taxonomy.level_classes):
-            raise ValueError(f"level_classes {given} disagree with the taxonomy {self.taxonomy.name!r}, whose levels "
-                             f"{', '.join(self.taxonomy.levels)} have {self.taxonomy.level_classes} classes")
+            raise ValueError(
+                f"level_classes {given} disagree with the taxonomy {self.taxonomy.name!r}, whose levels "
+                f"{', '.join(self.taxonomy.levels)} have {self.taxonomy.level_classes} classes"
+            )
         return self.taxonomy.level_classes
 
     def pre_logits(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the (B, C) feature each level reads, coarse to fine."""
         if len(feats) <= max(self.in_indices):
-            raise ValueError(f"the levels read outputs {self.in_indices}, but the backbone gave {len(feats)}: set its "
-                             "out_indices to (0, 1, 2, 3), or in_indices of the head")
+            raise ValueError(
+                f"the levels read outputs {self.in_indices}, but the backbone gave {len(feats)}: set its "
+                "out_indices to (0, 1, 2, 3), or in_indices of the head"
+            )
         return tuple(feats[i] for i in self.in_indices)
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -91,8 +104,9 @@ class HierarchicalClsHead(ClsHead):
             targets = stack_paths(data_samples).to(device)
         return {"loss": self.loss_module(cls_score, targets, **kwargs)}
 
-    def _get_predictions(self, cls_score: Sequence[Tensor],
-                         data_samples: list[DataSample | None] | None) -> list[DataSample]:
+    def _get_predictions(
+        self, cls_score: Sequence[Tensor], data_samples: list[DataSample | None] | None
+    ) -> list[DataSample]:
         """Add the answer to each data sample.
 
         ``pred_score`` and ``pred_label`` are the finest level's own, as everywhere in mmpretrain; ``pred_path`` (L,)
@@ -130,6 +144,8 @@ def stack_paths(data_samples: Sequence[DataSample]) -> Tensor:
         ValueError: if a sample has no label for each level.
     """
     if not all("gt_path" in sample for sample in data_samples):
-        raise ValueError("data samples have no gt_path, the label of each level: use HierarchicalDataset (around your "
-                         "data set, if it is one of mmpretrain's) and PackHierarchicalInputs")
+        raise ValueError(
+            "data samples have no gt_path, the label of each level: use HierarchicalDataset (around your "
+            "data set, if it is one of mmpretrain's) and PackHierarchicalInputs"
+        )
     return torch.stack([sample.gt_path for sample in data_samples])

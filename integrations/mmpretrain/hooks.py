@@ -38,9 +38,13 @@ class TaxonomyCheckHook(Hook):
             return
         classes = tuple(map(len, taxonomy["names"]))
         if classes != levels:
-            raise ValueError(f"the {part} set's taxonomy {taxonomy.get('name', '')!r} has levels of {classes} classes, "
-                             f"the head of {levels}: give both the same taxonomy")
+            raise ValueError(
+                f"the {part} set's taxonomy {taxonomy.get('name', '')!r} has levels of {classes} classes, "
+                f"the head of {levels}: give both the same taxonomy"
+            )
         data, head = load_taxonomy(taxonomy), model.head.taxonomy
         if head is not None and (data.names, data.parents) != (head.names, head.parents):
-            raise ValueError(f"the {part} set's taxonomy has as many classes as the head's, but other names or "
-                             "parents: give both the same taxonomy")
+            raise ValueError(
+                f"the {part} set's taxonomy has as many classes as the head's, but other names or "
+                "parents: give both the same taxonomy"
+            )

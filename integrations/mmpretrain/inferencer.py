@@ -37,12 +37,15 @@ class HierarchicalInferencer(ImageClassificationInferencer):
     def __init__(self, model, pretrained: bool | str = True, device: str | torch.device | None = None, **kwargs):
         super().__init__(model, pretrained, device, **kwargs)
         if not isinstance(self.model, HierarchicalClassifier) or self.model.head.taxonomy is None:
-            raise TypeError("expected a HierarchicalClassifier whose head has a taxonomy; for other models use "
-                            "mmpretrain's ImageClassificationInferencer")
+            raise TypeError(
+                "expected a HierarchicalClassifier whose head has a taxonomy; for other models use "
+                "mmpretrain's ImageClassificationInferencer"
+            )
         self.taxonomy = self.model.head.taxonomy
 
-    def __call__(self, inputs, return_datasamples: bool = False, batch_size: int = 1, return_segments: bool = True,
-                 **kwargs) -> list[dict] | list[DataSample]:
+    def __call__(
+        self, inputs, return_datasamples: bool = False, batch_size: int = 1, return_segments: bool = True, **kwargs
+    ) -> list[dict] | list[DataSample]:
         """Return one answer a picture.
 
         Args:
@@ -79,8 +82,9 @@ class HierarchicalInferencer(ImageClassificationInferencer):
         batch = self.model.data_preprocessor(inputs, False)
         return self.model.predict(**batch, return_segments=return_segments)
 
-    def postprocess(self, preds: list[DataSample], visualization: list[np.ndarray] | None,
-                    return_datasamples: bool = False) -> list[dict] | list[DataSample]:
+    def postprocess(
+        self, preds: list[DataSample], visualization: list[np.ndarray] | None, return_datasamples: bool = False
+    ) -> list[dict] | list[DataSample]:
         """Turn data samples into dictionaries."""
         results = super().postprocess(preds, visualization, return_datasamples)
         if return_datasamples:
@@ -88,10 +92,13 @@ class HierarchicalInferencer(ImageClassificationInferencer):
         names = self.taxonomy.path_names
         for result, sample in zip(results, preds):
             levels = sample.pred_level_scores.tolist()
-            result.update(path=names(sample.pred_path.tolist()), path_score=float(sample.pred_path_score),
-                          level_scores=tuple(p for p in levels if not math.isnan(p)),
-                          runner_up=names(sample.pred_runner_up.tolist()),
-                          runner_up_score=float(sample.pred_runner_up_score))
+            result.update(
+                path=names(sample.pred_path.tolist()),
+                path_score=float(sample.pred_path_score),
+                level_scores=tuple(p for p in levels if not math.isnan(p)),
+                runner_up=names(sample.pred_runner_up.tolist()),
+                runner_up_score=float(sample.pred_runner_up_score),
+            )
             if "pred_segments" in sample:
                 result["segments"] = sample.pred_segments.cpu().numpy()
         return results

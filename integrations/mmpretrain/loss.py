@@ -21,8 +21,14 @@ class HierarchicalLoss(core.HierarchicalLoss):
         loss_weight: Factor of the whole.
     """
 
-    def __init__(self, kl_weight: float = 0.5, level_weights: Sequence[float] | None = None, smoothing: float = 0.0,
-                 binary: bool = False, loss_weight: float = 1.0):
+    def __init__(
+        self,
+        kl_weight: float = 0.5,
+        level_weights: Sequence[float] | None = None,
+        smoothing: float = 0.0,
+        binary: bool = False,
+        loss_weight: float = 1.0,
+    ):
         super().__init__(kl_weight, level_weights, smoothing, binary)
         self.loss_weight = loss_weight
 

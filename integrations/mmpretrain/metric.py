@@ -32,8 +32,13 @@ class HierarchicalMetric(BaseMetric):
 
     default_prefix = "hierarchical"
 
-    def __init__(self, taxonomy: str | Mapping | Taxonomy | None = None, decoders: Sequence[str] = (),
-                 collect_device: str = "cpu", prefix: str | None = None):
+    def __init__(
+        self,
+        taxonomy: str | Mapping | Taxonomy | None = None,
+        decoders: Sequence[str] = (),
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+    ):
         super().__init__(collect_device, prefix)
         if unknown := [d for d in decoders if d not in DECODERS]:
             raise ValueError(f"unknown decoders {unknown}: expected some of {', '.join(DECODERS)}")
@@ -52,8 +57,10 @@ class HierarchicalMetric(BaseMetric):
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the labels and the paths of a batch."""
         if not all("gt_path" in sample for sample in data_samples):
-            raise ValueError("data samples have no gt_path, the label of each level: use HierarchicalDataset and "
-                             "PackHierarchicalInputs")
+            raise ValueError(
+                "data samples have no gt_path, the label of each level: use HierarchicalDataset and "
+                "PackHierarchicalInputs"
+            )
         labels = [sample["gt_path"].cpu() for sample in data_samples]
         if self.decoders:
             logits = [torch.stack(level) for level in zip(*(sample["level_logits"] for sample in data_samples))]

@@ -29,9 +29,15 @@ class HierarchicalDataPreprocessor(ClsDataPreprocessor):
         keep_segments: Keep the maps of the pictures that were mixed, as the official code does.
     """
 
-    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, to_rgb: bool = True,
-                 level_classes: Sequence[int] | None = None, batch_augments: dict | None = None,
-                 keep_segments: bool = False):
+    def __init__(
+        self,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        to_rgb: bool = True,
+        level_classes: Sequence[int] | None = None,
+        batch_augments: dict | None = None,
+        keep_segments: bool = False,
+    ):
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"expected a mean and a positive std for each channel, got {mean} and {std}")
         super().__init__(mean, std, to_rgb=to_rgb, to_onehot=True, batch_augments=batch_augments)

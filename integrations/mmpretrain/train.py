@@ -32,8 +32,9 @@ def load_config(source: str, options: list[str] | None = None) -> Config:
     return config
 
 
-def train(source: str, work_dir: str | None = None, resume: str | None = None,
-          options: list[str] | None = None) -> Path:
+def train(
+    source: str, work_dir: str | None = None, resume: str | None = None, options: list[str] | None = None
+) -> Path:
     """Train by a config; return the folder of the run.
 
     Args:

@@ -36,8 +36,12 @@ class LoadPicture(LoadImageFromFile):
         PictureError: if a picture cannot be read.
     """
 
-    def __init__(self, background: Sequence[int] | str = (255, 255, 255), ignore_broken: bool = False,
-                 backend_args: dict | None = None):
+    def __init__(
+        self,
+        background: Sequence[int] | str = (255, 255, 255),
+        ignore_broken: bool = False,
+        backend_args: dict | None = None,
+    ):
         super().__init__(ignore_empty=ignore_broken, backend_args=backend_args)
         if background != "random" and len(tuple(background)) != 3:
             raise ValueError(f"background: expected R, G, B or 'random', got {background!r}")
@@ -112,8 +116,9 @@ class RandomResizedCropToModel(RandomResizedCrop):
 
     def __init__(self, arch: str | Mapping, crop_ratio_range: tuple[float, float] = (0.08, 1.0)):
         config = model_config(arch)
-        super().__init__(config.image_size, tuple(crop_ratio_range), interpolation=config.interpolation,
-                         backend="pillow")
+        super().__init__(
+            config.image_size, tuple(crop_ratio_range), interpolation=config.interpolation, backend="pillow"
+        )
 
 
 @TRANSFORMS.register_module()
@@ -137,8 +142,9 @@ class GenerateSuperpixels(BaseTransform):
         """Add the map."""
         config = self.config
         image = self.normalize(Image.fromarray(np.ascontiguousarray(results["img"][..., ::-1])))
-        labels = superpixels.from_normalized(image[None], config.num_superpixels, config.mean, config.std,
-                                             config.superpixels)[0]
+        labels = superpixels.from_normalized(
+            image[None], config.num_superpixels, config.mean, config.std, config.superpixels
+        )[0]
         narrow = torch.int16 if config.num_superpixels <= torch.iinfo(torch.int16).max else torch.int64
         results[SEGMENTS] = labels.to(narrow, copy=True)  # a quarter of the bytes on their way from the worker
         return results
@@ -172,8 +178,10 @@ class PackHierarchicalInputs(PackInputs):
         return super().transform(results)
 
 
-MISSING_MAP = ("PackHierarchicalInputs expects a superpixel map, but none was made: put GenerateSuperpixels before it, "
-               "or say PackHierarchicalInputs(segments=False) and the model makes the maps")
+MISSING_MAP = (
+    "PackHierarchicalInputs expects a superpixel map, but none was made: put GenerateSuperpixels before it, "
+    "or say PackHierarchicalInputs(segments=False) and the model makes the maps"
+)
 
 
 def check_pipeline(transforms: Sequence[BaseTransform]) -> None:
@@ -183,7 +191,9 @@ def check_pipeline(transforms: Sequence[BaseTransform]) -> None:
     for transform in transforms:
         if isinstance(transform, PackHierarchicalInputs) and SEGMENTS in transform.algorithm_keys and made is None:
             raise ValueError(MISSING_MAP)
-    between = [k.__name__ for k in kinds[made + 1:] if not issubclass(k, PackInputs)] if made is not None else []
+    between = [k.__name__ for k in kinds[made + 1 :] if not issubclass(k, PackInputs)] if made is not None else []
     if between:
-        raise ValueError(f"GenerateSuperpixels must be the last step before packing, but {', '.join(between)} follow: "
-                         "the map would belong to another picture")
+        raise ValueError(
+            f"GenerateSuperpixels must be the last step before packing, but {', '.join(between)} follow: "
+            "the map would belong to another picture"
+        )

@@ -34,8 +34,9 @@ for _function in (prepare_segments, embed_superpixels, farthest_point_sampling):
 
 
 @register_notrace_function
-def choose_clusters(num_clusters: Sequence[int] | None, config_clusters: tuple[int, ...],
-                    num_superpixels: int) -> tuple[int, ...]:
+def choose_clusters(
+    num_clusters: Sequence[int] | None, config_clusters: tuple[int, ...], num_superpixels: int
+) -> tuple[int, ...]:
     """Return the cluster counts of a call, checked; the config's if none are given."""
     return check_clusters(tuple(num_clusters or config_clusters), num_superpixels)
 
@@ -59,9 +60,17 @@ class TimmHCast(HCast):
         dtype: Floating-point type of the parameters.
     """
 
-    def __init__(self, cfg: HCastConfig, in_chans: int = 3, num_classes: int = 1000,
-                 img_size: int | tuple[int, int] | None = None, global_pool: str = "token",
-                 taxonomy: Taxonomy | None = None, device=None, dtype=None):
+    def __init__(
+        self,
+        cfg: HCastConfig,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        img_size: int | tuple[int, int] | None = None,
+        global_pool: str = "token",
+        taxonomy: Taxonomy | None = None,
+        device=None,
+        dtype=None,
+    ):
         _check_pool(global_pool)
         super().__init__(cfg.replace(in_chans=in_chans), device=device, dtype=dtype)
         if num_classes == 0:
@@ -70,8 +79,9 @@ class TimmHCast(HCast):
         self.in_chans = in_chans
         self.embed_dim = self.num_features = self.head_hidden_size = cfg.embed_dim
         self.num_prefix_tokens = 1
-        self.feature_info = [dict(num_chs=cfg.embed_dim, reduction=CELL_SIZE, module=f"stages.{i}")
-                             for i in range(NUM_STAGES)]
+        self.feature_info = [
+            dict(num_chs=cfg.embed_dim, reduction=CELL_SIZE, module=f"stages.{i}") for i in range(NUM_STAGES)
+        ]
         self._traits = {"img_size": tags.image_shape(img_size or cfg.image_size)}
         self._model_args = {k: v for k, v in self.config.to_dict().items() if k in tags.MODEL_FIELDS}
         self._model_args["taxonomy"] = taxonomy.to_dict() if taxonomy else None
@@ -81,8 +91,7 @@ class TimmHCast(HCast):
         """Stage (1 to 4) that ``forward_features`` ends at: the finest level's, or the last of a pruned model."""
         return min(self.config.head_stages[-1], len(self.stages))
 
-    def forward(self, x: Tensor, segments: Tensor | None = None,
-                num_clusters: Sequence[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, segments: Tensor | None = None, num_clusters: Sequence[int] | None = None) -> Tensor:
         """Return the finest level's logits.
 
         Args:
@@ -95,21 +104,24 @@ class TimmHCast(HCast):
         """
         return self.forward_head(self.forward_features(x, segments, num_clusters))
 
-    def forward_levels(self, x: Tensor, segments: Tensor | None = None,
-                       num_clusters: Sequence[int] | None = None) -> tuple[Tensor, ...]:
+    def forward_levels(
+        self, x: Tensor, segments: Tensor | None = None, num_clusters: Sequence[int] | None = None
+    ) -> tuple[Tensor, ...]:
         """Return one (B, classes) tensor of logits a level, coarse to fine; see :meth:`forward`."""
         return self.forward_output(x, segments, num_clusters).level_logits
 
-    def forward_output(self, x: Tensor, segments: Tensor | None = None,
-                       num_clusters: Sequence[int] | None = None) -> HCastOutput:
+    def forward_output(
+        self, x: Tensor, segments: Tensor | None = None, num_clusters: Sequence[int] | None = None
+    ) -> HCastOutput:
         """Return the logits, features and segmentations of every level; see :meth:`forward`."""
         states, segments, assignments = self._forward_stages(x, segments, num_clusters, len(self.stages))
         stages = self.config.head_stages[: len(self.heads)]
         features = tuple(self._pool(self._read(states, stage)) for stage in stages)
         return HCastOutput(self.forward_heads(features), segments, tuple(assignments), features)
 
-    def forward_features(self, x: Tensor, segments: Tensor | None = None,
-                         num_clusters: Sequence[int] | None = None) -> Tensor:
+    def forward_features(
+        self, x: Tensor, segments: Tensor | None = None, num_clusters: Sequence[int] | None = None
+    ) -> Tensor:
         """Return the (B, 1 + N, C) tokens the finest level's head reads; see :meth:`forward`."""
         stage = self.feature_stage
         return self._read(self._forward_stages(x, segments, num_clusters, stage)[0], stage)
@@ -126,8 +138,9 @@ class TimmHCast(HCast):
         """Return the (B, 1 + N, C) tokens of a stage (1 to 4) as heads see them: only the last one's are normalised."""
         return self.norm(states[stage - 1]) if stage == NUM_STAGES else states[stage - 1]
 
-    def _forward_stages(self, x: Tensor, segments: Tensor | None, num_clusters: Sequence[int] | None,
-                        last: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    def _forward_stages(
+        self, x: Tensor, segments: Tensor | None, num_clusters: Sequence[int] | None, last: int
+    ) -> tuple[list[Tensor], Tensor, list[Tensor]]:
         """Run the stages up to ``last``, from 1.
 
         Returns:
@@ -149,10 +162,18 @@ class TimmHCast(HCast):
                 assignments.append(pooled.assignment)
         return states, segments, assignments
 
-    def forward_intermediates(self, x: Tensor, indices: int | Sequence[int] | None = None,
-                              return_prefix_tokens: bool = False, norm: bool = False, stop_early: bool = False,
-                              output_fmt: str = "NCHW", intermediates_only: bool = False,
-                              segments: Tensor | None = None, num_clusters: Sequence[int] | None = None):
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        segments: Tensor | None = None,
+        num_clusters: Sequence[int] | None = None,
+    ):
         """Return features of several stages.
 
         Args:
@@ -186,16 +207,31 @@ class TimmHCast(HCast):
             return intermediates
         return self._read(states, min(last, self.feature_stage)), intermediates
 
-    def get_intermediate_layers(self, x: Tensor, n: int | Sequence[int] = 1, reshape: bool = False,
-                                return_prefix_tokens: bool = False, norm: bool = False,
-                                segments: Tensor | None = None, num_clusters: Sequence[int] | None = None) -> list:
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        segments: Tensor | None = None,
+        num_clusters: Sequence[int] | None = None,
+    ) -> list:
         """Return features of the last ``n`` stages, or of stages ``n``, with the arguments of timm's transformers."""
         return self.forward_intermediates(
-            x, n, return_prefix_tokens, norm, output_fmt="NCHW" if reshape else "NLC", intermediates_only=True,
-            segments=segments, num_clusters=num_clusters)
+            x,
+            n,
+            return_prefix_tokens,
+            norm,
+            output_fmt="NCHW" if reshape else "NLC",
+            intermediates_only=True,
+            segments=segments,
+            num_clusters=num_clusters,
+        )
 
-    def prune_intermediate_layers(self, indices: int | Sequence[int] = 1, prune_norm: bool = False,
-                                  prune_head: bool = True) -> list[int]:
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
         """Drop what :meth:`forward_intermediates` does not need for these stages; return the stages from 0."""
         take, last = feature_take_indices(len(self.stages), indices)
         pruned = last + 1 < len(self.stages)
@@ -226,8 +262,9 @@ class TimmHCast(HCast):
         flat = isinstance(num_classes, int)
         levels = (max(num_classes, 1),) if flat else tuple(num_classes)
         if not flat and len(self.stages) < NUM_STAGES:
-            raise ValueError(f"expected an int, as only {len(self.stages)} of {NUM_STAGES} stages are left, "
-                             f"got {levels}")
+            raise ValueError(
+                f"expected an int, as only {len(self.stages)} of {NUM_STAGES} stages are left, got {levels}"
+            )
         if global_pool is not None:
             _check_pool(global_pool)
             self.global_pool = global_pool
@@ -256,9 +293,15 @@ class TimmHCast(HCast):
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Return how parameters form layers, for layer-wise learning rates; a pooling is a layer of its own."""
-        blocks = r"^stages\.(\d+)" if coarse else [
-            (r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^stages\.(\d+)\.pool", (NUM_STAGES * 1000,)),
-            (r"^norm", (99999,))]  # timm's mark for the layer before
+        blocks = (
+            r"^stages\.(\d+)"
+            if coarse
+            else [
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^stages\.(\d+)\.pool", (NUM_STAGES * 1000,)),
+                (r"^norm", (99999,)),
+            ]
+        )  # timm's mark for the layer before
         return dict(stem=r"^cls_token|pos_embed|stem", blocks=blocks)
 
 
@@ -287,8 +330,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dic
     """
     config = model.config
     if is_official(state_dict):
-        _, state_dict = convert_official(state_dict, keep_last_pool=config.last_pool, num_heads=config.num_heads,
-                                         pool_heads=config.pool_heads)
+        _, state_dict = convert_official(
+            state_dict, keep_last_pool=config.last_pool, num_heads=config.num_heads, pool_heads=config.pool_heads
+        )
     expected = model.state_dict()
     # Files may hold half precision, which is too coarse to resample or add weights in.
     state = {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
@@ -315,8 +359,9 @@ def _check_pool(global_pool: str) -> None:
         raise AssertionError(f"global_pool: expected one of {POOLS}, got {global_pool!r}")  # timm's type for it
 
 
-def _create_hcast(variant: str, pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None,
-                  **kwargs) -> nn.Module:
+def _create_hcast(
+    variant: str, pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None, **kwargs
+) -> nn.Module:
     """Build a variant; what is no field of the config goes to timm's builder, and from there to the class."""
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     config, model_kwargs = tags.make_config(variant, cfg, kwargs)
@@ -324,9 +369,16 @@ def _create_hcast(variant: str, pretrained: bool = False, pretrained_cfg=None, p
         tags.verify(cfg)
     try:
         return build_model_with_cfg(
-            TimmHCast, variant, pretrained, pretrained_cfg=cfg, model_cfg=config,
+            TimmHCast,
+            variant,
+            pretrained,
+            pretrained_cfg=cfg,
+            model_cfg=config,
             pretrained_filter_fn=checkpoint_filter_fn,
-            feature_cfg=dict(out_indices=NUM_STAGES, feature_cls="getter"), **model_kwargs, **kwargs)
+            feature_cfg=dict(out_indices=NUM_STAGES, feature_cls="getter"),
+            **model_kwargs,
+            **kwargs,
+        )
     except (OSError, EntryNotFoundError) as error:
         if pretrained and tags.is_reserved(cfg):
             raise RuntimeError(tags.how_to_get(cfg)) from error

@@ -29,8 +29,11 @@ PAPER_DATASETS: dict[str, dict] = {
 }
 HUB_ORGANIZATION = "hcast-zoo"
 # What a user may pass to create_model; images and their normalisation are timm's img_size, in_chans and pretrained_cfg.
-MODEL_FIELDS = tuple(f.name for f in dataclasses.fields(HCastConfig)
-                     if f.name not in ("image_size", "in_chans", "mean", "std", "interpolation", "crop_pct"))
+MODEL_FIELDS = tuple(
+    f.name
+    for f in dataclasses.fields(HCastConfig)
+    if f.name not in ("image_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
+)
 
 NO_DROP = dict(drop_rate=0.0, drop_path_rate=0.0)  # in timm, regularisation is the caller's and never the weights'
 
@@ -85,7 +88,8 @@ def make_cfgs() -> dict[str, PretrainedCfg]:
             cfgs[name] = PretrainedCfg(**fields)
         else:
             cfgs[name] = UnpublishedCfg(
-                hf_hub_id=f"{HUB_ORGANIZATION}/{name}", hf_hub_filename="model.safetensors", **fields)
+                hf_hub_id=f"{HUB_ORGANIZATION}/{name}", hf_hub_filename="model.safetensors", **fields
+            )
     return cfgs
 
 
@@ -97,10 +101,15 @@ def describe(source: Source) -> dict[str, Any]:
         # The trained position embedding and number of superpixels belong to a size; img_size= changes both.
         fixed_input_size=True,
         input_size=(config.in_chans, config.image_size, config.image_size),
-        mean=config.mean, std=config.std, interpolation=config.interpolation, crop_pct=config.crop_pct,
-        first_conv="stem.0.conv", classifier=head_names(len(config.level_classes)),
+        mean=config.mean,
+        std=config.std,
+        interpolation=config.interpolation,
+        crop_pct=config.crop_pct,
+        first_conv="stem.0.conv",
+        classifier=head_names(len(config.level_classes)),
         label_names=source.taxonomy.names[-1] if source.taxonomy else None,
-        paper_name="Visually Consistent Hierarchical Image Classification", paper_ids="arXiv:2406.11608",
+        paper_name="Visually Consistent Hierarchical Image Classification",
+        paper_ids="arXiv:2406.11608",
     )
 
 
@@ -130,10 +139,12 @@ def is_reserved(cfg: PretrainedCfg) -> bool:
 def how_to_get(cfg: PretrainedCfg) -> str:
     """Return what to do about a tag without published weights."""
     name = f"{cfg.architecture}.{cfg.tag}"
-    return (f"{name} has no published weights ({cfg.hf_hub_id} cannot be loaded). Convert a checkpoint of the authors' "
-            f"code, or train it, and load the file: `hcast-zoo convert checkpoint.pth {cfg.tag}.safetensors`, then "
-            f"timm.create_model('{name}', checkpoint_path='{cfg.tag}.safetensors'). "
-            f"Available with pretrained=True: {', '.join(weights.packaged())}")
+    return (
+        f"{name} has no published weights ({cfg.hf_hub_id} cannot be loaded). Convert a checkpoint of the authors' "
+        f"code, or train it, and load the file: `hcast-zoo convert checkpoint.pth {cfg.tag}.safetensors`, then "
+        f"timm.create_model('{name}', checkpoint_path='{cfg.tag}.safetensors'). "
+        f"Available with pretrained=True: {', '.join(weights.packaged())}"
+    )
 
 
 def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> tuple[HCastConfig, dict[str, Any]]:
@@ -160,8 +171,14 @@ def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> 
     given = {k: arguments.pop(k) for k in names if k in arguments}
     given = {k: v for k, v in given.items() if v is not None and _plain(v) != _plain(saved.get(k))}
     tag = sources().get(f"{variant}.{cfg.tag}") or Source(HCastConfig.from_variant(variant))
-    fields = {**tag.config.to_dict(), "mean": cfg.mean, "std": cfg.std, "interpolation": cfg.interpolation,
-              "crop_pct": cfg.crop_pct, **NO_DROP}
+    fields = {
+        **tag.config.to_dict(),
+        "mean": cfg.mean,
+        "std": cfg.std,
+        "interpolation": cfg.interpolation,
+        "crop_pct": cfg.crop_pct,
+        **NO_DROP,
+    }
     fields.update({k: v for k, v in saved.items() if k in MODEL_FIELDS and v is not None})
     taxonomy = tag.taxonomy
     if saved.get("taxonomy") or saved.get("level_classes"):  # its levels may have lost their names since the tag
@@ -179,7 +196,8 @@ def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> 
     clusters = given.get("num_clusters", fields["num_clusters"])
     fields.update(resize(fields["num_superpixels"], before, size, clusters[0]))
     return HCastConfig.from_dict({**fields, "in_chans": in_chans, **given}), dict(
-        img_size=size, in_chans=in_chans, num_classes=num_classes, taxonomy=taxonomy)
+        img_size=size, in_chans=in_chans, num_classes=num_classes, taxonomy=taxonomy
+    )
 
 
 def resize(num_superpixels: int, before: ImageSize, after: ImageSize, least: int) -> dict[str, int]:
@@ -206,8 +224,9 @@ def image_shape(size: ImageSize) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _choose_levels(levels: tuple[int, ...], taxonomy: Taxonomy | None, pretrained_classes: int,
-                   given: dict[str, Any]) -> tuple[tuple[int, ...], Taxonomy | None, int]:
+def _choose_levels(
+    levels: tuple[int, ...], taxonomy: Taxonomy | None, pretrained_classes: int, given: dict[str, Any]
+) -> tuple[tuple[int, ...], Taxonomy | None, int]:
     """Decide on levels, their names and the number of classes, taking what tells them out of ``given``."""
     if levels[-1] != pretrained_classes:  # a pretrained config that describes other weights than the tag's
         levels, taxonomy = _flat(pretrained_classes), None

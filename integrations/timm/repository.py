@@ -22,8 +22,15 @@ def hub_config(content: Weights) -> dict:
     taxonomy = content.taxonomy and content.taxonomy.to_dict()
     cfg = tags.describe(tags.Source(content.config, content.taxonomy))
     cfg.pop("label_names")  # config.json has them as id2label
-    model = timm.create_model(variant_of(content.config), pretrained_cfg=cfg, img_size=content.config.image_size,
-                              in_chans=content.config.in_chans, taxonomy=taxonomy, device="meta", **fields)
+    model = timm.create_model(
+        variant_of(content.config),
+        pretrained_cfg=cfg,
+        img_size=content.config.image_size,
+        in_chans=content.config.in_chans,
+        taxonomy=taxonomy,
+        device="meta",
+        **fields,
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         save_config_for_hf(model, str(file))

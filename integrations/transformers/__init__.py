@@ -47,8 +47,9 @@ def register_models(module: ModuleType) -> None:
     auto = sys.modules.get("transformers.models.auto.modeling_auto")
     if auto is None or not _is_supported():
         return
-    if (_is_half_imported(f"{__name__}.modeling_hcast", "__all__")
-            or _is_half_imported("transformers.modeling_layers", "GradientCheckpointingLayer")):
+    if _is_half_imported(f"{__name__}.modeling_hcast", "__all__") or _is_half_imported(
+        "transformers.modeling_layers", "GradientCheckpointingLayer"
+    ):
         return
     from .configuration_hcast import HCastConfig
     from .modeling_hcast import HCastForImageClassification, HCastModel
@@ -65,8 +66,10 @@ def register_image_processor(module: ModuleType) -> None:
     from .image_processing_hcast import HCastImageProcessor, HCastImageProcessorPil
 
     module.AutoImageProcessor.register(
-        HCastConfig, image_processor_classes={"torchvision": HCastImageProcessor, "pil": HCastImageProcessorPil},
-        exist_ok=True)
+        HCastConfig,
+        image_processor_classes={"torchvision": HCastImageProcessor, "pil": HCastImageProcessorPil},
+        exist_ok=True,
+    )
 
 
 def register_pipeline(module: ModuleType) -> None:
@@ -80,8 +83,11 @@ def register_pipeline(module: ModuleType) -> None:
 
     if TASK not in pipelines.PIPELINE_REGISTRY.supported_tasks:
         pipelines.PIPELINE_REGISTRY.register_pipeline(
-            TASK, pipeline_class=HierarchicalImageClassificationPipeline, pt_model=AutoModelForImageClassification,
-            type="image")
+            TASK,
+            pipeline_class=HierarchicalImageClassificationPipeline,
+            pt_model=AutoModelForImageClassification,
+            type="image",
+        )
 
 
 def _is_half_imported(module: str, last_name: str) -> bool:
@@ -98,6 +104,9 @@ def _is_supported() -> bool:
     version = sys.modules["transformers"].__version__
     if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST:
         return True
-    warnings.warn(f"H-CAST needs transformers {'.'.join(map(str, OLDEST))} or later and is not registered with "
-                  f"{version}: pip install -U transformers", stacklevel=2)
+    warnings.warn(
+        f"H-CAST needs transformers {'.'.join(map(str, OLDEST))} or later and is not registered with "
+        f"{version}: pip install -U transformers",
+        stacklevel=2,
+    )
     return False

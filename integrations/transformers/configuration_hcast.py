@@ -44,10 +44,18 @@ class HCastConfig(PreTrainedConfig):
 
     model_type = "hcast"
     attribute_map: ClassVar[dict[str, str]] = {
-        "hidden_size": "embed_dim", "num_attention_heads": "num_heads", "num_channels": "in_chans"}
+        "hidden_size": "embed_dim",
+        "num_attention_heads": "num_heads",
+        "num_channels": "in_chans",
+    }
     # So that Trainer gathers the logits alone.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
-        "paths", "level_features", "segments", "hidden_states", "attentions"]
+        "paths",
+        "level_features",
+        "segments",
+        "hidden_states",
+        "attentions",
+    ]
 
     taxonomy: dict | None = None
     level_classes: tuple[int, ...] | list[int] | None = None
@@ -88,8 +96,9 @@ class HCastConfig(PreTrainedConfig):
         num_labels = kwargs.pop("num_labels", None)
         if (tree := self.get_taxonomy()) is not None:
             if self.level_classes not in (None, tree.level_classes):
-                raise ValueError(f"level_classes: expected those of the taxonomy, {tree.level_classes}, got "
-                                 f"{self.level_classes}")
+                raise ValueError(
+                    f"level_classes: expected those of the taxonomy, {tree.level_classes}, got {self.level_classes}"
+                )
             self.level_classes = tree.level_classes
         if self.level_classes is None:
             self.level_classes = (num_labels or len(self.id2label or ()) or 1000,)
@@ -143,19 +152,24 @@ class HCastConfig(PreTrainedConfig):
         super().validate_architecture()
         self.to_core()
         if len(self.get_calibration().temperatures) != len(self.level_classes):
-            raise ValueError(f"calibration: expected a temperature for each of {len(self.level_classes)} levels, got "
-                             f"{self.calibration}")
+            raise ValueError(
+                f"calibration: expected a temperature for each of {len(self.level_classes)} levels, got "
+                f"{self.calibration}"
+            )
         for field in ("kl_weight", "label_smoothing"):
             value = getattr(self, field)
             if value < 0 or (field == "label_smoothing" and value >= 1):
                 raise ValueError(f"{field}: expected a value from 0, got {value!r}")
 
     @classmethod
-    def from_core(cls, config: CoreConfig, taxonomy: Taxonomy | None = None, calibration: Calibration | None = None,
-                  **kwargs) -> "HCastConfig":
+    def from_core(
+        cls, config: CoreConfig, taxonomy: Taxonomy | None = None, calibration: Calibration | None = None, **kwargs
+    ) -> "HCastConfig":
         """Build from the core's config, taxonomy and calibration; ``kwargs`` are further fields."""
-        data = {key: None if value is None else value.to_dict()
-                for key, value in (("taxonomy", taxonomy), ("calibration", calibration))}
+        data = {
+            key: None if value is None else value.to_dict()
+            for key, value in (("taxonomy", taxonomy), ("calibration", calibration))
+        }
         return cls(**config.to_dict(), **data, **kwargs)
 
     def to_core(self) -> CoreConfig:

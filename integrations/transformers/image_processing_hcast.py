@@ -64,11 +64,19 @@ class HierarchicalProcessing:
     def from_core(cls, config: CoreConfig, **kwargs: Any) -> "HierarchicalProcessing":
         """Build the preprocessing of a core config (or of a transformers one)."""
         side = config.image_size
-        return cls(**{
-            "resample": PILImageResampling[config.interpolation.upper()],
-            "size": {"shortest_edge": short_side(config)}, "crop_size": {"height": side, "width": side},
-            "image_mean": list(config.mean), "image_std": list(config.std), "do_grayscale": config.in_chans == 1,
-            "num_superpixels": config.num_superpixels, "superpixels": config.superpixels, **kwargs})
+        return cls(
+            **{
+                "resample": PILImageResampling[config.interpolation.upper()],
+                "size": {"shortest_edge": short_side(config)},
+                "crop_size": {"height": side, "width": side},
+                "image_mean": list(config.mean),
+                "image_std": list(config.std),
+                "do_grayscale": config.in_chans == 1,
+                "num_superpixels": config.num_superpixels,
+                "superpixels": config.superpixels,
+                **kwargs,
+            }
+        )
 
     def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any):
         """Bring one picture into the backend's form; Pillow's are made RGB as in the core, 16 bits and all."""
@@ -76,14 +84,32 @@ class HierarchicalProcessing:
             image = middle(on_background(to_8_bit(image), (255, 255, 255)))
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
-    def _preprocess(self, images: list, do_rescale: bool, rescale_factor: float, do_normalize: bool,
-                    image_mean: tuple[float, ...], image_std: tuple[float, ...], do_grayscale: bool | None = None,
-                    return_segments: bool | None = None, num_superpixels: int | None = None,
-                    superpixels: str | None = None, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
+    def _preprocess(
+        self,
+        images: list,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: tuple[float, ...],
+        image_std: tuple[float, ...],
+        do_grayscale: bool | None = None,
+        return_segments: bool | None = None,
+        num_superpixels: int | None = None,
+        superpixels: str | None = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
         """Resize and crop in the backend, then rescale and normalise with the core's arithmetic."""
         cropped = super()._preprocess(
-            images, do_rescale=False, rescale_factor=rescale_factor, do_normalize=False, image_mean=image_mean,
-            image_std=image_std, return_tensors=None, **kwargs)["pixel_values"]
+            images,
+            do_rescale=False,
+            rescale_factor=rescale_factor,
+            do_normalize=False,
+            image_mean=image_mean,
+            image_std=image_std,
+            return_tensors=None,
+            **kwargs,
+        )["pixel_values"]
         pixels, maps = [], []
         for image in map(torch.as_tensor, cropped):
             if do_grayscale:

@@ -82,8 +82,15 @@ class HierarchicalImageClassifierOutput(SegmentedOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-def eager_attention_forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-                            scaling: float, **kwargs: Any) -> tuple[Tensor, Tensor]:
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
     """Mix the values step by step, which gives the weights too; the "eager" entry of transformers' attention functions.
 
     Shape: (B, heads, N, d) each, mask (B, 1, 1, N) bool -> (B, N, heads, d), and weights (B, heads, N, N).
@@ -101,11 +108,13 @@ class HCastAttention(Attention):
     config: HCastConfig  # set by the model
     is_causal = False
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None,
-               need_weights: bool) -> tuple[Tensor, Tensor | None]:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Mix the values (B, heads, N, d)."""
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward)
+            self.config._attn_implementation, eager_attention_forward
+        )
         output, weights = attention_interface(self, q, k, v, mask, dropout=0.0, scaling=q.shape[-1] ** -0.5)
         return output.transpose(1, 2), weights
 
@@ -182,7 +191,8 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
         elif isinstance(module, CentroidProjection):
             init.normal_(module.bias, std=0.01)
         elif isinstance(module, nn.Conv2d) or (
-                isinstance(module, nn.Linear) and getattr(module, "keeps_default_init", False)):
+            isinstance(module, nn.Linear) and getattr(module, "keeps_default_init", False)
+        ):
             module.reset_parameters()  # by torch.nn.init, which transformers guards while it initialises
         elif isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
@@ -198,9 +208,15 @@ class HCastModel(HCastPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: Tensor, segments: Tensor | None = None, *,
-                num_clusters: tuple[int, ...] | None = None, num_superpixels: int | None = None,
-                **kwargs: Unpack[TransformersKwargs]) -> HCastModelOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        segments: Tensor | None = None,
+        *,
+        num_clusters: tuple[int, ...] | None = None,
+        num_superpixels: int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> HCastModelOutput:
         """Encode images.
 
         Args:
@@ -220,12 +236,16 @@ class HCastModel(HCastPreTrainedModel):
         if segments is None:
             # Superpixels are cut from the pixels as they come; only then may the model's precision round them.
             segments = self.prepare_segments(pixel_values, None, num_superpixels or self.config.num_superpixels)
-        encoding = self.encode(pixel_values.to(self.cls_token.dtype), segments, num_clusters=num_clusters,
-                               num_superpixels=num_superpixels)
+        encoding = self.encode(
+            pixel_values.to(self.cls_token.dtype), segments, num_clusters=num_clusters, num_superpixels=num_superpixels
+        )
         tokens = self.norm(encoding.tokens)
-        return HCastModelOutput(last_hidden_state=tokens, pooler_output=tokens[:, 0],
-                                level_features=encoding.level_features,
-                                segments=(encoding.segments, *encoding.assignments))
+        return HCastModelOutput(
+            last_hidden_state=tokens,
+            pooler_output=tokens[:, 0],
+            level_features=encoding.level_features,
+            segments=(encoding.segments, *encoding.assignments),
+        )
 
 
 class HCastForImageClassification(HCastModel):
@@ -240,10 +260,19 @@ class HCastForImageClassification(HCastModel):
         self.heads = HCastClassificationHead(config)
 
     @can_return_tuple
-    def forward(self, pixel_values: Tensor, segments: Tensor | None = None, labels: Tensor | None = None, *,
-                num_clusters: tuple[int, ...] | None = None, num_superpixels: int | None = None,
-                output_levels: bool | None = None, output_paths: bool = False, decoder: str = "best_path",
-                **kwargs: Unpack[TransformersKwargs]) -> HierarchicalImageClassifierOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        segments: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        num_clusters: tuple[int, ...] | None = None,
+        num_superpixels: int | None = None,
+        output_levels: bool | None = None,
+        output_paths: bool = False,
+        decoder: str = "best_path",
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> HierarchicalImageClassifierOutput:
         """Classify images at every level.
 
         Args:
@@ -262,8 +291,14 @@ class HCastForImageClassification(HCastModel):
             ValueError: if an input is not as expected, or paths are asked of a model without taxonomy.
             TypeError: if a keyword is unknown.
         """
-        features = super().forward(pixel_values, segments, num_clusters=num_clusters, num_superpixels=num_superpixels,
-                                   return_dict=True, **kwargs)
+        features = super().forward(
+            pixel_values,
+            segments,
+            num_clusters=num_clusters,
+            num_superpixels=num_superpixels,
+            return_dict=True,
+            **kwargs,
+        )
         level_logits = tuple(head(self.head_drop(x)) for head, x in zip(self.heads, features.level_features))
         with_levels = self.config.output_levels if output_levels is None else output_levels
         return HierarchicalImageClassifierOutput(
@@ -276,8 +311,9 @@ class HCastForImageClassification(HCastModel):
             attentions=features.attentions,
         )
 
-    def hierarchical_loss(self, level_logits: tuple[Tensor, ...], labels: Tensor | tuple[Tensor, ...],
-                          **kwargs: Any) -> Tensor:
+    def hierarchical_loss(
+        self, level_logits: tuple[Tensor, ...], labels: Tensor | tuple[Tensor, ...], **kwargs: Any
+    ) -> Tensor:
         """Return the scalar loss, in float32; see :class:`hcast_zoo.HierarchicalLoss`.
 
         A flat model with ``config.problem_type`` "regression" or "multi_label_classification" has transformers' own.
@@ -303,5 +339,10 @@ class HCastForImageClassification(HCastModel):
         return self.config.get_calibration().decode(level_logits, taxonomy, decoder).paths
 
 
-__all__ = ["HCastForImageClassification", "HCastModel", "HCastModelOutput", "HCastPreTrainedModel",
-           "HierarchicalImageClassifierOutput"]
+__all__ = [
+    "HCastForImageClassification",
+    "HCastModel",
+    "HCastModelOutput",
+    "HCastPreTrainedModel",
+    "HierarchicalImageClassifierOutput",
+]

@@ -45,17 +45,26 @@ class HierarchicalImageClassificationPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def _sanitize_parameters(self, decoder: str | None = None, return_segments: bool | None = None,
-                             num_clusters: tuple[int, ...] | None = None,
-                             timeout: float | None = None) -> tuple[dict, dict, dict]:
-        given = {"decoder": decoder, "return_segments": return_segments, "num_clusters": num_clusters,
-                 "timeout": timeout}
+    def _sanitize_parameters(
+        self,
+        decoder: str | None = None,
+        return_segments: bool | None = None,
+        num_clusters: tuple[int, ...] | None = None,
+        timeout: float | None = None,
+    ) -> tuple[dict, dict, dict]:
+        given = {
+            "decoder": decoder,
+            "return_segments": return_segments,
+            "num_clusters": num_clusters,
+            "timeout": timeout,
+        }
         given = {key: value for key, value in given.items() if value is not None}
         preprocess = {key: given.pop(key) for key in ("timeout",) if key in given}
         return preprocess, given, {}
 
-    def preprocess(self, picture: str | Image.Image | np.ndarray | Tensor,
-                   timeout: float | None = None) -> dict[str, Tensor]:
+    def preprocess(
+        self, picture: str | Image.Image | np.ndarray | Tensor, timeout: float | None = None
+    ) -> dict[str, Tensor]:
         """Return ``pixel_values`` (1, C, H, W) and ``segments`` (1, H, W), cut before the model's precision rounds."""
         if isinstance(picture, str):
             is_file = os.path.isfile(picture)
@@ -64,8 +73,13 @@ class HierarchicalImageClassificationPipeline(Pipeline):
             picture = ImageOps.exif_transpose(picture)
         return self.image_processor(picture, return_segments=True, return_tensors="pt").to(self.dtype)
 
-    def _forward(self, inputs: dict[str, Tensor], decoder: str = "best_path", return_segments: bool = False,
-                 num_clusters: tuple[int, ...] | None = None) -> dict[str, Tensor]:
+    def _forward(
+        self,
+        inputs: dict[str, Tensor],
+        decoder: str = "best_path",
+        return_segments: bool = False,
+        num_clusters: tuple[int, ...] | None = None,
+    ) -> dict[str, Tensor]:
         outputs = self.model(**inputs, num_clusters=num_clusters, output_levels=True)
         level_logits = [x.float() for x in outputs.level_logits]
         decoded = self.model.config.get_calibration().decode(level_logits, self.taxonomy, decoder)
@@ -83,13 +97,22 @@ class HierarchicalImageClassificationPipeline(Pipeline):
         for level, node in enumerate(row["paths"].tolist()):
             if node < 0:  # below a shallow leaf
                 break
-            levels.append({"level": config.level_names[level], "label": tree.names[level][node],
-                           "score": row["level_probabilities"][level].item()})
+            levels.append(
+                {
+                    "level": config.level_names[level],
+                    "label": tree.names[level][node],
+                    "score": row["level_probabilities"][level].item(),
+                }
+            )
             if "segments" in row:
                 levels[-1]["segments"] = row["segments"][level].numpy()
-        return {"path": [level["label"] for level in levels], "score": row["path_probabilities"].item(),
-                "levels": levels, "runner_up": list(tree.path_names(row["runner_up"].tolist())),
-                "runner_up_score": row["runner_up_probabilities"].item()}
+        return {
+            "path": [level["label"] for level in levels],
+            "score": row["path_probabilities"].item(),
+            "levels": levels,
+            "runner_up": list(tree.path_names(row["runner_up"].tolist())),
+            "runner_up_score": row["runner_up_probabilities"].item(),
+        }
 
     @functools.cached_property
     def taxonomy(self) -> Taxonomy:

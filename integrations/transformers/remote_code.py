@@ -11,13 +11,29 @@ import json
 import re
 from pathlib import Path
 
-CORE_MODULES = ("calibration", "config", "decode", "files", "layers", "losses", "model", "pooling", "restriction",
-                "slic", "superpixels", "taxonomy", "text", "transforms")
+CORE_MODULES = (
+    "calibration",
+    "config",
+    "decode",
+    "files",
+    "layers",
+    "losses",
+    "model",
+    "pooling",
+    "restriction",
+    "slic",
+    "superpixels",
+    "taxonomy",
+    "text",
+    "transforms",
+)
 MODULES = ("configuration_hcast", "image_processing_hcast", "modeling_hcast", "pipeline_hcast")
 AUTO_MAP = {
     "AutoConfig": "configuration_hcast.HCastConfig",
-    "AutoImageProcessor": ["image_processing_hcast.HCastImageProcessorPil",
-                           "image_processing_hcast.HCastImageProcessor"],
+    "AutoImageProcessor": [
+        "image_processing_hcast.HCastImageProcessorPil",
+        "image_processing_hcast.HCastImageProcessor",
+    ],
     "AutoModel": "modeling_hcast.HCastModel",
     "AutoModelForImageClassification": "modeling_hcast.HCastForImageClassification",
 }
@@ -42,8 +58,11 @@ def generate() -> dict[str, str]:
         RemoteCodeError: if a module imports something of hcast_zoo that is not among the files.
     """
     packages = [("hcast_zoo", CORE_MODULES), (__package__, MODULES)]
-    sources = {module: importlib.resources.files(package).joinpath(f"{module}.py").read_text(encoding="utf-8")
-               for package, modules in packages for module in modules}
+    sources = {
+        module: importlib.resources.files(package).joinpath(f"{module}.py").read_text(encoding="utf-8")
+        for package, modules in packages
+        for module in modules
+    }
     files = {f"{module}.py": HEADER + flatten(source) for module, source in sources.items()}
     for name, source in files.items():
         check_self_contained(name, source)
@@ -69,8 +88,10 @@ def check_self_contained(name: str, source: str) -> None:
             beside = node.level == 1 and node.module in (*CORE_MODULES, *MODULES)
             wrong = [] if beside else ["." * node.level + (node.module or "")]
         if wrong:
-            raise RemoteCodeError(f"{name} line {node.lineno} imports {wrong[0]}: expected `from .name import ...` of "
-                                  f"one of {', '.join((*CORE_MODULES, *MODULES))}")
+            raise RemoteCodeError(
+                f"{name} line {node.lineno} imports {wrong[0]}: expected `from .name import ...` of "
+                f"one of {', '.join((*CORE_MODULES, *MODULES))}"
+            )
 
 
 def write(folder: str | Path) -> list[Path]:
@@ -86,15 +107,19 @@ def write(folder: str | Path) -> list[Path]:
         written.append(folder / name)
         written[-1].write_text(source, encoding="utf-8")
     additions = {
-        "config.json": {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES,
-                        "image_processor_type": "HCastImageProcessor"},
+        "config.json": {
+            "auto_map": AUTO_MAP,
+            "custom_pipelines": CUSTOM_PIPELINES,
+            "image_processor_type": "HCastImageProcessor",
+        },
         "preprocessor_config.json": {"auto_map": {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}},
     }
     for name, fields in additions.items():
         written.append(folder / name)
         data = json.loads(written[-1].read_text(encoding="utf-8"))
-        written[-1].write_text(json.dumps({**data, **fields}, ensure_ascii=False, indent=2, sort_keys=True) + "\n",
-                               encoding="utf-8")
+        written[-1].write_text(
+            json.dumps({**data, **fields}, ensure_ascii=False, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
     return written
 
 

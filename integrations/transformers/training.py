@@ -10,8 +10,9 @@ from hcast_zoo.metrics import HierarchicalMetrics
 from hcast_zoo.taxonomy import Taxonomy
 
 
-def compute_metrics(taxonomy: Taxonomy, decoders: Sequence[str] = ("best_path",)
-                    ) -> Callable[[EvalPrediction], dict[str, float]]:
+def compute_metrics(
+    taxonomy: Taxonomy, decoders: Sequence[str] = ("best_path",)
+) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return what Trainer takes as ``compute_metrics``: FPA, TICE, wAP and each level's accuracy, in percent.
 
     Args:

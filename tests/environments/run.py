@@ -34,14 +34,31 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 EXTRAS = ("", "train", "export", "transformers", "demo", "mmpretrain")
 EVERYTHING = ",".join(filter(None, EXTRAS))
 # Without these, a test of the extra would be left out as if it was not installed.
-IMPORTS = {"": "hcast_zoo", "train": "accelerate, pyarrow, tensorboard", "export": "onnxruntime, onnxscript",
-           "transformers": "transformers", "demo": "hcast_zoo.demo", "mmpretrain": "mmpretrain"}
+IMPORTS = {
+    "": "hcast_zoo",
+    "train": "accelerate, pyarrow, tensorboard",
+    "export": "onnxruntime, onnxscript",
+    "transformers": "transformers",
+    "demo": "hcast_zoo.demo",
+    "mmpretrain": "mmpretrain",
+}
 # Gradio wants a later huggingface-hub than our lowest, so the lowest are two environments.
 LOWEST = {"lowest": "export,train,transformers", "lowest, demo and mmpretrain": "demo,mmpretrain,train"}
 OPENCV = "opencv-contrib-python-headless"
 # These test the repository, or need what the environment must not have.
-NOT_HERE = ("test_package.py", "test_benchmarks.py", "test_docs.py", "test_notebooks.py", "test_site.py",
-            "test_no_code.py", "test_typing.py", "test_demo_browser.py", "frameworks", "mutation", "environments")
+NOT_HERE = (
+    "test_package.py",
+    "test_benchmarks.py",
+    "test_docs.py",
+    "test_notebooks.py",
+    "test_site.py",
+    "test_no_code.py",
+    "test_typing.py",
+    "test_demo_browser.py",
+    "frameworks",
+    "mutation",
+    "environments",
+)
 BESIDE = ("docs", "model_cards", "recipes")  # texts and scripts that some tests read; no package of ours
 SHOWN = ("torch", "torchvision", "numpy", "timm", "transformers", "huggingface-hub", OPENCV)
 
@@ -63,8 +80,18 @@ def resolve() -> bool:
     for python in PYTHONS:
         for extra in (*EXTRAS, "recipes", "benchmarks", "docs", "test", "all"):
             for resolution in ("lowest-direct", "highest"):
-                words = ["uv", "pip", "compile", "--quiet", "--python-version", python, "--resolution", resolution,
-                         *(["--extra", extra] if extra else []), str(ROOT / "pyproject.toml")]
+                words = [
+                    "uv",
+                    "pip",
+                    "compile",
+                    "--quiet",
+                    "--python-version",
+                    python,
+                    "--resolution",
+                    resolution,
+                    *(["--extra", extra] if extra else []),
+                    str(ROOT / "pyproject.toml"),
+                ]
                 result = subprocess.run(words, capture_output=True, text=True)
                 if result.returncode:
                     print(f"Python {python}, {extra or 'base'}, {resolution}:\n{result.stderr}", file=sys.stderr)
@@ -78,8 +105,15 @@ def versions_in(interpreter: str) -> dict[str, str]:
     return {d["name"]: d["version"] for d in json.loads(listed)}
 
 
-def try_environment(name: str, python: str, wheel: Path, extras: str, resolution: str = "highest",
-                    constraints: Path | None = None, tests: Sequence[str] = ()) -> bool:
+def try_environment(
+    name: str,
+    python: str,
+    wheel: Path,
+    extras: str,
+    resolution: str = "highest",
+    constraints: Path | None = None,
+    tests: Sequence[str] = (),
+) -> bool:
     """Make an environment, check it, and run the tests; print a line of the table; return whether all went well."""
     start = time.monotonic()
     version = subprocess.run([python, "-V"], capture_output=True, text=True).stdout.split()[-1]
@@ -88,16 +122,39 @@ def try_environment(name: str, python: str, wheel: Path, extras: str, resolution
         uv("venv", "--quiet", "--python", python, str(folder / "venv"))
         interpreter = str(folder / "venv/bin/python")
         # By pyproject.toml too, for `lowest-direct` takes what a wheel needs for indirect, and so the highest of it.
-        wanted = [f"hcast-zoo @ {wheel.as_uri()}", "-r", str(ROOT / "pyproject.toml"),
-                  *(word for extra in filter(None, extras.split(",")) for word in ("--extra", extra))]
+        wanted = [
+            f"hcast-zoo @ {wheel.as_uri()}",
+            "-r",
+            str(ROOT / "pyproject.toml"),
+            *(word for extra in filter(None, extras.split(",")) for word in ("--extra", extra)),
+        ]
         more = ["--constraint", str(constraints)] if constraints else []
         try:
-            uv("pip", "install", "--quiet", "--python", interpreter, "--resolution", resolution, *more, *wanted,
-               "pytest>=8", "hypothesis>=6.100")
+            uv(
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                interpreter,
+                "--resolution",
+                resolution,
+                *more,
+                *wanted,
+                "pytest>=8",
+                "hypothesis>=6.100",
+            )
             versions = versions_in(interpreter)
             if "mmpretrain" in extras:  # opencv-python came last, and has no superpixels
-                uv("pip", "install", "--quiet", "--python", interpreter, "--reinstall", "--no-deps",
-                   f"{OPENCV}=={versions[OPENCV]}")
+                uv(
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--python",
+                    interpreter,
+                    "--reinstall",
+                    "--no-deps",
+                    f"{OPENCV}=={versions[OPENCV]}",
+                )
         except subprocess.CalledProcessError as error:
             print(f"| {name} | {version} | - | - | cannot be installed ({error.returncode}) |", flush=True)
             return False
@@ -113,10 +170,26 @@ def try_environment(name: str, python: str, wheel: Path, extras: str, resolution
             print(f"| {name} | {version} | - | - | cannot be imported |", flush=True)
             print(where.stdout, where.stderr, file=sys.stderr)
             return False
-        result = subprocess.run([interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m",
-                                 "not slow and not hub", "-W", "ignore::pytest.PytestUnknownMarkWarning", "-ra",
-                                 *(f"tests/{test}" for test in tests or ("",))],
-                                cwd=folder, env=environment, capture_output=True, text=True)
+        result = subprocess.run(
+            [
+                interpreter,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-m",
+                "not slow and not hub",
+                "-W",
+                "ignore::pytest.PytestUnknownMarkWarning",
+                "-ra",
+                *(f"tests/{test}" for test in tests or ("",)),
+            ],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         summary = result.stdout.strip().splitlines()[-1].strip("= ")
     shown = ", ".join(f"{d} {versions[d]}" for d in SHOWN if d in versions)
     print(f"| {name} | {version} | {shown} | {'conflicts' if check.returncode else 'clean'} | {summary} |", flush=True)
@@ -128,12 +201,16 @@ def try_environment(name: str, python: str, wheel: Path, extras: str, resolution
 
 def find_pythons() -> dict[str, str]:
     """Return version to interpreter, of those that are on the path or that pyenv or uv have installed."""
-    folders = [Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions",
-               Path.home() / ".local/share/uv/python"]
+    folders = [
+        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions",
+        Path.home() / ".local/share/uv/python",
+    ]
     found = {}
     for version in PYTHONS:
-        candidates = [shutil.which(f"python{version}"),
-                      *(p for folder in folders for p in folder.glob(f"*{version}.*/bin/python{version}"))]
+        candidates = [
+            shutil.which(f"python{version}"),
+            *(p for folder in folders for p in folder.glob(f"*{version}.*/bin/python{version}")),
+        ]
         for candidate in filter(None, candidates):  # pyenv puts names on the path that run nothing
             code = "import sys, venv; print(sys.base_prefix == sys.prefix)"
             if subprocess.run([candidate, "-c", code], capture_output=True, text=True).stdout == "True\n":
@@ -143,8 +220,21 @@ def find_pythons() -> dict[str, str]:
 
 def write_sbom(output: Path) -> None:
     """Write a CycloneDX file of the environment that runs this: install `.[all]` and cyclonedx-bom into it first."""
-    subprocess.run([sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", str(ROOT / "pyproject.toml"),
-                    "--output-reproducible", "--output-file", str(output), sys.executable], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "cyclonedx_py",
+            "environment",
+            "--pyproject",
+            str(ROOT / "pyproject.toml"),
+            "--output-reproducible",
+            "--output-file",
+            str(output),
+            sys.executable,
+        ],
+        check=True,
+    )
 
 
 def closure(root: str = "hcast-zoo", extra: str = "all") -> dict[str, str]:
@@ -171,8 +261,9 @@ def closure(root: str = "hcast-zoo", extra: str = "all") -> dict[str, str]:
 def write_lock(output: Path) -> None:
     """Write names and versions, and nothing else, of what `all` has here."""
     lines = [f"{name}=={version}" for name, version in sorted(closure().items())]
-    output.write_text("# Written by tests/environments/run.py lock: versions that are installed together.\n"
-                      + "\n".join(lines) + "\n")
+    output.write_text(
+        "# Written by tests/environments/run.py lock: versions that are installed together.\n" + "\n".join(lines) + "\n"
+    )
 
 
 def main() -> int:
@@ -197,16 +288,20 @@ def main() -> int:
         wheel = build_wheel(Path(folder))
         pythons = find_pythons()
         plans = {
-            "lowest": [(name, pythons[min(pythons, key=lambda v: int(v[2:]))], extras, "lowest-direct")
-                       for name, extras in LOWEST.items()],
+            "lowest": [
+                (name, pythons[min(pythons, key=lambda v: int(v[2:]))], extras, "lowest-direct")
+                for name, extras in LOWEST.items()
+            ],
             "pythons": [(f"Python {v}", p, EVERYTHING, "highest") for v, p in pythons.items()],
             "extras": [(extra or "base", pythons[here], extra, "highest") for extra in EXTRAS],
         }[args.what]
         if args.only:
             plans = [plan for plan in plans if plan[0].removeprefix("Python ") in args.only]
         print("| environment | Python | versions | pip check | tests |\n| --- | --- | --- | --- | --- |")
-        good = [try_environment(name, python, wheel, extras, resolution, args.constraint, args.tests)
-                for name, python, extras, resolution in plans]
+        good = [
+            try_environment(name, python, wheel, extras, resolution, args.constraint, args.tests)
+            for name, python, extras, resolution in plans
+        ]
     return 0 if all(good) else 1
 
 

@@ -39,8 +39,9 @@ def pytest_configure(config):
         return fnmatch.filter(found, "hcast_*")
 
     timm.list_models = restricted
-    timm.list_pretrained = lambda filter="", exclude_filters="": restricted(filter, "", True, exclude_filters,
-                                                                            include_tags=True)
+    timm.list_pretrained = lambda filter="", exclude_filters="": restricted(
+        filter, "", True, exclude_filters, include_tags=True
+    )
 
 
 def _as_list(names) -> list[str]:
@@ -49,8 +50,22 @@ def _as_list(names) -> list[str]:
 
 def fetch(folder: str) -> Path:
     """Return the unpacked sdist of the installed timm, fetched by pip."""
-    subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-q", "-d", folder,
-                    f"timm=={version('timm')}"], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "-q",
+            "-d",
+            folder,
+            f"timm=={version('timm')}",
+        ],
+        check=True,
+    )
     archive = next(Path(folder).glob("timm-*.tar.gz"))
     with tarfile.open(archive) as file:
         file.extractall(folder, filter="data")
@@ -63,9 +78,22 @@ def main() -> int:
         sdist = Path(os.environ["TIMM_SDIST"]) if "TIMM_SDIST" in os.environ else fetch(folder)
         here = Path(__file__).resolve().parent
         environment = {**os.environ, "PYTHONPATH": str(here), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "pytest", "-p", Path(__file__).stem, "-k", "hcast", "-rs",
-                   "--deselect", "tests/test_models.py::test_model_default_cfgs[",
-                   "-W", "ignore::pytest.PytestUnknownMarkWarning", "tests/test_models.py", *sys.argv[1:]]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            Path(__file__).stem,
+            "-k",
+            "hcast",
+            "-rs",
+            "--deselect",
+            "tests/test_models.py::test_model_default_cfgs[",
+            "-W",
+            "ignore::pytest.PytestUnknownMarkWarning",
+            "tests/test_models.py",
+            *sys.argv[1:],
+        ]
         return subprocess.run(command, cwd=sdist, env=environment).returncode
 
 

@@ -39,8 +39,19 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tests = unpack(args.sdist or download(args.version, Path(folder)), Path(folder))
-        command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--rootdir", folder,
-                   str(tests / "hcast" / "test_hcast.py"), *args.pytest]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rs",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            folder,
+            str(tests / "hcast" / "test_hcast.py"),
+            *args.pytest,
+        ]
         print("+", *command, file=sys.stderr)
         return subprocess.run(command, cwd=folder).returncode
 

@@ -31,8 +31,16 @@ from ..test_modeling_common import ModelTesterMixin, floats_tensor
 MODEL_MAPPING_NAMES["hcast"] = "HCastModel"
 MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["hcast"] = "HCastForImageClassification"
 
-TAXONOMY = Taxonomy.from_paths([("bird", "owl", "barn owl"), ("bird", "owl", "snowy owl"), ("bird", "gull", "herring"),
-                                ("mammal", "cat", "lion"), ("mammal", "cat", "tiger"), ("mammal", "dog", "wolf")])
+TAXONOMY = Taxonomy.from_paths(
+    [
+        ("bird", "owl", "barn owl"),
+        ("bird", "owl", "snowy owl"),
+        ("bird", "gull", "herring"),
+        ("mammal", "cat", "lion"),
+        ("mammal", "cat", "tiger"),
+        ("mammal", "dog", "wolf"),
+    ]
+)
 
 
 class HCastModelTester:
@@ -50,8 +58,14 @@ class HCastModelTester:
 
     def get_config(self):
         return HCastConfig(
-            taxonomy=TAXONOMY.to_dict(), image_size=self.image_size, embed_dim=self.hidden_size, depths=(1, 1, 1, 1),
-            num_heads=self.num_attention_heads, num_superpixels=16, num_clusters=(8, 4, 2, 2))
+            taxonomy=TAXONOMY.to_dict(),
+            image_size=self.image_size,
+            embed_dim=self.hidden_size,
+            depths=(1, 1, 1, 1),
+            num_heads=self.num_attention_heads,
+            num_superpixels=16,
+            num_clusters=(8, 4, 2, 2),
+        )
 
     def prepare_config_and_inputs_for_common(self):
         pixel_values = floats_tensor([self.batch_size, self.num_channels, self.image_size, self.image_size])
@@ -66,8 +80,9 @@ class HCastModelTest(ModelTesterMixin, unittest.TestCase):
 
     def setUp(self):
         self.model_tester = HCastModelTester(self)
-        self.config_tester = ConfigTester(self, config_class=HCastConfig, has_text_modality=False, embed_dim=48,
-                                          num_heads=3)
+        self.config_tester = ConfigTester(
+            self, config_class=HCastConfig, has_text_modality=False, embed_dim=48, num_heads=3
+        )
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
@@ -110,8 +125,14 @@ class HCastModelTest(ModelTesterMixin, unittest.TestCase):
 
 class HCastImageProcessingTester(ImageProcessingTester):
     def __init__(self, parent):
-        super().__init__(parent, size={"shortest_edge": 20}, crop_size={"height": 18, "width": 18},
-                         image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5], num_superpixels=16)
+        super().__init__(
+            parent,
+            size={"shortest_edge": 20},
+            crop_size={"height": 18, "width": 18},
+            image_mean=[0.5, 0.5, 0.5],
+            image_std=[0.5, 0.5, 0.5],
+            num_superpixels=16,
+        )
 
     def _get_image_processing_classes(self):
         return {"torchvision": HCastImageProcessor, "pil": HCastImageProcessorPil}
@@ -125,8 +146,10 @@ class HCastImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
     def test_backends_equivalence(self):
         # The mixin downloads a picture; any will do.
         picture = np.random.default_rng(0).integers(0, 256, (101, 67, 3), dtype=np.uint8)
-        outputs = [processor(**self.image_processor_dict)(picture, return_segments=True, return_tensors="pt")
-                   for processor in self.image_processing_classes.values()]
+        outputs = [
+            processor(**self.image_processor_dict)(picture, return_segments=True, return_tensors="pt")
+            for processor in self.image_processing_classes.values()
+        ]
         for key in ("pixel_values", "segments"):
             self.assertTrue(torch.equal(outputs[0][key], outputs[1][key]))
 

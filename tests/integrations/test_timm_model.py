@@ -54,8 +54,12 @@ def test_an_official_checkpoint_is_accepted_as_it_is(golden, images, segments):
     names = ("embed_dim", "depths", "num_heads", "num_superpixels", "num_clusters", "level_classes")
     overlay = dict(state_dict=dict(official), file=None, num_classes=fields["level_classes"][-1])
     model = timm.create_model(
-        "hcast_small", pretrained=True, pretrained_cfg_overlay=overlay, img_size=reference.config.image_size,
-        **{k: fields[k] for k in names}).eval()
+        "hcast_small",
+        pretrained=True,
+        pretrained_cfg_overlay=overlay,
+        img_size=reference.config.image_size,
+        **{k: fields[k] for k in names},
+    ).eval()
     with torch.no_grad():
         for level, logits in zip(reference(images, segments).level_logits, model.forward_levels(images, segments)):
             torch.testing.assert_close(level, logits, rtol=0, atol=1e-5)
@@ -75,16 +79,23 @@ def test_global_pool(model, x, pool):
     other.load_state_dict(model.state_dict())
     with torch.no_grad():
         tokens = other.forward_features(x)
-        expected = {"token": tokens[:, 0], "avg": tokens[:, 1:].mean(1), "max": tokens[:, 1:].amax(1),
-                    "avgmax": (tokens[:, 1:].mean(1) + tokens[:, 1:].amax(1)) / 2, "": tokens}[pool]
+        expected = {
+            "token": tokens[:, 0],
+            "avg": tokens[:, 1:].mean(1),
+            "max": tokens[:, 1:].amax(1),
+            "avgmax": (tokens[:, 1:].mean(1) + tokens[:, 1:].amax(1)) / 2,
+            "": tokens,
+        }[pool]
         torch.testing.assert_close(other(x), other.heads[-1](expected))
         assert [level.shape[-1] for level in other.forward_levels(x)] == list(LEVELS)
     with pytest.raises(AssertionError, match="expected one of"):
         other.reset_classifier(3, "catavgmax")
 
 
-@pytest.mark.parametrize("wanted, num_classes, shapes, stage", [
-    (7, 7, [7], 4), (0, 0, [], 4), ((3, 5), 5, [3, 5], 3), ((3, 5, 7, 9), 9, [3, 5, 7, 9], 1)])
+@pytest.mark.parametrize(
+    "wanted, num_classes, shapes, stage",
+    [(7, 7, [7], 4), (0, 0, [], 4), ((3, 5), 5, [3, 5], 3), ((3, 5, 7, 9), 9, [3, 5, 7, 9], 1)],
+)
 def test_reset_classifier(model, x, wanted, num_classes, shapes, stage):
     model = copy.deepcopy(model).to(torch.float64).train()
     model.reset_classifier(wanted)
@@ -205,8 +216,14 @@ def test_parameter_groups(model):
     fine = group_parameters(model, model.group_matcher(), reverse=True)
     coarse = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     assert set(fine) == set(coarse) == set(names)
-    order = ["pos_embed", "stages.0.blocks.0.attn.qkv.weight", "stages.0.pool.fc1.1.weight",
-             "stages.1.blocks.0.attn.qkv.weight", "norm.weight", "heads.2.weight"]
+    order = [
+        "pos_embed",
+        "stages.0.blocks.0.attn.qkv.weight",
+        "stages.0.pool.fc1.1.weight",
+        "stages.1.blocks.0.attn.qkv.weight",
+        "norm.weight",
+        "heads.2.weight",
+    ]
     depths = [fine[n] for n in order]
     assert depths == sorted(depths) and len(set(depths)) == 6
     assert fine["norm.weight"] == fine["stages.3.blocks.0.mlp.fc1.weight"]
@@ -272,14 +289,21 @@ def test_bfloat16(x):
     assert make(dtype=torch.bfloat16).pos_embed.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("kwargs, error, message", [
-    (dict(not_an_argument=1), TypeError, "not_an_argument"),
-    (dict(num_classes=5, level_classes=(2, 3)), ValueError, r"num_classes=5 and the finest of level_classes=\(2, 3\)"),
-    (dict(embed_dim=50), ValueError, "embed_dim: expected a multiple of 8"),
-    (dict(num_clusters=(99, 4, 2, 2)), ValueError, "cannot choose 99 clusters from 16 tokens"),
-    (dict(taxonomy="birds.json"), ValueError, "expected a taxonomy as a JSON object"),
-    (dict(global_pool="fast"), AssertionError, "global_pool: expected one of"),
-])
+@pytest.mark.parametrize(
+    "kwargs, error, message",
+    [
+        (dict(not_an_argument=1), TypeError, "not_an_argument"),
+        (
+            dict(num_classes=5, level_classes=(2, 3)),
+            ValueError,
+            r"num_classes=5 and the finest of level_classes=\(2, 3\)",
+        ),
+        (dict(embed_dim=50), ValueError, "embed_dim: expected a multiple of 8"),
+        (dict(num_clusters=(99, 4, 2, 2)), ValueError, "cannot choose 99 clusters from 16 tokens"),
+        (dict(taxonomy="birds.json"), ValueError, "expected a taxonomy as a JSON object"),
+        (dict(global_pool="fast"), AssertionError, "global_pool: expected one of"),
+    ],
+)
 def test_wrong_arguments_are_explained(kwargs, error, message):
     with pytest.raises(error, match=message):
         make(**kwargs)

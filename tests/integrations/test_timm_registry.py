@@ -29,11 +29,18 @@ def python(code, **environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("imports", [
-    "import hcast_zoo, timm", "import timm, hcast_zoo", "import timm.models; import hcast_zoo",
-    "import hcast_zoo; from timm.models import list_models", "import hcast_zoo.integrations.timm.hcast, timm",
-    "import hcast_zoo.train, timm", "import hcast_zoo; import hcast_zoo.train; import timm",
-])
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import hcast_zoo, timm",
+        "import timm, hcast_zoo",
+        "import timm.models; import hcast_zoo",
+        "import hcast_zoo; from timm.models import list_models",
+        "import hcast_zoo.integrations.timm.hcast, timm",
+        "import hcast_zoo.train, timm",
+        "import hcast_zoo; import hcast_zoo.train; import timm",
+    ],
+)
 def test_registered_in_any_order_of_imports(imports):
     code = f"import warnings; warnings.simplefilter('error', UserWarning); {imports}; import timm as t; "
     assert python(code + "print(*t.list_models('hcast*'))") == sorted(VARIANTS)
@@ -109,16 +116,19 @@ def test_a_damaged_file_does_not_break_the_import(tmp_path, monkeypatch, caplog)
         tags.sources.cache_clear()
 
 
-@pytest.mark.parametrize("kwargs, levels, kept", [
-    ({}, None, True),
-    (dict(num_classes=10), (10,), False),
-    (dict(num_classes=5), (5,), False),  # not the coarse head of the checkpoint
-    (dict(num_classes=0), (), False),
-    (dict(level_classes=(13, 38, 200)), (13, 38, 200), False),
-    (dict(num_classes=200, level_classes=(13, 38, 200)), (13, 38, 200), False),
-    (dict(in_chans=1), None, True),
-    (dict(img_size=64), None, True),
-])
+@pytest.mark.parametrize(
+    "kwargs, levels, kept",
+    [
+        ({}, None, True),
+        (dict(num_classes=10), (10,), False),
+        (dict(num_classes=5), (5,), False),  # not the coarse head of the checkpoint
+        (dict(num_classes=0), (), False),
+        (dict(level_classes=(13, 38, 200)), (13, 38, 200), False),
+        (dict(num_classes=200, level_classes=(13, 38, 200)), (13, 38, 200), False),
+        (dict(in_chans=1), None, True),
+        (dict(img_size=64), None, True),
+    ],
+)
 def test_fine_tuning(kwargs, levels, kept):
     source = load_model(PACKAGED[0])
     torch.manual_seed(0)
@@ -127,8 +137,9 @@ def test_fine_tuning(kwargs, levels, kept):
     assert tuple(head.out_features for head in model.heads) == expected
     assert torch.equal(model.stages[2].pool.fc1[1].weight, source.stages[2].pool.fc1[1].weight)
     assert torch.equal(model.stem[1].norm.running_var, source.stem[1].norm.running_var)
-    same = [a.weight.shape == b.weight.shape and torch.equal(a.weight, b.weight)
-            for a, b in zip(model.heads, source.heads)]
+    same = [
+        a.weight.shape == b.weight.shape and torch.equal(a.weight, b.weight) for a, b in zip(model.heads, source.heads)
+    ]
     assert all(same) if kept else not any(same)
     assert (model.taxonomy is not None) == kept
     if "in_chans" in kwargs:
@@ -156,8 +167,9 @@ def test_a_checkpoint_of_other_levels_is_refused(tmp_path):
     other = timm.create_model("hcast_small", level_classes=(2, 3), device="meta").to_empty(device="cpu")
     save_file(other.state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(RuntimeError, match=r"size mismatch|Unexpected key"):
-        timm.create_model("hcast_small", pretrained=True,
-                          pretrained_cfg_overlay=dict(file=str(tmp_path / "other.safetensors")))
+        timm.create_model(
+            "hcast_small", pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / "other.safetensors"))
+        )
 
 
 def test_overlay_and_own_config():
@@ -222,8 +234,10 @@ def test_local_dir_of_a_model_that_is_not_square(taxonomy, tmp_path):
 @pytest.mark.slow
 @pytest.mark.hub
 def test_push_and_load_from_the_hub(server):  # noqa: F811
-    made = ("import json, torch, timm, hcast_zoo; torch.manual_seed(0); "
-            f"m = timm.create_model('hcast_tiny', level_classes=(2, 3), **{TINY!r}).eval(); ")
+    made = (
+        "import json, torch, timm, hcast_zoo; torch.manual_seed(0); "
+        f"m = timm.create_model('hcast_tiny', level_classes=(2, 3), **{TINY!r}).eval(); "
+    )
     answers = "x = torch.ones(1, 3, 32, 32); print(json.dumps([v.tolist() for v in m.forward_levels(x)]))"
     pushed = server.python(made + "timm.models.push_to_hf_hub(m, 'test/tiny', safe_serialization=True); " + answers)
     load = "import json, torch, timm, hcast_zoo; m = timm.create_model('hf-hub:test/tiny', pretrained=True).eval(); "
@@ -239,7 +253,8 @@ def test_a_published_tag_loads(server):  # noqa: F811
         "m = timm.create_model('hcast_small.cub'); api = HfApi(); api.create_repo('hcast-zoo/hcast_small.cub'); "
         "api.upload_file(path_or_fileobj=save(m.state_dict()), path_in_repo='model.safetensors', "
         "repo_id='hcast-zoo/hcast_small.cub'); n = timm.create_model('hcast_small.cub', pretrained=True); "
-        "print(json.dumps(all(torch.equal(a, b) for a, b in zip(m.parameters(), n.parameters()))))")
+        "print(json.dumps(all(torch.equal(a, b) for a, b in zip(m.parameters(), n.parameters()))))"
+    )
     assert result is True
 
 
@@ -260,8 +275,14 @@ def test_the_transform_gives_what_predict_gives(name, request):
 
 def test_the_transform_follows_a_crop(tiny_model, tmp_path):
     """Every preprocessing value of a file reaches timm's transform."""
-    config = dataclasses.replace(tiny_model.config, image_size=48, crop_pct=0.7, interpolation="bilinear",
-                                 mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
+    config = dataclasses.replace(
+        tiny_model.config,
+        image_size=48,
+        crop_pct=0.7,
+        interpolation="bilinear",
+        mean=(0.1, 0.2, 0.3),
+        std=(0.3, 0.2, 0.1),
+    )
     cfg = PretrainedCfg(**tags.describe(tags.Source(config)))
     model = timm.create_model("hcast_tiny", pretrained_cfg=cfg, device="meta")
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
@@ -275,5 +296,6 @@ def test_the_transform_follows_a_crop(tiny_model, tmp_path):
 def test_model_args_are_plain_data(taxonomy):
     model = tiny(taxonomy)
     assert json.loads(json.dumps(timm.models.get_model_args(model)))["taxonomy"] == json.loads(
-        json.dumps(taxonomy.to_dict()))
+        json.dumps(taxonomy.to_dict())
+    )
     assert set(get_arch_pretrained_cfgs("hcast_tiny")) == {"hcast_tiny.emoji_art", "hcast_tiny.fashion_mnist"}

@@ -30,8 +30,12 @@ def test_the_pages_line_runs_a_script(tmp_path, request):
     page = (request.config.rootpath / "docs/timm.md").read_text()
     command = re.search(r"python -c \"(.+?)\" train\.py", page)[1]
     (tmp_path / "train.py").write_text(STAND_IN)
-    result = subprocess.run([sys.executable, "-c", command, "train.py", "--model", "hcast_small"], cwd=tmp_path,
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", command, "train.py", "--model", "hcast_small"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["train.py", str(timm.create_model("hcast_small", device="meta").num_classes)]
 
@@ -40,17 +44,28 @@ def make_loader(folder, model, args, training):
     config = resolve_input_data_config(model, vars(args))
     dataset = create_dataset("", root=folder, split="train" if training else "val", is_training=training)
     return create_loader(
-        dataset, input_size=config["input_size"], batch_size=4, is_training=training, use_prefetcher=False,
-        interpolation=config["interpolation"], mean=config["mean"], std=config["std"], num_workers=0,
-        crop_pct=config["crop_pct"])
+        dataset,
+        input_size=config["input_size"],
+        batch_size=4,
+        is_training=training,
+        use_prefetcher=False,
+        interpolation=config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+        num_workers=0,
+        crop_pct=config["crop_pct"],
+    )
 
 
 def test_train_and_validate(picture_folder, tmp_path):
     """As train.py does with --img-size 64 --num-classes 6 --layer-decay 0.7 --model-ema --grad-checkpointing."""
     args = Namespace(img_size=64, input_size=None, in_chans=None, mean=None, std=None, model_kwargs=SIZE_FREE)
     torch.manual_seed(0)
-    model = timm.create_model(**resolve_model_input_args(
-        "hcast_tiny", vars(args), num_classes=6, drop_rate=0.1, drop_path_rate=0.1, **SIZE_FREE))
+    model = timm.create_model(
+        **resolve_model_input_args(
+            "hcast_tiny", vars(args), num_classes=6, drop_rate=0.1, drop_path_rate=0.1, **SIZE_FREE
+        )
+    )
     assert model.config.image_size == 64 and model.config.num_superpixels == 16  # 36 for the 96 pixels of the tag
     model.set_grad_checkpointing(enable=True)
     optimizer = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.7)
@@ -79,9 +94,13 @@ def test_train_and_validate(picture_folder, tmp_path):
             assert 0 <= top1 <= top5 <= 100
 
 
-@pytest.mark.parametrize("classes, trained", [
-    (dict(num_classes=6), {"stem", "stages.0", "stages.1", "stages.2", "stages.3", "norm", "heads.0"}),
-    (dict(level_classes=(2, 3, 6)), {"stem", "stages.0", "stages.1", "heads.2"})])
+@pytest.mark.parametrize(
+    "classes, trained",
+    [
+        (dict(num_classes=6), {"stem", "stages.0", "stages.1", "stages.2", "stages.3", "norm", "heads.0"}),
+        (dict(level_classes=(2, 3, 6)), {"stem", "stages.0", "stages.1", "heads.2"}),
+    ],
+)
 def test_train_reaches_the_finest_level_and_the_stages_it_reads(classes, trained):
     """Of a flat model that is every parameter; DDP, in train.py under torchrun, stops where one has no gradient."""
     torch.manual_seed(0)
@@ -113,5 +132,6 @@ def test_onnx_export(tmp_path, dynamo, given):
 
     torch.manual_seed(0)
     model = timm.create_model("hcast_tiny", num_classes=6, exportable=True, **TINY, **given)
-    onnx_export(model, str(tmp_path / "model.onnx"), batch_size=2, input_size=(3, 32, 32), check_forward=True,
-                use_dynamo=dynamo)
+    onnx_export(
+        model, str(tmp_path / "model.onnx"), batch_size=2, input_size=(3, 32, 32), check_forward=True, use_dynamo=dynamo
+    )

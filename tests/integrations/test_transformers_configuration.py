@@ -15,8 +15,9 @@ from hcast_zoo import Taxonomy, weights
 from hcast_zoo.integrations.transformers import HCastConfig
 from hcast_zoo.taxonomy import TaxonomyError
 
-TINY = dict(image_size=32, embed_dim=48, depths=(1, 1, 1, 1), num_heads=3, num_superpixels=16,
-            num_clusters=(8, 4, 2, 2))
+TINY = dict(
+    image_size=32, embed_dim=48, depths=(1, 1, 1, 1), num_heads=3, num_superpixels=16, num_clusters=(8, 4, 2, 2)
+)
 
 
 @pytest.fixture
@@ -109,16 +110,19 @@ def test_setting_level_classes_drops_a_taxonomy_of_others(config):
     assert config.taxonomy is None and config.num_labels == 5 and config.head_stages == (4, 3)
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"num_clusters": (8, 16, 2, 2)}, "cannot choose 16 clusters from 8 tokens"),
-    ({"embed_dim": 50}, "embed_dim"),
-    ({"superpixels": "watershed"}, "superpixels"),
-    ({"kl_weight": -1.0}, "kl_weight"),
-    ({"label_smoothing": 1.0}, "label_smoothing"),
-    ({"embed_dim": "48"}, "embed_dim"),
-    ({"depths": (1, 1, 1)}, "depths"),
-    ({"taxonomy": {"levels": []}}, "taxonomy lacks"),
-])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_clusters": (8, 16, 2, 2)}, "cannot choose 16 clusters from 8 tokens"),
+        ({"embed_dim": 50}, "embed_dim"),
+        ({"superpixels": "watershed"}, "superpixels"),
+        ({"kl_weight": -1.0}, "kl_weight"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"embed_dim": "48"}, "embed_dim"),
+        ({"depths": (1, 1, 1)}, "depths"),
+        ({"taxonomy": {"levels": []}}, "taxonomy lacks"),
+    ],
+)
 def test_errors_name_the_field(fields, message):
     with pytest.raises((StrictDataclassError, TaxonomyError), match=message):
         HCastConfig(**{**TINY, **fields})

@@ -43,8 +43,16 @@ def by_the_core(config, pictures):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("change", [{}, {"crop_pct": 1.0}, {"interpolation": "bilinear"}, {"interpolation": "lanczos"},
-                                    {"in_chans": 1, "mean": (0.5,), "std": (0.25,)}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"crop_pct": 1.0},
+        {"interpolation": "bilinear"},
+        {"interpolation": "lanczos"},
+        {"in_chans": 1, "mean": (0.5,), "std": (0.25,)},
+    ],
+)
 def test_pixels_and_superpixels_are_the_cores(config, pictures, backend, change):
     config = config.replace(**change)
     expected = by_the_core(config, pictures)
@@ -70,8 +78,9 @@ def test_one_picture_in_any_form(config, backend):
 def test_steps_can_be_left_out(config, backend):
     processor = backend.from_core(config)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    raw = processor(picture, do_resize=False, do_rescale=False, do_normalize=False, return_tensors="pt",
-                    return_segments=True)
+    raw = processor(
+        picture, do_resize=False, do_rescale=False, do_normalize=False, return_tensors="pt", return_segments=True
+    )
     assert torch.equal(raw["pixel_values"][0], torch.from_numpy(np.array(picture)).permute(2, 0, 1))
     rescaled = processor(picture, do_resize=False, do_normalize=False, return_tensors="pt", return_segments=True)
     assert torch.equal(rescaled["pixel_values"], raw["pixel_values"] / 255)

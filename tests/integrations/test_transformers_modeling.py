@@ -103,8 +103,9 @@ def test_half_precision_files_load_as_the_config_says(content, folder, pixels, m
     weights.save(content, folder / "model.safetensors", torch.float16)
     loaded = AutoModelForImageClassification.from_pretrained(folder)
     assert loaded.dtype == torch.float32
-    halved = Weights(content.config, None, {k: v.half() if v.is_floating_point() else v
-                                            for k, v in content.state_dict.items()})
+    halved = Weights(
+        content.config, None, {k: v.half() if v.is_floating_point() else v for k, v in content.state_dict.items()}
+    )
     assert_same_logits(loaded(pixels), weights.build(halved)(pixels))
 
 
@@ -220,7 +221,8 @@ def test_loss_of_flat_models(model, pixels, folder):
 def test_new_heads_for_another_taxonomy(folder, model):
     tree = Taxonomy.from_paths([("a", "b"), ("a", "c"), ("d", "e")], ("upper", "lower"))
     other = AutoModelForImageClassification.from_pretrained(
-        folder, taxonomy=tree.to_dict(), ignore_mismatched_sizes=True)
+        folder, taxonomy=tree.to_dict(), ignore_mismatched_sizes=True
+    )
     assert [head.out_features for head in other.heads] == [2, 3]
     assert other.config.level_names == ("upper", "lower")
     assert torch.equal(other.stages[2].pool.fc1[1].weight, model.stages[2].pool.fc1[1].weight)
@@ -228,7 +230,8 @@ def test_new_heads_for_another_taxonomy(folder, model):
 
 def test_new_heads_on_pretrained_features(folder, model):
     flat, info = HCastForImageClassification.from_pretrained(
-        folder, num_labels=4, ignore_mismatched_sizes=True, output_loading_info=True)
+        folder, num_labels=4, ignore_mismatched_sizes=True, output_loading_info=True
+    )
     assert {key for key, *_ in info["mismatched_keys"]} == {"heads.0.weight", "heads.0.bias"}
     state = model.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in flat.state_dict().items() if not k.startswith("heads."))
@@ -266,10 +269,20 @@ def test_sharded_files(model, tmp_path):
 def test_device_maps(model, folder, pixels, tmp_path):
     """Automatic, and spread over two places, so that every module must find its inputs."""
     pytest.importorskip("accelerate")
-    assert_same_logits(AutoModelForImageClassification.from_pretrained(folder, device_map="auto").cpu()(pixels.cpu()),
-                       model(pixels))
-    spread = {"stem": "cpu", "cls_token": "cpu", "pos_embed": "cpu", "norm": "cpu", "stages.0": "cpu",
-              "stages.1": "disk", "stages.2": "cpu", "stages.3": "disk", "heads": "disk"}
+    assert_same_logits(
+        AutoModelForImageClassification.from_pretrained(folder, device_map="auto").cpu()(pixels.cpu()), model(pixels)
+    )
+    spread = {
+        "stem": "cpu",
+        "cls_token": "cpu",
+        "pos_embed": "cpu",
+        "norm": "cpu",
+        "stages.0": "cpu",
+        "stages.1": "disk",
+        "stages.2": "cpu",
+        "stages.3": "disk",
+        "heads": "disk",
+    }
     split = AutoModelForImageClassification.from_pretrained(folder, device_map=spread, offload_folder=tmp_path / "disk")
     assert split.stages[1].blocks[0].attn.qkv.weight.is_meta
     assert_same_logits(split(pixels), model(pixels))

@@ -31,8 +31,10 @@ print(type(AutoConfig.from_pretrained(folder)).__name__, type(AutoModel.from_pre
       type(pipeline("image-classification", model=folder, device="cpu")).__name__,
       type(pipeline("hierarchical-image-classification", model=folder, device="cpu")).__name__)
 """
-EXPECTED = ("HCastConfig HCastModel HCastForImageClassification HCastImageProcessor HCastImageProcessorPil "
-            "ImageClassificationPipeline HierarchicalImageClassificationPipeline")
+EXPECTED = (
+    "HCastConfig HCastModel HCastForImageClassification HCastImageProcessor HCastImageProcessorPil "
+    "ImageClassificationPipeline HierarchicalImageClassificationPipeline"
+)
 
 
 def run(code, *arguments):

@@ -82,9 +82,18 @@ def test_generated_code_imports_nothing_of_ours_but_its_neighbours():
             assert tops <= installed | set(sys.stdlib_module_names), (name, tops)
 
 
-@pytest.mark.parametrize("line", [
-    "import hcast_zoo", "from hcast_zoo import weights", "from hcast_zoo.weights import load", "from . import config",
-    "from .weights import load", "from ..config import HCastConfig", "def f():\n    import hcast_zoo.data"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import hcast_zoo",
+        "from hcast_zoo import weights",
+        "from hcast_zoo.weights import load",
+        "from . import config",
+        "from .weights import load",
+        "from ..config import HCastConfig",
+        "def f():\n    import hcast_zoo.data",
+    ],
+)
 def test_other_imports_of_ours_are_refused(line):
     with pytest.raises(remote_code.RemoteCodeError, match=r"expected `from \.name import"):
         remote_code.check_self_contained("file.py", remote_code.flatten(line + "\n"))
@@ -163,8 +172,16 @@ def test_without_hcast_zoo(repository, tiny_weights, tmp_path, picture_folder):
     opaque = next((picture_folder / "val").rglob("*.png"))
     site = os.pathsep.join(p for p in sys.path if p.endswith("-packages"))
     environment = {"PYTHONPATH": site, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)}
-    command = [sys.executable, "-S", "-c", CHILD, str(repository), str(tmp_path / "out.npz"), str(opaque),
-               *map(str, PICTURES)]
+    command = [
+        sys.executable,
+        "-S",
+        "-c",
+        CHILD,
+        str(repository),
+        str(tmp_path / "out.npz"),
+        str(opaque),
+        *map(str, PICTURES),
+    ]
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(result.stdout.splitlines()[-1])
@@ -174,9 +191,11 @@ def test_without_hcast_zoo(repository, tiny_weights, tmp_path, picture_folder):
     from PIL import Image
 
     from hcast_zoo import Predictor
+
     content = weights.load(tiny_weights)
     inputs = HCastImageProcessor.from_core(content.config)(
-        [Image.open(p) for p in PICTURES], return_tensors="pt", return_segments=True)
+        [Image.open(p) for p in PICTURES], return_tensors="pt", return_segments=True
+    )
     core = weights.build(content)
     with torch.no_grad():
         expected = core(inputs["pixel_values"])

@@ -24,8 +24,10 @@ class Collate(SuperpixelCollate):
 
 @pytest.fixture
 def data(picture_folder, tiny_config, taxonomy):
-    return {split: HierarchicalDataset.load(picture_folder, taxonomy, split, transform=eval_transform(tiny_config))
-            for split in ("train", "val")}
+    return {
+        split: HierarchicalDataset.load(picture_folder, taxonomy, split, transform=eval_transform(tiny_config))
+        for split in ("train", "val")
+    }
 
 
 @pytest.fixture
@@ -33,11 +35,28 @@ def trainer(data, tiny_model, taxonomy, tmp_path):
     torch.manual_seed(0)
     model = from_core(Weights(tiny_model.config, taxonomy, tiny_model.state_dict()))
     arguments = TrainingArguments(
-        tmp_path / "run", per_device_train_batch_size=6, per_device_eval_batch_size=5, max_steps=8, learning_rate=1e-3,
-        gradient_accumulation_steps=2, logging_steps=1, remove_unused_columns=False, report_to="none", use_cpu=True,
-        seed=0, save_strategy="no", disable_tqdm=True)
-    return Trainer(model, arguments, Collate(tiny_model.config), data["train"], data["val"],
-                   compute_metrics=compute_metrics(taxonomy, ("best_path", "independent")))
+        tmp_path / "run",
+        per_device_train_batch_size=6,
+        per_device_eval_batch_size=5,
+        max_steps=8,
+        learning_rate=1e-3,
+        gradient_accumulation_steps=2,
+        logging_steps=1,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=True,
+        seed=0,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    return Trainer(
+        model,
+        arguments,
+        Collate(tiny_model.config),
+        data["train"],
+        data["val"],
+        compute_metrics=compute_metrics(taxonomy, ("best_path", "independent")),
+    )
 
 
 def test_metrics_are_the_cores(trainer, tiny_model, data):

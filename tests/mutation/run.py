@@ -47,8 +47,9 @@ MODULES = {
     "metrics": ["tests/test_metrics.py"],
 }
 TIMEOUT_S = 60  # a change may make a loop endless; longer where the tests take over a sixth of this without a change
-OPERATORS = [(kind, operator) for kind, operator in mutators.mutation_operators
-             if operator is not mutators.operator_string]
+OPERATORS = [
+    (kind, operator) for kind, operator in mutators.mutation_operators if operator is not mutators.operator_string
+]
 # Nothing that runs differently, or a text.
 SKIPPED = (libcst.Annotation, libcst.Decorator, libcst.BaseString)
 
@@ -85,7 +86,8 @@ class _Collector(libcst.CSTVisitor):
 def _is_last_dimension(node: libcst.CSTNode, operator: Callable) -> bool:
     """Tell whether this is -1 about to become +1: the same dimension of a matrix (-2 is tried as well)."""
     return operator is mutators.operator_swap_op and matchers.matches(
-        node, matchers.UnaryOperation(matchers.Minus(), matchers.Integer("1")))
+        node, matchers.UnaryOperation(matchers.Minus(), matchers.Integer("1"))
+    )
 
 
 def mutants(module: str) -> list[Mutant]:
@@ -128,6 +130,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
 def run_tests(module: str) -> int:
     """Run the fast tests of a module in this process, and print nothing; return pytest's exit code."""
     import pytest
+
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
@@ -220,8 +223,12 @@ def main() -> int:
                 if kind == "not noticed":
                     print(mutant, flush=True)
         left += counts["not noticed"]
-        print(f"{module}: {len(changes)} changes, {counts['noticed']} noticed, {counts['equivalent']} equivalent, "
-              f"{counts['not noticed']} not noticed ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
+        print(
+            f"{module}: {len(changes)} changes, {counts['noticed']} noticed, {counts['equivalent']} equivalent, "
+            f"{counts['not noticed']} not noticed ({time.monotonic() - start:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
     return 1 if left else 0
 
 

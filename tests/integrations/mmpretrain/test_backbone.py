@@ -35,22 +35,32 @@ class TestStructure:
         built = MODELS.build(dict(type="HCast", arch=arch))
         assert isinstance(built, HCast) and isinstance(built, BaseBackbone)
 
-    @pytest.mark.parametrize("kwargs, error, message", [
-        (dict(arch="huge"), ValueError, "unknown arch 'huge': expected one of tiny, small"),
-        (dict(arch=dict(embed_dims=48)), ValueError, "unknown config keys: embed_dims"),
-        (dict(out_indices=(0, 4)), ValueError, "out_indices: expected stages from 0 to 3"),
-        (dict(out_indices=()), ValueError, "out_indices"),
-        (dict(frozen_stages=5), ValueError, "frozen_stages: expected -1 to 4, got 5"),
-        (dict(img_size=100), ValueError, "image_size: expected a multiple of 8"),
-        (dict(patch_size=16), TypeError, "patch_size"),
-    ])
+    @pytest.mark.parametrize(
+        "kwargs, error, message",
+        [
+            (dict(arch="huge"), ValueError, "unknown arch 'huge': expected one of tiny, small"),
+            (dict(arch=dict(embed_dims=48)), ValueError, "unknown config keys: embed_dims"),
+            (dict(out_indices=(0, 4)), ValueError, "out_indices: expected stages from 0 to 3"),
+            (dict(out_indices=()), ValueError, "out_indices"),
+            (dict(frozen_stages=5), ValueError, "frozen_stages: expected -1 to 4, got 5"),
+            (dict(img_size=100), ValueError, "image_size: expected a multiple of 8"),
+            (dict(patch_size=16), TypeError, "patch_size"),
+        ],
+    )
     def test_wrong_arguments(self, kwargs, error, message):
         with pytest.raises(error, match=message):
             HCast(**kwargs)
 
     def test_arguments_override_the_architecture(self, arch):
-        config = HCast(arch, img_size=64, in_channels=1, num_superpixels=20, num_clusters=[8, 4, 2, 1],
-                       superpixels="grid", drop_path_rate=0.2).config
+        config = HCast(
+            arch,
+            img_size=64,
+            in_channels=1,
+            num_superpixels=20,
+            num_clusters=[8, 4, 2, 1],
+            superpixels="grid",
+            drop_path_rate=0.2,
+        ).config
         assert (config.image_size, config.in_chans, config.num_superpixels) == (64, 1, 20)
         assert (config.num_clusters, config.superpixels, config.drop_path_rate) == ((8, 4, 2, 1), "grid", 0.2)
 
@@ -165,7 +175,8 @@ class TestLayerDepth:
     def test_layer_wise_learning_rates(self, classifier):
         wrapper = LearningRateDecayOptimWrapperConstructor(
             dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1.0, weight_decay=0.05)),
-            dict(layer_decay_rate=0.5))(classifier)
+            dict(layer_decay_rate=0.5),
+        )(classifier)
         assert isinstance(wrapper, OptimWrapper)
         rates = {g["param_name"]: g["lr"] for g in wrapper.optimizer.param_groups}
         assert rates["head.heads.0.weight"] == 1.0

@@ -83,6 +83,7 @@ class Evil:
 class Worse:
     def __reduce__(self):
         import os
+
         return os.system, ("true",)
 
 

@@ -70,13 +70,24 @@ def test_extract_feat(classifier):
         classifier.extract_feat(x, "logits")
 
 
-@pytest.mark.parametrize("part, change, message", [
-    ("head", dict(in_channels=64), "expected the backbone's width 48, got 64"),
-    ("backbone", dict(out_indices=(2, 3)), r"the head reads outputs \(3, 2, 1\).*give it out_indices=\(0, 1, 2, 3\)"),
-    ("data_preprocessor", dict(mean=[123.675, 116.28, 103.53], std=[58.4, 57.1, 57.4]), "mean: the data preprocessor"),
-    ("data_preprocessor", dict(mean=[0.5], std=[0.0]), "a positive std"),
-    ("data_preprocessor", dict(level_classes=(2, 4)), r"the data preprocessor has \(2, 4\), the head \(2, 4, 6\)"),
-])
+@pytest.mark.parametrize(
+    "part, change, message",
+    [
+        ("head", dict(in_channels=64), "expected the backbone's width 48, got 64"),
+        (
+            "backbone",
+            dict(out_indices=(2, 3)),
+            r"the head reads outputs \(3, 2, 1\).*give it out_indices=\(0, 1, 2, 3\)",
+        ),
+        (
+            "data_preprocessor",
+            dict(mean=[123.675, 116.28, 103.53], std=[58.4, 57.1, 57.4]),
+            "mean: the data preprocessor",
+        ),
+        ("data_preprocessor", dict(mean=[0.5], std=[0.0]), "a positive std"),
+        ("data_preprocessor", dict(level_classes=(2, 4)), r"the data preprocessor has \(2, 4\), the head \(2, 4, 6\)"),
+    ],
+)
 def test_wrong_configs_fail_when_built(model_config, part, change, message):
     model_config[part] = {**model_config.get(part, {}), **change}
     with pytest.raises(ValueError, match=message):
@@ -98,7 +109,9 @@ class TestMixing:
     def build(self):
         def build(augment="Mixup", **kwargs):
             return HierarchicalDataPreprocessor(
-                level_classes=(2, 4, 6), batch_augments=dict(augments=[dict(type=augment, alpha=1.0)]), **kwargs)
+                level_classes=(2, 4, 6), batch_augments=dict(augments=[dict(type=augment, alpha=1.0)]), **kwargs
+            )
+
         return build
 
     @pytest.mark.parametrize("augment", ["Mixup", "CutMix"])

@@ -102,16 +102,19 @@ def test_inheritance(tmp_path):
     """The scope that comes with inheritance leads to mmpretrain's registries, and mmpretrain's bases to ours."""
     (tmp_path / "mine.py").write_text(
         "_base_ = ['hcast_zoo::hcast/hcast-small_cub.py']\n"
-        "model = dict(backbone=dict(arch='tiny'), head=dict(in_channels=192))\n")
+        "model = dict(backbone=dict(arch='tiny'), head=dict(in_channels=192))\n"
+    )
     config = Config.fromfile(tmp_path / "mine.py")
     assert config.model._scope_ == "hcast_zoo" and config.default_hooks.timer._scope_ == "mmpretrain"
     import mmengine.registry
+
     model = mmengine.registry.MODELS.build(config.model)  # the root, as Runner does
     assert model.backbone.config.embed_dim == 192 and model.head.level_classes == (13, 38, 200)
     (tmp_path / "scratch.py").write_text(
         "_base_ = ['mmpretrain::_base_/default_runtime.py', 'mmpretrain::_base_/schedules/cub_bs64.py',\n"
         "          'hcast_zoo::_base_/models/hcast-small.py']\n"
-        "model = dict(backbone=dict(arch='tiny'), head=dict(in_channels=192, taxonomy='cub'))\n")
+        "model = dict(backbone=dict(arch='tiny'), head=dict(in_channels=192, taxonomy='cub'))\n"
+    )
     config = Config.fromfile(tmp_path / "scratch.py")
     assert config.optim_wrapper.optimizer.type == "SGD"
     assert mmengine.registry.MODELS.build(config.model).head.level_classes == (13, 38, 200)
@@ -119,8 +122,10 @@ def test_inheritance(tmp_path):
 
 def inherit_pure(folder: Path, module: str) -> Path:
     file = folder / "mine.py"
-    file.write_text(f"from mmengine.config import read_base\n\nwith read_base():\n    from {module} import *\n\n"
-                    "model.update(backbone=dict(arch='tiny'), head=dict(in_channels=192))\n")
+    file.write_text(
+        f"from mmengine.config import read_base\n\nwith read_base():\n    from {module} import *\n\n"
+        "model.update(backbone=dict(arch='tiny'), head=dict(in_channels=192))\n"
+    )
     return file
 
 
@@ -138,19 +143,27 @@ def test_in_the_wheel(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(root)]
     subprocess.run(build, check=True)
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
-    listed = subprocess.run(["git", "ls-files", "integrations/mmpretrain"], cwd=root, capture_output=True, text=True,
-                            check=True).stdout.split()
+    listed = subprocess.run(
+        ["git", "ls-files", "integrations/mmpretrain"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert len(listed) > 40
     assert not {f"hcast_zoo/{name}" for name in listed} - set(wheel.namelist())
     wheel.extractall(tmp_path / "site")
     pure = inherit_pure(tmp_path, "hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_cub")
     (tmp_path / "base.py").write_text("_base_ = 'hcast_zoo::hcast/hcast-small_cub.py'\n")
-    code = (f"import hcast_zoo; assert hcast_zoo.__file__.startswith({str(tmp_path)!r}); "
-            "from mmengine.config import Config; "
-            f"a, b = Config.fromfile({str(pure)!r}), Config.fromfile({str(tmp_path / 'base.py')!r}); "
-            "assert a.model.head.taxonomy == b.model.head.taxonomy == 'cub' and a.model.backbone.arch == 'tiny'")
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                            env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
+    code = (
+        f"import hcast_zoo; assert hcast_zoo.__file__.startswith({str(tmp_path)!r}); "
+        "from mmengine.config import Config; "
+        f"a, b = Config.fromfile({str(pure)!r}), Config.fromfile({str(tmp_path / 'base.py')!r}); "
+        "assert a.model.head.taxonomy == b.model.head.taxonomy == 'cub' and a.model.backbone.arch == 'tiny'"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+    )
     assert result.returncode == 0, result.stderr
 
 

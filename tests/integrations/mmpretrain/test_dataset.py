@@ -53,6 +53,7 @@ def test_files(tmp_path, picture_folder, taxonomy, test_pipeline, suffix):
     else:
         pa = pytest.importorskip("pyarrow")
         import pyarrow.parquet as pq
+
         columns = dict(zip(["split", "image", *taxonomy.levels], map(list, zip(*rows))))
         columns["image"] = [(tmp_path / name).read_bytes() for name in columns["image"]]
         pq.write_table(pa.table(columns), file)

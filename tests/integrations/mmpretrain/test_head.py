@@ -84,14 +84,17 @@ def test_predictions(taxonomy, feats, decoder):
         assert torch.equal(sample.pred_runner_up, expected.runner_up[row])
 
 
-@pytest.mark.parametrize("kwargs, message", [
-    (dict(), "expected a taxonomy, or level_classes"),
-    (dict(level_classes=(2, 0), decoder="independent"), "level_classes with at least one level"),
-    (dict(level_classes=(2, 4)), "the decoder 'best_path' needs a taxonomy"),
-    (dict(level_classes=(2, 4), decoder="beam"), "unknown decoder 'beam'"),
-    (dict(level_classes=(2, 4), in_indices=(3,), decoder="independent"), "in_indices: expected one for each of 2"),
-    (dict(taxonomy="oxford_flowers"), "no taxonomy 'oxford_flowers'.*cub"),
-])
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(), "expected a taxonomy, or level_classes"),
+        (dict(level_classes=(2, 0), decoder="independent"), "level_classes with at least one level"),
+        (dict(level_classes=(2, 4)), "the decoder 'best_path' needs a taxonomy"),
+        (dict(level_classes=(2, 4), decoder="beam"), "unknown decoder 'beam'"),
+        (dict(level_classes=(2, 4), in_indices=(3,), decoder="independent"), "in_indices: expected one for each of 2"),
+        (dict(taxonomy="oxford_flowers"), "no taxonomy 'oxford_flowers'.*cub"),
+    ],
+)
 def test_wrong_configs_fail_when_built(kwargs, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(type="HierarchicalClsHead", in_channels=48, **kwargs))

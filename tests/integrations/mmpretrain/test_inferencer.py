@@ -63,6 +63,7 @@ class TestZooModel:
 
     def test_arrays_and_data_samples(self, zoo_model, answers):
         from mmpretrain.registry import TRANSFORMS
+
         image = TRANSFORMS.build(dict(type="LoadPicture"))({"img_path": PICTURES[0]})["img"]
         sample = HierarchicalInferencer(zoo_model)(image, return_datasamples=True)[0]
         assert zoo_model.head.taxonomy.path_names(sample.pred_path.tolist()) == answers[0].path

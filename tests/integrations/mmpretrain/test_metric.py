@@ -35,7 +35,7 @@ def evaluate(samples, batches=(4, 6), meta=None, **kwargs):
     evaluator.dataset_meta = meta
     start = 0
     for size in batches:
-        evaluator.process(samples[start:start + size])
+        evaluator.process(samples[start : start + size])
         start += size
     return evaluator.evaluate(start)
 

@@ -43,10 +43,18 @@ def test_tiny_weights(classifier, tiny_model, test_pipeline):
 def test_golden_logits(golden, images, segments):
     """The authors' own numbers, through the classifier."""
     core, tensors, _ = golden
-    model = MODELS.build(dict(
-        type="HierarchicalClassifier", backbone=dict(type="HCast", arch=core.config.to_dict()),
-        head=dict(type="HierarchicalClsHead", in_channels=core.config.embed_dim, decoder="independent",
-                  level_classes=core.config.level_classes))).eval()
+    model = MODELS.build(
+        dict(
+            type="HierarchicalClassifier",
+            backbone=dict(type="HCast", arch=core.config.to_dict()),
+            head=dict(
+                type="HierarchicalClsHead",
+                in_channels=core.config.embed_dim,
+                decoder="independent",
+                level_classes=core.config.level_classes,
+            ),
+        )
+    ).eval()
     model.load_state_dict({classifier_key(k): v for k, v in core.state_dict().items()})
     samples = [DataSample() for _ in segments]
     for sample, labels in zip(samples, segments):

@@ -88,11 +88,22 @@ def test_test_needs_no_training(run_config, tiny_weights):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change, message", [
-    (dict(names=[["bird", "mammal"], ["owl", "gull", "cat", "dog"], ["lion", "tiger"]],
-          parents=[[0, 0, 1, 1], [2, 2]]), r"the training set's taxonomy 'other' has levels of \(2, 4, 6\) classes"),
-    (dict(parents=[[0, 0, 1, 1], [0, 0, 1, 2, 3, 2]]), "has as many classes as the head's, but other names or parents"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            dict(
+                names=[["bird", "mammal"], ["owl", "gull", "cat", "dog"], ["lion", "tiger"]],
+                parents=[[0, 0, 1, 1], [2, 2]],
+            ),
+            r"the training set's taxonomy 'other' has levels of \(2, 4, 6\) classes",
+        ),
+        (
+            dict(parents=[[0, 0, 1, 1], [0, 0, 1, 2, 3, 2]]),
+            "has as many classes as the head's, but other names or parents",
+        ),
+    ],
+)
 def test_levels_that_disagree_with_the_data(run_config, taxonomy, change, message):
     run_config.model.head.taxonomy = {**taxonomy.to_dict(), **change}
     run_config.train_dataloader.dataset.taxonomy = {**taxonomy.to_dict(), "name": "other"}

@@ -59,9 +59,15 @@ class TestLoadPicture:
 
 
 class TestPreprocessing:
-    @pytest.mark.parametrize("config", [
-        HCastConfig(), HCastConfig(image_size=96, crop_pct=1.0), HCastConfig(image_size=64, interpolation="bilinear"),
-    ], ids=["224", "96", "bilinear"])
+    @pytest.mark.parametrize(
+        "config",
+        [
+            HCastConfig(),
+            HCastConfig(image_size=96, crop_pct=1.0),
+            HCastConfig(image_size=64, interpolation="bilinear"),
+        ],
+        ids=["224", "96", "bilinear"],
+    )
     @pytest.mark.parametrize("size", [(90, 60), (61, 97), (256, 300)])
     def test_resizing_is_the_cores(self, config, size):
         pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
@@ -74,8 +80,10 @@ class TestPreprocessing:
     def test_mmpretrains_own_steps_are_the_same(self):
         """What the configs of 224 pixels write out."""
         pixels = np.random.default_rng(1).integers(0, 256, (300, 260, 3), np.uint8)
-        own = pipeline(dict(type="ResizeEdge", scale=256, edge="short", backend="pillow", interpolation="bicubic"),
-                       dict(type="CenterCrop", crop_size=224))
+        own = pipeline(
+            dict(type="ResizeEdge", scale=256, edge="short", backend="pillow", interpolation="bicubic"),
+            dict(type="CenterCrop", crop_size=224),
+        )
         ours = pipeline(dict(type="ResizeToModel", arch="small"))
         assert np.array_equal(own({"img": pixels})["img"], ours({"img": pixels})["img"])
 
@@ -91,8 +99,9 @@ class TestGenerateSuperpixels:
         image = eval_transform(config)(read_picture(picture))[None]
         expected = superpixels.from_normalized(image, 36, config.mean, config.std)[0]
         arch = config.to_dict()
-        results = pipeline(dict(type="LoadPicture"), dict(type="ResizeToModel", arch=arch),
-                           dict(type="GenerateSuperpixels", arch=arch))({"img_path": str(picture)})
+        results = pipeline(
+            dict(type="LoadPicture"), dict(type="ResizeToModel", arch=arch), dict(type="GenerateSuperpixels", arch=arch)
+        )({"img_path": str(picture)})
         assert results["segments"].dtype == torch.int16 and torch.equal(results["segments"].long(), expected)
 
     def test_arguments(self):
@@ -105,8 +114,13 @@ class TestGenerateSuperpixels:
 
 class TestPacking:
     def test_packs_labels_and_map(self):
-        results = {"img": np.zeros((8, 6, 3), np.uint8), "gt_path": [1, 2, 3], "gt_label": 3,
-                   "segments": torch.zeros(8, 6, dtype=torch.int16), "img_path": "a.png"}
+        results = {
+            "img": np.zeros((8, 6, 3), np.uint8),
+            "gt_path": [1, 2, 3],
+            "gt_label": 3,
+            "segments": torch.zeros(8, 6, dtype=torch.int16),
+            "img_path": "a.png",
+        }
         packed = PackHierarchicalInputs()(results)
         sample = packed["data_samples"]
         assert packed["inputs"].shape == (3, 8, 6) and packed["inputs"].dtype == torch.uint8

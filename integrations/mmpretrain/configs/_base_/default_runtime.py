@@ -13,12 +13,12 @@ default_hooks = dict(
     param_scheduler=dict(type=ParamSchedulerHook),
     checkpoint=dict(type=CheckpointHook, interval=1),
     sampler_seed=dict(type=DistSamplerSeedHook),
-    visualization=dict(type=VisualizationHook, enable=False))
+    visualization=dict(type=VisualizationHook, enable=False),
+)
 
 env_cfg = dict(
-    cudnn_benchmark=False,
-    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
-    dist_cfg=dict(backend="nccl"))
+    cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl")
+)
 
 vis_backends = [dict(type=LocalVisBackend)]
 visualizer = dict(type=UniversalVisualizer, vis_backends=vis_backends)

@@ -11,7 +11,7 @@ model = dict(
     type=HierarchicalClassifier,
     backbone=dict(type=HCast, arch="small", drop_path_rate=0.1),
     head=dict(
-        type=HierarchicalClsHead,
-        in_channels=384,
-        loss=dict(type=HierarchicalLoss, kl_weight=0.5, smoothing=0.1)),
-    train_cfg=dict(augments=[dict(type=Mixup, alpha=0.8), dict(type=CutMix, alpha=1.0)]))
+        type=HierarchicalClsHead, in_channels=384, loss=dict(type=HierarchicalLoss, kl_weight=0.5, smoothing=0.1)
+    ),
+    train_cfg=dict(augments=[dict(type=Mixup, alpha=0.8), dict(type=CutMix, alpha=1.0)]),
+)

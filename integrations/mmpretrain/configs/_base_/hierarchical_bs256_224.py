@@ -12,7 +12,8 @@ from hcast_zoo.integrations.mmpretrain.preprocessor import HierarchicalDataPrepr
 from hcast_zoo.integrations.mmpretrain.transforms import GenerateSuperpixels, LoadPicture, PackHierarchicalInputs
 
 data_preprocessor = dict(
-    type=HierarchicalDataPreprocessor, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], to_rgb=True)
+    type=HierarchicalDataPreprocessor, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], to_rgb=True
+)
 
 train_pipeline = [
     dict(type=LoadPicture, ignore_broken=True),
@@ -25,7 +26,8 @@ train_pipeline = [
         total_level=10,
         magnitude_level=9,
         magnitude_std=0.5,
-        hparams=dict(pad_val=[104, 116, 124], interpolation="bicubic")),
+        hparams=dict(pad_val=[104, 116, 124], interpolation="bicubic"),
+    ),
     dict(
         type=RandomErasing,
         erase_prob=0.25,
@@ -33,7 +35,8 @@ train_pipeline = [
         min_area_ratio=0.02,
         max_area_ratio=1 / 3,
         fill_color=[103.53, 116.28, 123.675],
-        fill_std=[57.375, 57.12, 58.395]),
+        fill_std=[57.375, 57.12, 58.395],
+    ),
     # No map here: batches are mixed, and the model makes the maps of what came out.
     dict(type=PackHierarchicalInputs, segments=False),
 ]
@@ -51,17 +54,20 @@ train_dataloader = dict(
     num_workers=8,
     drop_last=True,
     sampler=dict(type=DefaultSampler, shuffle=True),
-    dataset=dict(type=HierarchicalDataset, pipeline=train_pipeline))
+    dataset=dict(type=HierarchicalDataset, pipeline=train_pipeline),
+)
 val_dataloader = dict(
     batch_size=256,
     num_workers=8,
     sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(type=HierarchicalDataset, pipeline=test_pipeline, test_mode=True))
+    dataset=dict(type=HierarchicalDataset, pipeline=test_pipeline, test_mode=True),
+)
 test_dataloader = dict(
     batch_size=256,
     num_workers=8,
     sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(type=HierarchicalDataset, pipeline=test_pipeline, test_mode=True))
+    dataset=dict(type=HierarchicalDataset, pipeline=test_pipeline, test_mode=True),
+)
 
 val_evaluator = dict(type=HierarchicalMetric)
 test_evaluator = dict(type=HierarchicalMetric, decoders=["best_path", "top_down", "independent"])

@@ -37,12 +37,5 @@ test_dataloader.update(dataset=dict(source=test_source, taxonomy=taxonomy))
 optim_wrapper.update(optimizer=dict(lr=5e-4))
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.2, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
-    dict(
-        type=CosineAnnealingLR,
-        T_max=295,
-        eta_min=1e-5,
-        by_epoch=True,
-        begin=5,
-        end=300,
-        convert_to_iter_based=True),
+    dict(type=CosineAnnealingLR, T_max=295, eta_min=1e-5, by_epoch=True, begin=5, end=300, convert_to_iter_based=True),
 ]

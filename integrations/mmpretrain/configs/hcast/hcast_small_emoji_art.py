@@ -45,7 +45,8 @@ train_pipeline = [
         total_level=10,
         magnitude_level=9,
         magnitude_std=0.5,
-        hparams=dict(pad_val=[104, 116, 124], interpolation="bicubic")),
+        hparams=dict(pad_val=[104, 116, 124], interpolation="bicubic"),
+    ),
     dict(type=PackHierarchicalInputs, segments=False),
 ]
 test_pipeline = [
@@ -57,19 +58,16 @@ test_pipeline = [
 
 source = "data/emoji_art/emoji_art.parquet"
 train_dataloader.update(
-    batch_size=64,
-    num_workers=2,
-    dataset=dict(source=source, split="train", taxonomy=weights, pipeline=train_pipeline))
+    batch_size=64, num_workers=2, dataset=dict(source=source, split="train", taxonomy=weights, pipeline=train_pipeline)
+)
 val_dataloader.update(
-    batch_size=64,
-    num_workers=2,
-    dataset=dict(source=source, split="val", taxonomy=weights, pipeline=test_pipeline))
+    batch_size=64, num_workers=2, dataset=dict(source=source, split="val", taxonomy=weights, pipeline=test_pipeline)
+)
 test_dataloader.update(
-    batch_size=64,
-    num_workers=2,
-    dataset=dict(source=source, split="test", taxonomy=weights, pipeline=test_pipeline))
+    batch_size=64, num_workers=2, dataset=dict(source=source, split="test", taxonomy=weights, pipeline=test_pipeline)
+)
 
 optim_wrapper.update(optimizer=dict(lr=5e-4))
 default_hooks.update(
-    logger=dict(interval=10),
-    checkpoint=dict(max_keep_ckpts=2, save_best="hierarchical/fpa", rule="greater"))
+    logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2, save_best="hierarchical/fpa", rule="greater")
+)

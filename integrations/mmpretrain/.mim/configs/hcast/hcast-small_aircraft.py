@@ -10,8 +10,12 @@ Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo c
 Expected: 83.72 full-path accuracy (second-hand: by a paper that cites H-CAST). Not run here: cost not measured.
 """
 
-_base_ = ["../_base_/models/hcast-small.py", "../_base_/datasets/hierarchical_bs256_224.py",
-          "../_base_/schedules/hcast_bs256_adamw_100e.py", "mmpretrain::_base_/default_runtime.py"]
+_base_ = [
+    "../_base_/models/hcast-small.py",
+    "../_base_/datasets/hierarchical_bs256_224.py",
+    "../_base_/schedules/hcast_bs256_adamw_100e.py",
+    "mmpretrain::_base_/default_runtime.py",
+]
 
 taxonomy = "aircraft"
 
@@ -27,11 +31,6 @@ optim_wrapper = dict(optimizer=dict(lr=5e-4))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.2, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
     dict(
-        type="CosineAnnealingLR",
-        T_max=295,
-        eta_min=1e-5,
-        by_epoch=True,
-        begin=5,
-        end=300,
-        convert_to_iter_based=True),
+        type="CosineAnnealingLR", T_max=295, eta_min=1e-5, by_epoch=True, begin=5, end=300, convert_to_iter_based=True
+    ),
 ]

@@ -11,8 +11,12 @@ Expected: 84.9 or 83.28 full-path accuracy (both second-hand: by papers that cit
 cost not measured.
 """
 
-_base_ = ["../_base_/models/hcast-small.py", "../_base_/datasets/hierarchical_bs256_224.py",
-          "../_base_/schedules/hcast_bs256_adamw_100e.py", "mmpretrain::_base_/default_runtime.py"]
+_base_ = [
+    "../_base_/models/hcast-small.py",
+    "../_base_/datasets/hierarchical_bs256_224.py",
+    "../_base_/schedules/hcast_bs256_adamw_100e.py",
+    "mmpretrain::_base_/default_runtime.py",
+]
 
 taxonomy = "cub"
 

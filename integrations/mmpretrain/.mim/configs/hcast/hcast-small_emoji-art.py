@@ -9,8 +9,12 @@ trained by `hcast-zoo train`. This recipe was run on slices of the data for two 
 not measured.
 """
 
-_base_ = ["../_base_/models/hcast-small.py", "../_base_/datasets/hierarchical_bs256_224.py",
-          "../_base_/schedules/hcast_bs256_adamw_100e.py", "mmpretrain::_base_/default_runtime.py"]
+_base_ = [
+    "../_base_/models/hcast-small.py",
+    "../_base_/datasets/hierarchical_bs256_224.py",
+    "../_base_/schedules/hcast_bs256_adamw_100e.py",
+    "mmpretrain::_base_/default_runtime.py",
+]
 
 weights = "hcast_small.emoji_art"
 
@@ -27,7 +31,8 @@ train_pipeline = [
         total_level=10,
         magnitude_level=9,
         magnitude_std=0.5,
-        hparams=dict(pad_val=[104, 116, 124], interpolation="bicubic")),
+        hparams=dict(pad_val=[104, 116, 124], interpolation="bicubic"),
+    ),
     dict(type="PackHierarchicalInputs", segments=False),
 ]
 test_pipeline = [
@@ -39,19 +44,16 @@ test_pipeline = [
 
 source = "data/emoji_art/emoji_art.parquet"
 train_dataloader = dict(
-    batch_size=64,
-    num_workers=2,
-    dataset=dict(source=source, split="train", taxonomy=weights, pipeline=train_pipeline))
+    batch_size=64, num_workers=2, dataset=dict(source=source, split="train", taxonomy=weights, pipeline=train_pipeline)
+)
 val_dataloader = dict(
-    batch_size=64,
-    num_workers=2,
-    dataset=dict(source=source, split="val", taxonomy=weights, pipeline=test_pipeline))
+    batch_size=64, num_workers=2, dataset=dict(source=source, split="val", taxonomy=weights, pipeline=test_pipeline)
+)
 test_dataloader = dict(
-    batch_size=64,
-    num_workers=2,
-    dataset=dict(source=source, split="test", taxonomy=weights, pipeline=test_pipeline))
+    batch_size=64, num_workers=2, dataset=dict(source=source, split="test", taxonomy=weights, pipeline=test_pipeline)
+)
 
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 default_hooks = dict(
-    logger=dict(interval=10),
-    checkpoint=dict(max_keep_ckpts=2, save_best="hierarchical/fpa", rule="greater"))
+    logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2, save_best="hierarchical/fpa", rule="greater")
+)

@@ -9,8 +9,12 @@ Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo c
 Expected: 85.11 full-path accuracy (the authors' README). Not run here: cost not measured.
 """
 
-_base_ = ["../_base_/models/hcast-small.py", "../_base_/datasets/breeds_bs256_224.py",
-          "../_base_/schedules/hcast_bs256_adamw_100e.py", "mmpretrain::_base_/default_runtime.py"]
+_base_ = [
+    "../_base_/models/hcast-small.py",
+    "../_base_/datasets/breeds_bs256_224.py",
+    "../_base_/schedules/hcast_bs256_adamw_100e.py",
+    "mmpretrain::_base_/default_runtime.py",
+]
 
 taxonomy = "living17"
 

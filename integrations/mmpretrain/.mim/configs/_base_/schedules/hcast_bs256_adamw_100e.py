@@ -10,18 +10,15 @@ optim_wrapper = dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
         flat_decay_mult=0.0,
-        custom_keys={".cls_token": dict(decay_mult=0.0), ".pos_embed": dict(decay_mult=0.0)}))
+        custom_keys={".cls_token": dict(decay_mult=0.0), ".pos_embed": dict(decay_mult=0.0)},
+    ),
+)
 
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.004, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
     dict(
-        type="CosineAnnealingLR",
-        T_max=295,
-        eta_min=1e-5,
-        by_epoch=True,
-        begin=5,
-        end=300,
-        convert_to_iter_based=True),
+        type="CosineAnnealingLR", T_max=295, eta_min=1e-5, by_epoch=True, begin=5, end=300, convert_to_iter_based=True
+    ),
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=1)
