@@ -21,17 +21,18 @@ import numpy as np
 import report
 import torch
 
-from hcast_zoo import HCastConfig, HierarchicalDataset, Taxonomy, weights
-from hcast_zoo.card import code_version
-from hcast_zoo.decode import DECODERS, decode
-from hcast_zoo.evaluate import collect_logits
-from hcast_zoo.files import write_whole
-from hcast_zoo.free_grain import deal_levels
-from hcast_zoo.metrics import HierarchicalMetrics
-from hcast_zoo.taxonomy import UNKNOWN
-from hcast_zoo.train import Run
-from hcast_zoo.train_config import TrainConfig
-from hcast_zoo.transforms import eval_transform
+from hcast_zoo import HCastConfig, HierarchicalDataset, Taxonomy
+from hcast_zoo.common.files import write_whole
+from hcast_zoo.data.free_grain import deal_levels
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.evaluation.evaluate import collect_logits
+from hcast_zoo.evaluation.metrics import HierarchicalMetrics
+from hcast_zoo.sharing.model_card import code_version
+from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.taxonomy.tree import UNKNOWN
+from hcast_zoo.training.settings import TrainConfig
+from hcast_zoo.training.trainer import Run
+from hcast_zoo.weights import file as weights
 
 SETTINGS = dict(
     min_lr=1e-6,

@@ -20,16 +20,18 @@ from torch import Tensor
 from torchvision import transforms as tv
 from tqdm import tqdm
 
-from hcast_zoo import Taxonomy, adapt_picture, weights
-from hcast_zoo.adapt import adapt, node_log_probability
-from hcast_zoo.adapt_config import AdaptConfig
-from hcast_zoo.calibration import Calibration, fit_calibration
-from hcast_zoo.config import HCastConfig
-from hcast_zoo.data import HierarchicalDataset
-from hcast_zoo.decode import decode
-from hcast_zoo.evaluate import collect_logits
-from hcast_zoo.predict import Predictor
-from hcast_zoo.segment_metrics import best_union_iou, rand_distance
+from hcast_zoo import Taxonomy
+from hcast_zoo.adaptation import report as adapt_picture
+from hcast_zoo.adaptation.adapt import adapt, node_log_probability
+from hcast_zoo.adaptation.config import AdaptConfig
+from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.evaluation.evaluate import collect_logits
+from hcast_zoo.inference.predictor import Predictor
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.segments.metrics import best_union_iou, rand_distance
+from hcast_zoo.taxonomy.calibration import Calibration, fit_calibration
+from hcast_zoo.taxonomy.decode import decode
+from hcast_zoo.weights import file as weights
 
 EXAMPLE = "tests/pictures/helicopter.png"
 

@@ -15,9 +15,10 @@ import report
 import torch
 from tqdm import tqdm
 
-from hcast_zoo import HCast, HCastConfig, weights
-from hcast_zoo.decode import decode
-from hcast_zoo.metrics import HierarchicalMetrics
+from hcast_zoo import HCast, HCastConfig
+from hcast_zoo.evaluation.metrics import HierarchicalMetrics
+from hcast_zoo.taxonomy.decode import decode
+from hcast_zoo.weights import file as weights
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 

@@ -13,9 +13,11 @@ import torch
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from hcast_zoo import Predictor, visualize
-from hcast_zoo.segment import segment_picture
-from hcast_zoo.transforms import eval_transform, read_picture
+from hcast_zoo import Predictor
+from hcast_zoo.data.pictures import read_picture
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.segments import drawing as visualize
+from hcast_zoo.segments.report import segment_picture
 
 ROOT = Path(__file__).parents[1]
 PANEL_IN = 2.2  # inches

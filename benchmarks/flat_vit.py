@@ -17,10 +17,12 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from hcast_zoo import HCast, HCastConfig, HCastOutput, HierarchicalDataset, Taxonomy, superpixels, weights
-from hcast_zoo.explain import Explanation, detach, explain_output
-from hcast_zoo.train import Run
-from hcast_zoo.train_config import TrainConfig
+from hcast_zoo import HCast, HCastConfig, HCastOutput, HierarchicalDataset, Taxonomy
+from hcast_zoo.network import superpixels
+from hcast_zoo.segments.explain import Explanation, detach, explain_output
+from hcast_zoo.training.settings import TrainConfig
+from hcast_zoo.training.trainer import Run
+from hcast_zoo.weights import file as weights
 
 
 class FlatViT(nn.Module):
@@ -71,7 +73,7 @@ class FlatViT(nn.Module):
         )
 
     def explain(self, images: Tensor, targets: Tensor | None = None) -> tuple[HCastOutput, Explanation]:
-        """Say where each level looks, as :func:`hcast_zoo.explain.explain_levels` does."""
+        """Say where each level looks, as :func:`hcast_zoo.segments.explain.explain_levels` does."""
         attentions: list[Tensor] = []
         with contextlib.ExitStack() as hooks:
             for block in self.vit.blocks:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hcast_zoo import weights
-from hcast_zoo.decode import decode
-from hcast_zoo.explain import agreement, explain_levels, focus_map
-from hcast_zoo.metrics import HierarchicalMetrics
-from hcast_zoo.taxonomy import UNKNOWN, Taxonomy
+from hcast_zoo.evaluation.metrics import HierarchicalMetrics
+from hcast_zoo.segments.explain import agreement, explain_levels, focus_map
+from hcast_zoo.taxonomy.decode import decode
+from hcast_zoo.taxonomy.tree import UNKNOWN, Taxonomy
+from hcast_zoo.weights import file as weights
 
 HIDDEN = 0.2  # part of the pixels that is hidden
 

@@ -15,12 +15,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from hcast_zoo import HCast, Taxonomy, weights
-from hcast_zoo.data import WHITE, HierarchicalDataset
-from hcast_zoo.decode import decode
-from hcast_zoo.taxonomy import UNKNOWN
-from hcast_zoo.transforms import on_background
-from hcast_zoo.visualize import Segmentation, strip
+from hcast_zoo import HCast, Taxonomy
+from hcast_zoo.data.dataset import WHITE, HierarchicalDataset
+from hcast_zoo.data.pictures import on_background
+from hcast_zoo.segments.drawing import Segmentation, strip
+from hcast_zoo.taxonomy.decode import decode
+from hcast_zoo.taxonomy.tree import UNKNOWN
+from hcast_zoo.weights import file as weights
 
 PANEL, LINE, GAP = 96, 18, 16  # pixels, in the gallery
 MEASURES = {"boundary": +1, "compactness": -1, "scatter": +1}  # +1: higher is more fragmented

@@ -17,8 +17,10 @@ import torch
 from PIL import Image, ImageOps
 from report import load_data, make_parser, provenance, table, write
 
-from hcast_zoo import Prediction, Predictor, visualize, weights
-from hcast_zoo.transforms import read_picture
+from hcast_zoo import Prediction, Predictor
+from hcast_zoo.data.pictures import read_picture
+from hcast_zoo.segments import drawing as visualize
+from hcast_zoo.weights import file as weights
 
 THRESHOLDS = (0.5, 0.9)
 PHOTOGRAPHS = (

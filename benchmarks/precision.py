@@ -21,9 +21,9 @@ from torch import nn
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 from tqdm import tqdm
 
-from hcast_zoo import weights
-from hcast_zoo.calibration import Calibration
-from hcast_zoo.decode import decode
+from hcast_zoo.taxonomy.calibration import Calibration
+from hcast_zoo.taxonomy.decode import decode
+from hcast_zoo.weights import file as weights
 
 TEXT = """# Lower precision
 

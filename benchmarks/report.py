@@ -13,10 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hcast_zoo import weights
-from hcast_zoo.card import checksum, code_version
-from hcast_zoo.data import HierarchicalDataset, SuperpixelCollate
-from hcast_zoo.transforms import eval_transform
+from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.data.loading import SuperpixelCollate
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.sharing.model_card import checksum, code_version
+from hcast_zoo.weights import file as weights
 
 MODEL = "hcast_small.emoji_art"
 PATHS = ("--model", "--data", "--flat", "--docs", "--example", "--outside")

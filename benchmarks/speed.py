@@ -29,11 +29,13 @@ from PIL import Image
 from report import processor
 from torch.profiler import ProfilerActivity, profile
 
-from hcast_zoo import pooling, superpixels, weights
-from hcast_zoo.config import HCastConfig
-from hcast_zoo.model import HCast
-from hcast_zoo.predict import Predictor
-from hcast_zoo.transforms import eval_transform
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.inference.predictor import Predictor
+from hcast_zoo.network import graph_pooling as pooling
+from hcast_zoo.network import superpixels
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.model import HCast
+from hcast_zoo.weights import file as weights
 
 RIVALS = ("deit_small_patch16_224", "vit_small_patch16_224")
 LEVELS = (13, 38, 200)
@@ -130,8 +132,10 @@ def train(args):
     for name in RIVALS:
         other = rival(name, train=True)
         result = compare(
-            lambda: training_step(model, images, segments), lambda: training_step(other, images), args.runs
-        )  # noqa: B023
+            lambda: training_step(model, images, segments),
+            lambda: training_step(other, images),  # noqa: B023 (called at once)
+            args.runs,
+        )
         yield row("training step, batch 16", name, result, "<= 0.75" if name == RIVALS[0] else "")
 
 
@@ -237,9 +241,9 @@ def end_to_end(args):
         for workers in (0, 2):
             result = compare(
                 lambda: list(predictor.predict(files, 16, workers)),  # noqa: B023
-                lambda: list(grid.predict(files, 16, workers)),
+                lambda: list(grid.predict(files, 16, workers)),  # noqa: B023
                 max(3, args.runs // 2),
-            )  # noqa: B023
+            )
             yield row(
                 f"128 JPEG files to paths, batch 16, {workers} loader workers",
                 "the same with a grid",

@@ -14,10 +14,11 @@ import torch
 from adaptation import object_mask
 from tqdm import tqdm
 
-from hcast_zoo import superpixels, weights
-from hcast_zoo.calibration import Calibration
-from hcast_zoo.decode import decode
-from hcast_zoo.segment_metrics import best_union_iou, boundary_recall
+from hcast_zoo.network import superpixels
+from hcast_zoo.segments.metrics import best_union_iou, boundary_recall
+from hcast_zoo.taxonomy.calibration import Calibration
+from hcast_zoo.taxonomy.decode import decode
+from hcast_zoo.weights import file as weights
 
 TEXT = """# Superpixels
 

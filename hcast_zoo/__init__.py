@@ -9,21 +9,21 @@ __version__ = "0.1.0"
 
 # Public name -> module. Loaded on first use, so that `import hcast_zoo` costs nothing and imports no torch.
 _PUBLIC = {
-    "AdaptConfig": "adapt_config",
-    "Calibration": "calibration",
-    "HCast": "model",
-    "HCastConfig": "config",
-    "HCastOutput": "model",
-    "HierarchicalDataset": "data",
-    "HierarchicalLoss": "losses",
-    "HierarchicalMetrics": "metrics",
-    "Prediction": "predict",
-    "Predictor": "predict",
-    "Taxonomy": "taxonomy",
-    "TaxonomyError": "taxonomy",
-    "VARIANTS": "config",
-    "convert_official": "convert",
-    "load_model": "weights",
+    "AdaptConfig": "adaptation.config",
+    "Calibration": "taxonomy.calibration",
+    "HCast": "network.model",
+    "HCastConfig": "network.config",
+    "HCastOutput": "network.model",
+    "HierarchicalDataset": "data.dataset",
+    "HierarchicalLoss": "training.losses",
+    "HierarchicalMetrics": "evaluation.metrics",
+    "Prediction": "inference.predictor",
+    "Predictor": "inference.predictor",
+    "Taxonomy": "taxonomy.tree",
+    "TaxonomyError": "taxonomy.sources",
+    "VARIANTS": "network.config",
+    "convert_official": "weights.official",
+    "load_model": "weights.file",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import resvg_py
 from PIL import Image
 
-from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.taxonomy.tree import Taxonomy
 
 # npm package @iconify-json/NAME: version, split, attribution, licence (SPDX), sha256 of the tarball
 ARTWORK = {

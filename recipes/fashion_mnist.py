@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.taxonomy.tree import Taxonomy
 
 PACKAGE = "dataset-fashion-mnist"
 INSTALLED = Path("usr/share/datasets/fashion-mnist")

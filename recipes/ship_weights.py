@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from hcast_zoo import weights
+from hcast_zoo.weights import file as weights
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from torchvision import transforms as tv
 from transformers import Trainer, TrainingArguments, set_seed
 
 from hcast_zoo import HCastConfig as CoreConfig
-from hcast_zoo import HierarchicalDataset, Taxonomy, weights
+from hcast_zoo import HierarchicalDataset, Taxonomy
 from hcast_zoo.integrations.transformers import (
     HCastConfig,
     HCastForImageClassification,
@@ -28,6 +28,7 @@ from hcast_zoo.integrations.transformers import (
     compute_metrics,
     from_core,
 )
+from hcast_zoo.weights import file as weights
 
 SCRATCH = CoreConfig.from_variant(
     "hcast_small", image_size=96, num_superpixels=36, num_clusters=(16, 8, 4, 4), crop_pct=1.0, drop_path_rate=0.1

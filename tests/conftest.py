@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hcast_zoo.config import HCastConfig
-from hcast_zoo.convert import convert_official
-from hcast_zoo.model import HCast
-from hcast_zoo.taxonomy import Taxonomy
-from hcast_zoo.weights import Weights, save
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.model import HCast
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights.file import Weights, save
+from hcast_zoo.weights.official import convert_official
 
 FIXTURES = Path(__file__).parent / "fixtures"
 torch.set_num_threads(2)

@@ -9,11 +9,19 @@ from hcast_zoo.cli import main
 
 # Extra, the packages of it that are taken away, our modules that import them, and a command.
 CASES = {
-    "train": (["accelerate"], ["train"], "train --data {data} --output {out} --model hcast_tiny"),
-    "train, parquet": (["pyarrow", "pyarrow.parquet"], ["parts"], "evaluate --data {out}.parquet --model {model}"),
-    "train, parts": (["pyarrow", "pyarrow.parquet"], ["parts"], "predict {data} --output {out} --model {model}"),
+    "train": (["accelerate"], ["training.trainer"], "train --data {data} --output {out} --model hcast_tiny"),
+    "train, parquet": (
+        ["pyarrow", "pyarrow.parquet"],
+        ["inference.parquet_job"],
+        "evaluate --data {out}.parquet --model {model}",
+    ),
+    "train, parts": (
+        ["pyarrow", "pyarrow.parquet"],
+        ["inference.parquet_job"],
+        "predict {data} --output {out} --model {model}",
+    ),
     "export": (["onnxscript"], [], "export {model} --output {out}.onnx"),
-    "demo": (["gradio"], ["demo"], "demo --model {model}"),
+    "demo": (["gradio"], ["demo.app"], "demo --model {model}"),
     "mmpretrain": (["mmengine"], ["integrations.mmpretrain.train"], "mm-train config.py"),
     "transformers": (
         ["transformers"],

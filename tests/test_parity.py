@@ -17,16 +17,17 @@ import timm
 import torch
 from safetensors import safe_open
 
-from hcast_zoo import publish, weights
-from hcast_zoo.calibration import Calibration
 from hcast_zoo.cli import main
-from hcast_zoo.config import HCastConfig
-from hcast_zoo.model import HCast
-from hcast_zoo.predict import Predictor
-from hcast_zoo.taxonomy import Taxonomy
-from hcast_zoo.transforms import eval_transform, read_picture
-
-from .test_hub import server  # noqa: F401 (a fixture)
+from hcast_zoo.data.pictures import read_picture
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.inference.predictor import Predictor
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.model import HCast
+from hcast_zoo.sharing import publish
+from hcast_zoo.taxonomy.calibration import Calibration
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights import file as weights
+from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from hcast_zoo import model as core
-from hcast_zoo.config import NUM_STAGES
+from hcast_zoo.network import model as core
+from hcast_zoo.network.config import NUM_STAGES
 
 from .config import model_config
 

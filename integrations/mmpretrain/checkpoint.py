@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from hcast_zoo import weights
+from hcast_zoo.weights import file as weights
 
 SCHEME = "hcast-zoo://"
 
@@ -21,7 +21,7 @@ def load_weights(source: str | Path, map_location=None) -> dict:
     """Return weights as a checkpoint of a :class:`.classifier.HierarchicalClassifier`.
 
     Args:
-        source: A name, file or folder, as :func:`hcast_zoo.weights.load` takes.
+        source: A name, file or folder, as :func:`hcast_zoo.weights.file.load` takes.
         map_location: Device of the tensors.
 
     Raises:

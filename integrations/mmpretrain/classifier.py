@@ -6,7 +6,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from hcast_zoo.config import default_head_stages
+from hcast_zoo.network.config import default_head_stages
 
 from .backbone import HCast
 from .head import HierarchicalClsHead

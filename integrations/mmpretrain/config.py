@@ -4,10 +4,12 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from hcast_zoo import trees, weights
-from hcast_zoo.calibration import Calibration
-from hcast_zoo.config import VARIANTS, HCastConfig
-from hcast_zoo.taxonomy import Taxonomy, TaxonomyError
+from hcast_zoo.network.config import VARIANTS, HCastConfig
+from hcast_zoo.paper import trees
+from hcast_zoo.taxonomy.calibration import Calibration
+from hcast_zoo.taxonomy.sources import TaxonomyError
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights import file as weights
 
 ARCHITECTURES = tuple(name.removeprefix("hcast_") for name in VARIANTS)
 
@@ -41,8 +43,8 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
     """Return a taxonomy.
 
     Args:
-        source: The name of a data set of the paper (see :mod:`hcast_zoo.trees`); the name or file of weights; a JSON or
-            CSV file, or a tree of folders; the plain data of :meth:`Taxonomy.to_dict`; or a taxonomy.
+        source: The name of a data set of the paper (see :mod:`hcast_zoo.paper.trees`); the name or file of weights; a
+            JSON or CSV file, or a tree of folders; the plain data of :meth:`Taxonomy.to_dict`; or a taxonomy.
 
     Raises:
         TaxonomyError: if there is none, or it is no tree.

@@ -6,9 +6,10 @@ from pathlib import Path
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from hcast_zoo import data as core
-from hcast_zoo.taxonomy import UNKNOWN, Taxonomy, TaxonomyError
-from hcast_zoo.trees import leaf_ids
+from hcast_zoo.data import dataset as core
+from hcast_zoo.paper.trees import leaf_ids
+from hcast_zoo.taxonomy.sources import TaxonomyError
+from hcast_zoo.taxonomy.tree import UNKNOWN, Taxonomy
 
 from .config import load_taxonomy
 from .transforms import check_pipeline

@@ -8,9 +8,9 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from hcast_zoo.config import default_head_stages
-from hcast_zoo.decode import DECODERS
-from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.network.config import default_head_stages
+from hcast_zoo.taxonomy.decode import DECODERS
+from hcast_zoo.taxonomy.tree import Taxonomy
 
 from .config import load_calibration, load_taxonomy
 
@@ -28,7 +28,7 @@ class HierarchicalClsHead(ClsHead):
         decoder: How levels become a path: ``"best_path"``, ``"top_down"`` or ``"independent"`` (as in the paper, and
             the only one without a taxonomy).
         drop_rate: Dropout before the layers.
-        calibration: Temperatures for decoding: plain data of :meth:`hcast_zoo.calibration.Calibration.to_dict`, or the
+        calibration: Temperatures for decoding: plain data of :meth:`Calibration.to_dict`, or the
             name or file of weights, whose own they are if they have any. None changes nothing.
         loss: The loss; see :class:`.loss.HierarchicalLoss`.
         init_cfg: mmengine's initialisation.

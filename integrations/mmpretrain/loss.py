@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from hcast_zoo import losses as core
+from hcast_zoo.training import losses as core
 
 
 @MODELS.register_module()

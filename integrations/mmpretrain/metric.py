@@ -6,9 +6,9 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmpretrain.registry import METRICS
 
-from hcast_zoo.decode import DECODERS, decode
-from hcast_zoo.metrics import HierarchicalMetrics
-from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.evaluation.metrics import HierarchicalMetrics
+from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.taxonomy.tree import Taxonomy
 
 from .config import load_taxonomy
 

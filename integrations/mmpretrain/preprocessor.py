@@ -7,8 +7,8 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from hcast_zoo.config import IMAGENET_MEAN, IMAGENET_STD
-from hcast_zoo.losses import soft_targets
+from hcast_zoo.network.config import IMAGENET_MEAN, IMAGENET_STD
+from hcast_zoo.training.losses import soft_targets
 
 from .head import stack_paths
 

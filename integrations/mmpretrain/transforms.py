@@ -12,8 +12,9 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torchvision.transforms import Compose
 
-from hcast_zoo import superpixels
-from hcast_zoo.transforms import PictureError, on_background, open_picture, short_side, to_tensor
+from hcast_zoo.data.pictures import PictureError, on_background, open_picture
+from hcast_zoo.data.transforms import short_side, to_tensor
+from hcast_zoo.network import superpixels
 
 from .config import model_config
 

@@ -13,13 +13,13 @@ from timm.models._features import feature_take_indices
 from timm.models._input import update_model_args, update_model_input_size
 from torch import Tensor, nn
 
-from hcast_zoo.config import CELL_SIZE, NUM_STAGES, HCastConfig, check_clusters
-from hcast_zoo.convert import convert_official, is_official
-from hcast_zoo.layers import init_block_weights
-from hcast_zoo.model import HCast, HCastOutput, embed_superpixels, resample_position
-from hcast_zoo.pooling import farthest_point_sampling
-from hcast_zoo.superpixels import prepare_segments
-from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.network.config import CELL_SIZE, NUM_STAGES, HCastConfig, check_clusters
+from hcast_zoo.network.graph_pooling import farthest_point_sampling
+from hcast_zoo.network.layers import init_block_weights
+from hcast_zoo.network.model import HCast, HCastOutput, embed_superpixels, resample_position
+from hcast_zoo.network.superpixels import prepare_segments
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights.official import convert_official, is_official
 
 from . import pretrained as tags
 

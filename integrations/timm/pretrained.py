@@ -9,9 +9,9 @@ from typing import Any
 from timm.layers import is_exportable
 from timm.models import PretrainedCfg
 
-from hcast_zoo import weights
-from hcast_zoo.config import CELL_SIZE, VARIANTS, HCastConfig
-from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.network.config import CELL_SIZE, VARIANTS, HCastConfig
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights import file as weights
 
 _logger = logging.getLogger(__name__)
 ImageSize = int | tuple[int, int]  # side, or height and width, in pixels

@@ -7,8 +7,8 @@ from pathlib import Path
 import timm
 from timm.models._hub import save_config_for_hf
 
-from hcast_zoo.config import VARIANTS, HCastConfig
-from hcast_zoo.weights import Weights
+from hcast_zoo.network.config import VARIANTS, HCastConfig
+from hcast_zoo.weights.file import Weights
 
 from . import pretrained as tags
 

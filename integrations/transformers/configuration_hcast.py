@@ -6,10 +6,10 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from hcast_zoo.calibration import Calibration
-from hcast_zoo.config import CELL_SIZE, IMAGENET_MEAN, IMAGENET_STD
-from hcast_zoo.config import HCastConfig as CoreConfig
-from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.network.config import CELL_SIZE, IMAGENET_MEAN, IMAGENET_STD
+from hcast_zoo.network.config import HCastConfig as CoreConfig
+from hcast_zoo.taxonomy.calibration import Calibration
+from hcast_zoo.taxonomy.tree import Taxonomy
 
 CORE_FIELDS = tuple(field.name for field in dataclasses.fields(CoreConfig))
 LEVEL_FIELDS = ("taxonomy", "level_classes", "id2label")  # they describe one thing, and change together
@@ -28,7 +28,7 @@ class HCastConfig(PreTrainedConfig):
 
     Args:
         taxonomy: Plain data of a :class:`hcast_zoo.Taxonomy`, see its ``to_dict``; None for labels without names.
-        calibration: Plain data of a :class:`hcast_zoo.calibration.Calibration`, see its ``to_dict``; paths and their
+        calibration: Plain data of a :class:`hcast_zoo.Calibration`, see its ``to_dict``; paths and their
             probabilities then come from calibrated logits. New labels have none.
         kl_weight: Weight of the Tree-path KL in the loss; the paper uses 0.5.
         label_smoothing: Label smoothing of the loss, in [0, 1).

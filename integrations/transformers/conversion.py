@@ -1,6 +1,6 @@
 """Weights of the core as a transformers model, and back. Nothing is renamed: the keys are the same."""
 
-from hcast_zoo.weights import Weights, WeightsError
+from hcast_zoo.weights.file import Weights, WeightsError
 
 from .configuration_hcast import HCastConfig
 from .modeling_hcast import HCastForImageClassification
@@ -10,7 +10,7 @@ def from_core(weights: Weights, **kwargs) -> HCastForImageClassification:
     """Return a model in eval mode, float32, with these weights.
 
     Args:
-        weights: What :func:`hcast_zoo.weights.load` reads.
+        weights: What :func:`hcast_zoo.weights.file.load` reads.
         kwargs: Further fields of the config, such as ``kl_weight``.
 
     Raises:
@@ -26,7 +26,7 @@ def from_core(weights: Weights, **kwargs) -> HCastForImageClassification:
 
 
 def to_core(model: HCastForImageClassification, metadata: dict[str, str] | None = None) -> Weights:
-    """Return the model's weights for :func:`hcast_zoo.weights.save`, sharing its tensors.
+    """Return the model's weights for :func:`hcast_zoo.weights.file.save`, sharing its tensors.
 
     Args:
         model: A classifier.

@@ -16,9 +16,10 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from hcast_zoo.config import HCastConfig as CoreConfig
-from hcast_zoo.superpixels import from_normalized
-from hcast_zoo.transforms import middle, on_background, short_side, to_8_bit
+from hcast_zoo.data.pictures import on_background, to_8_bit
+from hcast_zoo.data.transforms import middle, short_side
+from hcast_zoo.network.config import HCastConfig as CoreConfig
+from hcast_zoo.network.superpixels import from_normalized
 
 DEFAULTS = CoreConfig()
 

@@ -16,10 +16,10 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from hcast_zoo.layers import Attention, Block
-from hcast_zoo.losses import HierarchicalLoss
-from hcast_zoo.model import Encoder, Stage, segment_map
-from hcast_zoo.pooling import CentroidProjection, GraphPooling
+from hcast_zoo.network.graph_pooling import CentroidProjection, GraphPooling
+from hcast_zoo.network.layers import Attention, Block
+from hcast_zoo.network.model import Encoder, Stage, segment_map
+from hcast_zoo.training.losses import HierarchicalLoss
 
 from .configuration_hcast import HCastConfig
 
@@ -284,7 +284,7 @@ class HCastForImageClassification(HCastModel):
             num_superpixels: Another number of tokens than the config's, for this call.
             output_levels: Return the logits of all levels and the segments too; ``config.output_levels`` by default.
             output_paths: Also decode each sample's path in the taxonomy.
-            decoder: How: ``best_path``, ``top_down`` or ``independent``; see :mod:`hcast_zoo.decode`.
+            decoder: How: ``best_path``, ``top_down`` or ``independent``; see :mod:`hcast_zoo.taxonomy.decode`.
             kwargs: As for :class:`HCastModel`.
 
         Raises:

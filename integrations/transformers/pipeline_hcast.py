@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers.image_utils import load_image
 from transformers.pipelines.base import Pipeline
 
-from hcast_zoo.taxonomy import Taxonomy
-from hcast_zoo.transforms import read_picture
+from hcast_zoo.data.pictures import read_picture
+from hcast_zoo.taxonomy.tree import Taxonomy
 
 TASK = "hierarchical-image-classification"
 

@@ -11,22 +11,14 @@ import json
 import re
 from pathlib import Path
 
-CORE_MODULES = (
-    "calibration",
-    "config",
-    "decode",
-    "files",
-    "layers",
-    "losses",
-    "model",
-    "pooling",
-    "restriction",
-    "slic",
-    "superpixels",
-    "taxonomy",
-    "text",
-    "transforms",
-)
+CORE = {  # room of hcast_zoo: the modules of it that become files; no two have one name
+    "common": ("files", "text"),
+    "data": ("pictures", "transforms"),
+    "network": ("config", "graph_pooling", "layers", "model", "slic", "superpixels"),
+    "taxonomy": ("calibration", "decode", "sources", "subtree", "tree"),
+    "training": ("losses",),
+}
+CORE_MODULES = tuple(module for modules in CORE.values() for module in modules)
 MODULES = ("configuration_hcast", "image_processing_hcast", "modeling_hcast", "pipeline_hcast")
 AUTO_MAP = {
     "AutoConfig": "configuration_hcast.HCastConfig",
@@ -57,7 +49,7 @@ def generate() -> dict[str, str]:
     Raises:
         RemoteCodeError: if a module imports something of hcast_zoo that is not among the files.
     """
-    packages = [("hcast_zoo", CORE_MODULES), (__package__, MODULES)]
+    packages = [*((f"hcast_zoo.{room}", modules) for room, modules in CORE.items()), (__package__, MODULES)]
     sources = {
         module: importlib.resources.files(package).joinpath(f"{module}.py").read_text(encoding="utf-8")
         for package, modules in packages
@@ -70,8 +62,8 @@ def generate() -> dict[str, str]:
 
 
 def flatten(source: str) -> str:
-    """Rewrite imports from ``hcast_zoo.module`` as imports from the file beside."""
-    return re.sub(r"^from hcast_zoo\.(\w+) import ", r"from .\1 import ", source, flags=re.MULTILINE)
+    """Rewrite imports from a room's module, ``hcast_zoo.room.module`` or ``..room.module``, as from the file beside."""
+    return re.sub(r"^from (?:hcast_zoo\.|\.\.)\w+\.(\w+) import ", r"from .\1 import ", source, flags=re.MULTILINE)
 
 
 def check_self_contained(name: str, source: str) -> None:

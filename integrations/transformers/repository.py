@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hcast_zoo.weights import Weights
+from hcast_zoo.weights.file import Weights
 
 from . import remote_code
 from .configuration_hcast import HCastConfig

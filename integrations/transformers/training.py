@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import EvalPrediction
 
-from hcast_zoo.decode import decode
-from hcast_zoo.metrics import HierarchicalMetrics
-from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.evaluation.metrics import HierarchicalMetrics
+from hcast_zoo.taxonomy.decode import decode
+from hcast_zoo.taxonomy.tree import Taxonomy
 
 
 def compute_metrics(
@@ -17,7 +17,7 @@ def compute_metrics(
 
     Args:
         taxonomy: The tree of the labels.
-        decoders: Decodings, of ``hcast_zoo.decode.DECODERS``; the metrics of all but the first are named
+        decoders: Decodings, of ``hcast_zoo.taxonomy.decode.DECODERS``; the metrics of all but the first are named
             ``fpa/top_down`` and so on. ``independent`` is the paper's, and the only one whose TICE is not always 0.
     """
 

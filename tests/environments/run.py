@@ -39,7 +39,7 @@ IMPORTS = {
     "train": "accelerate, pyarrow, tensorboard",
     "export": "onnxruntime, onnxscript",
     "transformers": "transformers",
-    "demo": "hcast_zoo.demo",
+    "demo": "hcast_zoo.demo.app",
     "mmpretrain": "mmpretrain",
 }
 # Gradio wants a later huggingface-hub than our lowest, so the lowest are two environments.
@@ -54,7 +54,7 @@ NOT_HERE = (
     "test_site.py",
     "test_no_code.py",
     "test_typing.py",
-    "test_demo_browser.py",
+    "test_browser.py",
     "frameworks",
     "mutation",
     "environments",

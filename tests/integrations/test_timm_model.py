@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import FeatureInfo, group_parameters
 
 import hcast_zoo
-from hcast_zoo.model import HCast
+from hcast_zoo.network.model import HCast
 from tests.conftest import FIXTURES
 
 TINY = dict(embed_dim=48, depths=(1, 1, 1, 1), num_heads=3, img_size=32, num_superpixels=16, num_clusters=(8, 4, 2, 2))
@@ -348,7 +348,7 @@ def test_fx(x, train):
 
 def test_core_functions_accept_the_model(model, taxonomy, tmp_path):
     """A model trained in timm is saved, loaded and evaluated by the core like any other."""
-    from hcast_zoo.weights import Weights, save
+    from hcast_zoo.weights.file import Weights, save
 
     named = make(taxonomy=taxonomy.to_dict())
     assert named.taxonomy == taxonomy and named.config.level_classes == taxonomy.level_classes

@@ -12,12 +12,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, save_for_hf
 
-from hcast_zoo import Predictor, load_model, weights
-from hcast_zoo.config import VARIANTS
+from hcast_zoo import Predictor, load_model
+from hcast_zoo.data.pictures import read_picture
 from hcast_zoo.integrations.timm import pretrained as tags
-from hcast_zoo.transforms import read_picture
+from hcast_zoo.network.config import VARIANTS
+from hcast_zoo.weights import file as weights
 from tests.integrations.test_timm_model import TINY
-from tests.test_hub import server  # noqa: F401  (a fixture)
+from tests.weights.test_hub import server  # noqa: F401  (a fixture)
 
 PACKAGED = list(weights.packaged())
 
@@ -37,8 +38,8 @@ def python(code, **environment):
         "import timm.models; import hcast_zoo",
         "import hcast_zoo; from timm.models import list_models",
         "import hcast_zoo.integrations.timm.hcast, timm",
-        "import hcast_zoo.train, timm",
-        "import hcast_zoo; import hcast_zoo.train; import timm",
+        "import hcast_zoo.training.trainer, timm",
+        "import hcast_zoo; import hcast_zoo.training.trainer; import timm",
     ],
 )
 def test_registered_in_any_order_of_imports(imports):
@@ -287,7 +288,7 @@ def test_the_transform_follows_a_crop(tiny_model, tmp_path):
     model = timm.create_model("hcast_tiny", pretrained_cfg=cfg, device="meta")
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     picture = Image.effect_noise((90, 70), 50).convert("RGB")
-    from hcast_zoo.transforms import eval_transform
+    from hcast_zoo.data.transforms import eval_transform
 
     assert torch.equal(transform(picture), eval_transform(config)(picture))
     assert dataclasses.replace(model.config, **{f: getattr(config, f) for f in ("embed_dim", "depths")}).crop_pct == 0.7

@@ -11,9 +11,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from hcast_zoo import HCastConfig as CoreConfig
-from hcast_zoo import Taxonomy, weights
+from hcast_zoo import Taxonomy
 from hcast_zoo.integrations.transformers import HCastConfig
-from hcast_zoo.taxonomy import TaxonomyError
+from hcast_zoo.taxonomy.sources import TaxonomyError
+from hcast_zoo.weights import file as weights
 
 TINY = dict(
     image_size=32, embed_dim=48, depths=(1, 1, 1, 1), num_heads=3, num_superpixels=16, num_clusters=(8, 4, 2, 2)

@@ -13,9 +13,10 @@ from transformers import AutoImageProcessor
 
 import hcast_zoo  # noqa: F401 (registers the processors)
 from hcast_zoo import HCastConfig
+from hcast_zoo.data.pictures import on_background, to_8_bit
+from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.integrations.transformers import HCastImageProcessor, HCastImageProcessorPil
-from hcast_zoo.superpixels import from_normalized
-from hcast_zoo.transforms import eval_transform, on_background, to_8_bit
+from hcast_zoo.network.superpixels import from_normalized
 
 PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
 BACKENDS = [HCastImageProcessor, HCastImageProcessorPil]

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageClassification
 
 import hcast_zoo  # noqa: F401 (registers the model)
-from hcast_zoo import HierarchicalLoss, Taxonomy, weights
-from hcast_zoo.decode import decode
+from hcast_zoo import HierarchicalLoss, Taxonomy
 from hcast_zoo.integrations.transformers import HCastConfig, HCastForImageClassification, HCastModel, from_core, to_core
-from hcast_zoo.model import HCast
-from hcast_zoo.weights import Weights, WeightsError
+from hcast_zoo.network.model import HCast
+from hcast_zoo.taxonomy.decode import decode
+from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, WeightsError
 
 TOLERANCE = dict(atol=1e-5, rtol=0)
 

@@ -10,8 +10,9 @@ pytest.importorskip("transformers")
 
 from transformers import pipeline
 
-from hcast_zoo import Predictor, Taxonomy, weights
+from hcast_zoo import Predictor, Taxonomy
 from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core
+from hcast_zoo.weights import file as weights
 
 TASK = "hierarchical-image-classification"
 

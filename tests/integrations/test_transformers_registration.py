@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from hcast_zoo import weights
 from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core
+from hcast_zoo.weights import file as weights
 
 OURS = "hcast_zoo.integrations.transformers"
 ORDERS = {

@@ -15,8 +15,8 @@ import torch
 pytest.importorskip("transformers")
 
 import hcast_zoo
-from hcast_zoo import weights
 from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core, remote_code
+from hcast_zoo.weights import file as weights
 
 PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
 
@@ -36,7 +36,8 @@ def repository(tiny_weights, tmp_path):
 
 
 def source_of(name):
-    for folder in (Path(hcast_zoo.__file__).parent, Path(remote_code.__file__).parent):
+    core = Path(hcast_zoo.__file__).parent
+    for folder in (*(core / room for room in remote_code.CORE), Path(remote_code.__file__).parent):
         if (folder / name).exists():
             return (folder / name).read_text()
     raise AssertionError(f"{name} is no module of ours")
@@ -47,8 +48,8 @@ def test_generated_code_is_our_modules():
 
     class Flat(ast.NodeTransformer):
         def visit_ImportFrom(self, node):
-            if node.level == 0 and node.module.startswith("hcast_zoo."):
-                node.module, node.level = node.module.removeprefix("hcast_zoo."), 1
+            if node.level == 2 or (node.level == 0 and node.module.startswith("hcast_zoo.")):
+                node.module, node.level = node.module.split(".")[-1], 1
             return node
 
     files = remote_code.generate()
@@ -87,11 +88,11 @@ def test_generated_code_imports_nothing_of_ours_but_its_neighbours():
     [
         "import hcast_zoo",
         "from hcast_zoo import weights",
-        "from hcast_zoo.weights import load",
+        "from hcast_zoo.weights.file import load",
         "from . import config",
-        "from .weights import load",
+        "from .file import load",
         "from ..config import HCastConfig",
-        "def f():\n    import hcast_zoo.data",
+        "def f():\n    import hcast_zoo.data.dataset",
     ],
 )
 def test_other_imports_of_ours_are_refused(line):

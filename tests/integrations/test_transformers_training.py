@@ -9,11 +9,11 @@ pytest.importorskip("accelerate")
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hcast_zoo import HierarchicalDataset
-from hcast_zoo.data import SuperpixelCollate
-from hcast_zoo.evaluate import evaluate
+from hcast_zoo.data.loading import SuperpixelCollate
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.evaluation.evaluate import evaluate
 from hcast_zoo.integrations.transformers import compute_metrics, from_core
-from hcast_zoo.transforms import eval_transform
-from hcast_zoo.weights import Weights
+from hcast_zoo.weights.file import Weights
 
 
 class Collate(SuperpixelCollate):

@@ -9,11 +9,11 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from hcast_zoo import VARIANTS
-from hcast_zoo.config import HCastConfig
 from hcast_zoo.integrations.mmpretrain.backbone import HCast
 from hcast_zoo.integrations.mmpretrain.config import model_config
-from hcast_zoo.model import resample_position
-from hcast_zoo.weights import packaged
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.model import resample_position
+from hcast_zoo.weights.file import packaged
 
 
 @pytest.fixture

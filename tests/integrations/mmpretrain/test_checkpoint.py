@@ -10,7 +10,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-import hcast_zoo.weights as core
+import hcast_zoo.weights.file as core
 from hcast_zoo.integrations.mmpretrain.checkpoint import classifier_key, core_key, load_from_local
 
 

@@ -6,9 +6,9 @@ import torch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
+from hcast_zoo.data.transforms import to_tensor
 from hcast_zoo.integrations.mmpretrain.preprocessor import HierarchicalDataPreprocessor
-from hcast_zoo.losses import soft_targets
-from hcast_zoo.transforms import to_tensor
+from hcast_zoo.training.losses import soft_targets
 
 LABELS = [[0, 0, 1], [1, 3, 5], [0, 1, -1], [1, -1, -1]]
 

@@ -15,7 +15,7 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 import hcast_zoo.integrations.mmpretrain as package
 from hcast_zoo.integrations.mmpretrain.hcast import MIM
 from hcast_zoo.integrations.mmpretrain.transforms import GenerateSuperpixels, check_pipeline
-from hcast_zoo.weights import load
+from hcast_zoo.weights.file import load
 
 PURE = Path(package.__file__).parent / "configs" / "hcast"
 NAMES = sorted(p.stem for p in (MIM / "configs" / "hcast").glob("*.py"))

@@ -11,12 +11,13 @@ from mmpretrain.datasets.categories import CUB_CATEGORIES
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
-from hcast_zoo import trees
 from hcast_zoo.integrations.mmpretrain.config import load_taxonomy
 from hcast_zoo.integrations.mmpretrain.dataset import HierarchicalDataset
-from hcast_zoo.taxonomy import Taxonomy, TaxonomyError
-from hcast_zoo.trees import leaf_ids
-from hcast_zoo.weights import packaged
+from hcast_zoo.paper import trees
+from hcast_zoo.paper.trees import leaf_ids
+from hcast_zoo.taxonomy.sources import TaxonomyError
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights.file import packaged
 
 
 @pytest.fixture

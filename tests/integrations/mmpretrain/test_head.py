@@ -5,11 +5,11 @@ import torch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from hcast_zoo import losses as core
-from hcast_zoo.decode import decode
 from hcast_zoo.integrations.mmpretrain.head import HierarchicalClsHead
 from hcast_zoo.integrations.mmpretrain.loss import HierarchicalLoss
-from hcast_zoo.taxonomy import Taxonomy
+from hcast_zoo.taxonomy.decode import decode
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.training import losses as core
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmpretrain.registry import MODELS, TRANSFORMS
 from mmpretrain.structures import DataSample
 
+from hcast_zoo.data.pictures import read_picture
+from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.integrations.mmpretrain.checkpoint import classifier_key
-from hcast_zoo.transforms import eval_transform, read_picture
-from hcast_zoo.weights import load_model
+from hcast_zoo.weights.file import load_model
 
 PICTURES = sorted((Path(__file__).parents[2] / "pictures").glob("*.png"))
 

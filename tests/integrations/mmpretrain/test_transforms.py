@@ -10,10 +10,11 @@ from mmengine.dataset import Compose
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
-from hcast_zoo import superpixels
-from hcast_zoo.config import HCastConfig
+from hcast_zoo.data.pictures import PictureError, read_picture
+from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.integrations.mmpretrain.transforms import GenerateSuperpixels, LoadPicture, PackHierarchicalInputs
-from hcast_zoo.transforms import PictureError, eval_transform, read_picture
+from hcast_zoo.network import superpixels
+from hcast_zoo.network.config import HCastConfig
 
 PICTURES = sorted((Path(__file__).parents[2] / "pictures").glob("*.png"))
 

@@ -1,0 +1,271 @@
+"""Decoding that can be trusted: decoders compared, calibration, back-off and restriction, on held-out pictures.
+
+    pip install '.[benchmarks]'
+    python benchmarks/decoding.py --data emoji_art.parquet
+
+Writes docs/decoding.md and docs/images/coverage.png.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import report
+import torch
+from torch import Tensor
+
+from hcast_zoo import HierarchicalMetrics, Predictor, Taxonomy
+from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.evaluation.evaluate import collect_logits
+from hcast_zoo.taxonomy.backoff import back_off
+from hcast_zoo.taxonomy.calibration import Calibration, calibration_errors, fit_calibration
+from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.taxonomy.tree import UNKNOWN
+from hcast_zoo.weights import file as weights
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+THRESHOLDS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+SHARES = (10, 25, 50, 75, 100)  # percent of the pictures
+EXAMPLES = Path(__file__).parent.parent / "tests/pictures"
+EXAMPLE_THRESHOLD = 0.5
+PICTURE = Path("images/coverage.png")
+
+TEXT = """# Decoding that can be trusted
+
+Every level gives probabilities of its own. A decoder makes one path of them, calibration makes them mean what they say,
+back-off leaves out what is not sure, and restriction leaves out what cannot be.
+
+```bash
+hcast-zoo calibrate MODEL --data pictures.parquet --split val --output calibrated.safetensors
+hcast-zoo predict picture.png --model calibrated.safetensors --back-off 0.5 --within animals-nature --within pizza
+```
+
+{provenance}
+## Decoders
+
+{decoders}
+In percent. `best_path` and `top_down` never leave the tree; `independent` is the paper's, each level by itself. A
+temperature moves no level's own choice, and no path of `top_down`; it can move one of `best_path`, which multiplies
+levels.
+
+## Calibration
+
+A temperature for each level, fitted by maximum likelihood, and one for the product of the levels in `best_path`, which
+counts more than once what the levels have seen in common. They are stored in the metadata of the weights
+(`calibration`); without, all are 1. These were fitted on: {fitted_on}.
+
+{calibration}
+ECE: expected calibration error in percent, 15 bins; of each level's own choice, and of the path by `best_path`. The
+data of the first pair of columns fitted the temperatures, the second pair is the measure.
+
+## Back-off
+
+`--back-off THRESHOLD` stops at the deepest level that is trustworthy: down to it, every level asked by itself chooses
+the node of the path, and the calibrated probability of the path so far is at least the threshold. The answer says why
+it stops. Without the first condition (`require_agreement=False` in Python) the probability decides alone.
+With `--back-off {example_threshold}`:
+
+```text
+{examples}
+```
+
+{back_off}
+*Answered*: pictures whose answer reaches the level, in percent. *Right*: of these, those whose path is right down to
+it. *All right*: answers, of any depth but none, without a wrong node.
+
+![Accuracy against coverage]({picture})
+
+Left: accuracy against coverage of each level, as the threshold goes from 0 to 1; where the solid line is not above the
+dashed one, asking that levels agree buys nothing that a higher threshold would not. Right: how often the paths of a bin
+of probability are right, before and after calibration; on the diagonal a probability means what it says.
+
+### Which number tells a right path from a wrong one
+
+{selective}
+Accuracy of whole paths (FPA, in percent), over the most confident part of the pictures, by three confidences.
+
+## Restriction
+
+`--within NODE`, which may be given several times, decodes as if the tree had only the leaves at or below the nodes:
+what sums to 1 then sums to 1 over those. A node is named at any level, `level:name` where a name is at several.
+
+{restriction}
+FPA in percent by `best_path`, if the true node of a level is known beforehand.
+"""
+
+
+def main() -> None:
+    parser = report.make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--val-split", default="val", help="to calibrate on, if the weights are not (%(default)s)")
+    args = parser.parse_args()
+    content = weights.load(args.model)
+    model, taxonomy = weights.build(content), content.taxonomy
+    dataset = report.load_data(args, content)
+    held_out = HierarchicalDataset.load(args.data, taxonomy, args.val_split, transform=dataset.transform)
+    val, test = (collect_logits(model, d, args.batch_size) for d in (held_out, dataset))
+    calibration = content.calibration or fit_calibration(*val, taxonomy, f"{taxonomy.name}, split {args.val_split}")
+    draw(args.docs / PICTURE, *test, taxonomy, calibration)
+    report.write(
+        args.docs,
+        "decoding.md",
+        TEXT.format(
+            provenance=report.provenance(args, content, len(test[1])),
+            fitted_on=calibration.fitted_on,
+            picture=PICTURE.as_posix(),
+            decoders=decoder_table(*test, taxonomy, calibration),
+            calibration=calibration_table(val, test, taxonomy, calibration),
+            example_threshold=EXAMPLE_THRESHOLD,
+            examples=example_lines(args.model, calibration),
+            back_off=back_off_table(*test, taxonomy, calibration),
+            selective=selective_table(*test, taxonomy, calibration),
+            restriction=restriction_table(*test, taxonomy, calibration),
+        ),
+    )
+
+
+def decoder_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:
+    rows = []
+    for name, mode, scaled in [
+        *((f"`{m}`", m, logits) for m in DECODERS),
+        ("`best_path`, calibrated", "best_path", calibration.logits(logits)),
+    ]:
+        metrics = HierarchicalMetrics(taxonomy)
+        metrics.update(decode(scaled, taxonomy, mode).paths, labels)
+        values = metrics.compute()
+        rows.append([name, *(f"{v:.2f}" for key, v in values.items() if key != "wap")])
+    return report.table(["decoding", "FPA", "TICE", *taxonomy.levels], rows)
+
+
+def calibration_table(val: tuple, test: tuple, taxonomy: Taxonomy, calibration: Calibration) -> str:
+    columns = [calibration_errors(*data, taxonomy, c) for data in (val, test) for c in (None, calibration)]
+    temperatures = (*calibration.temperatures, calibration.path_temperature)
+    rows = [
+        [key.removeprefix("ece/"), f"{t:.3f}", *(f"{column[key]:.2f}" for column in columns)]
+        for key, t in zip(columns[0], temperatures)
+    ]
+    return report.table(["of", "temperature", "ECE held out", "calibrated", "ECE", "calibrated"], rows)
+
+
+def example_lines(model: str, calibration: Calibration) -> str:
+    predictor = Predictor(model, threshold=EXAMPLE_THRESHOLD)
+    predictor.calibration = calibration
+    return "\n".join(
+        f"{Path(p.file).name}: {' > '.join(p.path) or 'no answer'}\n    {p.reason}"
+        for p in predictor.predict(sorted(EXAMPLES.glob("*.png")))
+    )
+
+
+def back_off_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:
+    decoded = decode_calibrated(logits, taxonomy, calibration)
+    rows = []
+    for agreement in (True, False):
+        for threshold in THRESHOLDS:
+            answer = back_off(decoded, taxonomy, threshold, require_agreement=agreement)
+            answered, right = coverage(answer.paths, labels)
+            given = answer.depths > 0
+            wrong = ((answer.paths != labels) & (answer.paths != UNKNOWN)).any(1)
+            rows.append(
+                [
+                    f"{threshold:g}",
+                    "yes" if agreement else "no",
+                    *(f"{a:.1f} / {number(r)}" for a, r in zip(answered, right)),
+                    number(percent(~wrong[given])),
+                ]
+            )
+    return report.table(
+        ["threshold", "levels agree", *(f"{level}: answered / right" for level in taxonomy.levels), "all right"], rows
+    )
+
+
+def decode_calibrated(logits: Sequence[Tensor], taxonomy: Taxonomy, calibration: Calibration, **options):
+    return decode(calibration.logits(logits), taxonomy, path_temperature=calibration.path_temperature, **options)
+
+
+def coverage(paths: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:
+    """Return, for each level, the percent of pictures answered down to it, and of these the percent that is right."""
+    reached = paths != UNKNOWN
+    right = (paths == labels).long().cumprod(1).bool()
+    return [percent(column) for column in reached.T], [percent(r[a]) for r, a in zip(right.T, reached.T)]
+
+
+def number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"
+
+
+def percent(truth: Tensor) -> float:
+    return 100 * truth.double().mean().item()  # NaN for none
+
+
+def selective_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:
+    calibrated = decode_calibrated(logits, taxonomy, calibration)
+    plain = decode(logits, taxonomy)
+    finest = taxonomy.levels[-1]
+    confidences = {
+        "path, calibrated": (calibrated.paths, calibrated.path_probabilities),
+        "path": (plain.paths, plain.path_probabilities),
+        f"{finest}'s own": (plain.paths, plain.level_probabilities[:, -1].nan_to_num(0)),
+    }
+    rows = []
+    for name, (paths, confidence) in confidences.items():
+        right = (paths == labels).all(1)[confidence.argsort(descending=True, stable=True)]
+        rows.append([name, *(f"{percent(right[: max(1, len(right) * share // 100)]):.1f}" for share in SHARES)])
+    return report.table(["confidence", *(f"{share} %" for share in SHARES)], rows)
+
+
+def restriction_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:
+    whole = (decode_calibrated(logits, taxonomy, calibration).paths == labels).all(1)
+    rows = [["nothing", f"{percent(whole):.2f}"]]
+    for level, name in enumerate(taxonomy.levels[:-1]):
+        right = []
+        for node in labels[:, level].unique().tolist():
+            if node == UNKNOWN:
+                continue
+            mine = labels[:, level] == node
+            paths = decode_calibrated(
+                [x[mine] for x in logits], taxonomy, calibration, within=[f"{name}:{taxonomy.names[level][node]}"]
+            ).paths
+            right.append((paths == labels[mine]).all(1))
+        rows.append([name, f"{percent(torch.cat(right)):.2f}"])
+    return report.table(["known", "FPA"], rows)
+
+
+def draw(path: Path, logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> None:
+    decoded, plain = decode_calibrated(logits, taxonomy, calibration), decode(logits, taxonomy)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    for agreement, style in ((True, "-"), (False, "--")):
+        points = [
+            coverage(back_off(decoded, taxonomy, t, require_agreement=agreement).paths, labels)
+            for t in torch.linspace(0, 1, 101).tolist()
+        ]
+        for level, name in enumerate(taxonomy.levels):
+            curve = [(answered[level], accuracy[level]) for answered, accuracy in points if answered[level] > 1]
+            label = name + (", levels agree" if agreement else ", probability alone")
+            left.plot(*zip(*curve), style, color=f"C{level}", label=label)
+    left.set(xlabel="answered, % (above 1 %)", ylabel="right of these, %", xlim=(0, 100), ylim=(0, 100))
+    left.legend(fontsize=8)
+    left.grid(alpha=0.3)
+    for name, d in (("before calibration", plain), ("after calibration", decoded)):
+        right.plot(*zip(*reliability(d.path_probabilities, (d.paths == labels).all(1))), "o-", label=name, markersize=4)
+    right.plot([0, 100], [0, 100], ":", color="grey")
+    right.set(xlabel="probability of the path, %", ylabel="right, %", xlim=(0, 100), ylim=(0, 100))
+    right.legend(fontsize=8)
+    right.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})  # the same bytes from the same numbers
+
+
+def reliability(confidence: Tensor, right: Tensor, bins: int = 10) -> list[tuple[float, float]]:
+    """Return the mean confidence and accuracy, in percent, of the bins that hold ten pictures or more."""
+    index = (confidence * bins).ceil().long().clamp(1, bins)
+    return [
+        (percent(confidence[index == i]), percent(right[index == i]))
+        for i in range(1, bins + 1)
+        if (index == i).sum() >= 10
+    ]
+
+
+if __name__ == "__main__":
+    main()

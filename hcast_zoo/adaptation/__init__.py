@@ -1,0 +1,1 @@
+"""Test-time adaptation: raise a label's probability in one picture."""

@@ -1,0 +1,337 @@
+"""Test-time adaptation in reverse hierarchy: what is, or should be, recognised corrects the segments it came from.
+
+Feedback about the labels is back-propagated from the heads through the poolings to the superpixels, a few small steps
+are taken in what is left free, and the picture is fed forward again. The authors of H-CAST show one example of the
+idea and released no code for it; what is free, the steps and their limits are our reading.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..network.model import HCast, HCastOutput
+from ..taxonomy.calibration import Calibration
+from ..taxonomy.decode import path_scores
+from ..taxonomy.tree import UNKNOWN, Taxonomy
+from .config import AdaptConfig
+
+FEEDBACK = ("target", "path", "entropy", "agreement")
+Loss = Callable[[Sequence[Tensor]], Tensor]
+
+
+class AdaptationError(ValueError):
+    """Adaptation left the finite numbers and was stopped; the model is as it was."""
+
+
+@dataclasses.dataclass
+class Adaptation:
+    """A picture's answer before and after adaptation, and what moved.
+
+    Attributes:
+        before: The model's output as it is stored.
+        after: The output with the lowest loss of all steps, so never one with a higher loss than ``before``.
+        losses: Of each step, from before the first to after the last.
+        node: Level and index of the target, or None for feedback that has none.
+        distances: For each free kind, how far it moved, as a fraction of its norm.
+        token_offset: (1, N, C) what was added to the superpixels' tokens, or None.
+        parameters: Adapted values by parameter name.
+    """
+
+    before: HCastOutput
+    after: HCastOutput
+    losses: tuple[float, ...]
+    node: tuple[int, int] | None
+    distances: dict[str, float]
+    token_offset: Tensor | None
+    parameters: dict[str, nn.Parameter]
+
+    def applied(self, model: HCast) -> contextlib.AbstractContextManager[HCast]:
+        """Return a context in which the model is the adapted one, for this picture; its own weights come back after."""
+        return substituted(model, self.parameters, self.token_offset)
+
+
+@contextlib.contextmanager
+def substituted(
+    model: HCast, parameters: dict[str, nn.Parameter], token_offset: Tensor | None = None
+) -> Iterator[HCast]:
+    """Run a block with other parameters in a model, and with an offset on the tokens of its superpixels.
+
+    The stored parameters are set aside, never written to, and put back at the end, also after an exception. Until
+    then, other threads that use the model see the other parameters too.
+
+    Args:
+        model: The model.
+        parameters: By name in ``model.named_parameters()``.
+        token_offset: (1, N, C), added to the tokens that enter stage 1; empty superpixels get none.
+    """
+    own = {name: model.get_parameter(name) for name in parameters}
+    hook = None
+    try:
+        for name, parameter in parameters.items():
+            _assign(model, name, parameter)
+        if token_offset is not None:
+            hook = model.stages[0].register_forward_pre_hook(functools.partial(_shift_tokens, token_offset))
+        yield model
+    finally:
+        if hook is not None:
+            hook.remove()
+        for name, parameter in own.items():
+            _assign(model, name, parameter)
+
+
+def adapt(
+    model: HCast,
+    image: Tensor,
+    taxonomy: Taxonomy,
+    target: str | tuple[int, int] | None = None,
+    *,
+    feedback: str = "target",
+    config: AdaptConfig | None = None,
+    segments: Tensor | None = None,
+    num_clusters: tuple[int, ...] | None = None,
+    calibration: Calibration | None = None,
+) -> Adaptation:
+    """Adapt a model to one picture, by feedback about its labels. The model is as before when this returns or raises.
+
+    Args:
+        model: In eval mode.
+        image: (1, C, H, W) float, normalised.
+        taxonomy: The model's labels.
+        target: For feedback ``target``: a node at any level, by name (see :meth:`Taxonomy.find`), or level and index.
+        feedback: ``target``: raise the probability of the node. ``path``: that of the path predicted before.
+            ``entropy``: make every level decided. ``agreement``: raise the probability that the levels, drawn
+            independently, form a path of the tree.
+        config: How far adaptation may go.
+        segments: (1, H, W) superpixels; made by the model if not given.
+        num_clusters: Other cluster counts than the model's.
+        calibration: Of the weights; probabilities are the calibrated ones.
+
+    Raises:
+        AdaptationError: if the loss or its gradient is not finite.
+        TaxonomyError: if the target is unknown; the message names the nearest nodes.
+        ValueError: if another argument is not as expected.
+    """
+    config = config or AdaptConfig()
+    if image.ndim != 4 or len(image) != 1:
+        raise ValueError(f"expected one image (1, C, H, W), because parameters adapt to it, got {tuple(image.shape)}")
+    if model.training:
+        raise ValueError("expected a model in eval mode: training would change its statistics; call model.eval()")
+    with torch.inference_mode(False), torch.enable_grad():
+        image = image.clone()  # a tensor made in inference mode cannot be back-propagated through
+        segments = model.prepare_segments(image, segments, model.config.num_superpixels)
+        forward = functools.partial(model, image, segments, num_clusters=num_clusters)
+        with torch.no_grad():
+            before = forward()
+            node = _find_node(before, taxonomy, target, feedback, calibration)
+            tokens, _ = model.embed(image, segments, model.config.num_superpixels)
+        loss = make_loss(feedback, taxonomy, node, calibration)
+        groups = [_free_group(model, kind, tokens[:, 1:]) for kind in config.free]
+        offset = next((g.values["tokens"] for g in groups if g.kind == "tokens"), None)
+        parameters = {name: p for g in groups if g.kind != "tokens" for name, p in g.values.items()}
+        with substituted(model, parameters, offset):
+            after, losses = _descend(forward, loss, groups, config)
+    return Adaptation(
+        before,
+        after,
+        losses,
+        node,
+        {g.kind: g.distance() for g in groups},
+        None if offset is None else offset.detach(),
+        parameters,
+    )
+
+
+def node_log_probability(
+    level_logits: Sequence[Tensor], taxonomy: Taxonomy, node: tuple[int, int], calibration: Calibration | None = None
+) -> Tensor:
+    """Return the (B,) logarithm of a node's probability: of all paths through it, as ``best_path`` decoding has it.
+
+    Args:
+        level_logits: One (B, C_l) tensor a level.
+        taxonomy: The tree.
+        node: Level and index.
+        calibration: Of the weights.
+    """
+    scores = _path_scores(level_logits, taxonomy, calibration)
+    through = [i for i, path in enumerate(taxonomy.paths) if path[node[0]] == node[1]]
+    return scores[:, through].logsumexp(-1) - scores.logsumexp(-1)
+
+
+def make_loss(
+    feedback: str, taxonomy: Taxonomy, node: tuple[int, int] | None = None, calibration: Calibration | None = None
+) -> Loss:
+    """Return the function of level logits that adaptation lowers; see :func:`adapt` for the kinds of feedback.
+
+    Raises:
+        ValueError: if the feedback is unknown.
+    """
+
+    def entropy(level_logits: Sequence[Tensor]) -> Tensor:
+        log_probs = [x.log_softmax(-1) for x in _scaled(level_logits, calibration)]
+        return torch.stack([-(x.exp() * x).sum(-1) for x in log_probs]).mean()
+
+    losses: dict[str, Loss] = {
+        "entropy": entropy,
+        "agreement": lambda x: -_path_scores(x, taxonomy, calibration, tempered=False).logsumexp(-1).mean(),
+        "target": lambda x: -node_log_probability(x, taxonomy, node, calibration).mean(),  # type: ignore[arg-type]
+    }
+    losses["path"] = losses["target"]
+    if feedback not in losses:
+        raise ValueError(f"unknown feedback {feedback!r}: expected one of {', '.join(FEEDBACK)}")
+    return losses[feedback]
+
+
+@dataclasses.dataclass
+class _FreeGroup:
+    """One kind of what moves: its tensors, where they started, and the norm that steps are measured by."""
+
+    kind: str
+    values: dict[str, nn.Parameter]
+    start: dict[str, Tensor]
+    scale: float
+
+    def distance(self) -> float:
+        return _norm([v.detach() - self.start[k] for k, v in self.values.items()]) / max(self.scale, 1e-12)
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], config: AdaptConfig) -> None:
+        """Move against the gradient by a fixed length, and back to the surface of the trust region if beyond."""
+        norm = _norm(gradients)
+        if norm == 0:
+            return
+        for value, gradient in zip(self.values.values(), gradients):
+            value.sub_(config.step_size * self.scale / norm * gradient)
+        if (distance := self.distance()) > config.radius:
+            for name, value in self.values.items():
+                value.copy_(self.start[name] + (value - self.start[name]) * (config.radius / distance))
+
+    @torch.no_grad()
+    def restore(self, values: dict[str, Tensor]) -> None:
+        for name, value in self.values.items():
+            value.copy_(values[name])
+
+
+def _descend(
+    forward: Callable[[], HCastOutput], loss: Loss, groups: list[_FreeGroup], config: AdaptConfig
+) -> tuple[HCastOutput, tuple[float, ...]]:
+    """Take the steps; return the output with the lowest loss, to which the groups are set back, and all losses."""
+    losses: list[float] = []
+    best: tuple | None = None
+    for step in range(config.steps + 1):
+        output = forward()
+        value = loss(output.level_logits)
+        if not value.isfinite():
+            raise AdaptationError(
+                f"the loss is {value.item()} after {step} steps, and the model as it was before: "
+                + ("check the picture" if step == 0 else "try a smaller step_size or radius")
+            )
+        losses.append(value.item())
+        if best is None or losses[-1] < best[0]:
+            best = losses[-1], _detached(output), [{k: v.detach().clone() for k, v in g.values.items()} for g in groups]
+        if step == config.steps:
+            break
+        tensors = [v for g in groups for v in g.values.values()]
+        # What lies above the stage that the feedback enters by has no part in it.
+        gradients = iter(torch.autograd.grad(value, tensors, allow_unused=True))
+        for group in groups:
+            mine = [torch.zeros_like(v) if (g := next(gradients)) is None else g for v in group.values.values()]
+            if not math.isfinite(_norm(mine)):
+                raise AdaptationError(
+                    f"the gradient of {group.kind} is not finite after {step} steps; the model is as it was before"
+                )
+            group.step(mine, config)
+    assert best is not None  # the loss before the first step is there
+    for group, values in zip(groups, best[2]):
+        group.restore(values)
+    return best[1], tuple(losses)
+
+
+def _free_group(model: HCast, kind: str, tokens: Tensor) -> _FreeGroup:
+    if kind == "tokens":
+        start = {"tokens": torch.zeros_like(tokens)}
+        scale = _norm([tokens])
+    else:
+        start = {name: p.detach() for name, p in model.named_parameters() if name in _names(model, kind)}
+        scale = _norm(list(start.values()))
+    return _FreeGroup(kind, {k: nn.Parameter(v.clone()) for k, v in start.items()}, start, scale)
+
+
+def _names(model: HCast, kind: str) -> set[str]:
+    """Return the names of the parameters of a free kind."""
+    if kind == "norms":
+        # Not the norm before the coarsest heads, which is past all segments.
+        owners = [f"stages.{name}" for name, m in model.stages.named_modules() if isinstance(m, nn.LayerNorm)]
+    else:
+        # Not the pooling's MLP, which feeds the class token too. A last pooling reaches no head.
+        owners = [f"stages.{i}.pool.centroid_fc" for i, s in enumerate(model.stages[:-1]) if s.pool is not None]
+    return {name for name, _ in model.named_parameters() if name.startswith(tuple(f"{owner}." for owner in owners))}
+
+
+def _find_node(
+    output: HCastOutput,
+    taxonomy: Taxonomy,
+    target: str | tuple[int, int] | None,
+    feedback: str,
+    calibration: Calibration | None,
+) -> tuple[int, int] | None:
+    if (target is None) == (feedback == "target"):
+        raise ValueError(
+            f"expected a target for the feedback 'target', and none for another, got {target!r} for {feedback!r}"
+        )
+    if isinstance(target, str):
+        return taxonomy.find(target)
+    if target is not None:
+        level, index = target
+        if not (0 <= level < len(taxonomy.levels) and 0 <= index < len(taxonomy.names[level])):
+            raise ValueError(f"expected a target's level and index in levels of {taxonomy.level_classes}, got {target}")
+        return level, index
+    if feedback != "path":
+        return None
+    best = taxonomy.paths[_path_scores(output.level_logits, taxonomy, calibration)[0].argmax()]
+    level = max(i for i, node in enumerate(best) if node != UNKNOWN)
+    return level, best[level]
+
+
+def _path_scores(
+    level_logits: Sequence[Tensor], taxonomy: Taxonomy, calibration: Calibration | None, tempered: bool = True
+) -> Tensor:
+    scores = path_scores([x.log_softmax(-1) for x in _scaled(level_logits, calibration)], taxonomy)
+    return scores / calibration.path_temperature if calibration is not None and tempered else scores
+
+
+def _scaled(level_logits: Sequence[Tensor], calibration: Calibration | None) -> Sequence[Tensor]:
+    return level_logits if calibration is None else calibration.logits(level_logits)
+
+
+def _shift_tokens(offset: Tensor, stage: nn.Module, arguments: tuple) -> tuple:
+    tokens, valid, *rest = arguments
+    if tokens[:, 1:].shape != offset.shape:
+        raise ValueError(
+            f"the model is adapted to one picture of {offset.shape[1]} tokens, got {len(tokens)} of "
+            f"{tokens.shape[1] - 1}"
+        )
+    return tokens + F.pad(offset * valid[..., None], (0, 0, 1, 0)), valid, *rest
+
+
+def _assign(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, parameter)
+
+
+def _detached(output: HCastOutput) -> HCastOutput:
+    return HCastOutput(
+        tuple(x.detach() for x in output.level_logits),
+        output.segments,
+        tuple(x.detach() for x in output.assignments),
+        tuple(x.detach() for x in output.level_features),
+    )
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(t.double().square().sum().item() for t in tensors))

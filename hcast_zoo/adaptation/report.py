@@ -1,0 +1,135 @@
+"""One picture before and after adaptation: its answers, its segments, and a sheet that shows both."""
+
+import dataclasses
+from pathlib import Path
+
+from PIL import Image
+
+from ..data.pictures import read_picture
+from ..data.transforms import eval_transform
+from ..inference.predictor import Prediction, Predictor
+from ..segments import drawing as visualize
+from ..segments.drawing import Segmentation
+from ..segments.metrics import rand_distance
+from .adapt import Adaptation, adapt, node_log_probability
+from .config import AdaptConfig
+
+
+@dataclasses.dataclass
+class AdaptedPicture:
+    """A picture's answers before and after adaptation.
+
+    Attributes:
+        file: As it was given.
+        feedback: One of ``adapt.FEEDBACK``.
+        target: Name of the node whose probability was raised, or None.
+        probability: Of the target before and after, in [0, 1], or None.
+        before: The answer of the stored weights.
+        after: The answer of the adapted ones.
+        segmentations: Of the stored weights, and of the adapted ones.
+        segment_change: For each stage from 2, percent of the pixel pairs that were in one segment and are in two now,
+            or the reverse.
+        adaptation: All tensors.
+    """
+
+    file: str
+    feedback: str
+    target: str | None
+    probability: tuple[float, float] | None
+    before: Prediction
+    after: Prediction
+    segmentations: tuple[Segmentation, Segmentation]
+    segment_change: tuple[float, ...]
+    adaptation: Adaptation
+
+    def to_dict(self) -> dict:
+        """Return plain data for JSON."""
+
+        def answer(prediction: Prediction) -> dict:
+            return {k: v for k, v in prediction.to_dict().items() if k != "file"}
+
+        return {
+            "file": self.file,
+            "feedback": self.feedback,
+            "target": self.target,
+            "probability": self.probability and list(self.probability),
+            "before": answer(self.before),
+            "after": answer(self.after),
+            "losses": list(self.adaptation.losses),
+            "distances": self.adaptation.distances,
+            "segment_change": {f"stage {i}": change for i, change in enumerate(self.segment_change, 2)},
+        }
+
+
+def adapt_picture(
+    predictor: Predictor,
+    file: str | Path,
+    target: str | None = None,
+    *,
+    feedback: str = "target",
+    config: AdaptConfig | None = None,
+) -> AdaptedPicture:
+    """Adapt a predictor's model to a picture; see :func:`adapt` for target, feedback and errors.
+
+    Raises:
+        PictureError: if the picture cannot be read.
+    """
+    model, taxonomy, calibration = predictor.model, predictor.taxonomy, predictor.calibration
+    picture = read_picture(file)
+    image = eval_transform(model.config)(picture)[None].to(predictor.device)
+    a = adapt(
+        model,
+        image,
+        taxonomy,
+        target,
+        feedback=feedback,
+        config=config,
+        num_clusters=predictor.num_clusters,
+        calibration=calibration,
+    )
+    probability: tuple | None = None
+    if a.node is not None:
+        target = taxonomy.names[a.node[0]][a.node[1]]
+        probability = tuple(
+            node_log_probability(o.level_logits, taxonomy, a.node, calibration).exp().item()
+            for o in (a.before, a.after)
+        )
+    before, after = (
+        dataclasses.replace(predictor.decode([x.float().cpu() for x in o.level_logits])[0], file=str(file))
+        for o in (a.before, a.after)
+    )
+    stages = range(2, len(a.before.assignments) + 2)
+    change = tuple(rand_distance(a.before.segment_map(s)[0], a.after.segment_map(s)[0]) for s in stages)
+    segmentations = (
+        Segmentation.from_output(picture, a.before, model.config),
+        Segmentation.from_output(picture, a.after, model.config),
+    )
+    return AdaptedPicture(str(file), feedback, target, probability, before, after, segmentations, change, a)
+
+
+def draw_sheet(adapted: AdaptedPicture) -> Image.Image:
+    """Draw the picture and its segmentations, fine to coarse: before adaptation above, after it below."""
+    columns = []
+    for row, segmentation in enumerate(adapted.segmentations):
+        answer, when = ((adapted.before, "before"), (adapted.after, "after"))[row]
+        texts = [f"{when}: path {answer.path_probability:.1%}", *answer.path]
+        if adapted.probability is not None:
+            texts.append(f"target {adapted.target}: {adapted.probability[row]:.1%}")
+        panels = [(segmentation.view(), texts)]
+        panels += [
+            (visualize.stage_panel(segmentation, stage), [f"segments of stage {stage}"])
+            for stage in range(1, len(segmentation.maps) + 1)
+        ]
+        columns.append(panels)
+    return visualize.sheet([*zip(*columns)])
+
+
+def write_sheet(adapted: AdaptedPicture, folder: str | Path) -> Path:
+    """Write the sheet to a folder, under the picture's name as PNG; an earlier one of that name is replaced."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{Path(adapted.file).stem}.png"
+    if path.exists() and path.samefile(adapted.file):
+        raise ValueError(f"{path} is the picture itself: choose another folder")
+    draw_sheet(adapted).save(path, optimize=True)
+    return path

@@ -1,0 +1,167 @@
+"""What each command of the command line does: read the arguments, call the core, print.
+
+Heavy imports are inside the functions, so that ``hcast-zoo --help`` answers at once. Data goes to stdout, messages and
+progress to stderr. Each function returns the exit code.
+"""
+
+import argparse
+import shutil
+import sys
+
+from ..adaptation.config import AdaptConfig
+from ..common.text import printable, to_json
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Print one line a picture."""
+    from tqdm import tqdm
+
+    from ..common.processes import join
+    from ..inference.predictor import Predictor, find_pictures
+
+    files = find_pictures(args.pictures)
+    if args.files_from:
+        with open(args.files_from, encoding="utf-8", errors="surrogateescape") as names:
+            files += [name for line in names if (name := line.rstrip("\n"))]
+        if any("\0" in name for name in files):
+            raise ValueError(f"{args.files_from}: expected a text file that names a picture a line, got NUL bytes")
+    if not files:
+        raise ValueError("expected pictures, or --files-from with a list of them")
+    options = dict(decoder=args.decode, num_clusters=args.num_clusters, within=args.within, threshold=args.back_off)
+    with join() as processes:
+        predictor = Predictor(args.model, device=processes.device(args.device), **options)
+        if args.output:
+            return _predict_parts(args, predictor, files, options, processes)
+        if processes.count > 1:
+            raise ValueError("several processes need --output, a folder to write to")
+    failed = 0
+    bar = tqdm(
+        predictor.predict(files, args.batch_size, args.workers),
+        total=len(files),
+        unit="picture",
+        disable=len(files) < 2 or not sys.stderr.isatty(),
+    )
+    for prediction in bar:
+        failed += prediction.error is not None
+        if args.json:
+            print(to_json(prediction.to_dict()), flush=True)
+        elif prediction.error is not None:
+            print(f"{printable(prediction.file)}: {printable(prediction.error)}", file=sys.stderr)
+        else:
+            print(printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
+    if failed:
+        print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _predict_parts(args: argparse.Namespace, predictor, files: list[str], options: dict, processes) -> int:
+    """Write a folder of parquet files; print what it holds."""
+    from tqdm import tqdm
+
+    from ..sharing.model_card import checksum
+
+    try:
+        from ..inference.parquet_job import predict_parts
+    except ImportError as error:
+        raise ImportError("parquet files need pyarrow: pip install 'hcast-zoo[train]'") from error
+
+    done = failed = 0
+    with tqdm(total=len(files), unit="picture", disable=not processes.is_main or not sys.stderr.isatty()) as bar:
+        for pictures, failures in predict_parts(
+            predictor,
+            files,
+            args.output,
+            {"model_sha256": checksum(args.model), **options},
+            part_size=args.part_size,
+            processes=processes,
+            batch_size=args.batch_size,
+            workers=args.workers,
+        ):
+            done, failed = done + pictures, failed + failures
+            bar.update(pictures * processes.count)
+    done, failed = (sum(numbers) for numbers in zip(*processes.gather((done, failed))))
+    if processes.is_main:
+        print(to_json({"output": args.output, "pictures": done, "failed": failed}))
+        if failed:
+            print(f"{failed} of {done} pictures failed", file=sys.stderr)
+    # A launcher would take any other code for a crash, and start the job again.
+    return 1 if failed and processes.count == 1 else 0
+
+
+def segment(args: argparse.Namespace) -> int:
+    """Write a folder of pictures for each picture, and print which."""
+    from tqdm import tqdm
+
+    from ..data.pictures import PictureError
+    from ..inference.predictor import Predictor, find_pictures
+    from ..segments.report import make_folder, segment_picture, write
+
+    files = find_pictures(args.pictures)
+    predictor = Predictor(
+        args.model,
+        args.decode,
+        args.device,
+        num_clusters=args.num_clusters,
+        within=args.within,
+        threshold=args.back_off,
+    )
+    failed = 0
+    for file in tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty()):
+        try:
+            segmented = segment_picture(predictor, file)
+        except PictureError as error:
+            failed += 1
+            text = str(error).removeprefix(f"{file}: ")
+            if args.json:
+                print(to_json({"file": file, "error": text}), flush=True)
+            else:
+                print(f"{printable(file)}: {printable(text)}", file=sys.stderr)
+            continue
+        folder = make_folder(args.output, file)
+        try:
+            write(segmented, folder, args.write)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # a part of the files would look like all of them
+            raise
+        if args.json:
+            print(to_json({**segmented.to_dict(), "output": str(folder)}), flush=True)
+        else:
+            print(printable(f"{file}: {_sentence(segmented.prediction)} -> {folder}"), flush=True)
+    if failed:
+        print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _sentence(prediction) -> str:
+    """Return what is predicted, as one line without the file."""
+    levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities)) or "no answer"
+    facts = [f"path {prediction.path_probability:.1%}"] if prediction.path else []
+    if prediction.runner_up:
+        facts.append(f"then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}")
+    if prediction.reason:
+        facts.append(prediction.reason)
+    return f"{levels} ({'; '.join(facts)})"
+
+
+def adapt(args: argparse.Namespace) -> int:
+    """Print a picture's answer before and after adaptation."""
+    from ..adaptation.report import adapt_picture, write_sheet
+    from ..inference.predictor import Predictor
+
+    config = AdaptConfig(args.free, args.steps, args.step_size, args.radius)
+    predictor = Predictor(args.model, device=args.device, num_clusters=args.num_clusters)
+    adapted = adapt_picture(predictor, args.picture, args.target, feedback=args.feedback or "target", config=config)
+    output = write_sheet(adapted, args.output) if args.output else None
+    if args.json:
+        print(to_json({**adapted.to_dict(), "output": output and str(output)}))
+        return 0
+    for when, prediction in (("before", adapted.before), ("after", adapted.after)):
+        print(printable(f"{when}: {_sentence(prediction)}"))
+    if adapted.probability is not None:
+        before, after = adapted.probability
+        print(printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
+    changes = ", ".join(f"{change:.1f} % at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
+    print(f"pixel pairs joined or parted: {changes}")
+    if output:
+        print(f"wrote {output}", file=sys.stderr)
+    return 0

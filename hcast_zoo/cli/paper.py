@@ -1,0 +1,139 @@
+"""What the commands about data sets do: preparing them, cutting labels short, and the paper's recipes and numbers."""
+
+import argparse
+import dataclasses
+import os
+import sys
+
+from ..common.text import to_json
+
+
+def data_prepare(args: argparse.Namespace) -> int:
+    """Prepare a data set of the paper; print what it holds."""
+    from ..paper import benchmarks as paper
+    from ..paper.prepare import prepare
+
+    output = args.output or os.path.join("data", args.dataset)
+    prepared = prepare(
+        paper.find(args.dataset),
+        args.sources,
+        output,
+        seed=args.seed,
+        partial=args.partial,
+        check=not args.no_check,
+        progress=sys.stderr.isatty(),
+    )
+    for remark in prepared.remarks:
+        print(remark, file=sys.stderr)
+    print(to_json({"output": prepared.output, "pictures": prepared.pictures, "levels": prepared.levels}))
+    return 0
+
+
+def data_info(args: argparse.Namespace) -> int:
+    """Describe the paper's data sets."""
+    from ..paper import benchmarks as paper
+    from ..paper import trees
+
+    for name in [args.dataset] if args.dataset else paper.BENCHMARKS:
+        benchmark, tree = paper.find(name), trees.load(name)
+        single = trees.only_children(tree)
+        levels = dict(zip(tree.levels, tree.level_classes))
+        if args.json:
+            print(
+                to_json(
+                    {
+                        "name": name,
+                        "title": benchmark.title,
+                        "levels": levels,
+                        "pictures": benchmark.pictures,
+                        "one_child": single,
+                        "archives": benchmark.archives,
+                        "published_fpa": benchmark.published,
+                        "notes": benchmark.notes,
+                    }
+                )
+            )
+            continue
+        print(f"{name}\t{benchmark.title}\t{', '.join(f'{count} {level}' for level, count in levels.items())}")
+        if args.dataset:
+            print(f"every leaf at level {tree.levels[-1]}: {'no' if trees.shallow_leaves(tree) else 'yes'}")
+            for level, nodes in single.items():
+                print(f"{level} nodes with one child: {len(nodes)} of {levels[level]}")
+            for fpa, source in benchmark.published:
+                print(f"published full-path accuracy: {fpa} ({source})")
+            for text in benchmark.notes:
+                print(text)
+    return 0
+
+
+def recipes(args: argparse.Namespace) -> int:
+    """List the recipes, or show one."""
+    from ..training import recipe
+
+    if args.recipe:
+        print(to_json(dataclasses.asdict(recipe.load(args.recipe)), indent=1))
+        return 0
+    for name in recipe.names():
+        print(f"{name}\t{recipe.load(name).description}")
+    return 0
+
+
+def repro(args: argparse.Namespace) -> int:
+    """Print our numbers beside the published ones."""
+    from ..common.processes import join
+    from ..paper import benchmarks as paper
+    from ..paper.reproduce import OFFICIAL_DECODER, reproduce, table
+
+    benchmark = paper.find(args.dataset)
+    with join() as processes:
+        found = reproduce(
+            benchmark,
+            args.checkpoint,
+            args.data or os.path.join("data", args.dataset),
+            args.decode,
+            split=args.split,
+            device=args.device,
+            processes=processes,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            progress=sys.stderr.isatty(),
+        )
+    if not processes.is_main:
+        return 0
+    if found.expected is not None and found.pictures != found.expected:
+        print(
+            f"measured on {found.pictures} pictures of {found.expected}: not comparable with what was published",
+            file=sys.stderr,
+        )
+    if args.json:
+        print(to_json(dataclasses.asdict(found)))
+        return 0
+    for row in table(found):
+        print("\t".join(row))
+    print(
+        f"{benchmark.title}, {found.pictures} pictures, {len(found.checkpoints)} checkpoint(s), percent; published "
+        f"numbers are of `{OFFICIAL_DECODER}`, and only full-path accuracy (fpa) is known here",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def free_grain(args: argparse.Namespace) -> int:
+    """Write a data set whose labels end early; print how many pictures are known down to each level."""
+    from ..data.free_grain import write_free_grain
+    from ..taxonomy.tree import Taxonomy
+
+    made = write_free_grain(
+        args.source, args.output, Taxonomy.load(args.taxonomy), args.fractions, args.split, args.seed
+    )
+    if args.json:
+        print(to_json(dataclasses.asdict(made)))
+    else:
+        for level, pictures in made.known_down_to.items():
+            print(f"{level}\t{pictures}")
+    if made.leaves_left < made.leaves:
+        print(
+            f"{made.leaves - made.leaves_left} of {made.leaves} leaves have no picture that is labelled to the end",
+            file=sys.stderr,
+        )
+    return 0

@@ -1,0 +1,416 @@
+"""The command line: its arguments; what the commands do is in the modules beside.
+
+Exit code 0: all went well; 1: some picture failed; 2: wrong usage or input; 130: interrupted.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NoReturn
+
+from .. import __version__
+from ..adaptation.config import FREE, AdaptConfig
+from ..common.text import clip, printable
+from ..network.config import SUPERPIXELS, VARIANTS
+from ..paper.benchmarks import BENCHMARKS
+from ..training.settings import MAX_WORKERS, TrainConfig
+from . import answer, share, train
+from . import paper as paper_commands
+
+DEFAULT_MODEL = "hcast_small.emoji_art"
+DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
+PARTS = ("sheet", "overlays", "labels", "arrays")  # segment.PARTS; a test compares
+EXPORT_FORMATS = ("onnx", "pt2")  # export.FORMATS; a test compares
+FEEDBACK = ("path", "entropy", "agreement")  # adapt.FEEDBACK without the target; a test compares
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    args = make_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a job
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `hcast-zoo predict ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ImportError) as error:  # bad input, told in words; anything else is our defect
+        print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
+        return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint about a word is short, and writes nothing to the terminal but text."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(clip(message)))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = Parser(prog="hcast-zoo", description="Classify pictures along a taxonomy with H-CAST.")
+    parser.add_argument("--version", action="version", version=f"hcast-zoo {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    _add_answers(command)
+    _add_training(command)
+    _add_data(command)
+    _add_paper(command)
+    _add_sharing(command)
+    return parser
+
+
+def _add_answers(command: Callable) -> None:
+    """Add the commands that answer about pictures."""
+    p = command("predict", answer.predict, "print the path in the taxonomy of each picture")
+    p.add_argument("pictures", nargs="*", metavar="PICTURE", help="picture files, folders, glob patterns")
+    p.add_argument("--files-from", metavar="FILE", help="text file that names a picture a line")
+    p.add_argument(
+        "--output",
+        metavar="DIR",
+        help="write parquet files of --part-size pictures here instead; the same "
+        "command goes on where it was stopped, and several processes (torchrun) share the work",
+    )
+    p.add_argument("--part-size", type=int, default=4096, help="pictures a parquet file (%(default)s)")
+    _add_model(p)
+    _add_decoding(p)
+    p.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_clusters(p)
+    _add_loading(p)
+
+    p = command("segment", answer.segment, "write pictures of the segmentations, and of where each level looks")
+    p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
+    p.add_argument("--output", required=True, metavar="DIR", help="a folder is made here for each picture")
+    p.add_argument(
+        "--write",
+        choices=PARTS,
+        nargs="+",
+        default=list(PARTS),
+        help="sheet.png, overlays, label maps as .png, arrays as .npz (all)",
+    )
+    _add_model(p)
+    _add_decoding(p)
+    p.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_clusters(p)
+
+    p = command("evaluate", train.evaluate, "print accuracy, FPA, TICE and wAP on a labelled data set")
+    p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
+    p.add_argument("--split", help="part of the data set")
+    p.add_argument("--decode", choices=DECODERS, nargs="+", default=list(DECODERS), help="decodings to compare (all)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
+    p.add_argument("--superpixel-cache", metavar="DIR", help="folder that keeps the superpixel maps for the next time")
+    _add_model(p)
+    _add_clusters(p)
+    _add_loading(p)
+
+    p = command("adapt", answer.adapt, "raise a label's probability in one picture, and show how its segments follow")
+    p.add_argument("picture", metavar="PICTURE", help="picture file")
+    about = p.add_mutually_exclusive_group(required=True)
+    about.add_argument("--target", metavar="NODE", help="node at any level that should be seen, a name or level:name")
+    about.add_argument(
+        "--feedback",
+        choices=FEEDBACK,
+        help="what to raise instead: the predicted path, decided levels, or levels that agree",
+    )
+    p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_model(p)
+    _add_clusters(p)
+    defaults = AdaptConfig()
+    p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what moves (tokens)")
+    p.add_argument("--steps", type=int, default=defaults.steps, help="steps of gradient descent (%(default)s)")
+    p.add_argument(
+        "--step-size",
+        type=float,
+        default=defaults.step_size,
+        help="length of a step, as a fraction of the norm of what moves (%(default)s)",
+    )
+    p.add_argument(
+        "--radius",
+        type=float,
+        default=defaults.radius,
+        help="how far all steps together may lead, as a fraction of the same (%(default)s)",
+    )
+
+    p = command("demo", share.demo, "serve a page to try a model in a browser, on this machine alone")
+    _add_model(p)
+    p.add_argument("--port", type=int, help="where the page is served (the first free one from 7860 on)")
+
+
+def _add_training(command: Callable) -> None:
+    """Add the commands that make or change weights."""
+    p = command("train", train.train, "train or fine-tune; the same command resumes a run that was stopped")
+    p.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="settings to take where no option is given: a name that `hcast-zoo recipes` lists, or a .json file",
+    )
+    p.add_argument("--output", required=True, help="folder of the run")
+    # What is not given is absent, so that a recipe can tell it; train.train knows the other defaults.
+    p.argument_default = argparse.SUPPRESS
+    p.add_argument("--data", help="folder tree with a folder a split, prepared folder, .csv, .jsonl or .parquet file")
+    p.add_argument("--train-split", help="part of the data to learn from, or several: train+extra (train)")
+    p.add_argument("--val-split", help="part of the data that chooses the weights (val)")
+    p.add_argument("--taxonomy", help=".json or .csv file (default: from the training data)")
+    p.add_argument(
+        "--model", help=f"variant to train from scratch ({', '.join(VARIANTS)}), or weights to start from (hcast_small)"
+    )
+    p.add_argument("--image-size", type=int, help="pixels, a multiple of 8")
+    p.add_argument("--superpixels", choices=SUPERPIXELS, help="how they are made (seeds)")
+    p.add_argument("--num-superpixels", type=int)
+    p.add_argument("--num-clusters", type=int, nargs=4)
+    p.add_argument("--drop-path-rate", type=float)
+    p.add_argument("--crop-pct", type=float, help="centre crop at evaluation")
+    p.add_argument("--mean", type=float, nargs="+", help="of a channel's pixels in [0, 1], to normalise by")
+    p.add_argument("--std", type=float, nargs="+", help="deviation of the same")
+    _add_fields(p, TrainConfig)
+
+    p = command(
+        "calibrate", train.calibrate, "store with the weights a temperature for each level, fitted on held-out data"
+    )
+    p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
+    p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
+    p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
+    p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_loading(p)
+
+    p = command("convert", share.convert, "turn an official H-CAST or CAST checkpoint into H-CAST Zoo weights")
+    p.add_argument("checkpoint", help=".pth (read without running code) or .safetensors file")
+    p.add_argument("output", help=".safetensors file to write")
+    p.add_argument("--taxonomy", help="labels to store with the weights")
+    p.add_argument(
+        "--dataset",
+        metavar="NAME",
+        choices=BENCHMARKS,
+        help="data set of the paper that an official "
+        f"checkpoint is of: stores its tree, superpixels and normalisation ({', '.join(BENCHMARKS)})",
+    )
+    p.add_argument("--num-superpixels", type=int, help="(196, or the data set's)")
+    p.add_argument("--num-heads", type=int, default=12)
+    p.add_argument("--keep-last-pool", action="store_true", help="keep the fourth pooling, which reaches no label")
+
+    p = command("mm-train", train.mm_train, "train by an mmpretrain config, as mmpretrain's tools/train.py does")
+    p.add_argument("config", help="file, or hcast_zoo::hcast/NAME.py for one of ours")
+    p.add_argument("--work-dir", help="folder of the run (work_dirs/NAME)")
+    p.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from the folder's latest checkpoint, or from this one",
+    )
+    p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
+
+
+def _add_data(command: Callable) -> None:
+    """Add the commands that make data sets."""
+    p = command("data", None, "prepare the paper's data sets, tell about them, or cut labels short")
+    actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
+    text = "unpack archives, check them, and list pictures, labels and splits for train, evaluate and repro"
+    p = actions.add_parser("prepare", help=text, description=text)
+    p.set_defaults(run=paper_commands.data_prepare)
+    p.add_argument("dataset", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
+    p.add_argument(
+        "sources",
+        nargs="+",
+        metavar="ARCHIVE",
+        help="archives as their owners distribute them, or folders they were unpacked to",
+    )
+    p.add_argument("--output", metavar="DIR", help="folder to unpack and write to (data/NAME)")
+    p.add_argument("--seed", type=int, default=0, help="draws the pictures for validation (%(default)s)")
+    p.add_argument("--partial", action="store_true", help="accept a part of the data set, for a trial")
+    p.add_argument("--no-check", action="store_true", help="do not decode every picture to see that it can be read")
+    text = "list the data sets; of one, its tree's levels, nodes with one child, and what is odd about it"
+    p = actions.add_parser("info", help=text, description=text)
+    p.set_defaults(run=paper_commands.data_info)
+    p.add_argument("dataset", nargs="?", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
+    p.add_argument("--json", action="store_true", help="one JSON object a data set")
+    text = "copy a data set, with labels of the training part known only down to some level, as in real collections"
+    p = actions.add_parser("free-grain", help=text, description=text)
+    p.set_defaults(run=paper_commands.free_grain)
+    p.add_argument("source", metavar="IN", help=".csv, .jsonl or .parquet file")
+    p.add_argument("output", metavar="OUT", help="file of the same format to write")
+    p.add_argument("--taxonomy", required=True, help=".json or .csv file; its levels name the columns")
+    p.add_argument(
+        "--fractions",
+        type=_fraction,
+        nargs="+",
+        required=True,
+        metavar="F",
+        help="part of the pictures known down to each level, coarse to fine, such as 1/3 1/3 1/3",
+    )
+    p.add_argument("--split", default="train", help="part whose labels are cut (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="chooses which pictures (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_paper(command: Callable) -> None:
+    """Add the commands for the paper's recipes and numbers."""
+    p = command("recipes", paper_commands.recipes, "list the settings that `train --recipe NAME` takes, or show one's")
+    p.add_argument("recipe", nargs="?", metavar="NAME", help="recipe to show, as JSON")
+
+    p = command(
+        "repro",
+        paper_commands.repro,
+        "measure checkpoints on one of the paper's data sets, beside the published numbers",
+    )
+    p.add_argument("dataset", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
+    p.add_argument(
+        "--checkpoint",
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="official .pth file, or "
+        "weights of ours; given several times (seeds), mean and standard deviation are printed",
+    )
+    p.add_argument("--data", metavar="DIR", help="folder that `hcast-zoo data prepare` wrote (data/NAME)")
+    p.add_argument("--split", default="test", help="part of the data set (%(default)s)")
+    p.add_argument(
+        "--decode",
+        choices=DECODERS,
+        nargs="+",
+        default=list(DECODERS),
+        help="decodings to compare (all); published numbers are of `independent`",
+    )
+    p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_loading(p)
+
+
+def _add_sharing(command: Callable) -> None:
+    """Add the commands that pass weights on."""
+    p = command("info", share.info, "list the packaged weights, or describe one model")
+    p.add_argument("model", nargs="?", help="name, file or folder")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+
+    p = command("export", share.export, "write a model as one ONNX or torch.export graph, and check it")
+    p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--output", required=True, metavar="FILE", help="file to write")
+    p.add_argument("--format", choices=EXPORT_FORMATS, default="onnx", help="onnx, or torch.export's pt2 (%(default)s)")
+    p.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default=None,
+        metavar="N|dynamic",
+        help="the only batch size the graph takes (dynamic: any)",
+    )
+    p.add_argument("--opset", type=int, help="of ONNX (default: the installed torch's)")
+    p.add_argument("--no-check", action="store_true", help="do not run the file and compare it with the model")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    _add_clusters(p)
+
+    p = command("publish", share.publish, "publish weights on the Hub, for the core, timm and transformers")
+    p.add_argument("model", metavar="WEIGHTS", help="weights: name, file, folder, or org/name on the Hub")
+    p.add_argument("--repo", required=True, metavar="ORG/NAME", help="repository; made if it is not there")
+    p.add_argument("--private", action="store_true", help="make it for its members only")
+    p.add_argument("--revision", help="branch to commit to (main)")
+    p.add_argument("--tag", help="name for the commit, such as v1.0")
+    p.add_argument("--message", help="of the commit")
+    p.add_argument(
+        "--evaluations",
+        metavar="CARD.json",
+        help="numbers that `evaluate --card` wrote (default: those that come with a packaged weight)",
+    )
+    p.add_argument("--preview", metavar="PICTURE", help="picture to show the segmentations of")
+    p.add_argument(
+        "--space",
+        action="store_true",
+        help="publish a Space instead, that serves `hcast-zoo demo` for weights on the Hub or in the package",
+    )
+    p.add_argument("--requirement", help="what pip installs in the Space (hcast-zoo[demo])")
+    p.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
+    p.add_argument("--output", metavar="DIR", help="new or empty folder to keep the repository's files in")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help="weights: name, file, folder, or org/name on the Hub (%(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)"
+    )
+    parser.add_argument(
+        "--within",
+        action="append",
+        metavar="NODE",
+        help="answer only at or below this node, a name or level:name (may be given several times)",
+    )
+    parser.add_argument(
+        "--back-off",
+        type=float,
+        metavar="THRESHOLD",
+        help="stop at the deepest level where the levels agree and the path has this probability, 0 to 1, and say why",
+    )
+
+
+def _add_clusters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--num-clusters",
+        type=int,
+        nargs=4,
+        metavar="N",
+        help="segments made after each stage (default: as in training)",
+    )
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch-size", type=int, default=16, help="pictures at once (%(default)s)")
+    parser.add_argument("--workers", type=_workers, default=0, help="processes that read pictures (%(default)s)")
+
+
+def _workers(text: str) -> int:
+    """Return a number of processes that a machine may have."""
+    if not 0 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"expected 0 to {MAX_WORKERS}, got {clip(text, 50)}")
+    return int(text)
+
+
+def _batch_size(text: str) -> int | None:
+    """Return a number, or None for ``dynamic``."""
+    return None if text == "dynamic" else int(text)
+
+
+def _fraction(text: str) -> Fraction:
+    """Return a number written as ``1/3`` or ``0.25``."""
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"expected a number such as 1/3 or 0.25, got {text!r}") from error
+
+
+def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
+    """Add an option for each field of a dataclass, absent where not given; the help is in the class's docstring."""
+    args = (inspect.getdoc(dataclass) or "").partition("Args:\n")[2].replace("\n" + 8 * " ", " ")  # an argument a line
+    texts = dict(line.strip().split(": ", 1) for line in args.splitlines() if ": " in line)
+    hints = typing.get_type_hints(dataclass)
+    for field in dataclasses.fields(dataclass):
+        kind = hints[field.name]
+        if isinstance(kind, types.UnionType):  # X | None
+            kind = next(t for t in typing.get_args(kind) if t is not type(None))
+        options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        default = "" if field.default in (None, "") else f" ({field.default})"
+        text = (texts.get(field.name, "").rstrip(".") + default).replace("%", "%%")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **options)

@@ -1,0 +1,211 @@
+"""The commands that make, change or measure weights: train, calibrate, evaluate, mm-train."""
+
+import argparse
+import dataclasses
+import importlib
+import os
+import sys
+
+from ..common.text import printable, to_json
+from ..network.config import VARIANTS
+from ..training.settings import TrainConfig
+
+TRAIN_DEFAULTS = {"train_split": "train", "val_split": "val", "taxonomy": None, "model": "hcast_small"}
+MODEL_OPTIONS = (
+    "image_size",
+    "superpixels",
+    "num_superpixels",
+    "num_clusters",
+    "drop_path_rate",
+    "crop_pct",
+    "mean",
+    "std",
+)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Print a row of metrics for each decoding."""
+    from ..common.processes import join
+    from ..evaluation.evaluate import evaluate as run
+    from ..weights import file as weights
+
+    if args.card and args.num_clusters:
+        raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
+    content, dataset = _load_labelled(args)
+    with join() as processes:
+        model = weights.build(content, processes.device(args.device))
+        results = run(
+            model,
+            dataset,
+            args.decode,
+            content.calibration,
+            processes=processes,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            num_clusters=args.num_clusters,
+            superpixel_cache=args.superpixel_cache,
+        )
+    if not processes.is_main:
+        return 0
+    if args.card:
+        _record(args, results, content.taxonomy.name, len(dataset))
+    if args.json:
+        print(
+            to_json(
+                {
+                    "model": args.model,
+                    "data": args.data,
+                    "split": args.split,
+                    "pictures": len(dataset),
+                    "num_clusters": args.num_clusters,
+                    "results": results,
+                }
+            )
+        )
+        return 0
+    names = list(next(iter(results.values())))
+    print("\t".join(["decoding", *map(printable, names)]))
+    for mode, values in results.items():
+        print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
+    return 0
+
+
+def calibrate(args: argparse.Namespace) -> int:
+    """Write weights with fitted temperatures; print them, and the calibration error before and after."""
+    from ..evaluation.evaluate import collect_logits
+    from ..taxonomy.calibration import calibration_errors, fit_calibration
+    from ..weights import file as weights
+
+    content, dataset = _load_labelled(args)
+    logits, labels = collect_logits(weights.build(content, args.device), dataset, args.batch_size, args.workers)
+    fitted_on = f"{content.taxonomy.name or 'data'}, split {args.split}"
+    content.calibration = fit_calibration(logits, labels, content.taxonomy, fitted_on)
+    before = calibration_errors(logits, labels, content.taxonomy)
+    after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
+    weights.save(content, args.output)
+    if args.json:
+        print(
+            to_json(
+                {
+                    "output": args.output,
+                    "pictures": len(labels),
+                    "calibration": content.calibration.to_dict(),
+                    "before": before,
+                    "after": after,
+                }
+            )
+        )
+        return 0
+    print("\t".join(["of", "temperature", "ece before", "ece after"]))
+    temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
+    for (name, error), temperature in zip(before.items(), temperatures):
+        print(f"{printable(name.removeprefix('ece/'))}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train, or go on with a run."""
+    from ..data.dataset import HierarchicalDataset
+    from ..network.config import HCastConfig
+    from ..taxonomy.tree import Taxonomy
+
+    try:
+        from ..training.trainer import Run
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}: pip install 'hcast-zoo[train]'") from error
+
+    options = _train_options(args)
+    settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
+    taxonomy = Taxonomy.load(options["taxonomy"]) if options["taxonomy"] else None
+    train_set = HierarchicalDataset.load(options["data"], taxonomy, options["train_split"], cache=settings.cache)
+    val_set = HierarchicalDataset.load(options["data"], train_set.taxonomy, options["val_split"], cache=settings.cache)
+    changes = {name: options[name] for name in MODEL_OPTIONS if name in options}
+    changes["level_classes"] = train_set.taxonomy.level_classes
+    init = None
+    if options["model"] in VARIANTS:
+        config = HCastConfig.from_variant(options["model"], **changes)
+    else:
+        init = _load_start(options["model"], args.recipe)
+        config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+    run = Run(config, settings, train_set, val_set, args.output, init)
+    best = run.train()
+    if run.processes.is_main:
+        print(to_json({f"best_val_{run.criterion}": best, "weights": os.path.join(args.output, "best.safetensors")}))
+    run.accelerator.end_training()
+    return 0
+
+
+def _train_options(args: argparse.Namespace) -> dict:
+    """Return what to train with: options that were given, else the recipe's, else the defaults; tell of the recipe."""
+    from ..training import recipe
+
+    given = {k: v for k, v in vars(args).items() if k not in ("command", "run", "recipe", "output")}
+    told: dict = {}
+    if args.recipe:
+        content = recipe.load(args.recipe)
+        exact = given.get("paper_exact", content.settings.get("paper_exact", False))
+        told = content.options(exact)
+        known = {*TRAIN_DEFAULTS, *MODEL_OPTIONS, "data", *(f.name for f in dataclasses.fields(TrainConfig))}
+        if unknown := sorted(set(told) - known):
+            raise ValueError(f"recipe {content.name}: unknown settings {', '.join(unknown)}")
+        print(
+            f"recipe {content.name}: {content.description}; {recipe.EXACT if exact else recipe.MENDED}", file=sys.stderr
+        )
+    options = {**TRAIN_DEFAULTS, **told, **given}
+    if "data" not in options:
+        raise ValueError("expected --data, or a --recipe that tells it")
+    return options
+
+
+def _load_start(model: str, recipe: str | None):
+    """Return the weights that training starts from."""
+    from ..weights import file as weights
+
+    try:
+        content = weights.load(model)
+    except weights.WeightsError as error:
+        hint = (
+            f". The recipe starts from an ImageNet CAST checkpoint: hcast-zoo convert CHECKPOINT.pth {model}; or "
+            "say --model hcast_small to start from nothing"
+        )
+        raise weights.WeightsError(f"{error}{hint if recipe and not os.path.exists(model) else ''}") from error
+    weights.check(content)
+    return content
+
+
+def mm_train(args: argparse.Namespace) -> int:
+    """Train by an mmpretrain config."""
+    try:
+        training = importlib.import_module("hcast_zoo.integrations.mmpretrain.train")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}: pip install 'hcast-zoo[mmpretrain]'") from error
+    print(training.train(args.config, args.work_dir, args.resume, args.cfg_options))
+    return 0
+
+
+def _load_labelled(args: argparse.Namespace) -> tuple:
+    """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
+    from ..data.dataset import HierarchicalDataset
+    from ..data.transforms import eval_transform
+    from ..weights import file as weights
+
+    content = weights.load(args.model)
+    if content.taxonomy is None:
+        raise ValueError(f"{args.model} has no taxonomy")
+    transform = eval_transform(content.config)
+    return content, HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
+
+
+def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -> None:
+    """Write an evaluation to its card, with file names in place of this machine's paths."""
+    from ..sharing import model_card as card
+
+    model, file = (os.path.basename(os.path.normpath(path)) for path in (args.model, args.data))
+    command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
+    card.record(
+        args.card,
+        args.model,
+        card.Evaluation(
+            card.checksum(args.model), data or file, args.split, pictures, results, command, card.code_version()
+        ),
+    )

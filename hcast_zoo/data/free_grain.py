@@ -1,0 +1,204 @@
+"""Labels that end early: from a data set labelled to the leaves, one where each picture is known down to some level.
+
+Real collections are like that: one expert wrote a species, another an order. Training leaves unknown levels out of
+every loss (see :mod:`hcast_zoo.training.losses`); this makes a data set on which to measure what that costs.
+
+Source: the setting of Free-Grained Hierarchical Visual Recognition (arXiv 2510.14737). How pictures are chosen is ours:
+there, by how sure a vision-language model is; here, at random but evenly over the tree.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from ..taxonomy.sources import TaxonomyError
+from ..taxonomy.tree import UNKNOWN, Taxonomy
+from .readers import read_csv, read_jsonl, read_parquet
+
+
+@dataclasses.dataclass(frozen=True)
+class FreeGrain:
+    """What was written.
+
+    Attributes:
+        output: The file.
+        split: Whose labels were cut; None for all.
+        pictures: How many pictures that part has.
+        known_down_to: Level name to the number of pictures whose label now ends there.
+        leaves: How many leaves had a picture labelled to the end.
+        leaves_left: How many of them still have one.
+    """
+
+    output: str
+    split: str | None
+    pictures: int
+    known_down_to: dict[str, int]
+    leaves: int
+    leaves_left: int
+
+
+def deal_levels(labels: Sequence[Sequence[int]], fractions: Sequence[float | Fraction], seed: int = 0) -> np.ndarray:
+    """Choose how many levels of each picture stay known.
+
+    Pictures are laid in the order of the tree, in a random order within a leaf, and each in turn gets the level that
+    is furthest behind its fraction. So the fractions hold in the whole to within a picture or two, and so they do in
+    every leaf and every subtree; which picture of a leaf gets which level is chance.
+
+    Args:
+        labels: S paths of node indices, coarse to fine, -1 where unknown.
+        fractions: Part of the pictures known down to each level, coarse to fine. They add up to 1.
+        seed: Of the random order.
+
+    Returns:
+        (S,) int64, from 1 to the number of levels.
+
+    Raises:
+        ValueError: if there is not one fraction a level, or they are no parts of 1.
+    """
+    rows = np.asarray(labels, dtype=np.int64)
+    check_fractions(fractions, rows.shape[1])
+    chance = np.random.default_rng(seed).permutation(len(rows))
+    order = np.lexsort((chance, *rows.T[::-1]))  # the last key goes first: the coarsest level
+    parts = np.array([float(f) for f in fractions])
+    levels, count = np.empty(len(rows), dtype=np.int64), np.zeros(len(parts))
+    for turn, picture in enumerate(order, 1):
+        level = int(np.argmax(np.round(parts * turn - count, 9)))  # equals are equal: no last bit decides
+        count[level] += 1
+        levels[picture] = level + 1
+    return levels
+
+
+def check_fractions(fractions: Sequence[float | Fraction], num_levels: int) -> None:
+    """Raise ValueError unless there is one fraction a level, none is negative, and they add up to 1."""
+    given = ", ".join(map(str, fractions))
+    if len(fractions) != num_levels:
+        raise ValueError(f"fractions: expected one for each of {num_levels} levels, coarse to fine, got {given}")
+    if not all(f >= 0 for f in fractions) or abs(float(sum(fractions)) - 1) > 1e-6:
+        raise ValueError(
+            f"fractions: expected parts of 1, such as 1/3 1/3 1/3 or 0.2 0.3 0.5, got {given}, which add "
+            f"up to {float(sum(fractions)):g}"
+        )
+
+
+def write_free_grain(
+    source: str | Path,
+    output: str | Path,
+    taxonomy: Taxonomy,
+    fractions: Sequence[float | Fraction],
+    split: str | None = "train",
+    seed: int = 0,
+) -> FreeGrain:
+    """Copy a data set, with the labels of one part cut; the other parts, and all else in the file, stay as they are.
+
+    A label is cut and never made up: one that ends early already stays as short as it is, or becomes shorter.
+
+    Args:
+        source: A ``.csv``, ``.jsonl`` or ``.parquet`` file; see :class:`hcast_zoo.data.dataset.HierarchicalDataset`.
+        output: File of the same format. Names of pictures are written so that they hold from there.
+        taxonomy: The tree; its levels name the columns.
+        fractions: Part of the pictures known down to each level, coarse to fine.
+        split: Whose labels to cut; None for all.
+        seed: Which pictures lose which levels is a function of it.
+
+    Raises:
+        ValueError: if the file, its format or the fractions are not as expected, or no picture is in the split.
+        TaxonomyError: if a label is not in the taxonomy.
+    """
+    source, output = Path(source), Path(output)
+    formats = {
+        ".csv": (read_csv, _cut_csv),
+        ".jsonl": (read_jsonl, _cut_jsonl),
+        ".parquet": (read_parquet, _cut_parquet),
+    }
+    suffix = source.suffix.lower()
+    if suffix not in formats or not source.is_file():
+        raise ValueError(f"{source}: expected a file that ends in {', '.join(formats)}")
+    if output.suffix.lower() != suffix or output.resolve() == source.resolve():
+        raise ValueError(f"{output}: expected another file than {source.name}, that ends in {suffix} too")
+    read, cut = formats[suffix]
+    check_fractions(fractions, len(taxonomy.levels))
+    labels = []
+    for number, (_, path) in enumerate(read(source, taxonomy, split)):
+        try:
+            labels.append(taxonomy.labels(path))
+        except TaxonomyError as error:
+            raise TaxonomyError(f"{source}, picture {number} of split {split}: {error}") from error
+    if not labels:
+        raise ValueError(f"{source}: expected at least one picture of split {split!r}, got none")
+    kept = deal_levels(labels, fractions, seed)
+    turn = iter(kept.tolist())
+
+    def keep(part: str | None) -> int:
+        """Return how many levels the next row keeps; the parts come in the order of the file."""
+        return next(turn) if split in (None, part) else len(taxonomy.levels)
+
+    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
+    try:
+        cut(source, temporary, taxonomy, keep, output.parent)
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return _summary(output, split, labels, kept, taxonomy)
+
+
+def _summary(
+    output: Path, split: str | None, labels: list[tuple[int, ...]], kept: np.ndarray, taxonomy: Taxonomy
+) -> FreeGrain:
+    known_before = (np.array(labels) != UNKNOWN).sum(1)  # a known node's ancestors are known too
+    known = np.minimum(known_before, kept)
+    ends = set(taxonomy.paths)
+    return FreeGrain(
+        str(output),
+        split,
+        len(labels),
+        {level: int((known == depth).sum()) for depth, level in enumerate(taxonomy.levels, 1)},
+        len(ends & set(labels)),
+        len({path for path, before, after in zip(labels, known_before, known) if path in ends and before == after}),
+    )
+
+
+def _cut_csv(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable, folder: Path) -> None:
+    with open(source, encoding="utf-8-sig", newline="") as old, open(output, "w", encoding="utf-8", newline="") as new:
+        reader = csv.DictReader(old)
+        writer = csv.DictWriter(new, reader.fieldnames or [], lineterminator="\n")
+        writer.writeheader()
+        for row in reader:
+            gone = taxonomy.levels[keep(row.get("split")) :]
+            writer.writerow({**row, **dict.fromkeys(gone, ""), "file": _seen_from(folder, source, row["file"])})
+
+
+def _cut_jsonl(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable, folder: Path) -> None:
+    with open(source, encoding="utf-8") as old, open(output, "w", encoding="utf-8") as new:
+        for line in filter(str.strip, old):
+            row = json.loads(line)
+            row["path"] = row["path"][: keep(row.get("split"))]
+            row["file"] = _seen_from(folder, source, row["file"])
+            new.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _cut_parquet(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable, folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(source)
+    parts = table["split"].to_pylist() if "split" in table.column_names else [None] * len(table)
+    kept = np.array([keep(part) for part in parts])
+    for depth, level in enumerate(taxonomy.levels):
+        column = table[level]
+        cut = pc.if_else(pa.array(kept > depth), column, pa.scalar(None, column.type))
+        table = table.set_column(table.column_names.index(level), table.schema.field(level).with_nullable(True), cut)
+    pq.write_table(table, output, compression="zstd")
+
+
+def _seen_from(folder: Path, source: Path, file: str) -> str:
+    """Return the name of a picture, given from the source's folder, as it is from another folder."""
+    if os.path.isabs(file) or folder.resolve() == source.parent.resolve():
+        return file
+    return Path(os.path.relpath(source.parent / file, folder)).as_posix()

@@ -1,0 +1,137 @@
+"""From samples to batches: seeded order, superpixels in the workers, and workers that end quietly."""
+
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from ..network import superpixels
+from ..network.config import HCastConfig
+from .superpixel_cache import SuperpixelCache
+
+
+class SeededSampler(Sampler):
+    """Yield ``(index, seed)`` in an order, and with seeds, that follow from the run's seed and the epoch.
+
+    Args:
+        length: Size of the data set.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        yield from zip(rng.permutation(self.length).tolist(), rng.integers(2**32, size=self.length).tolist())
+
+
+class SuperpixelCollate:
+    """Stack samples, mix them, and compute their superpixels, all in the loader's worker.
+
+    Superpixels are those of the mixed image (differs from official: engine_hier.py:49 mixes images after the map
+    was made, so the map belongs to another image; ``paper_exact`` keeps that).
+
+    Args:
+        config: Tells the superpixels.
+        mixup: Called with images and labels, returns mixed images and soft targets.
+        paper_exact: Compute superpixels before mixing.
+        cache: Folder that keeps the maps of images that come again pixel by pixel; see :class:`SuperpixelCache`.
+        device: Where the model is. SLIC is left to an accelerator: a batch has no ``segments``, and the model makes
+            them.
+    """
+
+    def __init__(
+        self,
+        config: HCastConfig,
+        mixup: Callable | None = None,
+        paper_exact: bool = False,
+        cache: str | Path | None = None,
+        device: torch.device | None = None,
+    ):
+        self.config, self.mixup, self.paper_exact = config, mixup, paper_exact
+        self.left_to_model = (
+            device is not None
+            and device.type != "cpu"
+            and config.superpixels == "slic"
+            and cache is None
+            and not paper_exact
+        )
+        self.cache = None if cache is None else SuperpixelCache(cache, config)
+
+    def __call__(self, batch: list[tuple | None]) -> dict[str, Tensor | tuple[Tensor, ...]] | None:
+        """Return ``images`` (B, C, H, W), mostly ``segments`` (B, H, W) int64, ``labels`` (B, L), and ``targets``.
+
+        Samples that are None are left out; if all are, None is returned.
+        """
+        samples = [s for s in batch if s is not None]
+        if self.mixup is not None and len(samples) % 2:  # mixing goes by pairs
+            samples.pop()
+        if not samples:
+            return None
+        images = torch.stack([s[0] for s in samples])
+        labels = targets = torch.stack([s[1] for s in samples])
+        segments = self._segments(images) if self.paper_exact else None
+        if self.mixup is not None:
+            if len(samples[0]) == 3:
+                seed_everything(samples[0][2] ^ 0x5EED)  # not the sample's own stream
+            images, targets = self.mixup(images, labels)
+        collated: dict[str, Tensor | tuple[Tensor, ...]] = {"images": images, "labels": labels, "targets": targets}
+        if not self.left_to_model:
+            collated["segments"] = self._segments(images) if segments is None else segments
+        return collated
+
+    def _segments(self, images: Tensor) -> Tensor:
+        if self.cache is not None:
+            return self.cache(images)
+        c = self.config
+        return superpixels.from_normalized(images, c.num_superpixels, c.mean, c.std, c.superpixels).contiguous()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the three generators that augmentations draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def start_quietly(worker: int) -> None:
+    """Let a loader's worker (it is the ``worker_init_fn``) say nothing when its parent goes away, as after Ctrl-C.
+
+    A thread of multiprocessing, which hands over tensors, would print a traceback. Errors of the worker itself do not
+    go this way: torch hands them to the parent.
+    """
+
+    def hook(kind, error, traceback, before=sys.excepthook):
+        if not issubclass(kind, (ConnectionError, EOFError)):
+            before(kind, error, traceback)
+
+    sys.excepthook = hook
+
+
+def start_workers(loader: DataLoader) -> Iterator:
+    """Return ``iter(loader)``; Ctrl-C waits until all workers are there.
+
+    An interrupt in the midst leaves half an iterator, which cannot end its workers, or is lost at a fork. Blocking the
+    signal would not do: it then goes to another thread, and Python raises in this one all the same.
+    """
+    if loader.num_workers == 0 or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        return iter(loader)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)

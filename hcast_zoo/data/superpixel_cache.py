@@ -1,0 +1,65 @@
+"""A folder of superpixel maps, keyed by the pixels they were made of, for pictures that come again."""
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..network import superpixels
+from ..network.config import HCastConfig
+
+
+class SuperpixelCache:
+    """Make SEEDS maps, or read them from a folder where the same pixels have been seen before.
+
+    The key is the content, a hash of the 8-bit pixels that SEEDS sees, so a cropped, flipped or mixed picture never
+    gets another's map. It also means that only pictures without random augmentation are found again. Several processes
+    may share a folder. A damaged file is made again; a folder that cannot be written to costs a warning.
+
+    Args:
+        folder: Where the maps are, 16-bit PNG files of a few kilobytes; made if it is not there.
+        config: Tells how superpixels are made. Maps of other methods than SEEDS are made each time.
+    """
+
+    def __init__(self, folder: str | Path, config: HCastConfig):
+        self.folder, self.config = Path(folder), config
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the (B, H, W) int64 maps of normalised (B, C, H, W) images."""
+        c = self.config
+        if c.superpixels != "seeds":
+            return superpixels.from_normalized(images, c.num_superpixels, c.mean, c.std, c.superpixels)
+        pixels = superpixels.to_uint8(images, c.mean, c.std).numpy()
+        return torch.from_numpy(np.stack([self.segment(image) for image in pixels]))
+
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """Return the (H, W) int64 map of an RGB image (H, W, 3) uint8."""
+        number = self.config.num_superpixels
+        key = hashlib.blake2b(
+            image.tobytes(), digest_size=16, salt=b"seeds", person=f"{image.shape[1]}/{number}".encode()
+        ).hexdigest()
+        file = self.folder / key[:2] / f"{key}.png"
+        try:
+            with Image.open(file) as picture:
+                labels = np.asarray(picture)
+            if labels.dtype == np.uint16 and labels.shape == image.shape[:2]:
+                return labels.astype(np.int64)
+        except (OSError, SyntaxError):  # not there, or damaged, for which Pillow raises both
+            pass
+        labels = superpixels.seeds(image, number)
+        self._write(labels, file)
+        return labels
+
+    def _write(self, labels: np.ndarray, file: Path) -> None:
+        temporary = file.with_name(f"{file.name}.{os.getpid()}")  # another process may write the same
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(labels.astype(np.uint16)).save(temporary, "PNG", compress_level=1)
+            os.replace(temporary, file)
+        except OSError as error:
+            warnings.warn(f"superpixel maps are not kept in {self.folder}: {error}", stacklevel=2)

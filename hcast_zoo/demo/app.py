@@ -1,0 +1,375 @@
+"""A page to try a model: a Gradio app over the functions of :mod:`hcast_zoo.demo.view`, local or on a Space."""
+
+import contextlib
+import functools
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+
+from ..adaptation.config import AdaptConfig
+from ..inference.predictor import Predictor
+from ..network.config import NUM_STAGES
+from ..taxonomy.decode import DECODERS
+from . import view as page
+
+LOOPBACK = "127.0.0.1"
+MAX_UPLOAD = 20 * 2**20  # bytes of one picture
+KEEP = 3600  # seconds that pictures are kept
+MAX_SESSIONS = 50  # above, the segments of the oldest are forgotten
+DECODINGS = {
+    "best_path": "the most probable path",
+    "top_down": "from the top down",
+    "independent": "each level by itself, as in the paper",
+}
+# One at a time, because a model that is adapting is another model for everyone.
+ONE_BY_ONE = {"concurrency_id": "model", "concurrency_limit": 1}
+# A click on a node of the tree tells which one.
+CLICK = """element.addEventListener('click', event => {
+    const button = event.target.closest('button[data-node]');
+    if (button) trigger('click', {node: button.dataset.node});
+});"""
+SHOW_OUTCOME = "() => document.getElementById('outcome').scrollIntoView({behavior: 'smooth', block: 'center'})"
+
+
+class OwnFilesOnly:
+    """ASGI middleware: no address is fetched for whoever asks."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http" and re.search("/(file|proxy)[=/][a-z]{2,}:", scope["path"], re.IGNORECASE):
+            await PlainTextResponse("This page serves no files but its own.", 403)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def run(predictor: Predictor, host: str | None = LOOPBACK, port: int | None = None) -> None:
+    """Serve the page, and print its address, until interrupted; see :func:`serving` for the arguments."""
+    with serving(predictor, host, port) as address:
+        print(address, flush=True)
+        threading.Event().wait()
+
+
+@contextlib.contextmanager
+def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None = None) -> Iterator[str]:
+    """Serve the page while a block runs; give the block its address.
+
+    Args:
+        predictor: Model, and the settings to begin with.
+        host: Address to listen on. None, for a Space, lets the environment say.
+        port: The first free one from 7860 on by default.
+
+    Raises:
+        ValueError: if there is no such port.
+        OSError: if the port is taken.
+    """
+    if port is not None and not 0 < port < 2**16:
+        raise ValueError(f"expected a port from 1 to {2**16 - 1}, got {port}")
+    inner = [Middleware(OwnFilesOnly), Middleware(RequestBodyLimitMiddleware, max_body_size=MAX_UPLOAD + 2**16)]
+    if host is not None:  # else a page elsewhere could name this machine's address its own, and read our answers
+        inner.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"], www_redirect=False))
+    # A folder of our own, since whatever lies in Gradio's usual ones is served.
+    with (
+        tempfile.TemporaryDirectory(prefix="hcast-zoo-demo-") as folder,
+        _environment(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder, GRADIO_ALLOWED_PATHS=""),
+    ):
+        app = build_app(predictor)
+        try:
+            app.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                max_file_size=MAX_UPLOAD,
+                app_kwargs={"middleware": inner},
+                state_session_capacity=MAX_SESSIONS,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+                theme=_theme(),
+                css_paths=Path(__file__).with_name("demo.css"),
+            )
+        except OSError as error:
+            if port is None:
+                raise
+            raise OSError(f"port {port} cannot be had: choose another, or none for the first free one") from error
+        try:
+            yield app.local_url
+        finally:
+            app.close(verbose=False)
+
+
+def build_app(predictor: Predictor) -> gr.Blocks:
+    """Return the page as a Gradio app, which makes no connection of its own.
+
+    Args:
+        predictor: Model, and the settings to begin with.
+    """
+    config = predictor.model.config
+    with gr.Blocks(
+        title=f"{page.model_name(predictor)}: hcast-zoo", analytics_enabled=False, delete_cache=(KEEP, KEEP)
+    ) as app:
+        gr.HTML(page.heading_html(predictor), apply_default_css=False)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=280):
+                picture = _picture(page.example_pictures(predictor.taxonomy))
+                settings = _settings(predictor)
+            with gr.Column(scale=4, min_width=320):
+                message = gr.HTML(elem_id="message", apply_default_css=False)
+                answer = gr.HTML(
+                    page.caption_html("Drop a picture to see what it is."),
+                    js_on_load=CLICK,
+                    elem_id="answer",
+                    apply_default_css=False,
+                )
+            with gr.Column(scale=3, min_width=280):
+                panel = gr.Image(
+                    label="Segments", format="png", interactive=False, buttons=["fullscreen"], elem_id="panel"
+                )
+                caption = gr.HTML(elem_id="caption", apply_default_css=False)
+                stage = gr.Slider(
+                    0,
+                    NUM_STAGES + config.last_pool,
+                    step=1,
+                    value=0,
+                    elem_id="stage",
+                    buttons=[],
+                    label="Stage",
+                    info="0: the picture, 1: superpixels, then ever coarser segments",
+                )
+        looks = gr.State(None, time_to_live=KEEP)
+        adaptation = _adaptation()
+        target, steps, button, outcome, sheet = adaptation
+
+        gr.on(
+            [picture.change, *(s.change for s in settings)],
+            functools.partial(classify, predictor),
+            [picture, stage, *settings],
+            [message, answer, looks, panel, caption, outcome, sheet],
+            trigger_mode="always_last",
+            api_name="classify",
+            **ONE_BY_ONE,
+        )
+        stage.change(
+            show_stage,
+            [looks, stage],
+            [panel, caption],
+            trigger_mode="always_last",
+            show_progress="hidden",
+            api_name="show_stage",
+        )
+        gr.on(
+            [button.click, target.submit],
+            functools.partial(adapt, predictor),
+            [picture, target, steps, *settings],
+            [outcome, sheet],
+            api_name="adapt",
+            **ONE_BY_ONE,
+        )
+
+        # Gradio finds an argument for the event by its annotation, and not in a partial function.
+        def adapt_to_click(event: gr.EventData, file: str | None, *controls) -> tuple:
+            return event.node, *adapt(predictor, file, event.node, *controls)
+
+        answer.click(
+            adapt_to_click,
+            [picture, steps, *settings],
+            [target, outcome, sheet],
+            api_visibility="private",
+            **ONE_BY_ONE,
+        ).then(None, js=SHOW_OUTCOME)
+    return app
+
+
+def classify(predictor: Predictor, file: str | None, stage: int, *settings) -> tuple:
+    """Return message, answer, what :func:`show_stage` shows, its two answers, and two empty ones for adaptation."""
+    nothing = "", "", None, None, "", "", gr.Image(visible=False)
+    if file is None:
+        return "", page.caption_html("Drop a picture to see what it is."), *nothing[2:]
+    try:
+        chosen = configure(predictor, *settings)
+        seen = page.look(chosen, file)
+    except (ValueError, OSError) as error:
+        return page.message_html(page.error_text(error, file)), *nothing[1:]
+    answer = page.answer_html(seen, predictor.taxonomy, predictor.model.config.head_stages)
+    shown = seen.panels, seen.captions
+    return "", answer, shown, *show_stage(shown, stage), *nothing[5:]
+
+
+def show_stage(shown: tuple | None, stage: int) -> tuple:
+    """Return the panel of a stage, and its caption."""
+    if shown is None:
+        return None, ""
+    panels, captions = shown
+    return panels[stage], page.caption_html(captions[stage])
+
+
+def adapt(predictor: Predictor, file: str | None, target: str, steps: int, *settings) -> tuple:
+    """Return what came of adapting to a target, as HTML, and the sheet of before and after."""
+    if file is None or not target:
+        what = "Drop a picture first." if file is None else "Click a node of the tree, or write its name."
+        return page.message_html(what), gr.Image(visible=False)
+    try:
+        text, sheet = page.adapt(configure(predictor, *settings), file, target, AdaptConfig(steps=int(steps)))
+    except (ValueError, OSError) as error:
+        return page.message_html(page.error_text(error, file)), gr.Image(visible=False)
+    return text, gr.Image(sheet, visible=True)
+
+
+def configure(
+    predictor: Predictor, decoder: str, within: list[str], stop: bool, threshold: float, *clusters: int
+) -> Predictor:
+    """Return the predictor with what the controls of the page say."""
+    default = predictor.model.config.num_clusters
+    counts = [int(n) for n in clusters]
+    # A last pooling that is not there reaches no label, and has no slider.
+    counts += [min(n, counts[-1]) for n in default[len(counts) :]]
+    return predictor.with_settings(
+        decoder, within=within or None, threshold=threshold if stop else None, num_clusters=tuple(counts)
+    )
+
+
+def _picture(examples: list[Path]) -> gr.Image:
+    """Make the input of a picture: a file that was uploaded, which the core reads and no other.
+
+    Gradio itself would fail on what is no picture, with no word of why, and would fetch an address for whoever asks.
+    """
+    picture = gr.Image(
+        label="Picture",
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "clipboard"],
+        buttons=["fullscreen"],
+        height=260,
+        elem_id="picture",
+    )
+    move = picture.async_move_resource_to_block_cache
+
+    async def move_file(path: str | Path | None) -> str | None:
+        if re.match("[a-z]+://", str(path), re.IGNORECASE):
+            raise gr.Error("Expected an uploaded picture, got an address.", print_exception=False)
+        return await move(path)
+
+    # On the object, because Gradio writes a .pyi file beside the module of a class of components.
+    picture.preprocess = lambda payload: payload and payload.path
+    picture.async_move_resource_to_block_cache = move_file
+    if examples:
+        # Not gr.Examples, which replaces the object for the session.
+        shown = gr.Dataset(
+            components=[gr.Image(render=False)],
+            samples=[[str(path)] for path in examples],
+            label="Examples (Twemoji, CC-BY-4.0)",
+            elem_id="examples",
+        )
+        shown.click(lambda sample: Image.open(sample[0]), shown, picture, show_progress="hidden", api_name="example")
+    return picture
+
+
+def _settings(predictor: Predictor) -> list[gr.components.Component]:
+    """Make the controls, in the order of the arguments of :func:`configure`."""
+    config = predictor.model.config
+    clusters = (predictor.num_clusters or config.num_clusters)[: NUM_STAGES - 1 + config.last_pool]
+    threshold = predictor.threshold
+    with gr.Accordion("Settings", open=False, elem_id="settings"):
+        settings = [
+            gr.Dropdown(
+                [(DECODINGS[name], name) for name in DECODERS],
+                value=predictor.decoder,
+                label="Path",
+                info="How the levels' probabilities become one path",
+                elem_id="decoder",
+            ),
+            gr.Dropdown(
+                page.subtrees(predictor.taxonomy),
+                value=list(predictor.within or []),
+                multiselect=True,
+                allow_custom_value=True,
+                label="Only within",
+                elem_id="within",
+                info="Parts of the tree that can be the answer; you may also write the name of any node",
+            ),
+            gr.Checkbox(
+                threshold is not None,
+                label="Stop where it is unsure",
+                elem_id="stop",
+                info="At the deepest level where the levels agree and the path is probable enough",
+            ),
+            gr.Slider(0, 1, 0.5 if threshold is None else threshold, label="Probable enough from", elem_id="threshold"),
+        ]
+        settings += [
+            gr.Slider(
+                1,
+                config.num_superpixels,
+                count,
+                step=1,
+                label=f"Segments at stage {stage}",
+                elem_id=f"clusters-{stage}",
+            )
+            for stage, count in enumerate(clusters, 2)
+        ]
+    return settings
+
+
+def _adaptation() -> tuple:
+    with gr.Column(elem_id="adaptation"):
+        gr.HTML(
+            "<h2>Not what you see?</h2>"
+            + page.caption_html(
+                "Click a node of the tree, or write the name of any. The model takes a few steps towards it, for this "
+                "picture alone, and its segments follow: above before, below after."
+            ),
+            apply_default_css=False,
+        )
+        with gr.Row(equal_height=True):
+            target = gr.Textbox(
+                label="Adapt to", placeholder="name of a node", max_length=500, elem_id="target", scale=3
+            )
+            steps = gr.Slider(1, 20, AdaptConfig().steps, step=1, label="Steps", elem_id="steps", scale=2, buttons=[])
+            button = gr.Button("Adapt", variant="primary", elem_id="adapt", scale=1)
+        outcome = gr.HTML(elem_id="outcome", apply_default_css=False)
+        sheet = gr.Image(
+            show_label=False,
+            format="png",
+            interactive=False,
+            visible=False,
+            buttons=["fullscreen", "download"],
+            elem_id="sheet",
+        )
+    return target, steps, button, outcome, sheet
+
+
+def _theme() -> gr.themes.Base:
+    """Return a theme of fonts that every machine has, so that none is fetched, and of grey that can be read."""
+    theme = gr.themes.Default(primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    return theme.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set variables, which is how Gradio takes these, while a block runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

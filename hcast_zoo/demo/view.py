@@ -1,0 +1,287 @@
+"""What the demo page shows: plain functions from a picture and settings to HTML and pictures.
+
+Names come with weights that anybody may have made, so every text is escaped before it becomes part of HTML.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..adaptation.config import AdaptConfig
+from ..adaptation.report import AdaptedPicture, adapt_picture, draw_sheet
+from ..common.text import printable
+from ..data.pictures import read_picture
+from ..inference.predictor import Prediction, Predictor
+from ..segments.drawing import Segmentation, stage_panel
+from ..taxonomy.tree import Taxonomy
+
+PANEL = 448  # pixels: side of a segmentation on the page
+SIBLINGS = 4  # nodes shown at a level
+MAX_CHOICES = 2000  # nodes in a list to choose from
+ARROW = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A node of the tree on the page: its index in its level, name, probability in [0, 1], and whether it is chosen."""
+
+    index: int
+    name: str
+    probability: float
+    chosen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """The nodes of one level that the page shows.
+
+    Attributes:
+        level: Index of the level.
+        nodes: The chosen one first, then the most probable.
+        others: How many more there are.
+        others_probability: Of all of those together, in [0, 1].
+        own: What the level says by itself: its most probable node, and that one's probability in [0, 1].
+        below: Whether the nodes are the children of the node chosen above; only ``independent`` can leave the tree.
+    """
+
+    level: int
+    nodes: tuple[Node, ...]
+    others: int
+    others_probability: float
+    own: tuple[str, float]
+    below: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What the page shows of one picture.
+
+    Attributes:
+        prediction: The path.
+        tree: The chosen path and the nodes beside it, a branch a level.
+        panels: What the model saw, then its segmentation at every stage.
+        captions: A sentence for each panel, as plain text.
+    """
+
+    prediction: Prediction
+    tree: tuple[Branch, ...]
+    panels: tuple[Image.Image, ...]
+    captions: tuple[str, ...]
+
+
+def look(predictor: Predictor, file: str | Path) -> Look:
+    """Label and segment a picture.
+
+    Raises:
+        PictureError: if the picture cannot be read.
+        ValueError: if the model's answer is not finite.
+    """
+    picture, config = read_picture(file), predictor.model.config
+    with torch.inference_mode():
+        images = predictor.transform(picture)[None].to(predictor.device)
+        output = predictor.model(images, num_clusters=predictor.num_clusters)
+    logits = [x.float().cpu() for x in output.level_logits]
+    prediction = dataclasses.replace(predictor.decode(logits)[0], file=str(file))
+    probabilities, own = (
+        [x[0] for x in predictor.node_probabilities(logits, decoder)] for decoder in (predictor.decoder, "independent")
+    )
+    segmentation = Segmentation.from_output(picture, output, config)
+    stages = range(1, len(segmentation.maps) + 1)
+    levels = {
+        stage: [name for name, s in zip(predictor.taxonomy.levels, config.head_stages) if s == stage]
+        for stage in stages
+    }
+    captions = [_caption(stage, len(np.unique(segmentation.maps[stage - 1])), levels[stage]) for stage in stages]
+    return Look(
+        prediction,
+        grow_tree(probabilities, own, predictor.taxonomy, prediction.path),
+        (segmentation.view(PANEL), *(stage_panel(segmentation, stage, PANEL) for stage in stages)),
+        ("What the model sees of the picture.", *captions),
+    )
+
+
+def grow_tree(
+    probabilities: Sequence[Tensor],
+    own: Sequence[Tensor],
+    taxonomy: Taxonomy,
+    path: Sequence[str],
+    siblings: int = SIBLINGS,
+) -> tuple[Branch, ...]:
+    """Return the nodes along a path and the most probable ones beside them; one level more if the path stops early.
+
+    Args:
+        probabilities: One (C_l,) tensor a level; nodes of probability 0 are left out.
+        own: The same, of each level by itself.
+        taxonomy: The tree.
+        path: Node names, coarse to fine.
+        siblings: Nodes to show at a level, the chosen one among them.
+    """
+    chosen = [names.index(name) for names, name in zip(taxonomy.names, path)]
+    branches = []
+    for level in range(min(len(chosen) + 1, len(taxonomy.levels))):
+        node = chosen[level] if level < len(chosen) else None
+        values = probabilities[level].tolist()
+        candidates = (
+            range(len(values))
+            if level == 0
+            else [i for i, parent in enumerate(taxonomy.parents[level - 1]) if parent == chosen[level - 1]]
+        )
+        below = node is None or node in candidates
+        ranked = sorted(
+            (i for i in (candidates if below else range(len(values))) if i != node and values[i] > 0),
+            key=values.__getitem__,
+            reverse=True,
+        )
+        shown = [*([] if node is None else [node]), *ranked][:siblings]
+        others = [values[i] for i in ranked if i not in shown]
+        if shown:
+            names, first = taxonomy.names[level], int(own[level].argmax())
+            nodes = tuple(Node(i, names[i], values[i], i == node) for i in shown)
+            branches.append(
+                Branch(level, nodes, len(others), sum(others), (names[first], own[level][first].item()), below)
+            )
+    return tuple(branches)
+
+
+def adapt(predictor: Predictor, file: str | Path, target: str, config: AdaptConfig) -> tuple[str, Image.Image]:
+    """Adapt to a target; return what came of it as HTML, and the sheet of before and after. See :mod:`adapt_picture`.
+
+    Raises:
+        PictureError, TaxonomyError, AdaptationError: as :func:`adapt_picture` does.
+    """
+    adapted = adapt_picture(predictor, file, target, config=config)
+    return adaptation_html(adapted), draw_sheet(adapted)
+
+
+def answer_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:
+    """Return the path in words, and the tree whose nodes are buttons with ``level:name`` as ``data-node``."""
+    answer = seen.prediction
+    lines = [f'<div class="path">{_path(answer.path)}</div>']
+    facts = [f"this path: {_chance(answer.path_probability)}"] if answer.path else []
+    if answer.runner_up:
+        facts.append(f"next best: {_path(answer.runner_up)} {_chance(answer.runner_up_probability)}")
+    lines += [f'<div class="fact">{fact}</div>' for fact in facts]
+    if answer.reason:
+        lines.append(f'<div class="reason">{_text(answer.reason[0].upper() + answer.reason[1:])}.</div>')
+    return f'<div class="answer">{"".join(lines)}</div>{_branches_html(seen.tree, taxonomy, head_stages)}'
+
+
+def adaptation_html(adapted: AdaptedPicture) -> str:
+    """Return what adaptation did, in words."""
+    if adapted.probability is None or adapted.target is None:
+        raise ValueError("expected an adaptation to a target")
+    before, after = adapted.probability
+    change = ", ".join(f"{change:.1f}% at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
+    return (
+        f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}</div>'
+        f'<div class="fact">before: {_path(adapted.before.path)}</div>'
+        f'<div class="fact">after: {_path(adapted.after.path)}</div>'
+        f'<div class="fact">Pixel pairs joined into one segment or parted: {change}. The stored weights are '
+        "unchanged.</div></div>"
+    )
+
+
+def heading_html(predictor: Predictor) -> str:
+    """Return what the model knows, from its weights."""
+    taxonomy, metadata = predictor.taxonomy, predictor.metadata
+    levels = ARROW.join(f"{_text(name)} ({count})" for name, count in zip(taxonomy.levels, taxonomy.level_classes))
+    limits = f" {_text(metadata['limits'])}" if "limits" in metadata else ""
+    calibrated = "" if predictor.calibration.fitted_on else " Probabilities are not calibrated."
+    return (
+        f'<div class="heading"><h1>What is in the picture, level by level</h1><p>Model '
+        f"<b>{_text(model_name(predictor))}</b> knows {levels} and nothing else.{limits}{calibrated} Pictures stay "
+        "where this page runs, and are deleted within two hours.</p></div>"
+    )
+
+
+def message_html(text: str) -> str:
+    """Return a message, or nothing for an empty one."""
+    return f'<div class="message" role="alert">{_text(text)}</div>' if text else ""
+
+
+def caption_html(text: str) -> str:
+    """Return a caption."""
+    return f'<div class="caption">{_text(text)}</div>'
+
+
+def error_text(error: Exception, file: str | None) -> str:
+    """Return what an error says, without the name that the picture has here."""
+    text = str(error).removeprefix(f"{file}: ")
+    return text[:1].upper() + text[1:]
+
+
+def model_name(predictor: Predictor) -> str:
+    """Return what the weights are called."""
+    return predictor.metadata.get("name") or "H-CAST"
+
+
+def subtrees(taxonomy: Taxonomy) -> list[tuple[str, str]]:
+    """Return (name, ``level:name``) of the nodes above the finest level; of few levels if there are very many."""
+    choices: list[tuple[str, str]] = []
+    for level, names in zip(taxonomy.levels[:-1], taxonomy.names):
+        if len(choices) + len(names) > MAX_CHOICES:
+            break
+        choices += [(f"{name} ({level})", f"{level}:{name}") for name in names]
+    return choices
+
+
+def example_pictures(taxonomy: Taxonomy) -> list[Path]:
+    """Return the packaged pictures that are named after a label of the taxonomy."""
+    known = {name for names in taxonomy.names for name in names}
+    folder = Path(str(resources.files("hcast_zoo.pictures")))
+    return sorted(path for path in folder.glob("*.png") if path.stem.replace("_", " ") in known)
+
+
+def _branches_html(branches: Sequence[Branch], taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:
+    if not branches:
+        return ""
+    branch, rest = branches[0], _branches_html(branches[1:], taxonomy, head_stages)
+    level, own = taxonomy.levels[branch.level], f"{_text(branch.own[0])} {_chance(branch.own[1])}"
+    away = "" if branch.below else "; this is not below the node above"
+    items = []
+    for node in branch.nodes:
+        name, chance = _text(node.name), _chance(node.probability)
+        button = (
+            f'<button type="button" data-node="{escape(f"{level}:{node.name}")}" title="Adapt: see {name}">'
+            f'<span class="name">{name}</span><span class="bar">'
+            f'<span style="width:{100 * node.probability:.1f}%"></span></span>'
+            f'<span class="chance">{chance}</span></button>'
+        )
+        items.append(
+            f'<li class="chosen" aria-current="true">{button}{rest}</li>' if node.chosen else f"<li>{button}</li>"
+        )
+    if branch.others:
+        items.append(f'<li class="others">{branch.others} more: {_chance(branch.others_probability)}</li>')
+    if not any(node.chosen for node in branch.nodes):
+        items.append(rest)
+    return (
+        f'<div class="branch"><div class="level">{_text(level)}<span>read from stage '
+        f"{head_stages[branch.level]}, by itself {own}{away}</span></div><ul>{''.join(items)}</ul></div>"
+    )
+
+
+def _caption(stage: int, count: int, levels: Sequence[str]) -> str:
+    what = "superpixel" if stage == 1 else "segment"
+    read = f" The model reads {' and '.join(levels)} from this." if levels else ""
+    return f"Stage {stage}: {count} {what}{'s' * (count != 1)}.{read}"
+
+
+def _chance(probability: float) -> str:
+    """Return a probability as a percentage, so that what is above 0 does not read as 0."""
+    return "&lt;0.1%" if 0 < probability < 0.0005 else f"{probability:.1%}"
+
+
+def _path(names: Sequence[str]) -> str:
+    return ARROW.join(map(_text, names)) or "no answer"
+
+
+def _text(text: str) -> str:
+    """Return text as HTML that shows it; what cannot be printed is replaced."""
+    return escape(printable(text))

@@ -1,0 +1,1 @@
+"""Metrics, and a model measured on a labelled data set."""

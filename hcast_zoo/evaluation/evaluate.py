@@ -1,0 +1,130 @@
+"""Evaluation: metrics of a model on a data set, for each decoding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from ..common.processes import ALONE, Processes
+from ..data.dataset import HierarchicalDataset
+from ..data.loading import SuperpixelCollate, start_quietly, start_workers
+from ..network.model import HCast
+from ..taxonomy.calibration import Calibration
+from ..taxonomy.decode import decode
+from .metrics import HierarchicalMetrics
+
+
+def collect_logits(
+    model: HCast,
+    dataset: HierarchicalDataset,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = True,
+    num_clusters: tuple[int, ...] | None = None,
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Run a model over a data set whose transform is the model's, perhaps with other cluster counts.
+
+    Returns:
+        One (S, C_l) float32 tensor of logits a level, and (S, L) int64 labels, for the S pictures that can be read.
+
+    Raises:
+        ValueError: if no picture can be read, or clusters outnumber tokens.
+    """
+    logits, labels = _run(model, dataset, batch_size, workers, progress, num_clusters)
+    if not labels:
+        raise ValueError("none of the pictures can be read")
+    return tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
+
+
+def evaluate(
+    model: HCast,
+    dataset: HierarchicalDataset,
+    decoders: Sequence[str] = ("best_path",),
+    calibration: Calibration | None = None,
+    *,
+    processes: Processes = ALONE,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = True,
+    num_clusters: tuple[int, ...] | None = None,
+    superpixel_cache: str | Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """Return the metrics in percent for each decoding; see :meth:`HierarchicalMetrics.compute`.
+
+    Args:
+        model: The model.
+        dataset: Its pictures, with the model's transform and taxonomy.
+        decoders: Decodings to compare, of ``decode.DECODERS``.
+        calibration: Of the weights; levels of other temperatures can change a path, though no level's own choice.
+        processes: Who does it: each runs the model on its share, and all return the metrics of the whole. All must
+            call this. The pictures and their order are those of one process, so the metrics are too.
+        batch_size: Pictures at once; it changes no answer.
+        workers: Processes that read pictures.
+        progress: Show a bar.
+        num_clusters: Other cluster counts than the config's.
+        superpixel_cache: Folder that keeps the superpixel maps for the next time.
+
+    Raises:
+        ValueError: if no picture can be read, or clusters outnumber tokens.
+    """
+    share = Subset(dataset, processes.share(len(dataset)))
+    batches, label_batches = _run(
+        model, share, batch_size, workers, progress and processes.is_main, num_clusters, superpixel_cache
+    )
+    paths: dict[str, Tensor] = {}
+    labels = None
+    if label_batches:  # a share may be empty, or all its pictures broken
+        logits: Sequence[Tensor] = tuple(torch.cat(level) for level in zip(*batches))
+        labels = torch.cat(label_batches)
+        if calibration is not None:
+            logits = calibration.logits(logits)  # the path temperature moves no path
+        paths = {mode: decode(logits, dataset.taxonomy, mode).paths.cpu() for mode in decoders}
+    shares = [s for s in processes.gather((paths, labels)) if s[0]]
+    if not shares:
+        raise ValueError("none of the pictures can be read")
+    results = {}
+    for mode in decoders:
+        metrics = HierarchicalMetrics(dataset.taxonomy)
+        for found, truth in shares:
+            metrics.update(found[mode], truth)
+        results[mode] = metrics.compute()
+    return results
+
+
+@torch.inference_mode()
+def _run(
+    model: HCast,
+    dataset: Dataset,
+    batch_size: int,
+    workers: int,
+    progress: bool,
+    num_clusters: tuple[int, ...] | None,
+    superpixel_cache: str | Path | None = None,
+) -> tuple[list[list[Tensor]], list[Tensor]]:
+    """Return batches of logits, a list of levels each, and of labels."""
+    device = next(model.parameters()).device
+    options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network knows no clusters
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        num_workers=workers,
+        collate_fn=SuperpixelCollate(model.config, cache=superpixel_cache, device=device),
+        worker_init_fn=start_quietly,
+    )
+    training = model.training
+    model.eval()
+    logits, labels = [], []
+    try:
+        for batch in tqdm(start_workers(loader), "evaluate", len(loader), disable=not progress, leave=False):
+            if batch is None:
+                continue
+            segments = batch["segments"].to(device) if "segments" in batch else None
+            output = model(batch["images"].to(device), segments, **options)
+            logits.append([x.float().cpu() for x in output.level_logits])
+            labels.append(batch["labels"])
+    finally:
+        model.train(training)
+    return logits, labels

@@ -1,0 +1,122 @@
+"""Metrics of hierarchical classification, in percent: per-level accuracy, FPA, TICE, wAP."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..taxonomy.tree import UNKNOWN, Taxonomy
+
+
+def level_accuracy(predictions: Tensor, labels: Tensor) -> tuple[float, ...]:
+    """Return each level's accuracy in percent, over the samples whose label there is known (NaN if none is).
+
+    Args:
+        predictions: (B, L) int64 predicted node of each level, coarse to fine.
+        labels: (B, L) int64 true nodes; -1 is unknown.
+    """
+    right, known = _right(predictions, labels)
+    return tuple(_percent(r, k) for r, k in zip(right.sum(0).tolist(), known.sum(0).tolist()))
+
+
+def full_path_accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """Return FPA: percent of the samples that are right at every known level.
+
+    Source: official engine_hier_eval.py (behaviour 34).
+    """
+    right, known = _right(predictions, labels)
+    counted = known.any(1)
+    return _percent(int((right | ~known)[counted].all(1).sum()), int(counted.sum()))
+
+
+def tree_inconsistency(predictions: Tensor, taxonomy: Taxonomy) -> float:
+    """Return TICE: percent of the predicted tuples that are no path of the tree (lower is better).
+
+    A prediction below a shallow leaf is ignored, and so is whatever follows a level predicted as -1.
+
+    Source: official engine_hier_eval.py (behaviour 34).
+    """
+    return _percent(int((~in_tree(predictions, taxonomy)).sum()), len(predictions))
+
+
+def weighted_average_precision(accuracies: Sequence[float], level_classes: Sequence[int]) -> float:
+    """Return wAP: mean of the levels' accuracies, weighted by their number of classes.
+
+    The authors' code does not compute it; this is the formula of the paper as we read it (behaviour 35).
+    """
+    return sum(a * c for a, c in zip(accuracies, level_classes, strict=True)) / sum(level_classes)
+
+
+def in_tree(predictions: Tensor, taxonomy: Taxonomy) -> Tensor:
+    """Return (B,) bool: whether each (B, L) prediction follows the tree from the coarsest level on."""
+    ok = predictions[:, 0] != UNKNOWN
+    open_path = ok.clone()  # False once the path has ended in a shallow leaf
+    for depth, parents in enumerate(taxonomy.parents):
+        table = torch.tensor(parents, device=predictions.device)
+        has_children = torch.zeros(taxonomy.level_classes[depth], dtype=torch.bool, device=predictions.device)
+        has_children[table] = True
+        above, node = predictions[:, depth], predictions[:, depth + 1]
+        open_path = open_path & has_children[above.clamp(min=0)] & (node != UNKNOWN)
+        ok = ok & (~open_path | (table[node.clamp(min=0)] == above))
+    return ok
+
+
+class HierarchicalMetrics:
+    """Accumulate predictions over batches; :meth:`compute` weighs every sample once, whatever the batches were.
+
+    Args:
+        taxonomy: The tree.
+    """
+
+    def __init__(self, taxonomy: Taxonomy):
+        self.taxonomy = taxonomy
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.predictions: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Add a batch of (B, L) int64 predictions and labels.
+
+        Raises:
+            ValueError: if the shapes differ or do not have the taxonomy's number of levels.
+        """
+        expected = (len(predictions), len(self.taxonomy.levels))
+        if tuple(predictions.shape) != expected or tuple(labels.shape) != expected:
+            raise ValueError(
+                f"expected predictions and labels {expected}, got {tuple(predictions.shape)} and {tuple(labels.shape)}"
+            )
+        self.predictions.append(predictions.cpu())
+        self.labels.append(labels.cpu())
+
+    def compute(self) -> dict[str, float]:
+        """Return ``fpa``, ``tice``, ``wap`` and ``accuracy/LEVEL`` for each level, in percent.
+
+        Raises:
+            ValueError: if nothing was added.
+        """
+        if not self.predictions:
+            raise ValueError("no predictions to compute metrics from: call update first")
+        predictions, labels = torch.cat(self.predictions), torch.cat(self.labels)
+        accuracies = level_accuracy(predictions, labels)
+        return {
+            "fpa": full_path_accuracy(predictions, labels),
+            "tice": tree_inconsistency(predictions, self.taxonomy),
+            "wap": weighted_average_precision(accuracies, self.taxonomy.level_classes),
+            **{f"accuracy/{level}": a for level, a in zip(self.taxonomy.levels, accuracies)},
+        }
+
+
+def _right(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    if predictions.shape != labels.shape or labels.ndim != 2:
+        raise ValueError(
+            f"expected predictions and labels (B, L), got {tuple(predictions.shape)} and {tuple(labels.shape)}"
+        )
+    known = labels != UNKNOWN
+    return (predictions == labels) & known, known
+
+
+def _percent(count: int, total: int) -> float:
+    return 100 * count / total if total else float("nan")

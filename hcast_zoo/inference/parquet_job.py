@@ -1,0 +1,108 @@
+"""Predictions of many pictures as a folder of parquet files, by any number of processes, any of which can be killed.
+
+The list of pictures is cut into parts, and part n belongs to process n modulo their number. A part appears when all its
+pictures are done, by renaming, and what has appeared is never made again. So processes need not talk to each other, a
+picture is in one part whatever happens, and a job that was stopped goes on with another number of processes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..common.files import write_whole
+from ..common.processes import ALONE, Processes
+from .predictor import Prediction, Predictor
+
+PLAN = "_plan.json"  # parquet readers pass over names that begin with _ or .
+SCHEMA = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        ("path", pa.list_(pa.string())),
+        ("probabilities", pa.list_(pa.float32())),
+        ("path_probability", pa.float32()),
+        ("runner_up", pa.list_(pa.string())),
+        ("runner_up_probability", pa.float32()),
+        ("error", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+def predict_parts(
+    predictor: Predictor,
+    files: Sequence[str],
+    folder: str | Path,
+    settings: dict,
+    *,
+    part_size: int = 4096,
+    processes: Processes = ALONE,
+    **kwargs,
+) -> Iterator[tuple[int, int]]:
+    """Write ``part-00000.parquet`` and so on; yield (pictures, failures) of each part of ours, made now or before.
+
+    Args:
+        predictor: The model.
+        files: All pictures, in the same order in every process.
+        folder: Where the parts are, or will be.
+        settings: Plain data that tells the model and the decoding; a job goes on only with the same.
+        part_size: Pictures a part.
+        processes: Who does it.
+        kwargs: For :meth:`Predictor.predict`.
+
+    Raises:
+        ValueError: if the folder holds predictions of other pictures or settings, or other files.
+    """
+    if part_size < 1:
+        raise ValueError(f"part_size: expected 1 or more, got {part_size}")
+    folder = Path(folder)
+    claim_folder(folder, files, {**settings, "part_size": part_size})
+    starts = range(0, len(files), part_size)
+    digits = max(5, len(str(len(starts) - 1)))
+    for number in range(processes.rank, len(starts), processes.count):
+        file = folder / f"part-{number:0{digits}}.parquet"
+        if not file.exists():
+            part = files[starts[number] : starts[number] + part_size]
+            write_part(file, list(predictor.predict(part, **kwargs)))
+        footer = pq.read_metadata(file)
+        yield footer.num_rows, int(footer.metadata[b"failed"])
+
+
+def claim_folder(folder: Path, files: Sequence[str], settings: dict) -> None:
+    """Write the plan of a job, or check that the folder's is the same; processes may do so at the same time."""
+    digest = hashlib.sha256()
+    for name in files:
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    plan = {"pictures": len(files), "list_sha256": digest.hexdigest(), **settings}
+    file = folder / PLAN
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = any(p.suffix == ".parquet" for p in folder.iterdir())  # looked for first: a plan is older than its parts
+    if not file.exists():
+        if parts:
+            raise ValueError(f"{folder} holds parquet files of something else: choose an empty folder")
+        write_whole(file, json.dumps(plan, indent=1))
+    found = json.loads(file.read_text())
+    if differ := [f"{k} {found.get(k)!r} -> {v!r}" for k, v in plan.items() if found.get(k) != v]:
+        raise ValueError(
+            f"{folder} holds predictions of another job ({'; '.join(differ)}): go on with the same "
+            "pictures and options, or choose another folder"
+        )
+
+
+def write_part(file: Path, predictions: Sequence[Prediction]) -> None:
+    """Write a part at once, with the number of pictures that failed in its footer."""
+    columns = {
+        field.name: [
+            None if p.error is not None and field.name != "error" else getattr(p, field.name) for p in predictions
+        ]
+        for field in SCHEMA
+    }
+    columns["file"] = [p.file.encode(errors="replace").decode() for p in predictions]  # parquet's text is UTF-8
+    failed = sum(p.error is not None for p in predictions)
+    table = pa.table(columns, SCHEMA.with_metadata({"failed": str(failed)}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_whole(file, memoryview(sink.getvalue()))

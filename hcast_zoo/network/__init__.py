@@ -1,0 +1,1 @@
+"""The network: the paper's figure."""

@@ -1,0 +1,228 @@
+"""HCastConfig: everything that defines an H-CAST network and its preprocessing, as frozen plain data."""
+
+import dataclasses
+from typing import Any
+
+from ..common.text import brief, clip
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CELL_SIZE = 8  # pixels: the stem's stride, so one token cell covers 8x8 pixels
+SUPERPIXELS = ("seeds", "slic", "grid")  # ways to make them
+NUM_STAGES = 4
+MAX_LEVELS = 100  # as of a taxonomy
+MAX_CLASSES = 100_000_000
+MAX_NUMBER = 1e9  # of what is no count; float("inf") and nan are not below it
+
+
+@dataclasses.dataclass(frozen=True)
+class HCastConfig:
+    """Describe an H-CAST model. Levels run coarse to fine everywhere.
+
+    Args:
+        level_classes: Number of classes of each level, coarse to fine, e.g. ``(13, 38, 200)``.
+        image_size: Height and width in pixels the position embedding is made for (multiple of 8).
+            Other sizes work at run time: the embedding is resampled.
+        in_chans: Channels of the input image.
+        embed_dim: Width of the tokens; must be divisible by 8, ``num_heads`` and ``pool_heads``.
+        depths: Transformer blocks of each of the four stages.
+        num_heads: Attention heads of the blocks.
+        pool_heads: Attention heads of graph pooling; 12 in all official models, whatever ``num_heads`` is.
+        mlp_ratio: Hidden width of the block MLPs over ``embed_dim``, in (0, 64].
+        num_superpixels: Tokens entering stage 1. Fixed, so an answer never depends on the batch.
+        num_clusters: Clusters made after each stage, so the length of the token sequence of the next one.
+        head_stages: Stage (1 to 4) each level reads its class token from, coarse to fine. By default
+            the finest levels read early stages: 1 level ``(4,)``, 2 ``(4, 3)``, 3 ``(4, 3, 2)``, 4
+            ``(4, 3, 2, 1)``; the coarsest levels of a deeper taxonomy share stage 4.
+        last_pool: Keep the fourth graph pooling. It reaches no logit, so it is dropped by default.
+        mask_empty: Leave tokens of empty superpixels out of attention and averages. The official weights
+            were trained with them in.
+        drop_rate: Dropout probability in [0, 1) before each head.
+        drop_path_rate: Stochastic depth of the last block in [0, 1); grows linearly from 0.
+        pool_drop_rate: Dropout probability inside graph pooling, on in training only.
+        superpixels: How the model makes segments when none are given: ``"seeds"``, ``"slic"`` or ``"grid"``.
+        mean: Channel means of the normalisation, for pixels in [0, 1].
+        std: Channel deviations of the normalisation.
+        interpolation: Resize filter of the preprocessing (``"bicubic"``, ``"bilinear"``).
+        crop_pct: Centre crop as a fraction of the resized picture's short side, in [0.05, 1].
+
+    Raises:
+        ValueError: if a field is out of range or fields disagree; the message names the field.
+    """
+
+    level_classes: tuple[int, ...] = (1000,)
+    image_size: int = 224
+    in_chans: int = 3
+    embed_dim: int = 384
+    depths: tuple[int, ...] = (3, 3, 3, 2)
+    num_heads: int = 12
+    pool_heads: int = 12
+    mlp_ratio: float = 4.0
+    num_superpixels: int = 196
+    num_clusters: tuple[int, ...] = (64, 32, 16, 8)
+    head_stages: tuple[int, ...] = None  # type: ignore[assignment]  # default_head_stages() where None is given
+    last_pool: bool = False
+    mask_empty: bool = False
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    pool_drop_rate: float = 0.1
+    superpixels: str = "seeds"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):  # JSON gives lists; keep the config hashable
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        if self.head_stages is None and isinstance(self.level_classes, tuple):
+            object.__setattr__(self, "head_stages", default_head_stages(len(self.level_classes)))
+        self._validate()
+
+    def _validate(self) -> None:
+        def check(ok: bool, field: str, expected: str) -> None:
+            if not ok:
+                raise ValueError(f"{field}: expected {expected}, got {brief(getattr(self, field))}")
+
+        def integers(values: Any, low: int) -> bool:
+            return isinstance(values, tuple) and all(type(v) is int and low <= v <= MAX_CLASSES for v in values)
+
+        check(
+            integers(self.level_classes, 1) and 0 < len(self.level_classes) <= MAX_LEVELS,
+            "level_classes",
+            f"at least one level and at most {MAX_LEVELS}, each with 1 class or more",
+        )
+        for field in ("last_pool", "mask_empty"):
+            check(type(getattr(self, field)) is bool, field, "true or false")
+        for field in ("image_size", "in_chans", "embed_dim", "num_heads", "pool_heads", "num_superpixels"):
+            value = getattr(self, field)
+            check(type(value) is int and 1 <= value <= 65536, field, "an integer from 1 to 65536")
+        check(self.image_size % CELL_SIZE == 0, "image_size", f"a multiple of {CELL_SIZE} pixels")
+        check(
+            self.embed_dim % 8 == 0 and self.embed_dim % self.num_heads == 0 and self.embed_dim % self.pool_heads == 0,
+            "embed_dim",
+            f"a multiple of 8, num_heads={self.num_heads} and pool_heads={self.pool_heads}",
+        )
+        check(
+            integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 256,
+            "depths",
+            "four block counts of 1 or more, 256 together at most",
+        )
+        check_clusters(self.num_clusters, self.num_superpixels)
+        check(
+            integers(self.head_stages, 1) and max(self.head_stages, default=0) == NUM_STAGES,
+            "head_stages",
+            "stages from 1 to 4, with stage 4 among them",
+        )
+        check(
+            len(self.head_stages) == len(self.level_classes),
+            "head_stages",
+            f"one stage for each of {len(self.level_classes)} levels",
+        )
+        for field in ("drop_rate", "drop_path_rate", "pool_drop_rate"):
+            value = getattr(self, field)
+            check(is_number(value) and 0 <= value < 1, field, "a probability in [0, 1)")
+        check(
+            is_number(self.mlp_ratio) and 0 < self.mlp_ratio <= 64 and int(self.embed_dim * self.mlp_ratio) >= 1,
+            "mlp_ratio",
+            "a factor in (0, 64]",
+        )
+        check(self.superpixels in SUPERPIXELS, "superpixels", "'seeds', 'slic' or 'grid'")
+        check(
+            self.interpolation in ("bicubic", "bilinear", "nearest", "lanczos"),
+            "interpolation",
+            "'bicubic', 'bilinear', 'nearest' or 'lanczos'",
+        )
+        # A small crop asks for a picture that is larger than any memory.
+        check(is_number(self.crop_pct) and 0.05 <= self.crop_pct <= 1, "crop_pct", "a fraction in [0.05, 1]")
+        for field in ("mean", "std"):
+            value = getattr(self, field)
+            check(
+                isinstance(value, tuple) and all(map(is_number, value)) and len(value) in (1, 3, self.in_chans),
+                field,
+                "a number for each channel",
+            )
+        check(len(self.mean) == len(self.std), "mean", "as many values as std")
+        check(all(s >= 1e-6 for s in self.std), "std", "positive values, from 1e-6 on")
+
+    @classmethod
+    def from_variant(cls, name: str, **overrides: Any) -> "HCastConfig":
+        """Return the config of a named variant.
+
+        Args:
+            name: One of ``VARIANTS``: ``hcast_tiny``, ``hcast_small``, ``hcast_small_deep``, ``hcast_base``.
+            overrides: Fields to change, e.g. ``level_classes=(13, 38, 200)``.
+
+        Raises:
+            ValueError: if the name is unknown.
+        """
+        if name not in VARIANTS:
+            raise ValueError(f"unknown variant {brief(name)}: expected one of {', '.join(VARIANTS)}")
+        return cls.from_dict({**VARIANTS[name], **overrides})
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "HCastConfig":
+        """Build a config from plain data (as read from JSON); unknown keys are an error."""
+        if not isinstance(data, dict):
+            raise ValueError(f"expected a config as a JSON object, got {type(data).__name__}")
+        unknown = sorted(set(data) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown config keys: {clip(', '.join(map(str, unknown)))}")
+        return cls(**data)
+
+    def to_dict(self) -> dict:
+        """Return the fields as a JSON-serialisable dictionary."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    def replace(self, **changes: Any) -> "HCastConfig":
+        """Return a copy with some fields changed; ``head_stages`` follows a changed number of levels."""
+        if len(changes.get("level_classes", self.level_classes)) != len(self.level_classes):
+            changes.setdefault("head_stages", None)
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the grid of 8x8-pixel cells the position embedding covers."""
+        return self.image_size // CELL_SIZE
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
+
+
+def default_head_stages(num_levels: int) -> tuple[int, ...]:
+    """Return the stage each level reads, coarse to fine.
+
+    Source: official cast_deit_hier.py:203-215 for 2 and 3 levels; the same rule for any other number.
+    """
+    return tuple(min(NUM_STAGES, NUM_STAGES - level + max(0, num_levels - NUM_STAGES)) for level in range(num_levels))
+
+
+def check_clusters(num_clusters: tuple[int, ...] | list[int], num_superpixels: int) -> tuple[int, ...]:
+    """Return cluster counts as a tuple, after checking them.
+
+    Raises:
+        ValueError: unless there are four positive counts, none above the number of tokens it is chosen from.
+    """
+    four = isinstance(num_clusters, (tuple, list)) and len(num_clusters) == NUM_STAGES
+    if not four or any(type(n) is not int or n < 1 for n in num_clusters):
+        raise ValueError(f"num_clusters: expected four integers of 1 or more, got {brief(num_clusters)}")
+    for tokens, clusters in zip((num_superpixels, *num_clusters), num_clusters):
+        if clusters > tokens:
+            raise ValueError(
+                f"num_clusters: cannot choose {clusters} clusters from {tokens} tokens in "
+                f"{num_clusters!r} with {num_superpixels} superpixels"
+            )
+    return tuple(num_clusters)
+
+
+VARIANTS: dict[str, dict] = {
+    # 12 heads of 32 are the official choice for 384 channels (DeiT-S has 6); tiny is ours.
+    "hcast_tiny": dict(embed_dim=192, num_heads=6),
+    "hcast_small": dict(embed_dim=384, num_heads=12),
+    "hcast_small_deep": dict(embed_dim=384, num_heads=12, depths=(6, 3, 3, 3)),
+    "hcast_base": dict(embed_dim=768, num_heads=12),
+}

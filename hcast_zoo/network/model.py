@@ -1,0 +1,337 @@
+"""HCast: a classifier that reads every level of a taxonomy from one fine-to-coarse segmentation of the image.
+
+Paper: Visually Consistent Hierarchical Image Classification (H-CAST), ICLR 2025, arXiv 2406.11608.
+Behaviour follows the authors' code (pseulki/HCAST at f1352a2c6a54); sources are named at each part.
+"""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .config import CELL_SIZE, NUM_STAGES, HCastConfig, check_clusters
+from .graph_pooling import GraphPooling
+from .layers import Block, ConvStem, init_block_weights
+from .superpixels import prepare_segments
+
+
+@dataclasses.dataclass
+class HCastOutput:
+    """Labels of every level, and the segmentation each was read from.
+
+    Attributes:
+        level_logits: One (B, classes) tensor a level, coarse to fine.
+        segments: (B, H, W) int64 superpixel of each pixel: the segmentation stage 1 sees.
+        assignments: One (B, N, M) tensor a pooling: probability of each of the N tokens of stage s to be in each
+            of the M clusters that are the tokens of stage s + 1. Rows sum to 1.
+        level_features: One (B, C) tensor a level: the class token its head reads.
+        hidden_states: On request, (B, 1 + N, C) tokens entering stage 1 and leaving each block.
+        attentions: On request, (B, heads, 1 + N, 1 + N) attention probabilities of each block.
+    """
+
+    level_logits: tuple[Tensor, ...]
+    segments: Tensor
+    assignments: tuple[Tensor, ...]
+    level_features: tuple[Tensor, ...]
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+    def segment_map(self, stage: int) -> Tensor:
+        """Return the (B, H, W) int64 segmentation that a stage (1 to 4) sees; see :func:`segment_map`."""
+        return segment_map(self.segments, self.assignments, stage)
+
+
+@dataclasses.dataclass
+class Encoding:
+    """What the encoder computes; the heads turn it into an :class:`HCastOutput`, where the other fields are described.
+
+    Attributes:
+        tokens: (B, 1 + N, C) class token and segment tokens leaving the last block, before the final norm.
+    """
+
+    tokens: Tensor
+    level_features: tuple[Tensor, ...]
+    segments: Tensor
+    assignments: tuple[Tensor, ...]
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class Stage(nn.Module):
+    """Transformer blocks over the tokens of one segmentation, and the graph pooling into the next, coarser one."""
+
+    block_class = Block
+    pooling_class = GraphPooling
+
+    def __init__(self, config: HCastConfig, index: int, drop_path: list[float], **dd):
+        super().__init__()
+        self.mask_empty = config.mask_empty
+        self.grad_checkpointing = False  # compute the blocks again in the backward pass, which saves memory
+        self.blocks = nn.ModuleList(
+            self.block_class(config.embed_dim, config.num_heads, config.mlp_ratio, rate, **dd) for rate in drop_path
+        )
+        self.pool = None
+        if index < NUM_STAGES - 1 or config.last_pool:
+            self.pool = self.pooling_class(config.embed_dim, config.pool_heads, config.pool_drop_rate, **dd)
+
+    def forward(
+        self, tokens: Tensor, valid: Tensor | None, need_weights: bool = False
+    ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+        """Run the blocks on (B, 1 + N, C) tokens; also return each block's output and attention.
+
+        Pooling is apart, because the heads read the class token before pooling updates it.
+        """
+        mask = None
+        if self.mask_empty and valid is not None:
+            mask = F.pad(valid, (1, 0), value=True)  # the class token is never empty
+        states, weights = [], []
+        for block in self.blocks:
+            if self.grad_checkpointing:
+                tokens, weight = checkpoint(block, tokens, mask, need_weights, use_reentrant=False)
+            else:
+                tokens, weight = block(tokens, mask, need_weights)
+            states.append(tokens)
+            weights.append(weight)
+        return tokens, states, weights
+
+
+class Encoder(nn.Module):
+    """H-CAST without heads: stem, tokens and stages.
+
+    The parts are made by :meth:`build` and not by the constructor, so that a framework's base class can run its own
+    constructor first. ``config`` may be any object with the fields of :class:`HCastConfig`.
+    """
+
+    stage_class = Stage
+
+    def build(self, config: HCastConfig, device=None, dtype=None) -> None:
+        """Make the parts; their values are undefined until they are initialised or loaded."""
+        dd = {"device": device, "dtype": dtype}
+        self.config = config
+        dim = config.embed_dim
+        self.stem = ConvStem(config.in_chans, dim, **dd)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid_size**2, dim, **dd))
+        rates = iter(torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist())
+        self.stages = nn.ModuleList(
+            self.stage_class(config, i, [next(rates) for _ in range(depth)], **dd)
+            for i, depth in enumerate(config.depths)
+        )
+        self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
+
+    def encode(
+        self,
+        images: Tensor,
+        segments: Tensor | None = None,
+        *,
+        num_clusters: tuple[int, ...] | None = None,
+        num_superpixels: int | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> Encoding:
+        """Compute the features of every level; see :meth:`HCast.forward` for the arguments."""
+        num_superpixels = num_superpixels or self.config.num_superpixels
+        num_clusters = self.config.num_clusters if num_clusters is None else num_clusters
+        clusters = check_clusters(num_clusters, num_superpixels)
+        segments = self.prepare_segments(images, segments, num_superpixels)
+        tokens, valid = self.embed(images, segments, num_superpixels)
+
+        hidden_states, attentions = [tokens], []
+        assignments, class_tokens = [], []
+        for stage, m in zip(self.stages, clusters):
+            tokens, states, weights = stage(tokens, valid, output_attentions)
+            hidden_states += states
+            attentions += weights
+            class_tokens.append(tokens[:, 0])  # before pooling updates it
+            last = tokens
+            if stage.pool is not None:
+                pooled = stage.pool(tokens, m, valid, self.config.mask_empty)
+                assignments.append(pooled.assignment)
+                tokens = pooled.tokens
+            valid = None  # type: ignore[assignment]  # only superpixels can be empty, not clusters
+        return Encoding(
+            tokens=last,
+            level_features=self.level_features(class_tokens),
+            segments=segments,
+            assignments=tuple(assignments),
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+    def prepare_segments(self, images: Tensor, segments: Tensor | None, num_superpixels: int) -> Tensor:
+        """Return (B, H, W) int64 segments; see :func:`hcast_zoo.network.superpixels.prepare_segments`."""
+        c = self.config
+        return prepare_segments(images, segments, num_superpixels, c.in_chans, c.mean, c.std, c.superpixels)
+
+    def embed(self, images: Tensor, segments: Tensor, num_superpixels: int) -> tuple[Tensor, Tensor]:
+        """Turn images into tokens; see :func:`embed_superpixels`."""
+        return embed_superpixels(self.stem(images), segments, self.cls_token, self.pos_embed, num_superpixels)
+
+    def level_features(self, class_tokens: list[Tensor]) -> tuple[Tensor, ...]:
+        """Pick the (B, C) class token of each level; only stage 4's is normalised.
+
+        Source: official cast_deit_hier.py:115-118, 203-215.
+        """
+        stages = [*class_tokens[:-1], self.norm(class_tokens[-1])]
+        return tuple(stages[s - 1] for s in self.config.head_stages)
+
+
+class HCast(Encoder):
+    """Hierarchical classifier over superpixel tokens.
+
+    Args:
+        config: The architecture.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
+
+    Source: official cast_deit_hier.py:27-259.
+    """
+
+    def __init__(self, config: HCastConfig, device=None, dtype=None):
+        super().__init__()
+        self.build(config, device, dtype)
+        self.head_drop = nn.Dropout(config.drop_rate)
+        self.heads = nn.ModuleList(
+            nn.Linear(config.embed_dim, n, device=device, dtype=dtype) for n in config.level_classes
+        )
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialise every parameter and buffer.
+
+        Source: behaviour 19: truncated normal of std 0.02 for tokens, blocks and heads; PyTorch's defaults elsewhere.
+        """
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for m in self.stem.modules():
+            if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)):
+                m.reset_parameters()
+        for stage in self.stages:
+            init_block_weights(stage.blocks)
+            if stage.pool is not None:
+                stage.pool.init_weights()
+        init_block_weights(self.norm)
+        init_block_weights(self.heads)
+
+    def forward(
+        self,
+        images: Tensor,
+        segments: Tensor | None = None,
+        *,
+        num_clusters: tuple[int, ...] | None = None,
+        num_superpixels: int | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> HCastOutput:
+        """Classify images at every level.
+
+        Args:
+            images: (B, in_chans, H, W) float, normalised.
+            segments: (B, H, W) integer superpixel maps; made by ``config.superpixels`` if not given.
+            num_clusters: Other cluster counts than the config's, for this call.
+            num_superpixels: Another number of tokens than the config's, for this call.
+            output_hidden_states: Also return the tokens after every block.
+            output_attentions: Also return the attention probabilities of every block (slower, not fused).
+
+        Raises:
+            ValueError: if a shape, a dtype or a label is not as expected, or clusters outnumber tokens.
+        """
+        encoding = self.encode(
+            images,
+            segments,
+            num_clusters=num_clusters,
+            num_superpixels=num_superpixels,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        return HCastOutput(
+            level_logits=self.forward_heads(encoding.level_features),
+            segments=encoding.segments,
+            assignments=encoding.assignments,
+            level_features=encoding.level_features,
+            hidden_states=encoding.hidden_states,
+            attentions=encoding.attentions,
+        )
+
+    def forward_heads(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Turn level features into one (B, classes) tensor of logits a level."""
+        return tuple(head(self.head_drop(x)) for head, x in zip(self.heads, features))
+
+    def no_weight_decay(self) -> set[str]:
+        """Return names of parameters that weight decay should leave alone."""
+        return {"cls_token", "pos_embed"}
+
+
+def segment_map(segments: Tensor, assignments: tuple[Tensor, ...], stage: int) -> Tensor:
+    """Return the segmentation that a stage (1 to 4) sees, each token in its most probable cluster.
+
+    Args:
+        segments: (B, H, W) int64 superpixels.
+        assignments: One (B, N, M) tensor a pooling.
+        stage: Which stage.
+
+    Returns:
+        (B, H, W) int64 labels below the number of tokens of the stage.
+
+    Raises:
+        ValueError: if there is no such stage.
+    """
+    if not 1 <= stage <= len(assignments) + 1:
+        raise ValueError(f"expected a stage from 1 to {len(assignments) + 1}, got {stage}")
+    labels = segments
+    for assignment in assignments[: stage - 1]:
+        parent = assignment.argmax(-1)  # [B, N]
+        labels = parent.gather(1, labels.flatten(1)).view_as(labels)
+    return labels
+
+
+def embed_superpixels(
+    features: Tensor, segments: Tensor, cls_token: Tensor, pos_embed: Tensor, num_superpixels: int
+) -> tuple[Tensor, Tensor]:
+    """Average stem features and positions over superpixels, and prepend the class token.
+
+    A function and not a method, so that tracers can keep it whole.
+
+    Args:
+        features: (B, C, h, w) of the stem.
+        segments: (B, H, W) int64 superpixels, H and W up to 8 times h and w.
+        cls_token: (1, 1, C).
+        pos_embed: (1, 1 + n * n, C); resampled if h or w is not n.
+        num_superpixels: N.
+
+    Returns:
+        (B, 1 + N, C) tokens, and (B, N) bool that is False for superpixels without a cell; those tokens are 0.
+
+    Source: official cast_deit_hier.py:121-148, utils.py:129-147.
+    """
+    height, width = features.shape[2:]
+    if height != width or height * width != pos_embed.shape[1] - 1:
+        pos_embed = resample_position(pos_embed, (height, width))
+    features = features.permute(0, 2, 3, 1).flatten(1, 2) + pos_embed[:, 1:]  # [B, hw, C]
+    # A cell belongs to the superpixel of its top-left pixel, as nearest interpolation has it.
+    cells = segments[:, ::CELL_SIZE, ::CELL_SIZE].flatten(1)  # [B, hw]
+    batch, _, dim = features.shape
+    index = (cells + num_superpixels * torch.arange(batch, device=cells.device)[:, None]).flatten()
+    sums = sum_rows(features.flatten(0, 1), index, batch * num_superpixels)
+    counts = sum_rows(torch.ones_like(features[..., :1]).flatten(0, 1), index, batch * num_superpixels)
+    counts = counts.view(batch, num_superpixels, 1)
+    tokens = sums.view(batch, num_superpixels, dim) / counts.clamp(min=1)
+    cls = cls_token + pos_embed[:, :1]
+    return torch.cat([cls.expand(batch, -1, -1), tokens], 1), counts[..., 0] > 0
+
+
+def sum_rows(rows: Tensor, index: Tensor, num_sums: int) -> Tensor:
+    """Add (R, C) rows of the same (R,) index; return (num_sums, C)."""
+    # Adding row by row keeps an image's sums bit-identical beside any neighbour; a matrix product does not. index_add
+    # would keep the rows for its backward pass, and an ONNX graph of it is wrong if an index repeats.
+    return rows.new_zeros(num_sums, rows.shape[1]).scatter_add(0, index[:, None].expand_as(rows), rows)
+
+
+def resample_position(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resample a (1, 1 + n * n, C) position embedding to (1, 1 + h * w, C), keeping its class token's entry."""
+    size = round((embedding.shape[1] - 1) ** 0.5)
+    image = embedding[:, 1:].reshape(1, size, size, -1).permute(0, 3, 1, 2).float()
+    image = F.interpolate(image, tuple(grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([embedding[:, :1], image.flatten(2).transpose(1, 2).to(embedding.dtype)], 1)

@@ -1,0 +1,1 @@
+"""The paper's data sets: facts, label trees, readers and published numbers."""

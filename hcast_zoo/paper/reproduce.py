@@ -1,0 +1,156 @@
+"""The paper's numbers again: checkpoints, official or ours, measured on a data set beside what was published."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..common.processes import ALONE, Processes
+from ..data.dataset import HierarchicalDataset
+from ..data.transforms import eval_transform
+from ..evaluation.evaluate import evaluate
+from ..taxonomy.tree import Taxonomy
+from ..weights import file as weights
+from ..weights.file import Weights
+from ..weights.official import convert_official, read_checkpoint
+from . import trees
+from .benchmarks import Benchmark
+
+# How the official code answers, and so what published numbers are of: every level by itself (behaviour 34).
+OFFICIAL_DECODER = "independent"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """Numbers of checkpoints on a data set, in percent.
+
+    Attributes:
+        dataset: Name of the benchmark.
+        pictures: How many were measured.
+        expected: How many the benchmark has, or None if that is not known here.
+        checkpoints: The files.
+        results: For each checkpoint, decoding to metric to percent.
+        mean: Decoding to metric to mean over the checkpoints.
+        deviation: The same of the sample's standard deviation; None for one checkpoint.
+        published: Full-path accuracies and who published them.
+    """
+
+    dataset: str
+    pictures: int
+    expected: int | None
+    checkpoints: tuple[str, ...]
+    results: tuple[dict[str, dict[str, float]], ...]
+    mean: dict[str, dict[str, float]]
+    deviation: dict[str, dict[str, float]] | None
+    published: tuple[tuple[float, str], ...]
+
+
+def reproduce(
+    benchmark: Benchmark,
+    checkpoints: Sequence[str | Path],
+    data: str | Path,
+    decoders: Sequence[str],
+    *,
+    split: str = "test",
+    device: str = "cpu",
+    processes: Processes = ALONE,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = True,
+) -> Reproduction:
+    """Evaluate checkpoints, such as those of several seeds, on a prepared data set.
+
+    Args:
+        benchmark: Whose numbers to compare with.
+        checkpoints: Official files (.pth, converted in memory), or any weights of ours.
+        data: Folder that ``hcast-zoo data prepare`` wrote.
+        decoders: Decodings, of ``decode.DECODERS``.
+        split: Part of the data set; the published numbers are of ``test``.
+        device: Where the model runs.
+        processes: Who does it.
+        batch_size: Pictures at once.
+        workers: Processes that read pictures.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: if the data set is another one, or a checkpoint has another tree.
+        PictureError: if a picture cannot be read: numbers of other pictures are no reproduction.
+    """
+    if not (Path(data) / "taxonomy.json").is_file():
+        raise ValueError(
+            f"{data}: expected a prepared data set: hcast-zoo data prepare {benchmark.name} ARCHIVE --output {data}"
+        )
+    taxonomy = Taxonomy.load(Path(data) / "taxonomy.json")
+    if not trees.same_tree(taxonomy, trees.load(benchmark.name)):
+        raise ValueError(f"{data}: its taxonomy {taxonomy.name!r} is not that of {benchmark.title}")
+    contents = [load_checkpoint(benchmark, checkpoint, taxonomy) for checkpoint in checkpoints]
+    results = []
+    for content in contents:
+        dataset = HierarchicalDataset.load(
+            data, taxonomy, split, transform=eval_transform(content.config), skip_broken=False
+        )
+        model = weights.build(content, processes.device(device))
+        results.append(
+            evaluate(
+                model,
+                dataset,
+                decoders,
+                content.calibration,
+                processes=processes,
+                batch_size=batch_size,
+                workers=workers,
+                progress=progress,
+            )
+        )
+
+    def over(function) -> dict[str, dict[str, float]]:
+        return {
+            mode: {name: function([r[mode][name] for r in results]) for name in results[0][mode]} for mode in results[0]
+        }
+
+    return Reproduction(
+        benchmark.name,
+        len(dataset),
+        benchmark.pictures.get(split),
+        tuple(map(str, checkpoints)),
+        tuple(results),
+        over(statistics.mean),
+        over(statistics.stdev) if len(results) > 1 else None,
+        benchmark.published if split == "test" else (),
+    )
+
+
+def load_checkpoint(benchmark: Benchmark, source: str | Path, taxonomy: Taxonomy) -> Weights:
+    """Return weights of ours, or an official checkpoint converted as the official code ran it on the benchmark.
+
+    Raises:
+        ValueError: if the checkpoint's levels are not the benchmark's.
+    """
+    if Path(source).suffix in (".pth", ".pt"):
+        config, state = convert_official(read_checkpoint(str(source)), **benchmark.official)
+        content = Weights(config, None, state)
+    else:
+        content = weights.load(source)
+    if content.config.level_classes != taxonomy.level_classes:
+        raise ValueError(
+            f"{source}: its levels have {content.config.level_classes} classes, those of "
+            f"{benchmark.title} {taxonomy.level_classes}"
+        )
+    if content.taxonomy is not None and not trees.same_tree(content.taxonomy, taxonomy):
+        raise ValueError(
+            f"{source}: its taxonomy {content.taxonomy.name!r} is another tree than that of "
+            f"{benchmark.title}, or in another order"
+        )
+    return content
+
+
+def table(found: Reproduction) -> list[list[str]]:
+    """Return rows of text: a header, a row a decoding (mean ± deviation), and a row a published number."""
+    columns = list(next(iter(found.mean.values())))
+    rows = [["", *columns]]
+    for mode, values in found.mean.items():
+        deviation = found.deviation and found.deviation[mode]
+        rows.append([mode, *(f"{values[c]:.2f}" + (f" ± {deviation[c]:.2f}" if deviation else "") for c in columns)])
+    for fpa, source in found.published:
+        rows.append([f"published ({source})", *(f"{fpa:.2f}" if c == "fpa" else "-" for c in columns)])
+    return rows

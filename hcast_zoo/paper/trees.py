@@ -1,0 +1,108 @@
+"""The label trees of the paper's data sets, node for node in the official order, and what is odd about them."""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..taxonomy.sources import TaxonomyError
+from ..taxonomy.tree import Taxonomy
+
+FOLDER = Path(__file__).parent / "label_trees"
+
+
+def names() -> list[str]:
+    """Return the names of the trees."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def load(name: str) -> Taxonomy:
+    """Return a tree. Node i of a level is class i of the official checkpoints' head; names are those that are known.
+
+    Where the data set names no node of a level (CUB's orders and families), or its names come with the pictures only
+    (iNat21), a node is called by its number: ``order 0``.
+
+    Raises:
+        TaxonomyError: if there is no such tree.
+    """
+    return _read(name)
+
+
+def leaf_ids(name: str) -> list[str]:
+    """Return the data set's own identifiers of a tree's leaves, such as ImageNet's n01440764, in order.
+
+    Raises:
+        TaxonomyError: if the taxonomy is not one of the trees here that have some.
+    """
+    ids = _parse(name).get("leaf_ids") if name in names() else None
+    if ids is None:
+        raise TaxonomyError(f"the taxonomy {name!r} has no identifiers of leaves: match by name or order")
+    return ids
+
+
+def with_names(tree: Taxonomy, level_names: Sequence[Sequence[str] | None]) -> Taxonomy:
+    """Return a tree with other names; None keeps a level's."""
+    names = tuple(tuple(given or kept) for given, kept in zip(level_names, tree.names, strict=True))
+    return Taxonomy(tree.levels, names, tree.parents, tree.name)
+
+
+def is_number(tree: Taxonomy, level: int) -> bool:
+    """Tell whether the nodes of a level have only numbers for names."""
+    return tree.names[level] == _numbered(tree.levels[level], len(tree.names[level]))
+
+
+def same_tree(tree: Taxonomy, other: Taxonomy) -> bool:
+    """Tell whether node i of one is node i of the other: equal parents, and equal names of leaves where both tell."""
+    if tree.level_classes != other.level_classes or tree.parents != other.parents:
+        return False
+    last = len(tree.levels) - 1
+    return is_number(tree, last) or is_number(other, last) or tree.names[last] == other.names[last]
+
+
+def only_children(tree: Taxonomy) -> dict[str, list[str]]:
+    """Return, for each level but the finest, the names of the nodes that have one child.
+
+    Such a node and its child are one class under two names, so being right about one is being right about the other.
+    """
+    found = {}
+    for level, parents in enumerate(tree.parents):
+        counts = [0] * len(tree.names[level])
+        for parent in parents:
+            counts[parent] += 1
+        found[tree.levels[level]] = [name for name, count in zip(tree.names[level], counts) if count == 1]
+    return found
+
+
+def shallow_leaves(tree: Taxonomy) -> list[tuple[str, ...]]:
+    """Return the paths that end above the finest level; a tree of the paper has none."""
+    return [tree.path_names(path) for path in tree.paths if path[-1] < 0]
+
+
+def _parse(name: str) -> dict:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=8)
+def _read(name: str) -> Taxonomy:
+    """Read ``paths`` of node indices, and names for the levels whose names are known."""
+    if name not in names():
+        raise TaxonomyError(f"no tree {name!r}: expected one of {', '.join(names())}")
+    tree = _parse(name)
+    paths, levels = tree["paths"], tree["levels"]
+    counts = [max(path[depth] for path in paths) + 1 for depth in range(len(levels))]
+    level_names = [tree["names"].get(level) or _numbered(level, count) for level, count in zip(levels, counts)]
+    parents: list[dict[int, int]] = [{} for _ in counts[1:]]
+    for path in paths:
+        for depth, node in enumerate(path[1:]):
+            if parents[depth].setdefault(node, path[depth]) != path[depth]:
+                raise TaxonomyError(f"tree {name}: node {node} of level {levels[depth + 1]!r} has two parents")
+    return Taxonomy(
+        tuple(levels),
+        tuple(map(tuple, level_names)),
+        tuple(tuple(known[i] for i in range(len(known))) for known in parents),
+        tree["dataset"],
+    )
+
+
+def _numbered(level: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{level} {index}" for index in range(count))

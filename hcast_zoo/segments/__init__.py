@@ -1,0 +1,1 @@
+"""What each level looked at: explained, measured and drawn."""

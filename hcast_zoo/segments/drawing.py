@@ -1,0 +1,239 @@
+"""Pictures of segmentations: label maps, average colours, boundaries, focus, and the sheet of one picture.
+
+A label map is an int (H, W) array of segment numbers from 0; -1 is outside of what the model saw.
+"""
+
+import colorsys
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from ..common.text import printable
+from ..data.pictures import on_background, read_picture, to_8_bit
+from ..data.transforms import eval_transform, view_box
+from ..network.config import HCastConfig
+from ..network.model import HCast, HCastOutput
+
+OUTSIDE = -1
+PANEL = 224  # pixels: side of a picture in a sheet
+GAP = 12  # pixels between the panels
+FONT_SIZE = 14
+LINE = 18  # pixels: height of a line of text
+INK, WHITE, EDGE = (32, 33, 36), (255, 255, 255), (255, 255, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """The segmentations of one picture, each nested in the one before.
+
+    Attributes:
+        picture: RGB.
+        box: Left, top, right, bottom of what the model saw, in the picture's pixels.
+        maps: One (h, w) int64 label map a stage, fine to coarse, in the pixels of the model's input.
+    """
+
+    picture: Image.Image
+    box: tuple[float, float, float, float]
+    maps: tuple[np.ndarray, ...]
+
+    @classmethod
+    def from_output(
+        cls, picture: Image.Image, output: HCastOutput, config: HCastConfig, row: int = 0
+    ) -> "Segmentation":
+        """Take the segmentations of image ``row`` of an output; the model saw ``eval_transform(config)(picture)``."""
+        stages = range(1, len(output.assignments) + 2)
+        maps = tuple(output.segment_map(stage)[row].cpu().numpy() for stage in stages)
+        return cls(picture, view_box(config, picture.size), maps)
+
+    def labels(self, stage: int) -> np.ndarray:
+        """Return the label map of a stage (from 1) in the picture's own pixels, (H, W) int32.
+
+        Pixels that the model did not see are -1.
+        """
+        return self.in_picture(self.maps[stage - 1].astype(np.int32), OUTSIDE)
+
+    def in_picture(self, values: np.ndarray, outside: float) -> np.ndarray:
+        """Bring an (h, w) array of the model's input to the picture's pixels, each the value of its nearest."""
+        left, top, right, bottom = self.box
+        rows, row_in = _nearest(self.picture.height, top, bottom, values.shape[0])
+        columns, column_in = _nearest(self.picture.width, left, right, values.shape[1])
+        return np.where(row_in[:, None] & column_in, values[rows[:, None], columns], values.dtype.type(outside))
+
+    def view(self, size: int = PANEL) -> Image.Image:
+        """Return what the model saw, from the picture's own pixels, ``size`` pixels wide and high."""
+        left, top, right, bottom = self.box
+        width, height = self.picture.size  # rounding may put the box a fraction of a pixel outside
+        box = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+        return self.picture.resize((size, size), Image.Resampling.BICUBIC, box)
+
+
+def resize_labels(labels: np.ndarray, size: int) -> np.ndarray:
+    """Return a label map resized to (size, size), each pixel the label of its nearest."""
+    rows, columns = (_nearest(size, 0, size, side)[0] for side in labels.shape)
+    return labels[rows[:, None], columns]
+
+
+def average_colours(picture: Image.Image, labels: np.ndarray) -> Image.Image:
+    """Paint every segment in its average colour; what is outside stays as it is.
+
+    Args:
+        picture: RGB, of the size of the label map.
+        labels: (H, W) int.
+    """
+    pixels = _pixels(picture, labels)
+    flat = labels.ravel() + 1
+    count = np.bincount(flat).clip(1)
+    channels = [np.bincount(flat, pixels[..., c].ravel()) / count for c in range(3)]
+    painted = np.stack(channels, -1).round().astype(np.uint8)[flat].reshape(pixels.shape)
+    return Image.fromarray(np.where((labels == OUTSIDE)[..., None], pixels, painted))
+
+
+def draw_boundaries(
+    picture: Image.Image, labels: np.ndarray, colour: tuple[int, int, int] = EDGE, width: int | None = None
+) -> Image.Image:
+    """Draw the lines between segments on a picture.
+
+    Args:
+        picture: RGB, of the size of the label map.
+        labels: (H, W) int.
+        colour: Of the lines, in [0, 255].
+        width: Of the lines in pixels; grows with the picture by default.
+    """
+    pixels = _pixels(picture, labels).copy()
+    pixels[boundaries(labels, width or max(1, min(labels.shape) // 200))] = colour
+    return Image.fromarray(pixels)
+
+
+def boundaries(labels: np.ndarray, width: int = 1) -> np.ndarray:
+    """Return (H, W) bool: pixels whose neighbour ``width`` pixels to the right or below is of another segment."""
+    edge = np.zeros(labels.shape, bool)
+    edge[:-width] |= labels[width:] != labels[:-width]
+    edge[:, :-width] |= labels[:, width:] != labels[:, :-width]
+    return edge
+
+
+def label_picture(labels: np.ndarray) -> Image.Image:
+    """Return a label map as a picture whose pixels are label + 1, and 0 outside.
+
+    Up to 255 segments it has a palette of distinct colours; above, 16-bit grey.
+    """
+    values = labels + 1
+    if values.max(initial=0) > 255:
+        return Image.fromarray(values.astype(np.uint16))
+    picture = Image.fromarray(values.astype(np.uint8))
+    golden = (5**0.5 - 1) / 2  # neighbours in number get hues far apart
+    colours = [colorsys.hsv_to_rgb(i * golden % 1, 0.45 + 0.5 * (i % 3) / 2, 1 - 0.45 * (i % 2)) for i in range(255)]
+    picture.putpalette([0, 0, 0, *(round(255 * c) for colour in colours for c in colour)])
+    return picture
+
+
+def draw_focus(picture: Image.Image, focus: np.ndarray) -> Image.Image:
+    """Colour a grey picture by where a level looks: untouched (nowhere), then yellow to dark red (most).
+
+    The strength of the colour goes by the square root, or all but the sharpest spots would vanish.
+
+    Args:
+        picture: RGB, of the size of the focus.
+        focus: (H, W) float of 0 or more.
+    """
+    _pixels(picture, focus)
+    strength = np.sqrt(focus / max(focus.max(initial=0), 1e-12))
+    heat = Image.fromarray((255 * strength).astype(np.uint8))
+    colours = ImageOps.colorize(heat, "gold", "darkred", "orangered")
+    return Image.composite(colours, ImageOps.grayscale(picture).convert("RGB"), heat.point(lambda v: v * 4 // 5))
+
+
+@torch.inference_mode()
+def segment_strip(model: HCast, picture: Image.Image | str | Path, size: int = PANEL) -> Image.Image:
+    """Return a picture and its segmentations side by side, fine to coarse.
+
+    Args:
+        model: In eval mode.
+        picture: Of any mode, or a file.
+        size: Side of each in pixels.
+
+    Raises:
+        PictureError: if the file cannot be read.
+    """
+    if not isinstance(picture, Image.Image):
+        picture = read_picture(picture)
+    picture = on_background(to_8_bit(picture), WHITE)
+    device = next(model.parameters()).device
+    output = model(eval_transform(model.config)(picture)[None].to(device))
+    return strip(Segmentation.from_output(picture, output, model.config), size)
+
+
+def strip(segmentation: Segmentation, size: int = PANEL) -> Image.Image:
+    """Return what the model saw and its segmentations side by side, fine to coarse."""
+    panels = [
+        segmentation.view(size),
+        *(stage_panel(segmentation, stage, size) for stage in range(1, len(segmentation.maps) + 1)),
+    ]
+    gap = max(2, size * GAP // PANEL)
+    canvas = Image.new("RGB", (len(panels) * (size + gap) - gap, size), WHITE)
+    for i, panel in enumerate(panels):
+        canvas.paste(panel, (i * (size + gap), 0))
+    return canvas
+
+
+def stage_panel(segmentation: Segmentation, stage: int, size: int = PANEL) -> Image.Image:
+    """Return what the model saw with every segment of a stage (from 1) in its average colour, and lines between."""
+    labels = resize_labels(segmentation.maps[stage - 1], size)
+    return draw_boundaries(average_colours(segmentation.view(size), labels), labels, INK)
+
+
+def sheet(columns: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]) -> Image.Image:
+    """Set columns of panels, each with lines of text below it, on one sheet.
+
+    Args:
+        columns: From left to right; each holds, from above, a panel of ``PANEL`` pixels and its lines. Lines that are
+            too long are cut.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    rows = max(map(len, columns))
+    lines = [max((len(c[row][1]) for c in columns if row < len(c)), default=0) for row in range(rows)]
+    tops = [GAP]
+    for count in lines:
+        tops.append(tops[-1] + PANEL + count * LINE + 2 * GAP)
+    canvas = Image.new("RGB", (len(columns) * (PANEL + GAP) + GAP, tops[-1] - GAP), WHITE)
+    draw = ImageDraw.Draw(canvas)
+    for i, column in enumerate(columns):
+        left = GAP + i * (PANEL + GAP)
+        for top, (panel, texts) in zip(tops, column):
+            canvas.paste(panel, (left, top))
+            for number, text in enumerate(texts):
+                draw.text((left, top + PANEL + GAP // 2 + number * LINE), _fit(text, font), INK, font)
+    return canvas
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Return printable text that is no wider than a panel."""
+    text = printable(text)
+    if font.getlength(text) <= PANEL:
+        return text
+    while text and font.getlength(text + "...") > PANEL:
+        text = text[:-1]
+    return text + "..."
+
+
+def _nearest(count: int, start: float, end: float, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for ``count`` pixels, the index of the cell they fall in and whether they do, (count,) int64 and bool.
+
+    ``side`` cells lie between the coordinates ``start`` and ``end``.
+    """
+    index = np.floor((np.arange(count) + 0.5 - start) / (end - start) * side).astype(np.int64)
+    return index.clip(0, side - 1), (index >= 0) & (index < side)
+
+
+def _pixels(picture: Image.Image, labels: np.ndarray) -> np.ndarray:
+    """Return the picture as (H, W, 3) uint8, if it is RGB and of the label map's size."""
+    if picture.mode != "RGB" or picture.size != labels.shape[::-1]:
+        raise ValueError(
+            f"expected an RGB picture of {labels.shape[1]}x{labels.shape[0]} pixels, the label map's, got "
+            f"{picture.mode} {picture.width}x{picture.height}"
+        )
+    return np.asarray(picture)

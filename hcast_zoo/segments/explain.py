@@ -1,0 +1,220 @@
+"""Where each level looks: gradient-weighted attention over segments, carried back to the superpixels of the image.
+
+A level reads the class token of its stage. What that token took from each segment is the attention of the stage's
+blocks, weighted by how much more of it would raise the level's score; the pooling assignments say which superpixels
+a segment is made of, and the blocks of the earlier stages what the class token had seen before.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..network.config import CELL_SIZE
+from ..network.model import HCast, HCastOutput
+from ..taxonomy.tree import UNKNOWN
+
+
+@dataclasses.dataclass
+class Explanation:
+    """Where each level of a batch looks.
+
+    Attributes:
+        targets: (B, L) int64 node whose score each level is explained for, coarse to fine.
+        shares: One (B, N_s) float32 tensor a level: share of each segment of the level's own stage in its decision,
+            in [0, 1]; rows sum to 1.
+        focus: (B, L, N) float32 share of each superpixel in each level's decision, through all stages up to the
+            level's; the last axis sums to 1.
+    """
+
+    targets: Tensor
+    shares: tuple[Tensor, ...]
+    focus: Tensor
+
+
+def explain_levels(
+    model: HCast,
+    images: Tensor,
+    segments: Tensor | None = None,
+    *,
+    targets: Tensor | None = None,
+    num_clusters: tuple[int, ...] | None = None,
+) -> tuple[HCastOutput, Explanation]:
+    """Classify images and say where each level looks. The model's parameters get no gradient.
+
+    Args:
+        model: In eval mode, or its answer depends on chance.
+        images: (B, in_chans, H, W) float, normalised.
+        segments: (B, H, W) integer superpixel maps; made by the model if not given.
+        targets: (B, L) int64 nodes to explain, such as a decoded path; where -1 (and by default) the level's own most
+            probable node.
+        num_clusters: Other cluster counts than the config's.
+
+    Returns:
+        The model's output, detached, and the explanation.
+
+    Raises:
+        ValueError: if an input is not as expected; see :meth:`HCast.forward`.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        # Gradients start at the pixels, so they reach the attention of a model whose parameters are frozen, too.
+        images = images.detach().clone().requires_grad_()
+        if segments is not None:
+            segments = segments.clone()
+        output = model(images, segments, num_clusters=num_clusters, output_attentions=True)
+        explanation = explain_output(output, model.config.depths, model.config.head_stages, targets)
+    return detach(output), explanation
+
+
+def explain_output(
+    output: HCastOutput, depths: Sequence[int], head_stages: Sequence[int], targets: Tensor | None = None
+) -> Explanation:
+    """Say where each level of an output with attentions and their graph looks.
+
+    Args:
+        output: Of a forward pass with ``output_attentions=True`` and gradients on.
+        depths: Blocks of each stage; a network without pooling is one stage.
+        head_stages: Stage from 1 that each level reads.
+        targets: (B, L) int64; see :func:`explain_levels`.
+
+    Raises:
+        ValueError: if the output has no attentions, or targets are not as expected.
+    """
+    if output.attentions is None or not output.attentions[0].requires_grad:
+        raise ValueError(
+            "expected an output with attentions and their graph: call the model with "
+            "output_attentions=True and gradients on"
+        )
+    targets = _check_targets(targets, output.level_logits)
+    count = output.attentions[0].shape[-1] - 1
+    # A superpixel without a cell is an empty token: attention can reach it, but there is nothing to see.
+    seen = _pixel_counts(output.segments[:, ::CELL_SIZE, ::CELL_SIZE], count) > 0
+    ends = torch.tensor(depths).cumsum(0).tolist()
+    shares, focus = [], []
+    for level, (logits, stage) in enumerate(zip(output.level_logits, head_stages)):
+        score = logits.gather(1, targets[:, level, None]).sum()
+        used = output.attentions[: ends[stage - 1]]
+        gradients = torch.autograd.grad(score, used, retain_graph=True)
+        weights = [(g * a).clamp(min=0).mean(1).detach() for g, a in zip(gradients, used)]  # [B, 1 + N, 1 + N]
+        stages = [weights[end - depth : end] for end, depth in zip(ends[:stage], depths)]
+        relevance = class_token_relevance(stages, output.assignments[: stage - 1])
+        relevance[0] = relevance[0] * seen
+        shares.append(_to_shares(relevance[-1], seen if stage == 1 else None))
+        focus.append(_to_shares(relevance[0], seen))
+    return Explanation(targets, tuple(shares), torch.stack(focus, 1))
+
+
+def class_token_relevance(weights: Sequence[Sequence[Tensor]], assignments: Sequence[Tensor]) -> list[Tensor]:
+    """Carry relevance from the class token of the last stage back to the tokens of every stage.
+
+    In a block, a token's relevance stays with it and also goes to the tokens it attended to. In a pooling, that of
+    a segment goes to its members by their part in its average; the class token's goes on with it.
+
+    Args:
+        weights: For each stage, one (B, 1 + N_s, 1 + N_s) tensor of non-negative weights a block.
+        assignments: For each pooling between them, (B, N_s, N_(s+1)) probabilities of each token's segments.
+
+    Returns:
+        One (B, N_s) relevance a stage, the first stage first.
+
+    Source: the rule of a block is equation 6 of Chefer et al., Generic Attention-model Explainability (ICCV 2021);
+        that of pooling is ours.
+    """
+    last = weights[-1][0]
+    relevance = torch.zeros_like(last[:, 0])
+    relevance[:, 0] = 1
+    found = []
+    for stage in range(len(weights) - 1, -1, -1):
+        for weight in reversed(weights[stage]):
+            relevance = relevance + (relevance[:, None] @ weight)[:, 0]
+        found.append(relevance[:, 1:])
+        if stage > 0:
+            part = assignments[stage - 1].detach()
+            part = part / part.sum(1, keepdim=True)  # [B, N, M]; of each segment, the members sum to 1
+            relevance = torch.cat([relevance[:, :1], (part @ relevance[:, 1:, None])[..., 0]], 1)
+    return found[::-1]
+
+
+def focus_map(focus: Tensor, segments: Tensor) -> Tensor:
+    """Spread the shares of superpixels evenly over their pixels.
+
+    Args:
+        focus: (B, L, N) float shares.
+        segments: (B, H, W) int64 superpixels.
+
+    Returns:
+        (B, L, H, W) float32; each level's map sums to 1.
+    """
+    size = _pixel_counts(segments, focus.shape[-1])
+    density = focus / size.clamp(min=1)[:, None]
+    index = segments.flatten(1)[:, None].expand(-1, focus.shape[1], -1)
+    return density.gather(2, index).unflatten(2, segments.shape[1:])
+
+
+def level_overlap(focus: Tensor) -> Tensor:
+    """Return (B, L, L): the part of their focus that each two levels share, in [0, 1].
+
+    It is the histogram intersection, ``sum(min(p, q))``: 1 if both levels look at the same, 0 if at nothing in common.
+
+    Args:
+        focus: (B, L, N) float shares that sum to 1.
+
+    Source: Swain and Ballard, Color Indexing, 1991.
+    """
+    return torch.minimum(focus[:, :, None], focus[:, None]).sum(-1)
+
+
+def agreement(focus: Tensor) -> Tensor:
+    """Return (B,): the mean :func:`level_overlap` over all pairs of levels, in [0, 1]; 1 with one level."""
+    overlap = level_overlap(focus)
+    levels = overlap.shape[1]
+    if levels == 1:
+        return torch.ones_like(overlap[:, 0, 0])
+    row, column = torch.triu_indices(levels, levels, 1)
+    return overlap[:, row, column].mean(1)
+
+
+def detach(output: HCastOutput) -> HCastOutput:
+    """Return an output without its graph."""
+
+    def cut(value: Any) -> Any:
+        return tuple(map(cut, value)) if isinstance(value, tuple) else value.detach()
+
+    values: dict[str, Any] = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
+    values.update({name: cut(value) for name, value in values.items() if value is not None})
+    return HCastOutput(**values)
+
+
+def _check_targets(targets: Tensor | None, level_logits: Sequence[Tensor]) -> Tensor:
+    """Return (B, L) targets, unknown ones replaced by the most probable node."""
+    best = torch.stack([x.argmax(-1) for x in level_logits], 1)
+    if targets is None:
+        return best
+    if targets.shape != best.shape or targets.is_floating_point():
+        raise ValueError(
+            f"expected targets {tuple(best.shape)} of an integer dtype, got {tuple(targets.shape)} {targets.dtype}"
+        )
+    classes = torch.tensor([x.shape[-1] for x in level_logits], device=targets.device)
+    if ((targets < UNKNOWN) | (targets >= classes)).any():
+        raise ValueError(
+            f"expected targets from -1 to one below the levels' classes {tuple(classes.tolist())}, got "
+            f"{targets.amin().item()} to {targets.amax().item()}"
+        )
+    targets = targets.clone().to(best.device)
+    return torch.where(targets == UNKNOWN, best, targets)
+
+
+def _pixel_counts(segments: Tensor, count: int) -> Tensor:
+    """Return (B, count) float: the number of pixels of each segment."""
+    flat = segments.flatten(1)
+    return torch.zeros((len(flat), count), device=flat.device).scatter_add(1, flat, torch.ones_like(flat).float())
+
+
+def _to_shares(relevance: Tensor, seen: Tensor | None) -> Tensor:
+    """Scale rows to a sum of 1; where nothing is relevant, everything (that is seen) is equally."""
+    total = relevance.sum(-1, keepdim=True)
+    equal = torch.ones_like(relevance) if seen is None else seen.to(relevance.dtype)
+    equal = equal / equal.sum(-1, keepdim=True)
+    return torch.where(total > 0, relevance / total.clamp(min=torch.finfo(total.dtype).tiny), equal).float()

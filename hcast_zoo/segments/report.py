@@ -1,0 +1,193 @@
+"""What the model sees in a picture, to files: segmentations, where each level looks, and the sheet of both."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..data.pictures import PictureError, read_picture
+from ..inference.predictor import Prediction, Predictor
+from ..taxonomy.tree import UNKNOWN
+from . import drawing as visualize
+from .drawing import PANEL, Segmentation
+from .explain import agreement, explain_levels, focus_map
+
+PARTS = ("sheet", "overlays", "labels", "arrays")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What one level read, and where.
+
+    Attributes:
+        level: Name of the level.
+        stage: Stage from 1 whose segmentation it read.
+        node: Name of its node on the path; None if the path has ended above.
+        probability: The level's own, in [0, 1]; None if there is no node.
+        shares: (N,) float32 share of each of the stage's segments in the decision; they sum to 1.
+        focus: (h, w) float32 share of each pixel of the model's input; they sum to 1.
+    """
+
+    level: str
+    stage: int
+    node: str | None
+    probability: float | None
+    shares: np.ndarray
+    focus: np.ndarray
+
+    @property
+    def text(self) -> str:
+        """Level, node and probability, as a sheet prints them."""
+        return f"{self.level}: -" if self.node is None else f"{self.level}: {self.node} {self.probability:.1%}"
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentedPicture:
+    """The answer for one picture, its segmentations, and where each level looked.
+
+    Attributes:
+        prediction: The path.
+        segmentation: Of every stage.
+        readings: Of every level, coarse to fine.
+        agreement: How much the levels look at the same, in [0, 1]; see :func:`hcast_zoo.segments.explain.agreement`.
+    """
+
+    prediction: Prediction
+    segmentation: Segmentation
+    readings: tuple[Reading, ...]
+    agreement: float
+
+    def to_dict(self) -> dict:
+        """Return plain data for JSON: the prediction's, and what is said of every level and stage."""
+        levels = [
+            {
+                "level": r.level,
+                "stage": r.stage,
+                "node": r.node,
+                "probability": r.probability,
+                "shares": r.shares.tolist(),
+            }
+            for r in self.readings
+        ]
+        return {
+            **self.prediction.to_dict(),
+            "agreement": self.agreement,
+            "segments": [len(np.unique(labels)) for labels in self.segmentation.maps],
+            "levels": levels,
+        }
+
+
+def segment_picture(predictor: Predictor, file: str | Path) -> SegmentedPicture:
+    """Label a picture and say what each level saw.
+
+    Args:
+        predictor: Model, preprocessing, decoding and number of clusters.
+        file: The picture.
+
+    Raises:
+        PictureError: if the picture cannot be read, or the model's answer is not finite.
+    """
+    picture = read_picture(file)
+    model, clusters = predictor.model, predictor.num_clusters
+    images = predictor.transform(picture)[None].to(predictor.device)
+    with torch.inference_mode():
+        plain = model(images, num_clusters=clusters)
+    logits = [x.float().cpu() for x in plain.level_logits]
+    if not all(x.isfinite().all() for x in logits):
+        raise PictureError(f"{file}: the model's answer is not finite")
+    prediction = dataclasses.replace(predictor.decode(logits)[0], file=str(file))
+    nodes = [names.index(node) for names, node in zip(predictor.taxonomy.names, prediction.path)]
+    ended = len(logits) - len(nodes)
+    targets = torch.tensor([nodes + [UNKNOWN] * ended], device=predictor.device)
+    _, explanation = explain_levels(model, images, plain.segments, targets=targets, num_clusters=clusters)
+    maps = focus_map(explanation.focus, plain.segments)[0].cpu().numpy()
+    readings = tuple(
+        Reading(level, stage, node, probability, share[0].cpu().numpy(), focus)
+        for level, stage, node, probability, share, focus in zip(
+            predictor.taxonomy.levels,
+            model.config.head_stages,
+            (*prediction.path, *[None] * ended),
+            (*prediction.probabilities, *[None] * ended),
+            explanation.shares,
+            maps,
+        )
+    )
+    return SegmentedPicture(
+        prediction,
+        Segmentation.from_output(picture, plain, model.config),
+        readings,
+        agreement(explanation.focus).item(),
+    )
+
+
+def draw_sheet(segmented: SegmentedPicture) -> Image.Image:
+    """Draw the picture, its segmentations with the labels read from each, and below them where each level looked."""
+    segmentation = segmented.segmentation
+    view = segmentation.view()
+    facts = [f"path {segmented.prediction.path_probability:.1%}"]
+    if len(segmented.readings) > 1:
+        facts.append(f"levels look at the same: {segmented.agreement:.0%}")
+    columns = [[(view, facts)]]
+    for stage, labels in enumerate(segmentation.maps, 1):
+        readings = [r for r in segmented.readings if r.stage == stage]
+        count = len(np.unique(labels))
+        title = f"{count} superpixels" if stage == 1 else f"{count} segment" + "s" * (count > 1)
+        column = [(visualize.stage_panel(segmentation, stage), [title, *(r.text for r in readings)])]
+        for r in readings:
+            focus = visualize.resize_labels(r.focus, PANEL)
+            column.append((visualize.draw_focus(view, focus), [f"where {r.level} looks"]))
+        columns.append(column)
+    return visualize.sheet(columns)
+
+
+def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
+    """Write the files of one picture into a folder.
+
+    Args:
+        segmented: What to write.
+        folder: An existing folder.
+        parts: ``sheet``: ``sheet.png``. ``overlays``: ``stage_S.average.png`` and ``stage_S.boundaries.png`` of every
+            stage, and ``level_L.focus.png`` of every level. ``labels``: ``stage_S.labels.png``, see
+            :func:`label_picture`. ``arrays``: ``segments.npz`` with ``stage_S`` (H, W) int32,
+            -1 where the model did not see, ``share_L`` (N,) and ``focus_L`` (H, W) float32. Stages and levels count
+            from 1; H and W are the picture's.
+    """
+    segmentation, picture = segmented.segmentation, segmented.segmentation.picture
+    if "sheet" in parts:
+        draw_sheet(segmented).save(folder / "sheet.png", optimize=True)
+    arrays = {}
+    for stage in range(1, len(segmentation.maps) + 1):
+        labels = arrays[f"stage_{stage}"] = segmentation.labels(stage)
+        if "overlays" in parts:
+            visualize.average_colours(picture, labels).save(folder / f"stage_{stage}.average.png")
+            visualize.draw_boundaries(picture, labels).save(folder / f"stage_{stage}.boundaries.png")
+        if "labels" in parts:
+            visualize.label_picture(labels).save(folder / f"stage_{stage}.labels.png")
+    for number, reading in enumerate(segmented.readings, 1):
+        focus = segmentation.in_picture(reading.focus, 0)
+        arrays |= {f"share_{number}": reading.shares, f"focus_{number}": focus}
+        if "overlays" in parts:
+            visualize.draw_focus(picture, focus).save(folder / f"level_{number}.focus.png")
+    if "arrays" in parts:
+        np.savez_compressed(folder / "segments.npz", **arrays)  # type: ignore[arg-type]
+
+
+def make_folder(output: str | Path, file: str | Path) -> Path:
+    """Make a new folder below ``output``, named after a picture; a number is added if the name is taken.
+
+    So pictures of one name in different folders, and earlier results, stay apart.
+    """
+    name = re.sub(r"[^\w.+@-]+", "_", Path(file).stem).strip(".") or "picture"
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = output / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,1 @@
+"""Model cards, the Hub, Spaces and exported graphs."""

@@ -1,0 +1,234 @@
+"""Model cards: what a weight is for and how it was made, from its metadata; its numbers, from stored evaluations."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from datetime import date
+from importlib import resources
+from pathlib import Path
+
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .. import __version__
+from ..common.files import write_whole
+from ..common.text import brief, printable
+from ..network.config import is_number
+from ..weights import file as weights
+from ..weights.file import Weights
+
+METRICS = {"fpa": "FPA", "tice": "TICE", "wap": "wAP"}
+NOT_STATED = "Not stated."
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Numbers of one weights file on one split, and how they came about.
+
+    Attributes:
+        sha256: Of the weights file.
+        data: Name of the data set.
+        split: Part of it, or None.
+        pictures: How many were measured.
+        results: Decoding to metric to percent; see :func:`hcast_zoo.evaluation.evaluate.evaluate`.
+        command: The command line, paths reduced to file names.
+        commit: Of the code, or the version of the package.
+        date: ISO day.
+        torch: Version of torch.
+    """
+
+    sha256: str
+    data: str
+    split: str | None
+    pictures: int
+    results: dict[str, dict[str, float]]
+    command: str
+    commit: str
+    date: str = dataclasses.field(default_factory=lambda: date.today().isoformat())
+    torch: str = torch.__version__.split("+")[0]
+
+    def __post_init__(self):
+        texts = (self.sha256, self.data, self.split or "", self.command, self.commit, self.date, self.torch)
+        if not all(isinstance(text, str) for text in texts) or type(self.pictures) is not int:
+            raise ValueError("expected texts, and a number of pictures")
+        tables = list(self.results.values()) if isinstance(self.results, dict) else []
+        if not tables or not all(isinstance(t, dict) and t and all(map(is_number, t.values())) for t in tables):
+            raise ValueError(f"expected results as numbers of each metric of each decoding, got {brief(self.results)}")
+
+    @property
+    def origin(self) -> str:
+        """How the numbers came about, as a card prints it."""
+        return (
+            f"Made by `{re.sub('[`<]', '', printable(self.command))}` at {plain(self.commit)}, {plain(self.date)}, "
+            f"torch {plain(self.torch)}."
+        )
+
+    @property
+    def title(self) -> str:
+        """Data set and split, as a card prints them."""
+        return plain(self.data + (f", split {self.split}" if self.split else ""))
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the metrics, as a card prints them."""
+        return [METRICS.get(m, plain(m.removeprefix("accuracy/"))) for m in next(iter(self.results.values()))]
+
+    @property
+    def rows(self) -> dict[str, list[str]]:
+        """Decoding to numbers, as a card prints them."""
+        return {plain(mode): [f"{v:.2f}" for v in values.values()] for mode, values in self.results.items()}
+
+
+def render(
+    content: Weights,
+    evaluations: Sequence[Evaluation] = (),
+    name: str = "",
+    repo: str | None = None,
+    preview: str | None = None,
+) -> str:
+    """Return the text of a card, with metadata that the Hub understands.
+
+    Args:
+        content: The weights; their metadata has ``name``, ``license``, ``description``, ``limits``, ``training``,
+            ``data`` and ``attribution``, any of which may be missing.
+        evaluations: Its measured numbers.
+        name: Called so if the metadata has no name.
+        repo: Repository on the Hub that the card is for, if any.
+        preview: Picture file beside the card that shows the segmentations, if any.
+    """
+    text = {key: plain(value) for key, value in content.metadata.items()}
+    name = content.metadata.get("name") or name or repo or "H-CAST"
+    config, taxonomy = content.config, content.taxonomy
+    levels = (
+        [f"{plain(level)} ({classes})" for level, classes in zip(taxonomy.levels, config.level_classes)]
+        if taxonomy
+        else list(map(str, config.level_classes))
+    )
+    data = ModelCardData(
+        license=text.get("license", "other").lower(),
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["hcast", "hcast-zoo", "timm", "hierarchical-classification", "taxonomy"],
+        model_name=plain(name),
+        datasets=sorted({_slug(e.data) for e in evaluations}) or None,
+        eval_results=[result for e in evaluations for result in _hub_results(e)] or None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=(resources.files("hcast_zoo.model_cards") / "template.md").read_text(encoding="utf-8"),
+        title=plain(name),
+        description=text.get("description", "An image classifier along a taxonomy."),
+        facts={
+            "levels, coarse to fine": " > ".join(levels),
+            "picture": f"{config.image_size}x{config.image_size} pixels, {config.num_superpixels} superpixels",
+            "segments of the stages": ", ".join(map(str, (config.num_superpixels, *config.num_clusters[:-1]))),
+            "parameters": f"{sum(v.numel() for v in content.state_dict.values()) / 1e6:.1f} M, "
+            f"{config.embed_dim} wide, blocks {'+'.join(map(str, config.depths))}",
+        },
+        source=_code(repo or name),
+        timm_source=_code(f"hf-hub:{repo}" if repo else name),
+        repo=repo and _code(repo),
+        preview=preview,
+        evaluations=evaluations,
+        license=text.get("license", "Licence not stated"),
+        **{key: text.get(key, NOT_STATED) for key in ("limits", "training", "data", "attribution")},
+    )
+    return str(card).rstrip() + "\n"
+
+
+def record(path: str | Path, source: str, evaluation: Evaluation) -> None:
+    """Write an evaluation to the JSON file beside a card, and the card anew.
+
+    Evaluations of the same split, and those of other weights than ``source`` is now, are replaced.
+
+    Args:
+        path: The card, a ``.md`` file.
+        source: The weights; see :func:`hcast_zoo.weights.file.load`.
+        evaluation: What was measured.
+    """
+    path = Path(path)
+    kept = [
+        e
+        for e in read_evaluations(path.with_suffix(".json"))
+        if e.sha256 == evaluation.sha256 and (e.data, e.split) != (evaluation.data, evaluation.split)
+    ]
+    evaluations = [*kept, evaluation]
+    text = render(weights.load(source), evaluations, path.stem)
+    write_whole(path.with_suffix(".json"), json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
+    write_whole(path, text)
+
+
+def read_evaluations(path: str | Path) -> list[Evaluation]:
+    """Read stored evaluations; none if there is no such file.
+
+    Raises:
+        ValueError: if the file does not hold a list of evaluations.
+    """
+    try:
+        return [Evaluation(**entry) for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected evaluations written by `hcast-zoo evaluate --card`: {error}") from error
+
+
+def packaged_evaluations(name: str) -> list[Evaluation]:
+    """Return the evaluations that come with a packaged weight."""
+    with resources.as_file(resources.files("hcast_zoo.model_cards") / f"{name}.json") as path:
+        return read_evaluations(path)
+
+
+def checksum(source: str) -> str:
+    """Return the SHA-256 of the file that some weights are in."""
+    return hashlib.sha256(weights.resolve(source).read_bytes()).hexdigest()
+
+
+def code_version() -> str:
+    """Return the commit of the code, ``+`` where files differ from it; outside a checkout the package's version."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment inside another checkout is not ours
+        return f"commit {git('describe', '--always', '--exclude=*', '--dirty=+')}"
+    except (OSError, subprocess.CalledProcessError):
+        return f"hcast-zoo {__version__}"
+
+
+def _hub_results(evaluation: Evaluation) -> list[EvalResult]:
+    mode, values = next(iter(evaluation.results.items()))
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=_slug(evaluation.data),
+            dataset_name=plain(evaluation.data),
+            dataset_split=evaluation.split,
+            metric_type=metric.split("/")[0],
+            metric_name=f"{column} ({mode})",
+            metric_value=round(value, 2),
+        )
+        for column, (metric, value) in zip(evaluation.columns, values.items())
+    ]
+
+
+def plain(text: str) -> str:
+    """Return text as one Markdown paragraph that holds no markup, control character or table bar."""
+    text = " ".join(printable(" ".join(text.split())).split())
+    for character in "\\`*[]|":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("<", "&lt;")
+
+
+def _code(name: str) -> str:
+    """Return a name without what could end a string or a block of code."""
+    return re.sub(r"[^\w./:@-]", "", name)
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name.lower()).strip("_") or "data"

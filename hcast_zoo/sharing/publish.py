@@ -1,0 +1,249 @@
+"""Publishing: one repository on the Hub that the core, timm and transformers load, with or without hcast-zoo."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, errors
+from huggingface_hub.utils import validate_repo_id
+
+from ..segments.drawing import segment_strip
+from ..weights import file as weights
+from ..weights.hub import HubError
+from . import model_card as card
+from .model_card import Evaluation
+
+PREVIEW = "preview.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file of a repository: its name, size in bytes, and SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What was published: the files of the repository, and the address of the commit (None after a dry run)."""
+
+    files: tuple[File, ...]
+    commit: str | None = None
+
+
+def assemble(
+    source: str | Path,
+    folder: str | Path,
+    repo: str | None = None,
+    evaluations: Sequence[Evaluation] | None = None,
+    preview: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[File]:
+    """Write a whole repository into a folder; every door loads the folder as it would load the repository.
+
+    It holds ``model.safetensors`` (the tensors, with config and taxonomy in the metadata, as the core reads it), one
+    ``config.json`` for timm and transformers, ``preprocessor_config.json``, ``taxonomy.json``, the code that
+    transformers runs where hcast-zoo is not installed, the model card ``README.md``, and a preview picture.
+
+    Args:
+        source: Weights; see :func:`hcast_zoo.weights.file.load`.
+        folder: New or empty folder.
+        repo: ``org/name`` the card speaks of.
+        evaluations: Measured numbers for the card; those that come with a packaged weight by default.
+        preview: Picture to show the segmentations of.
+        dtype: Type to store floating-point tensors in; as they are by default.
+
+    Raises:
+        WeightsError: if the source holds no usable weights.
+        PictureError: if the preview picture cannot be read.
+        ValueError: if the folder holds other files.
+        ImportError: if transformers is missing.
+    """
+    content = weights.load(source)
+    folder = empty_folder(folder)
+    if evaluations is None:
+        evaluations = card.packaged_evaluations(str(source)) if str(source) in weights.packaged() else []
+    weights.save(content, folder / "model.safetensors", dtype)
+    if content.taxonomy is not None:
+        content.taxonomy.save(folder / "taxonomy.json")
+    if preview is not None:
+        segment_strip(weights.build(content), preview).save(folder / PREVIEW)
+    text = card.render(content, evaluations, Path(source).stem, repo, PREVIEW if preview is not None else None)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    config = _integration("transformers").write_repository(content, folder)
+    config.update(_integration("timm").hub_config(content))
+    (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return list_files(folder)
+
+
+def empty_folder(folder: str | Path) -> Path:
+    """Return a folder after making it, if there is nothing in it.
+
+    Raises:
+        ValueError: if it holds files.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ValueError(f"{folder}: expected an empty folder to write a repository into")
+    return folder
+
+
+def list_files(folder: Path) -> list[File]:
+    """Return the files in a folder, by name."""
+    return [
+        File(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(folder.iterdir())
+    ]
+
+
+def publish(
+    source: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    tag: str | None = None,
+    message: str | None = None,
+    token: str | None = None,
+    dry_run: bool = False,
+    output: str | Path | None = None,
+    evaluations: Sequence[Evaluation] | None = None,
+    preview: str | Path | None = None,
+) -> Published:
+    """Publish weights in one commit: the repository changes as a whole, or not at all.
+
+    What the Hub has already is not sent again, and if nothing differs there is no new commit. Code files of an earlier
+    version that are no longer part of it are removed.
+
+    Args:
+        source: Weights; see :func:`hcast_zoo.weights.file.load`.
+        repo: ``org/name``; created if it is not there.
+        private: Create it for its members only; an existing repository stays as it is.
+        revision: Branch to commit to, created if it is not there; the main branch by default.
+        tag: Name for the commit, such as ``v1.0``.
+        message: Of the commit.
+        token: Access token; that of ``hf auth login`` by default.
+        dry_run: Send nothing.
+        output: New or empty folder to keep the files in; a temporary one by default.
+        evaluations: See :func:`assemble`.
+        preview: See :func:`assemble`.
+
+    Raises:
+        HubError: if the Hub refuses or cannot be reached; then no file of the repository has changed.
+        ValueError, OSError, ImportError: as :func:`assemble` does.
+    """
+    check_repo(repo)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(output or temporary)
+        files = assemble(source, folder, repo, evaluations, preview)
+        message = message or f"Publish {Path(source).name} with hcast-zoo"
+        commit = (
+            None
+            if dry_run
+            else send(
+                folder,
+                repo,
+                private=private,
+                revision=revision,
+                tag=tag,
+                message=message,
+                token=token,
+                delete_patterns="*.py",
+            )
+        )
+        return Published(tuple(files), commit)
+
+
+def send(
+    folder: Path,
+    repo: str,
+    message: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    tag: str | None = None,
+    token: str | None = None,
+    delete_patterns: str | None = None,
+    space_sdk: str | None = None,
+) -> str:
+    """Commit a folder to a repository, which is made if it is not there; return the address of the commit.
+
+    Args:
+        folder: Its files go to the top of the repository.
+        repo: ``org/name``.
+        message: Of the commit.
+        private: See :func:`publish`, as for the next three.
+        revision: Branch.
+        tag: Name.
+        token: Access token.
+        delete_patterns: Files to remove in the same commit, if they are not in the folder.
+        space_sdk: What a Space runs on; without, it is a repository of a model.
+
+    Raises:
+        HubError: if the Hub refuses or cannot be reached; then no file of the repository has changed.
+    """
+    api, kind = HfApi(token=token), "space" if space_sdk else "model"
+    try:
+        api.create_repo(repo, repo_type=kind, space_sdk=space_sdk, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, repo_type=kind, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo,
+            repo_type=kind,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            delete_patterns=delete_patterns,
+        )
+        if tag is not None and not _is_tagged(api, repo, kind, tag, commit.oid):
+            api.create_tag(repo, repo_type=kind, tag=tag, revision=commit.oid)
+    except HubError:
+        raise
+    except (errors.HTTPError, OSError) as error:
+        raise HubError(
+            f"publishing to {repo} failed: {error}. The same command tries again, and sends only what is missing"
+        ) from error
+    return str(commit.commit_url)
+
+
+def _is_tagged(api: HfApi, repo: str, kind: str, tag: str, commit: str) -> bool:
+    """Tell whether a commit has the tag already, as when the answer to an earlier try was lost.
+
+    Raises:
+        HubError: if another commit has it.
+    """
+    targets = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo, repo_type=kind).tags}
+    if targets.get(tag, commit) != commit:
+        raise HubError(
+            f"{repo}: the files are there, but tag {tag!r} is of another commit, {targets[tag]}: choose "
+            "another name, or delete it first"
+        )
+    return tag in targets
+
+
+def check_repo(repo: str) -> None:
+    """Raise HubError unless the text can be the name of a repository, ``org/name``."""
+    try:
+        validate_repo_id(repo)
+    except errors.HFValidationError as error:
+        raise HubError(f"expected a repository org/name, got {repo!r}: {error}") from error
+    if repo.count("/") != 1:
+        raise HubError(f"expected a repository org/name, got {repo!r}")
+
+
+def _integration(name: str):
+    """Return the part of an integration that writes its files; only here does the core ask for one, and by name."""
+    try:
+        return importlib.import_module(f"hcast_zoo.integrations.{name}.repository")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != name:
+            raise
+        raise ImportError(f"publishing needs {name}: pip install 'hcast-zoo[{name}]'") from error

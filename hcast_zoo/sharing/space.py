@@ -1,0 +1,134 @@
+"""A Space: a repository on the Hub that runs the demo page for published weights."""
+
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from huggingface_hub import SpaceCardData
+
+from .. import __version__
+from ..weights import file as weights
+from ..weights import hub
+from .model_card import plain
+from .publish import File, Published, check_repo, empty_folder, list_files, send
+
+SDK = "gradio"
+PYTHON = "3.11"
+APP = '''"""A page to try {source}."""
+
+from hcast_zoo import Predictor
+from hcast_zoo.demo import run
+
+run(Predictor({source!r}), host=None)
+'''
+README = """---
+{data}
+---
+# {title}
+
+Drop a picture: see its path along the taxonomy with probabilities, the segments that each level was read from, and how
+both follow when the model is told what to see. The weights are {where}; the page is that of `hcast-zoo demo`.
+"""
+
+
+def assemble_space(source: str, folder: str | Path, requirement: str | None = None) -> list[File]:
+    """Write a whole Space into a folder: ``app.py``, ``requirements.txt`` and ``README.md``, which says what runs it.
+
+    It runs on the version of Gradio that is installed here, so try the page first.
+
+    Args:
+        source: The weights, by a name that a Space can load: one of :func:`weights.packaged`, or ``org/name`` on the
+            Hub.
+        folder: New or empty folder.
+        requirement: What pip installs in the Space: ``hcast-zoo[demo]`` from its index by default.
+
+    Raises:
+        ValueError: if the source is only on this machine, the weights have no taxonomy, the requirement is more than a
+            line, or the folder holds other files.
+        WeightsError, HubError: if the weights cannot be loaded.
+        ImportError: if Gradio is missing.
+    """
+    published = None if Path(source).exists() else hub.parse(source)
+    if published is None and source not in weights.packaged():
+        raise ValueError(
+            f"expected weights that a Space can load, org/name on the Hub or one of "
+            f"{', '.join(weights.packaged())}, got {source!r}: publish them first"
+        )
+    requirement = requirement or f"hcast-zoo[demo]>={__version__}"
+    if not requirement.isprintable():
+        raise ValueError(f"expected a requirement in one line, got {requirement!r}")
+    try:
+        version = metadata.version(SDK)
+    except metadata.PackageNotFoundError as error:
+        raise ImportError(f"a Space needs {SDK}: pip install 'hcast-zoo[demo]'") from error
+    content = weights.load(source)
+    if content.taxonomy is None:
+        raise ValueError(f"{source} has no taxonomy to name labels with")
+    folder = empty_folder(folder)
+    title = plain(content.metadata.get("name") or source)
+    data = SpaceCardData(
+        title=title,
+        sdk=SDK,
+        sdk_version=version,
+        python_version=PYTHON,
+        app_file="app.py",
+        license=plain(content.metadata.get("license", "other")).lower(),
+        models=[published[0]] if published else None,
+        tags=["hcast", "hcast-zoo", "hierarchical-classification"],
+        pinned=False,
+    )
+    where = f"[{published[0]}](https://huggingface.co/{published[0]})" if published else "those of the package"
+    files = {
+        "app.py": APP.format(source=source),
+        "requirements.txt": requirement + "\n",
+        "README.md": README.format(data=data.to_yaml(), title=title, where=where),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return list_files(folder)
+
+
+def publish_space(
+    source: str,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    tag: str | None = None,
+    message: str | None = None,
+    token: str | None = None,
+    dry_run: bool = False,
+    output: str | Path | None = None,
+    requirement: str | None = None,
+) -> Published:
+    """Publish a Space in one commit: it changes as a whole, or not at all.
+
+    If the weights are private, the Space needs an access token as its secret ``HF_TOKEN``.
+
+    Args:
+        source: See :func:`assemble_space`.
+        repo: ``org/name`` of the Space; see :func:`hcast_zoo.sharing.publish.publish`, as for the next seven.
+        private: Create it for its members only.
+        revision: Branch.
+        tag: Name for the commit.
+        message: Of the commit.
+        token: Access token.
+        dry_run: Send nothing.
+        output: New or empty folder to keep the files in.
+        requirement: See :func:`assemble_space`.
+
+    Raises:
+        HubError: if the Hub refuses or cannot be reached; then no file of the Space has changed.
+        ValueError, OSError, ImportError: as :func:`assemble_space` does.
+    """
+    check_repo(repo)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(output or temporary)
+        files = assemble_space(source, folder, requirement)
+        message = message or f"Publish a page to try {source} with hcast-zoo"
+        commit = (
+            None
+            if dry_run
+            else send(folder, repo, message, private=private, revision=revision, tag=tag, token=token, space_sdk=SDK)
+        )
+        return Published(tuple(files), commit)

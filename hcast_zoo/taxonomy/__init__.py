@@ -1,0 +1,1 @@
+"""The tree of labels, and answers on it."""

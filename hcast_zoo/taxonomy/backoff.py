@@ -1,0 +1,105 @@
+"""Back-off: answer only down to the deepest level that can be trusted, and say why there."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from .decode import DecodedPaths
+from .tree import UNKNOWN, Taxonomy
+
+
+@dataclasses.dataclass
+class BackedOffPaths:
+    """Shortened paths of a batch.
+
+    Attributes:
+        paths: (B, L) int64 node of each level, coarse to fine; -1 from where the answer stops.
+        depths: (B,) int64 levels that are answered, from 0.
+        path_probabilities: (B,) in [0, 1], that the shortened path is right; 1 for an empty one.
+        reasons: B sentences without an end: why the path stops there.
+    """
+
+    paths: Tensor
+    depths: Tensor
+    path_probabilities: Tensor
+    reasons: list[str]
+
+
+def back_off(
+    decoded: DecodedPaths, taxonomy: Taxonomy, threshold: float, *, require_agreement: bool = True
+) -> BackedOffPaths:
+    """Cut paths at the deepest level that is trustworthy.
+
+    A level is trustworthy if down to it every level, asked by itself, chooses the path's node, and the probability of
+    the path down to it is at least the threshold. As that probability never rises with depth, and the levels above a
+    trustworthy one are trustworthy too, this is one cut.
+
+    Args:
+        decoded: Decoded from calibrated logits, for the threshold to be a rate of right answers.
+        taxonomy: The tree.
+        threshold: In [0, 1].
+        require_agreement: Look at the levels' own choices; without, at the probability alone.
+
+    Raises:
+        ValueError: if the threshold is not in [0, 1].
+    """
+    check_threshold(threshold)
+    open_levels = decoded.paths != UNKNOWN
+    likely = decoded.prefix_probabilities >= threshold  # False for the NaN below a shallow leaf
+    agree = (decoded.paths == decoded.level_choices) & _follows_tree(decoded.paths, taxonomy)
+    trusted = open_levels & likely & (agree if require_agreement else open_levels)
+    depths = trusted.long().cumprod(-1).sum(-1)  # [B]
+    level = torch.arange(decoded.paths.shape[1], device=depths.device)
+    certain = decoded.prefix_probabilities.new_ones(len(depths), 1)
+    probabilities = torch.cat([certain, decoded.prefix_probabilities], -1).gather(-1, depths[:, None])[:, 0]
+    reasons = [
+        _reason(decoded, taxonomy, row, depth, threshold, require_agreement)
+        for row, depth in enumerate(depths.tolist())
+    ]
+    return BackedOffPaths(decoded.paths.masked_fill(level >= depths[:, None], UNKNOWN), depths, probabilities, reasons)
+
+
+def check_threshold(threshold: float) -> float:
+    """Return a threshold after checking that it is in [0, 1]."""
+    if not 0 <= threshold <= 1:  # also False for NaN
+        raise ValueError(f"expected a back-off threshold from 0 to 1, got {threshold}")
+    return threshold
+
+
+def _follows_tree(paths: Tensor, taxonomy: Taxonomy) -> Tensor:
+    """Return (B, L) bool: whether each node is a child of the node before it; only ``independent`` can fail."""
+    columns = [torch.ones_like(paths[:, 0], dtype=torch.bool)]
+    for parents, above, node in zip(taxonomy.parents, paths.T, paths.T[1:]):
+        columns.append(torch.tensor(parents, device=paths.device)[node.clamp(min=0)] == above)
+    return torch.stack(columns, -1)
+
+
+def _reason(
+    decoded: DecodedPaths, taxonomy: Taxonomy, row: int, depth: int, threshold: float, require_agreement: bool
+) -> str:
+    """Put into words what the first level that is left out, or the last one, has to say."""
+    path, own = decoded.paths[row].tolist(), decoded.level_choices[row].tolist()
+    probabilities = decoded.prefix_probabilities[row].tolist()
+    if depth == sum(node != UNKNOWN for node in path):
+        agreement = "all levels agree, and " if require_agreement else ""
+        return f"{agreement}the whole path has {percent(probabilities[depth - 1])}, at least {threshold * 100:g}%"
+    level, name = taxonomy.levels[depth], taxonomy.names[depth][path[depth]]
+    reasons = []
+    if require_agreement and own[depth] != path[depth]:
+        reasons.append(f"{level} by itself is {taxonomy.names[depth][own[depth]]!r}, not {name!r}")
+    elif require_agreement and depth and taxonomy.parents[depth - 1][path[depth]] != path[depth - 1]:
+        parent = taxonomy.names[depth - 1][taxonomy.parents[depth - 1][path[depth]]]
+        reasons.append(f"{level} {name!r} belongs to {parent!r}, not to {taxonomy.names[depth - 1][path[depth - 1]]!r}")
+    if not probabilities[depth] >= threshold:
+        reasons.append(
+            f"down to {level} {name!r} the path has {percent(probabilities[depth])}, below {threshold * 100:g}%"
+        )
+    where = f"stops at {taxonomy.levels[depth - 1]}" if depth else "no level is trustworthy"
+    return f"{where}: {'; '.join(reasons)}"
+
+
+def percent(probability: float) -> str:
+    """Return a probability as a percentage, rounded down so that what is below a threshold also reads so."""
+    return f"{math.floor(probability * 1000) / 10:.1f}%"

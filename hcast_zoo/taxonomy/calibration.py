@@ -1,0 +1,201 @@
+"""Calibration: temperatures that make probabilities mean what they say, and how far they are from it.
+
+Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling, ECE).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..common.text import brief, clip
+from .decode import DecodedPaths, check_logits, decode, path_scores
+from .tree import Taxonomy
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 50.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Temperatures of a model's levels, fitted on data it was not trained on; plain data that travels with the weights.
+
+    Args:
+        temperatures: One a level, coarse to fine; logits are divided by them. Above 1 where a level is over-confident.
+        path_temperature: For the product over the levels; see :func:`hcast_zoo.taxonomy.decode.decode`.
+        fitted_on: Name of the data.
+
+    Raises:
+        ValueError: if a temperature is no positive number.
+    """
+
+    temperatures: tuple[float, ...]
+    path_temperature: float = 1.0
+    fitted_on: str = ""
+
+    def __post_init__(self):
+        try:
+            object.__setattr__(self, "temperatures", tuple(map(float, self.temperatures)))
+            object.__setattr__(self, "path_temperature", float(self.path_temperature))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"expected a list of temperatures: {clip(error)}") from error
+        if not isinstance(self.fitted_on, str):
+            raise ValueError(f"expected the name of data as fitted_on, got {brief(self.fitted_on)}")
+        # Beyond these, float32 overflows.
+        if not all(1e-3 <= t <= 1e3 for t in (*self.temperatures, self.path_temperature)):
+            raise ValueError(
+                f"expected positive temperatures, 0.001 to 1000, got {brief(self.temperatures)} and "
+                f"{self.path_temperature}"
+            )
+
+    @classmethod
+    def identity(cls, num_levels: int) -> "Calibration":
+        """Return the calibration that changes nothing."""
+        return cls((1.0,) * num_levels)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "Calibration":
+        """Build from the plain data of :meth:`to_dict`; unknown keys are an error."""
+        fields = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(data, dict) or "temperatures" not in data or set(data) - fields:
+            raise ValueError(
+                f"expected a calibration as a JSON object with {', '.join(sorted(fields))}, got {brief(data)}"
+            )
+        return cls(**data)
+
+    def to_dict(self) -> dict:
+        """Return plain data that JSON can hold."""
+        return {**dataclasses.asdict(self), "temperatures": list(self.temperatures)}
+
+    def logits(self, level_logits: Sequence[Tensor]) -> list[Tensor]:
+        """Divide one (B, C_l) tensor of logits a level by its temperature.
+
+        Raises:
+            ValueError: if there is another number of levels.
+        """
+        if len(level_logits) != len(self.temperatures):
+            raise ValueError(f"expected logits of {len(self.temperatures)} levels, got {len(level_logits)}")
+        return [x / t for x, t in zip(level_logits, self.temperatures)]
+
+    def decode(
+        self,
+        level_logits: Sequence[Tensor],
+        taxonomy: Taxonomy,
+        mode: str = "best_path",
+        within: Sequence[str] | None = None,
+    ) -> DecodedPaths:
+        """Decode calibrated logits; see :func:`hcast_zoo.taxonomy.decode.decode`."""
+        return decode(self.logits(level_logits), taxonomy, mode, within=within, path_temperature=self.path_temperature)
+
+
+def fit_calibration(
+    level_logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, fitted_on: str = ""
+) -> Calibration:
+    """Fit the temperatures that give held-out labels the highest likelihood.
+
+    First each level's, by itself, over the samples whose label there is known; then the path's, over the samples whose
+    label is a whole path. Where there is none, the temperature is 1.
+
+    Args:
+        level_logits: One (S, C_l) tensor a level, as the model gives them.
+        labels: (S, L) int64; -1 is unknown.
+        taxonomy: The tree.
+        fitted_on: Name of the data, to be kept.
+
+    Raises:
+        ValueError: if shapes disagree or logits are not finite.
+    """
+    check_logits(level_logits, taxonomy)
+    if tuple(labels.shape) != (len(level_logits[0]), len(level_logits)):
+        raise ValueError(f"expected labels {(len(level_logits[0]), len(level_logits))}, got {tuple(labels.shape)}")
+    levels = Calibration(tuple(fit_temperature(x, y) for x, y in zip(level_logits, labels.T)))
+    log_probs = [x.double().log_softmax(-1) for x in levels.logits(level_logits)]
+    number = {path: i for i, path in enumerate(taxonomy.paths)}
+    path_labels = torch.tensor([number.get(tuple(row), -1) for row in labels.tolist()], dtype=torch.int64)
+    path_temperature = fit_temperature(path_scores(log_probs, taxonomy), path_labels)
+    return dataclasses.replace(levels, path_temperature=path_temperature, fitted_on=fitted_on)
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature in [0.02, 50] with the lowest cross-entropy of (S, C) logits and (S,) labels.
+
+    The cross-entropy is convex in the inverse temperature, so its slope, expected logit minus true logit, has one
+    zero: it is found by bisection, which unlike gradient descent also ends where the best temperature is 0 (nothing
+    wrong) or infinite (nothing learnt). Labels of -1 are left out; 1 is returned if no other is there.
+    """
+    known = labels >= 0
+    if not known.any():
+        return 1.0
+    logits, labels = logits[known].double(), labels[known]
+    true = logits.gather(-1, labels[:, None])[:, 0]
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
+    for _ in range(60):  # more than the digits of a double
+        inverse = math.sqrt(low * high)
+        slope = ((inverse * logits).softmax(-1) * logits).sum(-1) - true
+        if slope.mean() > 0:
+            high = inverse
+        else:
+            low = inverse
+    return 1 / inverse
+
+
+def expected_calibration_error(confidences: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Return ECE in percent: the distance of confidence and accuracy, averaged over bins of equal width.
+
+    Args:
+        confidences: (S,) float in [0, 1].
+        right: (S,) bool.
+        bins: How many; bin i holds confidences in (i / bins, (i + 1) / bins], 0 is in the first.
+
+    Returns:
+        In [0, 100]; NaN without samples.
+
+    Raises:
+        ValueError: if shapes differ or a confidence is not in [0, 1].
+    """
+    if confidences.shape != right.shape or confidences.ndim != 1:
+        raise ValueError(
+            f"expected confidences and right (S,), got {tuple(confidences.shape)} and {tuple(right.shape)}"
+        )
+    if len(confidences) == 0:
+        return math.nan
+    confidences = confidences.double()
+    if not ((confidences >= 0) & (confidences <= 1)).all():
+        raise ValueError("expected confidences from 0 to 1")
+    index = ((confidences * bins).ceil().long() - 1).clamp(min=0)
+    # |sum of confidence - sum of right| of a bin is its share of the samples times its distance.
+    gaps = confidences.new_zeros(bins).index_add(0, index, confidences - right.double())
+    return 100 * gaps.abs().sum().item() / len(confidences)
+
+
+def calibration_errors(
+    level_logits: Sequence[Tensor],
+    labels: Tensor,
+    taxonomy: Taxonomy,
+    calibration: Calibration | None = None,
+    mode: str = "best_path",
+) -> dict[str, float]:
+    """Return the expected calibration error in percent of each level's own choice, and of the decoded path.
+
+    Args:
+        level_logits: One (S, C_l) tensor a level, as the model gives them.
+        labels: (S, L) int64; samples are left out of a level where they are -1, and of the path where all are.
+        taxonomy: The tree.
+        calibration: Applied first; none by default.
+        mode: Decoding of the path.
+
+    Returns:
+        ``ece/LEVEL`` for each level, and ``ece/path``.
+    """
+    calibration = calibration or Calibration.identity(len(level_logits))
+    scaled = calibration.logits(level_logits)
+    errors = {}
+    for level, x, label in zip(taxonomy.levels, scaled, labels.T):
+        known = label >= 0
+        confidence, choice = x[known].float().softmax(-1).max(-1)
+        errors[f"ece/{level}"] = expected_calibration_error(confidence.clamp(max=1), choice == label[known])
+    decoded = decode(scaled, taxonomy, mode, path_temperature=calibration.path_temperature)
+    right, known = (decoded.paths == labels) | (labels < 0), (labels >= 0).any(1)
+    errors["ece/path"] = expected_calibration_error(decoded.path_probabilities[known].clamp(max=1), right[known].all(1))
+    return errors

@@ -1,0 +1,248 @@
+"""Decoding: from the probabilities of every level to one path of the taxonomy."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .subtree import Restriction
+from .tree import UNKNOWN, Taxonomy
+
+DECODERS = ("best_path", "top_down", "independent")
+
+
+@dataclasses.dataclass
+class DecodedPaths:
+    """Paths of a batch.
+
+    Attributes:
+        paths: (B, L) int64 node of each level, coarse to fine; -1 below a shallow leaf.
+        path_probabilities: (B,) in [0, 1]; see :func:`decode` for what it is in each mode.
+        level_probabilities: (B, L) in [0, 1], the level's own probability of its node; NaN where the path has ended.
+        runner_up: (B, L) int64, the second-best path, or -1 if there is none.
+        runner_up_probabilities: (B,) in [0, 1]; 0 if there is none.
+        prefix_probabilities: (B, L) in [0, 1], of the path down to each level: the sum over all paths that share it
+            (``independent``: the product of the level probabilities so far). Never rises; NaN where the path has ended.
+        level_choices: (B, L) int64, the most probable node of each level by itself.
+    """
+
+    paths: Tensor
+    path_probabilities: Tensor
+    level_probabilities: Tensor
+    runner_up: Tensor
+    runner_up_probabilities: Tensor
+    prefix_probabilities: Tensor
+    level_choices: Tensor
+
+
+def decode(
+    level_logits: Sequence[Tensor],
+    taxonomy: Taxonomy,
+    mode: str = "best_path",
+    *,
+    within: Sequence[str] | None = None,
+    path_temperature: float = 1.0,
+) -> DecodedPaths:
+    """Choose a path for every sample.
+
+    ``best_path``: the path of the tree with the highest product of level probabilities. Its probability is that
+    product over the sum of the products of all paths, so the paths of the tree sum to 1.
+
+    ``top_down``: the most probable node of the coarsest level, then the most probable of its children, and so on.
+    Its probability is the product of the probabilities among siblings; the paths of the tree sum to 1.
+
+    ``independent``: the most probable node of each level by itself, as in the paper; it may be no path of the tree.
+    Its probability is the product of the level probabilities.
+
+    A path that ends early in a shallow leaf is compared by the geometric mean of its level probabilities (and counts
+    in the sum with that mean to the power of the number of levels), so that short paths have no advantage.
+
+    Args:
+        level_logits: One (B, C_l) tensor a level, coarse to fine.
+        taxonomy: The tree; its levels and classes must be those of the logits.
+        mode: One of ``DECODERS``.
+        within: Decode as if the tree had only the leaves at or below these nodes (see :meth:`Taxonomy.find` for how
+            to name them): whatever sums to 1 sums to 1 over what is left.
+        path_temperature: For ``best_path``, whose product counts what the levels have seen in common several times:
+            products are taken to the power of 1 / this before they are normalised. Moves no path.
+
+    Raises:
+        ValueError: if the mode or a node is unknown, levels disagree, or logits are not finite (the message names the
+            rows).
+    """
+    _check_arguments(level_logits, taxonomy, mode, path_temperature)
+    if within is not None:
+        return _decode_within(level_logits, Restriction.to(taxonomy, within), mode, path_temperature)
+    log_probs = [x.float().log_softmax(-1) for x in level_logits]
+    if mode == "independent":
+        return _independent(log_probs)
+    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
+    scores, best = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)
+    probabilities = scores.softmax(-1)  # changes nothing for top_down, whose scores are normalised already
+    others = probabilities.scatter(-1, best[:, None], -1.0)
+    second = others.argmax(-1)
+    runner_up = paths[second] if len(paths) > 1 else torch.full_like(paths[best], UNKNOWN)
+    return DecodedPaths(
+        paths[best],
+        probabilities.gather(-1, best[:, None])[:, 0],
+        _level_probabilities(log_probs, paths[best]),
+        runner_up,
+        others.gather(-1, second[:, None])[:, 0].clamp(min=0),
+        _prefix_probabilities(probabilities, paths, best),
+        _choices(log_probs),
+    )
+
+
+def node_probabilities(
+    level_logits: Sequence[Tensor],
+    taxonomy: Taxonomy,
+    mode: str = "best_path",
+    *,
+    within: Sequence[str] | None = None,
+    path_temperature: float = 1.0,
+) -> tuple[Tensor, ...]:
+    """Return how probable every node is, by the rules of a decoding: one (B, C_l) tensor in [0, 1] a level.
+
+    ``best_path``, ``top_down``: of all paths through the node, so the children of a node sum to it, and the coarsest
+    level to 1. ``independent``: the level's own. What lies outside of ``within`` has 0.
+
+    See :func:`decode` for the arguments and errors.
+    """
+    _check_arguments(level_logits, taxonomy, mode, path_temperature)
+    if within is not None:
+        restriction = Restriction.to(taxonomy, within)
+        inner = node_probabilities(
+            restriction.logits(level_logits), restriction.taxonomy, mode, path_temperature=path_temperature
+        )
+        whole = tuple(torch.zeros_like(x, dtype=torch.float32) for x in level_logits)
+        for level, kept, values in zip(whole, restriction.kept, inner):  # a dropped level stays 0
+            level[:, list(kept)] = values
+        return whole
+    log_probs = [x.float().log_softmax(-1) for x in level_logits]
+    if mode == "independent":
+        return tuple(x.exp() for x in log_probs)
+    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
+    probabilities = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1)
+    levels = []
+    for x, path in zip(log_probs, paths.T):
+        node = path.where(path != UNKNOWN, x.shape[-1])  # a path that has ended adds to a column that is cut off
+        sums = torch.zeros_like(torch.nn.functional.pad(x, (0, 1)))
+        levels.append(sums.index_add(1, node, probabilities)[:, :-1].clamp(max=1))
+    return tuple(levels)
+
+
+def check_logits(level_logits: Sequence[Tensor], taxonomy: Taxonomy) -> None:
+    """Raise ValueError unless logits are finite and have the taxonomy's classes; the message names the rows."""
+    classes = tuple(x.shape[-1] for x in level_logits)
+    if classes != taxonomy.level_classes:
+        raise ValueError(f"logits have {classes} classes, but the taxonomy has {taxonomy.level_classes}")
+    bad = torch.stack([~x.isfinite().all(-1) for x in level_logits]).any(0)
+    if bad.any():
+        raise ValueError(f"logits of rows {bad.nonzero().flatten().tolist()[:10]} are not finite: check the pixels")
+
+
+def path_scores(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> Tensor:
+    """Return the (B, P) logarithm of each path's product of level probabilities, in the order of ``taxonomy.paths``.
+
+    A shallow path has its geometric mean to the power of the number of levels; see :func:`decode`.
+
+    Args:
+        log_probs: One (B, C_l) tensor a level.
+        taxonomy: The tree.
+    """
+    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)
+    return _gather(log_probs, paths).sum(-1) * len(log_probs) / (paths != UNKNOWN).sum(-1)
+
+
+def _check_arguments(level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str, path_temperature: float) -> None:
+    if mode not in DECODERS:
+        raise ValueError(f"unknown decoding {mode!r}: expected one of {', '.join(DECODERS)}")
+    if not 0 < path_temperature < math.inf:
+        raise ValueError(f"expected a positive path_temperature, got {path_temperature}")
+    check_logits(level_logits, taxonomy)
+
+
+def _score_paths(
+    log_probs: Sequence[Tensor], taxonomy: Taxonomy, paths: Tensor, mode: str, path_temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return (B, P) scores, whose softmax is the probability of each path of the tree, and the (B,) chosen path."""
+    if mode == "top_down":
+        conditional = _among_siblings(log_probs, taxonomy)
+        return _gather(conditional, paths).sum(-1), _greedy(conditional, paths)
+    scores = path_scores(log_probs, taxonomy) / path_temperature
+    return scores, scores.argmax(-1)
+
+
+def _decode_within(
+    level_logits: Sequence[Tensor], restriction: Restriction, mode: str, path_temperature: float
+) -> DecodedPaths:
+    d = decode(restriction.logits(level_logits), restriction.taxonomy, mode, path_temperature=path_temperature)
+    return DecodedPaths(
+        restriction.whole(d.paths),
+        d.path_probabilities,
+        restriction.widen(d.level_probabilities, torch.nan),
+        restriction.whole(d.runner_up),
+        d.runner_up_probabilities,
+        restriction.widen(d.prefix_probabilities, torch.nan),
+        restriction.whole(d.level_choices),
+    )
+
+
+def _gather(log_probs: Sequence[Tensor], paths: Tensor) -> Tensor:
+    """Return (B, P, L) log-probabilities of the nodes of each path; 0 where a path has ended."""
+    columns = [x[:, path.clamp(min=0)].masked_fill(path == UNKNOWN, 0.0) for x, path in zip(log_probs, paths.T)]
+    return torch.stack(columns, -1)
+
+
+def _among_siblings(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> list[Tensor]:
+    """Normalise each level's (B, C_l) log-probabilities among the children of each parent."""
+    conditional = [log_probs[0]]
+    for x, parents in zip(log_probs[1:], taxonomy.parents):
+        parent = torch.tensor(parents, device=x.device).expand_as(x)
+        peak = x.new_full((len(x), max(parents) + 1), -torch.inf).scatter_reduce(1, parent, x, "amax")
+        total = torch.zeros_like(peak).scatter_add(1, parent, (x - peak.gather(1, parent)).exp())
+        conditional.append(x - peak.gather(1, parent) - total.gather(1, parent).log())
+    return conditional
+
+
+def _greedy(conditional: Sequence[Tensor], paths: Tensor) -> Tensor:
+    """Return (B,) indices of the paths found by taking the most probable child at each level."""
+    alive = paths.new_ones((len(conditional[0]), len(paths)), dtype=torch.bool)
+    for x, path in zip(conditional, paths.T):
+        ended = path == UNKNOWN  # then it is the only one alive
+        level = x[:, path.clamp(min=0)].masked_fill(ended, 0.0).masked_fill(~alive, -torch.inf)
+        alive &= path[level.argmax(-1)][:, None] == path
+    return alive.int().argmax(-1)
+
+
+def _independent(log_probs: Sequence[Tensor]) -> DecodedPaths:
+    """Take each level's most probable node; the runner-up changes the level whose second choice is the closest."""
+    best = _choices(log_probs)
+    level_log = torch.stack([x.amax(-1) for x in log_probs], -1)
+    second = [x.scatter(-1, x.argmax(-1, keepdim=True), -torch.inf).max(-1) for x in log_probs]
+    second_log, second_index = (torch.stack([s[i] for s in second], -1) for i in (0, 1))
+    level = (level_log - second_log).argmin(-1, keepdim=True)
+    runner_up = best.scatter(-1, level, second_index.gather(-1, level))
+    runner_up_log = level_log.scatter(-1, level, second_log.gather(-1, level)).sum(-1)
+    runner_up = runner_up.masked_fill(runner_up_log.isneginf()[:, None], UNKNOWN)
+    return DecodedPaths(
+        best, level_log.sum(-1).exp(), level_log.exp(), runner_up, runner_up_log.exp(), level_log.cumsum(-1).exp(), best
+    )
+
+
+def _level_probabilities(log_probs: Sequence[Tensor], chosen: Tensor) -> Tensor:
+    columns = [x.gather(-1, c.clamp(min=0)[:, None])[:, 0].exp() for x, c in zip(log_probs, chosen.T)]
+    return torch.stack(columns, -1).masked_fill(chosen == UNKNOWN, torch.nan)
+
+
+def _prefix_probabilities(probabilities: Tensor, paths: Tensor, best: Tensor) -> Tensor:
+    """Sum the (B, P) probabilities of the paths that share the chosen path's node at each level."""
+    chosen = paths[best]  # [B, L]
+    columns = [torch.where(path == node[:, None], probabilities, 0.0).sum(-1) for path, node in zip(paths.T, chosen.T)]
+    return torch.stack(columns, -1).clamp(max=1).masked_fill(chosen == UNKNOWN, torch.nan)
+
+
+def _choices(log_probs: Sequence[Tensor]) -> Tensor:
+    return torch.stack([x.argmax(-1) for x in log_probs], -1)

@@ -1,0 +1,93 @@
+"""Where a taxonomy is read from: CSV tables and folder trees."""
+
+import csv
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..common.text import brief
+
+MAX_LEVELS = 100  # the tree of life has about 40 ranks; without a limit a path would be as long as a hostile file says
+
+
+class TaxonomyError(ValueError):
+    """The given levels, names and parents are no tree; the message names the node."""
+
+
+def read_table(path: str | Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """Return the header of a CSV file, and its rows with their line numbers; a short row's last cells are empty.
+
+    Raises:
+        TaxonomyError: if it is no UTF-8 text, no CSV, a column's name occurs twice, or a row has too many cells.
+    """
+    rows = _read_cells(path)
+    _, header = next(rows, (0, []))
+    if duplicate := _first_duplicate(header):
+        raise TaxonomyError(f"{path}: column {brief(duplicate)} occurs twice")
+
+    def table() -> Iterator[tuple[int, dict[str, str]]]:
+        for line, cells in rows:
+            if len(cells) > len(header):
+                raise TaxonomyError(
+                    f"{path} line {line}: expected {len(header)} cells, got {len(cells)}: put quotes "
+                    "around a name with a comma"
+                )
+            if cells:
+                yield line, dict(itertools.zip_longest(header, cells, fillvalue=""))
+
+    return header, table()
+
+
+def _read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            for cells in reader:
+                yield reader.line_num, cells
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise TaxonomyError(f"{path} after line {reader.line_num}: expected CSV in UTF-8: {error}") from error
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield each folder of a tree, and the names of its folders and files, sorted; hidden folders are left out.
+
+    Raises:
+        TaxonomyError: if links lead to a folder twice, as they do in a circle, or there are too many levels.
+    """
+    seen: dict[tuple[int, int], Path] = {}
+    for name, folders, files in os.walk(root, followlinks=True):
+        folder = Path(name)
+        status = os.stat(folder)
+        other = seen.setdefault((status.st_dev, status.st_ino), folder)
+        if other is not folder:
+            raise TaxonomyError(
+                f"{folder} is the same folder as {other}: expected a tree, where links lead to no folder twice"
+            )
+        if len(folder.relative_to(root).parts) > MAX_LEVELS:
+            raise TaxonomyError(f"{brief(str(folder))}: expected at most {MAX_LEVELS} levels of folders")
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        yield folder, list(folders), sorted(files)
+
+
+def trim_path(cells: Sequence[str | None], where: str) -> list[str]:
+    """Return the cells of a path without trailing empty ones.
+
+    Raises:
+        TaxonomyError: if a cell before the last name is empty.
+    """
+    names = [(cell or "").strip() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    if not all(names) or not names:
+        raise TaxonomyError(f"{where}: expected names without a gap, coarse to fine, got {brief(names)}")
+    return names
+
+
+def _first_duplicate(values: Sequence[str]) -> str | None:
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None

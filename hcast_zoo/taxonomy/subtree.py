@@ -1,0 +1,71 @@
+"""Restriction: the part of a taxonomy below some nodes, as a taxonomy of its own."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .sources import TaxonomyError
+from .tree import UNKNOWN, Taxonomy
+
+
+@dataclasses.dataclass(frozen=True)
+class Restriction:
+    """What is left of a tree when only some of its leaves can be the answer.
+
+    Attributes:
+        taxonomy: The remaining nodes. Levels without any are dropped, so it may have fewer of them.
+        kept: For each remaining level, its nodes' indices in the whole taxonomy, ascending.
+        num_levels: Levels of the whole taxonomy.
+    """
+
+    taxonomy: Taxonomy
+    kept: tuple[tuple[int, ...], ...]
+    num_levels: int
+
+    @classmethod
+    def to(cls, taxonomy: Taxonomy, nodes: Sequence[str]) -> "Restriction":
+        """Restrict a taxonomy to the leaves at or below any of some nodes.
+
+        Args:
+            taxonomy: The whole tree.
+            nodes: Names at any level; ``level:name`` where a name occurs at several.
+
+        Raises:
+            TaxonomyError: if no node is given or one is unknown; the message names the nearest.
+        """
+        if isinstance(nodes, str):
+            raise TaxonomyError(f"expected a list of nodes to restrict to, got the text {nodes!r}")
+        chosen: list[set[int]] = [set() for _ in taxonomy.levels]
+        for node in nodes:
+            level, index = taxonomy.find(node)
+            chosen[level].add(index)
+        if not any(chosen):
+            raise TaxonomyError("expected at least one node to restrict to, got none")
+        paths = [path for path in taxonomy.paths if any(i in nodes for i, nodes in zip(path, chosen))]
+        kept = tuple(tuple(sorted(set(nodes) - {UNKNOWN})) for nodes in zip(*paths))
+        depth = sum(map(bool, kept))  # a path has no gaps, so the levels without a node are the finest ones
+        position = [{index: i for i, index in enumerate(nodes)} for nodes in kept]
+        parents = tuple(
+            tuple(position[level][taxonomy.parents[level][index]] for index in kept[level + 1])
+            for level in range(depth - 1)
+        )
+        names = tuple(tuple(taxonomy.names[level][index] for index in kept[level]) for level in range(depth))
+        return cls(Taxonomy(taxonomy.levels[:depth], names, parents, taxonomy.name), kept[:depth], len(kept))
+
+    def logits(self, level_logits: Sequence[Tensor]) -> list[Tensor]:
+        """Keep the remaining nodes' columns of one (B, C_l) tensor a level."""
+        return [x[:, list(kept)] for x, kept in zip(level_logits, self.kept)]
+
+    def whole(self, paths: Tensor) -> Tensor:
+        """Turn (B, l) int64 paths of the restricted taxonomy into (B, L) paths of the whole one."""
+        columns = [
+            torch.tensor((*kept, UNKNOWN), device=paths.device)[column]  # -1 takes the last
+            for column, kept in zip(paths.T, self.kept)
+        ]
+        return self.widen(torch.stack(columns, -1), UNKNOWN)
+
+    def widen(self, values: Tensor, fill: float) -> Tensor:
+        """Append columns of ``fill`` for the dropped levels: (B, l) to (B, L)."""
+        return torch.nn.functional.pad(values, (0, self.num_levels - len(self.kept)), value=fill)

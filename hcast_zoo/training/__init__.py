@@ -1,0 +1,1 @@
+"""Losses, settings and the trainer."""

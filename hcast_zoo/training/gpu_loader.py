@@ -1,0 +1,197 @@
+"""Training pictures on the accelerator: the data set lies there whole, and is cropped, coloured and mixed there.
+
+No worker keeps up with a GPU that trains on small pictures; this does.
+"""
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision import transforms as tv
+from torchvision.transforms import functional as tvf
+from tqdm import tqdm
+
+from ..data.dataset import HierarchicalDataset
+from ..data.loading import SeededSampler, seed_everything
+from ..data.pictures import PictureError
+from ..data.transforms import middle, normalization, short_side
+from ..network.config import HCastConfig
+from .settings import TrainConfig
+
+ROTATION = math.radians(15)  # at most, either way
+HUE = math.tau / 10  # the same, round the circle of hues
+ASPECT = math.log(4 / 3)  # of a crop, either way
+ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), math.log(10 / 3)  # of an erased rectangle, as timm has them
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+
+
+class DeviceLoader:
+    """Batches of a data set on a device, augmented there, in an order and with draws that follow from the seed.
+
+    The pictures are decoded once, and kept as 8-bit RGBA of the size that evaluation resizes them to: 37 kB each at
+    96 pixels. Those that cannot be read are left out, with a warning.
+
+    Args:
+        dataset: The pictures; its transform is not used.
+        config: Tells the picture's size and normalisation.
+        settings: Tells the augmentation and the batch size.
+        sampler: Order and seeds of the samples that can be read.
+        device: Where to.
+        mixup: Called with images and labels, returns mixed images and soft targets.
+        progress: Show a bar while pictures are decoded.
+
+    Raises:
+        ValueError: if fewer pictures than a batch can be read.
+    """
+
+    def __init__(
+        self,
+        dataset: HierarchicalDataset,
+        config: HCastConfig,
+        settings: TrainConfig,
+        sampler: SeededSampler,
+        device: torch.device,
+        mixup: Callable | None = None,
+        progress: bool = True,
+    ):
+        self.config, self.settings, self.sampler, self.mixup = config, settings, sampler, mixup
+        size = short_side(config)
+        resize = tv.Compose([middle, tv.Resize(size, tv.InterpolationMode(config.interpolation)), tv.CenterCrop(size)])
+        pictures, kept = [], []
+        for index in tqdm(range(len(dataset)), "decode", unit="picture", disable=not progress, leave=False):
+            try:
+                picture = dataset.open(index).convert("RGBA")
+            except PictureError as error:
+                warnings.warn(f"left out: {error}", stacklevel=2)
+                continue
+            pictures.append(tvf.pil_to_tensor(resize(picture)))
+            kept.append(index)
+        if len(pictures) < settings.batch_size:
+            raise ValueError(
+                f"expected at least a batch of {settings.batch_size} pictures that can be read, got {len(pictures)}"
+            )
+        self.pictures, self.labels = torch.stack(pictures).to(device), dataset.labels[kept].to(device)
+        sampler.length = len(kept)
+
+    def __len__(self) -> int:
+        return len(self.labels) // self.settings.batch_size
+
+    def __iter__(self) -> Iterator[dict]:
+        return self.batches()
+
+    def batches(self, start: int = 0) -> Iterator[dict]:
+        """Yield the sampler's epoch from batch ``start`` on: ``images``, ``labels`` and ``targets`` on the device."""
+        size = self.settings.batch_size
+        samples = list(self.sampler)[: len(self) * size]
+        for first in itertools.islice(range(0, len(samples), size), start, None):
+            seed_everything(samples[first][1])
+            index = torch.tensor([i for i, _ in samples[first : first + size]], device=self.labels.device)
+            images = self._normalize(augment(self.pictures[index], self.config, self.settings))
+            erase(images, self.settings.random_erasing)
+            labels = targets = self.labels[index]
+            if self.mixup is not None:
+                images, targets = self.mixup(images, labels)
+            yield {"images": images, "labels": labels, "targets": targets}
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        if self.config.in_chans == 1:
+            images = luma(images)
+        return tvf.normalize(images, *normalization(self.config))
+
+
+def augment(pictures: Tensor, config: HCastConfig, settings: TrainConfig) -> Tensor:
+    """Crop, turn, mirror and colour each picture of a batch by its own draw.
+
+    ``crop_scale``, ``hflip``, ``color_jitter`` and ``random_background`` of the settings tell how much; the turn is up
+    to 15 degrees unless the crop is the whole picture, the hue is moved by up to a tenth of the circle unless colours
+    are left alone, and half of the random backgrounds are white.
+
+    Args:
+        pictures: (B, 4, S, S) uint8, RGBA.
+        config: Tells the size.
+        settings: Tells the augmentation.
+
+    Returns:
+        (B, 3, image_size, image_size) float32, RGB in [0, 1].
+    """
+    pixels = pictures.float() / 255
+    pixels[:, :3] *= pixels[:, 3:]  # else colours of transparent pixels would bleed
+    shape = [len(pixels), 4, config.image_size, config.image_size]
+    grid = F.affine_grid(random_boxes(len(pixels), pictures.device, settings), shape, align_corners=False)
+    pixels = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    ground = torch.ones_like(pixels[:, :3, :1, :1])
+    if settings.random_background:
+        ground = torch.where(_draw(pixels, 0, 1, 1) < 0.5, ground, _draw(pixels, 0, 1, 3))
+    images = pixels[:, :3] + (1 - pixels[:, 3:]) * ground
+    return jitter(images, settings.color_jitter) if settings.color_jitter else images.clamp(0, 1)
+
+
+def random_boxes(count: int, device: torch.device, settings: TrainConfig) -> Tensor:
+    """Return (count, 2, 3) float32 maps from a crop's coordinates to the picture's, both in [-1, 1]."""
+    draw = torch.empty(count, device=device)
+    area, aspect = _uniform(draw, settings.crop_scale, 1), _uniform(draw, -ASPECT, ASPECT).exp()
+    if settings.crop_scale == 1:
+        aspect = torch.ones_like(aspect)
+    width, height = ((area * ratio).sqrt().clamp(max=1) for ratio in (aspect, 1 / aspect))
+    turn = _uniform(draw, -ROTATION, ROTATION) * (settings.crop_scale < 1)
+    mirror = torch.where(_uniform(draw, 0, 1) < settings.hflip, -1.0, 1.0)
+    left, down = ((1 - side) * _uniform(draw, -1, 1) for side in (width, height))
+    cos, sin = turn.cos(), turn.sin()
+    rows = [cos * width * mirror, -sin * height, left, sin * width * mirror, cos * height, down]
+    return torch.stack(rows, 1).view(count, 2, 3)
+
+
+def jitter(images: Tensor, amount: float) -> Tensor:
+    """Change brightness, contrast, saturation (by factors of 1 - amount to 1 + amount) and hue of each image.
+
+    The hue is turned about the axis of the greys, so greys stay as they are.
+
+    Args:
+        images: (B, 3, H, W) float in [0, 1].
+        amount: In [0, 1].
+    """
+    brightness, contrast, saturation = (_draw(images, 1 - amount, 1 + amount, 1) for _ in range(3))
+    images = (images * brightness).clamp(0, 1)
+    mean = luma(images).mean((2, 3), keepdim=True)
+    images = mean + (images - mean) * contrast
+    grey = luma(images)
+    images = grey + (images - grey) * saturation
+    angle = _draw(images, -HUE, HUE, 1)
+    # Rodrigues' formula for the axis (1, 1, 1) / sqrt(3).
+    cross = images.roll(1, 1) - images.roll(-1, 1)
+    mean = images.mean(1, keepdim=True)
+    return (mean + (images - mean) * angle.cos() + cross * angle.sin() / math.sqrt(3)).clamp(0, 1)
+
+
+def erase(images: Tensor, probability: float) -> None:
+    """Fill a random rectangle of some (B, C, H, W) normalised images with noise, in place.
+
+    Source: Zhong et al., Random Erasing Data Augmentation, 2020; areas and aspects are timm's.
+    """
+    height, width = images.shape[2:]
+    area, aspect = _draw(images, *ERASED_AREA, 1), _draw(images, -ERASED_ASPECT, ERASED_ASPECT, 1).exp()
+    inside = _draw(images, 0, 1, 1) < probability
+    for ratio, size, dim in ((aspect, height, 2), (1 / aspect, width, 3)):
+        side = (area * ratio).sqrt().clamp(max=1)
+        start = _draw(images, 0, 1, 1) * (1 - side)
+        place = (torch.arange(size, device=images.device) + 0.5) / size
+        place = place.view([-1 if d == dim else 1 for d in range(4)])
+        inside = inside & (place >= start) & (place < start + side)
+    torch.where(inside, torch.randn_like(images), images, out=images)
+
+
+def luma(images: Tensor) -> Tensor:
+    """Return the (B, 1, H, W) brightness of (B, 3, H, W) RGB images."""
+    return (images * torch.tensor(LUMA, device=images.device).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def _draw(images: Tensor, low: float, high: float, channels: int) -> Tensor:
+    return _uniform(images.new_empty(len(images), channels, 1, 1), low, high)
+
+
+def _uniform(like: Tensor, low: float, high: float) -> Tensor:
+    return torch.empty_like(like).uniform_(low, high)

@@ -1,0 +1,150 @@
+"""Losses: cross-entropy of every level, and the Tree-path KL that asks the levels for one path.
+
+Targets are hard, (B, L) int64 with -1 where a level is unknown, or soft, one (B, C_l) float tensor a level whose
+rows sum to 1 (0 where the level is unknown, anything between after mixing a known with an unknown label).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..taxonomy.tree import UNKNOWN
+
+
+def soft_targets(labels: Tensor, level_classes: Sequence[int], smoothing: float = 0.0) -> tuple[Tensor, ...]:
+    """Turn (B, L) int64 labels into one (B, C_l) float32 target a level; unknown labels give rows of 0.
+
+    Args:
+        labels: Labels, coarse to fine; -1 is unknown.
+        level_classes: Classes of each level.
+        smoothing: Label smoothing in [0, 1): this much of the mass is spread over all classes of the level.
+
+    Raises:
+        ValueError: if a label is out of range.
+    """
+    check_labels(labels, level_classes)
+    targets = []
+    for label, classes in zip(labels.T, level_classes):
+        known = label != UNKNOWN
+        one_hot = F.one_hot(label.clamp(min=0), classes).float()
+        targets.append((one_hot * (1 - smoothing) + smoothing / classes) * known[:, None])
+    return tuple(targets)
+
+
+def level_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy of one level over the samples whose label is known (0 if none is).
+
+    Args:
+        logits: (B, C).
+        target: (B, C) soft target; a row counts by its sum.
+    """
+    loss = -(target * logits.log_softmax(-1)).sum()
+    return loss / _at_least_one(target.sum())
+
+
+def level_binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy of a level's classes over the samples whose label is known.
+
+    Args:
+        logits: (B, C).
+        target: (B, C) in [0, 1].
+    """
+    known = target.sum(-1) > 0
+    loss = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none").mean(-1)
+    return (loss * known).sum() / _at_least_one(known.sum())
+
+
+def tree_path_kl(level_logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Return the Tree-path KL divergence: one distribution over the nodes of all levels against the true path.
+
+    Where a level of a sample is unknown, its nodes take no part in that sample's softmax.
+
+    Args:
+        level_logits: One (B, C_l) tensor a level.
+        targets: One (B, C_l) soft target a level.
+
+    Returns:
+        Scalar, averaged over the samples with a known level.
+
+    Source: paper section 3.3; official engine_hier.py:62-69, 129-136 (behaviours 28 and 29).
+    """
+    known = [t.sum(-1, keepdim=True) > 0 for t in targets]
+    lowest = torch.finfo(level_logits[0].dtype).min
+    logits = torch.cat([x.masked_fill(~k, lowest) for x, k in zip(level_logits, known)], -1)
+    target = torch.cat(list(targets), -1).to(logits.dtype)
+    target = F.normalize(target, p=1, dim=-1)
+    loss = F.kl_div(logits.log_softmax(-1), target, reduction="sum")
+    return loss / _at_least_one(torch.cat(known, -1).any(-1).sum())
+
+
+class HierarchicalLoss(nn.Module):
+    """Sum of the levels' cross-entropies plus ``kl_weight`` times the Tree-path KL.
+
+    Args:
+        kl_weight: Weight of the Tree-path KL; 0 leaves it out. The paper uses 0.5.
+        level_weights: Weight of each level's cross-entropy, coarse to fine; 1 by default.
+        smoothing: Label smoothing in [0, 1) of hard targets; soft targets are taken as they are.
+        binary: Binary cross-entropy of each class instead. As in the official code, every positive target of the
+            finest level then counts as 1 (behaviour 31), so do not smooth.
+
+    Source: official engine_hier.py:54-69 (behaviour 27).
+    """
+
+    def __init__(
+        self,
+        kl_weight: float = 0.5,
+        level_weights: Sequence[float] | None = None,
+        smoothing: float = 0.0,
+        binary: bool = False,
+    ):
+        super().__init__()
+        self.kl_weight, self.level_weights, self.smoothing, self.binary = kl_weight, level_weights, smoothing, binary
+
+    def forward(self, level_logits: Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return the scalar loss.
+
+        Args:
+            level_logits: One (B, C_l) tensor a level, coarse to fine.
+            targets: (B, L) int64 labels, -1 for unknown, or one (B, C_l) soft target a level.
+
+        Raises:
+            ValueError: if levels or classes disagree, or a label is out of range.
+        """
+        classes = [x.shape[-1] for x in level_logits]
+        if isinstance(targets, Tensor):
+            targets = soft_targets(targets, classes, self.smoothing)
+        if [t.shape[-1] for t in targets] != classes:
+            raise ValueError(f"expected targets of {classes} classes, got {[t.shape[-1] for t in targets]}")
+        weights = self.level_weights or [1.0] * len(classes)
+        level_loss = level_cross_entropy
+        if self.binary:
+            level_loss = level_binary_cross_entropy
+            targets = (*targets[:-1], (targets[-1] > 0).float())
+        parts = [w * level_loss(x, t) for w, x, t in zip(weights, level_logits, targets, strict=True)]
+        loss = torch.stack(parts).sum()
+        return loss + self.kl_weight * tree_path_kl(level_logits, targets) if self.kl_weight else loss
+
+
+def check_labels(labels: Tensor, level_classes: Sequence[int]) -> None:
+    """Raise ValueError unless ``labels`` is (B, L) integer with values from -1 to the classes of each level."""
+    if labels.ndim != 2 or labels.shape[1] != len(level_classes) or labels.is_floating_point():
+        raise ValueError(
+            f"expected labels (B, {len(level_classes)}) of an integer dtype, got {tuple(labels.shape)} {labels.dtype}"
+        )
+    if labels.is_meta or torch.compiler.is_compiling() or labels.numel() == 0:
+        return
+    limit = torch.tensor(level_classes, device=labels.device)
+    wrong = (labels < UNKNOWN) | (labels >= limit)
+    if wrong.any():
+        row, level = (int(i) for i in wrong.nonzero()[0])
+        raise ValueError(
+            f"label {int(labels[row, level])} of sample {row} is out of range at level {level}: expected "
+            f"0 to {level_classes[level] - 1}, or -1 for unknown"
+        )
+
+
+def _at_least_one(count: Tensor) -> Tensor:
+    """Return the count, or 1 where it is 0, so that a sum over nothing divides to 0."""
+    return torch.where(count > 0, count, torch.ones_like(count))

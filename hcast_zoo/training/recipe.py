@@ -1,0 +1,69 @@
+"""Recipes: named settings of a training, which are the defaults of ``hcast-zoo train`` where an option is not given."""
+
+import dataclasses
+import json
+from importlib import resources
+from pathlib import Path
+
+MENDED = (
+    "the official code's quirks are mended: the weights are chosen by full-path accuracy on a validation split "
+    "of the training pictures, their average is kept, pictures are normalised alike in training and evaluation, "
+    "and superpixels are those of the mixed pictures; --paper-exact keeps the quirks"
+)
+EXACT = (
+    "as the official code: trained on all training pictures, the weights chosen by the finest level's accuracy on "
+    "the test pictures (so the best number is not an unseen one), superpixels of the pictures before mixing, and "
+    "ImageNet's normalisation in training. Not kept: byte values that wrap around below 0 and above 255 before "
+    "superpixels are made"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Settings of a training.
+
+    Attributes:
+        name: What it is called.
+        description: One line.
+        settings: Options of ``hcast-zoo train``, with ``_`` for ``-``.
+        paper_exact: Those that ``--paper-exact`` changes.
+    """
+
+    name: str
+    description: str
+    settings: dict
+    paper_exact: dict
+
+    def options(self, paper_exact: bool) -> dict:
+        """Return the settings, with or without the official quirks."""
+        return {**self.settings, **self.paper_exact} if paper_exact else dict(self.settings)
+
+
+def names() -> list[str]:
+    """Return the names of the recipes in the package."""
+    return sorted(file.name.removesuffix(".json") for file in _folder().iterdir() if file.name.endswith(".json"))
+
+
+def load(source: str) -> Recipe:
+    """Return a recipe of the package by its name, or one in a JSON file.
+
+    Raises:
+        ValueError: if there is none, or the file has other keys than ``description``, ``settings``, ``paper_exact``.
+    """
+    if source in names():
+        text = (_folder() / f"{source}.json").read_text(encoding="utf-8")
+    elif Path(source).suffix == ".json" and Path(source).is_file():
+        text = Path(source).read_text(encoding="utf-8")
+    else:
+        raise ValueError(f"no recipe {source!r}: expected a .json file, or one of {', '.join(names())}")
+    try:
+        data = json.loads(text)
+        return Recipe(Path(source).stem, **{"description": "", "paper_exact": {}, **data})
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{source}: expected a JSON object with settings, and perhaps description and paper_exact: {error}"
+        ) from error
+
+
+def _folder():
+    return resources.files("hcast_zoo.paper.recipes")

@@ -1,0 +1,402 @@
+"""Training by the paper's recipe, on accelerate and timm; a run can be killed at any moment and goes on exactly.
+
+The sample order, augmentation and dropout of every step are functions of the seed and the step, so a checkpoint holds
+the model, the optimiser, the average weights and the number of steps, and nothing else is needed to go on.
+
+Several processes (torchrun, ``accelerate launch``) each take every n-th batch, and average their gradients; the first
+one alone prints, logs and writes.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import timm.data
+import timm.optim
+import timm.scheduler
+import torch
+from accelerate import Accelerator
+from timm.data.mixup import Mixup
+from timm.utils import ModelEmaV3
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.transforms import Grayscale
+from tqdm import tqdm
+
+from ..common.files import write_whole
+from ..common.processes import Processes, copy_buffers
+from ..common.text import brief, clip
+from ..data.dataset import HierarchicalDataset
+from ..data.loading import SeededSampler, SuperpixelCollate, seed_everything, start_quietly
+from ..data.transforms import eval_transform, normalization
+from ..evaluation.evaluate import evaluate
+from ..network.config import IMAGENET_MEAN, IMAGENET_STD, HCastConfig
+from ..network.model import HCast
+from ..weights import file as weights
+from .gpu_loader import DeviceLoader
+from .losses import HierarchicalLoss, soft_targets
+from .settings import CHANGEABLE, TrainConfig
+
+
+class HierarchicalMixup(Mixup):
+    """timm's mixup and cutmix, with the labels of every level mixed by one lambda.
+
+    Source: official mixup_hier.py:217-222 (behaviour 29).
+    """
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Mix (B, C, H, W) images in place, and (B, L) labels (-1 for unknown) into soft targets."""
+        mix = {"elem": self._mix_elem, "pair": self._mix_pair, "batch": self._mix_batch}[self.mode]
+        lam = mix(images)
+        targets = soft_targets(labels, self.num_classes, self.label_smoothing)
+        return images, tuple(t * lam + t.flip(0) * (1.0 - lam) for t in targets)
+
+
+class Run:
+    """A training run in a folder.
+
+    The folder holds ``run.json`` (settings), ``log.jsonl`` and ``tensorboard/`` (losses, metrics), ``checkpoint/``,
+    ``best.safetensors`` (highest validation FPA; with ``paper_exact``, the finest level's accuracy) and
+    ``last.safetensors``.
+
+    Args:
+        config: Architecture.
+        settings: How to train.
+        train_set: Pictures to learn from; its transform is set here.
+        val_set: Pictures that choose the best weights; its transform is set here.
+        output: Folder of the run. If it holds a checkpoint, the run goes on from there.
+        init: Weights to start from; the position embedding is resampled, heads of other classes are new.
+
+    Raises:
+        ValueError: if the folder holds a run with other settings, or levels disagree.
+    """
+
+    def __init__(
+        self,
+        config: HCastConfig,
+        settings: TrainConfig,
+        train_set: HierarchicalDataset,
+        val_set: HierarchicalDataset,
+        output: str | Path,
+        init: weights.Weights | None = None,
+    ):
+        if config.level_classes != train_set.taxonomy.level_classes or train_set.taxonomy != val_set.taxonomy:
+            raise ValueError("model, training set and validation set must have one taxonomy")
+        # Without this, accelerate would not see that torchrun started several processes on CPUs.
+        several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_accelerator()
+        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=several_on_cpu)
+        self.processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
+        world = self.processes.count
+        if len(train_set) < settings.batch_size * world:
+            raise ValueError(
+                f"expected at least a batch of {settings.batch_size} pictures, got {len(train_set)} for "
+                f"{world} process(es)"
+            )
+        self.config, self.settings, self.output = config, settings, Path(output)
+        with self.accelerator.main_process_first():
+            self.output.mkdir(parents=True, exist_ok=True)
+            self._claim_folder()
+        train_set.transform, val_set.transform = train_transform(config, settings), eval_transform(config)
+        train_set.random_background = settings.random_background
+        self.val_set, self.taxonomy = val_set, train_set.taxonomy
+
+        seed_everything(settings.seed)
+        model = self.make_model()
+        if init is not None:
+            model.load_state_dict(weights.fit(init.state_dict, model), strict=False)
+        self.ema = ModelEmaV3(model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
+        optimizer = timm.optim.create_optimizer_v2(
+            model, settings.opt, lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay
+        )
+        self.sampler = SeededSampler(len(train_set), settings.seed)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.loader = self._make_loader(train_set)
+        if self.ema is not None:
+            self.ema.to(self.accelerator.device)
+            self.accelerator.register_for_checkpointing(self.ema)
+        self.scheduler, _ = timm.scheduler.create_scheduler_v2(
+            optimizer,
+            "cosine",
+            settings.schedule_epochs or settings.epochs,
+            min_lr=settings.min_lr,
+            warmup_lr=settings.warmup_lr,
+            warmup_epochs=settings.warmup_epochs,
+            step_on_epochs=settings.paper_exact,
+            updates_per_epoch=len(self.loader),
+        )
+        self.loss = HierarchicalLoss(settings.kl_weight, smoothing=settings.smoothing)
+        self.criterion = f"accuracy/{self.taxonomy.levels[-1]}" if settings.paper_exact else "fpa"
+        self.step, self.best = 0, -1.0
+
+    def make_model(self) -> torch.nn.Module:
+        """Return a new model of ``self.config``; a run of another network overrides this.
+
+        It is called with images and segments, and returns an output that has ``level_logits``.
+        """
+        return HCast(self.config)
+
+    def _make_loader(self, train_set: HierarchicalDataset) -> DataLoader | DeviceLoader:
+        config, settings = self.config, self.settings
+        mixup = make_mixup(config, settings)
+        if settings.on_device:
+            if self.processes.count > 1 or config.superpixels == "seeds":
+                raise ValueError(
+                    "on_device: expected one process, and superpixels slic or grid, which the accelerator "
+                    f"can make; got {self.processes.count} and {config.superpixels}"
+                )
+            return DeviceLoader(train_set, config, settings, self.sampler, self.accelerator.device, mixup)
+        collate = SuperpixelCollate(
+            config,
+            mixup,
+            settings.paper_exact,
+            None if settings.augments else settings.superpixel_cache,
+            self.accelerator.device,
+        )
+        return self.accelerator.prepare(
+            DataLoader(
+                train_set,
+                settings.batch_size,
+                sampler=self.sampler,
+                drop_last=True,
+                num_workers=settings.workers,
+                persistent_workers=settings.workers > 0,
+                collate_fn=collate,
+                worker_init_fn=start_quietly,
+            )
+        )
+
+    def _rest_of_epoch(self, done: int) -> Iterable:
+        """Return the batches of the sampler's epoch without the first ``done``."""
+        if isinstance(self.loader, DeviceLoader):
+            return self.loader.batches(done)
+        return self.accelerator.skip_first_batches(self.loader, done) if done else self.loader
+
+    def train(self) -> float:
+        """Train to the end, from the checkpoint if there is one; return the best of ``criterion``, in percent."""
+        self._resume()
+        self._schedule()
+        settings, steps = self.settings, len(self.loader)
+        with self._make_board() as self.board:
+            while self.step < settings.epochs * steps:
+                epoch, done = divmod(self.step, steps)
+                self.sampler.epoch = epoch
+                mean = self._train_epoch(self._rest_of_epoch(done), epoch, done)
+                loss = sum(losses := self.processes.gather(mean)) / len(losses)
+                self._log({"epoch": epoch + 1, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]})
+                if validate := (epoch + 1) % settings.eval_epochs == 0 or epoch + 1 == settings.epochs:
+                    self._validate()
+                if validate or self.step % settings.checkpoint_steps == 0:
+                    self._save_checkpoint()
+        return self.best
+
+    def _train_epoch(self, loader: Iterable, epoch: int, done: int) -> float:
+        self.model.train()
+        total, count = 0.0, 0
+        bar = tqdm(
+            loader,
+            f"epoch {epoch + 1}/{self.settings.epochs}",
+            len(self.loader),
+            initial=done,
+            disable=not self.processes.is_main,
+        )
+        for batch in bar:
+            if self._all_have(batch):
+                total, count = total + self._train_step(batch), count + 1
+            else:  # no picture of a batch can be read; the processes leave the step out together
+                self.step += 1
+            bar.set_postfix(loss=f"{total / max(count, 1):.3f}")
+            if self.step % self.settings.checkpoint_steps == 0 and self.step % len(self.loader):
+                self._save_checkpoint()
+        return total / max(count, 1)
+
+    def _all_have(self, batch: dict | None) -> bool:
+        if self.processes.count == 1:
+            return batch is not None
+        having = torch.tensor(int(batch is not None), device=self.accelerator.device)
+        return int(self.accelerator.reduce(having, "sum")) == self.processes.count
+
+    def _train_step(self, batch: dict) -> float:
+        seed_everything((self.settings.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
+        with self.accelerator.autocast():
+            output = self.model(batch["images"], batch.get("segments"))
+        loss = self.loss([x.float() for x in output.level_logits], batch["targets"])
+        self.accelerator.backward(loss)
+        if self.settings.clip_grad is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self._schedule()
+        if self.ema is not None:
+            self.ema.update(self.accelerator.unwrap_model(self.model), step=self.step)
+        return loss.item()
+
+    def _schedule(self) -> None:
+        """Set the learning rate of the next step."""
+        if self.settings.paper_exact:  # by whole epochs, one epoch late: main_suppix_hier.py steps with the past epoch
+            self.scheduler.step(max(self.step // len(self.loader) - 1, 0))
+        else:
+            self.scheduler.step_update(self.step)
+
+    def _validate(self) -> None:
+        averaged = self.ema is not None and not self.settings.paper_exact  # behaviour 33: kept, and never evaluated
+        model = self.ema.module if averaged else self.accelerator.unwrap_model(self.model)
+        copy_buffers(model, self.processes)
+        decoder = "independent" if self.settings.paper_exact else "best_path"
+        metrics = evaluate(
+            model,
+            self.val_set,
+            (decoder,),
+            workers=0,
+            processes=self.processes,
+            superpixel_cache=self.settings.superpixel_cache,
+        )[decoder]
+        self._log({f"val/{key}": value for key, value in metrics.items()})
+        better = metrics[self.criterion] > self.best
+        self.best = max(metrics[self.criterion], self.best)
+        if self.processes.is_main:
+            content = weights.Weights(self.config, self.taxonomy, model.state_dict())
+            weights.save(content, self.output / "last.safetensors", torch.float16)
+            if better:
+                weights.save(content, self.output / "best.safetensors", torch.float16)
+        self.accelerator.wait_for_everyone()
+
+    def _make_board(self) -> contextlib.AbstractContextManager:
+        if not self.processes.is_main:
+            return contextlib.nullcontext()
+        return SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step)
+
+    def _log(self, values: dict[str, float]) -> None:
+        if not self.processes.is_main:
+            return
+        with open(self.output / "log.jsonl", "a") as file:
+            file.write(json.dumps({"step": self.step, **values}) + "\n")
+        for key, value in values.items():
+            self.board.add_scalar(key, value, self.step)
+        tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.5g}" for k, v in values.items()), file=sys.stderr)
+
+    def _claim_folder(self) -> None:
+        """Write the settings, or check that the folder's run has the same."""
+        file = self.output / "run.json"
+        wanted = {
+            "config": self.config.to_dict(),
+            "settings": dataclasses.asdict(self.settings),
+            "job": {"processes": self.processes.count},
+        }
+        if not file.exists():
+            write_whole(file, json.dumps(wanted, indent=1))
+            return
+        # Settings that came with a later version count as their defaults.
+        found = {"job": {"processes": 1}, **json.loads(file.read_text())}
+        found["settings"] = {**dataclasses.asdict(TrainConfig()), **found.get("settings", {})}
+        differ = [
+            f"{key} {found.get(part, {}).get(key)!r} -> {value!r}"
+            for part, values in wanted.items()
+            for key, value in values.items()
+            if found.get(part, {}).get(key) != value and key not in CHANGEABLE
+        ]
+        if differ:
+            raise ValueError(
+                f"{self.output} holds a run with other settings ({'; '.join(differ)}): go on with the "
+                "same, or choose another folder"
+            )
+
+    def _save_checkpoint(self) -> None:
+        """Write ``checkpoint/`` at once: a crash leaves the old one or the new one."""
+        folder, new, old = (self.output / n for n in ("checkpoint", "checkpoint.new", "checkpoint.old"))
+        self.accelerator.wait_for_everyone()
+        if self.processes.is_main:
+            shutil.rmtree(new, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(new)
+        self.accelerator.wait_for_everyone()  # every process has a file in it
+        if self.processes.is_main:
+            write_whole(new / "progress.json", json.dumps({"step": self.step, "best": self.best}))
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(new, folder)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _resume(self) -> None:
+        folder = self.output / "checkpoint"
+        if not folder.exists():
+            folder = self.output / "checkpoint.old"  # killed between the two renames
+        if not folder.exists():
+            return
+        self.accelerator.load_state(folder)
+        progress = json.loads((folder / "progress.json").read_text())
+        self.step, self.best = progress["step"], progress.get("best", progress.get("best_fpa"))  # its name in 0.1
+        self.accelerator.wait_for_everyone()  # before the first process makes a new checkpoint of it
+        log = self.output / "log.jsonl"
+        if self.processes.is_main and log.exists():  # lines after the checkpoint will be written again
+            lines = [line for line in log.read_text().splitlines() if _line_step(line) <= self.step]
+            write_whole(log, "".join(line + "\n" for line in lines))
+
+
+def has_accelerator() -> bool:
+    """Return whether torch has a device that is faster than the CPU."""
+    return torch.accelerator.is_available()
+
+
+def train_transform(config: HCastConfig, settings: TrainConfig):
+    """Return timm's training augmentation, from a PIL RGB picture to a normalised (in_chans, H, W) float32 tensor.
+
+    Raises:
+        ValueError: if timm does not know the policy.
+    """
+    policy = settings.auto_augment or None
+    if policy and policy.startswith("rand") and "mmax" not in policy:
+        policy += "-mmax9"  # at magnitude 10 timm posterises to 0 bits, which Pillow 13 refuses
+    # Behaviour 24: the official code trains with ImageNet's normalisation, whatever it evaluates with.
+    mean, std = normalization(config.replace(mean=IMAGENET_MEAN, std=IMAGENET_STD) if settings.paper_exact else config)
+    try:
+        transform = timm.data.create_transform(
+            config.image_size,
+            is_training=True,
+            scale=(settings.crop_scale, 1.0),
+            hflip=settings.hflip,
+            color_jitter=settings.color_jitter,
+            auto_augment=policy,
+            interpolation=config.interpolation,
+            mean=mean,
+            std=std,
+            re_prob=settings.random_erasing,
+            re_mode="pixel",
+            use_prefetcher=False,
+        )
+    except (AssertionError, KeyError, IndexError) as error:  # what timm makes of a policy that it does not know
+        raise ValueError(
+            f'auto_augment: expected a policy of timm, such as rand-m9-mstd0.5-inc1, or "", got '
+            f"{brief(settings.auto_augment)}: {clip(error)}"
+        ) from error
+    if config.in_chans == 1:  # after timm's augmentations, some of which want colours
+        to_tensor = [isinstance(step, timm.data.transforms.MaybeToTensor) for step in transform.transforms].index(True)
+        transform.transforms.insert(to_tensor, Grayscale(1))
+    return transform
+
+
+def make_mixup(config: HCastConfig, settings: TrainConfig) -> HierarchicalMixup | None:
+    """Return the mixing of the settings, or None if it is off."""
+    if not settings.mixup and not settings.cutmix:
+        return None
+    return HierarchicalMixup(
+        settings.mixup,
+        settings.cutmix,
+        prob=settings.mix_prob,
+        label_smoothing=settings.smoothing,
+        num_classes=config.level_classes,
+    )
+
+
+def _line_step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")  # the line that a kill cut short

@@ -1,0 +1,1 @@
+"""Weight files, the Hub, and the converter of official checkpoints."""

@@ -1,0 +1,281 @@
+"""Weights: one safetensors file with the tensors, the config and the taxonomy; files that ship with the package."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from ..common.files import write_whole
+from ..common.processes import check_device
+from ..common.text import brief, clip
+from ..network.config import HCastConfig
+from ..network.model import HCast, resample_position
+from ..taxonomy.calibration import Calibration
+from ..taxonomy.tree import Taxonomy
+from . import hub
+
+FOLDER = Path(__file__).parent / "shipped"
+INDEX = FOLDER / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
+
+
+class WeightsError(ValueError):
+    """A file holds no usable H-CAST weights; the message says what was expected and how to mend it."""
+
+
+@dataclasses.dataclass
+class Weights:
+    """The content of a weights file.
+
+    Attributes:
+        config: The architecture.
+        taxonomy: The labels, or None for a model without names.
+        state_dict: Tensors that load strictly into ``HCast(config)``.
+        metadata: Free text about the weights: ``name``, ``license``, ``training`` and so on.
+        calibration: Temperatures fitted on held-out data, or None if nobody has; see ``hcast-zoo calibrate``.
+    """
+
+    config: HCastConfig
+    taxonomy: Taxonomy | None
+    state_dict: dict[str, Tensor]
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    calibration: Calibration | None = None
+
+
+def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a safetensors file at once: a crash leaves the old file or the new one.
+
+    Args:
+        weights: What to write.
+        path: Target file.
+        dtype: Store floating-point tensors so, e.g. ``torch.float16``; as they are by default.
+    """
+    tensors = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in weights.state_dict.items()}
+    metadata = {**weights.metadata, "format": "pt", "config": json.dumps(weights.config.to_dict())}
+    if weights.taxonomy is not None:
+        metadata["taxonomy"] = json.dumps(weights.taxonomy.to_dict(), ensure_ascii=False)
+    if weights.calibration is not None:
+        metadata["calibration"] = json.dumps(weights.calibration.to_dict(), ensure_ascii=False)
+    write_whole(path, _sort_header(serialize({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata)))
+
+
+def _sort_header(file: bytes) -> bytes:
+    """Return a safetensors file with its metadata in order, so that equal content is equal bytes.
+
+    The library writes it in a random order, and the Hub would see a change in every copy.
+    """
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + file[end:]
+
+
+def load(source: str | Path) -> Weights:
+    """Read weights.
+
+    Args:
+        source: A name from :func:`packaged` (``hcast_small.emoji_art``, or ``hcast_small`` for its default), a
+            ``.safetensors`` file, a folder that holds ``model.safetensors``, or a repository on the Hub
+            (``org/name``, ``org/name@revision``).
+
+    Raises:
+        WeightsError: if the source is not found, damaged, a pickle, or lacks a valid config.
+        HubError: if a repository cannot be read.
+    """
+    path = resolve(source)
+    repository = None if Path(source).exists() else hub.parse(str(source))
+    if repository and "config" not in read_metadata(path):
+        hub.download(repository[0], "config.json", repository[1])  # beside the weights, where read looks
+    return read(path)
+
+
+def read(path: str | Path, tensors: bool = True) -> Weights:
+    """Read a weights file; without ``tensors`` only its header, which takes a millisecond.
+
+    A file that ``save_pretrained`` of transformers wrote has its config and taxonomy in the ``config.json`` beside it.
+
+    Raises:
+        WeightsError: if the file is damaged, a pickle, or lacks a valid config.
+    """
+    metadata = read_metadata(path)
+    state_dict = {}
+    if tensors:
+        try:
+            with safe_open(path, framework="pt") as file:
+                state_dict = {k: file.get_tensor(k) for k in file.keys()}
+        except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            # The last ones come from torch, of types and shapes that it does not have.
+            raise WeightsError(f"{path}: a tensor cannot be read: {clip(error)}") from error
+    if "config" not in metadata:
+        metadata.update(_read_config_json(Path(path).with_name("config.json")))
+    if "config" not in metadata:
+        raise WeightsError(
+            f"{path}: expected H-CAST weights with a config in their metadata; run `hcast-zoo convert` "
+            "on checkpoints from elsewhere"
+        )
+    try:
+        config = HCastConfig.from_dict(json.loads(metadata.pop("config")))
+        text = metadata.pop("taxonomy", None)
+        taxonomy = Taxonomy.from_dict(json.loads(text)) if text is not None else None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: invalid config or taxonomy in the metadata: {clip(error)}") from error
+    if taxonomy is not None and taxonomy.level_classes != config.level_classes:
+        raise WeightsError(
+            f"{path}: the taxonomy has {taxonomy.level_classes} classes, the config {config.level_classes}"
+        )
+    try:
+        calibration = _parse_calibration(metadata.pop("calibration", None), len(config.level_classes))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: invalid calibration in the metadata: {clip(error)}") from error
+    return Weights(config, taxonomy, state_dict, metadata, calibration)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the text that a safetensors file holds beside its tensors.
+
+    Raises:
+        WeightsError: if the file is damaged, or a pickle.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: expected a complete safetensors file: {clip(error)}. A checkpoint of the official "
+            "code or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
+        ) from error
+
+
+def _read_config_json(path: Path) -> dict[str, str]:
+    """Return the metadata entries for a ``config.json`` of transformers; none if it is not H-CAST's."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(data, dict) or data.get("model_type") != "hcast":
+        return {}
+    fields = {f.name for f in dataclasses.fields(HCastConfig)}
+    found = {"config": json.dumps({k: v for k, v in data.items() if k in fields})}
+    for key in ("taxonomy", "calibration"):
+        if data.get(key) is not None:
+            found[key] = json.dumps(data[key])
+    return found
+
+
+def build(weights: Weights, device: str | torch.device = "cpu") -> HCast:
+    """Return a model in eval mode, float32, with these weights.
+
+    Raises:
+        WeightsError: if the tensors are those of another model; the message names some of them.
+        ValueError: if there is no such device.
+    """
+    model = check(weights)
+    # A copy, because tensors of a mapped file are not aligned, which makes kernels slower and moves last bits.
+    state = {
+        k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.state_dict.items()
+    }
+    model.load_state_dict(state, assign=True)
+    return model.to(check_device(device)).eval()
+
+
+def check(weights: Weights) -> HCast:
+    """Check that tensors are those of the config, before any memory is taken for what a config asks for.
+
+    Returns:
+        The model of the config, on the meta device.
+
+    Raises:
+        WeightsError: if they are those of another model; the message names some of them.
+    """
+    model = HCast(weights.config, device="meta")
+    expected, given = model.state_dict(), weights.state_dict
+    problems = [f"no {k}" for k in expected if k not in given]
+    problems += [f"unknown {clip(k)}" for k in given if k not in expected]
+    problems += [
+        f"{k} is {brief(tuple(given[k].shape))}, not {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in given and given[k].shape != v.shape
+    ]
+    problems += [
+        f"{k} is {given[k].dtype}, not a kind of {v.dtype}"
+        for k, v in expected.items()
+        if k in given and given[k].is_floating_point() != v.is_floating_point()
+    ]
+    if problems:
+        raise WeightsError(f"weights of another model, {len(problems)} differences: {'; '.join(problems[:5])}")
+    return model
+
+
+def fit(state_dict: dict[str, Tensor], model: HCast) -> dict[str, Tensor]:
+    """Return what of a state dict can start a model of another image size or other classes.
+
+    The position embedding is resampled; heads of other shapes are left out. Load the result with ``strict=False``.
+
+    Raises:
+        WeightsError: if anything but a head has another shape or is missing.
+    """
+    expected, state = model.state_dict(), dict(state_dict)
+    if "pos_embed" in state and state["pos_embed"].shape != expected["pos_embed"].shape:
+        state["pos_embed"] = resample_position(state["pos_embed"], (model.config.grid_size,) * 2)
+    state = {
+        k: v for k, v in state.items() if not k.startswith("heads.") or (k in expected and v.shape == expected[k].shape)
+    }
+    wrong = [
+        k for k, v in expected.items() if not k.startswith("heads.") and (k not in state or state[k].shape != v.shape)
+    ]
+    if wrong:
+        raise WeightsError(
+            f"cannot start from weights of another architecture: {len(wrong)} tensors differ, such as "
+            f"{', '.join(wrong[:3])}"
+        )
+    return state
+
+
+def packaged() -> dict[str, dict]:
+    """Return the weights in the package: name to ``file``, ``sha256`` and what else the index tells."""
+    return json.loads(INDEX.read_text()) if INDEX.exists() else {}
+
+
+def resolve(source: str | Path) -> Path:
+    """Return the file a name, a file, a folder or a repository on the Hub stands for.
+
+    The checksum of a file in the package is verified. What exists on disk goes before the Hub.
+    """
+    index = packaged()
+    names = [n for n in index if n == str(source) or n.split(".")[0] == str(source)]
+    if names:
+        path = FOLDER / index[names[0]]["file"]
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != index[names[0]]["sha256"]:
+            raise WeightsError(f"{path} is missing or damaged: reinstall hcast-zoo")
+        return path
+    path = Path(source)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if path.exists():
+        return path
+    if repository := hub.parse(str(source)):
+        return hub.download(repository[0], "model.safetensors", repository[1])
+    raise WeightsError(
+        f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, org/name on the "
+        f"Hub, or one of {', '.join(index) or '(none packaged)'}"
+    )
+
+
+def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:
+    """Return the model of some weights, in eval mode; :func:`load` tells what ``source`` can be."""
+    return build(load(source), device)
+
+
+def _parse_calibration(text: str | None, num_levels: int) -> Calibration | None:
+    if text is None:
+        return None
+    calibration = Calibration.from_dict(json.loads(text))
+    if len(calibration.temperatures) != num_levels:
+        raise ValueError(f"expected temperatures of {num_levels} levels, got {len(calibration.temperatures)}")
+    return calibration

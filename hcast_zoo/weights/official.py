@@ -1,0 +1,181 @@
+"""Official H-CAST and CAST checkpoints to ours."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from ..common.text import clip
+from ..network.config import NUM_STAGES, HCastConfig
+from ..network.model import HCast
+
+# Heads of the official models, coarse to fine; `head` is always the finest.
+OFFICIAL_HEADS = ("manufacturer_head", "family_head", "head")
+STEM_LAYERS = {
+    0: "0.conv",
+    1: "0.norm",
+    3: "1.conv",
+    4: "1.norm",
+    6: "2.conv",
+    7: "2.norm",
+    9: "3.conv",
+    10: "3.norm",
+    12: "4",
+}
+
+
+def convert_official(
+    state_dict: dict[str, Tensor], *, keep_last_pool: bool = False, **overrides
+) -> tuple[HCastConfig, dict[str, Tensor]]:
+    """Turn the state dict of an official H-CAST or CAST model into a config and a state dict of ours.
+
+    Accepts two levels, three levels, or one (flat CAST), with or without the aliases ``blocks1.*`` to ``blocks4.*``
+    that official checkpoints hold, wrapped in ``model`` or ``state_dict`` or not, and with a ``module.`` prefix.
+    Blocks are told apart from the stage boundaries by those aliases; without them 11 blocks are 3+3+3+2, 15 are
+    6+3+3+3 and 4 are 1+1+1+1.
+
+    Args:
+        state_dict: Official names to tensors.
+        keep_last_pool: Keep the fourth graph pooling, which reaches no logit.
+        overrides: Config fields that a state dict does not tell: ``num_heads``, ``num_superpixels``,
+            ``num_clusters``, ``level_classes`` order is always found.
+
+    Returns:
+        The config and a state dict that loads strictly into ``HCast(config)``.
+
+    Raises:
+        ValueError: if keys are missing or left over, or a shape differs; the message lists them.
+    """
+    state = _unwrap(state_dict)
+    aliases, state = _split_aliases(state)
+    config = _read_config(state, aliases, keep_last_pool, overrides)
+    converted, unknown = {}, []
+    for key, value in state.items():
+        name = _rename(key, config)
+        if name is None:
+            unknown.append(key)
+        elif name:
+            converted[name] = value
+    if unknown:
+        raise ValueError(f"not an official H-CAST checkpoint: {len(unknown)} unknown keys, such as {unknown[:5]}")
+    expected = {k: v.shape for k, v in HCast(config, device="meta").state_dict().items()}
+    problems = [f"missing {k}" for k in expected if k not in converted]
+    problems += [
+        f"{k}: expected {tuple(expected[k])}, got {tuple(v.shape)}" if k in expected else f"left over {k}"
+        for k, v in converted.items()
+        if expected.get(k) != v.shape
+    ]
+    if problems:
+        raise ValueError(f"checkpoint does not fit {len(expected)} expected tensors: " + "; ".join(problems[:8]))
+    return config, converted
+
+
+def read_checkpoint(path: str) -> dict[str, Tensor]:
+    """Read a checkpoint file into a state dict; a pickle is read with ``weights_only=True``, so it runs no code.
+
+    Raises:
+        ValueError: if the file holds anything but tensors and plain values.
+    """
+    if str(path).endswith(".safetensors"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: expected a complete safetensors file: {clip(error)}") from error
+    import argparse
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # official files hold their training arguments
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: expected a checkpoint of tensors and plain values: {clip(error)}") from error
+
+
+def is_official(state_dict: dict) -> bool:
+    """Tell whether a state dict has the official names."""
+    try:
+        return "patch_embed.proj.0.weight" in _unwrap(state_dict)
+    except ValueError:
+        return False
+
+
+def _unwrap(state_dict: dict) -> dict[str, Tensor]:
+    for key in ("model", "state_dict"):
+        if isinstance(state_dict.get(key), dict):
+            state_dict = state_dict[key]
+    state = {k.removeprefix("module."): v for k, v in state_dict.items()}
+    wrong = [k for k, v in state.items() if not isinstance(v, Tensor)]
+    if wrong:
+        raise ValueError(f"expected a state dict of tensors, got other values at {wrong[:5]}")
+    return state
+
+
+def _split_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Separate ``blocks{1..4}.N.*`` from the rest, checking that they repeat ``blocks.N.*``."""
+    aliases = {k: v for k, v in state.items() if re.match(r"blocks[1-4]\.", k)}
+    rest = {k: v for k, v in state.items() if k not in aliases}
+    for key, value in aliases.items():
+        original = re.sub(r"^blocks[1-4]\.", "blocks.", key)
+        if original not in rest:
+            rest[original] = value
+        elif rest[original].shape != value.shape or not torch.equal(rest[original], value):
+            raise ValueError(f"{key} differs from {original}: expected the same tensor")
+    return aliases, rest
+
+
+def _read_config(state: dict, aliases: dict, keep_last_pool: bool, overrides: dict) -> HCastConfig:
+    try:
+        dim, in_chans = state["cls_token"].shape[-1], state["patch_embed.proj.0.weight"].shape[1]
+        grid = round((state["pos_embed"].shape[1] - 1) ** 0.5)
+    except KeyError as error:
+        raise ValueError(f"not an official H-CAST checkpoint: no {error.args[0]}") from error
+    heads = [h for h in OFFICIAL_HEADS if f"{h}.weight" in state]
+    if heads[-1:] != ["head"] or ("manufacturer_head" in heads and "family_head" not in heads):
+        raise ValueError(f"expected heads head, family_head and manufacturer_head in this order, got {heads}")
+    fields = dict(
+        level_classes=tuple(state[f"{h}.weight"].shape[0] for h in heads),
+        image_size=grid * 8,
+        in_chans=in_chans,
+        embed_dim=dim,
+        depths=_read_depths(state, aliases),
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        last_pool=keep_last_pool,
+    )
+    return HCastConfig(**{**fields, **overrides})
+
+
+def _read_depths(state: dict, aliases: dict) -> tuple[int, ...]:
+    count = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
+    if aliases:
+        return tuple(len({k.split(".")[1] for k in aliases if k.startswith(f"blocks{s}.")}) for s in range(1, 5))
+    known = {11: (3, 3, 3, 2), 15: (6, 3, 3, 3), 4: (1, 1, 1, 1)}
+    if count not in known:
+        raise ValueError(f"cannot tell the depths of {count} blocks without the keys blocks1.* to blocks4.*")
+    return known[count]
+
+
+def _rename(key: str, config: HCastConfig) -> str | None:
+    """Return our name of an official key, "" if it is dropped, None if it is unknown."""
+    if key in ("cls_token", "pos_embed", "norm.weight", "norm.bias"):
+        return key
+    if match := re.fullmatch(r"patch_embed\.proj\.(\d+)\.(.+)", key):
+        layer = STEM_LAYERS.get(int(match[1]))
+        return layer and f"stem.{layer}.{match[2]}"
+    if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", key):
+        index = int(match[1])
+        for stage, depth in enumerate(config.depths):
+            if index < depth:
+                return f"stages.{stage}.blocks.{index}.{match[2]}"
+            index -= depth
+        return None
+    if match := re.fullmatch(r"pool([1-4])\.pool_block\.(.+)", key):
+        dropped = int(match[1]) == NUM_STAGES and not config.last_pool
+        return "" if dropped else f"stages.{int(match[1]) - 1}.pool.{match[2]}"
+    if match := re.fullmatch(r"(\w*head)\.(weight|bias)", key):
+        heads = OFFICIAL_HEADS[-len(config.level_classes) :]
+        return f"heads.{heads.index(match[1])}.{match[2]}" if match[1] in heads else None
+    return None

@@ -1,0 +1,76 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hcast_zoo import Predictor
+from hcast_zoo.adaptation.adapt import adapt
+from hcast_zoo.adaptation.report import adapt_picture, write_sheet
+from hcast_zoo.data.pictures import PictureError
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.segments.drawing import GAP, PANEL, stage_panel
+from hcast_zoo.segments.metrics import rand_distance
+from hcast_zoo.taxonomy.decode import decode
+
+
+@pytest.fixture
+def picture(picture_folder):
+    return sorted((picture_folder / "val").rglob("*.png"))[0]
+
+
+def test_answers_are_those_of_the_two_outputs(tiny_weights, tiny_model, taxonomy, picture):
+    adapted = adapt_picture(Predictor(tiny_weights), picture, "Tiger".lower())
+    image = eval_transform(tiny_model.config)(Image.open(picture))[None]
+    reference = adapt(tiny_model, image, taxonomy, "tiger")
+    for answer, output in ((adapted.before, reference.before), (adapted.after, reference.after)):
+        decoded = decode(output.level_logits, taxonomy)
+        assert answer.path == taxonomy.path_names(decoded.paths[0].tolist())
+        assert answer.path_probability == pytest.approx(decoded.path_probabilities.item(), abs=1e-4)
+    assert adapted.target == "tiger" and adapted.probability[1] > adapted.probability[0]
+    assert adapted.segment_change == pytest.approx(
+        [rand_distance(reference.before.segment_map(s)[0], reference.after.segment_map(s)[0]) for s in (2, 3, 4)]
+    )
+    data = json.loads(json.dumps(adapted.to_dict()))
+    assert data["target"] == "tiger" and data["before"]["path"] == list(adapted.before.path)
+    assert list(data["segment_change"]) == ["stage 2", "stage 3", "stage 4"] and len(data["losses"]) == 6
+
+
+def test_sheet_shows_both_segmentations(tiny_weights, picture, tmp_path):
+    adapted = adapt_picture(Predictor(tiny_weights), picture, feedback="path")
+    before, after = adapted.segmentations
+    for segmentation, output in ((before, adapted.adaptation.before), (after, adapted.adaptation.after)):
+        for stage, labels in enumerate(segmentation.maps, 1):
+            assert np.array_equal(labels, output.segment_map(stage)[0].numpy())
+    path = write_sheet(adapted, tmp_path / "new" / "folder")
+    assert path.name == f"{picture.stem}.png"
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    panels = [np.asarray(stage_panel(s, 4)) for s in (before, after)]
+    right = slice(sheet.shape[1] - GAP - PANEL, sheet.shape[1] - GAP)  # the last column
+    assert np.array_equal(sheet[GAP : GAP + PANEL, right], panels[0])
+    rows = [
+        top
+        for top in range(GAP + PANEL, len(sheet) - PANEL)
+        if np.array_equal(sheet[top : top + PANEL, right], panels[1])
+    ]
+    assert len(rows) == 1
+
+
+def test_the_picture_itself_is_not_overwritten(tiny_weights, picture):
+    adapted = adapt_picture(Predictor(tiny_weights), picture, "bird")
+    stored = picture.read_bytes()
+    with pytest.raises(ValueError, match="is the picture itself: choose another folder"):
+        write_sheet(adapted, picture.parent)
+    assert picture.read_bytes() == stored
+
+
+def test_stored_weights_go_on(tiny_weights, picture):
+    predictor = Predictor(tiny_weights)
+    (before,) = predictor.predict([picture])
+    stored = [p.clone() for p in predictor.model.parameters()]
+    adapt_picture(predictor, picture, "wolf")
+    with pytest.raises(PictureError, match="no such file"):
+        adapt_picture(predictor, "nowhere.png", "wolf")
+    assert all(torch.equal(a, b) for a, b in zip(stored, predictor.model.parameters()))
+    assert next(predictor.predict([picture])) == before

@@ -1,0 +1,516 @@
+"""Break what runs long: kill it, fill its disk, interrupt it, drop its requests; and compare with a quiet run.
+
+    python -m tests.attacks.faults [predict train disk interrupt publish] [--pictures 20000] [--kills 10]
+
+Every job runs on a tiny model that is made here. A kill is SIGKILL at a random moment of the work; the same command
+then goes on. The disk is full by RLIMIT_FSIZE: no file may grow beyond so many bytes. Requests are broken by the server
+of the tests.
+"""
+
+import argparse
+import collections
+import contextlib
+import ctypes
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks import report
+from hcast_zoo.cli import parser as cli
+from tests.tiny import make_pictures, make_tree, make_weights
+
+SERVER = Path(__file__).parents[2] / "tests" / "hub_server.py"
+COMMAND = (sys.executable, "-m", "hcast_zoo")
+WHOLE = re.compile(r"_plan\.json|run\.json|log\.jsonl|tensorboard|checkpoint\.new|part-")
+REASON = re.compile(r"Permission denied|Not a directory|File exists|File too large|No space left|folder")
+HEADER = ["what", "faults", "outcome", "miss"]
+# How a request fails: refused; cut off unread; done, but the answer is lost.
+FAULTS = {"status 500": {"status": 500}, "connection cut": {"status": 0}, "answer lost": {"status": 0, "lose": True}}
+
+
+def kill_and_resume(command: list[str], kills: int, longest: float, rng: random.Random, state: Callable) -> list:
+    """Start a command again and again, killing it at random moments; let it end at last. Return state at each kill.
+
+    A life is killed once it has got further than the lives before it, and ``longest`` seconds later at most: so every
+    kill falls into the work itself, and not into the start of Python. If the job ends before it was killed often
+    enough, that is all there is.
+    """
+    states = []
+    with tempfile.TemporaryFile("w+") as errors:
+        while True:
+            before, moment = state(), float("inf")
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+            while process.poll() is None and (len(states) == kills or time.monotonic() < moment):
+                time.sleep(0.01)
+                if moment == float("inf") and state() != before:
+                    moment = time.monotonic() + rng.uniform(0, longest)
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                states.append(state())
+            elif process.returncode in (0, 1):
+                return states
+            else:
+                errors.seek(0)
+                raise SystemExit(f"{command} ended with {process.returncode}:\n{errors.read()[-3000:]}")
+
+
+def measure(command: list[str], rng: random.Random) -> tuple[float, float]:
+    """Run a command in peace, and again with nothing left to do; return the seconds of both."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        kill_and_resume(command, 0, 0, rng, list)
+        times.append(time.perf_counter() - start)
+    return times[0], times[1]
+
+
+def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
+    """Predict many pictures, some broken, with kills; compare with the same job left alone."""
+    model, rng = make_weights(folder / "tiny.safetensors"), random.Random(args.seed)
+    files = make_pictures(folder / "pictures", args.pictures, broken=0.02)
+    (folder / "list.txt").write_text("\n".join(files) + "\n")
+    size = max(1, args.pictures // 100)
+
+    def command(output: str) -> list[str]:
+        return [
+            *COMMAND,
+            "predict",
+            "--files-from",
+            str(folder / "list.txt"),
+            "--model",
+            str(model),
+            "--output",
+            str(folder / output),
+            "--part-size",
+            str(size),
+        ]
+
+    whole, idle = measure(command("quiet"), rng)
+    quiet = pq.read_table(folder / "quiet").to_pylist()
+    parts = kill_and_resume(
+        command("killed"),
+        args.kills,
+        (whole - idle) / args.kills,
+        rng,
+        lambda: len(list((folder / "killed").glob("part-*.parquet"))),
+    )
+    rows = pq.read_table(folder / "killed").to_pylist()
+    counts = collections.Counter(row["file"] for row in rows)
+    missing, twice = sum(f not in counts for f in files), sum(n > 1 for n in counts.values())
+    unexplained = sum(not row["path"] and not row["error"] for row in rows)
+    differ = sum(a != b for a, b in zip(rows, quiet)) + abs(len(rows) - len(quiet))
+    broken = sum(row["error"] is not None for row in rows)
+    left = len(list((folder / "killed").glob(".*")))
+    yield [
+        f"`predict` of {len(files):,} pictures, {broken} of them broken",
+        f"{len(parts)} times SIGKILL, with {', '.join(map(str, parts))} of {-(-len(files) // size)} parts done",
+        f"{len(rows):,} rows; {missing} "
+        f"missing, {twice} twice, {unexplained} without answer or reason, {differ} unlike the uninterrupted run; "
+        f"{left} hidden files left behind",
+        missing + twice + unexplained + differ + args.kills - len(parts),
+    ]
+
+
+def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
+    """Train with kills; compare the weights with those of the same run left alone."""
+    model, data, rng = make_weights(folder / "tiny.safetensors"), make_tree(folder / "tree"), random.Random(args.seed)
+
+    def command(output: str) -> list[str]:
+        options = "--epochs 40 --batch-size 4 --workers 1 --warmup-epochs 1 --ema-decay 0.9 --checkpoint-steps 1"
+        return [
+            *COMMAND,
+            "train",
+            "--data",
+            str(data),
+            "--output",
+            str(folder / output),
+            "--model",
+            str(model),
+            *options.split(),
+        ]
+
+    def step() -> int:
+        for name in ("checkpoint", "checkpoint.old"):
+            with contextlib.suppress(FileNotFoundError):
+                return json.loads((folder / "killed" / name / "progress.json").read_text())["step"]
+        return 0
+
+    whole, idle = measure(command("quiet"), rng)
+    steps = kill_and_resume(command("killed"), args.kills, (whole - idle) / args.kills, rng, step)
+    names = ("last.safetensors", "best.safetensors", "checkpoint/model.safetensors")
+    differ = [n for n in names if _digest(folder / "quiet" / n) != _digest(folder / "killed" / n)]
+    logs = [
+        [json.loads(line) for line in (folder / f / "log.jsonl").read_text().splitlines()] for f in ("quiet", "killed")
+    ]
+    losses = sum(a["step"] != b["step"] or a.get("val/fpa") != b.get("val/fpa") for a, b in zip(*logs))
+    losses += abs(len(logs[0]) - len(logs[1]))
+    yield [
+        "`train`, 40 epochs of 6 steps",
+        f"{len(steps)} times SIGKILL, at steps {', '.join(map(str, steps))}",
+        f"{len(names) - len(differ)} of {len(names)} weight files have the bytes of the uninterrupted run; {losses} "
+        "lines of the log differ",
+        len(differ) + losses + args.kills - len(steps),
+    ]
+
+
+def _reason(line: str) -> str:
+    """Return an error without the names of this machine."""
+    return "`" + re.sub(r"'?/\S+'?", "...", line).replace("|", "") + "`"
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
+    """Run commands where files cannot be written; what was there must stay, and nothing half-written come."""
+    torch.set_num_threads(1)  # a fork has no other threads, and would wait for them
+    model, data = make_weights(folder / "tiny.safetensors"), make_tree(folder / "tree")
+    picture = str(next((data / "val").rglob("0.png")))
+    commands = {
+        "predict --output": [
+            "predict",
+            str(data / "val"),
+            "--model",
+            str(model),
+            "--output",
+            "OUT",
+            "--part-size",
+            "8",
+        ],
+        "segment": ["segment", picture, "--model", str(model), "--output", "OUT"],
+        "adapt": ["adapt", picture, "--target", "bird", "--model", str(model), "--output", "OUT", "--steps", "1"],
+        "calibrate": ["calibrate", str(model), "--data", str(data), "--output", "OUT/new.safetensors"],
+        "evaluate --card": [
+            "evaluate",
+            "--data",
+            str(data),
+            "--split",
+            "val",
+            "--model",
+            str(model),
+            "--card",
+            "OUT/card.md",
+        ],
+        "export": ["export", str(model), "--output", "OUT/model.onnx"],
+        "train": [
+            "train",
+            "--data",
+            str(data),
+            "--output",
+            "OUT",
+            "--model",
+            str(model),
+            "--epochs",
+            "1",
+            "--batch-size",
+            "4",
+            "--workers",
+            "0",
+        ],
+        "publish --dry-run": ["publish", str(model), "--repo", "org/tiny", "--dry-run", "--output", "OUT"],
+    }
+    commands = {name: words for name, words in commands.items() if args.command in (None, name)}
+    for name, words in commands.items():  # here once, so that nothing is left to import without rights
+        (folder / "first").mkdir()
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = cli.main([w.replace("OUT", str(folder / "first")) for w in words])
+        if code:
+            raise SystemExit(f"{name} fails where nothing is wrong")
+        shutil.rmtree(folder / "first")
+    for name, words in commands.items():
+        limit = 64 if name in ("evaluate --card", "predict --output") else 4096
+        for fault in ("full disk", "read-only folder", "a file where the folder should be"):
+            where = folder / re.sub(r"\W+", "-", f"{name} {fault}")
+            if fault.startswith("a file"):
+                where.write_text("a file")
+            else:
+                where.mkdir()
+            before = _files(where)
+            command = [w.replace("OUT", str(where)) for w in words]
+            code, said = _in_child(command, limit if fault == "full disk" else None, fault == "read-only folder")
+            after = _files(where)
+            # What a job that goes on has written so far may stay; so may a report that is whole.
+            half = [f for f in after if f not in before and not WHOLE.search(f)]
+            last = said.strip().splitlines()[-1] if said.strip() else ""  # there may be a progress bar before it
+            clear = code == 2 and "Traceback" not in said and last.startswith("hcast-zoo ") and REASON.search(last)
+            changed = [f for f in before if after.get(f) != before[f]]
+            again = ""
+            if fault == "full disk":
+                for path in where.glob("*") if name.startswith("publish") else ():
+                    path.unlink()
+                again = _in_child(command, None, False)[0]
+            yield [
+                f"`{name}`, {fault}",
+                "1",
+                f"exit code {code}, {_reason(last) if clear else repr(said[-300:])}, "
+                f"{len(half)} half-written files"
+                + (f"; the same command later: exit code {again}" if again != "" else ""),
+                (not clear) + len(half) + len(changed) + (again not in ("", 0)),
+            ]
+
+
+def _files(path: Path) -> dict[str, str]:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return {str(f.relative_to(path)): _digest(f) for f in files if f.is_file()}
+
+
+def drop_rights() -> None:
+    """Leave root no right beyond those of an owner: others' rights would hide Python's own files under /root."""
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3, this process
+    if ctypes.CDLL(None).capset(header, none):
+        raise OSError("cannot drop the rights of root")
+
+
+def _in_child(command: list[str], limit: int | None, unprivileged: bool) -> tuple[int, str]:
+    """Run a command in a fork of this process, which has imported everything; return exit code and stderr.
+
+    Args:
+        command: Words.
+        limit: Bytes that a file may have.
+        unprivileged: Take from all folders named, and from the empty ones of files named, the right to be written.
+    """
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            os.close(read)
+            errors = io.StringIO()
+            with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+                if limit is not None:
+                    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+                if unprivileged:
+                    for word in command:
+                        if Path(word).is_dir():
+                            os.chmod(word, 0o555)
+                    for file in [Path(w).parent for w in command if Path(w).parent.is_dir() and "/" in w]:
+                        if not any(file.iterdir()):
+                            os.chmod(file, 0o555)
+                    if os.geteuid() == 0:
+                        drop_rights()
+                try:
+                    code = cli.main(command)
+                except SystemExit as stop:
+                    code = stop.code
+            os.write(write, errors.getvalue().encode()[-60000:])
+        except BaseException as error:
+            os.write(write, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(code)
+    os.close(write)
+    with os.fdopen(read) as stream:
+        said = stream.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+
+
+def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
+    """Press Ctrl-C (SIGINT to the whole group, workers and all) at random moments of predict; then let it go on.
+
+    The exit code is 130; -2 where Python does not hear signals yet, or no longer; 0 where all was done before.
+    """
+    model, rng = make_weights(folder / "tiny.safetensors"), random.Random(args.seed)
+    files = make_pictures(folder / "pictures", min(args.pictures, 2000))
+    command = [
+        *COMMAND,
+        "predict",
+        str(folder / "pictures"),
+        "--model",
+        str(model),
+        "--output",
+        str(folder / "out"),
+        "--part-size",
+        "50",
+        "--workers",
+        "2",
+        "--batch-size",
+        "4",
+    ]
+    whole, idle = measure([word.replace(str(folder / "out"), str(folder / "quiet")) for word in command], rng)
+    codes, unclear, parts = collections.Counter(), 0, []
+    for _ in range(args.kills):
+        # A shell in the background ignores SIGINT for its children, and a terminal does not.
+        # Nor is what torch thinks of the number of workers on this machine a word about Ctrl-C.
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        moment = rng.uniform(idle / 2, idle + (whole - idle) / args.kills)
+        try:
+            _, errors = process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        codes[process.returncode] += 1
+        parts.append(len(list((folder / "out").glob("*.parquet"))))
+        if "Traceback" in errors or (process.returncode == 130 and errors.strip() != "interrupted"):
+            unclear += 1
+            print(f"after {moment:.2f} s:\n{errors[-1500:]}", file=sys.stderr)
+    kill_and_resume(command, 0, 0, rng, list)
+    rows = pq.read_table(folder / "out").to_pylist()
+    wrong = (len(rows) != len(files)) + ([r["file"] for r in rows] != files)
+    wrong += sum(number for code, number in codes.items() if code not in (130, -signal.SIGINT, 0))
+    yield [
+        "Ctrl-C in `predict --workers 2`",
+        f"{args.kills} times SIGINT, with {', '.join(map(str, parts))} of {-(-len(files) // 50)} parts done",
+        f"exit codes {dict(codes)}; {unclear} times more than the word `interrupted`; afterwards "
+        f"{len(rows):,} rows of {len(files):,}",
+        unclear + wrong,
+    ]
+
+
+def publish(args: argparse.Namespace, folder: Path) -> Iterator[list]:
+    """Break every request of publishing, in three ways; then publish again."""
+    process = subprocess.Popen(
+        [sys.executable, str(SERVER), "--root", str(folder / "hub")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        url = process.stdout.readline().strip()
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": "hf_test",
+            "HF_HOME": str(folder / "home"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        model = make_weights(folder / "tiny.safetensors")
+        client = subprocess.run(
+            [sys.executable, __file__, "--publish-client", str(model)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            check=True,
+        )  # stderr tells which request it was
+        yield from json.loads(client.stdout.splitlines()[-1])
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def publish_client(model: str) -> None:
+    """Publish once in peace to see the requests, then once for each request and fault; print rows of the report."""
+    from huggingface_hub import HfApi, constants, errors
+
+    from hcast_zoo.sharing.publish import publish as publish_model
+    from hcast_zoo.weights.hub import HubError
+
+    url, api = constants.ENDPOINT, HfApi()
+
+    def ask(path: str, data: dict | None = None):
+        body = None if data is None else json.dumps(data).encode()
+        with urllib.request.urlopen(urllib.request.Request(url + path, body)) as answer:
+            return json.load(answer)
+
+    def state(repo: str) -> list[str]:
+        try:
+            return sorted(s.rfilename for s in api.model_info(repo).siblings)
+        except errors.RepositoryNotFoundError:
+            return []
+
+    start = len(ask("/_test/log"))
+    publish_model(model, "org/peace", tag="v1", revision="next")
+    requests = [f"{method} {path.split('?')[0]}" for method, path, _ in ask("/_test/log")[start:]]
+    requests = list(dict.fromkeys(r for r in requests if "/_test/" not in r))
+    whole = sorted(s.rfilename for s in api.model_info("org/peace", revision="next").siblings)
+    rows = []
+    for name, fault in FAULTS.items():
+        told = silent = half = stuck = 0
+        for number, request in enumerate(requests):
+            repo = f"org/{name.replace(' ', '-')}-{number}"
+            pattern = (
+                re.sub(r"[0-9a-f]{64}|[0-9a-f]{40}", "[0-9a-f]+", re.escape(request)).replace(
+                    re.escape("org/peace"), re.escape(repo)
+                )
+                + "$"
+            )
+            ask("/_test/fault", {"match": pattern, "times": 99, **fault})
+            try:
+                publish_model(model, repo, tag="v1", revision="next")
+                silent += 1  # it went on all the same: the request was not needed, or was not the same again
+            except HubError:
+                told += 1
+            ask("/_test/forget")
+            try:
+                found = sorted(s.rfilename for s in api.model_info(repo, revision="next").siblings)
+            except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+                found = state(repo)
+            half += found not in ([], [".gitattributes"], whole)
+            try:
+                publish_model(model, repo, tag="v1", revision="next")
+                found = sorted(s.rfilename for s in api.model_info(repo, revision="v1").siblings)
+                stuck += found != whole
+            except HubError as error:
+                stuck += 1
+                print(f"{name}, {request}: {error}", file=sys.stderr)
+        rows.append(
+            [
+                f"`publish` of {len(whole)} files to a branch, with a tag: {name}",
+                f"each of {len(requests)} requests, until given up",
+                f"{told} told as an error, {silent} done all the same; {half} half repositories; {stuck} that the "
+                "same command does not complete later",
+                half + stuck,
+            ]
+        )
+    print(json.dumps(rows))
+
+
+PARTS = {"predict": predict, "train": train, "disk": disk, "interrupt": interrupt, "publish": publish}
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (all)")
+    parser.add_argument("--pictures", type=int, default=20_000, help="to predict (%(default)s)")
+    parser.add_argument("--kills", type=int, default=10, help="of each job (%(default)s)")
+    parser.add_argument("--command", metavar="COMMAND", help="a row of disk alone, and no report: such as export")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
+    parser.add_argument("--publish-client", metavar="WEIGHTS", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.publish_client:
+        publish_client(args.publish_client)
+        return 0
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(unknown)}: expected {', '.join(PARTS)}")
+    missed = 0
+    for name in args.parts or PARTS:
+        with tempfile.TemporaryDirectory(prefix="hcast-zoo-faults-") as folder:
+            os.chmod(folder, 0o755)
+            rows = list(PARTS[name](args, Path(folder)))
+        print(report.table(HEADER, rows), flush=True)
+        missed += sum(bool(row[-1]) for row in rows)
+        if args.command:
+            continue
+        options = f"{name} --pictures {args.pictures} --kills {args.kills} --seed {args.seed}"
+        report.write_section(args.docs, "reliability.md", f"faults {name}", report.table(HEADER, rows), options)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

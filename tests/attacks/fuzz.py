@@ -1,0 +1,284 @@
+"""Feed broken and hostile input to everything that reads, and count what came of it.
+
+    python -m tests.attacks.fuzz --inputs 10000 [picture taxonomy weights tables command]
+
+Each input is a good one, changed at random; input number n of a reader follows from the seed and n alone, so a finding
+can be had again with ``--only``. Readers run in a process of their own, which may crash, hang or grow: then that is
+counted, and the next input has a new process. Fine are a right answer, and a clear error: one of the
+reader's own types, raised by the package's own code, with a message. Anything else is a finding, and then the exit
+code is 1.
+
+Time is the processor's. Memory is what an input adds to the process at its highest moment; the address space is
+limited.
+"""
+
+import argparse
+import collections
+import functools
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # names that look like org/name are no reason to call anybody
+
+import torch
+
+import hcast_zoo
+from benchmarks import report
+from tests.attacks.readers import MESSAGE, READERS, Reader, WrongAnswer
+
+MEMORY = 1536 * 2**20  # bytes that an input may add
+SECONDS = 10.0  # of computing for one input; then it hangs, as it does after PATIENCE by the clock
+PATIENCE = 120.0
+CHUNK = 500  # inputs of a process
+FINE = ("right answer", "clear error")
+HEADER = ["what", "inputs", "right answers", "clear errors", "findings", "slowest", "most memory", "command", "code"]
+OURS = (str(Path(hcast_zoo.__file__).parent), str(Path(hcast_zoo.__file__).parent.parent / "integrations"))
+
+
+def judge(error: BaseException, reader: Reader) -> str:
+    """Return "clear error", or what is wrong with an error."""
+    chain, cause = [error], error.__cause__ or error.__context__
+    while cause is not None and len(chain) < 10:
+        chain, cause = [*chain, cause], cause.__cause__ or cause.__context__
+    for kind, name in ((MemoryError, "memory"), (Hang, "hang"), (RecursionError, "recursion")):
+        if any(isinstance(e, kind) for e in chain):
+            return f"{name}: {_place(error)}"
+    if isinstance(error, WrongAnswer):
+        return f"wrong answer: {str(error)[:300]}"
+    if not isinstance(error, reader.clear):
+        return f"{type(error).__name__}: {_place(error)}"
+    if isinstance(error, SystemExit):
+        return "clear error"  # its words were checked
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames[-1].filename.startswith(OURS):
+        return f"{type(error).__name__} of another package: {_place(error)}"
+    if not 5 <= len(str(error)) <= MESSAGE:
+        return f"a message of {len(str(error))} characters: {_place(error)}"
+    return "clear error"
+
+
+def _place(error: BaseException) -> str:
+    """Return the last line of ours that an error went through, and its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename.startswith(OURS)] or frames
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno} {type(error).__name__}: {str(error)[:200]}"
+
+
+class Hang(BaseException):
+    """An input took too long."""
+
+
+def _alarm(*_):
+    raise Hang
+
+
+def read_one(reader: Reader, source) -> str:
+    """Return what came of an input: "right answer", "clear error", or a finding."""
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        reader.read(source)
+        return "right answer"
+    except BaseException as error:
+        return judge(error, reader)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def make_input(reader: Reader, name: str, seed: int, number: int):
+    """Return input ``number`` of a reader."""
+    return reader.make(random.Random(f"{seed} {name} {number}"))
+
+
+def child(name: str, seed: int, numbers: range, pipe: int) -> None:
+    """Read inputs; write what :func:`tell` does of each."""
+    prepare()
+    with tempfile.TemporaryDirectory(prefix="hcast-zoo-fuzz-") as folder, os.fdopen(pipe, "w") as out:
+        reader = READERS[name](Path(folder))
+        limit_memory(reader, numbers[0], make_input(reader, name, seed, numbers[0]), out)
+        for number in numbers:
+            tell(reader, number, make_input(reader, name, seed, number), out)
+
+
+def prepare() -> None:
+    """Make a process ready for hostile input."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPROF, _alarm)
+    torch.set_num_threads(1)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)  # libraries in C write there
+
+
+def limit_memory(reader: Reader, number: int, source, out: TextIO) -> None:
+    """Read an input twice, for what is imported and kept at first use is no input's doing; then limit memory."""
+    print(json.dumps([number]), file=out, flush=True)
+    for _ in range(2):
+        read_one(reader, source)
+    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + MEMORY, resource.RLIM_INFINITY))
+
+
+def tell(reader: Reader, number: int, source, out: TextIO) -> str:
+    """Read an input; write [number] before, and [number, outcome, seconds, bytes] after, as JSON lines."""
+    print(json.dumps([number]), file=out, flush=True)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, start = _status("VmRSS"), time.process_time()
+    outcome = read_one(reader, source)
+    seconds = time.process_time() - start
+    size = max(0, _status("VmHWM") - before)
+    print(json.dumps([number, outcome, seconds, size]), file=out, flush=True)
+    return outcome
+
+
+def _status(key: str) -> int:
+    """Return a line of this process's status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
+
+
+def run_chunk(name: str, numbers: range, work: Callable[[range, int], None]):
+    """Yield (number, outcome, seconds, bytes) of inputs, up to the first that ends the process."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(read)
+            work(numbers, write)
+            code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stdout__)
+        finally:
+            sys.__stdout__.flush()
+            os._exit(code)
+    os.close(write)
+    last, finished = None, numbers[0] - 1
+    timer = _Killer(pid)
+    with os.fdopen(read) as stream:
+        while True:
+            timer.wind(PATIENCE)
+            try:
+                message = json.loads(stream.readline())
+            except ValueError:  # the end, perhaps in the middle of a line
+                break
+            last = message[0]
+            if len(message) > 1:
+                finished = last
+                yield message
+    timer.stop()
+    status = os.waitpid(pid, 0)[1]
+    if status and last is None:
+        raise SystemExit(f"{name}: the reader could not be set up")
+    if status:
+        number = last if last != finished else last + 1
+        what = "hang" if timer.killed else f"crash: signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "exit"
+        yield number, what, PATIENCE if timer.killed else 0.0, 0
+
+
+class _Killer:
+    """Kills a child that has not answered in time, by an alarm of this process."""
+
+    def __init__(self, pid: int):
+        self.pid, self.killed = pid, False
+        signal.signal(signal.SIGALRM, self._kill)
+
+    def _kill(self, *_):
+        self.killed = True
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wind(self, seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def stop(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def fuzz(name: str, inputs: int, work: Callable[[range, int], None], chunk: int = CHUNK) -> dict:
+    """Return counts, the largest time and memory, and the findings of a reader.
+
+    Args:
+        name: For what is printed.
+        inputs: How many.
+        work: Reads a range of inputs in a process of its own, and tells of them on a pipe; see :func:`child`.
+        chunk: Inputs of a process.
+    """
+    counts, findings, slowest, largest, done = collections.Counter(), [], 0.0, 0, 0
+    while done < inputs:
+        for number, outcome, seconds, size in run_chunk(name, range(done, min(done + chunk, inputs)), work):
+            done = number + 1
+            fine = outcome in FINE
+            if not fine:
+                findings.append((number, outcome))
+                print(f"{name} {number}: {outcome}", flush=True)
+            counts[outcome if fine else "finding"] += 1
+            slowest, largest = max(slowest, seconds), max(largest, size)
+    return {"counts": counts, "findings": findings, "seconds": slowest, "bytes": largest}
+
+
+def show(name: str, seed: int, number: int) -> None:
+    """Read one input in this process, with what it is and the whole traceback."""
+    with tempfile.TemporaryDirectory() as folder:
+        reader = READERS[name](Path(folder))
+        source = make_input(reader, name, seed, number)
+        print(repr(source)[:5000])
+        try:
+            reader.read(source)
+            print("right answer")
+        except BaseException as error:
+            traceback.print_exc()
+            print(judge(error, reader))
+
+
+def write(what: str, name: str, args: argparse.Namespace, result: dict) -> int:
+    """Write a row of the report; return the number of findings."""
+    counts = [f"{result['counts'][kind]:,}" for kind in ("right answer", "clear error", "finding")]
+    command = f"`{Path(sys.argv[0]).name} {name} --inputs {args.inputs} --seed {args.seed}`"
+    row = [
+        what,
+        f"{args.inputs:,}",
+        *counts,
+        f"{result['seconds']:.2f} s",
+        f"{result['bytes'] / 2**20:.0f} MiB",
+        command,
+        report.code_version(),
+    ]
+    print(report.table(HEADER, [row]), flush=True)
+    report.write_row(args.docs, "reliability.md", "fuzz", HEADER, row)
+    return len(result["findings"])
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"of {', '.join(READERS)} (all)")
+    parser.add_argument("--inputs", type=int, default=10_000, help="of each reader (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, metavar="N", help="input N alone, of one reader, with its traceback")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
+    args = parser.parse_args()
+    if unknown := set(args.readers) - set(READERS):
+        parser.error(f"no reader {', '.join(unknown)}: expected {', '.join(READERS)}")
+    names = args.readers or list(READERS)
+    if args.only is not None:
+        return show(names[0], args.seed, args.only)
+    found = 0
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            READERS[name](Path(folder)).warm()
+        result = fuzz(name, args.inputs, functools.partial(child, name, args.seed))
+        found += write(READERS[name].what, name, args, result)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,705 @@
+"""Hostile and broken input: each bad case that we know of, and quick searches for others.
+
+``tests/attacks/fuzz.py`` searches longer; docs/reliability.md has its figures.
+"""
+
+import io
+import json
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+
+from hcast_zoo import Predictor
+from hcast_zoo.cli import main
+from hcast_zoo.common.processes import check_device
+from hcast_zoo.common.text import brief, clip, printable, to_json
+from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.data.pictures import PictureError, read_picture
+from hcast_zoo.data.transforms import eval_transform, middle_box
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.segments.report import make_folder
+from hcast_zoo.sharing import model_card as card
+from hcast_zoo.taxonomy.sources import MAX_LEVELS, TaxonomyError
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights import file as weights
+from hcast_zoo.weights import hub
+from hcast_zoo.weights.file import WeightsError
+
+WILD = [
+    "\x1b[31m\x1b]0;x\x07",
+    "a\0b",
+    "\x9b31m",
+    "<script>alert(1)</script>",
+    "`x`|y",
+    "{{ 7 * 7 }}",
+    "../../etc/passwd",
+    "\u202egnp",
+    "a\nb",
+    "é" * 300,
+]
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(WILD),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+
+
+def header(width: int, height: int, bits: int = 8, colour: int = 2) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+
+
+def encode(picture, format="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+# Pictures
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (png(header(60_000, 60_000), (b"IDAT", zlib.compress(b"\0" * 1000))), "60000x60000 pixels|damaged"),
+        (png(header(1, 2_000_000), (b"IDAT", zlib.compress(b"\0" * 1000))), "a side|damaged"),
+        (png(header(30, 30), (b"IDAT", b"\0")), "damaged"),
+        (png(header(4, 4), (b"zTXt", b"k\0\0" + zlib.compress(b"0" * 10**8))), "damaged"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n", "unknown format"),
+    ],
+)
+def test_bombs_and_programs_are_refused(data, message):
+    with pytest.raises(PictureError, match=message):
+        read_picture(data)
+
+
+def test_a_header_that_lies_about_a_file_takes_no_memory(tmp_path):
+    file = tmp_path / "x.png"
+    file.write_bytes(png(header(30, 30)) + struct.pack(">I", 2**31 - 1) + b"IDAT" + b"0" * 50)
+    with pytest.raises(PictureError, match="damaged"):
+        read_picture(file)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in (tmp_path / "pipe.png", "/dev/zero"):
+        with pytest.raises(PictureError, match="expected a file, got a pipe, a socket or a device"):
+            read_picture(name)
+    for name in ("a\0b.png", "x" * 5000):
+        with pytest.raises(PictureError):
+            read_picture(name)
+    with pytest.raises(PictureError, match="expected a picture's name or bytes, got 5"):
+        read_picture(5)
+    with open(tmp_path / "long.png", "wb") as file:
+        file.truncate(2**30 + 1)  # a hole: it takes no room
+    with pytest.raises(PictureError, match="bytes, expected 1,073,741,824 at most"):
+        read_picture(tmp_path / "long.png")
+
+
+@pytest.mark.parametrize("size", [(65_535, 1), (1, 50_000), (4001, 40), (33, 661)])
+def test_a_line_of_pixels_becomes_no_giant(size):
+    """The middle is read: what is bright there is bright in the answer, and the ends are not seen."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    left, top, right, bottom = middle_box(size)
+    assert (left + right, top + bottom) == size  # one centre, exactly
+    assert max(right - left, bottom - top) <= 20 * min(size) + 1
+    pixels[top:bottom, left:right] = 255
+    config = HCastConfig(image_size=32, mean=(0.0,) * 3, std=(1.0,) * 3, num_superpixels=16, num_clusters=(8, 4, 2, 2))
+    assert eval_transform(config)(Image.fromarray(pixels)).min() == 1
+
+
+def test_the_middle_of_a_long_picture_is_what_the_whole_shows():
+    """Beyond the limit the answer is that of resizing the whole picture, to a fraction of a pixel."""
+    x = np.sin(np.arange(20 * 64 + 301) / 9)[None, :, None]
+    pixels = Image.fromarray(np.broadcast_to(x * 100 + 128, (64, x.shape[1], 3)).astype(np.uint8))
+    config = HCastConfig(image_size=64, crop_pct=1.0, num_superpixels=16, num_clusters=(8, 4, 2, 2))
+    steps = eval_transform(config)
+    whole = pixels
+    for step in steps.transforms[1:]:
+        whole = step(whole)
+    assert (steps(pixels) - whole).abs().max() < 0.1
+
+
+def test_infinite_pixels():
+    values = np.array([[np.inf, -np.inf, np.nan, 0.5]], np.float32)
+    assert np.asarray(read_picture(encode(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == [255, 0, 0, 128]
+
+
+GOOD = [
+    encode(Image.effect_noise((16, 12), 50)),
+    encode(Image.new("RGB", (9, 9), "red"), "JPEG"),
+    encode(Image.new("RGBA", (7, 9), (1, 2, 3, 4)), "WEBP"),
+    encode(Image.new("P", (8, 8)), "GIF"),
+    encode(Image.new("I;16", (8, 8), 7), "TIFF"),
+]
+
+
+@QUICK
+@given(
+    st.sampled_from(GOOD),
+    st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=6)), max_size=5),
+    st.integers(0, 2000),
+)
+def test_changed_pictures(data, changes, end):
+    data = bytearray(data)
+    for at, piece in changes:
+        data[at : at + len(piece)] = piece
+    try:
+        picture = read_picture(bytes(data[:end]))
+    except PictureError as error:
+        assert 10 < len(str(error)) < 1000
+    else:
+        assert picture.mode == "RGB" and min(picture.size) > 0
+
+
+# Taxonomies
+
+
+def test_sizes_of_taxonomies():
+    names = [str(i) for i in range(200_000)]
+    t = Taxonomy(("a", "b"), (names[:500], names), ([i % 500 for i in range(200_000)],))
+    assert len(t.paths) == 200_000
+    with pytest.raises(TaxonomyError, match="no node '1234x' at level 'b': did you mean '1234'"):
+        t.labels(["0", "1234x"])
+    with pytest.raises(TaxonomyError, match="no node 'nothing'"):
+        t.find("nothing")
+    deep = [str(i) for i in range(10_000)]
+    with pytest.raises(TaxonomyError, match=f"longer than the {MAX_LEVELS} levels"):
+        Taxonomy.from_paths([deep])
+    with pytest.raises(TaxonomyError, match=f"at most {MAX_LEVELS}, got 10000"):
+        Taxonomy(deep, [["x"]] * 10_000, [[0]] * 9_999)
+    assert Taxonomy.from_paths([deep[:MAX_LEVELS]]).paths == ((0,) * MAX_LEVELS,)
+
+
+def test_links_in_a_circle_and_folders_without_end(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/again").symlink_to(tmp_path / "a")
+    for read in (Taxonomy.from_folder, HierarchicalDataset.load):
+        with pytest.raises(TaxonomyError, match=r"again is the same folder as .*a: expected a tree"):
+            read(tmp_path)
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    here = os.open(deep, os.O_RDONLY)
+    for _ in range(150):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    with pytest.raises(TaxonomyError, match=f"at most {MAX_LEVELS} levels of folders"):
+        Taxonomy.from_folder(deep)
+
+
+def test_linked_folders_are_read(picture_folder, tmp_path, taxonomy):
+    """A subset of a data set is often a folder of links."""
+    (tmp_path / "some").mkdir()
+    for name in ("bird", "mammal"):
+        (tmp_path / "some" / name).symlink_to(picture_folder / "val" / name)
+    linked, plain = (HierarchicalDataset.load(f, taxonomy) for f in (tmp_path / "some", picture_folder / "val"))
+    assert len(linked) == len(plain) == 12 and torch.equal(linked.labels, plain.labels)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"name": 5}, "expected a name of the taxonomy, got 5"),
+        ({"name": "\ud800"}, "half of a surrogate pair"),
+        ({"levels": ["a", "\ud800"]}, "half of a surrogate pair"),
+        ({"names": [["x"], ["\udfff"]]}, "node 0 of level 'b'.*half of a surrogate pair"),
+        ({"names": [["x"], ["y" * 5000]]}, "got 5000 characters.*expected 1000 at most"),
+        ({"names": [["x"], [["y"]]]}, "expected a name, got"),
+        ({"parents": [[True]]}, "expected a parent from 0 to 0, got True"),
+        ({"parents": [[10**30]]}, "expected a parent from 0 to 0, got 1000000"),
+    ],
+)
+def test_fields_of_a_taxonomy(change, message):
+    good = {"name": "", "levels": ["a", "b"], "names": [["x"], ["y"]], "parents": [[0]]}
+    Taxonomy.from_dict(good)
+    with pytest.raises(TaxonomyError, match=message) as caught:
+        Taxonomy.from_dict({**good, **change})
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("t.json", b"[" * 200_000, "expected JSON: maximum recursion"),
+        ("t.csv", b"a,b\n\xff,y\n", "expected CSV in UTF-8"),
+        ("t.csv", b"a,b\nx,y,z\n", "line 2: expected 2 cells, got 3: put quotes around a name with a comma"),
+        ("t.csv", b"a,a\nx,y\n", "column 'a' occurs twice"),
+        ("t.csv", b'a,b\n"' + b"x" * 200_000 + b'",y\n', "field larger than field limit"),
+    ],
+)
+def test_files_of_a_taxonomy(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TaxonomyError, match=f"{name}.*{message}"):
+        Taxonomy.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("path", ["abc", 5, None, [1.5], [float("nan")], [["a"]], [{}], {"a": 1}, [10**30]])
+def test_paths_of_other_types(taxonomy, path):
+    with pytest.raises(TaxonomyError):
+        taxonomy.labels(path)
+    with pytest.raises(TaxonomyError):
+        Taxonomy.from_paths([path])
+
+
+@QUICK
+@given(
+    st.fixed_dictionaries({"levels": PLAIN, "names": PLAIN, "parents": PLAIN}, optional={"name": PLAIN, "x": PLAIN})
+    | PLAIN
+)
+def test_any_json_is_a_taxonomy_or_an_error(data):
+    try:
+        t = Taxonomy.from_dict(data)
+    except TaxonomyError as error:
+        assert len(str(error)) < 2000
+    else:
+        assert Taxonomy.from_dict(json.loads(json.dumps(t.to_dict()))) == t
+
+
+@QUICK
+@given(st.lists(st.lists(st.sampled_from([*"abc", "", " ", *WILD]), max_size=4), max_size=6))
+def test_any_paths_are_a_taxonomy_or_an_error(paths):
+    try:
+        t = Taxonomy.from_paths(paths)
+    except TaxonomyError:
+        return
+    known = {t.path_names(path) for path in t.paths}
+    assert all(any(k[: len(path)] == tuple(path) for k in known) for path in paths)
+
+
+# Configs and weights
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("embed_dim", 10**9),
+        ("embed_dim", "384"),
+        ("level_classes", [10] * 101),
+        ("level_classes", [10**30]),
+        ("level_classes", 5),
+        ("mlp_ratio", "4"),
+        ("mlp_ratio", -1),
+        ("mlp_ratio", 1e9),
+        ("mlp_ratio", float("nan")),
+        ("depths", [300, 1, 1, 1]),
+        ("last_pool", "false"),
+        ("mask_empty", 1),
+        ("drop_rate", "0"),
+        ("drop_rate", None),
+        ("mean", 0.5),
+        ("mean", ["a", "b", "c"]),
+        ("std", [float("inf")] * 3),
+        ("std", [1e-300] * 3),
+        ("crop_pct", 1e-300),
+        ("crop_pct", "1"),
+        ("head_stages", []),
+        ("superpixels", ["seeds"]),
+        ("interpolation", None),
+        ("image_size", True),
+    ],
+)
+def test_fields_of_a_config(field, value):
+    with pytest.raises(ValueError, match=f"{field}: expected "):
+        HCastConfig.from_dict({field: value})
+
+
+@QUICK
+@given(st.dictionaries(st.sampled_from(sorted(HCastConfig().to_dict())), PLAIN, max_size=3))
+def test_any_fields_are_a_config_or_an_error(data):
+    try:
+        config = HCastConfig.from_dict(data)
+    except ValueError as error:
+        assert ":" in str(error)
+    else:
+        assert HCastConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def rewrite(file, **metadata):
+    """Replace metadata of a weights file; tensors stay."""
+    content = weights.load(file)
+    known = {"config": json.dumps(content.config.to_dict()), "taxonomy": json.dumps(content.taxonomy.to_dict())}
+    save_file({k: v.clone() for k, v in content.state_dict.items()}, file, {**known, **metadata})
+
+
+@pytest.mark.parametrize(
+    "metadata, message",
+    [
+        (
+            {"config": json.dumps({"embed_dim": 10**9})},
+            "embed_dim: expected an integer from 1 to 65536, got 1000000000",
+        ),
+        ({"config": "[" * 100_000}, "invalid config"),
+        ({"config": '{"embed_dim": NaN}'}, "embed_dim"),
+        ({"taxonomy": "[" * 100_000}, "invalid config or taxonomy"),
+        ({"calibration": "[" * 100_000}, "invalid calibration"),
+        ({"calibration": json.dumps({"temperatures": ["a" * 10**5, 1, 1]})}, "expected a list of temperatures"),
+        ({"calibration": json.dumps({"temperatures": [1, 1, 1], "path_temperature": 1e-300})}, "positive temperatures"),
+        ({"calibration": json.dumps({"temperatures": [1, 1, 1], "fitted_on": 7})}, "fitted_on, got 7"),
+    ],
+)
+def test_metadata_of_weights(tiny_weights, metadata, message):
+    rewrite(tiny_weights, **metadata)
+    with pytest.raises(WeightsError, match=message) as caught:
+        weights.load(tiny_weights)
+    assert len(str(caught.value)) < 1000
+
+
+def test_tensors_of_weights(tiny_weights):
+    content = weights.load(tiny_weights)
+    content.state_dict["cls_token"] = content.state_dict["cls_token"].to(torch.int64)
+    with pytest.raises(WeightsError, match=r"cls_token is torch\.int64, not a kind of torch\.float32"):
+        weights.build(content)
+    good = tiny_weights.read_bytes()
+    for name, change in (("cut", good[:-100]), ("longer", good + b"x"), ("header", b"\xff" * 8 + good[8:])):
+        tiny_weights.write_bytes(change)
+        with pytest.raises(WeightsError, match="expected a complete safetensors file"):
+            weights.load(tiny_weights)
+        assert name
+
+
+def test_a_giant_is_not_made_for_small_tensors(tiny_weights, picture_folder, tmp_path, capsys):
+    """A config of 65,536 channels asks for terabytes, here only on paper."""
+    pytest.importorskip("accelerate")
+    config = {**weights.load(tiny_weights).config.to_dict(), "embed_dim": 65536, "num_heads": 8, "pool_heads": 8}
+    rewrite(tiny_weights, config=json.dumps(config))
+    picture = str(next((picture_folder / "val").rglob("*.png")))
+    for command in (["predict", picture], ["train", "--data", str(picture_folder), "--output", str(tmp_path / "run")]):
+        assert main([*command, "--model", str(tiny_weights)]) == 2
+        assert "weights of another model" in capsys.readouterr().err
+
+
+# Tables
+
+
+def write_table(path, content):
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        pq = pytest.importorskip("pyarrow.parquet")
+        pa = pytest.importorskip("pyarrow")
+        pq.write_table(pa.table(content), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("t.csv", b"file,class,family,species\na.png,bird,owl,barn owl,x\n", "line 2: expected 4 cells, got 5"),
+        ("t.csv", b"file,class,family,species\n\xff,bird,owl,barn owl\n", "expected CSV in UTF-8"),
+        ("t.csv", b"file,file,class\na,b,c\n", "column 'file' occurs twice"),
+        ("t.jsonl", b"[" * 100_000, "line 1: expected an object with file and path"),
+        ("t.jsonl", b"\xff\xfe", "line 1: expected an object"),
+        ("t.jsonl", b'{"file": 5, "path": ["bird"]}', "name of a file and a list of names, got 5"),
+        ("t.jsonl", b'{"file": "a", "path": "bird"}', "a list of names, got 'a' and 'bird'"),
+        ("t.jsonl", b'{"file": "a", "path": [1.5]}', "expected a name or a label at level 'class', got 1.5"),
+        ("t.parquet", b"PAR1nothingPAR1", "expected a complete parquet file"),
+        (
+            "t.parquet",
+            {"image": ["x"], "class": ["bird"], "family": ["owl"], "species": ["barn owl"]},
+            "binary.*got string",
+        ),
+        (
+            "t.parquet",
+            {"image": [b"x"], "class": [1.5], "family": ["owl"], "species": ["barn owl"]},
+            "names or labels in column 'class', got double",
+        ),
+        ("t.parquet", {"image": [b"x"], "class": [["a"]], "family": ["owl"], "species": ["barn owl"]}, "got list"),
+    ],
+)
+def test_wrong_tables(tmp_path, taxonomy, name, content, message):
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    file = write_table(tmp_path / name, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        HierarchicalDataset.load(file, taxonomy)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("path", [[["bird", "owl", "barn owl"]], [{}], [1.0, 2, 3], 5, None])
+def test_a_path_that_is_none_beside_one_that_is_known(taxonomy, path):
+    """Labels of a path are kept for the next picture, and not mixed up with others that are equal to it."""
+    with pytest.raises(TaxonomyError, match=r"^b: "):
+        HierarchicalDataset(["a", "b"], [[1, 2, 3], path], taxonomy)
+
+
+def test_a_row_without_a_picture_is_left_out(tmp_path, taxonomy):
+    table = {
+        "image": [None, encode(Image.new("RGB", (8, 8)))],
+        "class": ["bird"] * 2,
+        "family": ["owl"] * 2,
+        "species": ["barn owl"] * 2,
+        "split": ["val", "val"],
+    }
+    data = HierarchicalDataset.load(write_table(tmp_path / "t.parquet", table), taxonomy, "val")
+    with pytest.warns(UserWarning, match="left out"):
+        assert data[0] is None
+    assert data[1][0].size == (8, 8)
+
+
+@QUICK
+@given(st.sampled_from(["csv", "jsonl"]), st.binary(max_size=80), st.integers(0, 100))
+def test_changed_tables(tmp_path, taxonomy, kind, piece, at):
+    good = {
+        "csv": b"file,class,family,species,split\na.png,bird,owl,barn owl,x\nb.png,mammal,cat,lion,y\n",
+        "jsonl": b'{"file": "a.png", "path": ["bird", "owl"]}\n{"file": "b.png", "path": [1, 2, 3]}\n',
+    }[kind]
+    file = tmp_path / f"t.{kind}"
+    file.write_bytes(good[:at] + piece + good[at + len(piece) :])
+    try:
+        data = HierarchicalDataset.load(file, taxonomy)
+    except ValueError as error:
+        assert str(error) and not isinstance(error, UnicodeError)
+    else:
+        assert (data.labels < torch.tensor(taxonomy.level_classes)).all()
+
+
+# Names
+
+
+@pytest.fixture
+def wild(tiny_model, tiny_config, tmp_path):
+    """Weights whose every name is hostile."""
+    t = Taxonomy(
+        tuple(f"{WILD[i]}{i}" for i in range(3)),
+        tuple(tuple(f"{WILD[(i + n) % len(WILD)]}{n}" for n in range(size)) for i, size in enumerate((2, 4, 6))),
+        ((0, 0, 1, 1), (0, 0, 1, 2, 2, 3)),
+        WILD[0],
+    )
+    metadata = {key: "".join(WILD).replace("\0", "") for key in ("name", "license", "description", "limits", "data")}
+    weights.save(weights.Weights(tiny_config, t, tiny_model.state_dict(), metadata), tmp_path / "wild.safetensors")
+    return tmp_path / "wild.safetensors"
+
+
+@pytest.mark.slow
+def test_hostile_names_reach_no_terminal(wild, picture_folder, tmp_path, capsys):
+    t, rows = weights.load(wild).taxonomy, []
+    for number, path in enumerate(t.paths):
+        image = next((picture_folder / "val").rglob("*.png")).read_bytes()
+        rows.append((image, *t.path_names(path), "val"))
+        assert number >= 0
+    table = dict(zip(("image", *t.levels, "split"), map(list, zip(*rows))))
+    data = str(write_table(tmp_path / "t.parquet", table))
+    picture = tmp_path / "a\x1b[31m.png"
+    picture.write_bytes(rows[0][0])
+    missing = str(tmp_path / "no\x1b[31m\n.png")
+    for command in (
+        ["predict", str(picture), missing],
+        ["predict", str(picture), missing, "--json"],
+        ["predict", str(picture), "--back-off", "0.9"],
+        ["evaluate", "--data", data],
+        ["evaluate", "--data", data, "--json"],
+        ["adapt", str(picture), "--target", t.names[0][0]],
+        ["segment", str(picture), missing, "--output", str(tmp_path / "out")],
+        ["adapt", missing, "--target", "x"],
+        ["evaluate", "--data", missing],
+        ["predict", str(picture), "--within", "\x1b[31m"],
+    ):
+        main([*command, "--model", str(wild)])
+        captured = capsys.readouterr()
+        for text in (captured.out, captured.err):
+            assert not [c for c in text if not c.isprintable() and c not in "\n\t\r"], command
+    for command in (
+        ["info", str(wild)],
+        ["info", missing],
+        ["calibrate", str(wild), "--data", data, "--output", str(tmp_path / "c.safetensors")],
+        ["fly\x1b[31m"],
+        ["info", "--x\x1b[31m"],
+    ):
+        try:
+            main(command)
+        except SystemExit as stop:
+            assert stop.code == 2
+        captured = capsys.readouterr()
+        assert "\x1b" not in captured.out + captured.err and "\x9b" not in captured.out + captured.err, command
+
+
+def test_hostile_names_reach_no_card(wild):
+    results = {"best_path": {"fpa": 1.0, f"accuracy/{WILD[3]}": 1.0}, WILD[3]: {"fpa": 1.0, "y": 2.0}}
+    entry = {
+        "sha256": "00",
+        "data": WILD[3],
+        "split": WILD[4],
+        "pictures": 5,
+        "results": results,
+        "command": f"x`\n# head\n{WILD[3]}",
+        "commit": f"{WILD[3]}\n# head",
+        "date": WILD[0],
+        "torch": WILD[3],
+    }
+    content = weights.load(wild)
+    text = card.render(content, [card.Evaluation(**entry)], "x", "org/name")
+    assert "<script" not in text and "\x1b" not in text and "\x9b" not in text and "\n# head" not in text
+
+
+def test_a_name_that_is_no_text_ends_no_job(picture_folder, tiny_weights, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    name = os.fsdecode(b"\xff\xfe.png")
+    (tmp_path / name).write_bytes(next((picture_folder / "val").rglob("*.png")).read_bytes())
+    for options in ([], ["--json"], ["--output", str(tmp_path / "out")]):
+        assert main(["predict", str(tmp_path / name), "--model", str(tiny_weights), *options]) == 0
+        out = capsys.readouterr().out
+        out.encode()  # it is text
+        assert "--json" not in options or json.loads(out)["file"] == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x.png", "/etc/passwd", "..", "a/../../b.png", ".hidden.png", "\x1b[31m.png", "x" * 200 + ".png"]
+)
+def test_no_picture_leads_out_of_the_output(tmp_path, name):
+    folder = make_folder(tmp_path / "out", name)
+    assert folder.resolve().parent == (tmp_path / "out").resolve() and folder.name.isprintable()
+
+
+@pytest.mark.parametrize("source", ["../x", "a/../b", "org/..", "-x/y", "org/name@../x" * 2, "a/b\n", "https://x/y"])
+def test_no_repository_leads_out(source):
+    parsed = hub.parse(source)
+    assert parsed is None or (".." not in parsed[0].split("/") and parsed[0].isprintable())
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "meta", "", "cpu:x", "\x1b[31m", "privateuseone"])
+def test_devices_that_are_none(device, tiny_weights, capsys):
+    with pytest.raises(ValueError, match="expected a device"):
+        check_device(device)
+    assert main(["predict", "x.png", "--model", str(tiny_weights), "--device", device]) == 2
+    captured = capsys.readouterr()
+    assert "expected a device" in captured.err and "\x1b" not in captured.err
+
+
+def test_text():
+    assert printable("a\x1b\n\x9b\u202eé") == "a" + "\N{REPLACEMENT CHARACTER}" * 4 + "é"
+    assert len(brief("x" * 10**6)) < 200 and len(clip("x" * 10**6)) < 600 and clip("short") == "short"
+    for wild in ("\x1b", "\x7f", "\x9b", "\ud800", "\u2028", "\U000e0001", "é", '"\\'):
+        text = to_json({"a": wild})
+        assert json.loads(text) == {"a": wild} and text.isprintable() and text.encode()
+    assert "é" in to_json("é")
+
+
+@QUICK
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "predict",
+                "info",
+                "evaluate",
+                "convert",
+                "calibrate",
+                "--json",
+                "--model",
+                "--data",
+                "--device",
+                "--batch-size",
+                "-1",
+                "0",
+                "x",
+                *WILD[:1],
+                *WILD[2:],
+            ]
+        ),
+        max_size=6,
+    )
+)
+def test_any_words_are_an_answer_or_a_complaint(tiny_weights, words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hcast_zoo.cli.parser.DEFAULT_MODEL", str(tiny_weights))
+        patch.setenv("COLUMNS", "100")
+        try:
+            assert main(words) in (0, 1, 2)
+        except SystemExit as stop:
+            assert stop.code in (0, 2)
+
+
+def test_hostile_weights_are_used_by_name(wild, picture_folder):
+    """Names of any form are labels like others."""
+    predictor = Predictor(wild)
+    (answer,) = predictor.predict([next((picture_folder / "val").rglob("*.png"))])
+    assert predictor.taxonomy.labels(answer.path)
+
+
+def test_a_list_that_is_none(tmp_path, tiny_weights, capsys):
+    assert main(["predict", "--files-from", str(tiny_weights), "--model", str(tiny_weights)]) == 2
+    error = capsys.readouterr().err
+    assert "expected a text file that names a picture a line" in error and len(error) < 500
+
+
+def test_settings_that_are_none(picture_folder, tmp_path, tiny_weights, capsys):
+    pytest.importorskip("accelerate")
+    command = [
+        "train",
+        "--data",
+        str(picture_folder),
+        "--output",
+        str(tmp_path / "run"),
+        "--model",
+        str(tiny_weights),
+        "--batch-size",
+        "4",
+    ]
+    for words, message in (
+        (["--auto-augment", "0.1"], "auto_augment: expected a policy of timm"),
+        (["--workers", "1000000000"], "workers: expected 0 to 256"),
+        (["--opt", "magic"], "magic"),
+    ):
+        assert main([*command, *words]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", "x.png", "--workers", "1000000000"])
+    assert "expected 0 to 256" in capsys.readouterr().err
+
+
+def test_any_numbers_of_an_evaluation(tmp_path):
+    good = {
+        "sha256": "0",
+        "data": "a",
+        "split": None,
+        "pictures": 1,
+        "results": {"best_path": {"fpa": 1.0}},
+        "command": "c",
+        "commit": "d",
+    }
+    file = tmp_path / "e.json"
+    for change in (
+        {"results": 5},
+        {"results": {}},
+        {"results": {"a": {}}},
+        {"results": {"a": {"b": "1"}}},
+        {"results": {"a": {"b": None}}},
+        {"data": 7},
+        {"pictures": "9"},
+        {"commit": ["x"]},
+        {"extra": 1},
+    ):
+        file.write_text(json.dumps([{**good, **change}]))
+        with pytest.raises(ValueError, match="expected evaluations written by"):
+            card.read_evaluations(file)
+    file.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="expected evaluations written by"):
+        card.read_evaluations(file)
+    file.write_text(json.dumps([good]))
+    assert len(card.read_evaluations(file)) == 1
+
+
+def test_a_file_name_of_any_length_in_a_short_error(tmp_path):
+    taxonomy = Taxonomy.from_paths([("a", "b"), ("a", "c")])
+    table = tmp_path / "data.csv"
+    table.write_text(f"file,level_1,level_2\n{'x' * 70_000}.png,a,unknown\n")
+    with pytest.raises(TaxonomyError) as error:
+        HierarchicalDataset.load(table, taxonomy)
+    assert "unknown" in str(error.value) and len(str(error.value)) < 2000

@@ -1,0 +1,220 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hcast_zoo.adaptation import adapt
+from hcast_zoo.cli import main
+from hcast_zoo.cli.parser import DECODERS, EXPORT_FORMATS, FEEDBACK
+from hcast_zoo.paper import trees
+from hcast_zoo.paper.benchmarks import BENCHMARKS
+from hcast_zoo.sharing import export
+from hcast_zoo.taxonomy import decode
+from hcast_zoo.training import recipe
+from hcast_zoo.weights import file as weights
+from tests.conftest import FIXTURES
+
+
+def test_predict(picture_folder, tiny_weights, capsys):
+    file = next((picture_folder / "val").rglob("*.png"))
+    assert main(["predict", str(file), "--model", str(tiny_weights)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{file}: ") and out.count("\n") == 1 and " > " in out and "; then " in out
+    assert (
+        main(
+            ["predict", str(picture_folder / "val"), "--model", str(tiny_weights), "--json", "--decode", "independent"]
+        )
+        == 0
+    )
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 12 and all(len(row["path"]) == len(row["probabilities"]) == 3 for row in rows)
+
+
+def test_predict_goes_on_after_a_broken_picture(picture_folder, tiny_weights, capsys):
+    broken = picture_folder / "bad\x1b[31m.png"
+    broken.write_bytes(b"")
+    good = next((picture_folder / "val").rglob("*.png"))
+    assert main(["predict", str(broken), str(good), "nowhere.png", "--model", str(tiny_weights)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith(str(good)) and "\x1b[31m" not in captured.err
+    assert "nowhere.png: no such file" in captured.err and "2 of 3 pictures failed" in captured.err
+    assert main(["predict", str(broken), str(good), "--json", "--model", str(tiny_weights)]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == {"file": str(broken), "error": "not a picture, or of an unknown format"} and rows[1]["path"]
+
+
+def test_evaluate(picture_folder, tiny_weights, capsys):
+    command = ["evaluate", "--data", str(picture_folder), "--split", "val", "--model", str(tiny_weights)]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("\t") == [
+        "decoding",
+        "fpa",
+        "tice",
+        "wap",
+        "accuracy/class",
+        "accuracy/family",
+        "accuracy/species",
+    ]
+    assert [line.split("\t")[0] for line in lines[1:]] == list(DECODERS)
+    assert main([*command, "--json", "--decode", "best_path"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["pictures"] == 12 and result["results"]["best_path"]["tice"] == 0
+
+
+def test_calibrate_then_back_off_within_a_subtree(picture_folder, tiny_weights, tmp_path, capsys):
+    output = tmp_path / "calibrated.safetensors"
+    command = ["calibrate", str(tiny_weights), "--data", str(picture_folder), "--output", str(output)]
+    assert main(command) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["of", "class", "family", "species", "path"]
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["pictures"] == 12 and result["calibration"] == weights.load(output).calibration.to_dict()
+    assert main(["info", str(output)]) == 0
+    assert json.loads(capsys.readouterr().out)["calibration"] == result["calibration"]
+    command = ["predict", str(picture_folder / "val"), "--model", str(output), "--within", "bird", "--within", "wolf"]
+    assert main([*command, "--json", "--back-off", "0"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(
+        row["path"] == [] or row["path"][0] == "bird" or row["path"][-1] in ("mammal", "dog", "wolf") for row in rows
+    )
+    assert main([*command, "--back-off", "1"]) == 0
+    assert capsys.readouterr().out.count("no level is trustworthy: ") == 12
+
+
+def test_adapt(picture_folder, tiny_weights, tmp_path, capsys):
+    file = next((picture_folder / "val").rglob("*.png"))
+    command = ["adapt", str(file), "--model", str(tiny_weights), "--output", str(tmp_path / "out")]
+    stored = tiny_weights.read_bytes()
+    assert main([*command, "--target", "species:wolf", "--free", "tokens", "norms", "--steps", "3"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in out] == ["before", "after", "wolf", "pixel pairs joined or parted"]
+    assert (tmp_path / "out" / f"{file.stem}.png").exists()
+    assert main([*command, "--feedback", "agreement", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["target"] is None and min(result["losses"]) < result["losses"][0]
+    assert tiny_weights.read_bytes() == stored
+
+
+def test_train_resume_and_fine_tune(picture_folder, tmp_path, capsys, tiny_weights):
+    pytest.importorskip("accelerate")
+    command = [
+        "train",
+        "--data",
+        str(picture_folder),
+        "--output",
+        str(tmp_path / "run"),
+        "--model",
+        str(tiny_weights),
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--workers",
+        "0",
+        "--no-cache",
+        "--ema-decay",
+        "0",
+    ]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert weights.load(result["weights"]).config.embed_dim == 48
+    assert main(command) == 0  # finished: nothing to do
+    assert json.loads(capsys.readouterr().out) == result
+    assert main([*command, "--lr", "0.3"]) == 2
+    assert "other settings (lr 0.0005 -> 0.3)" in capsys.readouterr().err
+
+
+def test_convert_and_info(tmp_path, capsys, taxonomy):
+    output = tmp_path / "converted.safetensors"
+    source = str(FIXTURES / "tiny_3level_state.safetensors")
+    assert main(["convert", source, str(output), "--num-heads", "3"]) == 0
+    assert main(["info", str(output)]) == 0
+    description = json.loads(capsys.readouterr().out)
+    assert description["config"]["level_classes"] == [13, 38, 200] and description["levels"] is None
+    assert main(["convert", source, str(output), "--num-heads", "3", "--dataset", "cub"]) == 0
+    assert weights.load(output).taxonomy == trees.load("cub")
+    assert main(["convert", source, str(output), "--num-heads", "3", "--dataset", "aircraft"]) == 2
+    assert "taxonomy has (30, 70, 100) classes, the checkpoint (13, 38, 200)" in capsys.readouterr().err
+    official = str(FIXTURES / "tiny_2level_state.safetensors")
+    assert main(["convert", official, str(output), "--num-heads", "3", "--dataset", "living17"]) == 0
+    assert weights.load(output).config.num_superpixels == 256
+    taxonomy.save(tmp_path / "t.json")
+    assert main(["convert", source, str(output), "--num-heads", "3", "--taxonomy", str(tmp_path / "t.json")]) == 2
+    assert "taxonomy has (2, 4, 6) classes, the checkpoint (13, 38, 200)" in capsys.readouterr().err
+    torch.save({"a": 1}, tmp_path / "wrong.pth")
+    assert main(["convert", str(tmp_path / "wrong.pth"), str(output)]) == 2
+    assert main(["info"]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["predict", "x.png", "--model", "nothing"], "no weights 'nothing'"),
+        (["predict"], "expected pictures, or --files-from"),
+        (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
+        (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
+        (["train", "--output", "x"], "expected --data, or a --recipe that tells it"),
+        (["train", "--recipe", "cube", "--output", "x"], "no recipe 'cube': expected a .json file, or one of aircraft"),
+        (["data", "prepare", "cub", "nowhere.tgz"], "nowhere.tgz: no such file or folder: expected CUB_200_2011.tgz"),
+        (
+            ["repro", "cub", "--checkpoint", "x.pth", "--data", "nowhere"],
+            "nowhere: expected a prepared data set: hcast",
+        ),
+        (
+            ["predict", "x.png", "--within", "animals"],
+            "no node 'animals' in the taxonomy: did you mean .*'animals-nature'",
+        ),
+        (["adapt", "x.png", "--target", "dog"], "x.png: no such file"),
+        (
+            ["adapt", str(FIXTURES.parent / "pictures/lion.png"), "--target", "lyon"],
+            "no node 'lyon' in the taxonomy: did you mean .*'lion'",
+        ),
+        (["adapt", "x.png", "--target", "dog", "--steps", "0"], "steps: expected an integer of 1 or more"),
+        (["adapt", "x.png", "--target", "dog", "--radius", "nan"], "radius: expected a positive number, got nan"),
+        (["predict", "x.png", "--back-off", "2"], "threshold from 0 to 1, got 2.0"),
+    ],
+)
+def test_wrong_input_exits_with_2(arguments, message, capsys):
+    import re
+
+    if arguments[0] == "train":
+        pytest.importorskip("accelerate")
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert re.search(message, captured.err) and not captured.out and "Traceback" not in captured.err
+
+
+def test_the_demo_names_its_extra(monkeypatch, tiny_weights, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "hcast_zoo.demo.app", raising=False)
+    assert main(["demo", "--model", str(tiny_weights)]) == 2
+    assert "pip install 'hcast-zoo[demo]'" in capsys.readouterr().err
+
+
+def test_wrong_usage_exits_with_2(capsys):
+    for arguments in (
+        [],
+        ["fly"],
+        ["segment"],
+        ["adapt", "x.png"],
+        ["adapt", "x.png", "--target", "dog", "--feedback", "path"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, hcast_zoo.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'timm', 'numpy', 'PIL', 'cv2') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
+    assert EXPORT_FORMATS == export.FORMATS
+    assert DECODERS == decode.DECODERS and ("target", *FEEDBACK) == adapt.FEEDBACK
+    assert set(BENCHMARKS) == set(trees.names()) == set(recipe.names())

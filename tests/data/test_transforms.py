@@ -1,0 +1,185 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hcast_zoo.data import pictures
+from hcast_zoo.data.pictures import PictureError, read_picture
+from hcast_zoo.data.transforms import eval_transform, view_box
+from hcast_zoo.network.config import HCastConfig
+
+RED = np.full((6, 8, 3), (200, 30, 40), np.uint8)
+
+
+def encode(picture, format="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+def test_official_preprocessing(inputs):
+    """Bit-identical to the official tensors, from the crop on."""
+    images = torch.stack(
+        [
+            eval_transform(HCastConfig())(Image.fromarray(np.pad(c, ((16, 16), (16, 16), (0, 0)))))
+            for c in inputs["crop_uint8"]
+        ]
+    )
+    assert torch.equal(images, torch.from_numpy(inputs["images"]))
+
+
+@pytest.mark.parametrize("size", [(96, 96), (120, 61), (61, 120), (33, 300), (1000, 700)])
+@pytest.mark.parametrize("crop_pct", [0.875, 0.5, 1.0])
+def test_view_box_is_what_the_model_sees(size, crop_pct):
+    """A picture whose colours tell the place: the edges of the transformed picture show the edges of the box."""
+    config = HCastConfig(
+        image_size=96,
+        num_superpixels=36,
+        num_clusters=(16, 8, 4, 4),
+        crop_pct=crop_pct,
+        interpolation="bilinear",
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+    )
+    width, height = size
+    x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    picture = Image.fromarray((np.stack([x, y, x * 0], -1) * 255).round().astype(np.uint8))
+    seen = eval_transform(config)(picture)[:2]
+    left, top, right, bottom = view_box(config, size)
+    for shares, (start, end) in (
+        (seen[0, 48], (left / width, right / width)),
+        (seen[1, :, 48], (top / height, bottom / height)),
+    ):
+        expected = start + (torch.arange(96) + 0.5) / 96 * (end - start)
+        assert (shares - expected).abs()[8:-8].max() < 0.01  # bilinear flattens a ramp at its ends
+
+
+def test_equal_to_timms_transform():
+    import timm.data
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
+    for config in (HCastConfig(), HCastConfig(image_size=96, crop_pct=1.0, interpolation="bilinear")):
+        theirs = timm.data.create_transform(
+            (3, config.image_size, config.image_size),
+            crop_pct=config.crop_pct,
+            mean=config.mean,
+            std=config.std,
+            interpolation=config.interpolation,
+        )
+        assert torch.equal(eval_transform(config)(picture), theirs(picture))
+
+
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("png", encode(Image.fromarray(RED))),
+        ("bmp", encode(Image.fromarray(RED), "BMP")),
+        ("tiff", encode(Image.fromarray(RED), "TIFF")),
+        ("webp", encode(Image.fromarray(RED), "WEBP", lossless=True)),
+        ("palette", encode(Image.fromarray(RED).quantize(4))),
+        ("alpha", encode(Image.fromarray(np.dstack([RED, np.full((6, 8), 255, np.uint8)])))),
+        (
+            "animated",
+            encode(
+                Image.fromarray(RED).quantize(4),
+                "GIF",
+                save_all=True,
+                append_images=[Image.new("RGB", (8, 6), "blue").quantize(4)],
+            ),
+        ),
+        (
+            "animated webp",
+            encode(
+                Image.fromarray(RED),
+                "WEBP",
+                lossless=True,
+                save_all=True,
+                append_images=[Image.new("RGB", (8, 6), "blue")],
+            ),
+        ),
+        ("cmyk", encode(Image.fromarray(RED).convert("CMYK"), "TIFF")),
+    ],
+)
+def test_formats(name, data):
+    picture = read_picture(data)
+    assert picture.mode == "RGB" and picture.size == (8, 6)
+    assert np.abs(np.asarray(picture).astype(int) - RED).max() <= 1, name
+
+
+def test_grey_and_16_bit():
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    assert (np.asarray(read_picture(encode(Image.fromarray(grey))))[..., 1] == grey).all()
+    for format in ("PNG", "TIFF"):
+        deep = encode(Image.fromarray(grey.astype(np.uint16) * 257), format)
+        assert (np.asarray(read_picture(deep))[..., 1] == grey).all()
+    dark = encode(Image.fromarray(np.full((6, 8), 255, np.uint16)))
+    assert np.asarray(read_picture(dark)).max() == 1  # 255 of 65535 is nearly black
+    floats = encode(Image.fromarray(grey.astype(np.float32) / 255), "TIFF")
+    assert (np.asarray(read_picture(floats))[..., 0] == grey).all()
+    wide = encode(Image.fromarray(np.array([[-5.0, 0.0, 5.0]], np.float32)), "TIFF")
+    assert np.asarray(read_picture(wide))[0, :, 0].tolist() == [0, 128, 255]
+    assert read_picture(encode(Image.fromarray(grey > 100))).mode == "RGB"  # 1 bit
+
+
+def test_transparency_is_white():
+    clear = np.zeros((4, 4, 4), np.uint8)
+    assert (np.asarray(read_picture(encode(Image.fromarray(clear)))) == 255).all()
+    assert (np.asarray(read_picture(encode(Image.fromarray(clear)), (1, 2, 3)))[0, 0] == (1, 2, 3)).all()
+    palette = Image.fromarray(RED).quantize(2)
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    assert (np.asarray(read_picture(encode(palette, transparency=palette.getpixel((0, 0))))) == 255).all()
+    assert (np.asarray(read_picture(encode(Image.new("LA", (2, 2), (0, 0))))) == 255).all()
+
+
+def test_exif_rotation():
+    picture = Image.fromarray(RED)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    assert read_picture(encode(picture, "JPEG", exif=exif)).size == (6, 8)
+
+
+def test_tiny_and_extreme_shapes():
+    for size in ((1, 1), (1, 300), (300, 1)):
+        image = eval_transform(HCastConfig(image_size=32))(Image.new("RGB", size, "red"))
+        assert image.shape == (3, 32, 32) and image.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", "not a picture"),
+        (b"plain text", "not a picture"),
+        (encode(Image.effect_noise((64, 64), 50))[:700], "damaged or incomplete"),
+        (encode(Image.effect_noise((64, 64), 50), "JPEG")[:700], "damaged or incomplete"),
+    ],
+)
+def test_broken_pictures_are_explained(data, message, tmp_path):
+    file = tmp_path / "broken.png"
+    file.write_bytes(data)
+    with pytest.raises(PictureError, match=f"broken.png: {message}"):
+        read_picture(file)
+    with pytest.raises(PictureError, match=message):
+        read_picture(data)
+
+
+def test_missing_folder_and_huge(tmp_path, monkeypatch):
+    with pytest.raises(PictureError, match="no such file"):
+        read_picture(tmp_path / "missing.png")
+    with pytest.raises(PictureError, match="got a folder"):
+        read_picture(tmp_path)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 40)
+    with pytest.raises(PictureError, match="8x6 pixels, expected 40 at most"):
+        read_picture(encode(Image.fromarray(RED)))
+
+
+def test_decompression_bomb_is_not_decoded():
+    """A header that promises 60,000 x 60,000 pixels is refused before any of them is made."""
+    bomb = bytearray(encode(Image.fromarray(RED)))
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    import zlib
+
+    bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
+    with pytest.raises(PictureError, match=r"60000x60000|damaged"):
+        read_picture(bytes(bomb))

@@ -1,0 +1,365 @@
+"""The demo page as a server: its functions by Gradio's own client, and what it refuses."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hcast_zoo import Predictor
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.model import HCast
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights import file as weights
+
+gradio = pytest.importorskip("gradio")
+gradio_client = pytest.importorskip("gradio_client")
+
+from hcast_zoo.demo import app as demo  # noqa: E402 (needs gradio)
+from hcast_zoo.demo.view import ARROW, example_pictures  # noqa: E402
+
+SETTINGS = ("best_path", [], False, 0.5, 8, 4, 2)
+TREE = [
+    ("bird", "owl", "barn owl"),
+    ("bird", "owl", "snowy owl"),
+    ("bird", "gull", "herring gull"),
+    ("mammal", "cat", "lion"),
+    ("mammal", "cat", "tiger"),
+    ("mammal", "dog", "wolf"),
+]
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory) -> Predictor:
+    taxonomy = Taxonomy.from_paths(TREE, ("class", "family", "species"))
+    torch.manual_seed(0)
+    model = HCast(
+        HCastConfig(
+            level_classes=taxonomy.level_classes,
+            image_size=32,
+            embed_dim=48,
+            depths=(1, 1, 1, 1),
+            num_heads=3,
+            num_superpixels=16,
+            num_clusters=(8, 4, 2, 2),
+            crop_pct=1.0,
+        )
+    )
+    file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    weights.save(weights.Weights(model.config, taxonomy, model.state_dict(), {"name": "tiny"}), file)
+    return Predictor(file)
+
+
+@pytest.fixture(scope="module")
+def calls_elsewhere() -> list:
+    """Every address but the loopback that this process asks for or connects to, from here on."""
+    found, patch = [], pytest.MonkeyPatch()
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+
+    def is_near(host):
+        return host in (None, "", "localhost") or str(host).startswith(("127.", "::1", "0.0.0.0"))
+
+    def watched_connect(self, address):
+        if isinstance(address, tuple) and not is_near(address[0]):
+            found.append(address)
+        return connect(self, address)
+
+    def watched_lookup(host, *arguments, **options):
+        if not is_near(host):
+            found.append(host)
+            raise socket.gaierror(f"no look-ups in tests: {host}")
+        return lookup(host, *arguments, **options)
+
+    patch.setattr(socket.socket, "connect", watched_connect)
+    patch.setattr(socket, "getaddrinfo", watched_lookup)
+    yield found
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def address(predictor, calls_elsewhere):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_ALLOWED_PATHS", "/etc")  # of somebody's other app
+        with demo.serving(predictor) as address:
+            yield address
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    client = gradio_client.Client(address, verbose=False, analytics_enabled=False)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def picture(picture_folder) -> Path:
+    return next((picture_folder / "val").rglob("*.png"))
+
+
+def upload(file):
+    return gradio_client.handle_file(str(file))
+
+
+def request(address, method, path, body=None, **headers):
+    """Return status and body, for a path that no client of good manners would send."""
+    return ask(address, method, path, body, **headers)[:2]
+
+
+def ask(address, method, path, body=None, **headers):
+    """Return status, body and headers."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read(), answer.headers
+
+
+def call(address, name, data):
+    """Send what Gradio's client would not; return the events of the answer."""
+    body = json.dumps({"data": data})
+    status, answer = request(address, "POST", f"/gradio_api/call/{name}", body, **{"Content-Type": "application/json"})
+    assert status == 200
+    return request(address, "GET", f"/gradio_api/call/{name}/{json.loads(answer)['event_id']}")[1].decode()
+
+
+def text(html):
+    return re.sub("<[^>]+>", " ", html)
+
+
+def test_classify_then_move_the_slider(client, predictor, picture):
+    (expected,) = predictor.predict([picture])
+    message, answer, panel, caption, outcome, _ = client.predict(upload(picture), 0, *SETTINGS, api_name="/classify")
+    assert message == outcome == "" and text(answer).split("this path")[0].strip() == ARROW.join(expected.path)
+    assert "What the model sees" in caption
+    with Image.open(panel) as shown:
+        plain = np.asarray(shown)
+    panel, caption = client.predict(3, api_name="/show_stage")
+    assert "Stage 3: " in caption and "The model reads family from this." in caption
+    with Image.open(panel) as shown:
+        colours = [len(np.unique(x.reshape(-1, 3), axis=0)) for x in (np.asarray(shown), plain)]
+    assert colours[0] <= 5 < colours[1]  # four segments and the lines between
+
+
+def test_settings_reach_the_model(client, predictor, picture):
+    chosen = predictor.with_settings("top_down", num_clusters=(4, 2, 2, 2), within=["mammal"], threshold=0.9)
+    (expected,) = chosen.predict([picture])
+    _, answer, *_ = client.predict(
+        upload(picture), 0, "top_down", ["class:mammal"], True, 0.9, 4, 2, 2, api_name="/classify"
+    )
+    assert ARROW.join(expected.path) in answer and expected.reason[1:].split("'")[0] in answer
+    assert "bird" not in answer
+
+
+def test_an_example_is_classified_as_its_file_is(client, address, predictor):
+    (lion,) = example_pictures(predictor.taxonomy)
+    file = client.predict(0, api_name="/example")
+    (expected,) = predictor.predict([lion])
+    _, answer, *_ = client.predict(upload(file), 0, *SETTINGS, api_name="/classify")
+    assert f"this path: {expected.path_probability:.1%}" in answer and ARROW.join(expected.path) in answer
+    # The session still takes files only.
+    with pytest.raises(gradio_client.exceptions.AppError, match="got an address"):
+        client.submit(
+            {
+                "path": "https://example.com/x.png",
+                "url": "https://example.com/x.png",
+                "orig_name": "x.png",
+                "meta": {"_type": "gradio.FileData"},
+            },
+            0,
+            *SETTINGS,
+            api_name="/classify",
+        ).result()
+
+
+def test_importing_it_writes_nothing():
+    """Gradio writes beside a module that makes a class of components."""
+    code = "from pathlib import Path; from hcast_zoo.demo import app; print(*Path(app.__file__).parent.glob('*.pyi'))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
+
+
+def test_adapt(client, predictor, picture):
+    stored = {name: x.clone() for name, x in predictor.model.state_dict().items()}
+    outcome, sheet = client.predict(upload(picture), "species:wolf", 3, *SETTINGS, api_name="/adapt")
+    before, after = map(float, re.findall(r"([\d.]+)%", text(outcome))[:2])
+    assert "wolf: " in outcome and after > before
+    with Image.open(sheet["value"] if isinstance(sheet, dict) else sheet) as shown:
+        assert shown.width > 1000
+    assert all(torch.equal(x, stored[name]) for name, x in predictor.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "content, settings, message",
+    [
+        (b"no picture", SETTINGS, "Not a picture, or of an unknown format"),
+        (b"\x89PNG\r\n\x1a\n<script>", SETTINGS, "picture"),
+        (None, ("best_path", [], False, 0.5, 4, 8, 2), "cannot choose 8 clusters from 4 tokens"),
+        (None, ("best_path", ["lyon"], False, 0.5, 8, 4, 2), "did you mean &#x27;lion&#x27;"),
+        (None, ("best_path", ["<img src=x>"], False, 0.5, 8, 4, 2), "no node &#x27;&lt;img src=x&gt;&#x27;"),
+    ],
+)
+def test_what_the_core_refuses_is_a_message(client, picture, tmp_path, content, settings, message):
+    file = picture
+    if content is not None:
+        file = tmp_path / "<img src=x onerror=hit()>.png"
+        file.write_bytes(content)
+    shown, answer, *_ = client.predict(upload(file), 0, *settings, api_name="/classify")
+    assert message.lower() in shown.lower() and answer == ""
+    assert "<img" not in shown and "hcast-zoo-demo" not in shown and "Traceback" not in shown
+    outcome, _ = client.predict(upload(file), "species:lion", 1, *settings, api_name="/adapt")
+    assert outcome == shown
+
+
+def test_nothing_to_do_is_a_message(client, picture):
+    message, answer, *_ = client.predict(None, 0, *SETTINGS, api_name="/classify")
+    assert message == "" and "Drop a picture" in answer
+    for file, target, expected in (
+        (None, "lion", "Drop a picture first"),
+        (upload(picture), "", "Click a node"),
+        (upload(picture), "lyon", "did you mean"),
+        (upload(picture), "<b>", "&lt;b&gt;"),
+    ):
+        assert expected in client.predict(file, target, 1, *SETTINGS, api_name="/adapt")[0]
+
+
+def test_one_event_at_a_time_uses_the_model(predictor):
+    """Else a picture could be answered by a model that is adapting to another."""
+    events = demo.build_app(predictor).fns.values()
+    alone = [event for event in events if event.concurrency_id == "model"]
+    assert {event.api_name for event in alone} == {"classify", "adapt", "adapt_to_click"}
+    assert all(event.concurrency_limit == 1 for event in alone)
+    assert {event.api_name for event in events if event not in alone and event.fn} == {"show_stage", "example"}
+
+
+def test_it_listens_on_the_loopback_address_alone(address):
+    parts = urlsplit(address)
+    assert parts.hostname == "127.0.0.1"
+    with pytest.raises(ConnectionRefusedError):  # which is this machine too, and open if all addresses were
+        socket.create_connection(("127.0.0.2", parts.port), timeout=5)
+
+
+def test_no_other_name_for_this_machine(address):
+    assert request(address, "GET", "/", Host="evil.example")[0] == 400
+    status, page = request(address, "GET", "/", Host=f"localhost:{urlsplit(address).port}")
+    assert status == 200 and b"tiny: hcast-zoo" in page
+
+
+def test_it_serves_no_file_but_its_own(client, address, picture):
+    client.predict(upload(picture), 0, *SETTINGS, api_name="/classify")
+    own = os.environ["GRADIO_TEMP_DIR"]
+    mine = next(path for path in Path(own).rglob(picture.name))
+    assert request(address, "GET", f"/gradio_api/file={mine}") == (200, picture.read_bytes())
+    with tempfile.TemporaryDirectory() as other:
+        secret = Path(other) / "secret.txt"
+        secret.write_text("secret")
+        usual = Path(tempfile.gettempdir()) / "gradio"  # where other Gradio apps keep theirs
+        for file in (
+            "/etc/hostname",
+            secret,
+            demo.__file__,
+            "pyproject.toml",
+            f"{own}/../{other}/secret.txt",
+            usual,
+            f"{mine}/../../../../../etc/hostname",
+            "http://127.0.0.1:9/x",
+            "https://example.com/x",
+            "HTTP://example.com/x",
+            "file:///etc/hostname",
+            "//example.com/x",
+        ):
+            for route in ("file=", "file/", "proxy="):
+                status, body = request(address, "GET", f"/gradio_api/{route}{file}")
+                assert status in (400, 403, 404) and b"secret" not in body.replace(str(secret).encode(), b""), file
+        for path in (str(secret), "/etc/hostname", "http://127.0.0.1:9/x.png", "https://example.com/x.png"):
+            file = {"path": path, "url": path, "meta": {"_type": "gradio.FileData"}}
+            assert call(address, "classify", [file, 0, *SETTINGS]).startswith("event: error")
+            assert call(address, "adapt", [file, "lion", 1, *SETTINGS]).startswith("event: error")
+        file = {"path": None, "url": "data:image/png;base64,AAAA", "meta": {"_type": "gradio.FileData"}}
+        assert "Traceback" not in call(address, "classify", [file, 0, *SETTINGS])
+        for files in Path(own).rglob("*"):
+            assert not files.is_file() or b"secret" not in files.read_bytes()
+
+
+def post_file(address, name, content):
+    """Upload as a form does; return status and body."""
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    return request(
+        address,
+        "POST",
+        "/gradio_api/upload",
+        head.encode() + content + b"\r\n--x--\r\n",
+        **{"Content-Type": "multipart/form-data; boundary=x"},
+    )
+
+
+def test_an_upload_is_no_page(address):
+    """Else one visitor of a Space could upload a page that runs as the Space for another."""
+    for name in ("a.html", "a.svg", "a.xhtml", "a.js"):
+        status, files = post_file(address, name, b"<script>alert(1)</script>")
+        assert status == 200
+        status, _, headers = ask(address, "GET", f"/gradio_api/file={json.loads(files)[0]}")
+        assert status == 200 and headers["Content-Disposition"].startswith("attachment"), name
+        assert headers["Content-Type"] == "application/octet-stream"
+
+
+def test_uploads_are_limited(address):
+    limit = demo.MAX_UPLOAD
+    for size, expected in ((limit // 2, 200), (limit + 2**14, 413), (limit + 2**20, 413)):
+        assert post_file(address, "a.png", b"0" * size)[0] == expected, size
+    body = json.dumps({"data": ["0" * (limit + 2**20)]}).encode()
+    assert request(address, "POST", "/gradio_api/queue/join", body, **{"Content-Type": "application/json"})[0] == 413
+
+
+def test_it_calls_nobody(client, calls_elsewhere):
+    assert calls_elsewhere == []
+
+
+def test_it_cleans_up(predictor):
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    with demo.serving(predictor) as address:
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
+        assert folder.is_dir() and request(address, "GET", "/")[0] == 200
+    assert not folder.exists() and os.environ.get("GRADIO_TEMP_DIR") == before
+    with pytest.raises(ConnectionRefusedError):
+        request(address, "GET", "/")
+
+
+def test_ports(predictor, address):
+    for port in (-1, 0, 70000):
+        with pytest.raises(ValueError, match="expected a port from 1 to 65535"), demo.serving(predictor, port=port):
+            pass
+    taken = urlsplit(address).port
+    with pytest.raises(OSError, match=f"port {taken} cannot be had"), demo.serving(predictor, port=taken):
+        pass
+
+
+@pytest.mark.slow
+def test_the_command(tiny_weights):
+    command = [sys.executable, "-m", "hcast_zoo", "demo", "--model", str(tiny_weights)]
+    # A job in the background, as a test run may be, ignores SIGINT, and so would its children.
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        try:
+            address = process.stdout.readline().strip()
+            status, page = request(address, "GET", "/")
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert status == 200 and b"tiny: hcast-zoo" in page
+    assert process.returncode == 130 and out == "" and errors.strip() == "interrupted"

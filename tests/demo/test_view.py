@@ -1,0 +1,192 @@
+"""What the demo page shows, without the page."""
+
+import html.parser
+
+import numpy as np
+import pytest
+import torch
+
+from hcast_zoo import Predictor
+from hcast_zoo.adaptation.adapt import node_log_probability
+from hcast_zoo.adaptation.config import AdaptConfig
+from hcast_zoo.data.pictures import PictureError, read_picture
+from hcast_zoo.demo import view as page
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights import file as weights
+
+HOSTILE = (
+    '<img src=x onerror="window.hit=1">',
+    "</button><script>window.hit=1</script>",
+    "{{7*7}} ${window.hit=1}",
+    "a'b\"c & d\x1b[31m\x00",
+    "\N{RIGHT-TO-LEFT OVERRIDE}abc",
+)
+
+
+@pytest.fixture
+def predictor(tiny_weights):
+    return Predictor(tiny_weights)
+
+
+@pytest.fixture
+def picture(picture_folder):
+    return str(next((picture_folder / "val").rglob("*.png")))
+
+
+@pytest.fixture
+def hostile(tiny_config, tiny_model, tmp_path):
+    """A predictor of a model whose every text is markup."""
+    img, script, template, quotes, override = HOSTILE
+    taxonomy = Taxonomy.from_paths(
+        [
+            (img, script, quotes),
+            (img, script, template),
+            (img, override, script),
+            (quotes, img, img),
+            (quotes, quotes, "x"),
+            (quotes, quotes, override),
+        ],
+        (script, img, template),
+        img,
+    )
+    content = weights.Weights(tiny_config, taxonomy, tiny_model.state_dict(), {"name": script, "limits": img})
+    weights.save(content, tmp_path / "hostile.safetensors")
+    return Predictor(tmp_path / "hostile.safetensors")
+
+
+class Parsed(html.parser.HTMLParser):
+    """Tags, attributes and text of HTML."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.nodes, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.nodes += [value for key, value in attributes if key == "data-node"]
+        assert {key for key, _ in attributes} <= {
+            "class",
+            "type",
+            "data-node",
+            "title",
+            "style",
+            "aria-current",
+            "role",
+        }
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def tensors(*levels):
+    return [torch.tensor(level) for level in levels]
+
+
+def test_tree_along_a_path(taxonomy):
+    values = tensors([0.9, 0.1], [0.7, 0.2, 0.1, 0.0], [0.3, 0.4, 0.1, 0.1, 0.05, 0.05])
+    top, middle, fine = page.grow_tree(values, values, taxonomy, ("bird", "owl", "barn owl"), siblings=2)
+    assert [(n.name, n.chosen) for n in top.nodes] == [("bird", True), ("mammal", False)] and top.others == 0
+    assert [n.name for n in middle.nodes] == ["owl", "gull"]  # the children of bird alone
+    assert [(n.name, n.index) for n in fine.nodes] == [("barn owl", 0), ("snowy owl", 1)]  # chosen first
+    assert fine.own == ("snowy owl", pytest.approx(0.4)) and top.below and middle.below and fine.below
+    (branch,) = page.grow_tree(
+        tensors([0.4, 0.3, 0.2, 0.1]), values, Taxonomy.from_paths([*map(tuple, "abcd")]), "c", siblings=2
+    )
+    assert [n.name for n in branch.nodes] == ["c", "a"]
+    assert branch.others == 2 and branch.others_probability == pytest.approx(0.4)
+
+
+def test_tree_of_a_path_that_stops_early(taxonomy):
+    values = tensors([0.9, 0.1], [0.7, 0.2, 0.1, 0.0], [0.3, 0.4, 0.1, 0.1, 0.05, 0.05])
+    _, middle = page.grow_tree(values, values, taxonomy, ("bird",))
+    assert [(n.name, n.chosen) for n in middle.nodes] == [("owl", False), ("gull", False)]
+    (top,) = page.grow_tree(values, values, taxonomy, ())
+    assert not any(n.chosen for n in top.nodes)
+    shallow = Taxonomy.from_paths([("a", "b"), ("c",)])
+    assert len(page.grow_tree(tensors([0.5, 0.5], [1.0]), values, shallow, ("c",))) == 1  # nothing is below a leaf
+
+
+def test_tree_of_a_path_that_is_none(taxonomy):
+    values = tensors([0.9, 0.1], [0.1, 0.2, 0.7, 0.0], [0.3, 0.4, 0.1, 0.1, 0.05, 0.05])
+    _, middle, fine = page.grow_tree(values, values, taxonomy, ("bird", "cat", "snowy owl"))
+    assert [n.name for n in middle.nodes] == ["cat", "gull", "owl"] and not middle.below and not fine.below
+
+
+def test_look_is_the_predictors_answer(predictor, picture, tiny_config):
+    seen = page.look(predictor, picture)
+    (expected,) = predictor.predict([picture])
+    assert seen.prediction == expected
+    assert [b.nodes[0].name for b in seen.tree] == list(expected.path)
+    assert [b.nodes[0].probability for b in seen.tree][-1] == pytest.approx(expected.path_probability, abs=1e-5)
+    assert len(seen.panels) == len(seen.captions) == 5 and {p.size for p in seen.panels} == {(page.PANEL, page.PANEL)}
+    colours = [len(np.unique(np.asarray(p).reshape(-1, 3), axis=0)) for p in seen.panels]
+    assert colours[0] > colours[1] > colours[4]  # a colour a segment, and that of the lines
+    for level, stage in zip(predictor.taxonomy.levels, tiny_config.head_stages):
+        assert f"reads {level} from this" in seen.captions[stage]
+
+
+def test_look_takes_settings(predictor, picture):
+    seen = page.look(predictor.with_settings(num_clusters=(3, 1, 1, 1), within=["owl"], threshold=1.0), picture)
+    assert seen.captions[3].startswith("Stage 3: 1 segment.")
+    assert seen.prediction.path == ("bird", "owl")  # which are certain here, and the owl is not
+    assert [n.name for n in seen.tree[0].nodes] == ["bird"]  # nothing outside of owl has a probability
+    assert sorted(n.name for n in seen.tree[2].nodes) == ["barn owl", "snowy owl"]
+    seen = page.look(predictor.with_settings(threshold=1.0), picture)
+    text = Parsed(page.answer_html(seen, predictor.taxonomy, predictor.model.config.head_stages)).text
+    assert text.startswith("no answer") and f"{seen.prediction.reason[1:]}." in text and len(seen.tree) == 1
+    with pytest.raises(PictureError):
+        page.look(predictor, "nowhere.png")
+
+
+def test_adapt(predictor, picture):
+    before = {name: x.clone() for name, x in predictor.model.state_dict().items()}
+    text, sheet = page.adapt(predictor, picture, "species:wolf", AdaptConfig(steps=2))
+    with torch.no_grad():
+        logits = predictor.model(predictor.transform(read_picture(picture))[None]).level_logits
+    probability = node_log_probability(logits, predictor.taxonomy, (2, 5)).exp().item()
+    assert Parsed(text).text.startswith(f"wolf: {probability:.1%} \N{RIGHTWARDS ARROW} ") and sheet.width > 1000
+    assert all(torch.equal(x, before[name]) for name, x in predictor.model.state_dict().items())
+
+
+def test_every_text_is_escaped(hostile, picture):
+    seen = page.look(hostile, picture)
+    taxonomy = hostile.taxonomy
+    answer = Parsed(page.answer_html(seen, taxonomy, hostile.model.config.head_stages))
+    assert set(answer.tags) == {"div", "span", "ul", "li", "button"}
+    for branch in seen.tree:
+        for node in branch.nodes:
+            key = f"{taxonomy.levels[branch.level]}:{node.name}"
+            assert key in answer.nodes and taxonomy.find(key) == (branch.level, node.index)
+    assert "\x1b" not in answer.text and "\x00" not in answer.text and "\N{RIGHT-TO-LEFT OVERRIDE}" not in answer.text
+    text, _ = page.adapt(hostile, picture, answer.nodes[0], AdaptConfig(steps=1))
+    heading, message, caption = (
+        Parsed(x) for x in (page.heading_html(hostile), page.message_html(HOSTILE[0]), page.caption_html(HOSTILE[1]))
+    )
+    assert set(Parsed(text).tags) <= {"div"} and set(heading.tags) == {"div", "h1", "p", "b"}
+    assert message.text == HOSTILE[0] and message.tags == ["div"] and caption.text == HOSTILE[1]
+    assert HOSTILE[1] in heading.text and HOSTILE[0] in heading.text
+
+
+def test_words(predictor):
+    assert page.error_text(PictureError("/tmp/x.png: no such file"), "/tmp/x.png") == "No such file"
+    assert page.error_text(ValueError(""), None) == "" and page.message_html("") == ""
+    assert page.model_name(predictor) == "tiny" and "not calibrated" in page.heading_html(predictor)
+    assert [page._chance(p) for p in (0, 0.0004, 0.0007, 0.5)] == ["0.0%", "&lt;0.1%", "0.1%", "50.0%"]
+
+
+def test_choices(taxonomy, monkeypatch):
+    assert page.subtrees(taxonomy) == [
+        ("bird (class)", "class:bird"),
+        ("mammal (class)", "class:mammal"),
+        *((f"{name} (family)", f"family:{name}") for name in ("owl", "gull", "cat", "dog")),
+    ]
+    monkeypatch.setattr(page, "MAX_CHOICES", 5)
+    assert len(page.subtrees(taxonomy)) == 2
+
+
+def test_examples_are_what_the_model_knows(taxonomy):
+    assert [path.name for path in page.example_pictures(taxonomy)] == ["lion.png"]
+    assert page.example_pictures(Taxonomy.from_paths([("a",)])) == []
+    (insect,) = page.example_pictures(Taxonomy.from_paths([("lady beetle",)]))
+    assert read_picture(insect).size == (96, 96)

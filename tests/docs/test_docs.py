@@ -1,0 +1,205 @@
+"""Every code block of README.md and docs/: Python runs, and so does each command of hcast-zoo, on tiny stand-ins.
+
+A page's blocks run in order and share their names, in a folder that holds what the pages speak of: pictures, a data set
+``birds``, weights ``runs/birds/...``, a repository ``org/name``. What follows ``<!-- not run: REASON -->`` is left out.
+"""
+
+import importlib.metadata
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from hcast_zoo.cli import main
+from hcast_zoo.cli.parser import make_parser
+from hcast_zoo.weights import file as weights
+from tests.weights.test_hub import server  # noqa: F401 (a fixture)
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+# These serve, or talk to a Hub, or take a config of an extra: their own tests run them; here their arguments are read.
+READ_ONLY = {"demo", "mm-train"}
+SHORT = ["--epochs", "1", "--batch-size", "4", "--warmup-epochs", "0", "--workers", "0"]
+SMALL = ["--image-size", "32", "--num-superpixels", "16", "--num-clusters", "8", "4", "2", "2", "--crop-pct", "1"]
+
+
+def blocks(page: str):
+    """Yield (language, code, line, reason not to run it or None)."""
+    reason = None
+    for token in MarkdownIt().parse((ROOT / page).read_text()):
+        if token.type == "html_block":
+            found = re.fullmatch(r"<!-- not run: (.+) -->", token.content.strip())
+            reason = found[1] if found else reason
+        elif token.type == "fence":
+            yield token.info.split()[0] if token.info else "", token.content, token.map[0] + 1, reason
+            reason = None
+        elif token.nesting == 0:
+            reason = None
+
+
+def commands(code: str):
+    """Yield each command of a block as words; what `&&` joins is several."""
+    for line in code.replace("\\\n", " ").splitlines():
+        for part in line.split(" && "):
+            if words := shlex.split(part, comments=True):
+                yield words
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch, picture_folder, tiny_weights, taxonomy):
+    """A folder in which the pages' commands work; pictures are those of tests/pictures."""
+    work = tmp_path / "work"
+    (work / "tests").mkdir(parents=True)
+    (work / "tests/pictures").symlink_to(ROOT / "tests/pictures")
+    for name in ("picture.png", "my_picture.jpg", "owl.jpg", "lion.png"):
+        (work / name).symlink_to(ROOT / "tests/pictures/lion.png")
+    picture_folder.joinpath("test").symlink_to(picture_folder / "val")
+    (work / "birds").symlink_to(picture_folder)
+    (work / "runs/birds").mkdir(parents=True)
+    (work / "model.safetensors").write_bytes(tiny_weights.read_bytes())
+    (work / "list.txt").write_text("tests/pictures/lion.png\n")
+    taxonomy.save(work / "taxonomy.json")
+    write_parquet(work / "pictures.parquet")
+    monkeypatch.chdir(work)
+    return work
+
+
+def write_parquet(file):
+    """Write the emoji of tests/pictures, in every split."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    tree = weights.load("hcast_small.emoji_art").taxonomy
+    rows = []
+    for picture in sorted((ROOT / "tests/pictures").glob("*.png")):
+        path = tree.path_names(tree.path_to(*tree.find(picture.stem.replace("_", " "))))
+        rows += [
+            {"image": picture.read_bytes(), "split": split, **dict(zip(tree.levels, path))}
+            for split in ("train", "val", "test")
+        ]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+
+
+class Shell:
+    """Run the commands of a page."""
+
+    def __init__(self, work: Path, request):
+        self.work, self.request = work, request
+
+    @property
+    def server(self):
+        return self.request.getfixturevalue("server")
+
+    def run(self, words: list[str]) -> None:
+        if words[0].startswith("<"):
+            return
+        program = Path(words[0]).name
+        known = {
+            "pip": self.pip,
+            "hcast-zoo": self.hcast_zoo,
+            "python": self.python,
+            "python3": self.python,
+            "torchrun": self.torchrun,
+            "mkdocs": lambda words: None,
+            "pytest": lambda words: None,
+        }
+        assert program in known, f"unknown program in the docs: {words}"
+        known[program](words[1:])
+
+    def pip(self, words: list[str]) -> None:
+        """The extras exist."""
+        extras = importlib.metadata.metadata("hcast-zoo").get_all("Provides-Extra")
+        asked = [e for word in words for group in re.findall(r"\[(.+?)\]", word) for e in group.split(",")]
+        assert words[0] == "install" and set(asked) <= set(extras), words
+
+    def python(self, words: list[str]) -> None:
+        """The script is there and knows the options; its own test runs it."""
+        if words[:2] == ["-m", "hcast_zoo"]:
+            return self.hcast_zoo(words[2:])
+        if words[0] in ("-m", "-c"):
+            return None
+        text = (ROOT / words[0]).read_text()
+        if words[0].startswith("benchmarks/"):
+            text += (ROOT / "benchmarks/report.py").read_text()
+        for option in (word.split("=")[0] for word in words[1:] if word.startswith("--")):
+            assert f'"{option}"' in text or "sys.argv[1:]" in text, f"{words[0]} has no option {option}"
+        return None
+
+    def torchrun(self, words: list[str]) -> None:
+        """The arguments after the launcher's own are right; test_processes.py runs several processes."""
+        make_parser().parse_args(words[words.index("hcast_zoo") + 1 :])
+
+    def hcast_zoo(self, words: list[str]) -> None:
+        words = [w for word in words for w in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+        words = ["hcast_small.emoji_art" if w in ("MODEL", "WEIGHTS") else w for w in words]
+        if words[0] == "export":  # a small graph says as much
+            words[1] = "model.safetensors"
+        if words[-1] in ("--help", "--version"):
+            with pytest.raises(SystemExit, match="0"):
+                main(words)
+            return
+        make_parser().parse_args(words)
+        if words[0] in READ_ONLY:
+            return
+        if words[0] == "train":
+            fine_tunes = any(word.startswith("hcast_small.") for word in words)
+            words += SHORT + ([] if fine_tunes else SMALL)
+        if words[0] == "publish" or "me/hcast-birds" in words:
+            result = self.server.run("-m", "hcast_zoo", *words, cwd=self.work)
+            assert result.returncode == 0, (words, result.stderr)
+            return
+        assert main(words) == 0, words
+
+
+@pytest.mark.slow
+@pytest.mark.hub
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks(page, workspace, request, tiny_weights, tiny_model, taxonomy):
+    if page not in ("docs/own_data.md", "README.md"):  # those make it themselves
+        (workspace / "runs/birds/best.safetensors").write_bytes(tiny_weights.read_bytes())
+    code = (ROOT / page).read_text()
+    if '"org/name"' in code or "path/or/org/name" in code:
+        pytest.importorskip("transformers")
+        from hcast_zoo.sharing.publish import assemble
+
+        for repo in ("org/name", "path/or/org/name"):
+            assemble("hcast_small.emoji_art", workspace / repo)
+    shell = Shell(workspace, request)
+    if "me/hcast-birds" in code and "hcast-zoo train" not in code:
+        shell.hcast_zoo(["publish", "model.safetensors", "--repo", "me/hcast-birds"])
+    image = torch.zeros(1, 3, 32, 32)
+    names = {
+        "__name__": "page",
+        "images": torch.zeros(1, 3, 96, 96),
+        "image": image,
+        "model": tiny_model,
+        "picture": Image.open(ROOT / "tests/pictures/lion.png").convert("RGB"),
+        "my_taxonomy": taxonomy,
+        "taxonomy": taxonomy,
+    }
+    for language, text, line, reason in blocks(page):
+        if reason or language not in ("bash", "python"):
+            continue
+        if language == "bash":
+            for words in commands(text):
+                shell.run(words)
+        elif "me/hcast-birds" in text:  # huggingface_hub reads its endpoint at import
+            result = shell.server.run("-c", text, cwd=workspace)
+            assert result.returncode == 0, (line, result.stderr)
+        else:
+            exec(compile("\n" * line + text, str(ROOT / page), "exec"), names)
+
+
+def test_reasons_are_given():
+    """Nothing is left out without a word."""
+    for page in PAGES:
+        marks = re.findall(r"^<!-- not run.*?-->", (ROOT / page).read_text(), re.MULTILINE)
+        assert len(marks) == len([b for b in blocks(page) if b[3]]), f"{page}: a mark stands before no block: {marks}"
+
+
+def test_packaged_weights_are_what_the_pages_name():
+    assert "hcast_small.emoji_art" in weights.packaged()

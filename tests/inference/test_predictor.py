@@ -1,0 +1,173 @@
+import pytest
+import torch
+from PIL import Image
+
+from hcast_zoo import Predictor
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.inference.predictor import find_pictures
+from hcast_zoo.taxonomy.backoff import back_off
+from hcast_zoo.taxonomy.calibration import Calibration
+from hcast_zoo.taxonomy.decode import decode, node_probabilities
+from hcast_zoo.weights import file as weights
+
+
+@pytest.fixture
+def files(picture_folder):
+    files = sorted(str(p) for p in (picture_folder / "val").rglob("*.png"))
+    broken = picture_folder / "broken.png"
+    broken.write_bytes(b"no picture")
+    return [*files[:5], str(broken), *files[5:], str(picture_folder / "missing.png")]
+
+
+@pytest.mark.parametrize("decoder", ["best_path", "top_down", "independent"])
+def test_predictions_are_the_models(files, tiny_weights, tiny_model, taxonomy, decoder):
+    predictions = list(Predictor(tiny_weights, decoder).predict(files, batch_size=4))
+    assert [p.file for p in predictions] == files
+    for prediction in predictions:
+        if prediction.file.endswith(("broken.png", "missing.png")):
+            assert prediction.error and prediction.path == ()
+            continue
+        with torch.no_grad():
+            logits = tiny_model(eval_transform(tiny_model.config)(Image.open(prediction.file))[None]).level_logits
+        expected = decode(logits, taxonomy, decoder)
+        assert prediction.path == taxonomy.path_names(expected.paths[0].tolist())
+        assert prediction.probabilities == pytest.approx(expected.level_probabilities[0].tolist(), abs=1e-5)
+        assert prediction.path_probability == pytest.approx(expected.path_probabilities.item(), abs=1e-5)
+        assert prediction.runner_up == taxonomy.path_names(expected.runner_up[0].tolist())
+
+
+def test_batch_size_and_workers_do_not_matter(files, tiny_weights):
+    predictor = Predictor(tiny_weights)
+    first, second = (list(predictor.predict(files, n, workers)) for n, workers in ((1, 0), (16, 2)))
+    for a, b in zip(first, second, strict=True):
+        assert (a.file, a.path, a.error) == (b.file, b.path, b.error)
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+
+
+TOLERANCE = 1e-5  # of a probability, whatever is asked along with a picture
+
+
+def test_one_picture_one_answer(files, tiny_weights):
+    """Batch size, workers, order, threads and neighbours do not matter; nor does the packaged model's size."""
+
+    def ask(pictures, *options):
+        return {p.file: p for p in predictor.predict(pictures, *options)}
+
+    predictor, threads = Predictor(tiny_weights), torch.get_num_threads()
+    expected = ask(files, 1)
+    others = {
+        "batch of 3": ask(files, 3),
+        "batch of 64": ask(files, 64),
+        "workers": ask(files, 4, 2),
+        "order": ask(files[::-1], 4),
+        "again": ask(files, 1),
+    }
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        others[f"{count} threads"] = ask(files, 4)
+    torch.set_num_threads(threads)
+    for what, found in others.items():
+        assert found.keys() == expected.keys(), what
+        for file, answer in found.items():
+            assert (answer.path, answer.error) == (expected[file].path, expected[file].error), (what, file)
+            assert answer.probabilities == pytest.approx(expected[file].probabilities, abs=TOLERANCE), (what, file)
+            assert answer.path_probability == pytest.approx(expected[file].path_probability, abs=TOLERANCE), what
+
+
+def test_records(files, tiny_weights):
+    good, bad = (p.to_dict() for p in Predictor(tiny_weights).predict([files[0], files[5]]))
+    assert list(good) == ["file", "path", "probabilities", "path_probability", "runner_up", "runner_up_probability"]
+    assert bad == {"file": files[5], "error": "not a picture, or of an unknown format"}
+
+
+def test_an_answer_that_is_not_finite_is_an_error(files, tiny_weights, monkeypatch):
+    predictor = Predictor(tiny_weights)
+    real = predictor.transform
+    predictor.transform = lambda p: real(p) * (torch.nan if p.getpixel((0, 0))[2] % 2 else 1.0)
+    predictions = list(predictor.predict(files[:5]))
+    errors = [Image.open(f).getpixel((0, 0))[2] % 2 == 1 for f in files[:5]]
+    assert [p.error == "the model's answer is not finite" for p in predictions] == errors
+    assert any(errors) and not all(errors)
+
+
+def test_find_pictures(picture_folder):
+    (picture_folder / "notes.txt").write_text("no picture")
+    (picture_folder / "empty").mkdir()
+    assert len(find_pictures([str(picture_folder)])) == 24
+    assert len(find_pictures([str(picture_folder / "val" / "**" / "0.png")])) == 6
+    assert find_pictures(["missing.png", str(picture_folder / "empty"), str(picture_folder / "notes.txt")]) == [
+        "missing.png",
+        str(picture_folder / "empty"),
+        str(picture_folder / "notes.txt"),
+    ]
+
+
+def test_wrong_use_is_explained(tiny_model, tiny_weights, tmp_path):
+    with pytest.raises(ValueError, match="unknown decoding"):
+        Predictor(tiny_weights, "beam")
+    weights.save(weights.Weights(tiny_model.config, None, tiny_model.state_dict()), tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match="no taxonomy"):
+        Predictor(tmp_path / "bare.safetensors")
+
+
+def test_restriction_back_off_and_calibration(files, tiny_weights, tiny_model, taxonomy, tmp_path):
+    with torch.no_grad():  # all levels are for a lion, whatever this torch's random weights are
+        for head, node in zip(tiny_model.heads, (1, 2, 3)):
+            head.bias[node] += 0.5
+    content = weights.load(tiny_weights)
+    content.state_dict = tiny_model.state_dict()
+    temperatures, within = (0.2, 0.4, 1.0), ["mammal", "gull"]  # below 1: the tiny model's logits hardly differ
+    content.calibration = Calibration(temperatures, 1.3)
+    weights.save(content, tmp_path / "calibrated.safetensors")
+    picture = eval_transform(tiny_model.config)(Image.open(files[0]))
+    with torch.no_grad():
+        logits = tiny_model(picture[None]).level_logits
+    expected = decode([x / t for x, t in zip(logits, temperatures)], taxonomy, within=within, path_temperature=1.3)
+    depths = set()
+    for threshold in (0.0, 0.4, 0.6, 0.8, 1.0):
+        predictor = Predictor(tmp_path / "calibrated.safetensors", within=within, threshold=threshold)
+        (prediction,) = predictor.predict(files[:1])
+        short = back_off(expected, taxonomy, threshold)
+        assert prediction.path == taxonomy.path_names(short.paths[0].tolist())
+        assert prediction.path_probability == pytest.approx(short.path_probabilities.item(), abs=1e-4)
+        assert len(prediction.probabilities) == len(prediction.path) and prediction.to_dict()["reason"]
+        assert prediction.runner_up == taxonomy.path_names(expected.runner_up[0].tolist())
+        depths.add(len(prediction.path))
+    assert {0, 3} <= depths
+
+
+def test_wrong_restriction_and_threshold_are_explained(tiny_weights):
+    with pytest.raises(ValueError, match="no node 'gul' in the taxonomy: did you mean 'gull'"):
+        Predictor(tiny_weights, within=["gul"])
+    with pytest.raises(ValueError, match="at least one node"):
+        Predictor(tiny_weights, within=[])
+    with pytest.raises(ValueError, match="threshold from 0 to 1, got 50"):
+        Predictor(tiny_weights, threshold=50)
+
+
+def test_other_settings_for_the_same_model(files, tiny_weights, taxonomy):
+    first = Predictor(tiny_weights, "top_down", threshold=0.9)
+    other = first.with_settings("independent", num_clusters=(4, 2, 1, 1), within=["bird"])
+    assert other.model is first.model
+    assert (first.decoder, first.num_clusters, first.threshold) == ("top_down", None, 0.9)
+    expected = Predictor(tiny_weights, "independent", num_clusters=(4, 2, 1, 1), within=["bird"])
+    assert list(other.predict(files)) == list(expected.predict(files))
+    with pytest.raises(ValueError, match="cannot choose 20 clusters from 16 tokens"):
+        first.with_settings(num_clusters=(20, 4, 2, 2))
+    with pytest.raises(ValueError, match="no node 'brid'"):
+        first.with_settings(within=["brid"])
+    with pytest.raises(ValueError, match="unknown decoding"):
+        first.with_settings("greedy")
+
+
+def test_probabilities_of_nodes_are_calibrated(tiny_model, taxonomy, tiny_weights, tmp_path):
+    content = weights.load(tiny_weights)
+    content.calibration = Calibration((2.0, 3.0, 0.5), 1.5)
+    weights.save(content, tmp_path / "calibrated.safetensors")
+    predictor = Predictor(tmp_path / "calibrated.safetensors")
+    logits = [torch.randn(2, n) for n in taxonomy.level_classes]
+    scaled = [x / t for x, t in zip(logits, (2.0, 3.0, 0.5))]
+    for mode in (None, "independent"):
+        expected = node_probabilities(scaled, taxonomy, mode or "best_path", path_temperature=1.5)
+        for x, y in zip(predictor.node_probabilities(logits, mode), expected):
+            assert torch.allclose(x, y)

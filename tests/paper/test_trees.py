@@ -1,0 +1,87 @@
+import json
+from collections import Counter, defaultdict
+
+import pytest
+
+from hcast_zoo.paper import trees
+from hcast_zoo.taxonomy.sources import TaxonomyError
+from hcast_zoo.taxonomy.tree import Taxonomy
+
+# Levels, and how many nodes of every level but the finest have one child.
+TREES = {
+    "cub": ((13, 38, 200), (8, 12)),
+    "aircraft": ((30, 70, 100), (14, 54)),
+    "living17": ((17, 34), (0,)),
+    "nonliving26": ((26, 52), (0,)),
+    "entity13": ((13, 130), (0,)),
+    "entity30": ((30, 120), (0,)),
+    "inat21_mini": ((273, 1103, 10000), (135, 423)),
+}
+
+
+def test_all_trees_are_tested():
+    assert trees.names() == sorted(TREES)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_tree(name):
+    """Levels, every leaf's path, and the nodes with one child, against the file's plain lists."""
+    levels, single = TREES[name]
+    tree = trees.load(name)
+    assert tree.level_classes == levels
+    paths = json.loads((trees.FOLDER / f"{name}.json").read_text())["paths"]
+    assert [list(path) for path in tree.paths] == sorted(paths, key=lambda path: path[-1])
+    assert trees.shallow_leaves(tree) == []
+    children = defaultdict(set)
+    for path in paths:
+        for depth, node in enumerate(path[:-1]):
+            children[depth, node].add(path[depth + 1])
+    expected = Counter(depth for (depth, _), nodes in children.items() if len(nodes) == 1)
+    found = {level: len(nodes) for level, nodes in trees.only_children(tree).items()}
+    assert tuple(found.values()) == tuple(expected[depth] for depth in range(len(levels) - 1)) == single
+
+
+def test_names():
+    cub = trees.load("cub")
+    assert cub.path_names(cub.paths[0]) == ("order 11", "family 34", "Black_footed_Albatross")
+    assert [trees.is_number(cub, level) for level in range(3)] == [True, True, False]
+    named = trees.with_names(cub, [[f"O{i}" for i in range(13)], None, None])
+    assert named.path_names(named.paths[0]) == ("O11", "family 34", "Black_footed_Albatross")
+    assert trees.leaf_ids("living17")[0] == "n01631663"
+    for name in ("cub", "no"):
+        with pytest.raises(TaxonomyError, match=f"'{name}' has no identifiers of leaves"):
+            trees.leaf_ids(name)
+    with pytest.raises(TaxonomyError, match="no tree 'no': expected one of aircraft, cub"):
+        trees.load("no")
+
+
+def test_the_odd_gull():
+    """What `data info cub` tells: a gull with the kingfishers, in a family of its own."""
+    cub = trees.load("cub")
+    gull, kingfisher, other = (
+        cub.paths[cub.names[2].index(name)] for name in ("Red_legged_Kittiwake", "Belted_Kingfisher", "California_Gull")
+    )
+    assert gull[0] == kingfisher[0] == 4 != other[0] and gull[1] != kingfisher[1]
+    assert cub.names[1][gull[1]] in trees.only_children(cub)["family"]
+
+
+def test_same_tree(taxonomy):
+    numbered = Taxonomy(
+        taxonomy.levels,
+        [[f"{level} {i}" for i in range(len(names))] for level, names in zip(taxonomy.levels, taxonomy.names)],
+        taxonomy.parents,
+    )
+    assert trees.same_tree(taxonomy, numbered) and trees.same_tree(numbered, taxonomy)
+    swapped = trees.with_names(taxonomy, [None, None, taxonomy.names[2][::-1]])
+    assert not trees.same_tree(taxonomy, swapped)
+    moved = Taxonomy(taxonomy.levels, taxonomy.names, [taxonomy.parents[0], (0, 1, 1, 2, 2, 3)])
+    assert not trees.same_tree(taxonomy, moved)
+    assert not trees.same_tree(taxonomy, trees.load("cub"))
+
+
+def test_two_parents(tmp_path, monkeypatch):
+    monkeypatch.setattr(trees, "FOLDER", tmp_path)
+    broken = {"dataset": "Broken", "levels": ["a", "b"], "names": {}, "paths": [[0, 0], [1, 0]]}
+    (tmp_path / "broken.json").write_text(json.dumps(broken))
+    with pytest.raises(TaxonomyError, match="node 0 of level 'b' has two parents"):
+        trees.load("broken")

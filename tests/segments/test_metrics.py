@@ -1,0 +1,76 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from hcast_zoo.segments.metrics import best_union_iou, boundary_recall, rand_distance
+
+
+def test_rand_distance_against_all_pairs():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = rng.integers(0, 4, (2, 5, 6))
+        pairs = list(itertools.combinations(zip(a.ravel(), b.ravel()), 2))
+        differ = sum((p[0] == q[0]) != (p[1] == q[1]) for p, q in pairs)
+        assert rand_distance(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(100 * differ / len(pairs))
+
+
+def test_rand_distance_does_not_depend_on_numbers():
+    a = torch.randint(0, 5, (8, 8), generator=torch.Generator().manual_seed(0))
+    assert rand_distance(a, torch.tensor([7, 3, 0, 9, 1])[a]) == 0
+    assert rand_distance(torch.zeros(2, 2).long(), torch.arange(4).view(2, 2)) == 100
+    assert rand_distance(torch.zeros(1, 1).long(), torch.zeros(1, 1).long()) == 0
+    with pytest.raises(ValueError, match="one shape"):
+        rand_distance(a, a[:4])
+
+
+def test_iou_against_all_unions():
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        segments, mask = rng.choice([0, 1, 2, 4, 6], (6, 6)), rng.random((6, 6)) < rng.uniform(0.1, 0.9)
+        mask[0, 0] = True
+        best = 0.0
+        for size in range(1, 6):
+            for union in itertools.combinations([0, 1, 2, 4, 6], size):
+                inside = np.isin(segments, union)
+                best = max(best, (inside & mask).sum() / (inside | mask).sum())
+        assert best_union_iou(torch.from_numpy(segments), torch.from_numpy(mask)) == pytest.approx(100 * best)
+
+
+def test_iou_of_a_mask_made_of_segments():
+    segments = torch.arange(16).view(4, 4) // 4
+    assert best_union_iou(segments, segments >= 2) == 100
+    assert best_union_iou(torch.zeros(4, 4).long(), segments == 0) == 25
+    with pytest.raises(ValueError, match="at least one pixel"):
+        best_union_iou(segments, segments > 9)
+    with pytest.raises(ValueError, match="bool mask"):
+        best_union_iou(segments, segments)
+
+
+def test_boundary_recall_against_distances():
+    rng = np.random.default_rng(2)
+    for tolerance in (0, 1, 2):
+        segments, truth = rng.integers(0, 3, (2, 9, 7)).repeat(2, 1).repeat(2, 2)
+
+        def boundary(labels):
+            height, width = labels.shape
+            return [
+                (y, x)
+                for y in range(height)
+                for x in range(width)
+                if (x + 1 < width and labels[y, x] != labels[y, x + 1])
+                or (y + 1 < height and labels[y, x] != labels[y + 1, x])
+            ]
+
+        found = boundary(segments)
+        hits = [any(max(abs(y - v), abs(x - u)) <= tolerance for v, u in found) for y, x in boundary(truth)]
+        measured = boundary_recall(torch.from_numpy(segments), torch.from_numpy(truth), tolerance)
+        assert measured == pytest.approx(100 * np.mean(hits))
+
+
+def test_boundary_recall_needs_a_boundary():
+    with pytest.raises(ValueError, match="two regions"):
+        boundary_recall(torch.arange(4).view(2, 2), torch.zeros(2, 2).long())
+    with pytest.raises(ValueError, match="one shape"):
+        boundary_recall(torch.zeros(2, 2), torch.zeros(2, 3))

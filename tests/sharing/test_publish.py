@@ -1,0 +1,122 @@
+"""Publishing to a Hub server on loopback; tests/test_parity.py loads what is published through every door."""
+
+import json
+
+import pytest
+
+from hcast_zoo.cli import main
+from hcast_zoo.data.pictures import PictureError
+from hcast_zoo.sharing import model_card as card
+from hcast_zoo.sharing import publish
+from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.hub import HubError
+from tests.sharing.test_model_card import evaluation  # noqa: F401 (a fixture)
+from tests.weights.test_hub import server  # noqa: F401 (a fixture)
+
+pytest.importorskip("transformers")
+
+PUBLISH = """
+import json
+from hcast_zoo.sharing import publish
+from hcast_zoo.weights import hub
+try:
+    print(json.dumps(publish.publish({source!r}, {repo!r}, **{options!r}).commit))
+except hub.HubError as error:
+    print(json.dumps("error: " + str(error)))
+"""
+
+
+@pytest.fixture
+def repository(tiny_weights, tmp_path, evaluation, picture_folder):  # noqa: F811
+    picture = next((picture_folder / "val").rglob("*.png"))
+    publish.assemble(tiny_weights, tmp_path / "repo", "org/tiny", [evaluation], picture)
+    return tmp_path / "repo"
+
+
+def test_files_of_a_repository(repository, tiny_weights, taxonomy):
+    names = {path.name for path in repository.iterdir()}
+    assert {
+        "model.safetensors",
+        "config.json",
+        "preprocessor_config.json",
+        "taxonomy.json",
+        "README.md",
+        "preview.png",
+        "modeling_hcast.py",
+        "configuration_hcast.py",
+    } <= names
+    config = json.loads((repository / "config.json").read_text())
+    assert config["model_type"] == "hcast" and config["architecture"].startswith("hcast_")
+    assert config["pretrained_cfg"]["input_size"] == [3, 32, 32] and config["id2label"]["0"] == "barn owl"
+    assert weights.load(repository).taxonomy == taxonomy
+    text = (repository / "README.md").read_text()
+    assert "org/tiny" in text and "preview.png" in text and "12.35" in text
+
+
+def test_assembling_twice_gives_the_same_bytes(tiny_weights, tmp_path):
+    first = publish.assemble(tiny_weights, tmp_path / "a", "org/tiny")
+    assert first == publish.assemble(tiny_weights, tmp_path / "b", "org/tiny")
+
+
+def test_wrong_input_is_explained(tiny_weights, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
+    with pytest.raises(ValueError, match="expected an empty folder"):
+        publish.assemble(tiny_weights, tmp_path / "full")
+    with pytest.raises(PictureError, match="no such file"):
+        publish.assemble(tiny_weights, tmp_path / "out", preview="nowhere.png")
+    for repo in ("tiny", "a/b/c", "org/ti ny", "../x"):
+        with pytest.raises(HubError, match="expected a repository org/name"):
+            publish.publish(tiny_weights, repo, dry_run=True)
+
+
+def test_dry_run(tiny_weights, tmp_path, capsys, evaluation):  # noqa: F811
+    card.record(tmp_path / "tiny.md", str(tiny_weights), evaluation)
+    command = [
+        "publish",
+        str(tiny_weights),
+        "--repo",
+        "org/tiny",
+        "--dry-run",
+        "--output",
+        str(tmp_path / "out"),
+        "--evaluations",
+        str(tmp_path / "tiny.json"),
+        "--json",
+    ]
+    assert main(command) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["commit"] is None
+    assert {f["name"] for f in answer["files"]} == {path.name for path in (tmp_path / "out").iterdir()}
+    assert "12.35" in (tmp_path / "out/README.md").read_text()
+    assert main(command) == 2 and "expected an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.hub
+@pytest.mark.slow
+def test_publish(server, tiny_weights):  # noqa: F811
+    def run(source=str(tiny_weights), **options):
+        return server.python(PUBLISH.format(source=source, repo="org/tiny", options=options))
+
+    server.fault("POST .*/commit/", times=9)
+    assert run(private=True).startswith("error: publishing to org/tiny failed")
+    state = "import json; from huggingface_hub import HfApi; i = HfApi().model_info('org/tiny', files_metadata=True); "
+    files = state + "print(json.dumps([i.private, i.sha, sorted(s.rfilename for s in i.siblings)]))"
+    assert server.python(files)[0] is True and server.python(files)[2] == [".gitattributes"]  # nothing, not a half
+    server.faults_over()
+    commit = run(tag="v1.0")
+    private, sha, names = server.python(files)
+    assert private and commit.endswith(sha) and "model.safetensors" in names and "modeling_hcast.py" in names
+
+    assert run(tag="v1.0") == commit  # as where the answer to the tag was lost
+    before = len(server.requests())
+    assert run() == commit  # the same again: no commit, and no file is sent
+    assert not [r for r in server.requests()[before:] if r[0] == "PUT" or "/commit/" in r[1]]
+    run(revision="next", message="Second")
+    loaded = server.python(
+        "import json; from hcast_zoo.weights import file as weights; "
+        "print(json.dumps([weights.load('org/tiny' + r).metadata['name'] for r in ('', '@v1.0', "
+        "'@next')]))"
+    )
+    assert loaded == ["tiny"] * 3
+    assert "tag 'v1.0' is of another commit" in run(source="hcast_tiny.fashion_mnist", tag="v1.0")

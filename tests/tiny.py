@@ -1,0 +1,75 @@
+"""A tiny model with a taxonomy, and pictures for it: what the checks of reliability run on."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.model import HCast
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights import file as weights
+
+TREE = [
+    ("bird", "owl", "barn owl"),
+    ("bird", "owl", "snowy owl"),
+    ("bird", "gull", "herring gull"),
+    ("mammal", "cat", "lion"),
+    ("mammal", "cat", "tiger"),
+    ("mammal", "dog", "wolf"),
+]
+LEVELS = ("class", "family", "species")
+
+
+def make_weights(path: Path) -> Path:
+    """Write weights of a random model for pictures of 32 pixels."""
+    taxonomy = Taxonomy.from_paths(TREE, LEVELS, "animals")
+    config = HCastConfig(
+        level_classes=taxonomy.level_classes,
+        image_size=32,
+        embed_dim=48,
+        depths=(1, 1, 1, 1),
+        num_heads=3,
+        num_superpixels=16,
+        num_clusters=(8, 4, 2, 2),
+        crop_pct=1.0,
+    )
+    torch.manual_seed(0)
+    state = HCast(config).state_dict()
+    # Heads of new models are nearly zero, and would answer the same to every picture.
+    state = {k: torch.randn_like(v) if k.startswith("heads.") else v for k, v in state.items()}
+    weights.save(weights.Weights(config, taxonomy, state, {"name": "tiny", "license": "CC0-1.0"}), path)
+    return path
+
+
+def draw(number: int, size: int = 40) -> Image.Image:
+    """Return a picture of coloured blocks that no other number has."""
+    rng = np.random.default_rng(number)
+    blocks = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize((size, size), Image.Resampling.NEAREST)
+
+
+def make_pictures(folder: Path, count: int, broken: float = 0.0) -> list[str]:
+    """Write so many PNG files, a share of them cut short; return their names in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{number:06}.png" for number in range(count)]
+    rng = np.random.default_rng(0)
+    bad = set(rng.choice(count, round(count * broken), replace=False).tolist())
+    for number, file in enumerate(files):
+        draw(number).save(file)
+        if number in bad:
+            content = file.read_bytes()
+            file.write_bytes(content[: int(rng.integers(len(content) - 20))])
+    return [str(file) for file in files]
+
+
+def make_tree(folder: Path) -> Path:
+    """Write a folder tree of labelled pictures, four a leaf, for training and validation each."""
+    for offset, split in ((0, "train"), (1000, "val")):
+        for leaf, path in enumerate(TREE):
+            for number in range(4):
+                file = folder / split / Path(*path) / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                draw(offset + leaf * 4 + number).save(file)
+    return folder

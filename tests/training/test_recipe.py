@@ -1,0 +1,94 @@
+import dataclasses
+import json
+
+import pytest
+
+from hcast_zoo.cli import main
+from hcast_zoo.cli import train as commands
+from hcast_zoo.cli.parser import make_parser
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.paper.benchmarks import BENCHMARKS
+from hcast_zoo.training.settings import TrainConfig
+
+
+def options(*arguments) -> dict:
+    return commands._train_options(make_parser().parse_args(["train", "--output", "x", *arguments]))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_papers_settings(name):
+    """All that the issue lists of the paper's recipe, in what a run would be given."""
+    found = options("--recipe", name)
+    settings = TrainConfig(**{f.name: found[f.name] for f in dataclasses.fields(TrainConfig) if f.name in found})
+    aircraft, breeds = name == "aircraft", BENCHMARKS[name].layout == "breeds"
+    assert (settings.opt, settings.batch_size, settings.weight_decay) == ("adamw", 256, 0.05)
+    assert (settings.lr, settings.warmup_lr) == ((1e-3, 1e-4) if aircraft else (5e-4, 1e-6))
+    assert (settings.epochs, settings.schedule_epochs, settings.warmup_epochs) == (100, 300, 5)
+    assert (settings.mixup, settings.cutmix, settings.smoothing, settings.random_erasing) == (0.8, 1.0, 0.1, 0.25)
+    assert (settings.auto_augment, settings.ema_decay, settings.kl_weight) == ("rand-m9-mstd0.5-inc1", 0.99996, 0.5)
+    assert (found["num_superpixels"], found["drop_path_rate"]) == (256 if breeds else 196, 0.1)
+    assert (found["train_split"], found["val_split"], found["data"]) == ("train", "val", f"data/{name}")
+    assert "mean" not in found and not settings.paper_exact
+    config = HCastConfig.from_variant("hcast_small", num_superpixels=found["num_superpixels"])
+    exact = options("--recipe", name, "--paper-exact")
+    assert (exact["train_split"], exact["val_split"], exact["paper_exact"]) == ("train+val", "test", True)
+    official = config.replace(**{k: exact[k] for k in ("mean", "std", "num_superpixels") if k in exact})
+    assert official == config.replace(**BENCHMARKS[name].official)  # what repro evaluates official files with
+    changed = {"train_split", "val_split", "paper_exact", *(("mean", "std") if name == "inat21_mini" else ())}
+    assert {k for k in exact if exact[k] != found.get(k)} == changed
+
+
+def test_options_override(capsys):
+    found = options("--lr", "0.1", "--recipe", "cub", "--data", "here", "--num-clusters", "8", "4", "2", "2")
+    assert (found["lr"], found["data"], found["num_clusters"], found["epochs"]) == (0.1, "here", [8, 4, 2, 2], 100)
+    assert "quirks are mended" in capsys.readouterr().err
+    options("--recipe", "cub", "--paper-exact")
+    assert "as the official code: trained on all training pictures" in capsys.readouterr().err
+    plain = options("--data", "here")
+    assert plain == {
+        "data": "here",
+        "train_split": "train",
+        "val_split": "val",
+        "taxonomy": None,
+        "model": "hcast_small",
+    }
+    assert not capsys.readouterr().err
+
+
+def test_a_file_of_ones_own(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"settings": {"data": "here", "epochs": 3}}))
+    assert options("--recipe", str(file))["epochs"] == 3
+    for text, message in (
+        ('{"settings": {"epoch": 3}}', "recipe mine: unknown settings epoch"),
+        ("{", "expected a JSON object with settings"),
+        ('{"setting": {}}', "expected a JSON object with settings"),
+        ("{}", "expected a JSON object with settings"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            options("--recipe", str(file))
+
+
+def test_commands(capsys, tmp_path):
+    assert main(["recipes"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == sorted(BENCHMARKS)
+    assert main(["recipes", "cub"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["lr"] == 5e-4
+    assert main(["data", "info", "cub"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("cub\tCUB-200-2011\t13 order, 38 family, 200 species\n")
+    assert "family nodes with one child: 12 of 38" in out and "84.9 (second-hand: " in out and "kingfishers" in out
+    assert main(["data", "info", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["name"] for row in rows] == list(BENCHMARKS)
+    assert len(rows[1]["one_child"]["family"]) == 54
+
+
+def test_the_start_is_asked_for(tmp_path, picture_folder, capsys, monkeypatch):
+    """A recipe does not start from nothing unless it is told to."""
+    pytest.importorskip("accelerate")
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--recipe", "cub", "--data", str(picture_folder), "--output", "run"]
+    assert main(command) == 2
+    assert "hcast-zoo convert CHECKPOINT.pth cast_small.safetensors" in capsys.readouterr().err

@@ -1,0 +1,306 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from timm.scheduler import CosineLRScheduler
+from torchvision import transforms as tv
+
+pytest.importorskip("accelerate")
+
+from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.data.pictures import read_picture
+from hcast_zoo.inference.predictor import Predictor
+from hcast_zoo.segments.report import segment_picture
+from hcast_zoo.training.losses import soft_targets
+from hcast_zoo.training.settings import TrainConfig
+from hcast_zoo.training.trainer import HierarchicalMixup, Run, train_transform
+from hcast_zoo.weights import file as weights
+
+SETTINGS = dict(epochs=2, batch_size=4, workers=0, warmup_epochs=1, lr=0.1, ema_decay=0.9, checkpoint_steps=2)
+
+
+def make_run(folder, taxonomy, config, output, init=None, **settings):
+    train, val = (HierarchicalDataset.load(folder, taxonomy, split) for split in ("train", "val"))
+    return Run(config, TrainConfig(**{**SETTINGS, **settings}), train, val, output, init)
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_mixup_of_every_level(mode):
+    mixup = HierarchicalMixup(0.8, 1.0, mode=mode, label_smoothing=0.1, num_classes=(2, 4))
+    labels = torch.tensor([[0, 3], [1, 0], [1, -1], [0, 2]])
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8).clone()
+    original = soft_targets(labels, (2, 4), 0.1)
+    mixed, targets = mixup(images.clone(), labels)
+    for row in range(4):
+        # The share of the other picture in the pixels is its share in the labels of every level.
+        share = ((mixed[row] - images[row]) / (images[3 - row] - images[row])).mean().item()
+        for target, clean in zip(targets, original):
+            expected = (1 - share) * clean[row] + share * clean[3 - row]
+            torch.testing.assert_close(target[row], expected, atol=1e-4, rtol=0)
+
+
+def test_a_run_learns_and_writes_its_files(picture_folder, taxonomy, tiny_config, tmp_path):
+    run = make_run(
+        picture_folder,
+        taxonomy,
+        tiny_config,
+        tmp_path / "run",
+        epochs=12,
+        mixup=0.0,
+        cutmix=0.0,
+        lr=0.6,
+        auto_augment="",
+        color_jitter=0.0,
+        random_erasing=0.0,
+        crop_scale=0.9,
+        ema_decay=0.5,
+        smoothing=0.0,
+    )
+    best = run.train()
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert len(losses) == 12 and losses[-1] < 0.75 * losses[0]
+    fpa = [entry["val/fpa"] for entry in log if "val/fpa" in entry]
+    assert best == max(fpa) and best > 100 / 6
+    content = weights.load(tmp_path / "run/best.safetensors")
+    assert content.taxonomy == taxonomy and content.config == tiny_config
+    assert content.state_dict["cls_token"].dtype == torch.float16
+    assert any((tmp_path / "run/tensorboard").iterdir())
+    for value in weights.load(tmp_path / "run/last.safetensors").state_dict.values():
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("opt", ["adamw", "muon"])
+def test_stopped_and_resumed_equals_uninterrupted(picture_folder, taxonomy, tiny_config, tmp_path, opt):
+    """In-process: stop by an exception between checkpoints, start again."""
+    whole = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "whole", opt=opt)
+    whole.train()
+    for stop in (1, 3, 4, 5):
+        run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / f"cut{stop}", opt=opt)
+        step = run._train_step
+
+        def fail(batch, run=run, stop=stop, step=step):
+            if run.step == stop:
+                raise KeyboardInterrupt
+            return step(batch)
+
+        run._train_step = fail
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+        resumed = make_run(picture_folder, taxonomy, tiny_config, tmp_path / f"cut{stop}", opt=opt)
+        resumed.train()
+        for name in ("last.safetensors", "checkpoint/model.safetensors"):
+            a, b = (load_file(tmp_path / d / name) for d in ("whole", f"cut{stop}"))
+            assert all(torch.equal(a[k], b[k]) for k in a), (stop, name)
+        logs = [
+            [json.loads(x)["step"] for x in (tmp_path / d / "log.jsonl").read_text().splitlines()]
+            for d in ("whole", f"cut{stop}")
+        ]
+        assert logs[0] == logs[1]
+
+
+def test_killed_between_the_renames(picture_folder, taxonomy, tiny_config, tmp_path):
+    run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")
+    run.train()
+    os.replace(tmp_path / "run/checkpoint", tmp_path / "run/checkpoint.old")
+    (tmp_path / "run/log.jsonl").open("a").write('{"step": 6, "cut')
+    again = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")
+    again.train()
+    assert again.step == 6 and again.best == run.best
+    assert all(json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines())
+
+
+def test_a_batch_that_cannot_be_read_is_a_step_left_out(picture_folder, taxonomy, tiny_config, tmp_path):
+    for file in sorted((picture_folder / "train").rglob("*.png"))[2:]:
+        file.write_bytes(b"")
+    with pytest.warns(UserWarning, match="left out"):
+        run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", batch_size=2)
+        run.train()
+    assert run.step == 12
+
+
+def test_another_run_in_the_folder_is_refused(picture_folder, taxonomy, tiny_config, tmp_path):
+    make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")
+    make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", workers=1, checkpoint_steps=7)
+    with pytest.raises(ValueError, match=r"other settings \(drop_path_rate 0.0 -> 0.2; lr 0.1 -> 0.3\)"):
+        make_run(picture_folder, taxonomy, tiny_config.replace(drop_path_rate=0.2), tmp_path / "run", lr=0.3)
+
+
+def test_starting_from_weights(picture_folder, taxonomy, tiny_config, tiny_weights, tmp_path):
+    init = weights.load(tiny_weights)
+    run = make_run(picture_folder, taxonomy, tiny_config.replace(image_size=48), tmp_path / "run", init)
+    assert torch.equal(run.model.heads[2].weight, init.state_dict["heads.2.weight"])
+    assert run.model.pos_embed.shape[1] == 37
+    assert torch.equal(run.ema.module.cls_token, init.state_dict["cls_token"])
+
+
+def test_wrong_settings_are_explained(picture_folder, taxonomy, tiny_config, tmp_path):
+    for wrong, message in (
+        (dict(batch_size=3), "even"),
+        (dict(epochs=0), "1 or more"),
+        (dict(batch_size=64), "at least a batch of 64 pictures, got 12"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **wrong)
+    with pytest.raises(ValueError, match="one taxonomy"):
+        make_run(picture_folder, taxonomy, tiny_config.replace(level_classes=(2, 3)), tmp_path / "run")
+
+
+def test_weight_decay_leaves_tokens_and_norms_alone(picture_folder, taxonomy, tiny_config, tmp_path):
+    run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")
+    names = {id(p): n for n, p in run.model.named_parameters()}
+    decayed = {names[id(p)] for g in run.optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    assert "heads.0.weight" in decayed and "stages.0.blocks.0.attn.qkv.weight" in decayed
+    assert not {"cls_token", "pos_embed", "norm.weight", "heads.0.bias"} & decayed
+    assert train_transform(tiny_config, TrainConfig(auto_augment="rand-m10-mstd9")) is not None
+
+
+@pytest.mark.parametrize("mean", [(0.5,), (0.485, 0.456, 0.406)])
+def test_a_model_of_one_channel_trains_and_answers(picture_folder, taxonomy, tiny_config, tmp_path, mean):
+    config = tiny_config.replace(in_chans=1, mean=mean, std=mean)
+    make_run(picture_folder, taxonomy, config, tmp_path / "run", epochs=1, warmup_epochs=0.5).train()
+    predictor = Predictor(tmp_path / "run/last.safetensors")
+    picture = next((picture_folder / "val").rglob("*.png"))
+    assert len(next(predictor.predict([picture])).path) == 3
+    average = sum(mean) / len(mean)
+    seen = predictor.transform(read_picture(picture)) * average + average
+    grey = tv.Compose([tv.Grayscale(1), tv.Resize(32, tv.InterpolationMode.BICUBIC), tv.ToTensor()])
+    torch.testing.assert_close(seen, grey(read_picture(picture)), atol=2 / 255, rtol=0)  # rounded in another order
+    assert len(segment_picture(predictor, picture).readings) == 3
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch(picture_folder, tmp_path):
+    """SIGKILL the command line at several moments of a run with workers; the weights come out the same."""
+
+    def command(output):
+        options = (
+            "--image-size 32 --num-superpixels 16 --num-clusters 8 4 2 2 --epochs 3 --batch-size 4 --workers 1 "
+            "--warmup-epochs 1 --ema-decay 0.9 --checkpoint-steps 1"
+        ).split()
+        return [
+            sys.executable,
+            "-m",
+            "hcast_zoo",
+            "train",
+            "--data",
+            str(picture_folder),
+            "--output",
+            str(output),
+            "--model",
+            "hcast_tiny",
+            *options,
+        ]
+
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    kills = 0
+    for _ in range(6):
+        process = subprocess.Popen(
+            command(tmp_path / "cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        before = progress(tmp_path / "cut")
+        while progress(tmp_path / "cut") < before + 2 and process.poll() is None:
+            time.sleep(0.01)
+        if process.poll() is None and kills < 3:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+        if process.returncode == 0:
+            break
+    assert kills == 3 and process.returncode == 0
+    for name in ("last.safetensors", "best.safetensors", "checkpoint/model.safetensors"):
+        a, b = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)
+        assert all(torch.equal(a[k], b[k]) for k in a), name
+
+
+def progress(folder):
+    try:
+        return json.loads((folder / "checkpoint/progress.json").read_text())["step"]
+    except (FileNotFoundError, json.JSONDecodeError):
+        return 0
+
+
+class TestPaperExact:
+    """The official code's quirks, and that they are off unless asked for."""
+
+    def test_learning_rate(self, picture_folder, taxonomy, tiny_config, tmp_path):
+        """By epochs, one late, of a cosine of another length: as the official loop does with timm's scheduler."""
+        rates = {}
+        for exact in (True, False):
+            run = make_run(
+                picture_folder,
+                taxonomy,
+                tiny_config,
+                tmp_path / str(exact),
+                epochs=5,
+                warmup_epochs=2,
+                warmup_lr=1e-3,
+                schedule_epochs=15,
+                paper_exact=exact,
+            )
+            step, rates[exact] = run._train_step, []
+
+            def record(batch, run=run, step=step, seen=rates[exact]):
+                seen.append(run.optimizer.param_groups[0]["lr"])
+                return step(batch)
+
+            run._train_step = record
+            run.train()
+        peak, steps = 0.1 * 4 / 512, 3
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+        scheduler = CosineLRScheduler(optimizer, t_initial=15, lr_min=1e-5, warmup_t=2, warmup_lr_init=1e-3)
+        official = []
+        for epoch in range(5):
+            official += [optimizer.param_groups[0]["lr"]] * steps
+            scheduler.step(epoch)
+        assert rates[True] == pytest.approx(official)
+        assert official[0] == official[3] != official[6] and len(set(rates[False])) == 5 * steps
+
+    def test_resumed(self, picture_folder, taxonomy, tiny_config, tmp_path):
+        runs = [
+            make_run(picture_folder, taxonomy, tiny_config, tmp_path / name, epochs=2, paper_exact=True)
+            for name in ("whole", "cut")
+        ]
+        runs[0].train()
+        step = runs[1]._train_step
+
+        def fail(batch):
+            if runs[1].step == 4:
+                raise KeyboardInterrupt
+            return step(batch)
+
+        runs[1]._train_step = fail
+        with pytest.raises(KeyboardInterrupt):
+            runs[1].train()
+        make_run(picture_folder, taxonomy, tiny_config, tmp_path / "cut", epochs=2, paper_exact=True).train()
+        a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "cut"))
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+    @pytest.mark.parametrize("exact", [True, False])
+    def test_which_weights(self, picture_folder, taxonomy, tiny_config, tmp_path, exact):
+        """The weights themselves by the finest accuracy, or their average by the full path."""
+        run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", paper_exact=exact)
+        best = run.train()
+        kept = weights.load(tmp_path / "run/last.safetensors").state_dict["cls_token"]
+        raw, average = (m.state_dict()["cls_token"].half() for m in (run.model, run.ema.module))
+        assert torch.equal(kept, raw) == exact and torch.equal(kept, average) == (not exact)
+        log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+        name = "accuracy/species" if exact else "fpa"
+        assert run.criterion == name and best == max(x[f"val/{name}"] for x in log if "val/fpa" in x)
+
+    def test_normalisation(self, taxonomy, tiny_config):
+        """ImageNet's in training, whatever the config says."""
+        other = tiny_config.replace(mean=(0.466, 0.471, 0.380), std=(0.195, 0.194, 0.192))
+        plain = dict(auto_augment="", color_jitter=0.0, random_erasing=0.0, hflip=0.0, crop_scale=1.0)
+        grey = Image.new("RGB", (32, 32), (128, 128, 128))
+        for exact, config in ((True, tiny_config), (False, other)):
+            found = train_transform(other, TrainConfig(**plain, paper_exact=exact))(grey)[:, 0, 0]
+            expected = (128 / 255 - torch.tensor(config.mean)) / torch.tensor(config.std)
+            torch.testing.assert_close(found, expected)

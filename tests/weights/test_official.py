@@ -1,0 +1,119 @@
+import argparse
+import pickle
+
+import pytest
+import torch
+
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.model import HCast
+from hcast_zoo.weights.official import _rename, convert_official, is_official, read_checkpoint
+
+
+def with_aliases(official):
+    """Add blocks1.* to blocks4.* as real checkpoints have them (one block a stage in the fixtures)."""
+    aliases = {
+        f"blocks{int(k.split('.')[1]) + 1}.{k.split('.', 1)[1]}": v
+        for k, v in official.items()
+        if k.startswith("blocks.")
+    }
+    return {**official, **aliases}
+
+
+def test_aliases_and_wrappers_do_not_matter(golden):
+    _, _, official = golden
+    config, state = convert_official(official, num_heads=3)
+    wrapped = {"model": {f"module.{k}": v for k, v in with_aliases(official).items()}, "epoch": 3}
+    config_2, state_2 = convert_official(wrapped, num_heads=3)
+    assert config == config_2 and state.keys() == state_2.keys()
+    assert is_official(wrapped) and not is_official(state) and not is_official({"a": 1})
+    HCast(config).load_state_dict(state)
+
+
+def test_last_pool_is_dropped_unless_asked_for(golden, images, segments):
+    model, _, official = golden
+    config, state = convert_official(official, num_heads=3)
+    assert not any(k.startswith("stages.3.pool") for k in state)
+    lean = HCast(config).eval()
+    lean.load_state_dict(state)
+    with torch.no_grad():
+        for a, b in zip(lean(images, segments).level_logits, model(images, segments).level_logits):
+            assert torch.equal(a, b)
+
+
+def official_state(variant, level_classes):
+    """The names and shapes of an official checkpoint, made backwards from our model."""
+    config = HCastConfig.from_variant(variant, level_classes=level_classes, last_pool=True)
+    ours = HCast(config, device="meta").state_dict()
+    heads = ("manufacturer_head", "family_head", "head")[-len(level_classes) :]
+    names = ["cls_token", "pos_embed", "norm.weight", "norm.bias"]
+    layers = {0: "conv", 1: "norm", 3: "conv", 4: "norm", 6: "conv", 7: "norm", 9: "conv", 10: "norm"}
+    for index, layer in layers.items():
+        suffixes = (
+            ["weight"] if layer == "conv" else ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+        )
+        names += [f"patch_embed.proj.{index}.{s}" for s in suffixes]
+    names += ["patch_embed.proj.12.weight", "patch_embed.proj.12.bias"]
+    names += [f"{h}.{p}" for h in heads for p in ("weight", "bias")]
+    block = [k.removeprefix("stages.0.blocks.0.") for k in ours if k.startswith("stages.0.blocks.0.")]
+    pool = [k.removeprefix("stages.0.pool.") for k in ours if k.startswith("stages.0.pool.")]
+    names += [f"pool{s}.pool_block.{k}" for s in (1, 2, 3, 4) for k in pool]
+    index = 0
+    for stage, depth in enumerate(config.depths, 1):
+        for _ in range(depth):
+            names += [f"{prefix}.{index}.{k}" for k in block for prefix in ("blocks", f"blocks{stage}")]
+            index += 1
+    plain = {
+        n: n if n.startswith("blocks.") or not n.startswith("blocks") else "blocks." + n.split(".", 1)[1] for n in names
+    }
+    return {n: torch.zeros(ours[_rename(plain[n], config)].shape) for n in names}, config
+
+
+@pytest.mark.parametrize(
+    "variant, classes, keys",
+    [
+        ("hcast_small", (13, 38, 200), 360),
+        ("hcast_small", (17, 34), 358),
+        ("hcast_small", (1000,), 356),
+        ("hcast_small_deep", (13, 38, 200), 456),
+    ],
+)
+def test_real_sizes(variant, classes, keys):
+    state, config = official_state(variant, classes)
+    assert len(state) == keys
+    found, converted = convert_official(state, keep_last_pool=True)
+    assert found == config
+    assert len(converted) == len(HCast(config, device="meta").state_dict())
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda s: s.pop("norm.weight"), "missing norm.weight"),
+        (lambda s: s.pop("cls_token"), "no cls_token"),
+        (lambda s: s.update(extra=torch.zeros(1)), "1 unknown keys, such as \\['extra'\\]"),
+        (lambda s: s.update({"head.bias": torch.zeros(7)}), r"got \(7,\)"),
+        (lambda s: s.update({"pool9.pool_block.fc1.0.bias": torch.zeros(7)}), "unknown keys"),
+        (lambda s: s.update({"blocks1.0.norm1.weight": torch.zeros(48)}), "differs from blocks.0.norm1.weight"),
+        (lambda s: s.update(note="text"), "other values at \\['note'\\]"),
+        (lambda s: s.pop("head.weight"), "expected heads"),
+    ],
+)
+def test_wrong_checkpoints_are_explained(golden, spoil, message):
+    state = dict(golden[2])
+    spoil(state)
+    with pytest.raises(ValueError, match=message):
+        convert_official(state, num_heads=3)
+
+
+def test_read_checkpoint(golden, tmp_path):
+    file = tmp_path / "best.pth"
+    torch.save({"model": golden[2], "args": argparse.Namespace(lr=0.1), "epoch": 3}, file)
+    assert len(convert_official(read_checkpoint(file), num_heads=3)[1]) > 100
+    file.write_bytes(pickle.dumps(print))
+    with pytest.raises(ValueError, match="tensors and plain values"):
+        read_checkpoint(file)
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match="expected a checkpoint"):
+        read_checkpoint(file)
+    with pytest.raises(FileNotFoundError):
+        read_checkpoint(tmp_path / "missing.pth")
