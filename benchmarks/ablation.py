@@ -188,6 +188,7 @@ def main() -> None:
     )
     test = HierarchicalDataset.load(args.data, taxonomy, "test", cache=True, skip_broken=False)
     write_report(args, taxonomy, len(test))
+
     for seed in args.seeds:
         for name in args.arms:
             folder = args.output / name / f"seed-{seed}"
@@ -212,11 +213,13 @@ def measure(
         if {key: found[key] for key in facts} != json.loads(json.dumps(facts)):
             raise SystemExit(f"{folder} holds a finished run with other settings: choose another --output")
         return
+
     train_set, val_set = (HierarchicalDataset.load(data, taxonomy, split, cache=True) for split in ("train", "val"))
     if arm.even:
         train_set.labels = cut_evenly(train_set.labels, settings.seed)
     run = arm.run(config, settings, train_set, val_set, folder)
     run.train()
+
     # Nothing is chosen on the validation pictures: these are the average weights after the last step.
     model = run.make_model()
     model.load_state_dict(
@@ -260,6 +263,7 @@ def score(model, test: HierarchicalDataset, taxonomy: Taxonomy) -> tuple[dict, d
         if mode == "best_path":
             good = ((paths == labels) | (labels == UNKNOWN)).int()
             right = dict(zip(("path", *taxonomy.levels), [good.amin(1).tolist(), *good.T.tolist()]))
+
     return results, right
 
 
@@ -327,10 +331,12 @@ def make_tables(found: dict[str, list[dict]], taxonomy: Taxonomy) -> tuple[str, 
             for title, key in zip(("FPA", *taxonomy.levels), ("path", *taxonomy.levels))
         }
         changes.append([name, *(f"{value:+.2f} ± {error:.2f}" for value, error in pairs.values())])
+
         for word, sign in (("better", 1), ("worse", -1)):
             if titles := [title for title, (value, error) in pairs.items() if sign * value > 2 * error]:
                 told.append(f"- `{name}` is {word} in {', '.join(titles)}.")
                 clear += len(titles)
+
     verdict = (
         [
             f"Of {len(changes) * (1 + len(taxonomy.levels))} differences from the base, {clear} are larger than two "

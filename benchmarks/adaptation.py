@@ -154,6 +154,7 @@ def main() -> None:
                 if case.level is None
                 else (case.level, labels[case.level].item())
             )
+
             a = adapt(
                 model,
                 image[None],
@@ -165,6 +166,7 @@ def main() -> None:
                 calibration=calibration,
             )
             results[case.name].append(measure(a, labels, mask, content.taxonomy, calibration))
+
     write_report(args, content, calibration, cases, results)
 
 
@@ -218,6 +220,7 @@ def measure(a, labels: Tensor, mask: Tensor | None, taxonomy: Taxonomy, calibrat
     )
     maps = [[o.segment_map(stage)[0] for stage in range(2, len(o.assignments) + 2)] for o in outputs]
     iou = None if mask is None else tuple([best_union_iou(m, mask) for m in m_all] for m_all in maps)
+
     return Result(right, probability, iou, [rand_distance(m, n) for m, n in zip(*maps)])
 
 
@@ -288,6 +291,7 @@ def target_row(name: str, results: list[Result]) -> list[str]:
     gains = [statistics.mean(r.iou[1]) - statistics.mean(r.iou[0]) for r in masked]
     better, worse = (100 * statistics.mean(sign * g > 1 for g in gains) for sign in (1, -1))
     moved = " / ".join(f"{statistics.mean(c):.1f}" for c in zip(*(r.change for r in results)))
+
     return [
         *name.split(" | "),
         f"{before:.2f}",
@@ -336,6 +340,7 @@ def verdict_target(cases: list[Case], results: dict[str, list[Result]]) -> str:
         "more than" if difference > width else "less than" if difference < -width else "not measurably otherwise than"
     )
     rises = 100 * statistics.mean(r.probability[1] > r.probability[0] for r in results[true.name])
+
     return (
         f"Adapting the tokens to the {true.name.split(' |')[0]} raises its probability in {rises:.1f} % of the "
         f"pictures, and {mends} on average (mean IoU over the stages {mean:+.2f} ± {half:.2f} points), {control} a "

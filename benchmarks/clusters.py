@@ -60,6 +60,7 @@ def main() -> None:
         mark = "**" if s == default else ""
         percents = [f"{value:.2f}" for key, value in metrics[s].items() if key != "wap"]
         rows.append([mark + "/".join(map(str, s)) + mark, *percents, f"{median:.2f}", f"{low:.2f}-{high:.2f}"])
+
     plot(args.docs / "images" / "clusters.png", settings, metrics, quartiles, default)
     report.write(
         args.docs,
@@ -109,9 +110,11 @@ def time_ratios(
             start = time.perf_counter()
             model(images, segments, num_clusters=s)
             seconds[s] = time.perf_counter() - start
+
         if number:  # the first round warms up
             for s in settings:
                 ratios[s].append(seconds[s] / seconds[default])
+
     return ratios
 
 
@@ -126,6 +129,7 @@ def plot(path: Path, settings, metrics, quartiles, default) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise SystemExit("the plot needs matplotlib: pip install '.[benchmarks]'") from error
+
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     x = [s[0] for s in settings]
@@ -137,10 +141,12 @@ def plot(path: Path, settings, metrics, quartiles, default) -> None:
     right.fill_between(x, low, high, alpha=0.25)
     right.set_ylabel("time, training's clusters = 1")
     right.set_ylim(bottom=0)
+
     for axes in (left, right):
         axes.axvline(default[0], color="grey", linestyle=":", label="in training")
         axes.set_xlabel("segments of stage 2; the others in proportion")
         axes.grid(alpha=0.3)
+
     left.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)

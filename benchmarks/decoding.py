@@ -175,6 +175,7 @@ def back_off_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy,
                     number(percent(~wrong[given])),
                 ]
             )
+
     return report.table(
         ["threshold", "levels agree", *(f"{level}: answered / right" for level in taxonomy.levels), "all right"], rows
     )
@@ -212,6 +213,7 @@ def selective_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy
     for name, (paths, confidence) in confidences.items():
         right = (paths == labels).all(1)[confidence.argsort(descending=True, stable=True)]
         rows.append([name, *(f"{percent(right[: max(1, len(right) * share // 100)]):.1f}" for share in SHARES)])
+
     return report.table(["confidence", *(f"{share} %" for share in SHARES)], rows)
 
 
@@ -228,7 +230,9 @@ def restriction_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxono
                 [x[mine] for x in logits], taxonomy, calibration, within=[f"{name}:{taxonomy.names[level][node]}"]
             ).paths
             right.append((paths == labels[mine]).all(1))
+
         rows.append([name, f"{percent(torch.cat(right)):.2f}"])
+
     return report.table(["known", "FPA"], rows)
 
 
@@ -244,6 +248,7 @@ def draw(path: Path, logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonom
             curve = [(answered[level], accuracy[level]) for answered, accuracy in points if answered[level] > 1]
             label = name + (", levels agree" if agreement else ", probability alone")
             left.plot(*zip(*curve), style, color=f"C{level}", label=label)
+
     left.set(xlabel="answered, % (above 1 %)", ylabel="right of these, %", xlim=(0, 100), ylim=(0, 100))
     left.legend(fontsize=8)
     left.grid(alpha=0.3)

@@ -37,6 +37,7 @@ def draw_stages(predictor: Predictor, file: Path) -> plt.Figure:
         axis.imshow(visualize.stage_panel(segmented.segmentation, stage))
         axis.set_title(f"stage {stage}: {len(np.unique(labels[labels >= 0]))} segments", fontsize=10)
         axis.set_xlabel(read.get(stage, "no label\nis read here"), fontsize=10)
+
     for axis in axes:
         axis.set(xticks=[], yticks=[])
     return figure
@@ -58,6 +59,7 @@ def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure
 
     figure, axes = plt.subplots(1, shown + 2, figsize=(PANEL_IN * (shown + 2), PANEL_IN * 1.2), layout="constrained")
     axes[0].imshow(np.where(lines[..., None], 0, np.asarray(view)))
+
     for order, centre in enumerate(centres, 1):
         rows, columns = np.nonzero(segments == centre)
         axes[0].text(
@@ -70,15 +72,19 @@ def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure
             weight="bold",
             bbox=dict(boxstyle="circle,pad=0.15", facecolor="white", alpha=0.8, linewidth=0),
         )
+
     axes[0].set_title(f"{len(centres)} centres, by distance", fontsize=10)
+
     for number, axis in enumerate(axes[1:-1]):
         image = axis.imshow(assignment[:, number][segments], cmap="magma", vmin=0, vmax=assignment[:, :shown].max())
         axis.set_title(f"probability of cluster {number + 1}", fontsize=10)
+
     figure.colorbar(image, ax=axes[-2], shrink=0.7)
     axes[-1].imshow(visualize.stage_panel(visualize.Segmentation.from_output(picture, output, config), 2))
     axes[-1].set_title("most probable cluster", fontsize=10)
     for axis in axes:
         axis.set(xticks=[], yticks=[])
+
     return figure
 
 
@@ -105,6 +111,7 @@ def draw_tree_path(predictor: Predictor, file: Path, shown: int = 4) -> plt.Figu
         axis.barh([names[i] for i in rows], values[rows], color="tab:blue", height=0.5, label="softmax over all levels")
         axis.set_title(f"{level}: {values.sum():.0%} of the whole", fontsize=10)
         axis.tick_params(labelsize=8)
+
     axes[0].legend(fontsize=7, loc="lower right")
     return figure
 

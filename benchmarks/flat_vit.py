@@ -43,6 +43,7 @@ class FlatViT(nn.Module):
                 f"num_superpixels: expected n * n with n dividing image_size={config.image_size}, got "
                 f"{config.num_superpixels}"
             )
+
         self.config = config
         self.vit = VisionTransformer(
             config.image_size,
@@ -56,6 +57,7 @@ class FlatViT(nn.Module):
             drop_path_rate=config.drop_path_rate,
         )
         self.heads = nn.ModuleList(nn.Linear(config.embed_dim, n) for n in config.level_classes)
+
         for head in self.heads:
             nn.init.trunc_normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
@@ -81,9 +83,11 @@ class FlatViT(nn.Module):
                 hooks.enter_context(
                     block.attn.attn_drop.register_forward_hook(lambda module, inputs, result: attentions.append(result))
                 )
+
             # From the pixels on, as in explain_levels.
             images = images.detach().clone().requires_grad_()
             output = self.output(images, self.vit(images), attentions)
+
         depths, stages = (len(attentions),), (1,) * len(self.heads)
         return detach(output), explain_output(output, depths, stages, targets)
 
@@ -150,6 +154,7 @@ def main() -> None:
             f"{sum(config.depths)} blocks, {parameters(FlatViT(config)) / 1e6:.1f} M parameters; the H-CAST has "
             f"{parameters(HCast(hcast)) / 1e6:.1f} M"
         )
+
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
     train_set = HierarchicalDataset.load(args.data, taxonomy, args.train_split, cache=settings.cache)
     val_set = HierarchicalDataset.load(args.data, train_set.taxonomy, args.val_split, cache=settings.cache)

@@ -82,6 +82,7 @@ def main() -> None:
             parameters=flat_vit.parameters(flat) / 1e6,
             hcast=flat_vit.parameters(model) / 1e6,
         )
+
     dataset = report.load_data(args, content)
     batches = report.load_batches(dataset, content.config, args.batch_size)
     agreements, hiding = [], []
@@ -103,6 +104,7 @@ def main() -> None:
                 ),
             ]
         )
+
         for level, before, seen, chance in zip(
             content.taxonomy.levels, *(found[k].T for k in ("before", "seen", "random"))
         ):
@@ -114,6 +116,7 @@ def main() -> None:
                     mean_and_error(100 * (chance - seen), 1),
                 ]
             )
+
     report.write(
         args.docs,
         args.page,
@@ -153,6 +156,7 @@ def measure(model, explain: Callable, batches: list[dict], taxonomy: Taxonomy) -
                     logits = model(hide(images, rank), segments).level_logits
                 after.append(probabilities(logits, explanation.targets)[:, level])
             rows[key].append(torch.stack(after, 1))
+
     return {**{k: torch.cat(v).numpy() for k, v in rows.items()}, "fpa": metrics.compute()["fpa"], "tokens": count}
 
 

@@ -79,6 +79,7 @@ def main() -> None:
                     f"{exceeds(sign * a, sign * b):.2f}",
                 ]
             )
+
     (args.docs / "images").mkdir(parents=True, exist_ok=True)
     gallery(model, dataset, right, paths).save(args.docs / "images" / "fragmentation.png", optimize=True)
     report.write(
@@ -105,6 +106,7 @@ def measure(model: HCast, dataset: HierarchicalDataset, batch_size: int) -> tupl
         paths.append(found)
         stages = [output.segment_map(stage).numpy() for stage in range(1, len(output.assignments) + 2)]
         values += [[fragmentation(maps[row]) for maps in stages] for row in range(len(found))]
+
     return torch.cat(right).numpy(), np.array(values), torch.cat(paths).numpy()
 
 
@@ -117,6 +119,7 @@ def fragmentation(labels: np.ndarray) -> tuple[float, float, float]:
     for different, first, second in ((across, np.s_[:, :-1], np.s_[:, 1:]), (down, np.s_[:-1], np.s_[1:])):
         edges[first] += different
         edges[second] += different
+
     for frame in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         edges[frame] += 1
     area = np.bincount(labels.ravel())
@@ -128,6 +131,7 @@ def fragmentation(labels: np.ndarray) -> tuple[float, float, float]:
     for label in np.flatnonzero(area):
         _, _, stats, _ = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8), connectivity=4)
         largest += stats[1:, cv2.CC_STAT_AREA].max()
+
     return boundary, compactness, 100 * (1 - largest / labels.size)
 
 
@@ -162,6 +166,7 @@ def verdict(found: dict[tuple[int, str], tuple[float, float]], stages: int) -> s
             f" Even the superpixels of wrong pictures are more fragmented ({', '.join(superpixels)}), so part of "
             "this is the pictures' own detail."
         )
+
     return textwrap.fill(f"{text} By chance alone, one interval in twenty would leave out 0.", 120)
 
 
@@ -182,9 +187,11 @@ def gallery(
             left, top = GAP + side * (width + GAP), row * (PANEL + 2 * LINE + GAP)
             canvas.paste(strip(Segmentation.from_output(picture, output, model.config), PANEL), (left, top))
             draw.text((left, top + PANEL + 2), name(dataset.taxonomy, paths[index]), "black", font)
+
             if side:
                 truth = name(dataset.taxonomy, dataset.labels[index].tolist())
                 draw.text((left, top + PANEL + 2 + LINE), f"is {truth}", "firebrick", font)
+
     return canvas
 
 

@@ -112,9 +112,11 @@ def row(
         f"{100 * np.mean(probabilities):.1f}",
         *(f"{100 * np.mean([p.probabilities[level] for p in whole]):.1f}" for level in range(3)),
     ]
+
     for threshold in THRESHOLDS:
         short = measure(predictor.with_settings(threshold=threshold), pictures)
         cells += [f"{100 * np.mean([len(p.path) >= depth for p in short]):.0f}" for depth in (1, 3)]
+
     cells.append("-" if inside is None else f"{separation(inside, probabilities):.0f}")
     cells.append("-" if truth is None else f"{100 * np.mean([p.path == t for p, t in zip(whole, truth)]):.0f}")
     return cells, whole
@@ -147,10 +149,12 @@ def main() -> None:
         cells, found = row(name, predictor, list(items.values()), inside, None)
         rows.append(cells)
         common[name] = Counter(" > ".join(p.path) for p in found).most_common(3)
+
     shown = {name: (photos[name], answers[PHOTOGRAPHS.index(name)]) for name in SHOWN}
     for name, items in (("noise", others["noise"]), ("plain white", others["one colour"])):
         picture = next(iter(items.values()))
         shown[name] = (picture, measure(predictor, [picture])[0])
+
     draw(shown).save(args.docs / "images/limits.png", optimize=True)
     text = (
         Path(__file__)

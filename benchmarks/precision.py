@@ -66,6 +66,7 @@ def main() -> None:
         if name == "compiled":
             compile_time = f"; the first call took {time.perf_counter() - start:.0f} s"
         rows.append(measure(name, variant, model, batches, reference, calibration, content.taxonomy, args))
+
     report.write(
         args.docs,
         "precision.md",
@@ -89,6 +90,7 @@ def measure(name, variant, model, batches, reference, calibration, taxonomy, arg
     same = 100 * (paths[0] == paths[1]).all(1).double().mean().item()
     change = max((a.softmax(-1) - b.softmax(-1)).abs().max().item() for a, b in zip(logits, reference))
     ratios = compare(variant, model, batches[0], args.runs)
+
     return (
         f"| {name} | {fpa:.2f} | {same:.1f} % | {change:.1e} | {statistics.median(ratios):.2f} "
         f"({min(ratios):.2f} to {max(ratios):.2f}) | {stored(variant) / stored(model):.2f} |"
@@ -115,6 +117,7 @@ def compare(variant: nn.Module, model: nn.Module, batch: dict, runs: int) -> lis
             m(batch["images"], batch["segments"])
             seconds.append(time.perf_counter() - start)
         ratios.append(seconds[0] / seconds[1])
+
     return ratios
 
 

@@ -58,6 +58,7 @@ def provenance(args: argparse.Namespace, content: weights.Weights, pictures: int
     for word in sys.argv[1:]:
         words.append(shlex.quote(Path(word).name if name else word))  # no path of this machine
         name = word in PATHS
+
     data = (content.taxonomy.name or Path(args.data).stem) + (f", split {args.split}" if args.split else "")
     model = content.metadata.get("name") or Path(args.model).name
     text = (
@@ -65,6 +66,7 @@ def provenance(args: argparse.Namespace, content: weights.Weights, pictures: int
         f"{code_version()}, {date.today().isoformat()}, torch {torch.__version__.split('+')[0]}. This page is "
         "written by"
     )
+
     return f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n    {' '.join(words)}\n"
 
 

@@ -55,11 +55,13 @@ def main() -> None:
     if args.peak:
         print(json.dumps(peak_memory(args.peak)))
         return
+
     rows = []
     for part in args.parts or PARTS:
         for row in PARTS[part](args):
             print(" | ".join(row), file=sys.stderr, flush=True)
             rows.append(row)
+
     args.output.parent.mkdir(exist_ok=True)
     args.output.write_text(report(rows, args))
 
@@ -148,6 +150,7 @@ def memory(args):
             json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(3)
         ]
         peaks[name] = {key: [run[key] for run in runs] for key in runs[0]}
+
     for key, what in (
         ("tensors", "peak memory of the tensors of a training step, batch 16"),
         ("step", "growth of the process in training steps, batch 16"),
@@ -179,6 +182,7 @@ def peak_memory(name: str) -> dict[str, int]:
         training_step(model, *tensors)
     changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes.sort(key=lambda event: event.start_ns())
+
     return {**peaks, "tensors": max(itertools.accumulate(event.nbytes() for event in changes))}
 
 
@@ -222,6 +226,7 @@ def end_to_end(args):
     """JPEG files to paths, superpixels and loader included; and the part of the time that superpixels take."""
     if hasattr(os, "sched_setaffinity"):  # loader workers would inherit the one core that OpenMP bound this thread to
         os.sched_setaffinity(0, range(os.cpu_count()))
+
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.asarray(Image.open(PICTURE).convert("RGB").resize((500, 375)))
         files = []
@@ -229,6 +234,7 @@ def end_to_end(args):
             file = Path(folder) / f"{number}.jpg"
             Image.fromarray(np.roll(pixels, number * 7, (0, 1))).save(file, quality=90)
             files.append(str(file))
+
         predictor = Predictor()
         config = predictor.model.config.replace(image_size=224, num_superpixels=196, num_clusters=(64, 32, 16, 8))
         state = weights.fit(predictor.model.state_dict(), HCast(config))
@@ -238,12 +244,14 @@ def end_to_end(args):
         grid = Predictor()
         grid.model, grid.transform = HCast(config.replace(superpixels="grid")).eval(), predictor.transform
         grid.model.load_state_dict(state)
+
         for workers in (0, 2):
             result = compare(
                 lambda: list(predictor.predict(files, 16, workers)),  # noqa: B023
                 lambda: list(grid.predict(files, 16, workers)),  # noqa: B023
                 max(3, args.runs // 2),
             )
+
             yield row(
                 f"128 JPEG files to paths, batch 16, {workers} loader workers",
                 "the same with a grid",

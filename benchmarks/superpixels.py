@@ -69,6 +69,7 @@ def main() -> None:
         rows.append(
             f"| `{method}` | {100 * right:.2f} | {recall:.1f} | {iou:.1f} | {statistics.median(ratios):.2f}{spread} |"
         )
+
     report.write(
         args.docs,
         "superpixels.md",
@@ -90,11 +91,13 @@ def measure(model, batches, masks, method, calibration, taxonomy) -> tuple[float
         segments = superpixels.from_normalized(batch["images"], c.num_superpixels, c.mean, c.std, method)
         logits = calibration.logits(model(batch["images"], segments).level_logits)
         right += (decode(logits, taxonomy).paths == batch["labels"]).all(1).tolist()
+
         for labels in segments:
             mask, index = masks[index], index + 1
             if mask is not None:
                 recalls.append(boundary_recall(labels, mask))
                 ious.append(best_union_iou(labels, mask))
+
     return statistics.mean(right), statistics.mean(recalls), statistics.mean(ious)
 
 
@@ -109,6 +112,7 @@ def measure_time(batches, config, runs: int) -> dict[str, list[float]]:
             start = time.perf_counter()
             superpixels.from_normalized(image, config.num_superpixels, config.mean, config.std, method)
             times[method].append(time.perf_counter() - start)
+
     torch.set_num_threads(threads)
     return {method: values[1:] for method, values in times.items()}
 

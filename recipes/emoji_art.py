@@ -139,12 +139,15 @@ def fetch(package: str, version: str, sha256: str, cache: Path) -> Path:
         subprocess.run(
             ["npm", "pack", "--silent", f"{package}@{version}"], cwd=cache, check=True, stdout=subprocess.DEVNULL
         )
+
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != sha256:
         raise SystemExit(f"{archive.name}: expected sha256 {sha256}, got {found}: delete it and run again")
+
     if not (cache / name).exists():
         with tarfile.open(archive) as tar:
             tar.extractall(cache / name, filter="data")
+
     return cache / name / "package"
 
 
@@ -172,9 +175,11 @@ def read_icons(package: Path) -> tuple[dict[str, str], dict[str, str]]:
             f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
             f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>'
         )
+
     for name, alias in data.get("aliases", {}).items():
         if set(alias) == {"parent"} and alias["parent"] in svgs:  # an alias may also rotate or flip: left out
             svgs.setdefault(name, svgs[alias["parent"]])
+
     codes = json.loads((package / "chars.json").read_text())
     return svgs, {code.upper().replace("-FE0F", ""): name for code, name in codes.items()}
 
@@ -184,13 +189,16 @@ def match_icons(labels: dict, icons: dict) -> dict[str, dict[str, str]]:
     code_of_name: dict[str, str] = {}
     for code, (*_, label) in labels.items():
         code_of_name.setdefault(squash(label), code)
+
     for code in labels:
         if "-" not in code:
             code_of_name.setdefault(squash(unicodedata.name(chr(int(code, 16)), "")) or code, code)
+
     for _, codes in icons.values():
         for code, name in codes.items():
             if code in labels:
                 code_of_name.setdefault(squash(name), code)
+
     drawn = {}
     for artist, (svgs, codes) in icons.items():
         found = {code: name for code, name in codes.items() if code in labels and name in svgs}
@@ -200,6 +208,7 @@ def match_icons(labels: dict, icons: dict) -> dict[str, dict[str, str]]:
         uses = collections.Counter(svgs[name] for name in found.values())
         # One drawing for two emoji is a mistaken alias: keep neither.
         drawn[artist] = {code: name for code, name in found.items() if uses[svgs[name]] == 1}
+
     return drawn
 
 
@@ -214,6 +223,7 @@ def choose_emoji(labels: dict, drawn: dict) -> list[str]:
     ]
     count = collections.Counter(labels[code][:2] for code in kept)
     kept = [code for code in kept if count[labels[code][:2]] >= MIN_LEAVES]
+
     return sorted(kept, key=lambda code: GROUPS.index(labels[code][0]))  # stable: Unicode's order inside a group
 
 
@@ -241,6 +251,7 @@ def render(labels: dict, icons: dict, drawn: dict, kept: list[str]) -> pa.Table:
             )
             for key, value in row.items():
                 columns[key].append(value)
+
     return pa.table(dict(columns))
 
 

@@ -67,9 +67,11 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
+
     with tempfile.TemporaryDirectory() as scratch:
         source = args.source or find_package(Path(scratch))
         train, test = (read_part(source, part) for part in ("train", "t10k"))
+
     taxonomy = Taxonomy.from_paths(PATHS, LEVELS, "Fashion-MNIST")
     taxonomy.save(args.output / "taxonomy.json")
     table = make_table(train, test)
@@ -104,6 +106,7 @@ def read_idx(source: Path, name: str) -> np.ndarray:
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256[name]:
         raise SystemExit(f"{source / name}: expected sha256 {SHA256[name]} (unpacked), got {found}")
+
     # Two zero bytes, the type (8 is uint8), the number of dimensions, and each as a big-endian int32.
     shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
@@ -122,6 +125,7 @@ def make_table(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.
             row = dict(split=str(split), **dict(zip(LEVELS, PATHS[label])), image=file.getvalue())
             for key, value in row.items():
                 columns[key].append(value)
+
     return pa.table(dict(columns))
 
 

@@ -37,6 +37,7 @@ def main() -> None:
             f"{content.config.image_size} pixels; {facts['license']}",
         },
     }
+
     # The first of a variant is its default.
     weights.INDEX.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n", encoding="utf-8")
 

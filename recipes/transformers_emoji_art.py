@@ -57,6 +57,7 @@ def main() -> None:
         model = HCastForImageClassification(
             HCastConfig.from_core(SCRATCH.replace(level_classes=taxonomy.level_classes), taxonomy)
         )
+
     processor = HCastImageProcessor.from_core(model.config)
 
     def pictures(split: str, **kwargs) -> HierarchicalDataset:
@@ -70,6 +71,7 @@ def main() -> None:
             tv.ColorJitter(0.3, 0.3, 0.3, 0.05),
         ]
     )
+
     trainer = Trainer(
         model,
         training_arguments(args),
@@ -95,6 +97,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+
     return parser.parse_args()
 
 

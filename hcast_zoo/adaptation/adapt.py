@@ -122,6 +122,7 @@ def adapt(
         raise ValueError(f"expected one image (1, C, H, W), because parameters adapt to it, got {tuple(image.shape)}")
     if model.training:
         raise ValueError("expected a model in eval mode: training would change its statistics; call model.eval()")
+
     with torch.inference_mode(False), torch.enable_grad():
         image = image.clone()  # a tensor made in inference mode cannot be back-propagated through
         segments = model.prepare_segments(image, segments, model.config.num_superpixels)
@@ -130,12 +131,14 @@ def adapt(
             before = forward()
             node = _find_node(before, taxonomy, target, feedback, calibration)
             tokens, _ = model.embed(image, segments, model.config.num_superpixels)
+
         loss = make_loss(feedback, taxonomy, node, calibration)
         groups = [_free_group(model, kind, tokens[:, 1:]) for kind in config.free]
         offset = next((g.values["tokens"] for g in groups if g.kind == "tokens"), None)
         parameters = {name: p for g in groups if g.kind != "tokens" for name, p in g.values.items()}
         with substituted(model, parameters, offset):
             after, losses = _descend(forward, loss, groups, config)
+
     return Adaptation(
         before,
         after,
@@ -184,6 +187,7 @@ def make_loss(
     losses["path"] = losses["target"]
     if feedback not in losses:
         raise ValueError(f"unknown feedback {feedback!r}: expected one of {', '.join(FEEDBACK)}")
+
     return losses[feedback]
 
 
@@ -231,12 +235,14 @@ def _descend(
                 f"the loss is {value.item()} after {step} steps, and the model as it was before: "
                 + ("check the picture" if step == 0 else "try a smaller step_size or radius")
             )
+
         losses.append(value.item())
         if best is None or losses[-1] < best[0]:
             best = losses[-1], _detached(output), [{k: v.detach().clone() for k, v in g.values.items()} for g in groups]
         if step == config.steps:
             break
         tensors = [v for g in groups for v in g.values.values()]
+
         # What lies above the stage that the feedback enters by has no part in it.
         gradients = iter(torch.autograd.grad(value, tensors, allow_unused=True))
         for group in groups:
@@ -246,6 +252,7 @@ def _descend(
                     f"the gradient of {group.kind} is not finite after {step} steps; the model is as it was before"
                 )
             group.step(mine, config)
+
     assert best is not None  # the loss before the first step is there
     for group, values in zip(groups, best[2]):
         group.restore(values)
@@ -286,15 +293,18 @@ def _find_node(
         )
     if isinstance(target, str):
         return taxonomy.find(target)
+
     if target is not None:
         level, index = target
         if not (0 <= level < len(taxonomy.levels) and 0 <= index < len(taxonomy.names[level])):
             raise ValueError(f"expected a target's level and index in levels of {taxonomy.level_classes}, got {target}")
         return level, index
+
     if feedback != "path":
         return None
     best = taxonomy.paths[_path_scores(output.level_logits, taxonomy, calibration)[0].argmax()]
     level = max(i for i, node in enumerate(best) if node != UNKNOWN)
+
     return level, best[level]
 
 

@@ -94,6 +94,7 @@ def adapt_picture(
             node_log_probability(o.level_logits, taxonomy, a.node, calibration).exp().item()
             for o in (a.before, a.after)
         )
+
     before, after = (
         dataclasses.replace(predictor.decode([x.float().cpu() for x in o.level_logits])[0], file=str(file))
         for o in (a.before, a.after)
@@ -104,6 +105,7 @@ def adapt_picture(
         Segmentation.from_output(picture, a.before, model.config),
         Segmentation.from_output(picture, a.after, model.config),
     )
+
     return AdaptedPicture(str(file), feedback, target, probability, before, after, segmentations, change, a)
 
 
@@ -121,6 +123,7 @@ def draw_sheet(adapted: AdaptedPicture) -> Image.Image:
             for stage in range(1, len(segmentation.maps) + 1)
         ]
         columns.append(panels)
+
     return visualize.sheet([*zip(*columns)])
 
 

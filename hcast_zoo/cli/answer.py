@@ -25,6 +25,7 @@ def predict(args: argparse.Namespace) -> int:
             files += [name for line in names if (name := line.rstrip("\n"))]
         if any("\0" in name for name in files):
             raise ValueError(f"{args.files_from}: expected a text file that names a picture a line, got NUL bytes")
+
     if not files:
         raise ValueError("expected pictures, or --files-from with a list of them")
     options = dict(decoder=args.decode, num_clusters=args.num_clusters, within=args.within, threshold=args.back_off)
@@ -34,6 +35,7 @@ def predict(args: argparse.Namespace) -> int:
             return _predict_parts(args, predictor, files, options, processes)
         if processes.count > 1:
             raise ValueError("several processes need --output, a folder to write to")
+
     failed = 0
     bar = tqdm(
         predictor.predict(files, args.batch_size, args.workers),
@@ -49,6 +51,7 @@ def predict(args: argparse.Namespace) -> int:
             print(f"{printable(prediction.file)}: {printable(prediction.error)}", file=sys.stderr)
         else:
             print(printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
+
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -79,11 +82,13 @@ def _predict_parts(args: argparse.Namespace, predictor, files: list[str], option
         ):
             done, failed = done + pictures, failed + failures
             bar.update(pictures * processes.count)
+
     done, failed = (sum(numbers) for numbers in zip(*processes.gather((done, failed))))
     if processes.is_main:
         print(to_json({"output": args.output, "pictures": done, "failed": failed}))
         if failed:
             print(f"{failed} of {done} pictures failed", file=sys.stderr)
+
     # A launcher would take any other code for a crash, and start the job again.
     return 1 if failed and processes.count == 1 else 0
 
@@ -117,16 +122,19 @@ def segment(args: argparse.Namespace) -> int:
             else:
                 print(f"{printable(file)}: {printable(text)}", file=sys.stderr)
             continue
+
         folder = make_folder(args.output, file)
         try:
             write(segmented, folder, args.write)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)  # a part of the files would look like all of them
             raise
+
         if args.json:
             print(to_json({**segmented.to_dict(), "output": str(folder)}), flush=True)
         else:
             print(printable(f"{file}: {_sentence(segmented.prediction)} -> {folder}"), flush=True)
+
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed else 0
@@ -155,13 +163,17 @@ def adapt(args: argparse.Namespace) -> int:
     if args.json:
         print(to_json({**adapted.to_dict(), "output": output and str(output)}))
         return 0
+
     for when, prediction in (("before", adapted.before), ("after", adapted.after)):
         print(printable(f"{when}: {_sentence(prediction)}"))
+
     if adapted.probability is not None:
         before, after = adapted.probability
         print(printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
+
     changes = ", ".join(f"{change:.1f} % at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
     print(f"pixel pairs joined or parted: {changes}")
     if output:
         print(f"wrote {output}", file=sys.stderr)
+
     return 0

@@ -26,6 +26,7 @@ def data_prepare(args: argparse.Namespace) -> int:
     for remark in prepared.remarks:
         print(remark, file=sys.stderr)
     print(to_json({"output": prepared.output, "pictures": prepared.pictures, "levels": prepared.levels}))
+
     return 0
 
 
@@ -54,7 +55,9 @@ def data_info(args: argparse.Namespace) -> int:
                 )
             )
             continue
+
         print(f"{name}\t{benchmark.title}\t{', '.join(f'{count} {level}' for level, count in levels.items())}")
+
         if args.dataset:
             print(f"every leaf at level {tree.levels[-1]}: {'no' if trees.shallow_leaves(tree) else 'yes'}")
             for level, nodes in single.items():
@@ -63,6 +66,7 @@ def data_info(args: argparse.Namespace) -> int:
                 print(f"published full-path accuracy: {fpa} ({source})")
             for text in benchmark.notes:
                 print(text)
+
     return 0
 
 
@@ -98,16 +102,20 @@ def repro(args: argparse.Namespace) -> int:
             workers=args.workers,
             progress=sys.stderr.isatty(),
         )
+
     if not processes.is_main:
         return 0
+
     if found.expected is not None and found.pictures != found.expected:
         print(
             f"measured on {found.pictures} pictures of {found.expected}: not comparable with what was published",
             file=sys.stderr,
         )
+
     if args.json:
         print(to_json(dataclasses.asdict(found)))
         return 0
+
     for row in table(found):
         print("\t".join(row))
     print(
@@ -131,9 +139,11 @@ def free_grain(args: argparse.Namespace) -> int:
     else:
         for level, pictures in made.known_down_to.items():
             print(f"{level}\t{pictures}")
+
     if made.leaves_left < made.leaves:
         print(
             f"{made.leaves - made.leaves_left} of {made.leaves} leaves have no picture that is labelled to the end",
             file=sys.stderr,
         )
+
     return 0

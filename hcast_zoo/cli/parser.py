@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a job
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
     try:
         return args.run(args)
     except KeyboardInterrupt:
@@ -72,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_data(command)
     _add_paper(command)
     _add_sharing(command)
+
     return parser
 
 
@@ -141,6 +143,7 @@ def _add_answers(command: Callable) -> None:
         default=defaults.step_size,
         help="length of a step, as a fraction of the norm of what moves (%(default)s)",
     )
+
     p.add_argument(
         "--radius",
         type=float,
@@ -162,6 +165,7 @@ def _add_training(command: Callable) -> None:
         help="settings to take where no option is given: a name that `hcast-zoo recipes` lists, or a .json file",
     )
     p.add_argument("--output", required=True, help="folder of the run")
+
     # What is not given is absent, so that a recipe can tell it; train.train knows the other defaults.
     p.argument_default = argparse.SUPPRESS
     p.add_argument("--data", help="folder tree with a folder a split, prepared folder, .csv, .jsonl or .parquet file")
@@ -358,6 +362,7 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
         metavar="NODE",
         help="answer only at or below this node, a name or level:name (may be given several times)",
     )
+
     parser.add_argument(
         "--back-off",
         type=float,

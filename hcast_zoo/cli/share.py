@@ -41,6 +41,7 @@ def convert(args: argparse.Namespace) -> int:
         raise ValueError(f"the taxonomy has {taxonomy.level_classes} classes, the checkpoint {config.level_classes}")
     weights.save(weights.Weights(config, taxonomy, state), args.output)
     print(f"{args.output}: {len(state)} tensors, levels {config.level_classes}", file=sys.stderr)
+
     return 0
 
 
@@ -60,10 +61,12 @@ def export(args: argparse.Namespace) -> int:
     if args.json:
         print(to_json(dataclasses.asdict(exported)))
         return 0
+
     opset = f", opset {exported.opset}" if exported.opset else ""
     checked = "not checked" if args.no_check else f"largest difference from the model {exported.difference:.1e}"
     names = " -> ".join(", ".join(part) for part in (exported.inputs, exported.outputs))
     print(f"{args.output}: {args.format}{opset}; {names}; {checked}")
+
     return 0
 
 
@@ -77,14 +80,17 @@ def publish(args: argparse.Namespace) -> int:
     for name in ("evaluations", "preview") if args.space else ("requirement",):
         if getattr(args, name):
             raise ValueError(f"--{name} does not go {'with' if args.space else 'without'} --space")
+
     if args.space:
         published = publish_space(args.model, args.repo, requirement=args.requirement, **options)
     else:
         evaluations = card.read_evaluations(args.evaluations) if args.evaluations else None
         published = publish_model(args.model, args.repo, evaluations=evaluations, preview=args.preview, **options)
+
     if args.json:
         print(to_json(dataclasses.asdict(published)))
         return 0
+
     for file in published.files:
         print(f"{file.name}\t{file.size}\t{file.sha256}")
     print(f"{args.repo}: {published.commit or 'nothing was sent'}", file=sys.stderr)
@@ -100,6 +106,7 @@ def info(args: argparse.Namespace) -> int:
         for name, entry in index.items():
             print(to_json({"name": name, **entry}) if args.json else f"{name}\t{entry.get('description', '')}")
         return 0
+
     content = weights.load(args.model)
     description = {
         "config": content.config.to_dict(),
@@ -110,4 +117,5 @@ def info(args: argparse.Namespace) -> int:
         "metadata": content.metadata,
     }
     print(to_json(description, None if args.json else 1))
+
     return 0

@@ -45,10 +45,12 @@ def evaluate(args: argparse.Namespace) -> int:
             num_clusters=args.num_clusters,
             superpixel_cache=args.superpixel_cache,
         )
+
     if not processes.is_main:
         return 0
     if args.card:
         _record(args, results, content.taxonomy.name, len(dataset))
+
     if args.json:
         print(
             to_json(
@@ -63,10 +65,12 @@ def evaluate(args: argparse.Namespace) -> int:
             )
         )
         return 0
+
     names = list(next(iter(results.values())))
     print("\t".join(["decoding", *map(printable, names)]))
     for mode, values in results.items():
         print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
+
     return 0
 
 
@@ -83,6 +87,7 @@ def calibrate(args: argparse.Namespace) -> int:
     before = calibration_errors(logits, labels, content.taxonomy)
     after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
     weights.save(content, args.output)
+
     if args.json:
         print(
             to_json(
@@ -96,10 +101,12 @@ def calibrate(args: argparse.Namespace) -> int:
             )
         )
         return 0
+
     print("\t".join(["of", "temperature", "ece before", "ece after"]))
     temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
     for (name, error), temperature in zip(before.items(), temperatures):
         print(f"{printable(name.removeprefix('ece/'))}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
+
     return 0
 
 
@@ -127,11 +134,13 @@ def train(args: argparse.Namespace) -> int:
     else:
         init = _load_start(options["model"], args.recipe)
         config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+
     run = Run(config, settings, train_set, val_set, args.output, init)
     best = run.train()
     if run.processes.is_main:
         print(to_json({f"best_val_{run.criterion}": best, "weights": os.path.join(args.output, "best.safetensors")}))
     run.accelerator.end_training()
+
     return 0
 
 
@@ -151,6 +160,7 @@ def _train_options(args: argparse.Namespace) -> dict:
         print(
             f"recipe {content.name}: {content.description}; {recipe.EXACT if exact else recipe.MENDED}", file=sys.stderr
         )
+
     options = {**TRAIN_DEFAULTS, **told, **given}
     if "data" not in options:
         raise ValueError("expected --data, or a --recipe that tells it")
@@ -169,6 +179,7 @@ def _load_start(model: str, recipe: str | None):
             "say --model hcast_small to start from nothing"
         )
         raise weights.WeightsError(f"{error}{hint if recipe and not os.path.exists(model) else ''}") from error
+
     weights.check(content)
     return content
 

@@ -69,6 +69,7 @@ def check_device(device: str | torch.device) -> torch.device:
             f"expected a device such as cpu, cuda or mps that this machine has, got {brief(str(device))}: "
             f"{clip(reason[0])}"
         ) from error
+
     if found.type == "meta":
         raise ValueError("expected a device that computes, such as cpu, cuda or mps, got 'meta'")
     return found
@@ -84,6 +85,7 @@ def join() -> Iterator[Processes]:
     if count == 1:
         yield ALONE
         return
+
     dist.init_process_group("gloo", timeout=PATIENCE)
     yield Processes(dist.get_rank(), dist.get_world_size())
     dist.barrier()  # the first process serves the others' connections: it must not end before them

@@ -61,6 +61,7 @@ class HierarchicalDataset(Dataset):
                 rows.append(_labels(path, taxonomy, known))
             except TaxonomyError as error:
                 raise TaxonomyError(f"{clip(self.name(i), 300)}: {error}") from error
+
         self.labels = torch.tensor(rows, dtype=torch.int64).view(len(rows), len(taxonomy.levels))
         self._cache: dict[int, Image.Image] | None = {} if cache else None
 
@@ -77,17 +78,20 @@ class HierarchicalDataset(Dataset):
         if source.is_dir() and (source / PREPARED).is_file():
             taxonomy = taxonomy or Taxonomy.load(source / "taxonomy.json")
             source = source / PREPARED
+
         if source.is_dir():
             parts = [source / part for part in split.split("+")] if split else [source]
             if missing := [part for part in parts if not part.is_dir()]:
                 raise ValueError(f"{missing[0]}: expected a folder of the split {split!r}, there is none")
             taxonomy = taxonomy or Taxonomy.from_folder(parts[0])
             return cls._from_rows([row for part in parts for row in _folder_rows(part)], source, taxonomy, **kwargs)
+
         readers = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
         if source.suffix.lower() not in readers:
             raise ValueError(f"{source}: expected a folder, or a file that ends in {', '.join(readers)}")
         if not source.exists():
             raise ValueError(f"{source}: no such file")
+
         return cls._from_rows(readers[source.suffix.lower()](source, taxonomy, split), source, taxonomy, **kwargs)
 
     @classmethod
@@ -119,6 +123,7 @@ class HierarchicalDataset(Dataset):
         if isinstance(index, tuple):
             index, seed = index
             seed_everything(seed)
+
         try:
             picture = self.open(index)
         except PictureError as error:
@@ -126,12 +131,14 @@ class HierarchicalDataset(Dataset):
                 raise
             warnings.warn(f"left out: {error}", stacklevel=2)
             return None
+
         background = WHITE
         if self.random_background:
             background = (random.randrange(256), random.randrange(256), random.randrange(256))
         picture = on_background(picture, background)
         if self.transform is not None:
             picture = self.transform(picture)
+
         return (picture, self.labels[index]) if seed is None else (picture, self.labels[index], seed)
 
     def open(self, index: int) -> Image.Image:

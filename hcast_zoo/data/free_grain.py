@@ -71,6 +71,7 @@ def deal_levels(labels: Sequence[Sequence[int]], fractions: Sequence[float | Fra
         level = int(np.argmax(np.round(parts * turn - count, 9)))  # equals are equal: no last bit decides
         count[level] += 1
         levels[picture] = level + 1
+
     return levels
 
 
@@ -129,6 +130,7 @@ def write_free_grain(
             labels.append(taxonomy.labels(path))
         except TaxonomyError as error:
             raise TaxonomyError(f"{source}, picture {number} of split {split}: {error}") from error
+
     if not labels:
         raise ValueError(f"{source}: expected at least one picture of split {split!r}, got none")
     kept = deal_levels(labels, fractions, seed)
@@ -144,6 +146,7 @@ def write_free_grain(
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
+
     return _summary(output, split, labels, kept, taxonomy)
 
 
@@ -153,6 +156,7 @@ def _summary(
     known_before = (np.array(labels) != UNKNOWN).sum(1)  # a known node's ancestors are known too
     known = np.minimum(known_before, kept)
     ends = set(taxonomy.paths)
+
     return FreeGrain(
         str(output),
         split,
@@ -194,6 +198,7 @@ def _cut_parquet(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable,
         column = table[level]
         cut = pc.if_else(pa.array(kept > depth), column, pa.scalar(None, column.type))
         table = table.set_column(table.column_names.index(level), table.schema.field(level).with_nullable(True), cut)
+
     pq.write_table(table, output, compression="zstd")
 
 

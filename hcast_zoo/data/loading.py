@@ -82,10 +82,12 @@ class SuperpixelCollate:
         images = torch.stack([s[0] for s in samples])
         labels = targets = torch.stack([s[1] for s in samples])
         segments = self._segments(images) if self.paper_exact else None
+
         if self.mixup is not None:
             if len(samples[0]) == 3:
                 seed_everything(samples[0][2] ^ 0x5EED)  # not the sample's own stream
             images, targets = self.mixup(images, labels)
+
         collated: dict[str, Tensor | tuple[Tensor, ...]] = {"images": images, "labels": labels, "targets": targets}
         if not self.left_to_model:
             collated["segments"] = self._segments(images) if segments is None else segments

@@ -64,6 +64,7 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
                         f"{name}: {picture.width}x{picture.height} pixels, expected {MAX_PIXELS:,} at "
                         f"most, and {MAX_SIDE:,} a side: make it smaller first"
                     )
+
                 picture.load()
                 ImageOps.exif_transpose(picture, in_place=True)
                 return to_8_bit(picture)
@@ -106,6 +107,7 @@ def _open(source: str | Path | bytes, name: str) -> BinaryIO:
         raise PictureError(f"{name}: expected a file, got a pipe, a socket or a device")
     if status.st_size > MAX_BYTES:
         raise PictureError(f"{name}: {status.st_size:,} bytes, expected {MAX_BYTES:,} at most: is it a picture?")
+
     return cast(BinaryIO, _File(source, status.st_size))
 
 
@@ -135,11 +137,14 @@ def to_8_bit(picture: Image.Image) -> Image.Image:
             for band in bands:
                 values = np.nan_to_num(pixels[band], posinf=0.0, neginf=0.0)
                 low, high = min(low, float(values.min())), max(high, float(values.max()))
+
         out = np.empty(pixels.shape, np.uint8)
         for band in bands:
             values = np.nan_to_num(pixels[band].astype(np.float64), posinf=high, neginf=low)
             out[band] = ((values - low) / (high - low) * 255).clip(0, 255).round()
+
         return Image.fromarray(out).convert("RGB")
+
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         return picture.convert("RGBA")
     return picture.convert("RGB")

@@ -28,16 +28,19 @@ def read_jsonl(path: Path, taxonomy: Taxonomy | None, split: str | None) -> Iter
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
+
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 file, labels, part = row["file"], row["path"], row.get("split")
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{path} line {number}: expected an object with file and path: {error}") from error
+
             if not isinstance(file, str) or not isinstance(labels, list):
                 raise ValueError(
                     f"{path} line {number}: expected the name of a file and a list of names, got "
                     f"{brief(file)} and {brief(labels)}"
                 )
+
             if split is None or part in split.split("+"):
                 yield path.parent / file, labels
 
@@ -49,6 +52,7 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, split: str | None) -> It
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError("parquet files need pyarrow: pip install 'hcast-zoo[train]'") from error
+
     try:
         # As a file, for a name would be taken for a part of a data set; its stored Arrow schema is not needed.
         with pq.ParquetFile(path) as file:
@@ -60,9 +64,11 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, split: str | None) -> It
             table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: expected a complete parquet file: {clip(error)}") from error
+
     kinds = {name: table.schema.field(name).type for name in needed}
     if not (pa.types.is_binary(kinds["image"]) or pa.types.is_large_binary(kinds["image"])):
         raise ValueError(f"{path}: expected encoded pictures (binary) in column image, got {kinds['image']}")
+
     for name in needed[1:]:
         kind = kinds[name].value_type if pa.types.is_dictionary(kinds[name]) else kinds[name]
         if not (
@@ -72,10 +78,12 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, split: str | None) -> It
             or pa.types.is_null(kind)
         ):
             raise ValueError(f"{path}: expected names or labels in column {brief(name)}, got {kind}")
+
     if split is not None:
         if not pa.types.is_string(table.schema.field("split").type):
             table = table.set_column(table.column_names.index("split"), "split", table["split"].cast(pa.string()))
         table = table.filter(pq.filters_to_expression([("split", "in", split.split("+"))]))
+
     return zip(table["image"].to_pylist(), map(list, zip(*(table[c].to_pylist() for c in levels))))
 
 

@@ -51,6 +51,7 @@ class SuperpixelCache:
                 return labels.astype(np.int64)
         except (OSError, SyntaxError):  # not there, or damaged, for which Pillow raises both
             pass
+
         labels = superpixels.seeds(image, number)
         self._write(labels, file)
         return labels

@@ -79,6 +79,7 @@ def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None 
     inner = [Middleware(OwnFilesOnly), Middleware(RequestBodyLimitMiddleware, max_body_size=MAX_UPLOAD + 2**16)]
     if host is not None:  # else a page elsewhere could name this machine's address its own, and read our answers
         inner.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"], www_redirect=False))
+
     # A folder of our own, since whatever lies in Gradio's usual ones is served.
     with (
         tempfile.TemporaryDirectory(prefix="hcast-zoo-demo-") as folder,
@@ -108,6 +109,7 @@ def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None 
             if port is None:
                 raise
             raise OSError(f"port {port} cannot be had: choose another, or none for the first free one") from error
+
         try:
             yield app.local_url
         finally:
@@ -125,10 +127,12 @@ def build_app(predictor: Predictor) -> gr.Blocks:
         title=f"{page.model_name(predictor)}: hcast-zoo", analytics_enabled=False, delete_cache=(KEEP, KEEP)
     ) as app:
         gr.HTML(page.heading_html(predictor), apply_default_css=False)
+
         with gr.Row():
             with gr.Column(scale=3, min_width=280):
                 picture = _picture(page.example_pictures(predictor.taxonomy))
                 settings = _settings(predictor)
+
             with gr.Column(scale=4, min_width=320):
                 message = gr.HTML(elem_id="message", apply_default_css=False)
                 answer = gr.HTML(
@@ -137,6 +141,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
                     elem_id="answer",
                     apply_default_css=False,
                 )
+
             with gr.Column(scale=3, min_width=280):
                 panel = gr.Image(
                     label="Segments", format="png", interactive=False, buttons=["fullscreen"], elem_id="panel"
@@ -152,6 +157,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
                     label="Stage",
                     info="0: the picture, 1: superpixels, then ever coarser segments",
                 )
+
         looks = gr.State(None, time_to_live=KEEP)
         adaptation = _adaptation()
         target, steps, button, outcome, sheet = adaptation
@@ -165,6 +171,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
             api_name="classify",
             **ONE_BY_ONE,
         )
+
         stage.change(
             show_stage,
             [looks, stage],
@@ -173,6 +180,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
             show_progress="hidden",
             api_name="show_stage",
         )
+
         gr.on(
             [button.click, target.submit],
             functools.partial(adapt, predictor),
@@ -193,6 +201,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
             api_visibility="private",
             **ONE_BY_ONE,
         ).then(None, js=SHOW_OUTCOME)
+
     return app
 
 
@@ -201,11 +210,13 @@ def classify(predictor: Predictor, file: str | None, stage: int, *settings) -> t
     nothing = "", "", None, None, "", "", gr.Image(visible=False)
     if file is None:
         return "", page.caption_html("Drop a picture to see what it is."), *nothing[2:]
+
     try:
         chosen = configure(predictor, *settings)
         seen = page.look(chosen, file)
     except (ValueError, OSError) as error:
         return page.message_html(page.error_text(error, file)), *nothing[1:]
+
     answer = page.answer_html(seen, predictor.taxonomy, predictor.model.config.head_stages)
     shown = seen.panels, seen.captions
     return "", answer, shown, *show_stage(shown, stage), *nothing[5:]
@@ -278,6 +289,7 @@ def _picture(examples: list[Path]) -> gr.Image:
             elem_id="examples",
         )
         shown.click(lambda sample: Image.open(sample[0]), shown, picture, show_progress="hidden", api_name="example")
+
     return picture
 
 
@@ -323,6 +335,7 @@ def _settings(predictor: Predictor) -> list[gr.components.Component]:
             )
             for stage, count in enumerate(clusters, 2)
         ]
+
     return settings
 
 
@@ -336,12 +349,14 @@ def _adaptation() -> tuple:
             ),
             apply_default_css=False,
         )
+
         with gr.Row(equal_height=True):
             target = gr.Textbox(
                 label="Adapt to", placeholder="name of a node", max_length=500, elem_id="target", scale=3
             )
             steps = gr.Slider(1, 20, AdaptConfig().steps, step=1, label="Steps", elem_id="steps", scale=2, buttons=[])
             button = gr.Button("Adapt", variant="primary", elem_id="adapt", scale=1)
+
         outcome = gr.HTML(elem_id="outcome", apply_default_css=False)
         sheet = gr.Image(
             show_label=False,
@@ -351,6 +366,7 @@ def _adaptation() -> tuple:
             buttons=["fullscreen", "download"],
             elem_id="sheet",
         )
+
     return target, steps, button, outcome, sheet
 
 
@@ -365,6 +381,7 @@ def _environment(**variables: str) -> Iterator[None]:
     """Set variables, which is how Gradio takes these, while a block runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
+
     try:
         yield
     finally:

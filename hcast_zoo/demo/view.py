@@ -87,6 +87,7 @@ def look(predictor: Predictor, file: str | Path) -> Look:
     with torch.inference_mode():
         images = predictor.transform(picture)[None].to(predictor.device)
         output = predictor.model(images, num_clusters=predictor.num_clusters)
+
     logits = [x.float().cpu() for x in output.level_logits]
     prediction = dataclasses.replace(predictor.decode(logits)[0], file=str(file))
     probabilities, own = (
@@ -99,6 +100,7 @@ def look(predictor: Predictor, file: str | Path) -> Look:
         for stage in stages
     }
     captions = [_caption(stage, len(np.unique(segmentation.maps[stage - 1])), levels[stage]) for stage in stages]
+
     return Look(
         prediction,
         grow_tree(probabilities, own, predictor.taxonomy, prediction.path),
@@ -147,6 +149,7 @@ def grow_tree(
             branches.append(
                 Branch(level, nodes, len(others), sum(others), (names[first], own[level][first].item()), below)
             )
+
     return tuple(branches)
 
 
@@ -179,6 +182,7 @@ def adaptation_html(adapted: AdaptedPicture) -> str:
         raise ValueError("expected an adaptation to a target")
     before, after = adapted.probability
     change = ", ".join(f"{change:.1f}% at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
+
     return (
         f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}</div>'
         f'<div class="fact">before: {_path(adapted.before.path)}</div>'
@@ -257,6 +261,7 @@ def _branches_html(branches: Sequence[Branch], taxonomy: Taxonomy, head_stages: 
         items.append(
             f'<li class="chosen" aria-current="true">{button}{rest}</li>' if node.chosen else f"<li>{button}</li>"
         )
+
     if branch.others:
         items.append(f'<li class="others">{branch.others} more: {_chance(branch.others_probability)}</li>')
     if not any(node.chosen for node in branch.nodes):

@@ -82,6 +82,7 @@ def evaluate(
         if calibration is not None:
             logits = calibration.logits(logits)  # the path temperature moves no path
         paths = {mode: decode(logits, dataset.taxonomy, mode).paths.cpu() for mode in decoders}
+
     shares = [s for s in processes.gather((paths, labels)) if s[0]]
     if not shares:
         raise ValueError("none of the pictures can be read")
@@ -91,6 +92,7 @@ def evaluate(
         for found, truth in shares:
             metrics.update(found[mode], truth)
         results[mode] = metrics.compute()
+
     return results
 
 
@@ -127,4 +129,5 @@ def _run(
             labels.append(batch["labels"])
     finally:
         model.train(training)
+
     return logits, labels

@@ -58,6 +58,7 @@ def in_tree(predictions: Tensor, taxonomy: Taxonomy) -> Tensor:
         above, node = predictions[:, depth], predictions[:, depth + 1]
         open_path = open_path & has_children[above.clamp(min=0)] & (node != UNKNOWN)
         ok = ok & (~open_path | (table[node.clamp(min=0)] == above))
+
     return ok
 
 
@@ -101,6 +102,7 @@ class HierarchicalMetrics:
             raise ValueError("no predictions to compute metrics from: call update first")
         predictions, labels = torch.cat(self.predictions), torch.cat(self.labels)
         accuracies = level_accuracy(predictions, labels)
+
         return {
             "fpa": full_path_accuracy(predictions, labels),
             "tice": tree_inconsistency(predictions, self.taxonomy),

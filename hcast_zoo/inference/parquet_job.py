@@ -84,6 +84,7 @@ def claim_folder(folder: Path, files: Sequence[str], settings: dict) -> None:
         if parts:
             raise ValueError(f"{folder} holds parquet files of something else: choose an empty folder")
         write_whole(file, json.dumps(plan, indent=1))
+
     found = json.loads(file.read_text())
     if differ := [f"{k} {found.get(k)!r} -> {v!r}" for k, v in plan.items() if found.get(k) != v]:
         raise ValueError(

@@ -152,6 +152,7 @@ class Predictor:
             rows = finite.nonzero().flatten().tolist()
             decoded = self.decode([x[finite] for x in logits]) if rows else []
             answers = {id(good[row]): answer for row, answer in zip(rows, decoded)}
+
         predictions = []
         for item in batch:
             answer = answers.get(id(item))
@@ -159,6 +160,7 @@ class Predictor:
                 predictions.append(Prediction(item[0], error=item[3] or "the model's answer is not finite"))
             else:
                 predictions.append(dataclasses.replace(answer, file=item[0]))
+
         return predictions
 
     def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
@@ -169,6 +171,7 @@ class Predictor:
         if self.threshold is not None:
             short = back_off(d, self.taxonomy, self.threshold)
             paths, probabilities, reasons = short.paths, short.path_probabilities, short.reasons
+
         rows = zip(
             paths.tolist(),
             d.level_probabilities.tolist(),
@@ -239,4 +242,5 @@ def find_pictures(arguments: Iterable[str]) -> list[str]:
         else:
             found = [] if path.exists() else sorted(glob.glob(argument, recursive=True))
         files += found or [argument]
+
     return files

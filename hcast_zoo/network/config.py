@@ -96,15 +96,18 @@ class HCastConfig:
         )
         for field in ("last_pool", "mask_empty"):
             check(type(getattr(self, field)) is bool, field, "true or false")
+
         for field in ("image_size", "in_chans", "embed_dim", "num_heads", "pool_heads", "num_superpixels"):
             value = getattr(self, field)
             check(type(value) is int and 1 <= value <= 65536, field, "an integer from 1 to 65536")
+
         check(self.image_size % CELL_SIZE == 0, "image_size", f"a multiple of {CELL_SIZE} pixels")
         check(
             self.embed_dim % 8 == 0 and self.embed_dim % self.num_heads == 0 and self.embed_dim % self.pool_heads == 0,
             "embed_dim",
             f"a multiple of 8, num_heads={self.num_heads} and pool_heads={self.pool_heads}",
         )
+
         check(
             integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 256,
             "depths",
@@ -116,14 +119,17 @@ class HCastConfig:
             "head_stages",
             "stages from 1 to 4, with stage 4 among them",
         )
+
         check(
             len(self.head_stages) == len(self.level_classes),
             "head_stages",
             f"one stage for each of {len(self.level_classes)} levels",
         )
+
         for field in ("drop_rate", "drop_path_rate", "pool_drop_rate"):
             value = getattr(self, field)
             check(is_number(value) and 0 <= value < 1, field, "a probability in [0, 1)")
+
         check(
             is_number(self.mlp_ratio) and 0 < self.mlp_ratio <= 64 and int(self.embed_dim * self.mlp_ratio) >= 1,
             "mlp_ratio",
@@ -135,8 +141,10 @@ class HCastConfig:
             "interpolation",
             "'bicubic', 'bilinear', 'nearest' or 'lanczos'",
         )
+
         # A small crop asks for a picture that is larger than any memory.
         check(is_number(self.crop_pct) and 0.05 <= self.crop_pct <= 1, "crop_pct", "a fraction in [0.05, 1]")
+
         for field in ("mean", "std"):
             value = getattr(self, field)
             check(
@@ -144,6 +152,7 @@ class HCastConfig:
                 field,
                 "a number for each channel",
             )
+
         check(len(self.mean) == len(self.std), "mean", "as many values as std")
         check(all(s >= 1e-6 for s in self.std), "std", "positive values, from 1e-6 on")
 
@@ -210,12 +219,14 @@ def check_clusters(num_clusters: tuple[int, ...] | list[int], num_superpixels: i
     four = isinstance(num_clusters, (tuple, list)) and len(num_clusters) == NUM_STAGES
     if not four or any(type(n) is not int or n < 1 for n in num_clusters):
         raise ValueError(f"num_clusters: expected four integers of 1 or more, got {brief(num_clusters)}")
+
     for tokens, clusters in zip((num_superpixels, *num_clusters), num_clusters):
         if clusters > tokens:
             raise ValueError(
                 f"num_clusters: cannot choose {clusters} clusters from {tokens} tokens in "
                 f"{num_clusters!r} with {num_superpixels} superpixels"
             )
+
     return tuple(num_clusters)
 
 

@@ -50,6 +50,7 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
     """
     points = points.double()
     same = SAME_POINT * points.square().sum(-1).amax(1)[:, None]  # [B, 1]
+
     # With the mean as the origin, the distance of a point to the start is its norm.
     points = points - masked_mean(points, valid)
     squared_norm = points.square().sum(-1)  # [B, N]
@@ -63,6 +64,7 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
         chosen.append(nearest.argmax(1))  # [B]
         row = distances.gather(1, chosen[-1][:, None, None].expand(-1, 1, distances.shape[2]))[:, 0]
         nearest = torch.minimum(nearest, row.masked_fill(row <= same, 0.0))
+
     return torch.stack(chosen, 1)
 
 
@@ -129,10 +131,12 @@ class GraphPooling(nn.Module):
         weight = assignment if mask is None else assignment * mask[..., None].to(assignment.dtype)
 
         hidden = self.fc1(tokens)  # [B, 1 + N, 4C]
+
         # Averaging happens in the 4C space, between the two layers of the MLP.
         average = weight.transpose(1, 2) @ hidden[:, 1:] / weight.sum(1)[..., None]
         update = self.fc2(torch.cat([hidden[:, :1], average], 1))  # [B, 1 + M, C]
         tokens = update + torch.cat([cls, nodes.gather(1, gather)], 1)
+
         return PoolingOutput(tokens, assignment, indices, node_features)
 
     def init_weights(self) -> None:

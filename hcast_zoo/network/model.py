@@ -94,6 +94,7 @@ class Stage(nn.Module):
                 tokens, weight = block(tokens, mask, need_weights)
             states.append(tokens)
             weights.append(weight)
+
         return tokens, states, weights
 
 
@@ -146,11 +147,14 @@ class Encoder(nn.Module):
             attentions += weights
             class_tokens.append(tokens[:, 0])  # before pooling updates it
             last = tokens
+
             if stage.pool is not None:
                 pooled = stage.pool(tokens, m, valid, self.config.mask_empty)
                 assignments.append(pooled.assignment)
                 tokens = pooled.tokens
+
             valid = None  # type: ignore[assignment]  # only superpixels can be empty, not clusters
+
         return Encoding(
             tokens=last,
             level_features=self.level_features(class_tokens),
@@ -205,13 +209,16 @@ class HCast(Encoder):
         """
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
         for m in self.stem.modules():
             if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)):
                 m.reset_parameters()
+
         for stage in self.stages:
             init_block_weights(stage.blocks)
             if stage.pool is not None:
                 stage.pool.init_weights()
+
         init_block_weights(self.norm)
         init_block_weights(self.heads)
 
@@ -310,6 +317,7 @@ def embed_superpixels(
     if height != width or height * width != pos_embed.shape[1] - 1:
         pos_embed = resample_position(pos_embed, (height, width))
     features = features.permute(0, 2, 3, 1).flatten(1, 2) + pos_embed[:, 1:]  # [B, hw, C]
+
     # A cell belongs to the superpixel of its top-left pixel, as nearest interpolation has it.
     cells = segments[:, ::CELL_SIZE, ::CELL_SIZE].flatten(1)  # [B, hw]
     batch, _, dim = features.shape
@@ -319,6 +327,7 @@ def embed_superpixels(
     counts = counts.view(batch, num_superpixels, 1)
     tokens = sums.view(batch, num_superpixels, dim) / counts.clamp(min=1)
     cls = cls_token + pos_embed[:, :1]
+
     return torch.cat([cls.expand(batch, -1, -1), tokens], 1), counts[..., 0] > 0
 
 

@@ -58,6 +58,7 @@ def _slic(images: Tensor, num_superpixels: int, compactness: float, iterations: 
     inside = torch.ones_like(position[:, :1])
     pixels = torch.cat([rgb_to_lab(images), position, inside], 1)  # [B, 6, H, W]
     pixels = F.pad(pixels, (0, cols * wide - width, 0, rows * high - height))
+
     # [B, 6, rows * high, cols * wide] -> [B, rows * cols, high * wide, 6]
     pixels = pixels.unflatten(3, (cols, wide)).unflatten(2, (rows, high)).permute(0, 2, 4, 3, 5, 1)
     pixels = pixels.flatten(3, 4).flatten(1, 2)
@@ -84,6 +85,7 @@ def _slic(images: Tensor, num_superpixels: int, compactness: float, iterations: 
     around = F.unfold(F.pad(label, (1, 1, 1, 1)), 3).long().mT  # [1, cells, 9]
     labels = around.expand(len(images), -1, -1).gather(2, choice)  # [B, cells, pixels]
     labels = labels.view(-1, rows, cols, high, wide).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
     return labels[:, :height, :width].contiguous()
 
 

@@ -57,6 +57,7 @@ def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
         width, height, 3, num_superpixels, num_levels=1, prior=2, histogram_bins=5, double_step=False
     )
     algorithm.iterate(lab, SEEDS_ITERATIONS)
+
     return algorithm.getLabels().astype(np.int64)
 
 
@@ -93,12 +94,14 @@ def from_normalized(
         raise ValueError(f"expected superpixels by one of {', '.join(METHODS)}, got {method!r}")
     if method == "slic":
         return slic(to_rgb(images, mean, std), num_superpixels)
+
     if method == "grid" or images.is_meta or torch.compiler.is_exporting() or torch.jit.is_tracing():
         height, width = images.shape[2:]
         if torch.jit.is_tracing():
             height, width = int(height), int(width)  # there, sizes are tensors
         labels = grid(height, width, num_superpixels).to(images.device)
         return labels.expand(images.shape[0], -1, -1)
+
     return torch.ops.hcast_zoo.seeds(images, num_superpixels, list(mean), list(std))
 
 
@@ -167,6 +170,7 @@ def to_rgb(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tenso
         shift, scale = shift.mean(), scale.mean()
     else:
         shift, scale = shift[:channels, None, None], scale[:channels, None, None]
+
     pixels = (images[:, :channels] * scale + shift).nan_to_num(0.0).clamp(0, 1)
     return pixels.expand(-1, 3, -1, -1)
 

@@ -84,6 +84,7 @@ def unpack(
     entry = {"size": archive.stat().st_size, "choice": choice}
     if _read_done(folder).get(archive.name) == entry:
         return False
+
     try:
         for _ in tqdm(_unpack(archive, folder, target), f"unpack {archive.name}", unit="file", disable=not progress):
             pass
@@ -91,9 +92,11 @@ def unpack(
         raise ArchiveError(f"{archive}: {error}: do not trust this archive") from error
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError) as error:
         raise ArchiveError(f"{archive}: damaged or incomplete archive: {error}: download it again") from error
+
     temporary = folder / f"{DONE}.tmp"
     temporary.write_text(json.dumps({**_read_done(folder), archive.name: entry}, indent=1))
     os.replace(temporary, folder / DONE)
+
     return True
 
 
@@ -103,6 +106,7 @@ def _unpack(archive: Path, folder: Path, target: Callable[[str], str | None]) ->
         with tarfile.open(archive, "r:*") as content:
             yield from _unpack_tar(content, folder, target)
         return
+
     with zipfile.ZipFile(archive) as content:
         for info in content.infolist():
             if not info.is_dir() and (where := target(info.filename)) is not None:

@@ -86,6 +86,7 @@ def prepare(
         dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)),
         tuple(remarks),
     )
+
     _write(
         output,
         benchmark,
@@ -119,12 +120,14 @@ def carve(pictures: Sequence[Picture], seed: int = 0, fraction: float = VAL_FRAC
     for i, picture in enumerate(pictures):
         if picture.split == "train":
             of_leaf[picture.leaf].append(i)
+
     splits = [picture.split for picture in pictures]
     for leaf, own in sorted(of_leaf.items()):
         own.sort(key=lambda i: pictures[i].file.name)  # not the order of the data set's file
         count = min(max(1, round(fraction * len(own))), len(own) - 1)
         for i in np.random.default_rng((seed, leaf)).permutation(own)[:count]:
             splits[i] = "val"
+
     return splits
 
 
@@ -137,12 +140,14 @@ def _checksums(benchmark: Benchmark, sources: Sequence[Path], remarks: list[str]
                 f"{source}: no such file or folder: expected {' and '.join(benchmark.archives)}, or the "
                 "folder that they were unpacked to"
             )
+
         if source.is_file():
             found[source.name] = digest = archives.md5(source)
             if (expected := benchmark.archives.get(source.name)) and digest != expected:
                 remarks.append(
                     f"{source.name} is not the archive as distributed: its MD5 is {digest}, expected {expected}."
                 )
+
     return found
 
 
@@ -151,11 +156,13 @@ def _gather(benchmark: Benchmark, sources: Sequence[Path], output: Path, progres
     files = [s for s in sources if archives.is_archive(s)]
     if wrong := [s for s in sources if s.is_file() and s not in files and s.suffix not in (".json", ".csv")]:
         raise DataError(f"{wrong[0]}: expected a folder, or a whole .tar, .tgz, .tar.gz or .zip")
+
     if benchmark.layout == "breeds":
         _unpack_breeds(benchmark, files, output, progress)
     else:
         for file in files:
             archives.unpack(file, output, progress=progress)
+
     roots = [output, *(s if s.is_dir() else s.parent for s in sources if s not in files)]
     return list(dict.fromkeys(roots))
 
@@ -181,12 +188,14 @@ def _check_counts(benchmark: Benchmark, content: Content, partial: bool) -> None
     for split in ("train", "test"):
         if not found[split]:
             raise DataError(f"{benchmark.title} has no {split} picture here")
+
     if partial:
         return
     hint = "the data set is not whole; --partial accepts a part of it, for a trial"
     for split, expected in benchmark.pictures.items():
         if found[split] != expected:
             raise DataError(f"{benchmark.title}: expected {expected} {split} pictures, found {found[split]}: {hint}")
+
     for split, (fewest, most) in benchmark.per_leaf.items():
         for leaf, name in enumerate(content.taxonomy.names[-1]):
             if not fewest <= leaves[split][leaf] <= most:
@@ -195,6 +204,7 @@ def _check_counts(benchmark: Benchmark, content: Content, partial: bool) -> None
                     f"{benchmark.title}: expected {wanted} {split} pictures of {name}, found "
                     f"{leaves[split][leaf]}: {hint}"
                 )
+
     if empty := [
         name for leaf, name in enumerate(content.taxonomy.names[-1]) for split in leaves if not leaves[split][leaf]
     ]:
@@ -226,6 +236,7 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
             )
             if p
         ]
+
     if problems:
         raise DataError(
             f"{len(problems)} of {len(pictures)} pictures cannot be read: {'; '.join(problems[:3])}"
@@ -245,6 +256,7 @@ def _write(output: Path, benchmark: Benchmark, content: Content, splits: Sequenc
             name = f"{(folder.relative_to(base) if inside else folder).as_posix()}/{picture.file.name}"
             row = {"file": name, "path": tree.path_names(tree.paths[picture.leaf]), "split": split}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
     tree.save(output / "taxonomy.json")
     report = {"dataset": benchmark.name, **report}
     del report["output"]

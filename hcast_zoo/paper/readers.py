@@ -56,14 +56,17 @@ def read_cub(roots: Sequence[Path], tree: Taxonomy) -> Content:
         raise DataError(f"{files[0]}: {len(wrong)} classes are not in the paper's tree: {_some(wrong)}")
     if missing := [expected[i] for i in expected if i not in names]:
         raise DataError(f"{files[0]}: lacks {len(missing)} classes of the paper's tree: {_some(missing)}")
+
     for file, known in zip(files[2:], (labels, splits)):
         if missing := [i for i in images if i not in known]:
             raise DataError(f"{file}: lacks {len(missing)} pictures of {files[1].name}, such as number {missing[0]}")
+
     if wrong := [i for i in images if labels[i] not in expected]:
         raise DataError(
             f"{files[2]}: {len(wrong)} pictures are of a class outside the tree, such as picture "
             f"{wrong[0]} of class {labels[wrong[0]]}"
         )
+
     if wrong := [i for i in images if splits[i] not in ("0", "1")]:
         raise DataError(f"{files[3]}: expected 1 for training or 0 for test, got {splits[wrong[0]]!r}")
     pictures = [
@@ -83,6 +86,7 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
         for part in ("train", "val", "test"):
             rows = _read_pairs(root / f"images_{level}_{part}.txt")
             given[level].update(rows)
+
             if level == tree.levels[-1]:
                 if twice := [i for i in rows if i in splits]:
                     raise DataError(
@@ -90,12 +94,14 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
                         f"split too: {_some(twice)}"
                     )
                 splits.update(dict.fromkeys(rows, "test" if part == "test" else "train"))
+
     variants = given[tree.levels[-1]]
     index = {name: i for i, name in enumerate(tree.names[-1])}
     listed = _read_lines(root / "variants.txt")
     for where, found in ((root / "variants.txt", listed), (root / "images_variant_*.txt", variants.values())):
         if wrong := sorted(set(found) - set(index)):
             raise DataError(f"{where}: {len(wrong)} classes outside the paper's tree: {_some(wrong)}")
+
     if missing := sorted(set(index) - set(listed)):
         raise DataError(f"{root / 'variants.txt'}: lacks {len(missing)} classes of the paper's tree: {_some(missing)}")
     level_names: list[Sequence[str] | None] = []
@@ -107,10 +113,12 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
                 f"{root}: images_{tree.levels[depth]}_*.txt lack {len(missing)} pictures of "
                 f"images_variant_*.txt: {_some(missing)}"
             )
+
         if wrong := sorted(set(known.values()) - set(_read_lines(root / file))):
             raise DataError(f"{root / file}: lacks {len(wrong)} names that pictures have: {_some(wrong)}")
         names = _name_nodes(tree, depth, {(index[variants[i]], known[i]) for i in variants}, remarks)
         level_names.append(names)
+
     pictures = [Picture(root / "images" / f"{i}.jpg", index[name], splits[i]) for i, name in variants.items()]
     return Content(pictures, trees.with_names(tree, [*level_names, None]), remarks)
 
@@ -127,6 +135,7 @@ def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], 
     if any((val / name).is_dir() for name in leaf_ids):
         pictures += [Picture(file, leaf, "test") for leaf, file in _class_folders(val, leaf_ids, partial)]
         return Content(pictures, tree)
+
     # Kaggle's list is four folders above its pictures.
     labels = read_val_labels([*roots, *(p for p in val.parents[:4] if (p / VAL_SOLUTION).exists())])
     if labels is None:
@@ -134,6 +143,7 @@ def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], 
             f"{val}: expected a folder a class, or the labels of its pictures: {VAL_SOLUTION} (Kaggle), or "
             "ILSVRC2012_devkit_t12.tar.gz (ImageNet)"
         )
+
     index = {name: i for i, name in enumerate(leaf_ids)}
     pictures += [
         Picture(val / f"{image}.JPEG", index[name], "test")
@@ -160,6 +170,7 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
             labels = [(a["image_id"], a["category_id"]) for a in data["annotations"]]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: expected images, annotations and categories in JSON: {error!r}") from error
+
         if wrong := sorted({leaf for _, leaf in labels if leaf not in range(len(tree.names[-1]))}):
             raise DataError(
                 f"{path}: {len(wrong)} categories outside the paper's tree of {len(tree.names[-1])}: {_some(wrong)}"
@@ -168,6 +179,7 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
             raise DataError(f"{path}: {len(wrong)} annotations of pictures that it does not list: {_some(wrong)}")
         folder = find(roots, part).parent
         pictures += [Picture(folder / files[image], leaf, split) for image, leaf in labels]
+
     names = []
     for level, key in enumerate(("order", "family", "name")):
         try:
@@ -175,6 +187,7 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
         except KeyError as error:
             raise DataError(f"train_mini.json and val.json: categories without {error}") from error
         names.append(_name_nodes(tree, level, given, remarks))
+
     return Content(pictures, trees.with_names(tree, names), remarks)
 
 
@@ -194,14 +207,17 @@ def read_val_labels(roots: Sequence[Path]) -> dict[str, str] | None:
     else:
         with open(path, encoding="utf-8", newline="") as file:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+
     try:
         path = find(roots, f"{DEVKIT}/ILSVRC2012_validation_ground_truth.txt")
     except DataError:
         return None
+
     try:
         import scipy.io
     except ImportError as error:
         raise ImportError("ImageNet's development kit has a Matlab file: pip install scipy") from error
+
     synsets = scipy.io.loadmat(path.parent / "meta.mat", squeeze_me=True, struct_as_record=True)["synsets"]
     names = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets}
     return {f"ILSVRC2012_val_{i:08}": names[int(number)] for i, number in enumerate(_read_lines(path), 1)}
@@ -220,11 +236,13 @@ def breeds_target(leaf_ids: Collection[str], images: Collection[str] | None) -> 
             return VAL_SOLUTION
         if match := re.search(rf"{DEVKIT}/(meta\.mat|ILSVRC2012_validation_ground_truth\.txt)$", name):
             return match[0]
+
         if match := re.search(r"(?:^|/)(ILSVRC2012_val_\d{8})\.JPEG$", name):
             folder = Path(name).parent.name
             if re.fullmatch(r"n\d{8}", folder):
                 return f"val/{folder}/{match[1]}.JPEG" if folder in leaf_ids else None
             return f"val/{match[1]}.JPEG" if images is None or match[1] in images else None
+
         if match := re.search(r"(?:^|/)(n\d{8})(?:\.tar)?/([^/]*)$", name):  # of a tar a class, or of a folder a class
             return f"train/{match[1]}/{match[2]}" if match[1] in leaf_ids else None
         return None
@@ -242,11 +260,13 @@ def find(roots: Sequence[Path], *names: str) -> Path:
         for name in names:
             if (root / name).exists():
                 return root / name
+
     for root in roots:
         for child in sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else ():
             for name in names:
                 if (child / name).exists():
                     return child / name
+
     raise DataError(
         f"expected {' or '.join(names)} in {', '.join(map(str, roots)) or 'the archives'}, or one folder "
         "deeper: there is none"
@@ -282,11 +302,13 @@ def _name_nodes(tree: Taxonomy, level: int, given: Collection[tuple[int, str]], 
         for i, own in called.items()
         if len(own) > 1
     ]
+
     for name in sorted(name for name, count in collections.Counter(names).items() if count > 1):
         same = [i for i, other in enumerate(names) if other == name]
         remarks.append(f"{word} {name!r} of the data set is {len(same)} nodes of the tree: {_some(same)}")
         for i in same:
             names[i] = f"{name} ({word} {i})"
+
     return names
 
 

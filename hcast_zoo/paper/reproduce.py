@@ -80,6 +80,7 @@ def reproduce(
         raise ValueError(
             f"{data}: expected a prepared data set: hcast-zoo data prepare {benchmark.name} ARCHIVE --output {data}"
         )
+
     taxonomy = Taxonomy.load(Path(data) / "taxonomy.json")
     if not trees.same_tree(taxonomy, trees.load(benchmark.name)):
         raise ValueError(f"{data}: its taxonomy {taxonomy.name!r} is not that of {benchmark.title}")
@@ -131,16 +132,19 @@ def load_checkpoint(benchmark: Benchmark, source: str | Path, taxonomy: Taxonomy
         content = Weights(config, None, state)
     else:
         content = weights.load(source)
+
     if content.config.level_classes != taxonomy.level_classes:
         raise ValueError(
             f"{source}: its levels have {content.config.level_classes} classes, those of "
             f"{benchmark.title} {taxonomy.level_classes}"
         )
+
     if content.taxonomy is not None and not trees.same_tree(content.taxonomy, taxonomy):
         raise ValueError(
             f"{source}: its taxonomy {content.taxonomy.name!r} is another tree than that of "
             f"{benchmark.title}, or in another order"
         )
+
     return content
 
 

@@ -96,6 +96,7 @@ def _read(name: str) -> Taxonomy:
         for depth, node in enumerate(path[1:]):
             if parents[depth].setdefault(node, path[depth]) != path[depth]:
                 raise TaxonomyError(f"tree {name}: node {node} of level {levels[depth + 1]!r} has two parents")
+
     return Taxonomy(
         tuple(levels),
         tuple(map(tuple, level_names)),

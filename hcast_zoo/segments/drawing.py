@@ -207,6 +207,7 @@ def sheet(columns: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]) -> Ima
             canvas.paste(panel, (left, top))
             for number, text in enumerate(texts):
                 draw.text((left, top + PANEL + GAP // 2 + number * LINE), _fit(text, font), INK, font)
+
     return canvas
 
 

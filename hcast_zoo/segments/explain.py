@@ -65,6 +65,7 @@ def explain_levels(
             segments = segments.clone()
         output = model(images, segments, num_clusters=num_clusters, output_attentions=True)
         explanation = explain_output(output, model.config.depths, model.config.head_stages, targets)
+
     return detach(output), explanation
 
 
@@ -87,8 +88,10 @@ def explain_output(
             "expected an output with attentions and their graph: call the model with "
             "output_attentions=True and gradients on"
         )
+
     targets = _check_targets(targets, output.level_logits)
     count = output.attentions[0].shape[-1] - 1
+
     # A superpixel without a cell is an empty token: attention can reach it, but there is nothing to see.
     seen = _pixel_counts(output.segments[:, ::CELL_SIZE, ::CELL_SIZE], count) > 0
     ends = torch.tensor(depths).cumsum(0).tolist()
@@ -103,6 +106,7 @@ def explain_output(
         relevance[0] = relevance[0] * seen
         shares.append(_to_shares(relevance[-1], seen if stage == 1 else None))
         focus.append(_to_shares(relevance[0], seen))
+
     return Explanation(targets, tuple(shares), torch.stack(focus, 1))
 
 
@@ -134,6 +138,7 @@ def class_token_relevance(weights: Sequence[Sequence[Tensor]], assignments: Sequ
             part = assignments[stage - 1].detach()
             part = part / part.sum(1, keepdim=True)  # [B, N, M]; of each segment, the members sum to 1
             relevance = torch.cat([relevance[:, :1], (part @ relevance[:, 1:, None])[..., 0]], 1)
+
     return found[::-1]
 
 
@@ -196,12 +201,14 @@ def _check_targets(targets: Tensor | None, level_logits: Sequence[Tensor]) -> Te
         raise ValueError(
             f"expected targets {tuple(best.shape)} of an integer dtype, got {tuple(targets.shape)} {targets.dtype}"
         )
+
     classes = torch.tensor([x.shape[-1] for x in level_logits], device=targets.device)
     if ((targets < UNKNOWN) | (targets >= classes)).any():
         raise ValueError(
             f"expected targets from -1 to one below the levels' classes {tuple(classes.tolist())}, got "
             f"{targets.amin().item()} to {targets.amax().item()}"
         )
+
     targets = targets.clone().to(best.device)
     return torch.where(targets == UNKNOWN, best, targets)
 

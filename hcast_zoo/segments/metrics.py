@@ -59,6 +59,7 @@ def best_union_iou(segments: Tensor, mask: Tensor) -> float:
     inside = torch.bincount(labels[mask], minlength=len(size))
     order = (inside / size.clamp(min=1)).argsort(descending=True, stable=True)
     union = mask.sum() + (size - inside)[order].cumsum(0)
+
     return 100 * (inside[order].cumsum(0) / union).max().item()
 
 

@@ -115,6 +115,7 @@ def segment_picture(predictor: Predictor, file: str | Path) -> SegmentedPicture:
             maps,
         )
     )
+
     return SegmentedPicture(
         prediction,
         Segmentation.from_output(picture, plain, model.config),
@@ -139,7 +140,9 @@ def draw_sheet(segmented: SegmentedPicture) -> Image.Image:
         for r in readings:
             focus = visualize.resize_labels(r.focus, PANEL)
             column.append((visualize.draw_focus(view, focus), [f"where {r.level} looks"]))
+
         columns.append(column)
+
     return visualize.sheet(columns)
 
 
@@ -166,11 +169,13 @@ def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PA
             visualize.draw_boundaries(picture, labels).save(folder / f"stage_{stage}.boundaries.png")
         if "labels" in parts:
             visualize.label_picture(labels).save(folder / f"stage_{stage}.labels.png")
+
     for number, reading in enumerate(segmented.readings, 1):
         focus = segmentation.in_picture(reading.focus, 0)
         arrays |= {f"share_{number}": reading.shares, f"focus_{number}": focus}
         if "overlays" in parts:
             visualize.draw_focus(picture, focus).save(folder / f"level_{number}.focus.png")
+
     if "arrays" in parts:
         np.savez_compressed(folder / "segments.npz", **arrays)  # type: ignore[arg-type]
 

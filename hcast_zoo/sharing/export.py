@@ -100,6 +100,7 @@ def export(
     if num_clusters is not None:
         num_clusters = check_clusters(num_clusters, content.config.num_superpixels)
         content.config = content.config.replace(num_clusters=num_clusters)
+
     if format == "onnx":
         _load_packages(check)
     graph = Graph(weights.build(content), num_clusters).eval()
@@ -112,6 +113,7 @@ def export(
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
+
     return Export(str(output), ("images", "segments"), outputs, opset, difference)
 
 
@@ -176,6 +178,7 @@ def _compare(graph: Graph, config: HCastConfig, file: Path, run, batch_size: int
                     f"{TOLERANCE:g}; --no-check writes it all the same"
                 )
             largest = max(largest, difference)
+
     return largest
 
 

@@ -107,6 +107,7 @@ def render(
         if taxonomy
         else list(map(str, config.level_classes))
     )
+
     data = ModelCardData(
         license=text.get("license", "other").lower(),
         library_name="transformers",
@@ -116,6 +117,7 @@ def render(
         datasets=sorted({_slug(e.data) for e in evaluations}) or None,
         eval_results=[result for e in evaluations for result in _hub_results(e)] or None,
     )
+
     card = ModelCard.from_template(
         data,
         template_str=(resources.files("hcast_zoo.model_cards") / "template.md").read_text(encoding="utf-8"),

@@ -80,6 +80,7 @@ def assemble(
     config = _integration("transformers").write_repository(content, folder)
     config.update(_integration("timm").hub_config(content))
     (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
     return list_files(folder)
 
 
@@ -141,6 +142,7 @@ def publish(
         ValueError, OSError, ImportError: as :func:`assemble` does.
     """
     check_repo(repo)
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(output or temporary)
         files = assemble(source, folder, repo, evaluations, preview)
@@ -159,6 +161,7 @@ def publish(
                 delete_patterns="*.py",
             )
         )
+
         return Published(tuple(files), commit)
 
 
@@ -211,6 +214,7 @@ def send(
         raise HubError(
             f"publishing to {repo} failed: {error}. The same command tries again, and sends only what is missing"
         ) from error
+
     return str(commit.commit_url)
 
 

@@ -54,13 +54,16 @@ def assemble_space(source: str, folder: str | Path, requirement: str | None = No
             f"expected weights that a Space can load, org/name on the Hub or one of "
             f"{', '.join(weights.packaged())}, got {source!r}: publish them first"
         )
+
     requirement = requirement or f"hcast-zoo[demo]>={__version__}"
     if not requirement.isprintable():
         raise ValueError(f"expected a requirement in one line, got {requirement!r}")
+
     try:
         version = metadata.version(SDK)
     except metadata.PackageNotFoundError as error:
         raise ImportError(f"a Space needs {SDK}: pip install 'hcast-zoo[demo]'") from error
+
     content = weights.load(source)
     if content.taxonomy is None:
         raise ValueError(f"{source} has no taxonomy to name labels with")
@@ -85,6 +88,7 @@ def assemble_space(source: str, folder: str | Path, requirement: str | None = No
     }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
+
     return list_files(folder)
 
 
@@ -122,6 +126,7 @@ def publish_space(
         ValueError, OSError, ImportError: as :func:`assemble_space` does.
     """
     check_repo(repo)
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(output or temporary)
         files = assemble_space(source, folder, requirement)

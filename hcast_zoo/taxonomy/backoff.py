@@ -58,6 +58,7 @@ def back_off(
         _reason(decoded, taxonomy, row, depth, threshold, require_agreement)
         for row, depth in enumerate(depths.tolist())
     ]
+
     return BackedOffPaths(decoded.paths.masked_fill(level >= depths[:, None], UNKNOWN), depths, probabilities, reasons)
 
 
@@ -85,6 +86,7 @@ def _reason(
     if depth == sum(node != UNKNOWN for node in path):
         agreement = "all levels agree, and " if require_agreement else ""
         return f"{agreement}the whole path has {percent(probabilities[depth - 1])}, at least {threshold * 100:g}%"
+
     level, name = taxonomy.levels[depth], taxonomy.names[depth][path[depth]]
     reasons = []
     if require_agreement and own[depth] != path[depth]:
@@ -92,10 +94,12 @@ def _reason(
     elif require_agreement and depth and taxonomy.parents[depth - 1][path[depth]] != path[depth - 1]:
         parent = taxonomy.names[depth - 1][taxonomy.parents[depth - 1][path[depth]]]
         reasons.append(f"{level} {name!r} belongs to {parent!r}, not to {taxonomy.names[depth - 1][path[depth - 1]]!r}")
+
     if not probabilities[depth] >= threshold:
         reasons.append(
             f"down to {level} {name!r} the path has {percent(probabilities[depth])}, below {threshold * 100:g}%"
         )
+
     where = f"stops at {taxonomy.levels[depth - 1]}" if depth else "no level is trustworthy"
     return f"{where}: {'; '.join(reasons)}"
 

@@ -40,8 +40,10 @@ class Calibration:
             object.__setattr__(self, "path_temperature", float(self.path_temperature))
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"expected a list of temperatures: {clip(error)}") from error
+
         if not isinstance(self.fitted_on, str):
             raise ValueError(f"expected the name of data as fitted_on, got {brief(self.fitted_on)}")
+
         # Beyond these, float32 overflows.
         if not all(1e-3 <= t <= 1e3 for t in (*self.temperatures, self.path_temperature)):
             raise ValueError(
@@ -137,6 +139,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
             high = inverse
         else:
             low = inverse
+
     return 1 / inverse
 
 
@@ -164,6 +167,7 @@ def expected_calibration_error(confidences: Tensor, right: Tensor, bins: int = 1
     if not ((confidences >= 0) & (confidences <= 1)).all():
         raise ValueError("expected confidences from 0 to 1")
     index = ((confidences * bins).ceil().long() - 1).clamp(min=0)
+
     # |sum of confidence - sum of right| of a bin is its share of the samples times its distance.
     gaps = confidences.new_zeros(bins).index_add(0, index, confidences - right.double())
     return 100 * gaps.abs().sum().item() / len(confidences)
@@ -195,7 +199,9 @@ def calibration_errors(
         known = label >= 0
         confidence, choice = x[known].float().softmax(-1).max(-1)
         errors[f"ece/{level}"] = expected_calibration_error(confidence.clamp(max=1), choice == label[known])
+
     decoded = decode(scaled, taxonomy, mode, path_temperature=calibration.path_temperature)
     right, known = (decoded.paths == labels) | (labels < 0), (labels >= 0).any(1)
     errors["ece/path"] = expected_calibration_error(decoded.path_probabilities[known].clamp(max=1), right[known].all(1))
+
     return errors

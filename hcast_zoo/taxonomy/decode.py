@@ -84,6 +84,7 @@ def decode(
     others = probabilities.scatter(-1, best[:, None], -1.0)
     second = others.argmax(-1)
     runner_up = paths[second] if len(paths) > 1 else torch.full_like(paths[best], UNKNOWN)
+
     return DecodedPaths(
         paths[best],
         probabilities.gather(-1, best[:, None])[:, 0],
@@ -111,6 +112,7 @@ def node_probabilities(
     See :func:`decode` for the arguments and errors.
     """
     _check_arguments(level_logits, taxonomy, mode, path_temperature)
+
     if within is not None:
         restriction = Restriction.to(taxonomy, within)
         inner = node_probabilities(
@@ -120,6 +122,7 @@ def node_probabilities(
         for level, kept, values in zip(whole, restriction.kept, inner):  # a dropped level stays 0
             level[:, list(kept)] = values
         return whole
+
     log_probs = [x.float().log_softmax(-1) for x in level_logits]
     if mode == "independent":
         return tuple(x.exp() for x in log_probs)
@@ -130,6 +133,7 @@ def node_probabilities(
         node = path.where(path != UNKNOWN, x.shape[-1])  # a path that has ended adds to a column that is cut off
         sums = torch.zeros_like(torch.nn.functional.pad(x, (0, 1)))
         levels.append(sums.index_add(1, node, probabilities)[:, :-1].clamp(max=1))
+
     return tuple(levels)
 
 
@@ -227,6 +231,7 @@ def _independent(log_probs: Sequence[Tensor]) -> DecodedPaths:
     runner_up = best.scatter(-1, level, second_index.gather(-1, level))
     runner_up_log = level_log.scatter(-1, level, second_log.gather(-1, level)).sum(-1)
     runner_up = runner_up.masked_fill(runner_up_log.isneginf()[:, None], UNKNOWN)
+
     return DecodedPaths(
         best, level_log.sum(-1).exp(), level_log.exp(), runner_up, runner_up_log.exp(), level_log.cumsum(-1).exp(), best
     )

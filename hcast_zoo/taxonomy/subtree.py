@@ -41,6 +41,7 @@ class Restriction:
         for node in nodes:
             level, index = taxonomy.find(node)
             chosen[level].add(index)
+
         if not any(chosen):
             raise TaxonomyError("expected at least one node to restrict to, got none")
         paths = [path for path in taxonomy.paths if any(i in nodes for i, nodes in zip(path, chosen))]
@@ -52,6 +53,7 @@ class Restriction:
             for level in range(depth - 1)
         )
         names = tuple(tuple(taxonomy.names[level][index] for index in kept[level]) for level in range(depth))
+
         return cls(Taxonomy(taxonomy.levels[:depth], names, parents, taxonomy.name), kept[:depth], len(kept))
 
     def logits(self, level_logits: Sequence[Tensor]) -> list[Tensor]:

@@ -53,11 +53,14 @@ class Taxonomy:
             raise TaxonomyError(f"expected a name of the taxonomy, {fault}")
         if not 1 <= len(self.levels) <= MAX_LEVELS:
             raise TaxonomyError(f"expected at least one level and at most {MAX_LEVELS}, got {len(self.levels)}")
+
         for index, level in enumerate(self.levels):
             if fault := _fault(level):
                 raise TaxonomyError(f"level {index}: expected level names that are non-empty strings, {fault}")
+
         if duplicate := _first_duplicate(self.levels):
             raise TaxonomyError(f"level name {duplicate!r} occurs twice")
+
         if len(self.names) != len(self.levels) or len(self.parents) != len(self.levels) - 1:
             raise TaxonomyError(
                 f"expected names for {len(self.levels)} levels and parents for "
@@ -81,6 +84,7 @@ class Taxonomy:
                 raise TaxonomyError(
                     f"level {level!r}: expected a parent for each of {len(names)} nodes, got {len(parents)}"
                 )
+
             for name, parent in zip(names, parents):
                 if type(parent) is not int or not 0 <= parent < len(self.names[depth]):
                     raise TaxonomyError(
@@ -109,6 +113,7 @@ class Taxonomy:
             _check_path(path, MAX_LEVELS if levels is None else len(levels))
             if len(path) == 0:
                 raise TaxonomyError("expected at least one name in each path, got an empty path")
+
             for depth, node in enumerate(path):
                 if not isinstance(node, str):
                     raise TaxonomyError(f"path {brief(path)}: expected a name, got {brief(node)}")
@@ -122,6 +127,7 @@ class Taxonomy:
                         f"node {brief(node)} of level {brief(level)} has two parents, {brief(known)} "
                         f"and {brief(parent)}: use names that are unique in their level"
                     )
+
         if levels is None:
             levels = [f"level_{depth + 1}" for depth in range(len(parent_of))]
         index = [{node: i for i, node in enumerate(nodes)} for nodes in parent_of]
@@ -129,6 +135,7 @@ class Taxonomy:
             tuple(index[depth][parent] for parent in nodes.values() if parent is not None)
             for depth, nodes in enumerate(parent_of[1:])
         )
+
         return cls(tuple(levels), tuple(map(tuple, parent_of)), parents, name)
 
     @classmethod
@@ -186,6 +193,7 @@ class Taxonomy:
             return cls.from_folder(path)
         if path.suffix.lower() == ".csv":
             return cls.from_csv(path)
+
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -253,6 +261,7 @@ class Taxonomy:
                     f"{child!r} of level {self.levels[known[-1]]!r} belongs to "
                     f"{self.names[level][labels[level]]!r}, not to {node!r}"
                 )
+
         return labels
 
     def find(self, node: str) -> tuple[int, int]:
@@ -267,12 +276,14 @@ class Taxonomy:
                 f"node {node!r} is at more than one level: write "
                 f"{' or '.join(repr(f'{self.levels[level]}:{node}') for level, _ in places)}"
             )
+
         if places:
             return places[0]
         prefix, colon, name = node.partition(":")
         if colon and prefix in self.levels and name:
             level = self.levels.index(prefix)
             return level, self._index(level, name)
+
         near = self._nearest(node)
         hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise TaxonomyError(f"no node {brief(node)} in the taxonomy{hint}")
@@ -284,15 +295,18 @@ class Taxonomy:
         for name in (name for level in self.names for name in level):
             if (lower := name.lower()).startswith(start):
                 names.setdefault(lower, name)
+
         if len(names) > MAX_COMPARED:
             return []
         words = {word: name for whole, name in reversed(names.items()) for word in whole.replace("-", " ").split()}
         near = _near(node.lower(), {**words, **names}, 6)
+
         return list(dict.fromkeys({**words, **names}[match] for match in near))[:3]
 
     def _index(self, level: int, node: str | int | None) -> int:
         if node is None or node == "" or node == UNKNOWN:
             return UNKNOWN
+
         if isinstance(node, str):
             index = self._name_index[level].get(node)
             if index is None:
@@ -300,17 +314,20 @@ class Taxonomy:
                 hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
                 raise TaxonomyError(f"no node {brief(node)} at level {self.levels[level]!r}{hint}")
             return index
+
         try:
             node = operator.index(node)
         except TypeError as error:
             raise TaxonomyError(
                 f"expected a name or a label at level {self.levels[level]!r}, got {brief(node)}"
             ) from error
+
         if not 0 <= node < len(self.names[level]):
             raise TaxonomyError(
                 f"label {node} is out of range at level {self.levels[level]!r}: expected 0 to "
                 f"{len(self.names[level]) - 1}, or -1 for unknown"
             )
+
         return node
 
     @functools.cached_property
@@ -324,11 +341,13 @@ def _fault(name: object) -> str | None:
         return f"got {brief(name)}"
     if len(name) > MAX_NAME:
         return f"got {len(name)} characters, {brief(name)}: expected {MAX_NAME} at most"
+
     if not name.isascii():
         try:
             name.encode()
         except UnicodeEncodeError:
             return f"got {brief(name)}, which is no text: it holds half of a surrogate pair"
+
     return None
 
 

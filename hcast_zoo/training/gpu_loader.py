@@ -70,10 +70,12 @@ class DeviceLoader:
                 continue
             pictures.append(tvf.pil_to_tensor(resize(picture)))
             kept.append(index)
+
         if len(pictures) < settings.batch_size:
             raise ValueError(
                 f"expected at least a batch of {settings.batch_size} pictures that can be read, got {len(pictures)}"
             )
+
         self.pictures, self.labels = torch.stack(pictures).to(device), dataset.labels[kept].to(device)
         sampler.length = len(kept)
 
@@ -127,6 +129,7 @@ def augment(pictures: Tensor, config: HCastConfig, settings: TrainConfig) -> Ten
     if settings.random_background:
         ground = torch.where(_draw(pixels, 0, 1, 1) < 0.5, ground, _draw(pixels, 0, 1, 3))
     images = pixels[:, :3] + (1 - pixels[:, 3:]) * ground
+
     return jitter(images, settings.color_jitter) if settings.color_jitter else images.clamp(0, 1)
 
 
@@ -142,6 +145,7 @@ def random_boxes(count: int, device: torch.device, settings: TrainConfig) -> Ten
     left, down = ((1 - side) * _uniform(draw, -1, 1) for side in (width, height))
     cos, sin = turn.cos(), turn.sin()
     rows = [cos * width * mirror, -sin * height, left, sin * width * mirror, cos * height, down]
+
     return torch.stack(rows, 1).view(count, 2, 3)
 
 
@@ -161,6 +165,7 @@ def jitter(images: Tensor, amount: float) -> Tensor:
     grey = luma(images)
     images = grey + (images - grey) * saturation
     angle = _draw(images, -HUE, HUE, 1)
+
     # Rodrigues' formula for the axis (1, 1, 1) / sqrt(3).
     cross = images.roll(1, 1) - images.roll(-1, 1)
     mean = images.mean(1, keepdim=True)
@@ -181,6 +186,7 @@ def erase(images: Tensor, probability: float) -> None:
         place = (torch.arange(size, device=images.device) + 0.5) / size
         place = place.view([-1 if d == dim else 1 for d in range(4)])
         inside = inside & (place >= start) & (place < start + side)
+
     torch.where(inside, torch.randn_like(images), images, out=images)
 
 

@@ -122,6 +122,7 @@ class HierarchicalLoss(nn.Module):
         if self.binary:
             level_loss = level_binary_cross_entropy
             targets = (*targets[:-1], (targets[-1] > 0).float())
+
         parts = [w * level_loss(x, t) for w, x, t in zip(weights, level_logits, targets, strict=True)]
         loss = torch.stack(parts).sum()
         return loss + self.kl_weight * tree_path_kl(level_logits, targets) if self.kl_weight else loss

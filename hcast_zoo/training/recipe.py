@@ -56,6 +56,7 @@ def load(source: str) -> Recipe:
         text = Path(source).read_text(encoding="utf-8")
     else:
         raise ValueError(f"no recipe {source!r}: expected a .json file, or one of {', '.join(names())}")
+
     try:
         data = json.loads(text)
         return Recipe(Path(source).stem, **{"description": "", "paper_exact": {}, **data})

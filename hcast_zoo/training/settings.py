@@ -87,6 +87,7 @@ class TrainConfig:
             raise ValueError("epochs, checkpoint_steps, eval_epochs: expected 1 or more")
         if not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers: expected 0 to {MAX_WORKERS}, got {self.workers}")
+
         if self.on_device and (self.auto_augment or self.paper_exact):
             raise ValueError(
                 'on_device: expected auto_augment "" and paper_exact off, for timm\'s policies and the '

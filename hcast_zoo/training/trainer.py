@@ -98,10 +98,12 @@ class Run:
                 f"expected at least a batch of {settings.batch_size} pictures, got {len(train_set)} for "
                 f"{world} process(es)"
             )
+
         self.config, self.settings, self.output = config, settings, Path(output)
         with self.accelerator.main_process_first():
             self.output.mkdir(parents=True, exist_ok=True)
             self._claim_folder()
+
         train_set.transform, val_set.transform = train_transform(config, settings), eval_transform(config)
         train_set.random_background = settings.random_background
         self.val_set, self.taxonomy = val_set, train_set.taxonomy
@@ -117,9 +119,11 @@ class Run:
         self.sampler = SeededSampler(len(train_set), settings.seed)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.loader = self._make_loader(train_set)
+
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
             self.accelerator.register_for_checkpointing(self.ema)
+
         self.scheduler, _ = timm.scheduler.create_scheduler_v2(
             optimizer,
             "cosine",
@@ -151,6 +155,7 @@ class Run:
                     f"can make; got {self.processes.count} and {config.superpixels}"
                 )
             return DeviceLoader(train_set, config, settings, self.sampler, self.accelerator.device, mixup)
+
         collate = SuperpixelCollate(
             config,
             mixup,
@@ -193,6 +198,7 @@ class Run:
                     self._validate()
                 if validate or self.step % settings.checkpoint_steps == 0:
                     self._save_checkpoint()
+
         return self.best
 
     def _train_epoch(self, loader: Iterable, epoch: int, done: int) -> float:
@@ -205,6 +211,7 @@ class Run:
             initial=done,
             disable=not self.processes.is_main,
         )
+
         for batch in bar:
             if self._all_have(batch):
                 total, count = total + self._train_step(batch), count + 1
@@ -213,6 +220,7 @@ class Run:
             bar.set_postfix(loss=f"{total / max(count, 1):.3f}")
             if self.step % self.settings.checkpoint_steps == 0 and self.step % len(self.loader):
                 self._save_checkpoint()
+
         return total / max(count, 1)
 
     def _all_have(self, batch: dict | None) -> bool:
@@ -235,6 +243,7 @@ class Run:
         self._schedule()
         if self.ema is not None:
             self.ema.update(self.accelerator.unwrap_model(self.model), step=self.step)
+
         return loss.item()
 
     def _schedule(self) -> None:
@@ -260,11 +269,13 @@ class Run:
         self._log({f"val/{key}": value for key, value in metrics.items()})
         better = metrics[self.criterion] > self.best
         self.best = max(metrics[self.criterion], self.best)
+
         if self.processes.is_main:
             content = weights.Weights(self.config, self.taxonomy, model.state_dict())
             weights.save(content, self.output / "last.safetensors", torch.float16)
             if better:
                 weights.save(content, self.output / "best.safetensors", torch.float16)
+
         self.accelerator.wait_for_everyone()
 
     def _make_board(self) -> contextlib.AbstractContextManager:
@@ -292,6 +303,7 @@ class Run:
         if not file.exists():
             write_whole(file, json.dumps(wanted, indent=1))
             return
+
         # Settings that came with a later version count as their defaults.
         found = {"job": {"processes": 1}, **json.loads(file.read_text())}
         found["settings"] = {**dataclasses.asdict(TrainConfig()), **found.get("settings", {})}
@@ -301,6 +313,7 @@ class Run:
             for key, value in values.items()
             if found.get(part, {}).get(key) != value and key not in CHANGEABLE
         ]
+
         if differ:
             raise ValueError(
                 f"{self.output} holds a run with other settings ({'; '.join(differ)}): go on with the "
@@ -316,6 +329,7 @@ class Run:
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(new)
         self.accelerator.wait_for_everyone()  # every process has a file in it
+
         if self.processes.is_main:
             write_whole(new / "progress.json", json.dumps({"step": self.step, "best": self.best}))
             shutil.rmtree(old, ignore_errors=True)
@@ -354,6 +368,7 @@ def train_transform(config: HCastConfig, settings: TrainConfig):
     policy = settings.auto_augment or None
     if policy and policy.startswith("rand") and "mmax" not in policy:
         policy += "-mmax9"  # at magnitude 10 timm posterises to 0 bits, which Pillow 13 refuses
+
     # Behaviour 24: the official code trains with ImageNet's normalisation, whatever it evaluates with.
     mean, std = normalization(config.replace(mean=IMAGENET_MEAN, std=IMAGENET_STD) if settings.paper_exact else config)
     try:
@@ -376,9 +391,11 @@ def train_transform(config: HCastConfig, settings: TrainConfig):
             f'auto_augment: expected a policy of timm, such as rand-m9-mstd0.5-inc1, or "", got '
             f"{brief(settings.auto_augment)}: {clip(error)}"
         ) from error
+
     if config.in_chans == 1:  # after timm's augmentations, some of which want colours
         to_tensor = [isinstance(step, timm.data.transforms.MaybeToTensor) for step in transform.transforms].index(True)
         transform.transforms.insert(to_tensor, Grayscale(1))
+
     return transform
 
 

@@ -112,27 +112,33 @@ def read(path: str | Path, tensors: bool = True) -> Weights:
         except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             # The last ones come from torch, of types and shapes that it does not have.
             raise WeightsError(f"{path}: a tensor cannot be read: {clip(error)}") from error
+
     if "config" not in metadata:
         metadata.update(_read_config_json(Path(path).with_name("config.json")))
+
     if "config" not in metadata:
         raise WeightsError(
             f"{path}: expected H-CAST weights with a config in their metadata; run `hcast-zoo convert` "
             "on checkpoints from elsewhere"
         )
+
     try:
         config = HCastConfig.from_dict(json.loads(metadata.pop("config")))
         text = metadata.pop("taxonomy", None)
         taxonomy = Taxonomy.from_dict(json.loads(text)) if text is not None else None
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: invalid config or taxonomy in the metadata: {clip(error)}") from error
+
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise WeightsError(
             f"{path}: the taxonomy has {taxonomy.level_classes} classes, the config {config.level_classes}"
         )
+
     try:
         calibration = _parse_calibration(metadata.pop("calibration", None), len(config.level_classes))
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: invalid calibration in the metadata: {clip(error)}") from error
+
     return Weights(config, taxonomy, state_dict, metadata, calibration)
 
 
@@ -158,6 +164,7 @@ def _read_config_json(path: Path) -> dict[str, str]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
+
     if not isinstance(data, dict) or data.get("model_type") != "hcast":
         return {}
     fields = {f.name for f in dataclasses.fields(HCastConfig)}
@@ -165,6 +172,7 @@ def _read_config_json(path: Path) -> dict[str, str]:
     for key in ("taxonomy", "calibration"):
         if data.get(key) is not None:
             found[key] = json.dumps(data[key])
+
     return found
 
 
@@ -209,6 +217,7 @@ def check(weights: Weights) -> HCast:
     ]
     if problems:
         raise WeightsError(f"weights of another model, {len(problems)} differences: {'; '.join(problems[:5])}")
+
     return model
 
 
@@ -229,11 +238,13 @@ def fit(state_dict: dict[str, Tensor], model: HCast) -> dict[str, Tensor]:
     wrong = [
         k for k, v in expected.items() if not k.startswith("heads.") and (k not in state or state[k].shape != v.shape)
     ]
+
     if wrong:
         raise WeightsError(
             f"cannot start from weights of another architecture: {len(wrong)} tensors differ, such as "
             f"{', '.join(wrong[:3])}"
         )
+
     return state
 
 
@@ -254,6 +265,7 @@ def resolve(source: str | Path) -> Path:
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != index[names[0]]["sha256"]:
             raise WeightsError(f"{path} is missing or damaged: reinstall hcast-zoo")
         return path
+
     path = Path(source)
     if path.is_dir():
         path = path / "model.safetensors"

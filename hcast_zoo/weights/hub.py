@@ -55,6 +55,7 @@ def download(repo: str, filename: str, revision: str | None = None) -> Path:
                 f"{filename} of {where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset "
                 "it once, or give a folder"
             ) from error
+
         raise HubError(
             f"cannot reach {constants.ENDPOINT} and {filename} of {where} is not in the cache: check the "
             f"connection and try again ({error.__cause__ or error})"

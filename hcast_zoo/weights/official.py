@@ -56,6 +56,7 @@ def convert_official(
             unknown.append(key)
         elif name:
             converted[name] = value
+
     if unknown:
         raise ValueError(f"not an official H-CAST checkpoint: {len(unknown)} unknown keys, such as {unknown[:5]}")
     expected = {k: v.shape for k, v in HCast(config, device="meta").state_dict().items()}
@@ -67,6 +68,7 @@ def convert_official(
     ]
     if problems:
         raise ValueError(f"checkpoint does not fit {len(expected)} expected tensors: " + "; ".join(problems[:8]))
+
     return config, converted
 
 
@@ -84,6 +86,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path}: expected a complete safetensors file: {clip(error)}") from error
+
     import argparse
 
     try:
@@ -133,6 +136,7 @@ def _read_config(state: dict, aliases: dict, keep_last_pool: bool, overrides: di
         grid = round((state["pos_embed"].shape[1] - 1) ** 0.5)
     except KeyError as error:
         raise ValueError(f"not an official H-CAST checkpoint: no {error.args[0]}") from error
+
     heads = [h for h in OFFICIAL_HEADS if f"{h}.weight" in state]
     if heads[-1:] != ["head"] or ("manufacturer_head" in heads and "family_head" not in heads):
         raise ValueError(f"expected heads head, family_head and manufacturer_head in this order, got {heads}")
@@ -145,6 +149,7 @@ def _read_config(state: dict, aliases: dict, keep_last_pool: bool, overrides: di
         mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
         last_pool=keep_last_pool,
     )
+
     return HCastConfig(**{**fields, **overrides})
 
 
@@ -165,6 +170,7 @@ def _rename(key: str, config: HCastConfig) -> str | None:
     if match := re.fullmatch(r"patch_embed\.proj\.(\d+)\.(.+)", key):
         layer = STEM_LAYERS.get(int(match[1]))
         return layer and f"stem.{layer}.{match[2]}"
+
     if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", key):
         index = int(match[1])
         for stage, depth in enumerate(config.depths):
@@ -172,10 +178,12 @@ def _rename(key: str, config: HCastConfig) -> str | None:
                 return f"stages.{stage}.blocks.{index}.{match[2]}"
             index -= depth
         return None
+
     if match := re.fullmatch(r"pool([1-4])\.pool_block\.(.+)", key):
         dropped = int(match[1]) == NUM_STAGES and not config.last_pool
         return "" if dropped else f"stages.{int(match[1]) - 1}.pool.{match[2]}"
     if match := re.fullmatch(r"(\w*head)\.(weight|bias)", key):
         heads = OFFICIAL_HEADS[-len(config.level_classes) :]
         return f"heads.{heads.index(match[1])}.{match[2]}" if match[1] in heads else None
+
     return None

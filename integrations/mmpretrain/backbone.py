@@ -68,6 +68,7 @@ class HCast(core.HCast, BaseBackbone):
         out_indices = _check_stages(out_indices)
         if not -1 <= frozen_stages <= NUM_STAGES:
             raise ValueError(f"frozen_stages: expected -1 to {NUM_STAGES}, got {frozen_stages}")
+
         # One feature a stage. The levels of a taxonomy are the head's business, so the heads made here go.
         super().__init__(config.replace(level_classes=(1,) * NUM_STAGES, head_stages=(1, 2, 3, 4)))
         self.heads = nn.ModuleList()
@@ -123,6 +124,7 @@ class HCast(core.HCast, BaseBackbone):
             stage = int(parts[1])
             block = int(parts[3]) if parts[2] == "blocks" else depths[stage] - 1
             return sum(depths[:stage]) + block + 1, count
+
         return count - 1, count
 
     def _freeze(self) -> None:

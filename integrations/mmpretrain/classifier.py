@@ -55,6 +55,7 @@ class HierarchicalClassifier(ImageClassifier):
                 f"in_channels of the head: expected the backbone's width {backbone.config.embed_dim}, got "
                 f"{head.in_channels}"
             )
+
         if max(head.in_indices) >= len(backbone.out_indices):
             default = [stage - 1 for stage in default_head_stages(len(head.level_classes))]
             raise ValueError(
@@ -66,6 +67,7 @@ class HierarchicalClassifier(ImageClassifier):
     def _check_preprocessor(self, preprocessor: HierarchicalDataPreprocessor) -> None:
         if isinstance(self.head, HierarchicalClsHead):
             preprocessor.set_levels(self.head.level_classes)
+
         if isinstance(self.backbone, HCast):
             for name in ("mean", "std"):
                 expected = torch.tensor(getattr(self.backbone.config, name))
@@ -133,9 +135,11 @@ def stack_segments(data_samples: list[DataSample] | None) -> dict[str, Tensor]:
     given = [s for s in data_samples or () if s is not None and "segments" in s]
     if not given:
         return {}
+
     if len(given) != len(data_samples) or len({s.segments.shape for s in given}) > 1:
         raise ValueError(
             f"expected a superpixel map of one size in each of {len(data_samples)} data samples, got "
             f"{len(given)} of sizes {sorted({tuple(s.segments.shape) for s in given})}"
         )
+
     return {"segments": torch.stack([s.segments for s in given])}

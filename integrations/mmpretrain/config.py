@@ -30,6 +30,7 @@ def model_config(arch: str | Mapping, **changes) -> HCastConfig:
         return HCastConfig.from_dict({**arch, **changes})
     if arch in ARCHITECTURES:
         return HCastConfig.from_variant(f"hcast_{arch}", **changes)
+
     try:
         return _content(str(arch))[0].replace(**changes)
     except weights.WeightsError as error:
@@ -55,16 +56,19 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
         return Taxonomy.from_dict(dict(source))
     if str(source) in trees.names():
         return trees.load(str(source))
+
     if str(source) in weights.packaged() or Path(source).suffix == ".safetensors":
         taxonomy = _content(str(source))[1]
         if taxonomy is None:
             raise TaxonomyError(f"the weights {source} have no taxonomy")
         return taxonomy
+
     if not Path(source).exists():
         known = [*trees.names(), *weights.packaged()]
         raise TaxonomyError(
             f"no taxonomy {str(source)!r}: expected a .json or .csv file, a folder, or one of {', '.join(known)}"
         )
+
     return Taxonomy.load(source)
 
 
@@ -78,6 +82,7 @@ def load_calibration(source: str | Path | Mapping | None, num_levels: int) -> Ca
         found = Calibration.from_dict(dict(source))
     else:
         found = None if source is None else _content(str(source))[2]
+
     found = found or Calibration.identity(num_levels)
     if len(found.temperatures) != num_levels:
         raise ValueError(f"calibration: expected a temperature for each of {num_levels} levels, got {found}")

@@ -93,6 +93,7 @@ class HierarchicalDataset(BaseDataset):
             leaf = leaves[int(info["gt_label"])]
             if leaf is not None:
                 rows.append(self._row("img_path", info["img_path"], self.taxonomy.path_to(last, leaf)))
+
         if not rows:
             raise TaxonomyError(f"{dict(self.source)}: no picture has a label of the taxonomy {self.taxonomy.name!r}")
         return rows
@@ -107,11 +108,13 @@ class HierarchicalDataset(BaseDataset):
                     f"of the taxonomy {len(names)}"
                 )
             return list(range(len(names)))
+
         if classes is None:
             raise TaxonomyError(
                 "the data set does not tell the names of its classes: say match='order' if they are in "
                 "the taxonomy's order"
             )
+
         if self.match == "id":
             index = {leaf_id: i for i, leaf_id in enumerate(self.leaf_ids)}
             if missing := [leaf_id for leaf_id in self.leaf_ids if leaf_id not in set(classes)]:
@@ -120,6 +123,7 @@ class HierarchicalDataset(BaseDataset):
                     f"such as {', '.join(missing[:3])}"
                 )
             return [index.get(name) for name in classes]
+
         path = [None] * (len(self.taxonomy.levels) - 1)
         return [self.taxonomy.labels([*path, name])[-1] for name in classes]
 

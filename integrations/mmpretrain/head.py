@@ -75,11 +75,13 @@ class HierarchicalClsHead(ClsHead):
             if not given or any(type(n) is not int or n < 1 for n in given):
                 raise ValueError(f"expected a taxonomy, or level_classes with at least one level, got {given!r}")
             return given
+
         if given not in (None, self.taxonomy.level_classes):
             raise ValueError(
                 f"level_classes {given} disagree with the taxonomy {self.taxonomy.name!r}, whose levels "
                 f"{', '.join(self.taxonomy.levels)} have {self.taxonomy.level_classes} classes"
             )
+
         return self.taxonomy.level_classes
 
     def pre_logits(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -128,6 +130,7 @@ class HierarchicalClsHead(ClsHead):
             sample.set_field(decoded.runner_up_probabilities[row], "pred_runner_up_score")
             sample.set_field(tuple(x[row] for x in cls_score), "level_logits")
             out.append(sample)
+
         return out
 
 

@@ -42,6 +42,7 @@ class TaxonomyCheckHook(Hook):
                 f"the {part} set's taxonomy {taxonomy.get('name', '')!r} has levels of {classes} classes, "
                 f"the head of {levels}: give both the same taxonomy"
             )
+
         data, head = load_taxonomy(taxonomy), model.head.taxonomy
         if head is not None and (data.names, data.parents) != (head.names, head.parents):
             raise ValueError(

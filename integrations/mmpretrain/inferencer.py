@@ -101,4 +101,5 @@ class HierarchicalInferencer(ImageClassificationInferencer):
             )
             if "pred_segments" in sample:
                 result["segments"] = sample.pred_segments.cpu().numpy()
+
         return results

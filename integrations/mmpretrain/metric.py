@@ -61,12 +61,14 @@ class HierarchicalMetric(BaseMetric):
                 "data samples have no gt_path, the label of each level: use HierarchicalDataset and "
                 "PackHierarchicalInputs"
             )
+
         labels = [sample["gt_path"].cpu() for sample in data_samples]
         if self.decoders:
             logits = [torch.stack(level) for level in zip(*(sample["level_logits"] for sample in data_samples))]
             paths = zip(*(decode(logits, self.taxonomy, mode).paths.cpu() for mode in self.decoders))
         else:
             paths = [(sample["pred_path"].cpu(),) for sample in data_samples]
+
         self.results += zip(labels, paths)
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:

@@ -25,10 +25,12 @@ def load_config(source: str, options: list[str] | None = None) -> Config:
     config = get_config(source) if "::" in source else Config.fromfile(source)
     if wrong := [option for option in options or () if "=" not in option]:
         raise ValueError(f"expected KEY=VALUE, got {', '.join(wrong)}")
+
     if options:
         parser = ArgumentParser()
         parser.add_argument("--cfg-options", nargs="+", action=DictAction)
         config.merge_from_dict(parser.parse_args(["--cfg-options", *options]).cfg_options)
+
     return config
 
 
@@ -48,6 +50,7 @@ def train(
         config.work_dir = work_dir
     elif config.get("work_dir") is None:
         config.work_dir = str(Path("work_dirs") / Path(source.rpartition("::")[2]).stem)
+
     if resume is not None:
         config.resume, config.load_from = True, None if resume == "auto" else resume
     Runner.from_cfg(config).train()

@@ -52,18 +52,21 @@ class LoadPicture(LoadImageFromFile):
         """Load."""
         if "img" in results:
             return results
+
         try:
             picture = self._open(results)
         except PictureError:
             if self.ignore_empty:
                 return None
             raise
+
         background = self.background
         if background == "random":
             background = tuple(random.randrange(256) for _ in range(3))
         rgb = np.asarray(on_background(picture, tuple(background)))
         results["img"] = np.ascontiguousarray(rgb[..., ::-1])
         results["img_shape"] = results["ori_shape"] = rgb.shape[:2]
+
         return results
 
     def _open(self, results: dict) -> Image.Image:
@@ -74,6 +77,7 @@ class LoadPicture(LoadImageFromFile):
             content = fileio.get(path, backend_args=self.backend_args)
         except OSError as error:
             raise PictureError(f"{path}: {error.strerror or error}") from error
+
         try:
             return open_picture(content)
         except PictureError as error:
@@ -192,6 +196,7 @@ def check_pipeline(transforms: Sequence[BaseTransform]) -> None:
     for transform in transforms:
         if isinstance(transform, PackHierarchicalInputs) and SEGMENTS in transform.algorithm_keys and made is None:
             raise ValueError(MISSING_MAP)
+
     between = [k.__name__ for k in kinds[made + 1 :] if not issubclass(k, PackInputs)] if made is not None else []
     if between:
         raise ValueError(

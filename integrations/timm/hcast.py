@@ -160,6 +160,7 @@ class TimmHCast(HCast):
                 pooled = stage.pool(tokens, clusters[index], valid, c.mask_empty)
                 tokens, valid = pooled.tokens, None  # only superpixels can be empty, not clusters
                 assignments.append(pooled.assignment)
+
         return states, segments, assignments
 
     def forward_intermediates(
@@ -203,6 +204,7 @@ class TimmHCast(HCast):
             if output_fmt == "NCHW":
                 tokens = scatter(tokens, labels[index])
             intermediates.append((tokens, cls) if return_prefix_tokens else tokens)
+
         if intermediates_only:
             return intermediates
         return self._read(states, min(last, self.feature_stage)), intermediates
@@ -265,9 +267,11 @@ class TimmHCast(HCast):
             raise ValueError(
                 f"expected an int, as only {len(self.stages)} of {NUM_STAGES} stages are left, got {levels}"
             )
+
         if global_pool is not None:
             _check_pool(global_pool)
             self.global_pool = global_pool
+
         changes = {"head_stages": (NUM_STAGES,)} if flat else {}
         self.config = self.config.replace(level_classes=levels, **changes)
         self.num_classes, self.taxonomy = levels[-1] if num_classes else 0, None
@@ -333,6 +337,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dic
         _, state_dict = convert_official(
             state_dict, keep_last_pool=config.last_pool, num_heads=config.num_heads, pool_heads=config.pool_heads
         )
+
     expected = model.state_dict()
     # Files may hold half precision, which is too coarse to resample or add weights in.
     state = {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
@@ -345,6 +350,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dic
     if not fit and (not wanted or _has_new_levels(model)):
         _logger.info("the checkpoint's heads do not fit levels of %s classes and are left out", config.level_classes)
         state = {k: v for k, v in state.items() if k not in heads} | wanted
+
     return state
 
 
@@ -367,6 +373,7 @@ def _create_hcast(
     config, model_kwargs = tags.make_config(variant, cfg, kwargs)
     if pretrained:
         tags.verify(cfg)
+
     try:
         return build_model_with_cfg(
             TimmHCast,

@@ -68,11 +68,14 @@ def sources() -> dict[str, Source]:
         except weights.WeightsError as error:
             _logger.warning("%s", error)
             found[name] = Source(HCastConfig.from_variant(name.split(".")[0]))
+
     for tag, fields in PAPER_DATASETS.items():
         found.setdefault(f"hcast_small.{tag}", Source(HCastConfig.from_variant("hcast_small", **fields)))
+
     for variant in VARIANTS:
         if not any(name.startswith(f"{variant}.") for name in found):
             found[f"{variant}.untrained"] = Source(HCastConfig.from_variant(variant))
+
     return found
 
 
@@ -90,6 +93,7 @@ def make_cfgs() -> dict[str, PretrainedCfg]:
             cfgs[name] = UnpublishedCfg(
                 hf_hub_id=f"{HUB_ORGANIZATION}/{name}", hf_hub_filename="model.safetensors", **fields
             )
+
     return cfgs
 
 
@@ -191,10 +195,12 @@ def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> 
         fields.update(level_classes=levels, head_stages=None)
     size = given.pop("img_size", cfg.input_size[1:])
     in_chans = given.pop("in_chans", cfg.input_size[0])
+
     # A saved model's number of superpixels belongs to its own size, the tag's to the tag's.
     before = saved.get("img_size") or tag.config.image_size
     clusters = given.get("num_clusters", fields["num_clusters"])
     fields.update(resize(fields["num_superpixels"], before, size, clusters[0]))
+
     return HCastConfig.from_dict({**fields, "in_chans": in_chans, **given}), dict(
         img_size=size, in_chans=in_chans, num_classes=num_classes, taxonomy=taxonomy
     )
@@ -235,9 +241,11 @@ def _choose_levels(
         if num_classes is None or num_classes == pretrained_classes:
             return levels, taxonomy, pretrained_classes
         return _flat(num_classes), None, num_classes
+
     if names is not None:
         taxonomy = Taxonomy.from_dict(names)
         wanted = taxonomy.level_classes if wanted is None else wanted
+
     wanted = tuple(wanted)
     if names is None and wanted != levels:
         taxonomy = None
@@ -245,6 +253,7 @@ def _choose_levels(
         raise ValueError(f"level_classes {wanted} and the taxonomy's {taxonomy.level_classes} differ: give one of them")
     if num_classes not in (None, wanted[-1]):
         raise ValueError(f"num_classes={num_classes} and the finest of level_classes={wanted} differ: give one of them")
+
     return wanted, taxonomy, wanted[-1]
 
 

@@ -31,6 +31,7 @@ def hub_config(content: Weights) -> dict:
         device="meta",
         **fields,
     )
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         save_config_for_hf(model, str(file))

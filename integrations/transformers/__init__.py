@@ -51,6 +51,7 @@ def register_models(module: ModuleType) -> None:
         "transformers.modeling_layers", "GradientCheckpointingLayer"
     ):
         return
+
     from .configuration_hcast import HCastConfig
     from .modeling_hcast import HCastForImageClassification, HCastModel
 
@@ -62,6 +63,7 @@ def register_image_processor(module: ModuleType) -> None:
     """Register with AutoImageProcessor, once ``transformers.models.auto.image_processing_auto`` is imported."""
     if not _is_supported():
         return
+
     from .configuration_hcast import HCastConfig
     from .image_processing_hcast import HCastImageProcessor, HCastImageProcessorPil
 
@@ -77,6 +79,7 @@ def register_pipeline(module: ModuleType) -> None:
     pipelines = sys.modules.get("transformers.pipelines")
     if pipelines is None or not _is_supported() or _is_half_imported(f"{__name__}.pipeline_hcast", "__all__"):
         return
+
     from transformers.models.auto.modeling_auto import AutoModelForImageClassification
 
     from .pipeline_hcast import TASK, HierarchicalImageClassificationPipeline

@@ -89,10 +89,12 @@ class HCastConfig(PreTrainedConfig):
         if not __name__.startswith("transformers_modules."):
             # The task is registered, but transformers would insist on the repository's code for it.
             kwargs.pop("custom_pipelines", None)
+
         for field in CORE_FIELDS:  # JSON gives lists
             value = getattr(self, field)
             if isinstance(value, list):
                 setattr(self, field, tuple(value))
+
         num_labels = kwargs.pop("num_labels", None)
         if (tree := self.get_taxonomy()) is not None:
             if self.level_classes not in (None, tree.level_classes):
@@ -100,6 +102,7 @@ class HCastConfig(PreTrainedConfig):
                     f"level_classes: expected those of the taxonomy, {tree.level_classes}, got {self.level_classes}"
                 )
             self.level_classes = tree.level_classes
+
         if self.level_classes is None:
             self.level_classes = (num_labels or len(self.id2label or ()) or 1000,)
         if self.id2label is None:
@@ -109,6 +112,7 @@ class HCastConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self._set_head_stages()
         self._follow_changes = True
+
         if num_labels is not None:
             self.num_labels = num_labels
         elif len(self.id2label) != self.level_classes[-1]:
@@ -129,6 +133,7 @@ class HCastConfig(PreTrainedConfig):
             self.level_classes = self.get_taxonomy().level_classes
         elif key == "id2label" and len(self.id2label) != self.level_classes[-1]:
             self.level_classes = (len(self.id2label),)
+
         self.level_classes = tuple(self.level_classes)
         self.calibration = None
         if (tree := self.get_taxonomy()) is not None and tree.level_classes != self.level_classes:
@@ -151,11 +156,13 @@ class HCastConfig(PreTrainedConfig):
         """Check all fields together; transformers calls it after making and before saving a config."""
         super().validate_architecture()
         self.to_core()
+
         if len(self.get_calibration().temperatures) != len(self.level_classes):
             raise ValueError(
                 f"calibration: expected a temperature for each of {len(self.level_classes)} levels, got "
                 f"{self.calibration}"
             )
+
         for field in ("kl_weight", "label_smoothing"):
             value = getattr(self, field)
             if value < 0 or (field == "label_smoothing" and value >= 1):

@@ -120,9 +120,11 @@ class HierarchicalProcessing:
             if do_normalize:
                 image = tvF.normalize(image.float(), list(image_mean), list(image_std))
             pixels.append(image)
+
             if return_segments:
                 normalization = (image_mean, image_std) if do_normalize else None
                 maps.append(self._segment(image, num_superpixels, superpixels, normalization))
+
         data = {"pixel_values": pixels, **({"segments": maps} if return_segments else {})}
         if self.backend == "pil":
             data = {key: [value.numpy() for value in values] for key, values in data.items()}

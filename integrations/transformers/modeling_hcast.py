@@ -233,9 +233,11 @@ class HCastModel(HCastPreTrainedModel):
         """
         if unknown := sorted(set(kwargs) - PASSED_BY_TRANSFORMERS):
             raise TypeError(f"{type(self).__name__} got unknown keywords: {', '.join(unknown)}")
+
         if segments is None:
             # Superpixels are cut from the pixels as they come; only then may the model's precision round them.
             segments = self.prepare_segments(pixel_values, None, num_superpixels or self.config.num_superpixels)
+
         encoding = self.encode(
             pixel_values.to(self.cls_token.dtype), segments, num_clusters=num_clusters, num_superpixels=num_superpixels
         )
@@ -301,6 +303,7 @@ class HCastForImageClassification(HCastModel):
         )
         level_logits = tuple(head(self.head_drop(x)) for head, x in zip(self.heads, features.level_features))
         with_levels = self.config.output_levels if output_levels is None else output_levels
+
         return HierarchicalImageClassifierOutput(
             loss=None if labels is None else self.hierarchical_loss(level_logits, labels, **kwargs),
             logits=level_logits[-1],

@@ -87,6 +87,7 @@ class HierarchicalImageClassificationPipeline(Pipeline):
         if return_segments:
             maps = [outputs.segment_map(stage) for stage in self.model.config.head_stages]
             answer["segments"] = torch.stack(maps, 1)  # [B, L, H, W]
+
         return answer
 
     def postprocess(self, outputs: dict[str, Tensor]) -> dict[str, Any]:
@@ -106,6 +107,7 @@ class HierarchicalImageClassificationPipeline(Pipeline):
             )
             if "segments" in row:
                 levels[-1]["segments"] = row["segments"][level].numpy()
+
         return {
             "path": [level["label"] for level in levels],
             "score": row["path_probabilities"].item(),

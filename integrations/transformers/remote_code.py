@@ -58,6 +58,7 @@ def generate() -> dict[str, str]:
     files = {f"{module}.py": HEADER + flatten(source) for module, source in sources.items()}
     for name, source in files.items():
         check_self_contained(name, source)
+
     return files
 
 
@@ -79,6 +80,7 @@ def check_self_contained(name: str, source: str) -> None:
             # transformers looks for `from .name import`, and would not copy the file of `from . import name`.
             beside = node.level == 1 and node.module in (*CORE_MODULES, *MODULES)
             wrong = [] if beside else ["." * node.level + (node.module or "")]
+
         if wrong:
             raise RemoteCodeError(
                 f"{name} line {node.lineno} imports {wrong[0]}: expected `from .name import ...` of "
@@ -98,6 +100,7 @@ def write(folder: str | Path) -> list[Path]:
     for name, source in generate().items():
         written.append(folder / name)
         written[-1].write_text(source, encoding="utf-8")
+
     additions = {
         "config.json": {
             "auto_map": AUTO_MAP,
@@ -112,6 +115,7 @@ def write(folder: str | Path) -> list[Path]:
         written[-1].write_text(
             json.dumps({**data, **fields}, ensure_ascii=False, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
+
     return written
 
 
