@@ -5,8 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.pictures import read_picture
-from ..data.transforms import eval_transform
+from ..data.pictures import PictureError, read_picture
 from ..inference.predictor import Prediction, Predictor
 from ..segments import drawing as visualize
 from ..segments.drawing import Segmentation
@@ -72,11 +71,11 @@ def adapt_picture(
     """Adapt a predictor's model to a picture; see :func:`adapt` for target, feedback and errors.
 
     Raises:
-        PictureError: if the picture cannot be read.
+        PictureError: if the picture cannot be read, or an answer is not finite.
     """
     model, taxonomy, calibration = predictor.model, predictor.taxonomy, predictor.calibration
     picture = read_picture(file)
-    image = eval_transform(model.config)(picture)[None].to(predictor.device)
+    image = predictor.transform(picture)[None].to(predictor.device)
     a = adapt(
         model,
         image,
@@ -95,10 +94,11 @@ def adapt_picture(
             for o in (a.before, a.after)
         )
 
-    before, after = (
-        dataclasses.replace(predictor.decode([x.float().cpu() for x in o.level_logits])[0], file=str(file))
-        for o in (a.before, a.after)
-    )
+    before, after = (predictor.predictions(output, [str(file)])[0] for output in (a.before, a.after))
+    for prediction in (before, after):
+        if prediction.error is not None:
+            raise PictureError(prediction.error, str(file))
+
     stages = range(2, len(a.before.assignments) + 2)
     change = tuple(rand_distance(a.before.segment_map(s)[0], a.after.segment_map(s)[0]) for s in stages)
     segmentations = (
@@ -106,7 +106,17 @@ def adapt_picture(
         Segmentation.from_output(picture, a.after, model.config),
     )
 
-    return AdaptedPicture(str(file), feedback, target, probability, before, after, segmentations, change, a)
+    return AdaptedPicture(
+        file=str(file),
+        feedback=feedback,
+        target=target,
+        probability=probability,
+        before=before,
+        after=after,
+        segmentations=segmentations,
+        segment_change=change,
+        adaptation=a,
+    )
 
 
 def draw_sheet(adapted: AdaptedPicture) -> Image.Image:

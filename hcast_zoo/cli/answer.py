@@ -116,11 +116,10 @@ def segment(args: argparse.Namespace) -> int:
             segmented = segment_picture(predictor, file)
         except PictureError as error:
             failed += 1
-            text = str(error).removeprefix(f"{file}: ")
             if args.json:
-                print(to_json({"file": file, "error": text}), flush=True)
+                print(to_json({"file": file, "error": error.reason}), flush=True)
             else:
-                print(f"{printable(file)}: {printable(text)}", file=sys.stderr)
+                print(f"{printable(file)}: {printable(error.reason)}", file=sys.stderr)
             continue
 
         folder = make_folder(args.output, file)

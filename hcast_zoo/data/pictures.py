@@ -5,7 +5,7 @@ import os
 import stat
 import warnings
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -36,58 +36,143 @@ FORMATS = (
 PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
+NO_NAME = "picture"  # in messages and predictions, of a picture that is no file
+
+# What can be read: a file's name, its bytes, a binary file object, a PIL image, or an array that :func:`from_array`
+# takes. Not spelled out as a union because file objects are known by their ``read`` alone.
+Picture = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray
+
+
 class PictureError(ValueError):
-    """A picture cannot be read; the message says why."""
+    """A picture cannot be read.
+
+    Args:
+        reason: Why, without the picture's name.
+        file: The picture's name, if it has one; ``str`` of the error puts it in front.
+    """
+
+    def __init__(self, reason: str, file: str | None = None):
+        super().__init__(reason, file)
+        self.reason, self.file = reason, file
+
+    def __str__(self) -> str:
+        return self.reason if self.file is None else f"{self.file}: {self.reason}"
 
 
-def open_picture(source: str | Path | bytes) -> Image.Image:
+def is_picture(value: Any) -> TypeGuard[Picture]:
+    """Return whether a value is one picture, and not a collection of them; an array of over 3 axes is a collection."""
+    if isinstance(value, np.ndarray):
+        return value.ndim <= 3
+    return isinstance(value, (str, os.PathLike, bytes, Image.Image)) or hasattr(value, "read")
+
+
+def picture_name(picture: Any) -> str:
+    """Return the name of a file as it was given, of an image or a file object where it came from, else "picture"."""
+    if isinstance(picture, (str, os.PathLike)):
+        return str(picture)
+    for attribute in ("filename", "name"):  # of PIL's images and of open files; the latter may be a number
+        name = getattr(picture, attribute, None)
+        if isinstance(name, (str, Path)) and str(name):
+            return str(name)
+
+    return NO_NAME
+
+
+def open_picture(source: Picture) -> Image.Image:
     """Read a picture upright, as 8-bit RGB or RGBA; of an animation, the first frame.
 
     Grey, palette, CMYK and 16-bit pictures are converted; 16-bit and float ones are scaled to [0, 255] (float by
     its own range if it is outside [0, 1]).
 
     Args:
-        source: A file, or its bytes.
+        source: A file's name, its bytes or a file object (read from where it stands); a PIL image (of an animation the
+            frame that it shows); or an array, see :func:`from_array`. Images and arrays are left as they are.
 
     Raises:
         PictureError: if there is no such file, it is no complete picture, or it has over 100 million pixels.
     """
-    name = "picture" if isinstance(source, bytes) else str(source)
+    name = picture_name(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's size warning: the limit below is ours
             Image.init()  # else Pillow asks for a format that it has not loaded yet
             formats = [f for f in FORMATS if f in Image.OPEN]
-            with _open(source, name) as file, Image.open(file, formats=formats) as picture:
-                if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
-                    raise PictureError(
-                        f"{name}: {picture.width}x{picture.height} pixels, expected {MAX_PIXELS:,} at "
-                        f"most, and {MAX_SIDE:,} a side: make it smaller first"
-                    )
-
-                picture.load()
-                ImageOps.exif_transpose(picture, in_place=True)
-                return to_8_bit(picture)
-    except PictureError:
-        raise
+            if isinstance(source, np.ndarray):
+                return from_array(source)
+            if isinstance(source, Image.Image):
+                return _upright(source.copy())
+            with _open(source) as file, Image.open(file, formats=formats) as picture:
+                return _upright(picture)
+    except PictureError as error:
+        raise PictureError(error.reason, name) from error.__cause__
     except FileNotFoundError as error:
-        raise PictureError(f"{name}: no such file") from error
+        raise PictureError("no such file", name) from error
     except IsADirectoryError as error:
-        raise PictureError(f"{name}: expected a picture, got a folder") from error
+        raise PictureError("expected a picture, got a folder", name) from error
     except UnidentifiedImageError as error:
-        raise PictureError(f"{name}: not a picture, or of an unknown format") from error
+        raise PictureError("not a picture, or of an unknown format", name) from error
     except MemoryError as error:
-        raise PictureError(f"{name}: this picture needs more memory than there is: make it smaller first") from error
+        raise PictureError("this picture needs more memory than there is: make it smaller first", name) from error
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         if isinstance(error, OSError) and error.errno is not None:
-            raise PictureError(f"{name}: cannot be read: {error.strerror}") from error
-        raise PictureError(f"{name}: damaged or incomplete picture: {clip(error)}") from error
+            raise PictureError(f"cannot be read: {error.strerror}", name) from error
+        raise PictureError(f"damaged or incomplete picture: {clip(error)}", name) from error
+
+
+def from_array(pixels: np.ndarray) -> Image.Image:
+    """Turn an array into a picture, 8-bit RGB or RGBA.
+
+    Args:
+        pixels: (H, W) or (H, W, 1) grey, (H, W, 3) RGB or (H, W, 4) RGBA; uint8 in [0, 255], or uint16, which is
+            scaled from [0, 65535].
+
+    Raises:
+        PictureError: if the array is of another shape or type, empty or too large.
+    """
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in pixels.shape:
+        hint = ""
+        if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4):
+            hint = ": channels come last, array.transpose(1, 2, 0)"
+        raise PictureError(
+            f"expected an array of pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {pixels.shape}{hint}"
+        )
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise PictureError(
+            f"expected pixels of uint8 in [0, 255] or uint16, got {pixels.dtype}: scale them and convert with "
+            "array.astype('uint8')"
+        )
+
+    _check_size(pixels.shape[1], pixels.shape[0])
+    if pixels.dtype == np.uint16:
+        pixels = _to_uint8(pixels, 0.0, 65535.0)
+    if pixels.ndim == 3 and channels == 1:
+        pixels = pixels[..., 0]
+
+    return to_8_bit(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Decode a picture of ours, turn it as its EXIF data says, and convert it to 8-bit RGB or RGBA."""
+    _check_size(*picture.size)
+    picture.load()
+    ImageOps.exif_transpose(picture, in_place=True)
+    return to_8_bit(picture)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise PictureError(
+            f"{width}x{height} pixels, expected {MAX_PIXELS:,} at most, and {MAX_SIDE:,} a side: make it smaller first"
+        )
+    if not width or not height:
+        raise PictureError(f"{width}x{height} pixels: expected at least one")
 
 
 class _File(io.BufferedReader):
     """A file that makes room for no more than it holds, whatever a header in it says."""
 
-    def __init__(self, path: str | Path, size: int):
+    def __init__(self, path: str | os.PathLike, size: int):
         super().__init__(io.FileIO(path))
         self._size = size
 
@@ -96,22 +181,32 @@ class _File(io.BufferedReader):
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
-def _open(source: str | Path | bytes, name: str) -> BinaryIO:
+def _open(source: str | os.PathLike | bytes | BinaryIO) -> BinaryIO:
     """Open a picture, unless it is no file at all: a pipe would be waited for, a device read for ever."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    if not isinstance(source, (str, Path)):
-        raise PictureError(f"expected a picture's name or bytes, got {brief(source)}")
+    if hasattr(source, "read"):
+        data = source.read(MAX_BYTES + 1)
+        if not isinstance(data, bytes):
+            raise PictureError("expected a file object that gives bytes: open it with mode 'rb'")
+        if len(data) > MAX_BYTES:
+            raise PictureError(f"expected {MAX_BYTES:,} bytes at most, got more: is it a picture?")
+        return io.BytesIO(data)
+    if not isinstance(source, (str, os.PathLike)):
+        raise PictureError(
+            f"expected a picture (a name, bytes, an open file, a PIL image or an array), got {brief(source)}"
+        )
+
     status = os.stat(source)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise PictureError(f"{name}: expected a file, got a pipe, a socket or a device")
+        raise PictureError("expected a file, got a pipe, a socket or a device")
     if status.st_size > MAX_BYTES:
-        raise PictureError(f"{name}: {status.st_size:,} bytes, expected {MAX_BYTES:,} at most: is it a picture?")
+        raise PictureError(f"{status.st_size:,} bytes, expected {MAX_BYTES:,} at most: is it a picture?")
 
     return cast(BinaryIO, _File(source, status.st_size))
 
 
-def read_picture(source: str | Path | bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+def read_picture(source: Picture, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     """Read a picture as RGB, transparent parts composited on ``background`` (white). See :func:`open_picture`."""
     return on_background(open_picture(source), background)
 
@@ -129,22 +224,31 @@ def to_8_bit(picture: Image.Image) -> Image.Image:
     """Convert a picture of any mode to 8-bit RGB, or RGBA if parts of it are transparent."""
     if picture.mode.startswith(("I", "F")):
         pixels = np.asarray(picture)
-        bands = [slice(y, y + 64) for y in range(0, len(pixels), 64)]  # float64 is 8 times as large
         if picture.mode.startswith("I"):  # 16 bits, in mode "I" of old files perhaps only 8
             low, high = 0.0, 65535.0 if picture.mode != "I" or pixels.max(initial=0) > 255 else 255.0
         else:
             low, high = 0.0, 1.0
-            for band in bands:
+            for band in _bands(pixels):
                 values = np.nan_to_num(pixels[band], posinf=0.0, neginf=0.0)
                 low, high = min(low, float(values.min())), max(high, float(values.max()))
 
-        out = np.empty(pixels.shape, np.uint8)
-        for band in bands:
-            values = np.nan_to_num(pixels[band].astype(np.float64), posinf=high, neginf=low)
-            out[band] = ((values - low) / (high - low) * 255).clip(0, 255).round()
-
-        return Image.fromarray(out).convert("RGB")
+        return Image.fromarray(_to_uint8(pixels, low, high)).convert("RGB")
 
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         return picture.convert("RGBA")
     return picture.convert("RGB")
+
+
+def _to_uint8(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Scale an array of numbers from [low, high] to uint8, rounded."""
+    out = np.empty(pixels.shape, np.uint8)
+    for band in _bands(pixels):
+        values = np.nan_to_num(pixels[band].astype(np.float64), posinf=high, neginf=low)
+        out[band] = ((values - low) / (high - low) * 255).clip(0, 255).round()
+
+    return out
+
+
+def _bands(pixels: np.ndarray) -> list[slice]:
+    """Return slices of 64 rows, to be converted one after the other: float64 takes 8 times the memory."""
+    return [slice(y, y + 64) for y in range(0, len(pixels), 64)]

@@ -215,7 +215,7 @@ def classify(predictor: Predictor, file: str | None, stage: int, *settings) -> t
         chosen = configure(predictor, *settings)
         seen = page.look(chosen, file)
     except (ValueError, OSError) as error:
-        return page.message_html(page.error_text(error, file)), *nothing[1:]
+        return page.message_html(page.error_text(error)), *nothing[1:]
 
     answer = page.answer_html(seen, predictor.taxonomy, predictor.model.config.head_stages)
     shown = seen.panels, seen.captions
@@ -238,7 +238,7 @@ def adapt(predictor: Predictor, file: str | None, target: str, steps: int, *sett
     try:
         text, sheet = page.adapt(configure(predictor, *settings), file, target, AdaptConfig(steps=int(steps)))
     except (ValueError, OSError) as error:
-        return page.message_html(page.error_text(error, file)), gr.Image(visible=False)
+        return page.message_html(page.error_text(error)), gr.Image(visible=False)
     return text, gr.Image(sheet, visible=True)
 
 

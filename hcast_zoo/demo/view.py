@@ -10,14 +10,13 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from ..adaptation.config import AdaptConfig
 from ..adaptation.report import AdaptedPicture, adapt_picture, draw_sheet
 from ..common.text import printable
-from ..data.pictures import read_picture
+from ..data.pictures import PictureError, read_picture
 from ..inference.predictor import Prediction, Predictor
 from ..segments.drawing import Segmentation, stage_panel
 from ..taxonomy.tree import Taxonomy
@@ -80,18 +79,13 @@ def look(predictor: Predictor, file: str | Path) -> Look:
     """Label and segment a picture.
 
     Raises:
-        PictureError: if the picture cannot be read.
-        ValueError: if the model's answer is not finite.
+        PictureError: if the picture cannot be read, or the model's answer is not finite.
     """
     picture, config = read_picture(file), predictor.model.config
-    with torch.inference_mode():
-        images = predictor.transform(picture)[None].to(predictor.device)
-        output = predictor.model(images, num_clusters=predictor.num_clusters)
-
-    logits = [x.float().cpu() for x in output.level_logits]
-    prediction = dataclasses.replace(predictor.decode(logits)[0], file=str(file))
+    prediction, output = predictor.answer(picture, str(file))
     probabilities, own = (
-        [x[0] for x in predictor.node_probabilities(logits, decoder)] for decoder in (predictor.decoder, "independent")
+        [x[0] for x in predictor.node_probabilities(output.level_logits, decoder)]
+        for decoder in (predictor.decoder, "independent")
     )
     segmentation = Segmentation.from_output(picture, output, config)
     stages = range(1, len(segmentation.maps) + 1)
@@ -215,9 +209,9 @@ def caption_html(text: str) -> str:
     return f'<div class="caption">{_text(text)}</div>'
 
 
-def error_text(error: Exception, file: str | None) -> str:
+def error_text(error: Exception) -> str:
     """Return what an error says, without the name that the picture has here."""
-    text = str(error).removeprefix(f"{file}: ")
+    text = error.reason if isinstance(error, PictureError) else str(error)
     return text[:1].upper() + text[1:]
 
 

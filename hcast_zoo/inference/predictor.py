@@ -3,23 +3,24 @@
 import copy
 import dataclasses
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.loading import start_quietly, start_workers
-from ..data.pictures import PICTURE_SUFFIXES, PictureError, read_picture
+from ..data.pictures import PICTURE_SUFFIXES, Picture, PictureError, is_picture, picture_name, read_picture
 from ..data.transforms import eval_transform
 from ..network import superpixels
-from ..network.config import check_clusters
-from ..network.model import HCast
+from ..network.config import HCastConfig, check_clusters
+from ..network.model import HCast, HCastOutput
 from ..taxonomy.backoff import back_off, check_threshold
 from ..taxonomy.calibration import Calibration
-from ..taxonomy.decode import DECODERS, node_probabilities
-from ..taxonomy.subtree import Restriction
+from ..taxonomy.decode import check_decoder, node_probabilities
+from ..taxonomy.subtree import Subtree
 from ..taxonomy.tree import UNKNOWN, Taxonomy
 from ..weights import file as weights
 
@@ -29,7 +30,7 @@ class Prediction:
     """The answer for one picture.
 
     Attributes:
-        file: As it was given.
+        file: As it was given; ``picture`` for one that came without a name.
         path: Node names, coarse to fine; empty if there is an error. With back-off it may end early, or be empty.
         probabilities: Each level's own probability of its node, in [0, 1].
         path_probability: Of the path as it is given, in [0, 1]; 1 if it is empty. See
@@ -92,7 +93,7 @@ class Predictor:
         content = weights.load(source)
         if content.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
-        _check_decoder(decoder)
+        check_decoder(decoder)
         self.taxonomy: Taxonomy = content.taxonomy
         self.model: HCast = weights.build(content, device)
         self.transform = eval_transform(content.config)
@@ -103,14 +104,13 @@ class Predictor:
     def _set(
         self, decoder: str, num_clusters: tuple[int, ...] | None, within: Sequence[str] | None, threshold: float | None
     ) -> None:
-        _check_decoder(decoder)
+        check_decoder(decoder)
         self.decoder = decoder
         self.num_clusters = None
         if num_clusters is not None:
             self.num_clusters = check_clusters(num_clusters, self.model.config.num_superpixels)
-        if within is not None:
-            Restriction.to(self.taxonomy, within)  # raises for what it does not know
         self.within = within
+        self._subtree = None if within is None else Subtree.below(self.taxonomy, within)
         self.threshold = None if threshold is None else check_threshold(threshold)
 
     def with_settings(
@@ -126,46 +126,77 @@ class Predictor:
         other._set(decoder, num_clusters, within, threshold)
         return other
 
-    def predict(self, files: Iterable[str | Path], batch_size: int = 16, workers: int = 0) -> Iterator[Prediction]:
-        """Yield one prediction a file, in order.
+    def predict(
+        self, pictures: Picture | Iterable[Picture], batch_size: int = 16, workers: int = 0
+    ) -> Iterator[Prediction]:
+        """Yield one prediction per picture, in order; one that cannot be read gives an error record.
 
         Args:
-            files: Pictures; see :func:`find_pictures` for folders and patterns.
-            batch_size: Pictures a forward pass; it does not change an answer.
+            pictures: One or many of what :meth:`answer` takes; see :func:`find_pictures` for folders and patterns.
+            batch_size: Pictures per forward pass; it does not change an answer.
             workers: Processes that read pictures and compute superpixels; 0 does it in this one.
         """
-        dataset = _Pictures([str(f) for f in files], self.transform, self.model.config)
+        several: list[Picture] = [pictures] if is_picture(pictures) else list(pictures)  # type: ignore[arg-type]
+        dataset = _Pictures(several, self.transform, self.model.config)
         loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list, worker_init_fn=start_quietly)
         for batch in start_workers(loader):
             yield from self._predict_batch(batch)
 
     @torch.inference_mode()
-    def _predict_batch(self, batch: list[tuple]) -> list[Prediction]:
-        good = [item for item in batch if item[3] is None]
-        answers: dict[int, Prediction] = {}
-        if good:
-            images = torch.stack([item[1] for item in good]).to(self.device)
-            segments = torch.stack([item[2] for item in good]).to(self.device)
+    def _predict_batch(self, batch: list["_Item"]) -> list[Prediction]:
+        readable = [item for item in batch if item.error is None]
+        predictions: Iterator[Prediction] = iter(())
+        if readable:
+            images = torch.stack([item.image for item in readable]).to(self.device)  # type: ignore[misc]
+            segments = torch.stack([item.segments for item in readable]).to(self.device)  # type: ignore[misc]
             output = self.model(images, segments, num_clusters=self.num_clusters)
-            logits = [x.float().cpu() for x in output.level_logits]
-            finite = torch.stack([x.isfinite().all(-1) for x in logits]).all(0)
-            rows = finite.nonzero().flatten().tolist()
-            decoded = self.decode([x[finite] for x in logits]) if rows else []
-            answers = {id(good[row]): answer for row, answer in zip(rows, decoded)}
+            predictions = iter(self.predictions(output, [item.file for item in readable]))
 
-        predictions = []
-        for item in batch:
-            answer = answers.get(id(item))
-            if answer is None:
-                predictions.append(Prediction(item[0], error=item[3] or "the model's answer is not finite"))
-            else:
-                predictions.append(dataclasses.replace(answer, file=item[0]))
+        return [next(predictions) if item.error is None else Prediction(item.file, error=item.error) for item in batch]
 
-        return predictions
+    @torch.inference_mode()
+    def answer(self, picture: Picture, file: str | None = None) -> tuple[Prediction, HCastOutput]:
+        """Label one picture, and return what the model saw in it.
+
+        Args:
+            picture: A file's name, its bytes or a binary file object; a PIL image; or an array (H, W), (H, W, 1),
+                (H, W, 3) or (H, W, 4) of uint8 or uint16, see :func:`hcast_zoo.data.pictures.from_array`.
+            file: Name for the prediction; by default the picture's own, or ``picture`` if it has none.
+
+        Returns:
+            The prediction, and the model's output, a batch of one.
+
+        Raises:
+            PictureError: if the picture cannot be read, or the model's answer is not finite.
+        """
+        file = picture_name(picture) if file is None else file
+        output = forward_picture(self.model, read_picture(picture), self.transform, self.num_clusters)
+        (prediction,) = self.predictions(output, [file])
+        if prediction.error is not None:
+            raise PictureError(prediction.error, file)
+
+        return prediction, output
+
+    def predictions(self, output: HCastOutput, files: Sequence[str]) -> list[Prediction]:
+        """Turn the model's output for B pictures into predictions; a row that is not finite becomes an error record.
+
+        Args:
+            output: Of a batch.
+            files: B names.
+        """
+        logits = [x.detach().float().cpu() for x in output.level_logits]
+        finite = torch.stack([x.isfinite().all(-1) for x in logits]).all(0)
+        answers = iter(self.decode([x[finite] for x in logits]) if finite.any() else [])
+        return [
+            dataclasses.replace(next(answers), file=file)
+            if is_finite
+            else Prediction(file, error="the model's answer is not finite")
+            for file, is_finite in zip(files, finite.tolist(), strict=True)
+        ]
 
     def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
         """Turn one (B, C_l) tensor of logits a level into B predictions with an empty file name."""
-        d = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self.within)
+        d = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self._subtree)
         paths, probabilities = d.paths, d.path_probabilities
         reasons: Sequence[str | None] = [None] * len(d.paths)
         if self.threshold is not None:
@@ -183,50 +214,79 @@ class Predictor:
         names = self.taxonomy.path_names
         return [
             Prediction(
-                "",
-                names(path),
-                tuple(p for p, node in zip(levels, path) if node != UNKNOWN),
-                probability,
-                names(second),
-                second_probability,
+                file="",
+                path=names(path),
+                probabilities=tuple(p for p, node in zip(levels, path) if node != UNKNOWN),
+                path_probability=probability,
+                runner_up=names(second),
+                runner_up_probability=second_probability,
                 reason=reason,
             )
             for path, levels, probability, second, second_probability, reason in rows
         ]
 
-    def node_probabilities(self, level_logits: list[Tensor], decoder: str | None = None) -> tuple[Tensor, ...]:
+    def node_probabilities(self, level_logits: Sequence[Tensor], decoder: str | None = None) -> tuple[Tensor, ...]:
         """Return the (B, C_l) probability of every node of each level; see :func:`decode.node_probabilities`."""
         return node_probabilities(
-            self.calibration.logits(level_logits),
+            self.calibration.logits([x.float().cpu() for x in level_logits]),
             self.taxonomy,
             decoder or self.decoder,
-            within=self.within,
+            within=self._subtree,
             path_temperature=self.calibration.path_temperature,
         )
 
 
-def _check_decoder(decoder: str) -> None:
-    if decoder not in DECODERS:
-        raise ValueError(f"unknown decoding {decoder!r}: expected one of {', '.join(DECODERS)}")
+def forward_picture(
+    model: HCast,
+    picture: Image.Image,
+    transform: Callable[[Image.Image], Tensor] | None = None,
+    num_clusters: tuple[int, ...] | None = None,
+) -> HCastOutput:
+    """Run a model on one picture.
+
+    Args:
+        model: In eval mode.
+        picture: RGB, as :func:`hcast_zoo.data.pictures.read_picture` returns it.
+        transform: From the picture to a (3, H, W) tensor; the preprocessing of the model's config by default.
+        num_clusters: Other cluster counts than the config's.
+
+    Returns:
+        A batch of one.
+    """
+    image = (transform or eval_transform(model.config))(picture)
+    device = next(model.parameters()).device
+    return model(image[None].to(device), num_clusters=num_clusters)
+
+
+@dataclasses.dataclass
+class _Item:
+    """A picture as a worker hands it over: the model's inputs, or why there are none."""
+
+    file: str
+    image: Tensor | None = None
+    segments: Tensor | None = None
+    error: str | None = None
 
 
 class _Pictures(Dataset):
-    """Items (file, image, segments, None), or (file, None, None, error)."""
+    """What :meth:`Predictor.predict` was given, as items."""
 
-    def __init__(self, files, transform, config):
-        self.files, self.transform, self.config = files, transform, config
+    def __init__(self, pictures: list[Picture], transform: Callable[[Image.Image], Tensor], config: HCastConfig):
+        self.pictures, self.transform, self.config = pictures, transform, config
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.pictures)
 
-    def __getitem__(self, index: int) -> tuple[str, Tensor | None, Tensor | None, str | None]:
-        file, c = self.files[index], self.config
+    def __getitem__(self, index: int) -> _Item:
+        picture, c = self.pictures[index], self.config
+        file = picture_name(picture)
         try:
-            image = self.transform(read_picture(file))
+            image = self.transform(read_picture(picture))
         except PictureError as error:
-            return file, None, None, str(error).removeprefix(f"{file}: ")
+            return _Item(file, error=error.reason)
+
         segments = superpixels.from_normalized(image[None], c.num_superpixels, c.mean, c.std, c.superpixels)[0]
-        return file, image, segments, None
+        return _Item(file, image, segments)
 
 
 def find_pictures(arguments: Iterable[str]) -> list[str]:

@@ -6,15 +6,15 @@ A label map is an int (H, W) array of segment numbers from 0; -1 is outside of w
 import colorsys
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..common.text import printable
-from ..data.pictures import on_background, read_picture, to_8_bit
-from ..data.transforms import eval_transform, view_box
+from ..data.pictures import Picture, read_picture
+from ..data.transforms import view_box
+from ..inference.predictor import forward_picture
 from ..network.config import HCastConfig
 from ..network.model import HCast, HCastOutput
 
@@ -148,22 +148,19 @@ def draw_focus(picture: Image.Image, focus: np.ndarray) -> Image.Image:
 
 
 @torch.inference_mode()
-def segment_strip(model: HCast, picture: Image.Image | str | Path, size: int = PANEL) -> Image.Image:
+def segment_strip(model: HCast, picture: Picture, size: int = PANEL) -> Image.Image:
     """Return a picture and its segmentations side by side, fine to coarse.
 
     Args:
         model: In eval mode.
-        picture: Of any mode, or a file.
+        picture: A file, an image or an array; see :func:`hcast_zoo.data.pictures.open_picture`.
         size: Side of each in pixels.
 
     Raises:
-        PictureError: if the file cannot be read.
+        PictureError: if the picture cannot be read.
     """
-    if not isinstance(picture, Image.Image):
-        picture = read_picture(picture)
-    picture = on_background(to_8_bit(picture), WHITE)
-    device = next(model.parameters()).device
-    output = model(eval_transform(model.config)(picture)[None].to(device))
+    picture = read_picture(picture, WHITE)
+    output = forward_picture(model, picture)
     return strip(Segmentation.from_output(picture, output, model.config), size)
 
 

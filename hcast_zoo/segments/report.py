@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.pictures import PictureError, read_picture
+from ..data.pictures import read_picture
 from ..inference.predictor import Prediction, Predictor
 from ..taxonomy.tree import UNKNOWN
 from . import drawing as visualize
@@ -92,20 +92,23 @@ def segment_picture(predictor: Predictor, file: str | Path) -> SegmentedPicture:
     """
     picture = read_picture(file)
     model, clusters = predictor.model, predictor.num_clusters
-    images = predictor.transform(picture)[None].to(predictor.device)
-    with torch.inference_mode():
-        plain = model(images, num_clusters=clusters)
-    logits = [x.float().cpu() for x in plain.level_logits]
-    if not all(x.isfinite().all() for x in logits):
-        raise PictureError(f"{file}: the model's answer is not finite")
-    prediction = dataclasses.replace(predictor.decode(logits)[0], file=str(file))
+    prediction, output = predictor.answer(picture, str(file))
     nodes = [names.index(node) for names, node in zip(predictor.taxonomy.names, prediction.path)]
-    ended = len(logits) - len(nodes)
+    ended = len(output.level_logits) - len(nodes)
+
     targets = torch.tensor([nodes + [UNKNOWN] * ended], device=predictor.device)
-    _, explanation = explain_levels(model, images, plain.segments, targets=targets, num_clusters=clusters)
-    maps = focus_map(explanation.focus, plain.segments)[0].cpu().numpy()
+    images = predictor.transform(picture)[None].to(predictor.device)
+    _, explanation = explain_levels(model, images, output.segments, targets=targets, num_clusters=clusters)
+    maps = focus_map(explanation.focus, output.segments)[0].cpu().numpy()
     readings = tuple(
-        Reading(level, stage, node, probability, share[0].cpu().numpy(), focus)
+        Reading(
+            level=level,
+            stage=stage,
+            node=node,
+            probability=probability,
+            shares=share[0].cpu().numpy(),
+            focus=focus,
+        )
         for level, stage, node, probability, share, focus in zip(
             predictor.taxonomy.levels,
             model.config.head_stages,
@@ -117,10 +120,10 @@ def segment_picture(predictor: Predictor, file: str | Path) -> SegmentedPicture:
     )
 
     return SegmentedPicture(
-        prediction,
-        Segmentation.from_output(picture, plain, model.config),
-        readings,
-        agreement(explanation.focus).item(),
+        prediction=prediction,
+        segmentation=Segmentation.from_output(picture, output, model.config),
+        readings=readings,
+        agreement=agreement(explanation.focus).item(),
     )
 
 

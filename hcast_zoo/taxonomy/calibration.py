@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.text import brief, clip
 from .decode import DecodedPaths, check_logits, decode, path_scores
+from .subtree import Subtree
 from .tree import Taxonomy
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 50.0
@@ -85,7 +86,7 @@ class Calibration:
         level_logits: Sequence[Tensor],
         taxonomy: Taxonomy,
         mode: str = "best_path",
-        within: Sequence[str] | None = None,
+        within: Subtree | Sequence[str] | None = None,
     ) -> DecodedPaths:
         """Decode calibrated logits; see :func:`hcast_zoo.taxonomy.decode.decode`."""
         return decode(self.logits(level_logits), taxonomy, mode, within=within, path_temperature=self.path_temperature)

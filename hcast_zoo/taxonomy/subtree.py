@@ -1,4 +1,4 @@
-"""Restriction: the part of a taxonomy below some nodes, as a taxonomy of its own."""
+"""Subtree: the part of a taxonomy below some nodes, as a taxonomy of its own."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from .tree import UNKNOWN, Taxonomy
 
 
 @dataclasses.dataclass(frozen=True)
-class Restriction:
+class Subtree:
     """What is left of a tree when only some of its leaves can be the answer.
 
     Attributes:
         taxonomy: The remaining nodes. Levels without any are dropped, so it may have fewer of them.
         kept: For each remaining level, its nodes' indices in the whole taxonomy, ascending.
-        num_levels: Levels of the whole taxonomy.
+        whole: The taxonomy that it is a part of.
     """
 
     taxonomy: Taxonomy
     kept: tuple[tuple[int, ...], ...]
-    num_levels: int
+    whole: Taxonomy
 
     @classmethod
-    def to(cls, taxonomy: Taxonomy, nodes: Sequence[str]) -> "Restriction":
+    def below(cls, taxonomy: Taxonomy, nodes: Sequence[str]) -> "Subtree":
         """Restrict a taxonomy to the leaves at or below any of some nodes.
 
         Args:
@@ -54,14 +54,14 @@ class Restriction:
         )
         names = tuple(tuple(taxonomy.names[level][index] for index in kept[level]) for level in range(depth))
 
-        return cls(Taxonomy(taxonomy.levels[:depth], names, parents, taxonomy.name), kept[:depth], len(kept))
+        return cls(Taxonomy(taxonomy.levels[:depth], names, parents, taxonomy.name), kept[:depth], taxonomy)
 
     def logits(self, level_logits: Sequence[Tensor]) -> list[Tensor]:
         """Keep the remaining nodes' columns of one (B, C_l) tensor a level."""
         return [x[:, list(kept)] for x, kept in zip(level_logits, self.kept)]
 
-    def whole(self, paths: Tensor) -> Tensor:
-        """Turn (B, l) int64 paths of the restricted taxonomy into (B, L) paths of the whole one."""
+    def whole_paths(self, paths: Tensor) -> Tensor:
+        """Turn (B, l) int64 paths of the subtree into (B, L) paths of the whole taxonomy."""
         columns = [
             torch.tensor((*kept, UNKNOWN), device=paths.device)[column]  # -1 takes the last
             for column, kept in zip(paths.T, self.kept)
@@ -70,4 +70,4 @@ class Restriction:
 
     def widen(self, values: Tensor, fill: float) -> Tensor:
         """Append columns of ``fill`` for the dropped levels: (B, l) to (B, L)."""
-        return torch.nn.functional.pad(values, (0, self.num_levels - len(self.kept)), value=fill)
+        return torch.nn.functional.pad(values, (0, len(self.whole.levels) - len(self.kept)), value=fill)

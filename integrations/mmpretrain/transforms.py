@@ -76,12 +76,12 @@ class LoadPicture(LoadImageFromFile):
         try:
             content = fileio.get(path, backend_args=self.backend_args)
         except OSError as error:
-            raise PictureError(f"{path}: {error.strerror or error}") from error
+            raise PictureError(error.strerror or str(error), path) from error
 
         try:
             return open_picture(content)
         except PictureError as error:
-            raise PictureError(f"{path}: {error}") from error
+            raise PictureError(error.reason, path) from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(background={self.background}, ignore_broken={self.ignore_empty})"

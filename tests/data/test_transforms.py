@@ -1,4 +1,5 @@
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -183,3 +184,12 @@ def test_decompression_bomb_is_not_decoded():
     bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
     with pytest.raises(PictureError, match=r"60000x60000|damaged"):
         read_picture(bytes(bomb))
+
+
+def test_an_error_carries_the_file_and_the_reason(tmp_path):
+    """Also after a worker process has sent it."""
+    with pytest.raises(PictureError) as caught:
+        read_picture(tmp_path / "missing.png")
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert error.file == str(tmp_path / "missing.png") and error.reason == "no such file"
+        assert str(error) == f"{tmp_path / 'missing.png'}: no such file"

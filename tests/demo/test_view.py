@@ -169,8 +169,8 @@ def test_every_text_is_escaped(hostile, picture):
 
 
 def test_words(predictor):
-    assert page.error_text(PictureError("/tmp/x.png: no such file"), "/tmp/x.png") == "No such file"
-    assert page.error_text(ValueError(""), None) == "" and page.message_html("") == ""
+    assert page.error_text(PictureError("no such file", "/tmp/x.png")) == "No such file"
+    assert page.error_text(ValueError("")) == "" and page.message_html("") == ""
     assert page.model_name(predictor) == "tiny" and "not calibrated" in page.heading_html(predictor)
     assert [page._chance(p) for p in (0, 0.0004, 0.0007, 0.5)] == ["0.0%", "&lt;0.1%", "0.1%", "50.0%"]
 

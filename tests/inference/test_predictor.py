@@ -1,13 +1,20 @@
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from hcast_zoo import Predictor
+from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.inference.predictor import find_pictures
 from hcast_zoo.taxonomy.backoff import back_off
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.decode import decode, node_probabilities
+from hcast_zoo.taxonomy.subtree import Subtree
 from hcast_zoo.weights import file as weights
 
 
@@ -171,3 +178,107 @@ def test_probabilities_of_nodes_are_calibrated(tiny_model, taxonomy, tiny_weight
         expected = node_probabilities(scaled, taxonomy, mode or "best_path", path_temperature=1.5)
         for x, y in zip(predictor.node_probabilities(logits, mode), expected):
             assert torch.allclose(x, y)
+
+
+def kinds_of_picture(file):
+    """The same picture in every form that can be asked for, with the name that its prediction has."""
+    image, data = Image.open(file), Path(file).read_bytes()
+    rgb = np.asarray(image.convert("RGB"))
+    alpha = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
+    return {
+        "name": (file, file),
+        "opened": (image, file),
+        "image": (Image.fromarray(rgb), "picture"),
+        "array": (rgb, "picture"),
+        "with alpha": (alpha, "picture"),
+        "16 bits": (rgb.astype(np.uint16) * 257, "picture"),
+        "bytes": (data, "picture"),
+        "buffer": (io.BytesIO(data), "picture"),
+        "open file": (open(file, "rb"), file),
+        "not contiguous": (np.asfortranarray(rgb), "picture"),
+    }
+
+
+def test_every_kind_of_picture_gives_the_same_answer(files, tiny_weights):
+    predictor = Predictor(tiny_weights)
+    expected, output = predictor.answer(files[0])
+    assert expected.file == files[0] and expected.error is None
+    for kind, (picture, name) in kinds_of_picture(files[0]).items():
+        prediction, same = predictor.answer(picture)
+        assert prediction == dataclasses.replace(expected, file=name), kind
+        assert torch.equal(output.level_logits[2], same.level_logits[2]), kind
+
+    pictures = [picture for picture, _ in kinds_of_picture(files[0]).values()]
+    for prediction in predictor.predict(pictures, batch_size=4):
+        assert prediction.path == expected.path and prediction.error is None
+        assert prediction.probabilities == pytest.approx(expected.probabilities, abs=TOLERANCE)
+
+
+def test_grey_arrays(tiny_weights):
+    predictor = Predictor(tiny_weights)
+    grey = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
+    expected = predictor.answer(np.dstack([grey] * 3))[0]
+    for picture in (grey, grey[..., None], grey.astype(np.uint16) * 257, Image.fromarray(grey)):
+        assert predictor.answer(picture)[0] == expected
+
+
+def test_a_picture_is_turned_as_its_exif_data_says(tiny_weights, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    predictor = Predictor(tiny_weights)
+    expected = predictor.answer(np.rot90(pixels, -1))[1].level_logits[0]
+    with Image.open(tmp_path / "turned.png") as opened:
+        assert torch.equal(predictor.answer(opened)[1].level_logits[0], expected)
+        assert opened.size == (60, 40)  # the user's picture is left as it is
+    assert torch.equal(predictor.answer(tmp_path / "turned.png")[1].level_logits[0], expected)
+
+
+def test_one_picture_need_be_in_no_list(files, tiny_weights):
+    predictor = Predictor(tiny_weights)
+    for picture, name in kinds_of_picture(files[0]).values():
+        (prediction,) = predictor.predict(picture)
+        assert prediction.file == name and prediction.error is None
+    (missing,) = predictor.predict("missing.png")
+    assert missing.file == "missing.png" and missing.error == "no such file"
+    stack = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)
+    assert len(list(predictor.predict(stack))) == 3
+
+
+@pytest.mark.parametrize(
+    "picture, message",
+    [
+        (np.zeros((3, 40, 40), np.uint8), r"got \(3, 40, 40\): channels come last"),
+        (np.zeros((40, 40, 3), np.float32), r"expected pixels of uint8 .* got float32: scale them"),
+        (np.zeros((0, 40, 3), np.uint8), r"expected an array of pixels"),
+        (np.zeros((40, 40, 2), np.uint8), r"expected an array of pixels .* got \(40, 40, 2\)"),
+        (Image.new("RGB", (0, 4)), r"0x4 pixels: expected at least one"),
+        (b"no picture", r"not a picture"),
+        (io.StringIO("text"), r"open it with mode 'rb'"),
+        (5, r"expected a picture \(a name, .* got 5"),
+    ],
+    ids=["channels first", "float", "empty", "two channels", "no pixels", "bytes", "text", "number"],
+)
+def test_what_is_no_picture_is_explained(files, tiny_weights, picture, message):
+    predictor = Predictor(tiny_weights)
+    with pytest.raises(PictureError, match=message) as caught:
+        predictor.answer(picture)
+    assert caught.value.file == "picture" and not caught.value.reason.startswith("picture")
+    good, bad, also_good = predictor.predict([files[0], picture, files[1]])
+    assert good.error is None and also_good.error is None and bad.error
+
+
+def test_an_answer_that_is_not_finite_is_refused(files, tiny_weights):
+    predictor = Predictor(tiny_weights)
+    predictor.transform = lambda picture: torch.full((3, 32, 32), torch.nan)
+    with pytest.raises(PictureError, match="the model's answer is not finite") as caught:
+        predictor.answer(files[0])
+    assert caught.value.file == files[0] and caught.value.reason == "the model's answer is not finite"
+
+
+def test_the_subtree_is_built_once(files, tiny_weights, monkeypatch):
+    predictor = Predictor(tiny_weights, within=["mammal"])
+    monkeypatch.setattr(Subtree, "below", None)
+    predictions = list(predictor.predict(files, batch_size=2))
+    assert {p.path[0] for p in predictions if p.error is None} == {"mammal"}

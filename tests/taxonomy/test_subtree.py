@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.taxonomy.calibration import Calibration
+from hcast_zoo.taxonomy.decode import DECODERS, decode, node_probabilities
 from hcast_zoo.taxonomy.sources import TaxonomyError
-from hcast_zoo.taxonomy.subtree import Restriction
+from hcast_zoo.taxonomy.subtree import Subtree
 from hcast_zoo.taxonomy.tree import Taxonomy
 from tests.taxonomy.test_decode import probabilities, random_logits
 
@@ -95,7 +96,7 @@ def test_shallow_leaves_drop_levels():
         assert d.path_probabilities.item() == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 1), rel=1e-5)
         assert d.level_probabilities[0, 1].isnan() and d.prefix_probabilities[0, 1].isnan()
         assert d.runner_up.tolist() == [[1, -1]]
-    mixed = Restriction.to(t, ["wolf", "rock"])
+    mixed = Subtree.below(t, ["wolf", "rock"])
     assert mixed.kept == ((0, 1), (1,)) and mixed.taxonomy.path_names(mixed.taxonomy.paths[0]) == ("animal", "wolf")
 
 
@@ -107,3 +108,29 @@ def test_wrong_nodes_are_explained(taxonomy):
         decode(logits, taxonomy, within=[])
     with pytest.raises(TaxonomyError, match="expected a list of nodes"):
         decode(logits, taxonomy, within="bird")
+
+
+def test_a_subtree_is_built_once_and_stands_for_its_nodes(taxonomy, monkeypatch):
+    logits, nodes = random_logits(taxonomy, 10, seed=8), ["mammal", "family:gull"]
+    subtree = Subtree.below(taxonomy, nodes)
+    paths = [decode(logits, taxonomy, mode, within=nodes) for mode in DECODERS]
+    shares = [node_probabilities(logits, taxonomy, mode, within=nodes) for mode in DECODERS]
+    monkeypatch.setattr(Subtree, "below", None)  # so it cannot be built again
+
+    for mode, expected, expected_shares in zip(DECODERS, paths, shares):
+        decoded = decode(logits, taxonomy, mode, within=subtree)
+        for name, values in vars(expected).items():
+            assert torch.equal(getattr(decoded, name).nan_to_num(), values.nan_to_num()), (mode, name)
+        for x, y in zip(node_probabilities(logits, taxonomy, mode, within=subtree), expected_shares):
+            assert torch.equal(x, y)
+        calibrated = Calibration.identity(3).decode(logits, taxonomy, mode, subtree)
+        assert torch.equal(calibrated.paths, expected.paths)
+
+    same = Taxonomy.from_dict(taxonomy.to_dict())
+    assert torch.equal(decode(logits, same, within=subtree).paths, paths[0].paths)
+
+
+def test_a_subtree_of_another_taxonomy_is_refused(taxonomy):
+    other = Taxonomy(taxonomy.levels, (taxonomy.names[0][::-1], *taxonomy.names[1:]), taxonomy.parents)
+    with pytest.raises(ValueError, match="subtree of this taxonomy"):
+        decode(random_logits(taxonomy, 1), taxonomy, within=Subtree.below(other, ["bird"]))
