@@ -31,7 +31,7 @@ from hcast_zoo.sharing.model_card import code_version
 from hcast_zoo.taxonomy.decode import DECODERS, decode
 from hcast_zoo.taxonomy.tree import UNKNOWN
 from hcast_zoo.training.settings import TrainConfig
-from hcast_zoo.training.trainer import Run
+from hcast_zoo.training.trainer import Trainer
 from hcast_zoo.weights import file as weights
 
 SETTINGS = dict(
@@ -107,14 +107,14 @@ class Arm:
         text: What is different.
         config: From the base's config to its own.
         settings: Settings that differ from the base's.
-        run: The trainer.
+        trainer: Its class.
         even: Labels are cut, an equal part of the training pictures to each level.
     """
 
     text: str
     config: Callable[[HCastConfig], HCastConfig] = lambda config: config
     settings: dict = dataclasses.field(default_factory=dict)
-    run: type[Run] = Run
+    trainer: type[Trainer] = Trainer
     even: bool = False
 
 
@@ -135,7 +135,7 @@ ARMS = {
         "a ViT of as many parameters, with one linear layer on square patches instead of the convolutional "
         "stem, and the heads of all levels on its class token (benchmarks/flat_vit.py)",
         flat_vit.flat_config,
-        run=flat_vit.FlatRun,
+        trainer=flat_vit.FlatTrainer,
     ),
 }
 
@@ -217,16 +217,16 @@ def measure(
     train_set, val_set = (HierarchicalDataset.load(data, taxonomy, split, cache=True) for split in ("train", "val"))
     if arm.even:
         train_set.labels = cut_evenly(train_set.labels, settings.seed)
-    run = arm.run(config, settings, train_set, val_set, folder)
-    run.train()
+    trainer = arm.trainer(config, settings, train_set, val_set, folder)
+    trainer.train()
 
     # Nothing is chosen on the validation pictures: these are the average weights after the last step.
-    model = run.make_model()
+    model = trainer.make_model()
     model.load_state_dict(
         {key: value.float() for key, value in weights.load(folder / "last.safetensors").state_dict.items()}
     )
     test.transform = eval_transform(config)
-    results, right = score(model.eval().to(run.accelerator.device), test, taxonomy)
+    results, right = score(model.eval().to(trainer.accelerator.device), test, taxonomy)
     known = [int(n) for n in (train_set.labels != UNKNOWN).sum(0)]
     write_whole(
         file,

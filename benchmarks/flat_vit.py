@@ -21,7 +21,7 @@ from hcast_zoo import HCast, HCastConfig, HCastOutput, HierarchicalDataset, Taxo
 from hcast_zoo.network import superpixels
 from hcast_zoo.segments.explain import Explanation, detach, explain_output
 from hcast_zoo.training.settings import TrainConfig
-from hcast_zoo.training.trainer import Run
+from hcast_zoo.training.trainer import Trainer
 from hcast_zoo.weights import file as weights
 
 
@@ -96,8 +96,8 @@ class FlatViT(nn.Module):
         return {f"vit.{name}" for name in self.vit.no_weight_decay()}
 
 
-class FlatRun(Run):
-    """A training run of a flat ViT."""
+class FlatTrainer(Trainer):
+    """Trains a flat ViT."""
 
     def make_model(self) -> FlatViT:
         return FlatViT(self.config)
@@ -158,7 +158,7 @@ def main() -> None:
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
     train_set = HierarchicalDataset.load(args.data, taxonomy, args.train_split, cache=settings.cache)
     val_set = HierarchicalDataset.load(args.data, train_set.taxonomy, args.val_split, cache=settings.cache)
-    best = FlatRun(config, settings, train_set, val_set, args.output).train()
+    best = FlatTrainer(config, settings, train_set, val_set, args.output).train()
     print(f"best validation FPA {best:.2f}: {args.output}/best.safetensors")
 
 

@@ -117,7 +117,7 @@ def train(args: argparse.Namespace) -> int:
     from ..taxonomy.tree import Taxonomy
 
     try:
-        from ..training.trainer import Run
+        from ..training.trainer import Trainer
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}: pip install 'hcast-zoo[train]'") from error
 
@@ -135,11 +135,13 @@ def train(args: argparse.Namespace) -> int:
         init = _load_start(options["model"], args.recipe)
         config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
 
-    run = Run(config, settings, train_set, val_set, args.output, init)
-    best = run.train()
-    if run.processes.is_main:
-        print(to_json({f"best_val_{run.criterion}": best, "weights": os.path.join(args.output, "best.safetensors")}))
-    run.accelerator.end_training()
+    trainer = Trainer(config, settings, train_set, val_set, args.output, init)
+    best = trainer.train()
+    if trainer.processes.is_main:
+        print(
+            to_json({f"best_val_{trainer.criterion}": best, "weights": os.path.join(args.output, "best.safetensors")})
+        )
+    trainer.accelerator.end_training()
 
     return 0
 

@@ -78,7 +78,7 @@ def prepare(
     remarks += content.remarks
     _check_counts(benchmark, content, partial)
     _check_pictures(content.pictures, check, progress)
-    splits = carve(content.pictures, seed)
+    splits = split_validation(content.pictures, seed)
     counts = collections.Counter(splits)
     prepared = Prepared(
         str(output),
@@ -111,7 +111,7 @@ def read(benchmark: Benchmark, roots: Sequence[Path], partial: bool = False) -> 
     return readers[benchmark.layout](roots, tree)
 
 
-def carve(pictures: Sequence[Picture], seed: int = 0, fraction: float = VAL_FRACTION) -> list[str]:
+def split_validation(pictures: Sequence[Picture], seed: int = 0, fraction: float = VAL_FRACTION) -> list[str]:
     """Return the split of each picture, with a part of each leaf's training pictures moved to ``val``.
 
     A leaf with two training pictures or more gives at least one, and keeps at least one.

@@ -58,8 +58,8 @@ class HierarchicalMixup(Mixup):
         return images, tuple(t * lam + t.flip(0) * (1.0 - lam) for t in targets)
 
 
-class Run:
-    """A training run in a folder.
+class Trainer:
+    """Trains a model in a folder, the run's.
 
     The folder holds ``run.json`` (settings), ``log.jsonl`` and ``tensorboard/`` (losses, metrics), ``checkpoint/``,
     ``best.safetensors`` (highest validation FPA; with ``paper_exact``, the finest level's accuracy) and
@@ -139,7 +139,7 @@ class Run:
         self.step, self.best = 0, -1.0
 
     def make_model(self) -> torch.nn.Module:
-        """Return a new model of ``self.config``; a run of another network overrides this.
+        """Return a new model of ``self.config``; a trainer of another network overrides this.
 
         It is called with images and segments, and returns an output that has ``level_logits``.
         """

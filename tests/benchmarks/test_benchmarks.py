@@ -207,7 +207,7 @@ def test_the_flat_vit_trains_resumes_and_is_compared(
         "4",
     ]
     monkeypatch.setattr(sys, "argv", command)
-    step, count = flat_vit.FlatRun._train_step, []
+    step, count = flat_vit.FlatTrainer._train_step, []
 
     def killed(self, batch):
         if len(count) == 2:
@@ -215,10 +215,10 @@ def test_the_flat_vit_trains_resumes_and_is_compared(
         count.append(self.step)
         return step(self, batch)
 
-    monkeypatch.setattr(flat_vit.FlatRun, "_train_step", killed)
+    monkeypatch.setattr(flat_vit.FlatTrainer, "_train_step", killed)
     with pytest.raises(KeyboardInterrupt):
         flat_vit.main()
-    monkeypatch.setattr(flat_vit.FlatRun, "_train_step", step)
+    monkeypatch.setattr(flat_vit.FlatTrainer, "_train_step", step)
     flat_vit.main()
     lines = [json.loads(line) for line in (tmp_path / "flat/log.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 3 and "val/fpa" in lines[1]
@@ -383,7 +383,7 @@ def test_ablation(ablation, monkeypatch, taxonomy):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ablation.module.Run, "train", stopped)
+        patch.setattr(ablation.module.Trainer, "train", stopped)
         ablation()
     text = (ablation.docs / "ablation.md").read_text()
     assert "No arm is trained yet." in text and "| base |" not in text
@@ -407,7 +407,7 @@ def test_ablation(ablation, monkeypatch, taxonomy):
     def trained_again(self):
         raise AssertionError("a finished arm is kept")
 
-    monkeypatch.setattr(ablation.module.Run, "train", trained_again)
+    monkeypatch.setattr(ablation.module.Trainer, "train", trained_again)
     assert ablation() == text
     with pytest.raises(SystemExit, match="finished run with other settings"):
         ablation("--lr", "1")

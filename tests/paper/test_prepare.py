@@ -12,7 +12,7 @@ from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.paper import benchmarks as paper
 from hcast_zoo.paper import readers as layouts
 from hcast_zoo.paper import trees
-from hcast_zoo.paper.prepare import carve, prepare
+from hcast_zoo.paper.prepare import prepare, split_validation
 from hcast_zoo.paper.readers import DataError, Picture
 from hcast_zoo.taxonomy.tree import Taxonomy
 from tests.paper.paper_archives import (
@@ -315,12 +315,12 @@ def test_carve():
         for leaf, count in enumerate((31, 2, 1))
         for i in range(count)
     ]
-    splits = carve(pictures)
+    splits = split_validation(pictures)
     counts = Counter((p.leaf, split) for p, split in zip(pictures, splits))
     assert counts == {(0, "train"): 27, (0, "val"): 3, (0, "test"): 1, (1, "train"): 1, (1, "val"): 1, (2, "train"): 1}
-    assert carve(pictures) == splits != carve(pictures, seed=1)
+    assert split_validation(pictures) == splits != split_validation(pictures, seed=1)
     mixed = pictures[::-1]  # the choice does not depend on the order of the lists
-    assert dict(zip(mixed, carve(mixed))) == dict(zip(pictures, splits))
+    assert dict(zip(mixed, split_validation(mixed))) == dict(zip(pictures, splits))
 
 
 @pytest.mark.parametrize("source", ["missing", "text.txt", "cut.tgz"])

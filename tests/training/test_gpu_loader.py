@@ -15,7 +15,7 @@ from hcast_zoo.evaluation.evaluate import collect_logits
 from hcast_zoo.network.model import HCast
 from hcast_zoo.training.gpu_loader import DeviceLoader, augment, erase, jitter
 from hcast_zoo.training.settings import TrainConfig
-from hcast_zoo.training.trainer import HierarchicalMixup, Run
+from hcast_zoo.training.trainer import HierarchicalMixup, Trainer
 
 PLAIN = dict(
     auto_augment="",
@@ -173,7 +173,7 @@ def test_a_run_on_the_device_stopped_and_resumed(picture_folder, taxonomy, slic_
 
     def run(folder, **changes):
         train, val = (HierarchicalDataset.load(picture_folder, taxonomy, split) for split in ("train", "val"))
-        return Run(slic_config, dataclasses.replace(settings, **changes), train, val, tmp_path / folder)
+        return Trainer(slic_config, dataclasses.replace(settings, **changes), train, val, tmp_path / folder)
 
     run("whole").train()
     cut = run("cut")
@@ -205,7 +205,7 @@ def test_what_cannot_be_done_there(picture_folder, taxonomy, tiny_config, tmp_pa
         TrainConfig(on_device=True)
     train, val = (HierarchicalDataset.load(picture_folder, taxonomy, split) for split in ("train", "val"))
     with pytest.raises(ValueError, match="superpixels slic or grid, which the accelerator can make; got 1 and seeds"):
-        Run(tiny_config, TrainConfig(on_device=True, auto_augment="", batch_size=4), train, val, tmp_path / "run")
+        Trainer(tiny_config, TrainConfig(on_device=True, auto_augment="", batch_size=4), train, val, tmp_path / "run")
 
 
 def test_slic_is_left_to_an_accelerator(slic_config, picture_folder, taxonomy):

@@ -20,7 +20,7 @@ from hcast_zoo.inference.predictor import Predictor
 from hcast_zoo.segments.report import segment_picture
 from hcast_zoo.training.losses import soft_targets
 from hcast_zoo.training.settings import TrainConfig
-from hcast_zoo.training.trainer import HierarchicalMixup, Run, train_transform
+from hcast_zoo.training.trainer import HierarchicalMixup, Trainer, train_transform
 from hcast_zoo.weights import file as weights
 
 SETTINGS = dict(epochs=2, batch_size=4, workers=0, warmup_epochs=1, lr=0.1, ema_decay=0.9, checkpoint_steps=2)
@@ -28,7 +28,7 @@ SETTINGS = dict(epochs=2, batch_size=4, workers=0, warmup_epochs=1, lr=0.1, ema_
 
 def make_run(folder, taxonomy, config, output, init=None, **settings):
     train, val = (HierarchicalDataset.load(folder, taxonomy, split) for split in ("train", "val"))
-    return Run(config, TrainConfig(**{**SETTINGS, **settings}), train, val, output, init)
+    return Trainer(config, TrainConfig(**{**SETTINGS, **settings}), train, val, output, init)
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
