@@ -39,8 +39,8 @@ class SeededSampler(Sampler):
 class SuperpixelCollate:
     """Stack samples, mix them, and compute their superpixels, all in the loader's worker.
 
-    Superpixels are those of the mixed image (differs from official: engine_hier.py:49 mixes images after the map
-    was made, so the map belongs to another image; ``paper_exact`` keeps that).
+    Superpixels are those of the mixed image. Differs from official: there, images are mixed after the maps were made,
+    so a map belongs to the image before mixing (docs/official_differences.md, 23); ``paper_exact`` keeps that.
 
     Args:
         config: Tells the superpixels.

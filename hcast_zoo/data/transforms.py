@@ -14,7 +14,7 @@ def eval_transform(config: HCastConfig) -> tv.Compose:
     The short side is resized to ``image_size / crop_pct``, the centre cropped. Of a picture that is over 20 times as
     long as it is wide, only the middle is resized, for the rest would be cropped.
 
-    Source: official datasets.py:177-180 (behaviour 25).
+    Source: official datasets.py:177-180 (docs/official_differences.md, 25).
     """
     interpolation = tv.InterpolationMode(config.interpolation)
     return tv.Compose(

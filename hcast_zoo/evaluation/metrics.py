@@ -22,7 +22,7 @@ def level_accuracy(predictions: Tensor, labels: Tensor) -> tuple[float, ...]:
 def full_path_accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Return FPA: percent of the samples that are right at every known level.
 
-    Source: official engine_hier_eval.py (behaviour 34).
+    Source: official engine_hier_eval.py (docs/official_differences.md, 34).
     """
     right, known = _right(predictions, labels)
     counted = known.any(1)
@@ -34,7 +34,7 @@ def tree_inconsistency(predictions: Tensor, taxonomy: Taxonomy) -> float:
 
     A prediction below a shallow leaf is ignored, and so is whatever follows a level predicted as -1.
 
-    Source: official engine_hier_eval.py (behaviour 34).
+    Source: official engine_hier_eval.py (docs/official_differences.md, 34).
     """
     return _percent(int((~in_tree(predictions, taxonomy)).sum()), len(predictions))
 
@@ -42,7 +42,7 @@ def tree_inconsistency(predictions: Tensor, taxonomy: Taxonomy) -> float:
 def weighted_average_precision(accuracies: Sequence[float], level_classes: Sequence[int]) -> float:
     """Return wAP: mean of the levels' accuracies, weighted by their number of classes.
 
-    The authors' code does not compute it; this is the formula of the paper as we read it (behaviour 35).
+    The authors' code does not compute it; this is our reading of the paper (docs/official_differences.md, 35).
     """
     return sum(a * c for a, c in zip(accuracies, level_classes, strict=True)) / sum(level_classes)
 

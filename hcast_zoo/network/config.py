@@ -29,14 +29,16 @@ class HCastConfig:
         num_heads: Attention heads of the blocks.
         pool_heads: Attention heads of graph pooling; 12 in all official models, whatever ``num_heads`` is.
         mlp_ratio: Hidden width of the block MLPs over ``embed_dim``, in (0, 64].
-        num_superpixels: Tokens entering stage 1. Fixed, so an answer never depends on the batch.
+        num_superpixels: Tokens entering stage 1. Fixed, so an answer never depends on the batch
+            (docs/official_differences.md, 8).
         num_clusters: Clusters made after each stage, so the length of the token sequence of the next one.
         head_stages: Stage (1 to 4) each level reads its class token from, coarse to fine. By default
             the finest levels read early stages: 1 level ``(4,)``, 2 ``(4, 3)``, 3 ``(4, 3, 2)``, 4
             ``(4, 3, 2, 1)``; the coarsest levels of a deeper taxonomy share stage 4.
-        last_pool: Keep the fourth graph pooling. It reaches no logit, so it is dropped by default.
-        mask_empty: Leave tokens of empty superpixels out of attention and averages. The official weights
-            were trained with them in.
+        last_pool: Keep the fourth graph pooling. No logit depends on it, so it is dropped by default
+            (docs/official_differences.md, 18).
+        mask_empty: Leave tokens of empty superpixels out of attention and averages. The official weights were trained
+            with them (docs/official_differences.md, 5).
         drop_rate: Dropout probability in [0, 1) before each head.
         drop_path_rate: Stochastic depth of the last block in [0, 1); grows linearly from 0.
         pool_drop_rate: Dropout probability inside graph pooling, on in training only.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .layers import Attention, masked_mean
 
-ASSIGN_SCALE = 5.0  # cosine similarity to logits; fixed in the official code, not learned
+ASSIGN_SCALE = 5.0  # from cosine similarities to logits; fixed, not learned (docs/official_differences.md, 15)
 # Points nearer than this (squared distance over the image's largest squared norm) are one point: copies of a token
 # differ by rounding, and choosing among them by that would make an answer depend on its batch.
 SAME_POINT = 1e-10
@@ -35,8 +35,8 @@ class PoolingOutput:
 def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | None = None) -> Tensor:
     """Choose points far from each other, starting from the one farthest from their mean.
 
-    Ties go to the lowest index. With fewer distinct valid points than ``num_samples`` the first valid point
-    is repeated (differs from official: graph_pool.py:154 raises there and kills the batch).
+    Ties go to the lowest index. With fewer distinct valid points than ``num_samples``, the first valid point is
+    repeated. Differs from official: there, an assertion stops the whole batch (docs/official_differences.md, 14).
 
     Args:
         points: (B, N, C) float.
@@ -46,7 +46,7 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
     Returns:
         (B, M) int64 indices.
 
-    Source: official graph_pool.py:105-154; float64, as there.
+    Source: official graph_pool.py:105-154; float64, as there (docs/official_differences.md, 13).
     """
     points = points.double()
     same = SAME_POINT * points.square().sum(-1).amax(1)[:, None]  # [B, 1]
@@ -71,7 +71,7 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
 class CentroidProjection(nn.Module):
     """Features for comparing tokens with cluster centres: self-attention, then centring over the tokens.
 
-    Source: official graph_pool.py:48-63.
+    Source: official graph_pool.py:48-63 (docs/official_differences.md, 12).
     """
 
     attention_class = Attention
@@ -96,7 +96,7 @@ class GraphPooling(nn.Module):
 
     ``Z_l = Z_init + MLP(P^T Z_(l-1) / P^T 1)``
 
-    Source: paper equation 1; official graph_pool.py:66-187.
+    Source: paper equation 1; official graph_pool.py:66-187 (docs/official_differences.md, 11, 15, 16, 17).
     """
 
     projection_class = CentroidProjection

@@ -205,7 +205,9 @@ class HCast(Encoder):
     def init_weights(self) -> None:
         """Initialise every parameter and buffer.
 
-        Source: behaviour 19: truncated normal of std 0.02 for tokens, blocks and heads; PyTorch's defaults elsewhere.
+        Tokens, blocks and heads get a truncated normal of std 0.02, the rest PyTorch's defaults.
+
+        Source: docs/official_differences.md, 19.
         """
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)

@@ -145,7 +145,8 @@ def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     """Turn normalised images back into the 8-bit RGB pixels that SEEDS sees.
 
     The value is truncated, not rounded, as in the official loader: 22 % of the bytes are one lower than the
-    picture's. Values outside [0, 255] are clipped (differs from official: there they wrap around).
+    picture's. Values outside [0, 255] are clipped. Differs from official: there they wrap around
+    (docs/official_differences.md, 21).
 
     Args:
         images: (B, C, H, W) float.

@@ -4,18 +4,19 @@ import dataclasses
 
 README = "the authors' README"
 CITED = "second-hand: a paper that cites H-CAST"
-# What the official code normalises iNaturalist pictures by in evaluation (behaviour 24).
+# The official code's normalisation of iNaturalist pictures in evaluation (docs/official_differences.md, 24).
 INAT_MEAN, INAT_STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 ILSVRC = {
     "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
     "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
     "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
 }
+# docs/official_differences.md, 22
 BREEDS_NOTES = (
     "The classes are one half of the BREEDS data set's, its source domain; the test pictures are "
     "ImageNet's validation pictures.",
     "256 superpixels, whatever the official option says.",
-)  # behaviour 22
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +74,10 @@ BENCHMARKS: dict[str, Benchmark] = {
             notes=(
                 "The data set names species only: orders and families are numbers, in the tree's order.",
                 "The tree puts the gull Red_legged_Kittiwake with the kingfishers (order 4), in a family of its own.",
+                # docs/official_differences.md, 33
                 "The official code chooses its checkpoint on the test pictures.",
             ),
-        ),  # behaviour 33
+        ),
         Benchmark(
             "aircraft",
             "FGVC-Aircraft",
@@ -108,9 +110,10 @@ BENCHMARKS: dict[str, Benchmark] = {
             {"mean": INAT_MEAN, "std": INAT_STD},
             (
                 "The test pictures are the data set's validation pictures; its own test has no labels.",
+                # docs/official_differences.md, 24
                 "The official code trains with ImageNet's normalisation and evaluates with another.",
             ),
-        ),  # behaviour 24
+        ),
     )
 }
 

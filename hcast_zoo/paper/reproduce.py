@@ -16,7 +16,7 @@ from ..weights.official import convert_official, read_checkpoint
 from . import trees
 from .benchmarks import Benchmark
 
-# How the official code answers, and so what published numbers are of: every level by itself (behaviour 34).
+# How the official code answers: each level's own choice (docs/official_differences.md, 34).
 OFFICIAL_DECODER = "independent"
 
 

@@ -68,7 +68,7 @@ def tree_path_kl(level_logits: Sequence[Tensor], targets: Sequence[Tensor]) -> T
     Returns:
         Scalar, averaged over the samples with a known level.
 
-    Source: paper section 3.3; official engine_hier.py:62-69, 129-136 (behaviours 28 and 29).
+    Source: paper section 3.3; official engine_hier.py:62-69, 129-136 (docs/official_differences.md, 28, 29).
     """
     known = [t.sum(-1, keepdim=True) > 0 for t in targets]
     lowest = torch.finfo(level_logits[0].dtype).min
@@ -86,10 +86,10 @@ class HierarchicalLoss(nn.Module):
         kl_weight: Weight of the Tree-path KL; 0 leaves it out. The paper uses 0.5.
         level_weights: Weight of each level's cross-entropy, coarse to fine; 1 by default.
         smoothing: Label smoothing in [0, 1) of hard targets; soft targets are taken as they are.
-        binary: Binary cross-entropy of each class instead. As in the official code, every positive target of the
-            finest level then counts as 1 (behaviour 31), so do not smooth.
+        binary: Use binary cross-entropy for each class instead. As in the official code, every positive target of
+            the finest level then counts as 1, so do not smooth (docs/official_differences.md, 31).
 
-    Source: official engine_hier.py:54-69 (behaviour 27).
+    Source: official engine_hier.py:54-69 (docs/official_differences.md, 27).
     """
 
     def __init__(

@@ -12,8 +12,8 @@ class TrainConfig:
 
     Args:
         epochs: How many epochs to train.
-        schedule_epochs: Length of the cosine schedule in epochs; ``epochs`` by default. The official code has 300
-            whatever the number of epochs (behaviour 32).
+        schedule_epochs: Length of the cosine schedule in epochs; ``epochs`` by default. The official code uses
+            300 for any number of epochs (docs/official_differences.md, 32).
         batch_size: Pictures a step on each process; even.
         opt: timm's name of an optimiser: ``adamw`` as in the paper, or ``muon``, which needs fewer epochs from scratch.
         lr: Peak learning rate for 512 pictures a step; scaled by the true number.
@@ -43,9 +43,9 @@ class TrainConfig:
         eval_epochs: Epochs between validations.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
         superpixel_cache: Folder of the maps of pictures that come again pixel by pixel (validation; no augmentation).
-        paper_exact: Do as the official code: superpixels before mixing, ImageNet's normalisation in training, the
-            learning rate by whole epochs, and of the weights themselves, not of their average, those with the highest
-            accuracy at the finest level (behaviours 23, 24, 32, 33).
+        paper_exact: Train as the official code does: superpixels before mixing, ImageNet's normalisation in training,
+            a learning rate that changes once an epoch, and the weights themselves, not their average, chosen by the
+            accuracy at the finest level (docs/official_differences.md, 23, 24, 32, 33).
     """
 
     epochs: int = 100

@@ -47,7 +47,7 @@ from .settings import CHANGEABLE, TrainConfig
 class HierarchicalMixup(Mixup):
     """timm's mixup and cutmix, with the labels of every level mixed by one lambda.
 
-    Source: official mixup_hier.py:217-222 (behaviour 29).
+    Source: official mixup_hier.py:217-222 (docs/official_differences.md, 29).
     """
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -248,13 +248,14 @@ class Trainer:
 
     def _schedule(self) -> None:
         """Set the learning rate of the next step."""
-        if self.settings.paper_exact:  # by whole epochs, one epoch late: main_suppix_hier.py steps with the past epoch
+        if self.settings.paper_exact:  # once an epoch, one epoch late (docs/official_differences.md, 32)
             self.scheduler.step(max(self.step // len(self.loader) - 1, 0))
         else:
             self.scheduler.step_update(self.step)
 
     def _validate(self) -> None:
-        averaged = self.ema is not None and not self.settings.paper_exact  # behaviour 33: kept, and never evaluated
+        # The official code keeps an average of the weights but never evaluates it (docs/official_differences.md, 33).
+        averaged = self.ema is not None and not self.settings.paper_exact
         model = self.ema.module if averaged else self.accelerator.unwrap_model(self.model)
         copy_buffers(model, self.processes)
         decoder = "independent" if self.settings.paper_exact else "best_path"
@@ -369,7 +370,7 @@ def train_transform(config: HCastConfig, settings: TrainConfig):
     if policy and policy.startswith("rand") and "mmax" not in policy:
         policy += "-mmax9"  # at magnitude 10 timm posterises to 0 bits, which Pillow 13 refuses
 
-    # Behaviour 24: the official code trains with ImageNet's normalisation, whatever it evaluates with.
+    # The official code always trains with ImageNet's normalisation (docs/official_differences.md, 24).
     mean, std = normalization(config.replace(mean=IMAGENET_MEAN, std=IMAGENET_STD) if settings.paper_exact else config)
     try:
         transform = timm.data.create_transform(

@@ -16,8 +16,8 @@ from hcast_zoo.weights import file as weights
 _logger = logging.getLogger(__name__)
 ImageSize = int | tuple[int, int]  # side, or height and width, in pixels
 
-# The paper's data sets, as the official code trains on them: level classes, and what differs from the defaults.
-# The loader of the four BREEDS sets always asks for 256 superpixels (behaviour 22), and iNat has its own mean.
+# The paper's data sets as the official code trains on them: level classes, and what differs from the defaults.
+# BREEDS always has 256 superpixels (docs/official_differences.md, 22), and iNat its own normalisation (24).
 PAPER_DATASETS: dict[str, dict] = {
     "cub": dict(level_classes=(13, 38, 200)),
     "aircraft": dict(level_classes=(30, 70, 100)),

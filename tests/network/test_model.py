@@ -215,7 +215,7 @@ def test_clusters_and_size_change_at_inference(tiny_model):
 
 @torch.no_grad()
 def test_mask_empty_ignores_empty_tokens(tiny_config):
-    """With masking, spare token slots change nothing; without, they do (behaviour 5)."""
+    """Extra empty tokens change nothing with masking, and do without (docs/official_differences.md, 5)."""
     images = torch.randn(1, 3, 32, 32)
     maps = torch.arange(32)[None, :, None].expand(1, 32, 32) // 4  # 4 of the 8 labels fall on a cell
     for masked in (True, False):

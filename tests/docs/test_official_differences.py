@@ -1,0 +1,41 @@
+"""docs/official_differences.md has an entry for everything that the source cites."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/official_differences.md").read_text(encoding="utf-8")
+ENTRIES = re.findall(r"^### (\d+)\. [^\n]+ \{ #behaviour-(\d+) \}\n\n(.+?)(?=\n\n#|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+FOLDERS = ("hcast_zoo", "integrations", "tests", "benchmarks", "recipes")
+SOURCES = [p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.py")) if p != Path(__file__)]
+
+
+def test_entries_are_numbered_and_complete():
+    numbers = [int(number) for number, _, _ in ENTRIES]
+    assert numbers and len(numbers) == PAGE.count("\n### ")
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))
+    for number, anchor, text in ENTRIES:
+        assert anchor == number
+        for part in ("**Theirs", "**Ours", "**Why:**"):
+            assert part in text, f"entry {number} lacks {part}"
+
+
+def test_every_citation_has_its_entry():
+    numbers = {number for number, _, _ in ENTRIES}
+    cited = set()
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"behaviours? \d", text, re.IGNORECASE), f"{path}: cite docs/official_differences.md, N"
+        citations = re.findall(r"official_differences\.md, (\d+(?:, \d+)*)", text)
+        assert len(citations) == text.count("official_differences.md"), f"{path}: a citation names no entry"
+        for citation in citations:
+            assert set(citation.split(", ")) <= numbers, f"{path}: no entry {citation}"
+            cited.update(citation.split(", "))
+    assert len(cited) > 15
+
+
+def test_what_differs_says_where_it_is_explained():
+    for path in SOURCES:
+        text = re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
+        for comment in re.findall(r"[Dd]iffers from official.{0,200}", text):
+            assert "official_differences.md, " in comment, f"{path}: {comment}"
