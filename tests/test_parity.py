@@ -83,7 +83,7 @@ def test_timm(source, repository, expected):
 
 TIMM_HUB = """
 import sys, hcast_zoo, timm, torch, numpy as np
-from hcast_zoo.transforms import read_picture
+from hcast_zoo.data.pictures import read_picture
 model = timm.create_model("hf-hub:" + sys.argv[1], pretrained=True).eval()
 image = timm.data.create_transform(**timm.data.resolve_model_data_config(model))(read_picture(sys.argv[2]))[None]
 with torch.inference_mode():
