@@ -17,9 +17,9 @@ def predict(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..common.processes import join
-    from ..inference.predictor import Predictor, find_pictures
+    from ..inference.predictor import Predictor
 
-    files = find_pictures(args.pictures)
+    files, missed = _find(args.pictures)
     if args.files_from:
         with open(args.files_from, encoding="utf-8", errors="surrogateescape") as names:
             files += [name for line in names if (name := line.rstrip("\n"))]
@@ -32,7 +32,7 @@ def predict(args: argparse.Namespace) -> int:
     with join() as processes:
         predictor = Predictor(args.model, device=processes.device(args.device), **options)
         if args.output:
-            return _predict_parts(args, predictor, files, options, processes)
+            return _predict_parts(args, predictor, files, options, processes, missed)
         if processes.count > 1:
             raise ValueError("several processes need --output, a folder to write to")
 
@@ -54,10 +54,10 @@ def predict(args: argparse.Namespace) -> int:
 
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed or missed else 0
 
 
-def _predict_parts(args: argparse.Namespace, predictor, files: list[str], options: dict, processes) -> int:
+def _predict_parts(args: argparse.Namespace, predictor, files: list[str], options: dict, processes, missed: int) -> int:
     """Write a folder of parquet files; print what it holds."""
     from tqdm import tqdm
 
@@ -90,7 +90,7 @@ def _predict_parts(args: argparse.Namespace, predictor, files: list[str], option
             print(f"{failed} of {done} pictures failed", file=sys.stderr)
 
     # A launcher would take any other code for a crash, and start the job again.
-    return 1 if failed and processes.count == 1 else 0
+    return 1 if (failed or missed) and processes.count == 1 else 0
 
 
 def segment(args: argparse.Namespace) -> int:
@@ -98,10 +98,10 @@ def segment(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..data.pictures import PictureError
-    from ..inference.predictor import Predictor, find_pictures
+    from ..inference.predictor import Predictor
     from ..segments.report import make_folder, segment_picture, write
 
-    files = find_pictures(args.pictures)
+    files, missed = _find(args.pictures)
     predictor = Predictor(
         args.model,
         args.decode,
@@ -136,7 +136,22 @@ def segment(args: argparse.Namespace) -> int:
 
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed or missed else 0
+
+
+def _find(arguments: list[str]) -> tuple[list[str], int]:
+    """Return the pictures, and how many things in the folders may hide more of them; tell what is left out."""
+    from ..inference.predictor import find_pictures
+
+    left_out: list = []
+    files = find_pictures(arguments, left_out.append)
+    for left in left_out:
+        if not left.hidden:
+            print(f"left out: {printable(str(left))}", file=sys.stderr)
+    if hidden := sum(left.hidden for left in left_out):
+        print(f"left out: {hidden} hidden files and folders", file=sys.stderr)
+
+    return files, sum(not left.hidden and not left.again for left in left_out)
 
 
 def _sentence(prediction) -> str:

@@ -172,6 +172,6 @@ def _folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
         p
         for folder, _, names in walk(root)
         for p in map(folder.joinpath, names)
-        if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()
+        if p.suffix.lower() in PICTURE_SUFFIXES
     )
     return [(p, p.relative_to(root).parts[:-1]) for p in files]

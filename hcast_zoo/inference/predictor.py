@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import glob
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..common.walk import LeftOut, walk
 from ..data.loading import start_quietly, start_workers
 from ..data.pictures import PICTURE_SUFFIXES, Picture, PictureError, is_picture, picture_name, read_picture
 from ..data.transforms import eval_transform
@@ -289,18 +291,42 @@ class _Pictures(Dataset):
         return _Item(file, image, segments)
 
 
-def find_pictures(arguments: Iterable[str]) -> list[str]:
+def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], object] = lambda left: None) -> list[str]:
     """Return picture files for files, folders (searched below, sorted) and glob patterns.
 
-    What matches nothing is returned as it is, so that its prediction tells the error.
+    What matches nothing is returned as it is, so that its prediction tells the error; so is a link that leads nowhere,
+    or a pipe, in a folder, if it is named as a picture.
+
+    Args:
+        arguments: Files, folders and patterns.
+        leave_out: Called with all else that is left out of a folder, but not with files that are not named as pictures.
     """
     files = []
     for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        if os.path.isdir(argument):
+            found = _pictures_below(Path(argument), leave_out)
         else:
-            found = [] if path.exists() else sorted(glob.glob(argument, recursive=True))
+            found = [] if os.path.lexists(argument) else sorted(glob.glob(argument, recursive=True))
         files += found or [argument]
 
     return files
+
+
+def _pictures_below(root: Path, leave_out: Callable[[LeftOut], object]) -> list[str]:
+    found = []
+
+    def note(left: LeftOut) -> None:
+        if is_named_as_picture(left.path) and not left.folder and not left.hidden:
+            found.append(str(left.path))
+        else:
+            leave_out(left)
+
+    for folder, _, names in walk(root, note):
+        found += [str(folder / name) for name in names if is_named_as_picture(folder / name)]
+
+    return sorted(found)
+
+
+def is_named_as_picture(path: Path) -> bool:
+    """Return whether a file is named as pictures are."""
+    return path.suffix.lower() in PICTURE_SUFFIXES

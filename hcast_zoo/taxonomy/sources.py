@@ -2,11 +2,12 @@
 
 import csv
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..common.text import brief
+from ..common.walk import LeftOut
+from ..common.walk import walk as walk_folders
 
 MAX_LEVELS = 100  # the tree of life has about 40 ranks; without a limit a path would be as long as a hostile file says
 
@@ -50,24 +51,27 @@ def _read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield each folder of a tree, and the names of its folders and files, sorted; hidden folders are left out.
+    """Yield each folder of a tree, and the names of its folders and files, sorted, without hidden ones.
+
+    Links that lead nowhere, pipes and devices are among the files, so that reading them tells the error.
 
     Raises:
-        TaxonomyError: if links lead to a folder twice, as they do in a circle, or there are too many levels.
+        TaxonomyError: if a folder cannot be read, links lead to a folder twice, as they do in a circle, or there are
+            too many levels.
     """
-    seen: dict[tuple[int, int], Path] = {}
-    for name, folders, files in os.walk(root, followlinks=True):
-        folder = Path(name)
-        status = os.stat(folder)
-        other = seen.setdefault((status.st_dev, status.st_ino), folder)
-        if other is not folder:
-            raise TaxonomyError(
-                f"{folder} is the same folder as {other}: expected a tree, where links lead to no folder twice"
-            )
-        if len(folder.relative_to(root).parts) > MAX_LEVELS:
-            raise TaxonomyError(f"{brief(str(folder))}: expected at most {MAX_LEVELS} levels of folders")
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        yield folder, list(folders), sorted(files)
+    odd: list[str] = []
+
+    def leave_out(left: LeftOut) -> None:
+        if left.again:
+            raise TaxonomyError(f"{left.path} is {left.reason}: expected a tree, where links lead to no folder twice")
+        if left.folder:
+            raise TaxonomyError(f"{brief(str(left.path))}: {left.reason}")
+        if not left.hidden:
+            odd.append(left.path.name)
+
+    for folder, folders, files in walk_folders(root, leave_out):
+        yield folder, folders, sorted(files + odd)
+        odd.clear()
 
 
 def trim_path(cells: Sequence[str | None], where: str) -> list[str]:

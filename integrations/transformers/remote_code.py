@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 CORE = {  # room of hcast_zoo: the modules of it that become files; no two have one name
-    "common": ("files", "text"),
+    "common": ("files", "text", "walk"),
     "data": ("pictures", "transforms"),
     "network": ("config", "graph_pooling", "layers", "model", "slic", "superpixels"),
     "taxonomy": ("calibration", "decode", "sources", "subtree", "tree"),
