@@ -47,12 +47,12 @@ hcast-zoo adapt picture.png --feedback path               # what was predicted; 
 ```
 
 ```python
-from hcast_zoo.adapt import adapt
-from hcast_zoo.adapt_config import AdaptConfig
+from hcast_zoo.adaptation.adapt import adapt
+from hcast_zoo.adaptation.config import AdaptConfig
 
 adaptation = adapt(model, image, taxonomy, "dog", config=AdaptConfig(free=("tokens",), steps=5))
-with adaptation.applied(model):     # the adapted model, for this picture; the stored weights are back at the end
-    output = model(image)
+with adaptation.applied(model) as adapted:   # the adapted model, for this picture; `model` itself never changes
+    output = adapted(image)
 ```
 
 - **Feedback.** `target`: the probability of a node, which is that of all paths through it, as `best_path` decoding has
@@ -64,7 +64,8 @@ with adaptation.applied(model):     # the adapted model, for this picture; the s
 - **Steps.** Normalised gradient descent: each step is `step_size` times the norm of what moves, so one setting fits all
   kinds. The step with the lowest loss is kept, so the loss never ends above where it began.
 - **Trust region.** All steps together stay within `radius` times that norm.
-- **Stored weights** are set aside and put back, also after an exception. A loss or gradient that is not finite stops
+- **Stored weights** are never written to: a copy of the model's structure holds what moves and shares the rest. Threads
+  may adapt and predict with one model at once. A loss or gradient that is not finite stops
   the adaptation with an error.
 
 ![Before and after]({picture})

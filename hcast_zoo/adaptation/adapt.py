@@ -9,7 +9,8 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,37 +53,29 @@ class Adaptation:
     parameters: dict[str, nn.Parameter]
 
     def applied(self, model: HCast) -> contextlib.AbstractContextManager[HCast]:
-        """Return a context in which the model is the adapted one, for this picture; its own weights come back after."""
-        return substituted(model, self.parameters, self.token_offset)
+        """Return a context that gives the adapted model, for this picture; the model itself does not change."""
+        return contextlib.nullcontext(twin(model, self.parameters, self.token_offset))
 
 
-@contextlib.contextmanager
-def substituted(
-    model: HCast, parameters: dict[str, nn.Parameter], token_offset: Tensor | None = None
-) -> Iterator[HCast]:
-    """Run a block with other parameters in a model, and with an offset on the tokens of its superpixels.
+def twin(model: HCast, parameters: dict[str, nn.Parameter], token_offset: Tensor | None = None) -> HCast:
+    """Return a model that shares everything with another but the given parameters.
 
-    The stored parameters are set aside, never written to, and put back at the end, also after an exception. Until
-    then, other threads that use the model see the other parameters too.
+    Only the module objects are new: tensors are shared and never written to, so other threads can use the original at
+    the same time. (``torch.func.functional_call`` swaps the tensors inside the original while it runs.)
 
     Args:
-        model: The model.
-        parameters: By name in ``model.named_parameters()``.
+        model: The original, which stays as it is.
+        parameters: What the twin holds instead, by name in ``model.named_parameters()``.
         token_offset: (1, N, C), added to the tokens that enter stage 1; empty superpixels get none.
     """
-    own = {name: model.get_parameter(name) for name in parameters}
-    hook = None
-    try:
-        for name, parameter in parameters.items():
-            _assign(model, name, parameter)
-        if token_offset is not None:
-            hook = model.stages[0].register_forward_pre_hook(functools.partial(_shift_tokens, token_offset))
-        yield model
-    finally:
-        if hook is not None:
-            hook.remove()
-        for name, parameter in own.items():
-            _assign(model, name, parameter)
+    new = _copy_modules(model, {})
+    for name, parameter in parameters.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(new.get_submodule(owner), leaf, parameter)
+    if token_offset is not None:
+        new.stages[0].register_forward_pre_hook(functools.partial(_shift_tokens, token_offset))
+
+    return new
 
 
 def adapt(
@@ -97,7 +90,9 @@ def adapt(
     num_clusters: tuple[int, ...] | None = None,
     calibration: Calibration | None = None,
 ) -> Adaptation:
-    """Adapt a model to one picture, by feedback about its labels. The model is as before when this returns or raises.
+    """Adapt a copy of a model to one picture, by feedback about its labels.
+
+    The model itself is never written to, so any number of threads may adapt it and predict with it at once.
 
     Args:
         model: In eval mode.
@@ -126,9 +121,8 @@ def adapt(
     with torch.inference_mode(False), torch.enable_grad():
         image = image.clone()  # a tensor made in inference mode cannot be back-propagated through
         segments = model.prepare_segments(image, segments, model.config.num_superpixels)
-        forward = functools.partial(model, image, segments, num_clusters=num_clusters)
         with torch.no_grad():
-            before = forward()
+            before = model(image, segments, num_clusters=num_clusters)
             node = _find_node(before, taxonomy, target, feedback, calibration)
             tokens, _ = model.embed(image, segments, model.config.num_superpixels)
 
@@ -136,8 +130,8 @@ def adapt(
         groups = [_free_group(model, kind, tokens[:, 1:]) for kind in config.free]
         offset = next((g.values["tokens"] for g in groups if g.kind == "tokens"), None)
         parameters = {name: p for g in groups if g.kind != "tokens" for name, p in g.values.items()}
-        with substituted(model, parameters, offset):
-            after, losses = _descend(forward, loss, groups, config)
+        forward = functools.partial(twin(model, parameters, offset), image, segments, num_clusters=num_clusters)
+        after, losses = _descend(forward, loss, groups, config)
 
     return Adaptation(
         before,
@@ -329,9 +323,17 @@ def _shift_tokens(offset: Tensor, stage: nn.Module, arguments: tuple) -> tuple:
     return tokens + F.pad(offset * valid[..., None], (0, 0, 1, 0)), valid, *rest
 
 
-def _assign(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, parameter)
+def _copy_modules(module: nn.Module, copies: dict[int, nn.Module]) -> Any:
+    """Copy the objects of a tree of modules, and the dictionaries that name their tensors and hooks."""
+    if id(module) in copies:
+        return copies[id(module)]
+    copy = copies[id(module)] = module.__new__(type(module))
+    copy.__dict__ = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(module).items()}
+    copy.__dict__.pop("_compiled_call_impl", None)  # of Module.compile(): it is bound to the original
+    for name, child in module._modules.items():
+        copy._modules[name] = None if child is None else _copy_modules(child, copies)
+
+    return copy
 
 
 def _detached(output: HCastOutput) -> HCastOutput:

@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 import torch
 
+from hcast_zoo import Predictor
 from hcast_zoo.adaptation.adapt import FEEDBACK, AdaptationError, adapt, make_loss, node_log_probability
 from hcast_zoo.adaptation.config import FREE, AdaptConfig
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy
+from tests.attacks import threads
 from tests.taxonomy.test_decode import probabilities, random_logits
+from tests.tiny import make_pictures
 
 
 @pytest.fixture
@@ -140,6 +143,37 @@ def test_an_exception_restores(tiny_model, taxonomy, image):
             parameter.data.fill_(7.0)
         raise KeyboardInterrupt
     assert fingerprint(tiny_model) == stored
+
+
+def test_threads_adapt_and_predict_with_one_model(tiny_weights, tmp_path):
+    """Nobody sees another's adaptation, and no byte of the weights changes; tests/attacks/threads.py runs longer."""
+    result = threads.attack(Predictor(tiny_weights), make_pictures(tmp_path, 3), rounds=3)
+    assert result == {
+        "adaptations": 12,
+        "wrong adaptations": 0,
+        "predictions": 36,
+        "wrong predictions": 0,
+        "same bytes": True,
+    }
+
+
+def test_the_model_is_the_stored_one_while_it_is_adapted(tiny_model, taxonomy, image):
+    a = adapt(tiny_model, image, taxonomy, "wolf", config=AdaptConfig(FREE))
+    stored = fingerprint(tiny_model)
+    with torch.no_grad(), a.applied(tiny_model) as adapted:
+        assert fingerprint(tiny_model) == stored
+        assert all(torch.equal(x, y) for x, y in zip(tiny_model(image).level_logits, a.before.level_logits))
+        assert not torch.equal(adapted(image).level_logits[0], a.before.level_logits[0])
+    shared = {id(p) for p in tiny_model.parameters()} & {id(p) for p in adapted.parameters()}
+    assert len(shared) == len(list(tiny_model.parameters())) - len(a.parameters)
+
+
+def test_a_compiled_model_is_adapted(tiny_model, taxonomy, image):
+    """The call that Module.compile() prepares belongs to the original."""
+    plain = adapt(tiny_model, image, taxonomy, "wolf", config=AdaptConfig(("norms",)))
+    tiny_model._compiled_call_impl = tiny_model._call_impl
+    again = adapt(tiny_model, image, taxonomy, "wolf", config=AdaptConfig(("norms",)))
+    assert again.losses == plain.losses and again.losses[1] < again.losses[0]
 
 
 @pytest.mark.parametrize("free", FREE)
