@@ -8,12 +8,12 @@ Facts (license, description, limits, data, attribution) are read from ``recipes/
 """
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
 import torch
 
+from hcast_zoo.common.files import sha256
 from hcast_zoo.weights import file as weights
 
 
@@ -32,7 +32,7 @@ def main() -> None:
         **weights.packaged(),
         args.name: {
             "file": file.name,
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "sha256": sha256(file),
             "description": f"{content.taxonomy.name}: levels {' > '.join(map(str, content.config.level_classes))}, "
             f"{content.config.image_size} pixels; {facts['license']}",
         },

@@ -9,6 +9,7 @@ import shutil
 import sys
 
 from ..adaptation.config import AdaptConfig
+from ..common.extras import needs_extra
 from ..common.text import printable, to_json
 
 
@@ -63,10 +64,8 @@ def _predict_parts(args: argparse.Namespace, predictor, files: list[str], option
 
     from ..sharing.model_card import checksum
 
-    try:
+    with needs_extra("train", "parquet files"):
         from ..inference.parquet_job import predict_parts
-    except ImportError as error:
-        raise ImportError("parquet files need pyarrow: pip install 'hcast-zoo[train]'") from error
 
     done = failed = 0
     with tqdm(total=len(files), unit="picture", disable=not processes.is_main or not sys.stderr.isatty()) as bar:

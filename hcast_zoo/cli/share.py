@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import sys
 
+from ..common.extras import needs_extra
 from ..common.text import to_json
 
 
@@ -12,10 +13,8 @@ def demo(args: argparse.Namespace) -> int:
     """Serve a page until interrupted; its address goes to stdout."""
     from ..inference.predictor import Predictor
 
-    try:
+    with needs_extra("demo", "demo pages"):
         page = importlib.import_module("hcast_zoo.demo.app")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}: pip install 'hcast-zoo[demo]'") from error
     page.run(Predictor(args.model, device=args.device), port=args.port)
     return 0
 

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 
+from ..common.extras import needs_extra
 from ..common.text import printable, to_json
 from ..network.config import VARIANTS
 from ..training.settings import TrainConfig
@@ -116,10 +117,8 @@ def train(args: argparse.Namespace) -> int:
     from ..network.config import HCastConfig
     from ..taxonomy.tree import Taxonomy
 
-    try:
+    with needs_extra("train", "training runs"):
         from ..training.trainer import Trainer
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}: pip install 'hcast-zoo[train]'") from error
 
     options = _train_options(args)
     settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
@@ -188,10 +187,8 @@ def _load_start(model: str, recipe: str | None):
 
 def mm_train(args: argparse.Namespace) -> int:
     """Train by an mmpretrain config."""
-    try:
+    with needs_extra("mmpretrain", "mmpretrain's configs"):
         training = importlib.import_module("hcast_zoo.integrations.mmpretrain.train")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}: pip install 'hcast-zoo[mmpretrain]'") from error
     print(training.train(args.config, args.work_dir, args.resume, args.cfg_options))
     return 0
 

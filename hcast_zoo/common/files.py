@@ -1,7 +1,47 @@
-"""Files that are there in full or not at all."""
+"""Files that are there in full or not at all, and their checksums."""
 
+import contextlib
+import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+BLOCK = 1 << 20  # bytes that are read at once
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path, suffix: str = "", sync: bool = True) -> Iterator[Path]:
+    """Give a block a temporary name to write to, and put the file in its place when the block ends.
+
+    If the block raises, or the process is killed, the old file stays as it is.
+
+    Args:
+        path: Target file; of a symbolic link, what it leads to is replaced.
+        suffix: End of the temporary name, for writers that go by it.
+        sync: Also survive a loss of power, which costs some milliseconds.
+
+    Yields:
+        The temporary name, in the target's folder. It begins with a dot and no other process uses it.
+
+    Raises:
+        OSError: if the file cannot be written; the error names the target.
+    """
+    path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+    try:
+        yield temporary
+        if sync:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):  # ENOSPC does not name the file
+            raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
@@ -14,17 +54,15 @@ def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
     Raises:
         OSError: if it cannot be written; then nothing has changed.
     """
-    path = Path(path)
-    if path.is_symlink():
-        path = path.resolve()  # what the link leads to is replaced, and not the link
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as sink:
-            sink.write(content.encode() if isinstance(content, str) else content)
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # of a full disk it does not tell which file
-        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, open(temporary, "wb") as sink:
+        sink.write(content.encode() if isinstance(content, str) else content)
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits, without holding the file in memory."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+
+    return digest.hexdigest()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..common.files import whole_file
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import UNKNOWN, Taxonomy
 from .readers import read_csv, read_jsonl, read_parquet
@@ -140,12 +141,8 @@ def write_free_grain(
         """Return how many levels the next row keeps; the parts come in the order of the file."""
         return next(turn) if split in (None, part) else len(taxonomy.levels)
 
-    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(output) as temporary:
         cut(source, temporary, taxonomy, keep, output.parent)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
 
     return _summary(output, split, labels, kept, taxonomy)
 

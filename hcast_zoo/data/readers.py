@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..common.extras import needs_extra
 from ..common.text import brief, clip, printable
 from ..taxonomy.sources import read_table, trim_path
 from ..taxonomy.tree import Taxonomy
@@ -47,11 +48,9 @@ def read_jsonl(path: Path, taxonomy: Taxonomy | None, split: str | None) -> Iter
 
 def read_parquet(path: Path, taxonomy: Taxonomy | None, split: str | None) -> Iterator[tuple[bytes, list]]:
     """Read a parquet file with a column ``image`` of encoded pictures, a column a level, and perhaps ``split``."""
-    try:
+    with needs_extra("train", "parquet files"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ImportError("parquet files need pyarrow: pip install 'hcast-zoo[train]'") from error
 
     try:
         # As a file, for a name would be taken for a part of a data set; its stored Arrow schema is not needed.

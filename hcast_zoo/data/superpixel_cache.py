@@ -1,7 +1,6 @@
 """A folder of superpixel maps, keyed by the pixels they were made of, for pictures that come again."""
 
 import hashlib
-import os
 import warnings
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..common.files import whole_file
 from ..network import superpixels
 from ..network.config import HCastConfig
 
@@ -57,10 +57,9 @@ class SuperpixelCache:
         return labels
 
     def _write(self, labels: np.ndarray, file: Path) -> None:
-        temporary = file.with_name(f"{file.name}.{os.getpid()}")  # another process may write the same
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(labels.astype(np.uint16)).save(temporary, "PNG", compress_level=1)
-            os.replace(temporary, file)
+            with whole_file(file, sync=False) as temporary:  # a damaged map is made again
+                Image.fromarray(labels.astype(np.uint16)).save(temporary, "PNG", compress_level=1)
         except OSError as error:
             warnings.warn(f"superpixel maps are not kept in {self.folder}: {error}", stacklevel=2)

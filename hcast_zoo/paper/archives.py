@@ -1,9 +1,7 @@
-"""Archives of data sets: checksums, and unpacking that writes nothing outside its folder and is not done twice."""
+"""Archives of data sets: unpacking that writes nothing outside its folder and is not done twice."""
 
 import copy
-import hashlib
 import json
-import os
 import tarfile
 import zipfile
 import zlib
@@ -12,6 +10,8 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
+
+from ..common.files import write_whole
 
 DONE = ".unpacked.json"  # archives that are completely in a folder: name -> size, choice
 
@@ -26,15 +26,6 @@ def is_archive(path: Path) -> bool:
         return path.is_file() and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path))
     except (EOFError, zlib.error, LZMAError):  # cut off before the first member
         return False
-
-
-def md5(path: Path) -> str:
-    """Return the MD5 of a file in hexadecimal digits."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def first_names(archive: Path) -> list[str]:
@@ -93,9 +84,7 @@ def unpack(
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError) as error:
         raise ArchiveError(f"{archive}: damaged or incomplete archive: {error}: download it again") from error
 
-    temporary = folder / f"{DONE}.tmp"
-    temporary.write_text(json.dumps({**_read_done(folder), archive.name: entry}, indent=1))
-    os.replace(temporary, folder / DONE)
+    write_whole(folder / DONE, json.dumps({**_read_done(folder), archive.name: entry}, indent=1))
 
     return True
 

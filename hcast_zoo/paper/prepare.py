@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
+from ..common.files import whole_file, write_whole
 from ..data.pictures import PictureError, open_picture
 from . import archives, trees
 from . import readers as layouts
@@ -142,7 +144,7 @@ def _checksums(benchmark: Benchmark, sources: Sequence[Path], remarks: list[str]
             )
 
         if source.is_file():
-            found[source.name] = digest = archives.md5(source)
+            found[source.name] = digest = calculate_md5(source)
             if (expected := benchmark.archives.get(source.name)) and digest != expected:
                 remarks.append(
                     f"{source.name} is not the archive as distributed: its MD5 is {digest}, expected {expected}."
@@ -248,17 +250,16 @@ def _write(output: Path, benchmark: Benchmark, content: Content, splits: Sequenc
     base, tree = output.resolve(), content.taxonomy
     # Inside the folder a relative name, so that it can be moved; elsewhere, a whole path. Folders are few, files many.
     folders = {folder: folder.resolve() for folder in {picture.file.parent for picture in content.pictures}}
-    temporary = output / "data.jsonl.tmp"
-    with open(temporary, "w", encoding="utf-8") as lines:
+
+    # The list comes last: the other files are known to be whole where it is.
+    tree.save(output / "taxonomy.json")
+    report = {"dataset": benchmark.name, **report}
+    del report["output"]
+    write_whole(output / "prepared.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    with whole_file(output / "data.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as lines:
         for picture, split in zip(content.pictures, splits):
             folder = folders[picture.file.parent]
             inside = folder.is_relative_to(base)
             name = f"{(folder.relative_to(base) if inside else folder).as_posix()}/{picture.file.name}"
             row = {"file": name, "path": tree.path_names(tree.paths[picture.leaf]), "split": split}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    tree.save(output / "taxonomy.json")
-    report = {"dataset": benchmark.name, **report}
-    del report["output"]
-    (output / "prepared.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, output / "data.jsonl")

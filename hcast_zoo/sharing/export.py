@@ -5,7 +5,6 @@ Segments are an input beside the images: SEEDS is OpenCV's, and runs in no graph
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..common.extras import needs_extra
+from ..common.files import whole_file
 from ..network import superpixels
 from ..network.config import HCastConfig, check_clusters
 from ..network.model import HCast
@@ -22,7 +23,6 @@ from ..weights import file as weights
 
 FORMATS = ("onnx", "pt2")
 TOLERANCE = 1e-4  # largest difference of an output from the model's
-INSTALL = "ONNX files need the packages of the extra: pip install 'hcast-zoo[export]'"
 
 
 class ExportError(ValueError):
@@ -106,26 +106,20 @@ def export(
     graph = Graph(weights.build(content), num_clusters).eval()
     outputs = output_names(content.config, content.taxonomy)
     write, run = {"onnx": (_write_onnx, _run_onnx), "pt2": (_write_pt2, _run_pt2)}[format]
-    temporary = Path(f"{output}.{os.getpid()}.{format}")  # torch asks for its suffix
-    try:
+    with whole_file(output, suffix=f".{format}") as temporary:  # torch asks for its suffix
         opset = write(trace(graph, batch_size), temporary, outputs, metadata(content), opset)  # type: ignore[operator]
         difference = _compare(graph, content.config, temporary, run, batch_size) if check else None
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
 
     return Export(str(output), ("images", "segments"), outputs, opset, difference)
 
 
 def _load_packages(check: bool) -> None:
     """Raise ImportError before the work, if ONNX files cannot be written, or run to check them."""
-    try:
+    with needs_extra("export", "ONNX files"):
         import onnxscript  # noqa: F401
 
         if check:
             import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise ImportError(INSTALL) from error
 
 
 def trace(graph: Graph, batch_size: int | None = None) -> torch.export.ExportedProgram:

@@ -1,7 +1,6 @@
 """Model cards: what a weight is for and how it was made, from its metadata; its numbers, from stored evaluations."""
 
 import dataclasses
-import hashlib
 import json
 import re
 import subprocess
@@ -14,7 +13,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .. import __version__
-from ..common.files import write_whole
+from ..common.files import sha256, write_whole
 from ..common.text import brief, printable
 from ..network.config import is_number
 from ..weights import file as weights
@@ -185,7 +184,7 @@ def packaged_evaluations(name: str) -> list[Evaluation]:
 
 def checksum(source: str) -> str:
     """Return the SHA-256 of the file that some weights are in."""
-    return hashlib.sha256(weights.resolve(source).read_bytes()).hexdigest()
+    return sha256(weights.resolve(source))
 
 
 def code_version() -> str:

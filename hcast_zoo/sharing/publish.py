@@ -1,7 +1,6 @@
 """Publishing: one repository on the Hub that the core, timm and transformers load, with or without hcast-zoo."""
 
 import dataclasses
-import hashlib
 import importlib
 import json
 import tempfile
@@ -12,6 +11,8 @@ import torch
 from huggingface_hub import HfApi, errors
 from huggingface_hub.utils import validate_repo_id
 
+from ..common.extras import needs_extra
+from ..common.files import sha256
 from ..segments.drawing import segment_strip
 from ..weights import file as weights
 from ..weights.hub import HubError
@@ -99,10 +100,7 @@ def empty_folder(folder: str | Path) -> Path:
 
 def list_files(folder: Path) -> list[File]:
     """Return the files in a folder, by name."""
-    return [
-        File(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in sorted(folder.iterdir())
-    ]
+    return [File(path.name, path.stat().st_size, sha256(path)) for path in sorted(folder.iterdir())]
 
 
 def publish(
@@ -245,9 +243,5 @@ def check_repo(repo: str) -> None:
 
 def _integration(name: str):
     """Return the part of an integration that writes its files; only here does the core ask for one, and by name."""
-    try:
+    with needs_extra(name, "published repositories", package=name):
         return importlib.import_module(f"hcast_zoo.integrations.{name}.repository")
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != name:
-            raise
-        raise ImportError(f"publishing needs {name}: pip install 'hcast-zoo[{name}]'") from error

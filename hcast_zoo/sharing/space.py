@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import SpaceCardData
 
 from .. import __version__
+from ..common.extras import needs_extra
 from ..weights import file as weights
 from ..weights import hub
 from .model_card import plain
@@ -59,10 +60,8 @@ def assemble_space(source: str, folder: str | Path, requirement: str | None = No
     if not requirement.isprintable():
         raise ValueError(f"expected a requirement in one line, got {requirement!r}")
 
-    try:
+    with needs_extra("demo", "Spaces"):
         version = metadata.version(SDK)
-    except metadata.PackageNotFoundError as error:
-        raise ImportError(f"a Space needs {SDK}: pip install 'hcast-zoo[demo]'") from error
 
     content = weights.load(source)
     if content.taxonomy is None:

@@ -1,7 +1,6 @@
 """Weights: one safetensors file with the tensors, the config and the taxonomy; files that ship with the package."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from ..common.files import write_whole
+from ..common.files import sha256, write_whole
 from ..common.processes import check_device
 from ..common.text import brief, clip
 from ..network.config import HCastConfig
@@ -262,7 +261,7 @@ def resolve(source: str | Path) -> Path:
     names = [n for n in index if n == str(source) or n.split(".")[0] == str(source)]
     if names:
         path = FOLDER / index[names[0]]["file"]
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != index[names[0]]["sha256"]:
+        if not path.exists() or sha256(path) != index[names[0]]["sha256"]:
             raise WeightsError(f"{path} is missing or damaged: reinstall hcast-zoo")
         return path
 

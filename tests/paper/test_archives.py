@@ -3,8 +3,9 @@ import tarfile
 import zipfile
 
 import pytest
+from torchvision.datasets.utils import calculate_md5
 
-from hcast_zoo.paper.archives import ArchiveError, first_names, is_archive, md5, unpack
+from hcast_zoo.paper.archives import ArchiveError, first_names, is_archive, unpack
 
 FILES = {"data/a.txt": b"a", "data/deep/b.txt": b"bb" * 5000}
 
@@ -100,4 +101,4 @@ def test_cut_off(tmp_path, name, mode):
 def test_not_an_archive(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     assert not is_archive(tmp_path / "a.txt") and not is_archive(tmp_path)
-    assert md5(tmp_path / "a.txt") == "1cb251ec0d568de6a929b520c4aed8d1"
+    assert calculate_md5(tmp_path / "a.txt") == "1cb251ec0d568de6a929b520c4aed8d1"
