@@ -1,4 +1,4 @@
-"""Types and lint: the core passes mypy and ruff by pyproject.toml's settings, and says so to its users."""
+"""Types, lint and layout: the code passes mypy and ruff by pyproject.toml's settings, and users get its types."""
 
 import subprocess
 import sys
@@ -22,6 +22,13 @@ def test_lint():
     pytest.importorskip("ruff")
     result = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+def test_format():
+    pytest.importorskip("ruff")
+    command = [sys.executable, "-m", "ruff", "format", "--check", "."]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, f"run `make format`:\n{result.stdout}{result.stderr}"
 
 
 def test_a_user_of_the_package_gets_its_types():

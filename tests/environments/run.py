@@ -54,6 +54,8 @@ NOT_HERE = (
     "test_site.py",
     "test_no_code.py",
     "test_typing.py",
+    "test_contributing.py",
+    "test_official_differences.py",
     "test_browser.py",
     "frameworks",
     "mutation",
