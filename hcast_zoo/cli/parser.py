@@ -10,6 +10,7 @@ import os
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from typing import NoReturn
@@ -38,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
 
     try:
-        return args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return args.run(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -48,6 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:  # bad input, told in words; anything else is our defect
         print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
         return 2
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Print a warning as a line of text: which line of ours gave it is of no use to who runs a command."""
+    text = str(message) if issubclass(category, UserWarning) else f"{category.__name__}: {message}"
+    print(f"note: {printable(clip(text, 2000))}", file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,12 +1,35 @@
 """One walk over a folder tree, for predictions, data sets and taxonomies; nothing is skipped without a reason."""
 
+import collections
 import dataclasses
 import os
 import stat
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .text import printable
+
 MAX_DEPTH = 100  # levels of folders
+# What systems and programs leave behind, in lower case. Hidden things (.DS_Store, ._x.jpg, .Trashes) need no list.
+JUNK = frozenset(
+    {
+        "#recycle",  # Synology's bin
+        "#snapshot",
+        "$recycle.bin",  # Windows
+        "@eadir",  # Synology's thumbnails, a folder for each picture
+        "@recycle",  # QNAP's bin
+        "__macosx",  # macOS, in zip files
+        "__pycache__",
+        "desktop.ini",
+        "ehthumbs.db",
+        "icon\r",  # macOS
+        "lost+found",
+        "recycler",
+        "system volume information",
+        "thumbs.db",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +41,7 @@ class LeftOut:
         reason: Why, in words that follow the path: ``a link that leads nowhere``.
         folder: Whether it is a folder.
         again: Whether it is a folder that the walk has been in, by another name, so that nothing is missed.
-        hidden: Whether its name begins with a dot.
+        hidden: Whether its name begins with a dot, or is one that systems and programs leave behind (``JUNK``).
     """
 
     path: Path
@@ -31,6 +54,40 @@ class LeftOut:
         return f"{self.path}: {self.reason}"
 
 
+class Skipped:
+    """What was left out, counted by kind, to be told once."""
+
+    def __init__(self) -> None:
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.hints: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def add(self, kind: str, hint: str = "") -> None:
+        """Count one thing of a kind; a hint that tells how to read it is kept once."""
+        self.counts[kind] += 1
+        if hint and hint not in self.hints:
+            self.hints.append(hint)
+
+    def __str__(self) -> str:
+        common = self.counts.most_common(8)
+        kinds = [f"{printable(kind)} ({count})" for kind, count in common]
+        if others := sum(self.counts.values()) - sum(count for _, count in common):
+            kinds.append(f"others ({others})")
+        return "; ".join([", ".join(kinds), *self.hints])
+
+    def tell(self, where: object) -> None:
+        """Warn of what was left out, if anything was."""
+        if self:
+            warnings.warn(f"{where}: skipped {self}", stacklevel=3)
+
+
+def is_junk(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or left behind by a system or a program."""
+    return name.startswith(".") or name.lower() in JUNK
+
+
 def walk(root: str | Path, leave_out: Callable[[LeftOut], object]) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield each folder of a tree, and the names of its folders and files, sorted.
 
@@ -38,7 +95,7 @@ def walk(root: str | Path, leave_out: Callable[[LeftOut], object]) -> Iterator[t
 
     Args:
         root: Where to begin.
-        leave_out: Called with each thing that is left out: hidden files and folders; folders that cannot be read,
+        leave_out: Called with each thing that is left out: hidden things and ``JUNK``; folders that cannot be read,
             lie too deep or were seen before; links that lead nowhere; pipes, sockets and devices. Things in a folder
             come before the folder is yielded.
     """
@@ -62,8 +119,9 @@ def walk(root: str | Path, leave_out: Callable[[LeftOut], object]) -> Iterator[t
 
         folders, files = [], []
         for name in names:
-            if name.startswith("."):
-                leave_out(LeftOut(folder / name, "hidden", hidden=True))
+            if is_junk(name):
+                reason = "hidden" if name.startswith(".") else "left behind by a system or a program"
+                leave_out(LeftOut(folder / name, reason, hidden=True))
                 continue
             kind, reason = _kind(folder / name)
             if reason:

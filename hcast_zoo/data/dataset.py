@@ -10,10 +10,12 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..common.text import clip
+from ..common.walk import Skipped
 from ..taxonomy.sources import TaxonomyError, walk
 from ..taxonomy.tree import Taxonomy
+from .folders import is_picture_name
 from .loading import seed_everything
-from .pictures import PICTURE_SUFFIXES, PictureError, on_background, open_picture
+from .pictures import PictureError, on_background, open_picture
 from .readers import read_csv, read_jsonl, read_parquet
 
 PREPARED = "data.jsonl"  # the list of a folder that `hcast-zoo data prepare` wrote
@@ -168,10 +170,10 @@ def _labels(path: Sequence, taxonomy: Taxonomy, known: dict[tuple, tuple[int, ..
 
 
 def _folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
-    files = sorted(
-        p
-        for folder, _, names in walk(root)
-        for p in map(folder.joinpath, names)
-        if p.suffix.lower() in PICTURE_SUFFIXES
-    )
-    return [(p, p.relative_to(root).parts[:-1]) for p in files]
+    skipped = Skipped()
+    files = []
+    for folder, _, names in walk(root, skipped):
+        files += [folder / name for name in names if is_picture_name(name, skipped)]
+
+    skipped.tell(root)
+    return [(file, file.relative_to(root).parts[:-1]) for file in sorted(files)]

@@ -1,5 +1,8 @@
 """Pictures in: any common format is read as 8-bit RGB."""
 
+import contextlib
+import functools
+import importlib
 import io
 import os
 import stat
@@ -20,6 +23,7 @@ FORMATS = (
     "AVIF",
     "BMP",
     "GIF",
+    "HEIF",  # by pillow-heif, if it is there
     "ICO",
     "JPEG",
     "JPEG2000",
@@ -33,7 +37,8 @@ FORMATS = (
     "TIFF",
     "WEBP",
 )
-PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+HEIF_HINT = "HEIC pictures need pillow-heif: pip install 'hcast-zoo[heic]'"
 
 
 NO_NAME = "picture"  # in messages and predictions, of a picture that is no file
@@ -57,6 +62,16 @@ class PictureError(ValueError):
 
     def __str__(self) -> str:
         return self.reason if self.file is None else f"{self.file}: {self.reason}"
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Return the formats that are read here: those of ``FORMATS`` that the installed Pillow knows."""
+    Image.init()  # else Pillow asks for a format that it has not loaded yet
+    with contextlib.suppress(ImportError):  # by its name: transformers would ask users of remote code to install it
+        importlib.import_module("pillow_heif").register_heif_opener()
+
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def is_picture(value: Any) -> TypeGuard[Picture]:
@@ -95,13 +110,11 @@ def open_picture(source: Picture) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's size warning: the limit below is ours
-            Image.init()  # else Pillow asks for a format that it has not loaded yet
-            formats = [f for f in FORMATS if f in Image.OPEN]
             if isinstance(source, np.ndarray):
                 return from_array(source)
             if isinstance(source, Image.Image):
                 return _upright(source.copy())
-            with _open(source) as file, Image.open(file, formats=formats) as picture:
+            with _open(source) as file, Image.open(file, formats=formats()) as picture:
                 return _upright(picture)
     except PictureError as error:
         raise PictureError(error.reason, name) from error.__cause__
@@ -110,7 +123,8 @@ def open_picture(source: Picture) -> Image.Image:
     except IsADirectoryError as error:
         raise PictureError("expected a picture, got a folder", name) from error
     except UnidentifiedImageError as error:
-        raise PictureError("not a picture, or of an unknown format", name) from error
+        hint = f". {HEIF_HINT}" if os.path.splitext(name)[1].lower() in HEIF_SUFFIXES else ""
+        raise PictureError(f"not a picture, or of an unknown format{hint}", name) from error
     except MemoryError as error:
         raise PictureError("this picture needs more memory than there is: make it smaller first", name) from error
     except Exception as error:  # Pillow's decoders raise many types on damaged files

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..common.walk import LeftOut, walk
+from ..common.walk import LeftOut, Skipped, walk
+from ..data.folders import is_picture_name
 from ..data.loading import start_quietly, start_workers
-from ..data.pictures import PICTURE_SUFFIXES, Picture, PictureError, is_picture, picture_name, read_picture
+from ..data.pictures import Picture, PictureError, is_picture, picture_name, read_picture
 from ..data.transforms import eval_transform
 from ..network import superpixels
 from ..network.config import HCastConfig, check_clusters
@@ -299,34 +300,32 @@ def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], objec
 
     Args:
         arguments: Files, folders and patterns.
-        leave_out: Called with all else that is left out of a folder, but not with files that are not named as pictures.
+        leave_out: Called with all else that is left out of a folder, but not with files that are not named as pictures;
+            one warning counts those.
     """
     files = []
+    skipped = Skipped()
     for argument in arguments:
         if os.path.isdir(argument):
-            found = _pictures_below(Path(argument), leave_out)
+            found = _pictures_below(Path(argument), leave_out, skipped)
         else:
             found = [] if os.path.lexists(argument) else sorted(glob.glob(argument, recursive=True))
         files += found or [argument]
 
+    skipped.tell("folders")
     return files
 
 
-def _pictures_below(root: Path, leave_out: Callable[[LeftOut], object]) -> list[str]:
+def _pictures_below(root: Path, leave_out: Callable[[LeftOut], object], skipped: Skipped) -> list[str]:
     found = []
 
     def note(left: LeftOut) -> None:
-        if is_named_as_picture(left.path) and not left.folder and not left.hidden:
+        if is_picture_name(left.path.name) and not left.folder and not left.hidden:
             found.append(str(left.path))
         else:
             leave_out(left)
 
     for folder, _, names in walk(root, note):
-        found += [str(folder / name) for name in names if is_named_as_picture(folder / name)]
+        found += [str(folder / name) for name in names if is_picture_name(name, skipped)]
 
     return sorted(found)
-
-
-def is_named_as_picture(path: Path) -> bool:
-    """Return whether a file is named as pictures are."""
-    return path.suffix.lower() in PICTURE_SUFFIXES

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from ..data.pictures import PICTURE_SUFFIXES
+from ..data.folders import is_picture_name
 from ..taxonomy.tree import Taxonomy
 from . import trees
 
@@ -279,7 +279,7 @@ def _class_folders(root: Path, names: Sequence[str], partial: bool) -> Iterable[
         raise DataError(f"{root}: lacks {len(missing)} of the {len(names)} classes: {_some(sorted(missing))}")
     for leaf, name in ((leaf, name) for leaf, name in enumerate(names) if name not in missing):
         for file in sorted((root / name).iterdir()):
-            if file.suffix.lower() in PICTURE_SUFFIXES:
+            if is_picture_name(file.name):
                 yield leaf, file
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..common.text import brief
-from ..common.walk import LeftOut
+from ..common.walk import LeftOut, Skipped
 from ..common.walk import walk as walk_folders
+from ..data.folders import is_picture_name
 
 MAX_LEVELS = 100  # the tree of life has about 40 ranks; without a limit a path would be as long as a hostile file says
 
@@ -50,7 +51,7 @@ def _read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
             raise TaxonomyError(f"{path} after line {reader.line_num}: expected CSV in UTF-8: {error}") from error
 
 
-def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+def walk(root: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield each folder of a tree, and the names of its folders and files, sorted, without hidden ones.
 
     Links that lead nowhere, pipes and devices are among the files, so that reading them tells the error.
@@ -68,10 +69,37 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             raise TaxonomyError(f"{brief(str(left.path))}: {left.reason}")
         if not left.hidden:
             odd.append(left.path.name)
+        elif skipped is not None:
+            skipped.add("hidden files" if left.path.name.startswith(".") else left.path.name)
 
     for folder, folders, files in walk_folders(root, leave_out):
         yield folder, folders, sorted(files + odd)
         odd.clear()
+
+
+def label_folders(root: Path) -> list[tuple[str, ...]]:
+    """Return the paths of the folders that are leaves of a tree of labels: those without a folder below.
+
+    Folders without a picture in or below them are left out, unless no folder has any; one warning says how many.
+
+    Raises:
+        TaxonomyError: see :func:`walk`.
+    """
+    skipped = Skipped()
+    folders, with_pictures = [], set()
+    for folder, _, names in walk(root, skipped):
+        path = folder.relative_to(root).parts
+        folders.append(path)
+        if any(is_picture_name(name) for name in names):
+            with_pictures.update(path[:depth] for depth in range(len(path) + 1))
+
+    kept = [path for path in folders if path in with_pictures] if with_pictures else folders
+    inner = {path[:-1] for path in kept if path}
+    for _ in range(len(folders) - len(kept)):
+        skipped.add("folders without a picture")
+    skipped.tell(root)
+
+    return [path for path in kept if path not in inner]
 
 
 def trim_path(cells: Sequence[str | None], where: str) -> list[str]:

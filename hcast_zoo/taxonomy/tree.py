@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..common.files import write_whole
 from ..common.text import brief, clip
-from .sources import MAX_LEVELS, TaxonomyError, _first_duplicate, read_table, trim_path, walk
+from .sources import MAX_LEVELS, TaxonomyError, _first_duplicate, label_folders, read_table, trim_path
 
 UNKNOWN = -1  # label of a level that is not known, or below a shallow leaf
 MAX_NAME = 1000  # characters
@@ -155,11 +155,15 @@ class Taxonomy:
 
     @classmethod
     def from_folder(cls, root: str | Path, levels: Sequence[str] | None = None) -> "Taxonomy":
-        """Build a taxonomy from a tree of folders: each folder that has no sub-folder is a leaf. Links are followed."""
+        """Build a taxonomy from a tree of folders: each folder that has no sub-folder is a leaf. Links are followed.
+
+        Hidden folders and what systems leave behind are no labels, and neither are folders without a picture, unless
+        there is no picture in the whole tree.
+        """
         root = Path(root)
         if not root.is_dir():
             raise TaxonomyError(f"expected a folder, got {root}")
-        paths = [folder.relative_to(root).parts for folder, children, _ in walk(root) if not children]
+        paths = label_folders(root)
         if paths == [()]:
             raise TaxonomyError(f"{root}: expected a folder for each label, got no sub-folder")
         return cls.from_paths(paths, levels, root.resolve().name)

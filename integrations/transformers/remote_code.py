@@ -13,7 +13,7 @@ from pathlib import Path
 
 CORE = {  # room of hcast_zoo: the modules of it that become files; no two have one name
     "common": ("files", "text", "walk"),
-    "data": ("pictures", "transforms"),
+    "data": ("folders", "pictures", "transforms"),
     "network": ("config", "graph_pooling", "layers", "model", "slic", "superpixels"),
     "taxonomy": ("calibration", "decode", "sources", "subtree", "tree"),
     "training": ("losses",),
