@@ -14,6 +14,12 @@ def level_accuracy(predictions: Tensor, labels: Tensor) -> tuple[float, ...]:
     Args:
         predictions: (B, L) int64 predicted node of each level, coarse to fine.
         labels: (B, L) int64 true nodes; -1 is unknown.
+
+    Example:
+        >>> predictions = torch.tensor([[0, 0], [0, 1], [1, 0]])
+        >>> labels = torch.tensor([[0, 0], [0, 0], [1, -1]])  # nobody knew the last kind
+        >>> level_accuracy(predictions, labels)
+        (100.0, 50.0)
     """
     right, known = _right(predictions, labels)
     return tuple(_percent(r, k) for r, k in zip(right.sum(0).tolist(), known.sum(0).tolist()))
@@ -23,6 +29,12 @@ def full_path_accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Return FPA: percent of the samples that are right at every known level.
 
     Source: official engine_hier_eval.py (docs/official_differences.md, 34).
+
+    Example:
+        >>> predictions = torch.tensor([[0, 0], [0, 1], [1, 0]])
+        >>> labels = torch.tensor([[0, 0], [0, 0], [1, -1]])  # nobody knew the last kind
+        >>> f"{full_path_accuracy(predictions, labels):.1f}"
+        '66.7'
     """
     right, known = _right(predictions, labels)
     counted = known.any(1)
@@ -35,6 +47,11 @@ def tree_inconsistency(predictions: Tensor, taxonomy: Taxonomy) -> float:
     A prediction below a shallow leaf is ignored, and so is whatever follows a level predicted as -1.
 
     Source: official engine_hier_eval.py (docs/official_differences.md, 34).
+
+    Example:
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> tree_inconsistency(torch.tensor([[0, 0], [0, 1], [1, 2], [1, 0]]), tree)
+        25.0
     """
     return _percent(int((~in_tree(predictions, taxonomy)).sum()), len(predictions))
 
@@ -43,12 +60,22 @@ def weighted_average_precision(accuracies: Sequence[float], level_classes: Seque
     """Return wAP: mean of the levels' accuracies, weighted by their number of classes.
 
     The authors' code does not compute it; this is our reading of the paper (docs/official_differences.md, 35).
+
+    Example:
+        >>> weighted_average_precision((90.0, 60.0), (10, 20))
+        70.0
     """
     return sum(a * c for a, c in zip(accuracies, level_classes, strict=True)) / sum(level_classes)
 
 
 def in_tree(predictions: Tensor, taxonomy: Taxonomy) -> Tensor:
-    """Return (B,) bool: whether each (B, L) prediction follows the tree from the coarsest level on."""
+    """Return (B,) bool: whether each (B, L) prediction follows the tree from the coarsest level on.
+
+    Example:
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> in_tree(torch.tensor([[0, 0], [1, 0]]), tree)
+        tensor([ True, False])
+    """
     ok = predictions[:, 0] != UNKNOWN
     open_path = ok.clone()  # False once the path has ended in a shallow leaf
     for depth, parents in enumerate(taxonomy.parents):
@@ -67,6 +94,13 @@ class HierarchicalMetrics:
 
     Args:
         taxonomy: The tree.
+
+    Example:
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> metrics = HierarchicalMetrics(tree)
+        >>> metrics.update(torch.tensor([[0, 0], [1, 0]]), torch.tensor([[0, 0], [1, 2]]))
+        >>> metrics.compute()
+        {'fpa': 50.0, 'tice': 50.0, 'wap': 70.0, 'accuracy/group': 100.0, 'accuracy/kind': 50.0}
     """
 
     def __init__(self, taxonomy: Taxonomy):

@@ -44,6 +44,16 @@ def back_off(
 
     Raises:
         ValueError: if the threshold is not in [0, 1].
+
+    Example:
+        >>> from hcast_zoo.taxonomy.decode import decode
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> logits = [torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.4, 0.1]]).log()]
+        >>> answer = back_off(decode(logits, tree), tree, threshold=0.7)
+        >>> answer.paths, answer.path_probabilities
+        (tensor([[ 0, -1]]), tensor([0.9878]))
+        >>> answer.reasons[0]
+        "stops at group: down to kind 'owl' the path has 54.8%, below 70%"
     """
     check_threshold(threshold)
     open_levels = decoded.paths != UNKNOWN
@@ -105,5 +115,10 @@ def _reason(
 
 
 def percent(probability: float) -> str:
-    """Return a probability as a percentage, rounded down so that what is below a threshold also reads so."""
+    """Return a probability as a percentage, rounded down so that what is below a threshold also reads so.
+
+    Example:
+        >>> percent(0.6999)
+        '69.9%'
+    """
     return f"{math.floor(probability * 1000) / 10:.1f}%"

@@ -72,6 +72,19 @@ def decode(
     Raises:
         ValueError: if the mode or a node is unknown, levels disagree, or logits are not finite (the message names the
             rows).
+
+    Example:
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> logits = [torch.tensor([[0.4, 0.6]]).log(), torch.tensor([[0.5, 0.2, 0.3]]).log()]
+        >>> decoded = decode(logits, tree)  # the products are 0.20, 0.08 and 0.18
+        >>> decoded.paths, decoded.path_probabilities
+        (tensor([[0, 0]]), tensor([0.4348]))
+        >>> decode(logits, tree, "top_down").paths
+        tensor([[1, 2]])
+        >>> decode(logits, tree, "independent").paths  # no owl is a cat
+        tensor([[1, 0]])
+        >>> decode(logits, tree, within=["cat", "gull"]).paths
+        tensor([[1, 2]])
     """
     _check_arguments(level_logits, taxonomy, mode, path_temperature)
     if within is not None:
@@ -111,6 +124,12 @@ def node_probabilities(
     level to 1. ``independent``: the level's own. What lies outside of ``within`` has 0.
 
     See :func:`decode` for the arguments and errors.
+
+    Example:
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> logits = [torch.tensor([[0.4, 0.6]]).log(), torch.tensor([[0.5, 0.2, 0.3]]).log()]
+        >>> node_probabilities(logits, tree)
+        (tensor([[0.6087, 0.3913]]), tensor([[0.4348, 0.1739, 0.3913]]))
     """
     _check_arguments(level_logits, taxonomy, mode, path_temperature)
 
@@ -156,6 +175,12 @@ def path_scores(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> Tensor:
     Args:
         log_probs: One (B, C_l) tensor a level.
         taxonomy: The tree.
+
+    Example:
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> logits = [torch.tensor([[0.4, 0.6]]).log(), torch.tensor([[0.5, 0.2, 0.3]]).log()]
+        >>> path_scores(logits, tree).exp()
+        tensor([[0.2000, 0.0800, 0.1800]])
     """
     paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)
     return _gather(log_probs, paths).sum(-1) * len(log_probs) / (paths != UNKNOWN).sum(-1)

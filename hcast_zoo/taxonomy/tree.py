@@ -107,6 +107,17 @@ class Taxonomy:
 
         Raises:
             TaxonomyError: if a node has two parents, a path is empty or longer than ``levels``, or a name is empty.
+
+        Example:
+            >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+            >>> tree.names
+            (('bird', 'cat'), ('owl', 'gull', 'lion'))
+            >>> tree.parents
+            ((0, 0, 1),)
+            >>> tree.paths
+            ((0, 0), (0, 1), (1, 2))
+            >>> Taxonomy.from_paths([("bird", "owl"), ("plant",)]).paths  # plants have no kinds
+            ((0, 0), (1, -1))
         """
         parent_of: list[dict[str, str | None]] = []
         for path in paths:
@@ -230,7 +241,13 @@ class Taxonomy:
         )
 
     def path_to(self, level: int, index: int) -> tuple[int, ...]:
-        """Return the node indices from the coarsest level to a node, -1 at finer levels."""
+        """Return the node indices from the coarsest level to a node, -1 at finer levels.
+
+        Example:
+            >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+            >>> tree.path_to(1, 2), tree.path_to(0, 1)
+            ((1, 2), (1, -1))
+        """
         path = [UNKNOWN] * len(self.levels)
         for depth in range(level, -1, -1):
             path[depth] = index
@@ -239,7 +256,13 @@ class Taxonomy:
         return tuple(path)
 
     def path_names(self, path: Sequence[int]) -> tuple[str, ...]:
-        """Return the names along a path of node indices, leaving out levels that are -1."""
+        """Return the names along a path of node indices, leaving out levels that are -1.
+
+        Example:
+            >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+            >>> tree.path_names((1, 2)), tree.path_names((1, -1))
+            (('cat', 'lion'), ('cat',))
+        """
         return tuple(self.names[level][index] for level, index in enumerate(path) if index != UNKNOWN)
 
     def labels(self, path: Sequence[str | int]) -> tuple[int, ...]:
@@ -251,6 +274,19 @@ class Taxonomy:
 
         Raises:
             TaxonomyError: if a node is unknown, or is not a child of the node before it.
+
+        Example:
+            >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+            >>> tree.labels(("bird", "gull"))
+            (0, 1)
+            >>> tree.labels(("bird",))
+            (0, -1)
+            >>> tree.labels((None, "lion"))
+            (1, 2)
+            >>> tree.labels(("cat", "owl"))
+            Traceback (most recent call last):
+            ...
+            hcast_zoo.taxonomy.sources.TaxonomyError: 'owl' of level 'kind' belongs to 'bird', not to 'cat'
         """
         _check_path(path, len(self.levels))
         given = [self._index(level, node) for level, node in enumerate(path)]
@@ -273,6 +309,15 @@ class Taxonomy:
 
         Raises:
             TaxonomyError: if there is no such node (the message names the nearest ones), or several.
+
+        Example:
+            >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+            >>> tree.find("gull")
+            (1, 1)
+            >>> tree.find("gul")
+            Traceback (most recent call last):
+            ...
+            hcast_zoo.taxonomy.sources.TaxonomyError: no node 'gul' in the taxonomy: did you mean 'gull'?
         """
         places = [(level, index[node]) for level, index in enumerate(self._name_index) if node in index]
         if len(places) > 1:

@@ -23,6 +23,11 @@ def soft_targets(labels: Tensor, level_classes: Sequence[int], smoothing: float 
 
     Raises:
         ValueError: if a label is out of range.
+
+    Example:
+        >>> soft_targets(torch.tensor([[0, 2], [1, -1]]), (2, 3), smoothing=0.3)[1]
+        tensor([[0.1000, 0.1000, 0.8000],
+                [0.0000, 0.0000, 0.0000]])
     """
     check_labels(labels, level_classes)
     targets = []
@@ -39,6 +44,11 @@ def level_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: (B, C).
         target: (B, C) soft target; a row counts by its sum.
+
+    Example:
+        >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.0, 1.0]])
+        >>> level_cross_entropy(logits, target)  # -log 0.75
+        tensor(0.2877)
     """
     loss = -(target * logits.log_softmax(-1)).sum()
     return loss / _at_least_one(target.sum())
@@ -69,6 +79,12 @@ def tree_path_kl(level_logits: Sequence[Tensor], targets: Sequence[Tensor]) -> T
         Scalar, averaged over the samples with a known level.
 
     Source: paper section 3.3; official engine_hier.py:62-69, 129-136 (docs/official_differences.md, 28, 29).
+
+    Example:
+        >>> logits = [torch.tensor([[0.5, 0.1]]).log(), torch.tensor([[0.3, 0.1]]).log()]
+        >>> targets = [torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])]
+        >>> tree_path_kl(logits, targets)  # (log 0.5 / 0.5 + log 0.5 / 0.3) / 2
+        tensor(0.2554)
     """
     known = [t.sum(-1, keepdim=True) > 0 for t in targets]
     lowest = torch.finfo(level_logits[0].dtype).min
@@ -90,6 +106,14 @@ class HierarchicalLoss(nn.Module):
             the finest level then counts as 1, so do not smooth (docs/official_differences.md, 31).
 
     Source: official engine_hier.py:54-69 (docs/official_differences.md, 27).
+
+    Example:
+        >>> loss = HierarchicalLoss(kl_weight=0.5)
+        >>> logits = [torch.zeros(1, 2), torch.zeros(1, 3)]
+        >>> loss(logits, torch.tensor([[0, 2]]))  # log 2 + log 3 + 0.5 * log(5 / 2)
+        tensor(2.2499)
+        >>> loss(logits, torch.tensor([[0, -1]]))  # the second level is unknown: log 2 + 0.5 * log 2
+        tensor(1.0397)
     """
 
     def __init__(
