@@ -50,8 +50,8 @@ def level_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         >>> level_cross_entropy(logits, target)  # -log 0.75
         tensor(0.2877)
     """
-    loss = -(target * logits.log_softmax(-1)).sum()
-    return loss / _at_least_one(target.sum())
+    loss = -(target * _widen(logits).log_softmax(-1)).sum()
+    return (loss / _at_least_one(target.sum())).to(logits.dtype)
 
 
 def level_binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -62,8 +62,9 @@ def level_binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         target: (B, C) in [0, 1].
     """
     known = target.sum(-1) > 0
-    loss = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none").mean(-1)
-    return (loss * known).sum() / _at_least_one(known.sum())
+    wide = _widen(logits)
+    loss = F.binary_cross_entropy_with_logits(wide, target.to(wide.dtype), reduction="none").mean(-1)
+    return ((loss * known).sum() / _at_least_one(known.sum())).to(logits.dtype)
 
 
 def tree_path_kl(level_logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -87,12 +88,13 @@ def tree_path_kl(level_logits: Sequence[Tensor], targets: Sequence[Tensor]) -> T
         tensor(0.2554)
     """
     known = [t.sum(-1, keepdim=True) > 0 for t in targets]
-    lowest = torch.finfo(level_logits[0].dtype).min
-    logits = torch.cat([x.masked_fill(~k, lowest) for x, k in zip(level_logits, known)], -1)
+    wide = [_widen(x) for x in level_logits]
+    lowest = torch.finfo(wide[0].dtype).min
+    logits = torch.cat([x.masked_fill(~k, lowest) for x, k in zip(wide, known)], -1)
     target = torch.cat(list(targets), -1).to(logits.dtype)
     target = F.normalize(target, p=1, dim=-1)
     loss = F.kl_div(logits.log_softmax(-1), target, reduction="sum")
-    return loss / _at_least_one(torch.cat(known, -1).any(-1).sum())
+    return (loss / _at_least_one(torch.cat(known, -1).any(-1).sum())).to(level_logits[0].dtype)
 
 
 class HierarchicalLoss(nn.Module):
@@ -173,3 +175,11 @@ def check_labels(labels: Tensor, level_classes: Sequence[int]) -> None:
 def _at_least_one(count: Tensor) -> Tensor:
     """Return the count, or 1 where it is 0, so that a sum over nothing divides to 0."""
     return torch.where(count > 0, count, torch.ones_like(count))
+
+
+def _widen(logits: Tensor) -> Tensor:
+    """Return half-precision logits as float32, others as they are.
+
+    In float16 the log-softmax of a masked node is -inf, and the Tree-path KL would be NaN.
+    """
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -176,3 +176,30 @@ def test_another_number_of_processes_is_refused(picture_folder, tiny_weights, tm
     launch(*command)
     assert main([*map(str, command)]) == 2
     assert "other settings (processes 2 -> 1)" in capsys.readouterr().err
+
+
+BROADCAST = """
+import torch
+from hcast_zoo.common.processes import copy_buffers, join
+with join() as processes:
+    norm = torch.nn.BatchNorm1d(2)
+    norm.running_mean += 1 + processes.rank
+    norm.running_var *= 5 - processes.rank
+    weight = torch.nn.init.constant_(norm.weight, processes.rank)
+    copy_buffers(norm, processes)
+    state = [norm.running_mean.tolist(), norm.running_var.tolist(), weight.tolist()]
+    states = processes.gather(state)
+    if processes.is_main:
+        print(states)
+"""
+
+
+@pytest.mark.slow
+def test_buffers_are_the_first_process_s(tmp_path):
+    """Running statistics of both processes become those of the first; parameters are left alone."""
+    script = tmp_path / "broadcast.py"
+    script.write_text(BROADCAST)
+    launcher = (*TORCHRUN[: TORCHRUN.index("2") + 1], str(script))
+    first, second = json.loads(launch(launcher=launcher))
+    assert first == [[1, 1], [5, 5], [0, 0]]
+    assert second == [[1, 1], [5, 5], [1, 1]]

@@ -357,3 +357,23 @@ def test_core_functions_accept_the_model(model, taxonomy, tmp_path):
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(core(x).level_logits[-1], named(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_final_features_do_not_depend_on_the_intermediates_asked_for(model, x, index):
+    """The finest level reads stage 2: stages after it are run for their features, and never become the final ones."""
+    with torch.no_grad():
+        final, (tokens,) = model.forward_intermediates(x, [index], output_fmt="NLC", norm=False)
+        stopped, _ = model.forward_intermediates(x, [index], stop_early=True)
+        states = model._forward_stages(x, None, None, 4)[0]
+    assert model.feature_stage == 2
+    assert torch.equal(final, model.forward_features(x))
+    assert torch.equal(tokens, states[index][:, 1:])
+    assert torch.equal(stopped, states[min(index, 1)])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_new_heads_are_in_the_model_s_mode(training):
+    model = make().train(training)
+    model.reset_classifier(5)
+    assert all(m.training == training for m in model.modules())

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from timm.utils.model import reparameterize_model
 
 from hcast_zoo.network.config import HCastConfig
-from hcast_zoo.network.model import HCast
+from hcast_zoo.network.model import HCast, resample_position
 from hcast_zoo.training.losses import HierarchicalLoss
 from hcast_zoo.weights.official import _rename
 
@@ -285,3 +286,26 @@ def test_folded_norms_change_nothing_but_rounding(tiny_config, images):
     torch.testing.assert_close(folded(images).level_logits, expected, atol=TOLERANCE, rtol=1e-5)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+
+
+def test_stochastic_depth_keeps_the_mean(tiny_config):
+    """A branch that is kept in training is scaled up, so that its expectation is the branch itself."""
+    model = HCast(tiny_config.replace(drop_path_rate=0.5)).train()
+    drops = [m for name, m in model.named_modules() if name.endswith("drop_path") and m.training]
+    assert drops
+    torch.manual_seed(0)
+    dropped = drops[-1](torch.ones(20_000, 2, 3))
+    kept = dropped[:, 0, 0] > 0
+    assert 0.4 < kept.float().mean() < 0.6 and (dropped.amax((1, 2)) == dropped.amin((1, 2))).all()
+    torch.testing.assert_close(dropped[kept], torch.full_like(dropped[kept], 2.0))
+
+
+def test_position_resampling_averages_what_it_makes_smaller():
+    """Against Pillow's bicubic filter, which widens with the reduction; without that, one cell in four is read."""
+    embedding = torch.randn(1, 1 + 16 * 16, 2, generator=torch.Generator().manual_seed(0))
+    ours = resample_position(embedding, (4, 4))
+    assert torch.equal(ours[:, 0], embedding[:, 0])
+    for channel in range(2):
+        image = Image.fromarray(embedding[0, 1:, channel].view(16, 16).numpy())
+        theirs = torch.from_numpy(np.array(image.resize((4, 4), Image.Resampling.BICUBIC)))
+        torch.testing.assert_close(ours[0, 1:, channel].view(4, 4), theirs, rtol=1e-4, atol=1e-5)

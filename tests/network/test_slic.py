@@ -124,3 +124,21 @@ def test_an_unknown_method_is_explained():
         superpixels.from_normalized(torch.rand(1, 3, 8, 8), 4, IMAGENET_MEAN, IMAGENET_STD, "watershed")
     with pytest.raises(ValueError, match="superpixels: expected 'seeds', 'slic' or 'grid'"):
         HCastConfig(superpixels="watershed")
+
+
+def test_a_centre_that_loses_all_pixels_stays_where_it_was():
+    """It can win pixels again in the next step; as the mean of nothing it would be black, in the corner."""
+    images = (torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    y, x = np.mgrid[:16, :16]
+    pixels = np.concatenate([rgb_to_lab(images)[0].permute(1, 2, 0).numpy(), np.stack([y / 4, x / 4], -1)], -1)
+    labels, centres, lost = (y // 4) * 4 + x // 4, {}, set()
+    for _ in range(5):
+        for k in range(16):
+            if (labels == k).any():
+                centres[divmod(k, 4)] = pixels[labels == k].mean(0)
+            else:
+                lost.add(k)
+        labels = reference_step(pixels, centres, 4, 4, 4, 4)
+
+    assert lost
+    assert (slic(images, 16, compactness=1.0)[0].numpy() == labels).mean() > 0.97

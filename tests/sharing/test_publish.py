@@ -120,3 +120,23 @@ def test_publish(server, tiny_weights):  # noqa: F811
     )
     assert loaded == ["tiny"] * 3
     assert "tag 'v1.0' is of another commit" in run(source="hcast_tiny.fashion_mnist", tag="v1.0")
+
+
+@pytest.mark.hub
+@pytest.mark.slow
+def test_publishing_removes_code_of_an_older_version_and_nothing_else(server, tiny_weights, tmp_path):  # noqa: F811
+    """A module that is no longer generated must not stay beside the new ones; files of the owner's stay."""
+    for name in ("old_module.py", "notes.txt"):
+        (tmp_path / name).write_text("x = 1\n")
+    server.python(f"""
+from huggingface_hub import HfApi
+api = HfApi()
+api.create_repo("org/tiny")
+for name in ("old_module.py", "notes.txt"):
+    api.upload_file(path_or_fileobj={str(tmp_path)!r} + "/" + name, path_in_repo=name, repo_id="org/tiny")
+print(1)""")
+    server.python(PUBLISH.format(source=str(tiny_weights), repo="org/tiny", options={}))
+    names = server.python(
+        "import json; from huggingface_hub import HfApi; print(json.dumps(HfApi().list_repo_files('org/tiny')))"
+    )
+    assert "modeling_hcast.py" in names and "notes.txt" in names and "old_module.py" not in names

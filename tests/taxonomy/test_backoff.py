@@ -94,3 +94,12 @@ def test_a_higher_threshold_never_goes_deeper(taxonomy):
 def test_a_threshold_is_a_probability(taxonomy, threshold):
     with pytest.raises(ValueError, match="threshold from 0 to 1, got"):
         back_off(decode(random_logits(taxonomy, 1), taxonomy), taxonomy, threshold)
+
+
+def test_a_probability_that_equals_the_threshold_is_enough():
+    taxonomy = Taxonomy.from_paths([("a", "x"), ("a", "y"), ("b", "z")], ("coarse", "fine"))
+    decoded = decode(logits_for(taxonomy, [0.5, 0.5], [0.25, 0.25, 0.5]), taxonomy)
+    decoded.prefix_probabilities = torch.tensor([[0.75, 0.5]])
+    decoded.level_choices = decoded.paths
+    assert back_off(decoded, taxonomy, 0.75).depths.tolist() == [1]
+    assert back_off(decoded, taxonomy, 0.5).depths.tolist() == [2]

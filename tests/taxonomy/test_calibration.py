@@ -155,3 +155,12 @@ def test_wrong_shapes_are_explained(taxonomy):
     logits[0][1, 0] = math.nan
     with pytest.raises(ValueError, match=r"rows \[1\] are not finite"):
         fit_calibration(logits, torch.zeros(4, 3, dtype=torch.int64), taxonomy)
+
+
+def test_a_confidence_on_the_edge_of_a_bin_is_in_the_lower_one():
+    """Bins are (i / n, (i + 1) / n]; 0 is in the first."""
+    right = torch.tensor([True, False])
+    assert expected_calibration_error(torch.tensor([0.5, 0.6]), right, bins=2) == pytest.approx(55)
+    assert expected_calibration_error(torch.tensor([0.5, 0.4]), right, bins=2) == pytest.approx(5)
+    assert expected_calibration_error(torch.tensor([0.0, 1.0]), ~right, bins=2) == pytest.approx(0)
+    assert expected_calibration_error(torch.tensor([0.0, 0.4]), right, bins=2) == pytest.approx(30)

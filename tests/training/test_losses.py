@@ -191,3 +191,19 @@ def test_labels_are_checked_where_they_lie():
     _, labels = random_case()
     with torch.device("meta"):  # the default, which nothing may fall back to
         check_labels(labels, (3, 5, 9))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("binary", [False, True])
+def test_half_precision_is_finite_and_near(dtype, tolerance, binary):
+    """Unknown levels are masked by the lowest number: in float16 its log-softmax would be -inf."""
+    logits, labels = random_case()
+    labels[:3, 1:] = -1
+    labels[5] = -1
+    loss = HierarchicalLoss(0.5, binary=binary)
+    expected = loss(logits, labels)
+    half = [x.to(dtype).requires_grad_() for x in logits]
+    total = loss(half, labels)
+    total.backward()
+    assert total.isfinite() and all(x.grad.isfinite().all() for x in half)
+    torch.testing.assert_close(total.float(), expected, rtol=tolerance, atol=0)
