@@ -1,4 +1,4 @@
-"""The label trees of the paper's data sets, node for node in the official order, and what is odd about them."""
+"""Label trees: those of the paper's data sets, node for node in the official order, and one over ImageNet's classes."""
 
 import functools
 import json

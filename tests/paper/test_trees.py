@@ -15,6 +15,7 @@ TREES = {
     "nonliving26": ((26, 52), (0,)),
     "entity13": ((13, 130), (0,)),
     "entity30": ((30, 120), (0,)),
+    "imagenet": ((18, 117, 1000), (1, 1)),
     "inat21_mini": ((273, 1103, 10000), (135, 423)),
 }
 
@@ -53,6 +54,18 @@ def test_names():
             trees.leaf_ids(name)
     with pytest.raises(TaxonomyError, match="no tree 'no': expected one of aircraft, cub"):
         trees.load("no")
+
+
+def test_imagenet():
+    """Names that a person would use, in ImageNet's order, and the licence of WordNet."""
+    tree = trees.load("imagenet")
+    assert tree.path_names(tree.paths[340]) == ("mammal", "hoofed animal", "zebra")
+    assert tree.path_names(tree.paths[281])[-2:] == ("cat", "tabby")
+    assert tree.path_names(tree.paths[889]) == ("musical instrument", "string instrument", "violin")
+    cranes = [tree.path_names(tree.paths[leaf]) for leaf in (134, 517)]
+    assert [path[0] for path in cranes] == ["bird", "electronics or instrument"]
+    assert trees.leaf_ids("imagenet")[340] == "n02391049"
+    assert "Princeton" in json.loads((trees.FOLDER / "imagenet.json").read_text())["license"]
 
 
 def test_the_odd_gull():
