@@ -14,13 +14,13 @@ from PIL import Image
 from starlette.middleware import Middleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
 
 from ..adaptation.config import AdaptConfig
 from ..inference.predictor import Predictor
 from ..network.config import NUM_STAGES
 from ..taxonomy.decode import DECODERS
 from . import view as page
+from .guard import REFUSED, Guard, check_upload, refuse_other_files
 
 LOOPBACK = "127.0.0.1"
 MAX_UPLOAD = 20 * 2**20  # bytes of one picture
@@ -31,27 +31,15 @@ DECODINGS = {
     "top_down": "from the top down",
     "independent": "each level by itself, as in the paper",
 }
-# One at a time, because a model that is adapting is another model for everyone.
-ONE_BY_ONE = {"concurrency_id": "model", "concurrency_limit": 1}
+# An adaptation changes nothing for others: the limits bound memory, and a picture never waits for an adaptation.
+LOOKS = {"concurrency_id": "looks", "concurrency_limit": 4}
+ADAPTATIONS = {"concurrency_id": "adaptations", "concurrency_limit": 2}
 # A click on a node of the tree tells which one.
 CLICK = """element.addEventListener('click', event => {
     const button = event.target.closest('button[data-node]');
     if (button) trigger('click', {node: button.dataset.node});
 });"""
 SHOW_OUTCOME = "() => document.getElementById('outcome').scrollIntoView({behavior: 'smooth', block: 'center'})"
-
-
-class OwnFilesOnly:
-    """ASGI middleware: no address is fetched for whoever asks."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] == "http" and re.search("/(file|proxy)[=/][a-z]{2,}:", scope["path"], re.IGNORECASE):
-            await PlainTextResponse("This page serves no files but its own.", 403)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
 
 
 def run(predictor: Predictor, host: str | None = LOOPBACK, port: int | None = None) -> None:
@@ -76,15 +64,19 @@ def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None 
     """
     if port is not None and not 0 < port < 2**16:
         raise ValueError(f"expected a port from 1 to {2**16 - 1}, got {port}")
-    inner = [Middleware(OwnFilesOnly), Middleware(RequestBodyLimitMiddleware, max_body_size=MAX_UPLOAD + 2**16)]
-    if host is not None:  # else a page elsewhere could name this machine's address its own, and read our answers
-        inner.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"], www_redirect=False))
-
     # A folder of our own, since whatever lies in Gradio's usual ones is served.
     with (
         tempfile.TemporaryDirectory(prefix="hcast-zoo-demo-") as folder,
         _environment(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder, GRADIO_ALLOWED_PATHS=""),
     ):
+        largest = MAX_UPLOAD + 2**16
+        inner = [
+            Middleware(Guard, folder=folder, largest=largest, space=host is None),
+            Middleware(RequestBodyLimitMiddleware, max_body_size=largest),
+        ]
+        if host is not None:  # else a page elsewhere could name this machine's address its own, and read our answers
+            inner.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"], www_redirect=False))
+
         app = build_app(predictor)
         try:
             app.launch(
@@ -169,7 +161,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
             [message, answer, looks, panel, caption, outcome, sheet],
             trigger_mode="always_last",
             api_name="classify",
-            **ONE_BY_ONE,
+            **LOOKS,
         )
 
         stage.change(
@@ -187,7 +179,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
             [picture, target, steps, *settings],
             [outcome, sheet],
             api_name="adapt",
-            **ONE_BY_ONE,
+            **ADAPTATIONS,
         )
 
         # Gradio finds an argument for the event by its annotation, and not in a partial function.
@@ -199,9 +191,10 @@ def build_app(predictor: Predictor) -> gr.Blocks:
             [picture, steps, *settings],
             [target, outcome, sheet],
             api_visibility="private",
-            **ONE_BY_ONE,
+            **ADAPTATIONS,
         ).then(None, js=SHOW_OUTCOME)
 
+    refuse_other_files(app, picture.GRADIO_CACHE)
     return app
 
 
@@ -273,12 +266,12 @@ def _picture(examples: list[Path]) -> gr.Image:
     move = picture.async_move_resource_to_block_cache
 
     async def move_file(path: str | Path | None) -> str | None:
-        if re.match("[a-z]+://", str(path), re.IGNORECASE):
-            raise gr.Error("Expected an uploaded picture, got an address.", print_exception=False)
+        if re.match("[a-z]+:", str(path), re.IGNORECASE):
+            raise gr.Error(REFUSED, print_exception=False)
         return await move(path)
 
     # On the object, because Gradio writes a .pyi file beside the module of a class of components.
-    picture.preprocess = lambda payload: payload and payload.path
+    picture.preprocess = lambda payload: payload and check_upload(payload.path, picture.GRADIO_CACHE)
     picture.async_move_resource_to_block_cache = move_file
     if examples:
         # Not gr.Examples, which replaces the object for the session.

@@ -27,7 +27,9 @@ gradio = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
 
 from hcast_zoo.demo import app as demo  # noqa: E402 (needs gradio)
+from hcast_zoo.demo import guard  # noqa: E402
 from hcast_zoo.demo.view import ARROW, example_pictures  # noqa: E402
+from tests.demo import hostile_requests  # noqa: E402
 
 SETTINGS = ("best_path", [], False, 0.5, 8, 4, 2)
 TREE = [
@@ -167,7 +169,7 @@ def test_an_example_is_classified_as_its_file_is(client, address, predictor):
     _, answer, *_ = client.predict(upload(file), 0, *SETTINGS, api_name="/classify")
     assert f"this path: {expected.path_probability:.1%}" in answer and ARROW.join(expected.path) in answer
     # The session still takes files only.
-    with pytest.raises(gradio_client.exceptions.AppError, match="got an address"):
+    with pytest.raises(gradio_client.exceptions.AppError, match="pictures that were uploaded to it, and nothing else"):
         client.submit(
             {
                 "path": "https://example.com/x.png",
@@ -232,13 +234,12 @@ def test_nothing_to_do_is_a_message(client, picture):
         assert expected in client.predict(file, target, 1, *SETTINGS, api_name="/adapt")[0]
 
 
-def test_one_event_at_a_time_uses_the_model(predictor):
-    """Else a picture could be answered by a model that is adapting to another."""
-    events = demo.build_app(predictor).fns.values()
-    alone = [event for event in events if event.concurrency_id == "model"]
-    assert {event.api_name for event in alone} == {"classify", "adapt", "adapt_to_click"}
-    assert all(event.concurrency_limit == 1 for event in alone)
-    assert {event.api_name for event in events if event not in alone and event.fn} == {"show_stage", "example"}
+def test_a_picture_waits_for_no_adaptation(predictor):
+    """An adaptation leaves the model as it is, so others may use it; the limits bound memory."""
+    events = {event.api_name: event for event in demo.build_app(predictor).fns.values() if event.fn}
+    assert events["classify"].concurrency_id != events["adapt"].concurrency_id
+    assert events["adapt"].concurrency_id == events["adapt_to_click"].concurrency_id
+    assert 1 < events["classify"].concurrency_limit <= 8 and 1 < events["adapt"].concurrency_limit <= 8
 
 
 def test_it_listens_on_the_loopback_address_alone(address):
@@ -318,6 +319,77 @@ def test_uploads_are_limited(address):
         assert post_file(address, "a.png", b"0" * size)[0] == expected, size
     body = json.dumps({"data": ["0" * (limit + 2**20)]}).encode()
     assert request(address, "POST", "/gradio_api/queue/join", body, **{"Content-Type": "application/json"})[0] == 413
+
+
+@pytest.mark.slow
+def test_200_hostile_requests_read_no_file(address, picture, tmp_path):
+    """Every request is refused in the same words, whatever lies at the path, and no file outside is opened."""
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (40, 40), "red").save(secret)
+    own = post_file(address, "own.png", picture.read_bytes())[1]
+    link = Path(json.loads(own)[0]).with_name("link.png")
+    link.symlink_to(secret)
+    outside, opened, listening = {os.path.realpath(secret), "/etc/passwd", "/etc/hostname"}, [], [True]
+
+    def watch(event, arguments):
+        if listening and event == "open" and os.path.realpath(str(arguments[0])) in outside:
+            opened.append(arguments[0])
+
+    requests = hostile_requests.make(str(secret), json.loads(own)[0], str(link), SETTINGS)
+    assert len(requests) >= 200
+    sys.addaudithook(watch)
+    try:
+        answers = {json.dumps(r): call(address, r["name"], r["data"]) for r in requests}
+    finally:
+        listening.clear()  # a hook cannot be removed
+
+    assert opened == []
+    refused = {request: answer for request, answer in answers.items() if guard.REFUSED not in answer}
+    assert refused == {}
+    assert len({re.sub(r"\s+", " ", answer) for answer in answers.values()}) == 1
+    assert "event: complete" in call(address, "classify", [{"path": json.loads(own)[0]}, 0, *SETTINGS])
+
+
+def test_other_pages_are_refused(address):
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nx\r\n--x--\r\n'
+    for path, text, kind in (
+        ("/gradio_api/upload", body, form),
+        ("/gradio_api/call/show_stage", b'{"data": [0]}', {"Content-Type": "application/json"}),
+    ):
+        for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://localhost.evil.example", ""):
+            assert request(address, "POST", path, text, Origin=origin, **kind)[0] == 403, origin
+        assert request(address, "POST", path, text, Origin=address.rstrip("/"), **kind)[0] == 200
+
+
+def test_what_browsers_are_told(address):
+    for path in ("/", "/config", "/gradio_api/file=/etc/hostname", "/gradio_api/proxy=https://example.com"):
+        _, body, headers = ask(address, "GET", path, None, **{"X-Forwarded-Host": "evil.example"})
+        assert headers["X-Frame-Options"] == "DENY" and "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+        assert "https:" not in headers["Content-Security-Policy"]
+        assert b"evil.example" not in body
+
+
+def test_a_quota_for_all_uploads_together(address, monkeypatch):
+    stored = guard._stored(os.environ["GRADIO_TEMP_DIR"])
+    asked = []
+
+    def almost_full(folder):
+        asked.append(folder)
+        return guard.MAX_STORED - 2**20
+
+    monkeypatch.setattr(guard, "_stored", almost_full)
+    assert post_file(address, "a.png", b"0" * 2**19)[0] == 200
+    status, body = post_file(address, "a.png", b"1" * (2**20 + 1))
+    assert (status, body.decode()) == (507, guard.FULL)
+    assert set(asked) == {os.environ["GRADIO_TEMP_DIR"]} and stored < guard.MAX_STORED
+
+
+def test_a_space_is_shown_in_the_hub_s_frame(monkeypatch):
+    monkeypatch.setenv("SPACE_HOST", "me-page.hf.space")
+    space = guard.Guard(None, "folder", 10, space=True)
+    assert "X-Frame-Options" not in space.headers and space.host == "me-page.hf.space"
+    assert "frame-ancestors https://huggingface.co" in space.headers["Content-Security-Policy"]
 
 
 def test_it_calls_nobody(client, calls_elsewhere):

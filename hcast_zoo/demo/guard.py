@@ -1,0 +1,152 @@
+"""What the demo page refuses: other files and addresses, requests from other pages, and more than its quota of disk.
+
+Gradio checks paths only where a request says that they are files, trusts ``X-Forwarded-Host``, and takes uploads from
+any page; these checks do not depend on how a request is worded.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import gradio as gr
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
+
+REFUSED = "Refused: this page reads pictures that were uploaded to it, and nothing else."
+FULL = "This page's folder is full: try again in an hour, when old pictures are gone."
+MAX_STORED = 2**30  # bytes of everything that visitors have uploaded, and of what was drawn for them
+# Gradio builds its page with inline scripts and eval, and draws from blobs; nothing comes from another address.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors {ancestors}"
+)
+
+
+def check_upload(path: Any, folder: str | Path) -> str:
+    """Return the path of an upload, links resolved.
+
+    Raises:
+        gradio.Error: if it leads out of the folder, or to no file; with the same words whatever there is.
+    """
+    try:
+        real = Path(path).resolve()
+        if real.is_relative_to(Path(folder).resolve()) and real.is_file():
+            return str(real)
+    except (OSError, ValueError, TypeError, RuntimeError):  # NUL bytes, names that are too long, links in a circle
+        pass
+    raise gr.Error(REFUSED, print_exception=False)
+
+
+def check_paths(value: Any, folder: str | Path) -> None:
+    """Check every file that a value from a request names, however deep; see :func:`check_upload`."""
+    if isinstance(value, Mapping):
+        if value.get("path") is not None:
+            check_upload(value["path"], folder)
+        if not isinstance(value.get("url", ""), (str, type(None))):
+            raise gr.Error(REFUSED, print_exception=False)
+        for inner in value.values():
+            check_paths(inner, folder)
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        for inner in value:
+            check_paths(inner, folder)
+
+
+def refuse_other_files(app: gr.Blocks, folder: str | Path) -> None:
+    """Let an app take only files from its folder, and tell nothing of why a value was refused.
+
+    Gradio's own messages tell which paths exist; what a control says of its value is kept.
+    """
+    preprocess = app.preprocess_data
+
+    async def checked(block_fn, inputs, *arguments, **options):
+        try:
+            check_paths(inputs, folder)
+            return await preprocess(block_fn, inputs, *arguments, **options)
+        except Exception as error:
+            if type(error) is gr.Error:
+                raise
+            raise gr.Error(REFUSED, print_exception=False) from error
+
+    app.preprocess_data = checked  # type: ignore[method-assign]
+
+
+class Guard:
+    """ASGI middleware: refuse other pages' requests and a full disk; tell browsers what the page may load.
+
+    Args:
+        app: The application inside.
+        folder: Where uploads and answers lie.
+        largest: Bytes of the largest request body.
+        space: Whether this is a Space, which Hugging Face's page shows in a frame.
+        quota: Bytes that the folder may hold.
+    """
+
+    def __init__(self, app, folder: str, largest: int, space: bool = False, quota: int = MAX_STORED):
+        self.app, self.folder, self.largest, self.quota = app, folder, largest, quota
+        self.host = os.environ.get("SPACE_HOST") if space else None
+        self.headers = {
+            "Content-Security-Policy": POLICY.format(ancestors="https://huggingface.co" if space else "'none'"),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            **({} if space else {"X-Frame-Options": "DENY"}),
+        }
+        self._underway = 0  # bytes of uploads that are not in the folder yet
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        headers = MutableHeaders(scope=scope)
+        for name in ("x-forwarded-host", "x-gradio-server"):  # Gradio would take them for its own address
+            if name in headers and headers[name] != self.host:
+                del headers[name]
+
+        async def send_with_headers(message):
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self.headers)
+            await send(message)
+
+        refusal, reserved = self._check(scope, headers)
+        if refusal is not None:
+            await refusal(scope, receive, send_with_headers)
+            return
+
+        self._underway += reserved
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            self._underway -= reserved
+
+    def _check(self, scope, headers) -> tuple[PlainTextResponse | None, int]:
+        """Return what to answer instead, if anything, and the bytes that the request may add to the folder."""
+        if re.search("/(file|proxy)[=/][a-z]{2,}:", scope["path"], re.IGNORECASE):
+            return PlainTextResponse("This page serves no files but its own.", 403), 0
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return None, 0
+
+        origin = headers.get("origin")
+        if origin is not None and (not (host := urlsplit(origin).netloc) or host not in (headers["host"], self.host)):
+            return PlainTextResponse("This page answers no requests from other pages.", 403), 0
+
+        length = headers.get("content-length", "")
+        size = min(int(length), self.largest) if length.isdecimal() else self.largest
+        if _stored(self.folder) + self._underway + size > self.quota:
+            return PlainTextResponse(FULL, 507), 0
+        return None, size
+
+
+def _stored(folder: str) -> int:
+    """Return the bytes of all files in a folder."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except OSError:  # deleted meanwhile
+                continue
+    return total
