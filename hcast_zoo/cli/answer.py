@@ -62,18 +62,20 @@ def _predict_parts(args: argparse.Namespace, predictor, files: list[str], option
     """Write a folder of parquet files; print what it holds."""
     from tqdm import tqdm
 
+    from ..common.claim import digest_of
     from ..sharing.model_card import checksum
 
     with needs_extra("train", "parquet files"):
         from ..inference.parquet_job import predict_parts
 
+    made_of = {"model_sha256": checksum(args.model), "taxonomy_sha256": digest_of(predictor.taxonomy.to_dict())}
     done = failed = 0
     with tqdm(total=len(files), unit="picture", disable=not processes.is_main or not sys.stderr.isatty()) as bar:
         for pictures, failures in predict_parts(
             predictor,
             files,
             args.output,
-            {"model_sha256": checksum(args.model), **options},
+            {"made_of": made_of, **options},
             part_size=args.part_size,
             processes=processes,
             batch_size=args.batch_size,

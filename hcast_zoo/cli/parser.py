@@ -174,6 +174,11 @@ def _add_training(command: Callable) -> None:
         help="settings to take where no option is given: a name that `hcast-zoo recipes` lists, or a .json file",
     )
     p.add_argument("--output", required=True, help="folder of the run")
+    p.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="resume a run though its data, taxonomy or start weights are no longer the same",
+    )
 
     # What is not given is absent, so that a recipe can tell it; train.train knows the other defaults.
     p.argument_default = argparse.SUPPRESS

@@ -134,7 +134,7 @@ def train(args: argparse.Namespace) -> int:
         init = _load_start(options["model"], args.recipe)
         config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
 
-    trainer = Trainer(config, settings, train_set, val_set, args.output, init)
+    trainer = Trainer(config, settings, train_set, val_set, args.output, init, accept_changes=args.accept_changes)
     best = trainer.train()
     if trainer.processes.is_main:
         print(
@@ -149,7 +149,7 @@ def _train_options(args: argparse.Namespace) -> dict:
     """Return what to train with: options that were given, else the recipe's, else the defaults; tell of the recipe."""
     from ..training import recipe
 
-    given = {k: v for k, v in vars(args).items() if k not in ("command", "run", "recipe", "output")}
+    given = {k: v for k, v in vars(args).items() if k not in ("command", "run", "recipe", "output", "accept_changes")}
     told: dict = {}
     if args.recipe:
         content = recipe.load(args.recipe)

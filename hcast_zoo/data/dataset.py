@@ -1,5 +1,7 @@
 """Data sets of pictures labelled along a taxonomy: folder trees, CSV, JSONL and parquet files."""
 
+import hashlib
+import os
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -142,6 +144,22 @@ class HierarchicalDataset(Dataset):
             picture = self.transform(picture)
 
         return (picture, self.labels[index]) if seed is None else (picture, self.labels[index], seed)
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the list: each picture's name below the folder that all share, or its bytes; its labels.
+
+        What is in the files is not read.
+        """
+        files = [str(p) for p in self.pictures if not isinstance(p, bytes)]
+        shared = len(os.path.commonpath(map(os.path.abspath, files))) if files else 0
+        digest = hashlib.sha256(self.labels.numpy().tobytes())
+        for picture in self.pictures:
+            if isinstance(picture, bytes):
+                content = picture
+            else:
+                content = os.path.abspath(picture)[shared:].encode(errors="surrogateescape")
+            digest.update(len(content).to_bytes(8, "little") + content)
+        return digest.hexdigest()
 
     def open(self, index: int) -> Image.Image:
         """Return picture ``index`` as RGB or RGBA."""

@@ -6,13 +6,14 @@ picture is in one part whatever happens, and a job that was stopped goes on with
 """
 
 import hashlib
-import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..common.claim import claim, own_folder
 from ..common.files import write_whole
 from ..common.processes import ALONE, Processes
 from .predictor import Prediction, Predictor
@@ -48,49 +49,52 @@ def predict_parts(
         predictor: The model.
         files: All pictures, in the same order in every process.
         folder: Where the parts are, or will be.
-        settings: Plain data that tells the model and the decoding; a job goes on only with the same.
+        settings: Plain data that tells the model and the decoding; a job goes on only with the same. Of them
+            ``made_of`` are digests of what goes in.
         part_size: Pictures a part.
         processes: Who does it.
         kwargs: For :meth:`Predictor.predict`.
 
     Raises:
-        ValueError: if the folder holds predictions of other pictures or settings, or other files.
+        ValueError: if the folder holds predictions of other pictures or settings, or other files, or another job is
+            at work in it.
     """
     if part_size < 1:
         raise ValueError(f"part_size: expected 1 or more, got {part_size}")
     folder = Path(folder)
-    claim_folder(folder, files, {**settings, "part_size": part_size})
-    starts = range(0, len(files), part_size)
-    digits = max(5, len(str(len(starts) - 1)))
-    for number in range(processes.rank, len(starts), processes.count):
-        file = folder / f"part-{number:0{digits}}.parquet"
-        if not file.exists():
-            part = files[starts[number] : starts[number] + part_size]
-            write_part(file, list(predictor.predict(part, **kwargs)))
-        footer = pq.read_metadata(file)
-        yield footer.num_rows, int(footer.metadata[b"failed"])
+    with own_folder(folder, processes):
+        claim_folder(folder, files, {**settings, "part_size": part_size}, processes)
+        starts = range(0, len(files), part_size)
+        digits = max(5, len(str(len(starts) - 1)))
+        for number in range(processes.rank, len(starts), processes.count):
+            file = folder / f"part-{number:0{digits}}.parquet"
+            if not file.exists():
+                part = files[starts[number] : starts[number] + part_size]
+                write_part(file, list(predictor.predict(part, **kwargs)))
+            footer = pq.read_metadata(file)
+            yield footer.num_rows, int(footer.metadata[b"failed"])
 
 
-def claim_folder(folder: Path, files: Sequence[str], settings: dict) -> None:
+def claim_folder(folder: Path, files: Sequence[str], settings: dict, processes: Processes = ALONE) -> None:
     """Write the plan of a job, or check that the folder's is the same; processes may do so at the same time."""
     digest = hashlib.sha256()
     for name in files:
         digest.update(name.encode(errors="surrogateescape") + b"\0")
-    plan = {"pictures": len(files), "list_sha256": digest.hexdigest(), **settings}
-    file = folder / PLAN
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = any(p.suffix == ".parquet" for p in folder.iterdir())  # looked for first: a plan is older than its parts
-    if not file.exists():
-        if parts:
-            raise ValueError(f"{folder} holds parquet files of something else: choose an empty folder")
-        write_whole(file, json.dumps(plan, indent=1))
+    made_of = {"pictures": len(files), "list_sha256": digest.hexdigest(), **settings.pop("made_of", {})}
+    # Looked for first: a plan is older than its parts.
+    parts = any(p.suffix == ".parquet" for p in folder.iterdir())
+    if parts and not (folder / PLAN).exists():
+        raise ValueError(f"{folder} holds parquet files of something else: choose an empty folder")
 
-    found = json.loads(file.read_text())
-    if differ := [f"{k} {found.get(k)!r} -> {v!r}" for k, v in plan.items() if found.get(k) != v]:
-        raise ValueError(
-            f"{folder} holds predictions of another job ({'; '.join(differ)}): go on with the same "
-            "pictures and options, or choose another folder"
-        )
+    told = claim(
+        folder / PLAN,
+        {"settings": settings, "made_of": made_of},
+        holds="predictions of another job",
+        mend="go on with the same pictures and options, or choose another folder",
+    )
+    if processes.is_main:
+        for line in told:
+            print(line, file=sys.stderr)
 
 
 def write_part(file: Path, predictions: Sequence[Prediction]) -> None:

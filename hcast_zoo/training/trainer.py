@@ -9,12 +9,15 @@ one alone prints, logs and writes.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import timm.data
 import timm.optim
@@ -29,6 +32,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms import Grayscale
 from tqdm import tqdm
 
+from ..common.claim import claim, digest_of, own_folder
 from ..common.files import write_whole
 from ..common.processes import Processes, copy_buffers
 from ..common.text import brief, clip
@@ -39,6 +43,7 @@ from ..evaluation.evaluate import evaluate
 from ..network.config import IMAGENET_MEAN, IMAGENET_STD, HCastConfig
 from ..network.model import HCast
 from ..weights import file as weights
+from . import checkpoint
 from .gpu_loader import DeviceLoader
 from .losses import HierarchicalLoss, soft_targets
 from .settings import CHANGEABLE, TrainConfig
@@ -58,10 +63,15 @@ class HierarchicalMixup(Mixup):
         return images, tuple(t * lam + t.flip(0) * (1.0 - lam) for t in targets)
 
 
+class DivergedError(ValueError):
+    """Training came to numbers that are not finite; the message names the step, the learning rate and the causes."""
+
+
 class Trainer:
     """Trains a model in a folder, the run's.
 
-    The folder holds ``run.json`` (settings), ``log.jsonl`` and ``tensorboard/`` (losses, metrics), ``checkpoint/``,
+    The folder holds ``run.json`` (settings, and digests of what the run was made of), ``log.jsonl`` and
+    ``tensorboard/`` (losses, metrics), ``checkpoint/`` and the one before it, ``checkpoint.old/``,
     ``best.safetensors`` (highest validation FPA; with ``paper_exact``, the finest level's accuracy) and
     ``last.safetensors``.
 
@@ -72,9 +82,11 @@ class Trainer:
         val_set: Pictures that choose the best weights; its transform is set here.
         output: Folder of the run. If it holds a checkpoint, the run goes on from there.
         init: Weights to start from; the position embedding is resampled, heads of other classes are new.
+        accept_changes: Go on with a run though its data, taxonomy or start weights are no longer the same.
 
     Raises:
-        ValueError: if the folder holds a run with other settings, or levels disagree.
+        ValueError: if the folder holds a run with other settings, data, taxonomy or start weights, or is in use by
+            another process; or levels disagree.
     """
 
     def __init__(
@@ -85,6 +97,8 @@ class Trainer:
         val_set: HierarchicalDataset,
         output: str | Path,
         init: weights.Weights | None = None,
+        *,
+        accept_changes: bool = False,
     ):
         if config.level_classes != train_set.taxonomy.level_classes or train_set.taxonomy != val_set.taxonomy:
             raise ValueError("model, training set and validation set must have one taxonomy")
@@ -100,9 +114,13 @@ class Trainer:
             )
 
         self.config, self.settings, self.output = config, settings, Path(output)
-        with self.accelerator.main_process_first():
-            self.output.mkdir(parents=True, exist_ok=True)
-            self._claim_folder()
+        made_of = {
+            "data_sha256": digest_of([train_set.digest(), val_set.digest()]),
+            "taxonomy_sha256": digest_of(train_set.taxonomy.to_dict()),
+            "start_weights_sha256": None if init is None else _weights_digest(init),
+        }
+        with own_folder(self.output, self.processes), self.accelerator.main_process_first():
+            self._claim_folder(made_of, accept_changes)
 
         train_set.transform, val_set.transform = train_transform(config, settings), eval_transform(config)
         train_set.random_background = settings.random_background
@@ -137,6 +155,7 @@ class Trainer:
         self.loss = HierarchicalLoss(settings.kl_weight, smoothing=settings.smoothing)
         self.criterion = f"accuracy/{self.taxonomy.levels[-1]}" if settings.paper_exact else "fpa"
         self.step, self.best = 0, -1.0
+        self.epoch_loss = 0.0, 0  # sum and number of this process's batches in the epoch
 
     def make_model(self) -> torch.nn.Module:
         """Return a new model of ``self.config``; a trainer of another network overrides this.
@@ -183,7 +202,17 @@ class Trainer:
         return self.accelerator.skip_first_batches(self.loader, done) if done else self.loader
 
     def train(self) -> float:
-        """Train to the end, from the checkpoint if there is one; return the best of ``criterion``, in percent."""
+        """Train to the end, from the checkpoint if there is one; return the best of ``criterion``, in percent.
+
+        Raises:
+            DivergedError: if a loss or the weights are not finite; the checkpoints are of steps before.
+            CheckpointError: if there are checkpoints, and all are damaged.
+            ValueError: if another process trains in the folder.
+        """
+        with own_folder(self.output, self.processes):
+            return self._train()
+
+    def _train(self) -> float:
         self._resume()
         self._schedule()
         settings, steps = self.settings, len(self.loader)
@@ -203,7 +232,8 @@ class Trainer:
 
     def _train_epoch(self, loader: Iterable, epoch: int, done: int) -> float:
         self.model.train()
-        total, count = 0.0, 0
+        if done == 0:
+            self.epoch_loss = 0.0, 0
         bar = tqdm(
             loader,
             f"epoch {epoch + 1}/{self.settings.epochs}",
@@ -214,14 +244,20 @@ class Trainer:
 
         for batch in bar:
             if self._all_have(batch):
-                total, count = total + self._train_step(batch), count + 1
+                total, count = self.epoch_loss
+                self.epoch_loss = total + self._train_step(batch), count + 1
             else:  # no picture of a batch can be read; the processes leave the step out together
                 self.step += 1
-            bar.set_postfix(loss=f"{total / max(count, 1):.3f}")
+            bar.set_postfix(loss=f"{self._mean_loss():.3f}")
             if self.step % self.settings.checkpoint_steps == 0 and self.step % len(self.loader):
                 self._save_checkpoint()
 
-        return total / max(count, 1)
+        return self._mean_loss()
+
+    def _mean_loss(self) -> float:
+        """Return the mean loss of the epoch so far, over what was done before the run was resumed too."""
+        total, count = self.epoch_loss
+        return total / count if count else math.nan
 
     def _all_have(self, batch: dict | None) -> bool:
         if self.processes.count == 1:
@@ -240,11 +276,34 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
+        rate = self.optimizer.param_groups[0]["lr"]
         self._schedule()
         if self.ema is not None:
             self.ema.update(self.accelerator.unwrap_model(self.model), step=self.step)
 
-        return loss.item()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value}", rate)
+        return value
+
+    def _check_weights(self) -> None:
+        """Make sure that weights that are about to be kept are finite."""
+        with torch.no_grad():
+            finite = torch.stack([p.isfinite().all() for p in self.model.parameters()]).all().item()
+        if not finite:
+            raise self._diverged("weights are not finite", self.optimizer.param_groups[0]["lr"])
+
+    def _diverged(self, what: str, rate: float) -> DivergedError:
+        kept = "no checkpoint was written yet"
+        with contextlib.suppress(checkpoint.CheckpointError):
+            if found := checkpoint.find(self.output):
+                kept = f"the checkpoint of step {found[1]['step']} in {found[0]} is kept"
+        return DivergedError(
+            f"step {self.step}: {what}, at learning rate {rate:.3g}; {kept}. Usual causes: too high a learning rate "
+            "(--lr, --warmup-epochs), no limit on gradients (--clip-grad 1), half precision (--mixed-precision no), "
+            "start weights or pixels that are not finite. Begin a new run with other settings, perhaps from "
+            f"--model {self.output / 'best.safetensors'}"
+        )
 
     def _schedule(self) -> None:
         """Set the learning rate of the next step."""
@@ -255,6 +314,7 @@ class Trainer:
 
     def _validate(self) -> None:
         # The official code keeps an average of the weights but never evaluates it (docs/official_differences.md, 33).
+        self._check_weights()
         averaged = self.ema is not None and not self.settings.paper_exact
         model = self.ema.module if averaged else self.accelerator.unwrap_model(self.model)
         copy_buffers(model, self.processes)
@@ -287,72 +347,93 @@ class Trainer:
     def _log(self, values: dict[str, float]) -> None:
         if not self.processes.is_main:
             return
+        line = {key: value if math.isfinite(value) else None for key, value in values.items()}  # JSON has no NaN
         with open(self.output / "log.jsonl", "a") as file:
-            file.write(json.dumps({"step": self.step, **values}) + "\n")
+            file.write(json.dumps({"step": self.step, **line}, allow_nan=False) + "\n")
         for key, value in values.items():
             self.board.add_scalar(key, value, self.step)
         tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.5g}" for k, v in values.items()), file=sys.stderr)
 
-    def _claim_folder(self) -> None:
-        """Write the settings, or check that the folder's run has the same."""
-        file = self.output / "run.json"
-        wanted = {
-            "config": self.config.to_dict(),
-            "settings": dataclasses.asdict(self.settings),
-            "job": {"processes": self.processes.count},
-        }
-        if not file.exists():
-            write_whole(file, json.dumps(wanted, indent=1))
-            return
-
-        # Settings that came with a later version count as their defaults.
-        found = {"job": {"processes": 1}, **json.loads(file.read_text())}
-        found["settings"] = {**dataclasses.asdict(TrainConfig()), **found.get("settings", {})}
-        differ = [
-            f"{key} {found.get(part, {}).get(key)!r} -> {value!r}"
-            for part, values in wanted.items()
-            for key, value in values.items()
-            if found.get(part, {}).get(key) != value and key not in CHANGEABLE
-        ]
-
-        if differ:
-            raise ValueError(
-                f"{self.output} holds a run with other settings ({'; '.join(differ)}): go on with the "
-                "same, or choose another folder"
-            )
+    def _claim_folder(self, made_of: dict, accept_changes: bool) -> None:
+        """Write settings and digests, or check that the folder's run has the same."""
+        told = claim(
+            self.output / "run.json",
+            {
+                "config": self.config.to_dict(),
+                "settings": dataclasses.asdict(self.settings),
+                "job": {"processes": self.processes.count},
+                "made_of": made_of,
+            },
+            holds="a run with other settings",
+            mend="go on with the same, or choose another folder; other data is taken with --accept-changes",
+            changeable=CHANGEABLE,
+            # Settings that came with a later version count as their defaults.
+            defaults={"job": {"processes": 1}, "settings": dataclasses.asdict(TrainConfig())},
+            accept_changes=accept_changes,
+        )
+        if self.processes.is_main:
+            for line in told:
+                print(line, file=sys.stderr)
 
     def _save_checkpoint(self) -> None:
-        """Write ``checkpoint/`` at once: a crash leaves the old one or the new one."""
-        folder, new, old = (self.output / n for n in ("checkpoint", "checkpoint.new", "checkpoint.old"))
+        """Write ``checkpoint/`` at once, and keep the one before: a crash leaves the old one or the new one."""
+        self._check_weights()
+        newest, new, previous = (
+            self.output / name for name in (checkpoint.NEWEST, "checkpoint.new", checkpoint.PREVIOUS)
+        )
         self.accelerator.wait_for_everyone()
         if self.processes.is_main:
             shutil.rmtree(new, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(new)
-        self.accelerator.wait_for_everyone()  # every process has a file in it
+        losses = self.processes.gather(self.epoch_loss)  # every process has a file in it
 
         if self.processes.is_main:
-            write_whole(new / "progress.json", json.dumps({"step": self.step, "best": self.best}))
-            shutil.rmtree(old, ignore_errors=True)
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(new, folder)
-            shutil.rmtree(old, ignore_errors=True)
+            checkpoint.seal(new, {"step": self.step, "best": self.best, "epoch_losses": losses})
+            if newest.exists():
+                shutil.rmtree(previous, ignore_errors=True)
+                os.replace(newest, previous)
+            os.replace(new, newest)
 
     def _resume(self) -> None:
-        folder = self.output / "checkpoint"
-        if not folder.exists():
-            folder = self.output / "checkpoint.old"  # killed between the two renames
-        if not folder.exists():
-            return
-        self.accelerator.load_state(folder)
-        progress = json.loads((folder / "progress.json").read_text())
-        self.step, self.best = progress["step"], progress.get("best", progress.get("best_fpa"))  # its name in 0.1
-        self.accelerator.wait_for_everyone()  # before the first process makes a new checkpoint of it
+        found = self._find_checkpoint()
+        if found is not None:
+            folder, progress, wrong = found
+            if wrong and self.processes.is_main:
+                print(f"{wrong}: going on from the checkpoint before it, of step {progress['step']}", file=sys.stderr)
+            try:
+                self.accelerator.load_state(folder)
+            except Exception as error:  # a checkpoint without hashes, or one of other versions of torch
+                raise checkpoint.CheckpointError(f"{folder} cannot be loaded: {clip(error)}") from error
+
+            self.step = progress["step"]
+            self.best = progress["best"] if "best" in progress else progress["best_fpa"]  # its name in 0.1
+            if "epoch_losses" in progress:
+                total, count = progress["epoch_losses"][self.processes.rank]
+                self.epoch_loss = total, count
+            self.accelerator.wait_for_everyone()  # before the first process makes a new checkpoint of it
+            if wrong and self.processes.is_main:  # else the next checkpoint would push the whole one out
+                shutil.rmtree(self.output / checkpoint.NEWEST)
+                os.replace(folder, self.output / checkpoint.NEWEST)
+
         log = self.output / "log.jsonl"
         if self.processes.is_main and log.exists():  # lines after the checkpoint will be written again
             lines = [line for line in log.read_text().splitlines() if _line_step(line) <= self.step]
             write_whole(log, "".join(line + "\n" for line in lines))
+
+    def _find_checkpoint(self) -> tuple[Path, dict, str | None] | None:
+        """Return what the first process finds, in every process."""
+        found: Any = None
+        if self.processes.is_main:
+            try:
+                found = checkpoint.find(self.output)
+            except checkpoint.CheckpointError as error:
+                found = error
+
+        found = self.processes.gather(found)[0]
+        if isinstance(found, checkpoint.CheckpointError):
+            raise found
+        return found
 
 
 def has_accelerator() -> bool:
@@ -411,6 +492,15 @@ def make_mixup(config: HCastConfig, settings: TrainConfig) -> HierarchicalMixup 
         label_smoothing=settings.smoothing,
         num_classes=config.level_classes,
     )
+
+
+def _weights_digest(content: weights.Weights) -> str:
+    """Return the SHA-256 of the architecture and of every tensor."""
+    digest = hashlib.sha256(json.dumps(content.config.to_dict(), sort_keys=True).encode())
+    for name, value in sorted(content.state_dict.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _line_step(line: str) -> float:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,9 +27,11 @@ from hcast_zoo.weights import file as weights
 SETTINGS = dict(epochs=2, batch_size=4, workers=0, warmup_epochs=1, lr=0.1, ema_decay=0.9, checkpoint_steps=2)
 
 
-def make_run(folder, taxonomy, config, output, init=None, **settings):
+def make_run(folder, taxonomy, config, output, init=None, accept_changes=False, **settings):
     train, val = (HierarchicalDataset.load(folder, taxonomy, split) for split in ("train", "val"))
-    return Trainer(config, TrainConfig(**{**SETTINGS, **settings}), train, val, output, init)
+    return Trainer(
+        config, TrainConfig(**{**SETTINGS, **settings}), train, val, output, init, accept_changes=accept_changes
+    )
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
@@ -109,6 +112,7 @@ def test_stopped_and_resumed_equals_uninterrupted(picture_folder, taxonomy, tiny
 def test_killed_between_the_renames(picture_folder, taxonomy, tiny_config, tmp_path):
     run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")
     run.train()
+    shutil.rmtree(tmp_path / "run/checkpoint.old")
     os.replace(tmp_path / "run/checkpoint", tmp_path / "run/checkpoint.old")
     (tmp_path / "run/log.jsonl").open("a").write('{"step": 6, "cut')
     again = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")

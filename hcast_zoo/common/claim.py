@@ -1,0 +1,129 @@
+"""A folder that a job writes to: it has one owner at a time, and a plan that the same command must match to resume."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import torch.distributed as dist
+from filelock import FileLock, Timeout
+
+from .. import __version__
+from .files import write_whole
+from .processes import ALONE, Processes
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def own_folder(folder: str | Path, processes: Processes = ALONE) -> Iterator[None]:
+    """Hold a folder, which is made if need be, against other jobs; the processes of one job share it.
+
+    The lock is the operating system's, so it ends with its process, however that ends.
+
+    Args:
+        folder: What to hold.
+        processes: Of the job; the first holds the folder until all have come to the end.
+
+    Raises:
+        ValueError: if another job holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    connected = processes.count > 1 and dist.is_available() and dist.is_initialized()
+    lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+    error = None
+    if processes.is_main:
+        try:
+            lock.acquire()
+        except Timeout:
+            error = f"{folder} is in use by another process: wait for its end, or choose another folder"
+
+    if connected:
+        error = processes.gather(error)[0]
+    if error:
+        raise ValueError(error)
+
+    try:
+        yield
+        if connected:
+            processes.gather(None)
+    finally:
+        if lock.is_locked:
+            (folder / LOCK).unlink(missing_ok=True)
+            lock.release()
+
+
+def claim(
+    file: Path,
+    plan: dict[str, dict],
+    *,
+    holds: str,
+    mend: str,
+    changeable: Collection[str] = (),
+    defaults: dict[str, dict] | None = None,
+    accept_changes: bool = False,
+) -> list[str]:
+    """Write the plan of a job, or check that the one in its folder is the same; processes may do so at the same time.
+
+    Args:
+        file: Where the plan is, or will be.
+        plan: Sections of plain data. What ``made_of`` holds, digests of the job's inputs, may be missing in a plan of
+            an earlier version.
+        holds: What the folder of another plan holds, for the error.
+        mend: How to go on, for the error.
+        changeable: Keys whose values may differ.
+        defaults: Values, by section, of keys that the plan in the folder lacks.
+        accept_changes: Go on though ``made_of`` differs.
+
+    Returns:
+        What a user should be told of changes that do not end the job.
+
+    Raises:
+        ValueError: if the plans differ, or the one in the folder cannot be read.
+    """
+    wanted = {**json.loads(json.dumps(plan)), "version": __version__}
+    content = json.dumps(wanted, indent=1)
+    if not file.exists():
+        write_whole(file, content)
+        return []
+
+    try:
+        found = json.loads(file.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): restore it, or choose another folder") from error
+
+    if not set(plan) & set(found):  # a plan of 0.1 had no sections
+        found = dict.fromkeys(plan, found)
+
+    differ: list[str] = []
+    changed: list[str] = []
+    for section, values in wanted.items():
+        if section == "version":
+            continue
+        before = {**(defaults or {}).get(section, {}), **found.get(section, {})}
+        for key, value in values.items():
+            if before.get(key) == value or key in changeable or (section == "made_of" and key not in before):
+                continue
+            (changed if section == "made_of" else differ).append(f"{key} {before.get(key)!r} -> {value!r}")
+
+    if not accept_changes:
+        differ += changed
+    if differ:
+        raise ValueError(f"{file.parent} holds {holds} ({'; '.join(differ)}): {mend}")
+
+    told = [f"accepted: {change}" for change in changed]
+    if found.get("version", __version__) != __version__:
+        told.append(f"{file.parent} was begun with hcast-zoo {found['version']}, and goes on with {__version__}")
+    if found.get("version") != __version__ or changed or "made_of" not in found:
+        write_whole(file, content)
+
+    return told
+
+
+def digest_of(data: object) -> str:
+    """Return the SHA-256 of plain data as JSON."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,96 @@
+"""Checkpoints that are verified: a file of progress holds the hashes of all files, and its own."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from ..common.claim import digest_of
+from ..common.files import write_whole
+
+PROGRESS = "progress.json"
+NEWEST, PREVIOUS = "checkpoint", "checkpoint.old"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged; the message says what is wrong with it."""
+
+
+def seal(folder: Path, progress: dict) -> None:
+    """Write ``progress.json`` of a checkpoint whose other files are complete, with their hashes; flush them to disk.
+
+    Args:
+        folder: The checkpoint.
+        progress: Plain data.
+    """
+    files = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        files[file.relative_to(folder).as_posix()] = _digest(file)
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
+
+    content = json.loads(json.dumps({**progress, "files": files}))
+    write_whole(folder / PROGRESS, json.dumps({**content, "sha256": digest_of(content)}))
+
+
+def verify(folder: Path) -> dict:
+    """Return the progress of a checkpoint after comparing its files with their hashes; 0.1 wrote none.
+
+    Raises:
+        CheckpointError: if a file is missing, or is not as it was written.
+    """
+    try:
+        progress = json.loads((folder / PROGRESS).read_bytes())
+        step = progress["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / PROGRESS} cannot be read: {error}") from error
+
+    if not isinstance(step, int):
+        raise CheckpointError(f"{folder / PROGRESS}: expected a number of steps, got {step!r}")
+    own = progress.pop("sha256", None)
+    if own is None and "files" not in progress:
+        return progress
+    if own != digest_of(progress):
+        raise CheckpointError(f"{folder / PROGRESS} is not as it was written")
+
+    for name, expected in progress["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing")
+        if _digest(file) != expected:
+            raise CheckpointError(f"{file} is not as it was written")
+
+    return progress
+
+
+def find(output: Path) -> tuple[Path, dict, str | None] | None:
+    """Return the newest checkpoint of a run that is whole, its progress, and what is wrong with a newer one.
+
+    None if the run has no checkpoint.
+
+    Raises:
+        CheckpointError: if all are damaged.
+    """
+    wrong = None
+    for folder in (output / NEWEST, output / PREVIOUS):
+        if not folder.exists():
+            continue
+        try:
+            return folder, verify(folder), wrong
+        except CheckpointError as error:
+            wrong = f"{wrong}; {error}" if wrong else str(error)
+
+    if wrong:
+        raise CheckpointError(
+            f"no checkpoint of this run is whole ({wrong}): restore one, or delete {output / NEWEST} and "
+            f"{output / PREVIOUS} to begin again"
+        )
+    return None
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as content:
+        digest = hashlib.sha256()
+        while block := content.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
