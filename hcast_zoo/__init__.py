@@ -36,6 +36,8 @@ _INTEGRATIONS: dict[str, str] = {
     "transformers.models.auto.modeling_auto": "transformers:register_models",
     "transformers.modeling_layers": "transformers:register_models",
     "transformers.pipelines": "transformers:register_pipeline",
+    "transformers.pipelines.image_classification": "transformers:register_stock_pipelines",
+    "transformers.pipelines.image_feature_extraction": "transformers:register_stock_pipelines",
     # Where the user imports these first, they import the modules above before they can be registered.
     f"{__name__}.integrations.transformers.modeling_hcast": "transformers:register_models",
     f"{__name__}.integrations.transformers.pipeline_hcast": "transformers:register_pipeline",

@@ -49,5 +49,6 @@ def register(mmpretrain: ModuleType) -> None:
         transforms,
     )
 
+    inferencer.register_stock_inferencers()
     if not ModelHub.has("hcast-small_emoji-art"):
         ModelHub.register_model_index(MIM / "model-index.yml", config_prefix=MIM)

@@ -113,11 +113,12 @@ class HierarchicalClsHead(ClsHead):
 
         ``pred_score`` and ``pred_label`` are the finest level's own, as everywhere in mmpretrain; ``pred_path`` (L,)
         is the decoded path, with ``pred_path_score`` and each level's ``pred_level_scores`` (L,); ``pred_runner_up``
-        (L,) and ``pred_runner_up_score`` are the second-best path; ``level_logits`` is what they come from.
+        (L,) and ``pred_runner_up_score`` are the second-best path; all scores are calibrated. ``level_logits`` is what
+        they come from, as the model gives it.
         """
         taxonomy = self.taxonomy or unnamed_taxonomy(self.level_classes)
         decoded = self.calibration.decode(cls_score, taxonomy, self.decoder)
-        scores = cls_score[-1].float().softmax(-1)
+        scores = self.calibration.logits(cls_score)[-1].float().softmax(-1)
         samples = data_samples or [None] * len(scores)
         out = []
         for row, sample in enumerate(samples):

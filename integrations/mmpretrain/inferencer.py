@@ -1,17 +1,20 @@
 """HierarchicalInferencer: pictures to paths of the taxonomy, and the segmentation that each level saw."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+import wrapt
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
-from mmpretrain.apis import ImageClassificationInferencer
+from mmpretrain.apis import FeatureExtractor, ImageClassificationInferencer, ImageRetrievalInferencer
 from mmpretrain.registry import TRANSFORMS
 from mmpretrain.structures import DataSample
 
 from .classifier import HierarchicalClassifier
+from .transforms import LoadPicture
 
 
 class HierarchicalInferencer(ImageClassificationInferencer):
@@ -49,7 +52,8 @@ class HierarchicalInferencer(ImageClassificationInferencer):
         """Return one answer a picture.
 
         Args:
-            inputs: A file, a folder, an (H, W, 3) uint8 array in B, G, R, or a list of them.
+            inputs: A file, a folder, an array in B, G, R as :class:`.transforms.LoadPicture` takes (also grey or with
+                alpha), or a list of them.
             return_datasamples: Return data samples instead of dictionaries.
             batch_size: Pictures a forward pass; it does not change an answer.
             return_segments: Also give ``segments``.
@@ -103,3 +107,29 @@ class HierarchicalInferencer(ImageClassificationInferencer):
                 result["segments"] = sample.pred_segments.cpu().numpy()
 
         return results
+
+
+def register_stock_inferencers() -> None:
+    """Let mmpretrain's own inferencers read files by the pipeline's ``LoadPicture``, where it has one.
+
+    They read files by OpenCV before the pipeline starts, which drops transparency. Other models are untouched.
+    """
+    for kind in (FeatureExtractor, ImageClassificationInferencer, ImageRetrievalInferencer):
+        if not isinstance(vars(kind)["preprocess"], wrapt.FunctionWrapper):
+            wrapt.wrap_function_wrapper(kind, "preprocess", _preprocess)
+
+
+def _preprocess(wrapped: Callable, inferencer, args: tuple, kwargs: dict) -> Iterable[dict]:
+    loaders = [t for t in getattr(inferencer.pipeline, "transforms", ()) if isinstance(t, LoadPicture)]
+    if not loaders:
+        return wrapped(*args, **kwargs)
+
+    def load(picture):
+        if isinstance(picture, (str, Path)):
+            return loaders[0]({"img_path": str(picture)})["img"]
+        return picture  # an array: the loader in the pipeline converts it
+
+    def call(inputs, *rest, **options):
+        return wrapped(map(load, inputs), *rest, **options)
+
+    return call(*args, **kwargs)

@@ -12,7 +12,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torchvision.transforms import Compose
 
-from hcast_zoo.data.pictures import PictureError, on_background, open_picture
+from hcast_zoo.data.pictures import PictureError, from_array, on_background, open_picture
 from hcast_zoo.data.transforms import short_side, to_tensor
 from hcast_zoo.network import superpixels
 
@@ -25,8 +25,9 @@ SEGMENTS = "segments"  # key of the map, in results and data samples
 class LoadPicture(LoadImageFromFile):
     """Load a picture of any common format as the core does: upright, 8 bits, transparent parts on a background.
 
-    Required keys: ``img_path``, or ``img_bytes`` (an encoded picture). With ``img``, nothing is done. Added keys:
-    ``img`` (H, W, 3) uint8 in B, G, R, ``img_shape``, ``ori_shape``.
+    Required keys: ``img_path``, or ``img_bytes`` (an encoded picture), or ``img``, an array: (H, W, 3) uint8 in B, G, R
+    is left as it is; (H, W) grey, (H, W, 4) in B, G, R, A and uint16 ones are converted. Added keys: ``img`` (H, W, 3)
+    uint8 in B, G, R, ``img_shape``, ``ori_shape``.
 
     Args:
         background: R, G, B behind transparent parts, or ``"random"``.
@@ -50,11 +51,12 @@ class LoadPicture(LoadImageFromFile):
 
     def transform(self, results: dict) -> dict | None:
         """Load."""
-        if "img" in results:
+        image = results.get("img")
+        if image is not None and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
             return results
 
         try:
-            picture = self._open(results)
+            picture = self._open(results) if image is None else from_array(_to_rgb(image))
         except PictureError:
             if self.ignore_empty:
                 return None
@@ -85,6 +87,12 @@ class LoadPicture(LoadImageFromFile):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(background={self.background}, ignore_broken={self.ignore_empty})"
+
+
+def _to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Turn an array of B, G, R or B, G, R, A into one of R, G, B or R, G, B, A; grey ones are left."""
+    order = {3: (2, 1, 0), 4: (2, 1, 0, 3)}.get(pixels.shape[2] if pixels.ndim == 3 else 1)
+    return pixels if order is None else pixels[..., order]
 
 
 @TRANSFORMS.register_module()

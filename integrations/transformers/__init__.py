@@ -93,6 +93,16 @@ def register_pipeline(module: ModuleType) -> None:
         )
 
 
+def register_stock_pipelines(module: ModuleType) -> None:
+    """Let transformers' own picture pipelines read pictures as the core does, if the model is H-CAST."""
+    if not _is_supported():
+        return
+
+    from .stock_pipelines import register
+
+    register(module)
+
+
 def _is_half_imported(module: str, last_name: str) -> bool:
     """Tell whether a module is being imported at this moment, by the absence of a name that it defines late.
 

@@ -4,6 +4,9 @@ SEEDS amplifies a difference of one grey level, so both backends give the pixels
 torchvision backend uses torchvision's own resizing only where Pillow cannot: on accelerators and for float images.
 """
 
+import base64
+import io
+import os
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
+from transformers.image_utils import (
+    ChannelDimension,
+    ImageInput,
+    PILImageResampling,
+    SizeDict,
+    infer_channel_dimension_format,
+)
 from transformers.processing_utils import ImagesKwargs
 
-from hcast_zoo.data.pictures import on_background, to_8_bit
+from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.data.transforms import middle, short_side
 from hcast_zoo.network.config import HCastConfig as CoreConfig
 from hcast_zoo.network.superpixels import from_normalized
@@ -79,11 +88,32 @@ class HierarchicalProcessing:
             }
         )
 
-    def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any):
-        """Bring one picture into the backend's form; Pillow's are made RGB as in the core, 16 bits and all."""
-        if do_convert_rgb and isinstance(image, Image.Image):
-            image = middle(on_background(to_8_bit(image), (255, 255, 255)))
-        return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
+    def fetch_images(self, images: Any) -> Any:
+        """Read files, addresses, bytes and file objects with their transparency; give grey (H, W) arrays a channel."""
+        if isinstance(images, (list, tuple)):
+            return [self.fetch_images(image) for image in images]
+        if isinstance(images, (np.ndarray, Tensor)):
+            return images[None] if images.ndim == 2 else images
+        if isinstance(images, Image.Image):
+            return images
+        return load_picture(images)
+
+    def process_image(
+        self,
+        image: ImageInput,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs: Any,
+    ):
+        """Bring one picture into the backend's form; pictures and integer arrays are made RGB as in the core."""
+        if do_convert_rgb:
+            picture = as_picture(image, input_data_format)
+            if picture is not None:
+                image, input_data_format = middle(read_picture(picture)), None
+
+        return super().process_image(
+            image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
+        )
 
     def _preprocess(
         self,
@@ -161,6 +191,77 @@ class HCastImageProcessorPil(HierarchicalProcessing, PilBackend):
     def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs: Any) -> np.ndarray:
         """Cut the centre out, padding with zeros what is too small; rounds halves as torchvision does."""
         return tvF.center_crop(torch.from_numpy(image), [size.height, size.width]).numpy()
+
+
+def load_picture(source: Any, timeout: float | None = None) -> Image.Image:
+    """Read a picture as the core does, where transformers' ``load_image`` would lose its transparency.
+
+    Args:
+        source: A file's name, an address (http or https), base64 text, or what
+            :func:`hcast_zoo.data.pictures.read_picture` takes.
+        timeout: Seconds to wait for an address.
+
+    Returns:
+        An RGB picture, upright, transparent parts on white.
+
+    Raises:
+        PictureError: if it cannot be read; the message names it.
+    """
+    if not isinstance(source, str) or os.path.exists(source):
+        return read_picture(source)
+    if source.startswith(("http://", "https://")):
+        return _download(source, timeout)
+
+    is_data = source.startswith("data:image/")
+    try:
+        text = source.partition(",")[2] if is_data else source
+        return read_picture(base64.b64decode("".join(text.split()), validate=True))
+    except ValueError as error:  # of base64, or PictureError
+        if is_data:
+            raise PictureError("expected base64 text of a picture after 'data:image/...;base64,'") from error
+        return read_picture(source)  # a file's name, then: says that there is no such file
+
+
+def _download(address: str, timeout: float | None) -> Image.Image:
+    import httpx  # transformers' own dependency
+
+    try:
+        response = httpx.get(address, timeout=timeout, follow_redirects=True)
+        response.raise_for_status()
+    except httpx.HTTPError as error:
+        raise PictureError(f"cannot be downloaded: {error}", address) from error
+
+    return read_picture(io.BytesIO(response.content))
+
+
+def as_picture(image: ImageInput, input_data_format: str | ChannelDimension | None = None) -> Any:
+    """Return what the core has to make RGB: a PIL image, or an (H, W, C) uint8 or uint16 array.
+
+    Float arrays, which have no agreed range, and tensors on an accelerator give None: the backend treats them.
+
+    Raises:
+        ValueError: if the values of a wider integer type are outside [0, 255].
+    """
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, Tensor) and (image.device.type != "cpu" or torch.compiler.is_compiling()):
+        return None
+    pixels = np.asarray(image)
+    if pixels.dtype.kind not in "iu":
+        return None
+
+    layout = input_data_format or infer_channel_dimension_format(pixels, num_channels=(1, 3, 4))
+    if ChannelDimension(layout) == ChannelDimension.FIRST:
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        if pixels.size and (pixels.min() < 0 or pixels.max() > 255):
+            raise ValueError(
+                f"expected {pixels.dtype} pixels in [0, 255], got {pixels.min()} to {pixels.max()}: "
+                "16-bit pictures must be uint16"
+            )
+        pixels = pixels.astype(np.uint8)
+
+    return pixels
 
 
 def to_grayscale(images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ CORE = {  # room of hcast_zoo: the modules of it that become files; no two have 
     "common": ("files", "text", "walk"),
     "data": ("folders", "pictures", "transforms"),
     "network": ("config", "graph_pooling", "layers", "model", "slic", "superpixels"),
-    "taxonomy": ("calibration", "decode", "sources", "subtree", "tree"),
+    "taxonomy": ("backoff", "calibration", "decode", "sources", "subtree", "tree"),
     "training": ("losses",),
 }
 CORE_MODULES = tuple(module for modules in CORE.values() for module in modules)
@@ -30,6 +30,11 @@ AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_hcast.HCastForImageClassification",
 }
 CUSTOM_PIPELINES = {
+    "image-classification": {  # transformers' own task, on pictures as the core reads them
+        "impl": "pipeline_hcast.FinestLabelPipeline",
+        "pt": ["AutoModelForImageClassification"],
+        "type": "image",
+    },
     "hierarchical-image-classification": {
         "impl": "pipeline_hcast.HierarchicalImageClassificationPipeline",
         "pt": ["AutoModelForImageClassification"],

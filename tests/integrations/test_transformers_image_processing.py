@@ -1,5 +1,10 @@
 """The image processors give the core's pixels and superpixels to the bit, through both backends."""
 
+import base64
+import functools
+import http.server
+import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +18,10 @@ from transformers import AutoImageProcessor
 
 import hcast_zoo  # noqa: F401 (registers the processors)
 from hcast_zoo import HCastConfig
-from hcast_zoo.data.pictures import on_background, to_8_bit
+from hcast_zoo.data.pictures import PictureError, on_background, to_8_bit
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.integrations.transformers import HCastImageProcessor, HCastImageProcessorPil
+from hcast_zoo.integrations.transformers.image_processing_hcast import load_picture
 from hcast_zoo.network.superpixels import from_normalized
 
 PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
@@ -110,3 +116,36 @@ def test_saving_and_loading(config, tmp_path):
         assert type(loaded) is expected
         assert loaded.to_dict() == expected.from_core(config).to_dict()
     assert loaded.num_superpixels == 36 and loaded.size.shortest_edge == int(64 / 0.875)
+
+
+class TestReading:
+    """What ``load_picture`` takes beside what the core does."""
+
+    @pytest.fixture
+    def address(self, tmp_path):
+        """A server on loopback."""
+        Image.new("RGBA", (9, 9), (10, 20, 30, 0)).save(tmp_path / "clear.png")
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+    def test_addresses_keep_transparency(self, address):
+        assert load_picture(f"{address}/clear.png").getpixel((4, 4)) == (255, 255, 255)
+        with pytest.raises(PictureError, match=r"none\.png: cannot be downloaded: .*404"):
+            load_picture(f"{address}/none.png")
+
+    def test_base64(self):
+        buffer = io.BytesIO()
+        Image.new("RGBA", (9, 9), (10, 20, 30, 0)).save(buffer, "png")
+        text = base64.b64encode(buffer.getvalue()).decode()
+        for source in (text, base64.encodebytes(buffer.getvalue()).decode(), f"data:image/png;base64,{text}"):
+            assert load_picture(source).getpixel((4, 4)) == (255, 255, 255)
+        with pytest.raises(PictureError, match="expected base64 text"):
+            load_picture("data:image/png;base64,!")
+
+    def test_no_such_file(self):
+        for name in ("none.png", "none"):
+            with pytest.raises(PictureError, match=f"{name}: no such file"):
+                load_picture(name)

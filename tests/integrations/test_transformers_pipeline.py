@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("transformers")
 
 from transformers import pipeline
 
-from hcast_zoo import Predictor, Taxonomy
+from hcast_zoo import Calibration, Predictor, Taxonomy
 from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core
 from hcast_zoo.weights import file as weights
 
@@ -41,11 +42,19 @@ def test_image_classification_gives_the_finest_label(folder, files, tiny_weights
 
 
 def test_image_classification_in_batches(folder, files):
-    """transformers splits a batch by indexing every output, so tuples of levels must be left out."""
+    """transformers splits a batch by indexing every output, which tuples of levels do not survive."""
     one_by_one = pipeline("image-classification", model=folder, device="cpu")(files)
-    batched = pipeline("image-classification", model=folder, device="cpu", model_kwargs={"output_levels": False})
+    batched = pipeline("image-classification", model=folder, device="cpu")
     for a, b in zip(one_by_one, batched(files, batch_size=8), strict=True):
         assert [x["label"] for x in a] == [x["label"] for x in b]
+
+
+def test_image_features_in_batches(folder, files):
+    extract = pipeline("image-feature-extraction", model=folder, device="cpu", return_tensors=True)
+    one_by_one, batched = extract(files), extract(files, batch_size=8)
+    assert one_by_one[0].shape[0] == 1
+    for a, b in zip(one_by_one, batched, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("decoder", ["best_path", "top_down", "independent"])
@@ -103,3 +112,92 @@ def test_a_model_without_names_is_an_error(tiny_model):
     processor = HCastImageProcessor.from_core(tiny_model.config)
     with pytest.raises(ValueError, match="no taxonomy"):
         pipeline(TASK, model=model, image_processor=processor, device="cpu")(Image.new("RGB", (32, 32)))
+
+
+class TestInputs:
+    """What a caller may hand over."""
+
+    @pytest.fixture
+    def classifier(self, folder):
+        return pipeline(TASK, model=folder, device="cpu")
+
+    @pytest.fixture
+    def arrays(self, files):
+        return np.stack([np.array(Image.open(file).convert("RGB").resize((40, 40))) for file in files[:3]])
+
+    def test_several_pictures_in_one_array(self, classifier, arrays):
+        expected = classifier([Image.fromarray(pixels) for pixels in arrays])
+        assert classifier(arrays) == expected and len(expected) == 3
+        assert classifier(torch.from_numpy(arrays).permute(0, 3, 1, 2)) == expected
+        assert classifier([arrays[:2], arrays[2:]]) == [expected[:2], expected[2:]]
+        assert classifier([[Image.fromarray(arrays[0])], [Image.fromarray(arrays[1])]]) == [expected[:1], expected[1:2]]
+        assert classifier(tuple(arrays)) == expected
+        assert list(classifier(x for x in arrays)) == expected
+
+    def test_nothing(self, classifier):
+        assert classifier([]) == [] and classifier(np.zeros((0, 9, 9, 3), np.uint8)) == []
+
+    def test_stock_pipeline_refuses_several_in_one(self, folder, arrays):
+        with pytest.raises(ValueError, match="give a list of pictures"):
+            pipeline("image-classification", model=folder, device="cpu")(arrays)
+
+    def test_grey_and_16_bit_arrays(self, classifier, arrays):
+        grey = np.array(Image.fromarray(arrays[0]).convert("L"))
+        expected = classifier(Image.fromarray(grey))
+        for pixels in (grey, grey[..., None], grey.astype(np.uint16) * 257, grey.astype(np.int64)):
+            assert classifier(pixels) == expected
+
+    def test_wide_integers_are_an_error(self, classifier, arrays):
+        with pytest.raises(ValueError, match="16-bit pictures must be uint16"):
+            classifier(arrays[0].astype(np.int32) * 257)
+
+    @pytest.mark.parametrize("batch_size", [1, 4])
+    def test_an_unreadable_picture_ends_nothing(self, classifier, files, tmp_path, batch_size):
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        mixed = [files[0], str(tmp_path / "broken.png"), str(tmp_path / "missing.png"), files[1]]
+        answers = classifier(mixed, batch_size=batch_size)
+        assert answers[1] == {"error": f"{tmp_path}/broken.png: not a picture, or of an unknown format"}
+        assert answers[2] == {"error": f"{tmp_path}/missing.png: no such file"}
+        for answer, expected in zip((answers[0], answers[3]), classifier(files[:2])):
+            assert answer["path"] == expected["path"] and answer["score"] == pytest.approx(expected["score"], abs=1e-6)
+
+
+class TestOptions:
+    @pytest.mark.parametrize("batch_size", [1, 4])
+    def test_within_and_back_off_are_the_predictors(self, folder, files, tiny_weights, batch_size):
+        classifier = pipeline(TASK, model=folder, device="cpu")
+        for settings in ({"within": ["mammal"]}, {"threshold": 0.3}, {"within": ["owl", "cat"], "threshold": 0.6}):
+            options = {"back_off" if key == "threshold" else key: value for key, value in settings.items()}
+            expected = list(Predictor(tiny_weights, **settings).predict(files))
+            for answer, prediction in zip(classifier(files, batch_size=batch_size, **options), expected, strict=True):
+                assert tuple(answer["path"]) == prediction.path and answer.get("reason") == prediction.reason
+                assert answer["score"] == pytest.approx(prediction.path_probability, abs=1e-6)
+
+    @pytest.mark.parametrize("batch_size", [1, 4])
+    def test_top_k(self, folder, files, batch_size):
+        classifier = pipeline(TASK, model=folder, device="cpu", decoder="independent")
+        for answer in classifier(files, top_k=3, batch_size=batch_size):
+            assert [len(level["top_k"]) for level in answer["levels"]] == [2, 3, 3]
+            for level in answer["levels"]:
+                first = level["top_k"][0]
+                assert (first["label"], first["score"]) == (level["label"], pytest.approx(level["score"], abs=1e-6))
+                scores = [node["score"] for node in level["top_k"]]
+                assert scores == sorted(scores, reverse=True)
+        (answer,) = classifier(files[:1], top_k=6, within="bird")
+        assert [x["label"] for x in answer["levels"][0]["top_k"]] == ["bird"]
+        assert len(answer["levels"][2]["top_k"]) == 3
+
+    @pytest.mark.parametrize("options", [{"decoder": "no"}, {"back_off": 2.0}, {"top_k": 0}, {"within": "fish"}])
+    def test_wrong_values(self, folder, files, options):
+        with pytest.raises(ValueError):
+            pipeline(TASK, model=folder, device="cpu")(files[0], **options)
+
+
+def test_scores_mean_the_same_in_every_pipeline(tiny_model, taxonomy, files):
+    """The finest level's score is calibrated in transformers' own pipeline too."""
+    calibration = Calibration((1.0, 2.0, 3.0), 1.5, "test")
+    model = from_core(weights.Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {}, calibration))
+    parts = {"model": model, "image_processor": HCastImageProcessor.from_core(tiny_model.config), "device": "cpu"}
+    stock = pipeline("image-classification", **parts)(files[0])[0]
+    ours = pipeline(TASK, **parts, decoder="independent")(files[0])["levels"][-1]
+    assert (stock["label"], stock["score"]) == (ours["label"], pytest.approx(ours["score"], abs=1e-6))

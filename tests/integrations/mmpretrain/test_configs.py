@@ -15,7 +15,7 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 import hcast_zoo.integrations.mmpretrain as package
 from hcast_zoo.integrations.mmpretrain.hcast import MIM
 from hcast_zoo.integrations.mmpretrain.transforms import GenerateSuperpixels, check_pipeline
-from hcast_zoo.weights.file import load
+from hcast_zoo.weights.file import load, packaged
 
 PURE = Path(package.__file__).parent / "configs" / "hcast"
 NAMES = sorted(p.stem for p in (MIM / "configs" / "hcast").glob("*.py"))
@@ -48,7 +48,8 @@ def plain(value):
 
 
 def test_names():
-    assert sorted(["hcast-small_emoji-art", *(f"hcast-small_{n}" for n in PAPER)]) == NAMES
+    with_weights = [name.replace("_", "-").replace(".", "_") for name in packaged()]
+    assert sorted([*with_weights, *(f"hcast-small_{n}" for n in PAPER)]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
