@@ -49,6 +49,49 @@ def test_an_integration_imports_the_core_and_its_framework_alone():
                 assert not {name.split(".")[0]} & (FRAMEWORKS - allowed), (file, name)
 
 
+# Each room may import those before it, and no other.
+ROOMS = (
+    "common",
+    "network",
+    "taxonomy",
+    "data",
+    "weights",
+    "evaluation",
+    "inference",
+    "segments",
+    "adaptation",
+    "paper",
+    "training",
+    "sharing",
+    "demo",
+    "cli",
+)
+
+
+def test_rooms_import_one_way():
+    core = ROOT / "hcast_zoo"
+    assert {folder.parent.name for folder in core.glob("*/__init__.py")} == set(ROOMS)
+    arrows = set()
+    for file in core.glob("*/*.py"):
+        room = file.parent.name
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or node.level != 2:
+                continue
+            others = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            arrows.update((room, other, f"{file.name}:{node.lineno}") for other in others if other in ROOMS)
+
+    assert len(arrows) > 100
+    wrong = [arrow for arrow in arrows if ROOMS.index(arrow[1]) > ROOMS.index(arrow[0])]
+    assert not wrong
+
+
+def test_a_room_s_own_file_imports_no_torch():
+    """``hcast-zoo --help`` passes through them."""
+    modules = [f"hcast_zoo.{room}" for room in ROOMS]
+    code = f"import importlib, sys\nfor m in {modules}: importlib.import_module(m)\nprint('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
 def test_public_names():
     for name in hcast_zoo.__all__:
         assert getattr(hcast_zoo, name) is not None

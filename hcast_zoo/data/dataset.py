@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..common.formats import is_picture_name
 from ..common.text import clip
 from ..common.walk import Skipped
 from ..taxonomy.sources import TaxonomyError, walk
 from ..taxonomy.tree import Taxonomy
-from .folders import is_picture_name
 from .loading import seed_everything
 from .pictures import PictureError, on_background, open_picture
 from .readers import read_csv, read_jsonl, read_parquet

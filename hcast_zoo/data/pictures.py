@@ -1,8 +1,5 @@
 """Pictures in: any common format is read as 8-bit RGB."""
 
-import contextlib
-import functools
-import importlib
 import io
 import os
 import stat
@@ -13,34 +10,12 @@ from typing import Any, BinaryIO, TypeGuard, cast
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..common.formats import HEIF_HINT, HEIF_SUFFIXES, formats
 from ..common.text import brief, clip
 
 MAX_PIXELS = 100_000_000  # about 300 MB decoded; a larger picture is refused, not loaded
 MAX_SIDE = 1_000_000  # pixels; Pillow keeps an address for each row
 MAX_BYTES = 2**30  # what that many pixels take without compression, and some; of a larger file nothing is read
-# Not all that Pillow knows: some of its readers start another program (EPS runs Ghostscript), others are seldom tried.
-FORMATS = (
-    "AVIF",
-    "BMP",
-    "GIF",
-    "HEIF",  # by pillow-heif, if it is there
-    "ICO",
-    "JPEG",
-    "JPEG2000",
-    "MPO",
-    "PCX",
-    "PNG",
-    "PPM",
-    "QOI",
-    "SGI",
-    "TGA",
-    "TIFF",
-    "WEBP",
-)
-HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
-HEIF_HINT = "HEIC pictures need pillow-heif: pip install 'hcast-zoo[heic]'"
-
-
 NO_NAME = "picture"  # in messages and predictions, of a picture that is no file
 
 # What can be read: a file's name, its bytes, a binary file object, a PIL image, or an array that :func:`from_array`
@@ -62,16 +37,6 @@ class PictureError(ValueError):
 
     def __str__(self) -> str:
         return self.reason if self.file is None else f"{self.file}: {self.reason}"
-
-
-@functools.cache
-def formats() -> tuple[str, ...]:
-    """Return the formats that are read here: those of ``FORMATS`` that the installed Pillow knows."""
-    Image.init()  # else Pillow asks for a format that it has not loaded yet
-    with contextlib.suppress(ImportError):  # by its name: transformers would ask users of remote code to install it
-        importlib.import_module("pillow_heif").register_heif_opener()
-
-    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def is_picture(value: Any) -> TypeGuard[Picture]:

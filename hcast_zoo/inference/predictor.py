@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..common.formats import is_picture_name
 from ..common.walk import LeftOut, Skipped, walk
-from ..data.folders import is_picture_name
 from ..data.loading import start_quietly, start_workers
 from ..data.pictures import Picture, PictureError, is_picture, picture_name, read_picture
 from ..data.transforms import eval_transform

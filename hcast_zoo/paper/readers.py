@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from ..data.folders import is_picture_name
+from ..common.formats import is_picture_name
 from ..taxonomy.tree import Taxonomy
 from . import trees
 

@@ -5,10 +5,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..common.formats import is_picture_name
 from ..common.text import brief
 from ..common.walk import LeftOut, Skipped
 from ..common.walk import walk as walk_folders
-from ..data.folders import is_picture_name
 
 MAX_LEVELS = 100  # the tree of life has about 40 ranks; without a limit a path would be as long as a hostile file says
 

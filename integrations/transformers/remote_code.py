@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 
 CORE = {  # room of hcast_zoo: the modules of it that become files; no two have one name
-    "common": ("files", "text", "walk"),
-    "data": ("folders", "pictures", "transforms"),
+    "common": ("files", "formats", "text", "walk"),
+    "data": ("pictures", "transforms"),
     "network": ("config", "graph_pooling", "layers", "model", "slic", "superpixels"),
     "taxonomy": ("backoff", "calibration", "decode", "sources", "subtree", "tree"),
     "training": ("losses",),

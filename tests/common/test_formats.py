@@ -1,9 +1,9 @@
 import pytest
 from PIL import Image, features
 
+from hcast_zoo.common.formats import HEIF_HINT, is_picture_name, picture_suffixes
 from hcast_zoo.common.walk import Skipped
-from hcast_zoo.data.folders import is_picture_name, picture_suffixes
-from hcast_zoo.data.pictures import HEIF_HINT, PictureError, open_picture
+from hcast_zoo.data.pictures import PictureError, open_picture
 from hcast_zoo.inference.predictor import find_pictures
 
 FORMATS = {"jfif": "JPEG", "jpe": "JPEG", "JPG": "JPEG", "apng": "PNG", "webp": "WEBP", "tif": "TIFF"}
@@ -36,7 +36,7 @@ def test_heic(tmp_path):
 
 
 def test_heic_without_its_reader_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr("hcast_zoo.data.folders.picture_suffixes", lambda: frozenset({".jpg"}))
+    monkeypatch.setattr("hcast_zoo.common.formats.picture_suffixes", lambda: frozenset({".jpg"}))
     (tmp_path / "1.heic").write_bytes(b"x")
     skipped = Skipped()
     assert not is_picture_name("1.heic", skipped) and HEIF_HINT in str(skipped)
