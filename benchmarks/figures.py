@@ -17,6 +17,7 @@ from hcast_zoo import Predictor
 from hcast_zoo.data.pictures import read_picture
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.segments import drawing as visualize
+from hcast_zoo.segments.metrics import boundaries
 from hcast_zoo.segments.report import segment_picture
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +56,7 @@ def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure
     segments, pooling = output.segments[0].numpy(), pooled[0]
     centres, assignment = pooling.indices[0].tolist(), pooling.assignment[0].numpy()
     view = visualize.Segmentation.from_output(picture, output, config).view(segments.shape[0])
-    lines = visualize.boundaries(segments)
+    lines = boundaries(segments)
 
     figure, axes = plt.subplots(1, shown + 2, figsize=(PANEL_IN * (shown + 2), PANEL_IN * 1.2), layout="constrained")
     axes[0].imshow(np.where(lines[..., None], 0, np.asarray(view)))

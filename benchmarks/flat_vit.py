@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hcast_zoo import HCast, HCastConfig, HCastOutput, HierarchicalDataset, Taxonomy
 from hcast_zoo.network import superpixels
-from hcast_zoo.segments.explain import Explanation, detach, explain_output
+from hcast_zoo.segments.explain import Explanation, explain_output
 from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.training.trainer import Trainer
 from hcast_zoo.weights import file as weights
@@ -89,7 +89,7 @@ class FlatViT(nn.Module):
             output = self.output(images, self.vit(images), attentions)
 
         depths, stages = (len(attentions),), (1,) * len(self.heads)
-        return detach(output), explain_output(output, depths, stages, targets)
+        return output.detach(), explain_output(output, depths, stages, targets)
 
     def no_weight_decay(self) -> set[str]:
         """Return names of parameters that weight decay should leave alone."""

@@ -232,7 +232,7 @@ def _descend(
 
         losses.append(value.item())
         if best is None or losses[-1] < best[0]:
-            best = losses[-1], _detached(output), [{k: v.detach().clone() for k, v in g.values.items()} for g in groups]
+            best = losses[-1], output.detach(), [{k: v.detach().clone() for k, v in g.values.items()} for g in groups]
         if step == config.steps:
             break
         tensors = [v for g in groups for v in g.values.values()]
@@ -334,15 +334,6 @@ def _copy_modules(module: nn.Module, copies: dict[int, nn.Module]) -> Any:
         copy._modules[name] = None if child is None else _copy_modules(child, copies)
 
     return copy
-
-
-def _detached(output: HCastOutput) -> HCastOutput:
-    return HCastOutput(
-        tuple(x.detach() for x in output.level_logits),
-        output.segments,
-        tuple(x.detach() for x in output.assignments),
-        tuple(x.detach() for x in output.level_features),
-    )
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

@@ -4,27 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-
-class DropPath(nn.Module):
-    """Drop a residual branch of whole images in training, scaling the others up.
-
-    Source: Huang et al., Deep Networks with Stochastic Depth, 2016.
-    """
-
-    def __init__(self, rate: float = 0.0):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        return x * x.new_empty(shape).bernoulli_(keep).div_(keep)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate}"
+from torchvision.ops import StochasticDepth
 
 
 class ConvNorm(nn.Module):
@@ -129,7 +109,7 @@ class Block(nn.Module):
         self.attn = self.attention_class(dim, num_heads, **dd)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = StochasticDepth(drop_path, "row")
 
     def forward(
         self, x: Tensor, key_mask: Tensor | None = None, need_weights: bool = False

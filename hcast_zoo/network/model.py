@@ -5,6 +5,7 @@ Behaviour follows the authors' code (pseulki/HCAST at f1352a2c6a54); sources are
 """
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,15 @@ class HCastOutput:
     def segment_map(self, stage: int) -> Tensor:
         """Return the (B, H, W) int64 segmentation that a stage (1 to 4) sees; see :func:`segment_map`."""
         return segment_map(self.segments, self.assignments, stage)
+
+    def detach(self) -> "HCastOutput":
+        """Return the same numbers without their graph."""
+
+        def cut(values: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+            return None if values is None else tuple(value.detach() for value in values)
+
+        tensors = {f.name: cut(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "segments"}
+        return HCastOutput(segments=self.segments.detach(), **tensors)
 
 
 @dataclasses.dataclass
@@ -98,6 +108,65 @@ class Stage(nn.Module):
         return tokens, states, weights
 
 
+@dataclasses.dataclass
+class StagePass:
+    """What :func:`run_stages` computes.
+
+    Attributes:
+        states: For each stage, the (B, 1 + N, C) tokens that leave its blocks.
+        class_tokens: For each stage, its (B, C) class token before pooling updates it.
+        assignments: The (B, N, M) assignment of each pooling.
+        block_outputs: (B, 1 + N, C) tokens leaving each block.
+        attentions: (B, heads, 1 + N, 1 + N) of each block if asked for, else None.
+    """
+
+    states: list[Tensor] = dataclasses.field(default_factory=list)
+    class_tokens: list[Tensor] = dataclasses.field(default_factory=list)
+    assignments: list[Tensor] = dataclasses.field(default_factory=list)
+    block_outputs: list[Tensor] = dataclasses.field(default_factory=list)
+    attentions: list[Tensor | None] = dataclasses.field(default_factory=list)
+
+
+def run_stages(
+    stages: Iterable[Stage],
+    tokens: Tensor,
+    valid: Tensor | None,
+    clusters: Sequence[int],
+    mask_empty: bool,
+    *,
+    need_weights: bool = False,
+    pool_last: bool = False,
+) -> StagePass:
+    """Run stages, each on what the one before has pooled.
+
+    Args:
+        stages: All or the first ones.
+        tokens: (B, 1 + N, C) class token and superpixels.
+        valid: (B, N) bool, False for empty superpixels.
+        clusters: Of each pooling.
+        mask_empty: See :class:`HCastConfig`.
+        need_weights: Return attention probabilities.
+        pool_last: Also run the last stage's pooling, if it has one.
+    """
+    stages = list(stages)
+    passed = StagePass()
+    for index, stage in enumerate(stages):
+        tokens, outputs, weights = stage(tokens, valid, need_weights)
+        passed.states.append(tokens)
+        passed.class_tokens.append(tokens[:, 0])
+        passed.block_outputs += outputs
+        passed.attentions += weights
+
+        if stage.pool is not None and (pool_last or stage is not stages[-1]):
+            pooled = stage.pool(tokens, clusters[index], valid, mask_empty)  # a tracer cannot iterate over clusters
+            passed.assignments.append(pooled.assignment)
+            tokens = pooled.tokens
+
+        valid = None  # only superpixels can be empty, not clusters
+
+    return passed
+
+
 class Encoder(nn.Module):
     """H-CAST without heads: stem, tokens and stages.
 
@@ -139,29 +208,16 @@ class Encoder(nn.Module):
         segments = self.prepare_segments(images, segments, num_superpixels)
         tokens, valid = self.embed(images, segments, num_superpixels)
 
-        hidden_states, attentions = [tokens], []
-        assignments, class_tokens = [], []
-        for stage, m in zip(self.stages, clusters):
-            tokens, states, weights = stage(tokens, valid, output_attentions)
-            hidden_states += states
-            attentions += weights
-            class_tokens.append(tokens[:, 0])  # before pooling updates it
-            last = tokens
-
-            if stage.pool is not None:
-                pooled = stage.pool(tokens, m, valid, self.config.mask_empty)
-                assignments.append(pooled.assignment)
-                tokens = pooled.tokens
-
-            valid = None  # type: ignore[assignment]  # only superpixels can be empty, not clusters
-
+        passed = run_stages(
+            self.stages, tokens, valid, clusters, self.config.mask_empty, need_weights=output_attentions, pool_last=True
+        )
         return Encoding(
-            tokens=last,
-            level_features=self.level_features(class_tokens),
+            tokens=passed.states[-1],
+            level_features=self.level_features(passed.class_tokens),
             segments=segments,
-            assignments=tuple(assignments),
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            assignments=tuple(passed.assignments),
+            hidden_states=(tokens, *passed.block_outputs) if output_hidden_states else None,
+            attentions=tuple(passed.attentions) if output_attentions else None,
         )
 
     def prepare_segments(self, images: Tensor, segments: Tensor | None, num_superpixels: int) -> Tensor:
@@ -338,6 +394,19 @@ def sum_rows(rows: Tensor, index: Tensor, num_sums: int) -> Tensor:
     # Adding row by row keeps an image's sums bit-identical beside any neighbour; a matrix product does not. index_add
     # would keep the rows for its backward pass, and an ONNX graph of it is wrong if an index repeats.
     return rows.new_zeros(num_sums, rows.shape[1]).scatter_add(0, index[:, None].expand_as(rows), rows)
+
+
+def fit_position(state_dict: dict[str, Tensor], grid_size: int, prefix: str = "") -> None:
+    """Resample the position embedding of a state dict in place, if it is there and was made for another image size.
+
+    Args:
+        state_dict: Of any model whose names the prefix begins.
+        grid_size: Cells along a side of the model's images, :attr:`HCastConfig.grid_size`.
+        prefix: Of the names.
+    """
+    key = f"{prefix}pos_embed"
+    if key in state_dict and state_dict[key].shape[1] != 1 + grid_size**2:
+        state_dict[key] = resample_position(state_dict[key], (grid_size, grid_size))
 
 
 def resample_position(embedding: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -17,6 +17,7 @@ from ..data.transforms import view_box
 from ..inference.predictor import forward_picture
 from ..network.config import HCastConfig
 from ..network.model import HCast, HCastOutput
+from .metrics import boundaries
 
 OUTSIDE = -1
 PANEL = 224  # pixels: side of a picture in a sheet
@@ -106,14 +107,6 @@ def draw_boundaries(
     pixels = _pixels(picture, labels).copy()
     pixels[boundaries(labels, width or max(1, min(labels.shape) // 200))] = colour
     return Image.fromarray(pixels)
-
-
-def boundaries(labels: np.ndarray, width: int = 1) -> np.ndarray:
-    """Return (H, W) bool: pixels whose neighbour ``width`` pixels to the right or below is of another segment."""
-    edge = np.zeros(labels.shape, bool)
-    edge[:-width] |= labels[width:] != labels[:-width]
-    edge[:, :-width] |= labels[:, width:] != labels[:, :-width]
-    return edge
 
 
 def label_picture(labels: np.ndarray) -> Image.Image:

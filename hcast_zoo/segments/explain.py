@@ -7,7 +7,6 @@ a segment is made of, and the blocks of the earlier stages what the class token 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ def explain_levels(
         output = model(images, segments, num_clusters=num_clusters, output_attentions=True)
         explanation = explain_output(output, model.config.depths, model.config.head_stages, targets)
 
-    return detach(output), explanation
+    return output.detach(), explanation
 
 
 def explain_output(
@@ -179,17 +178,6 @@ def agreement(focus: Tensor) -> Tensor:
         return torch.ones_like(overlap[:, 0, 0])
     row, column = torch.triu_indices(levels, levels, 1)
     return overlap[:, row, column].mean(1)
-
-
-def detach(output: HCastOutput) -> HCastOutput:
-    """Return an output without its graph."""
-
-    def cut(value: Any) -> Any:
-        return tuple(map(cut, value)) if isinstance(value, tuple) else value.detach()
-
-    values: dict[str, Any] = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
-    values.update({name: cut(value) for name, value in values.items() if value is not None})
-    return HCastOutput(**values)
 
 
 def _check_targets(targets: Tensor | None, level_logits: Sequence[Tensor]) -> Tensor:

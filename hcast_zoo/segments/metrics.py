@@ -1,8 +1,13 @@
 """Metrics of segmentations: how much two of them differ, and how well one can tell an object from its background."""
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Labels = TypeVar("Labels", np.ndarray, Tensor)
 
 
 def rand_distance(first: Tensor, second: Tensor) -> float:
@@ -81,15 +86,21 @@ def boundary_recall(segments: Tensor, truth: Tensor, tolerance: int = 1) -> floa
     """
     if segments.shape != truth.shape:
         raise ValueError(f"expected segmentations of one shape, got {tuple(segments.shape)} and {tuple(truth.shape)}")
-    found, true = boundary(segments), boundary(truth)
+    found, true = boundaries(segments), boundaries(truth)
     if not true.any():
         raise ValueError("expected a truth of at least two regions")
     near = F.max_pool2d(found[None].float(), 2 * tolerance + 1, stride=1, padding=tolerance)[0] > 0
     return 100 * (near & true).sum().item() / true.sum().item()
 
 
-def boundary(segments: Tensor) -> Tensor:
-    """Return (H, W) bool: the pixels of (H, W) labels whose right or lower neighbour has another label."""
-    right = F.pad(segments[:, 1:] != segments[:, :-1], (0, 1))
-    lower = F.pad(segments[1:] != segments[:-1], (0, 0, 0, 1))
-    return right | lower
+def boundaries(labels: Labels, width: int = 1) -> Labels:
+    """Return (H, W) bool: pixels whose neighbour ``width`` pixels to the right or below is of another segment.
+
+    Args:
+        labels: (H, W) integers or bool, a tensor or an array.
+        width: In pixels.
+    """
+    edge = labels != labels  # False everywhere, of the same kind and on the same device
+    edge[:-width] |= labels[width:] != labels[:-width]
+    edge[:, :-width] |= labels[:, width:] != labels[:, :-width]
+    return edge

@@ -13,7 +13,7 @@ from ..common.files import sha256, write_whole
 from ..common.processes import check_device
 from ..common.text import brief, clip
 from ..network.config import HCastConfig
-from ..network.model import HCast, resample_position
+from ..network.model import HCast, fit_position
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.tree import Taxonomy
 from . import hub
@@ -229,8 +229,7 @@ def fit(state_dict: dict[str, Tensor], model: HCast) -> dict[str, Tensor]:
         WeightsError: if anything but a head has another shape or is missing.
     """
     expected, state = model.state_dict(), dict(state_dict)
-    if "pos_embed" in state and state["pos_embed"].shape != expected["pos_embed"].shape:
-        state["pos_embed"] = resample_position(state["pos_embed"], (model.config.grid_size,) * 2)
+    fit_position(state, model.config.grid_size)
     state = {
         k: v for k, v in state.items() if not k.startswith("heads.") or (k in expected and v.shape == expected[k].shape)
     }

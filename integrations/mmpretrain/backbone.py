@@ -142,9 +142,7 @@ class HCast(core.HCast, BaseBackbone):
 
 def _resample_position(module: HCast, state_dict: dict, prefix: str, *_) -> None:
     """Fit the position embedding of a checkpoint made for another image size."""
-    embedding = state_dict.get(f"{prefix}pos_embed")
-    if embedding is not None and embedding.shape[1] != module.pos_embed.shape[1]:
-        state_dict[f"{prefix}pos_embed"] = core.resample_position(embedding, (module.config.grid_size,) * 2)
+    core.fit_position(state_dict, module.config.grid_size, prefix)
 
 
 def _check_stages(out_indices: int | Sequence[int]) -> tuple[int, ...]:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from hcast_zoo.network.config import CELL_SIZE, NUM_STAGES, HCastConfig, check_clusters
 from hcast_zoo.network.graph_pooling import farthest_point_sampling
 from hcast_zoo.network.layers import init_block_weights
-from hcast_zoo.network.model import HCast, HCastOutput, embed_superpixels, resample_position
+from hcast_zoo.network.model import (
+    HCast,
+    HCastOutput,
+    embed_superpixels,
+    fit_position,
+    resample_position,
+    run_stages,
+)
 from hcast_zoo.network.superpixels import prepare_segments
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.official import convert_official, is_official
@@ -151,17 +158,9 @@ class TimmHCast(HCast):
         clusters = choose_clusters(num_clusters, c.num_clusters, c.num_superpixels)
         segments = prepare_segments(x, segments, c.num_superpixels, c.in_chans, c.mean, c.std, c.superpixels)
         tokens, valid = embed_superpixels(self.stem(x), segments, self.cls_token, self.pos_embed, c.num_superpixels)
-        states, assignments = [], []
-        for index in range(last):
-            stage = self.stages[index]
-            tokens = stage(tokens, valid)[0]
-            states.append(tokens)
-            if index + 1 < last:
-                pooled = stage.pool(tokens, clusters[index], valid, c.mask_empty)
-                tokens, valid = pooled.tokens, None  # only superpixels can be empty, not clusters
-                assignments.append(pooled.assignment)
-
-        return states, segments, assignments
+        stages = [self.stages[index] for index in range(last)]  # a slice would be a new module at each call
+        passed = run_stages(stages, tokens, valid, clusters, c.mask_empty)
+        return passed.states, segments, passed.assignments
 
     def forward_intermediates(
         self,
@@ -341,8 +340,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dic
     expected = model.state_dict()
     # Files may hold half precision, which is too coarse to resample or add weights in.
     state = {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
-    if "pos_embed" in state and state["pos_embed"].shape != expected["pos_embed"].shape:
-        state["pos_embed"] = resample_position(state["pos_embed"], (config.grid_size,) * 2)
+    fit_position(state, config.grid_size)
     if not config.last_pool:
         state = {k: v for k, v in state.items() if not k.startswith(f"stages.{NUM_STAGES - 1}.pool.")}
     heads, wanted = ({k: v for k, v in d.items() if k.startswith("heads.")} for d in (state, expected))

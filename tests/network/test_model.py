@@ -309,3 +309,12 @@ def test_position_resampling_averages_what_it_makes_smaller():
         image = Image.fromarray(embedding[0, 1:, channel].view(16, 16).numpy())
         theirs = torch.from_numpy(np.array(image.resize((4, 4), Image.Resampling.BICUBIC)))
         torch.testing.assert_close(ours[0, 1:, channel].view(4, 4), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_output_is_detached_from_its_graph(tiny_model):
+    output = tiny_model(torch.randn(2, 3, 32, 32), output_hidden_states=True)
+    detached = output.detach()
+    assert output.level_logits[0].requires_grad and detached.attentions is None
+    for name in ("level_logits", "assignments", "level_features", "hidden_states"):
+        for before, after in zip(getattr(output, name), getattr(detached, name), strict=True):
+            assert torch.equal(before, after) and not after.requires_grad

@@ -10,6 +10,7 @@ from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.segments import drawing as visualize
 from hcast_zoo.segments.drawing import GAP, PANEL, Segmentation, segment_strip
+from hcast_zoo.segments.metrics import boundaries
 
 RNG = np.random.default_rng(0)
 
@@ -65,14 +66,14 @@ def test_average_colours():
 
 def test_boundaries():
     labels = RNG.integers(0, 2, (6, 5))
-    edge = visualize.boundaries(labels)
+    edge = boundaries(labels)
     for y in range(6):
         for x in range(5):
             right = x < 4 and labels[y, x] != labels[y, x + 1]
             below = y < 5 and labels[y, x] != labels[y + 1, x]
             assert edge[y, x] == (right or below)
     halves = np.repeat([[0, 0, 0, 1, 1, 1]], 4, 0)
-    assert visualize.boundaries(halves, 2)[0].tolist() == [False, True, True, False, False, False]
+    assert boundaries(halves, 2)[0].tolist() == [False, True, True, False, False, False]
     drawn = np.asarray(visualize.draw_boundaries(Image.new("RGB", (6, 4)), halves, (1, 2, 3)))
     assert drawn[0].tolist() == [[0, 0, 0]] * 2 + [[1, 2, 3]] + [[0, 0, 0]] * 3
 
