@@ -50,7 +50,7 @@ SETTINGS = dict(
 ON_DEVICE = dict(on_device=True, color_jitter=0.4, crop_scale=0.5)
 BASE = "base"
 
-TEXT = """# What is each part worth?
+TEXT = """# Ablation study
 
 {settings}
 
@@ -58,14 +58,14 @@ This page is written by
 
     {command}
 
-which trains the arms one after the other, keeps those that are finished, goes on with one that was stopped, and writes
-this page again after each.
+which trains the arms one after another, resumes one that was stopped, skips those that are finished, and rewrites this
+page after each.
 
 {numbers}## The arms
 
 {arms}
 
-## What this says, and what it does not
+## What this shows, and what it does not
 
 {verdict}
 
@@ -74,7 +74,7 @@ this page again after each.
 NUMBERS = """## Decoded by best_path
 
 {accuracy}
-Percent right, of the whole path (FPA) and at each level.
+Percentage of correct predictions, for the whole path (FPA) and for each level.
 
 ## Difference from the base
 
@@ -84,14 +84,13 @@ Points, with the standard error over the test pictures, which are the same for b
 ## By decoding
 
 {decodings}
-FPA, and TICE in brackets (predictions that are no path of the tree; lower is better).
+FPA, and in brackets TICE (predictions that are not a path of the tree; lower is better).
 
 """
-CAVEAT = """The runs are from scratch and {epochs} long: the fewer, the more this compares beginnings. A part may help
-early and not late, or the other way round. The error tells what other test pictures would change, not what another seed
-would{one}.
-The paper's own ablations start from weights trained on ImageNet and are much larger. On a machine with a GPU, give more
-epochs, 96 pixels and three seeds:
+CAVEAT = """The runs are from scratch and {epochs} long. Short runs compare mainly how training starts: a part may help
+early and not late, or the reverse. The error covers the choice of test pictures, not the choice of seed{one}.
+The paper's own ablations start from ImageNet weights and are much larger. On a machine with a GPU, give more epochs, 96
+pixels and three seeds:
 
     python benchmarks/ablation.py --data emoji_art.parquet --taxonomy taxonomy.json --output runs/ablation \\
         --image-size 96 --num-superpixels 36 --num-clusters 16 8 4 4 --epochs 100 --seeds 0 1 2 \\

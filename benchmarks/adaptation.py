@@ -37,9 +37,9 @@ EXAMPLE = "tests/pictures/helicopter.png"
 
 TEXT = """# Test-time adaptation in reverse hierarchy
 
-Recognition can correct the segmentation that it was read from: feedback about a label is back-propagated from its head
-through the poolings to the superpixels, some steps are taken there, and the picture is fed forward again. **The authors
-of H-CAST show one example of this idea and released no code for it. What follows is our reading, not theirs.**
+Recognition can correct the segmentation that it was read from: a loss on the label is back-propagated from its head
+through the poolings to the superpixels, a few gradient steps are taken there, and the picture is fed forward again.
+**The authors of H-CAST show one example of this idea and released no code. What follows is our interpretation.**
 
 ```bash
 hcast-zoo adapt picture.png --target dog --output out     # a node at any level; before and after in out/picture.png
@@ -55,24 +55,24 @@ with adaptation.applied(model) as adapted:   # the adapted model, for this pictu
     output = adapted(image)
 ```
 
-- **Feedback.** `target`: the probability of a node, which is that of all paths through it, as `best_path` decoding has
-  it. `path`: that of the path predicted before. `entropy`: the mean entropy of the levels. `agreement`: the probability
+- **Feedback.** `target`: the probability of a node, summed over all paths through it, as in `best_path` decoding.
+  `path`: the probability of the predicted path. `entropy`: the mean entropy of the levels. `agreement`: the probability
   that levels, drawn independently, form a path of the tree.
-- **Free.** `tokens` (the default): the features of the superpixels that enter stage 1, without the class token, which
-  could carry the answer past the segments. `pooling`: the weights that decide which cluster a token is in. `norms`:
-  scales and shifts of the layer norms in the stages. All else stays, and the heads always do.
-- **Steps.** Normalised gradient descent: each step is `step_size` times the norm of what moves, so one setting fits all
-  kinds. The step with the lowest loss is kept, so the loss never ends above where it began.
+- **What may change** (`free`). `tokens` (the default): the features of the superpixels that enter stage 1, without the
+  class token, which could carry the answer past the segments. `pooling`: the weights that decide which cluster a token
+  is in. `norms`: scales and shifts of the layer norms in the stages. Everything else is fixed; the heads always are.
+- **Steps.** Normalised gradient descent: each step is `step_size` times the norm of what changes, so one setting works
+  for all kinds. The step with the lowest loss is kept, so the loss never ends higher than it started.
 - **Trust region.** All steps together stay within `radius` times that norm.
-- **Stored weights** are never written to: a copy of the model's structure holds what moves and shares the rest. Threads
-  may adapt and predict with one model at once. A loss or gradient that is not finite stops
-  the adaptation with an error.
+- **Stored weights** are never modified: a copy of the model's structure holds the tensors that change and shares the
+  rest. Several threads can adapt and predict with one model at the same time. A loss or gradient that is not finite
+  stops the adaptation with an error.
 
 ![Before and after]({picture})
 
 `hcast-zoo adapt {example} --target {target} --output DIR`
 
-One picture shows what adaptation can do, not what it does on average: that is measured below.
+One picture shows what adaptation can do, not what it does on average; the average is measured below.
 
 ## Measured
 
@@ -82,8 +82,8 @@ One picture shows what adaptation can do, not what it does on average: that is m
 ### Adapting to what the model itself says
 
 {table_self}
-FPA by `best_path`, in percent. *Mended*: pictures whose path was wrong before and is right after; *broken*: the other
-way round. Between FPA before and after, the exact sign test has the given p.
+FPA by `best_path`, in percent. *Mended*: pictures whose path was wrong before and is right after; *broken*: the
+reverse. *p* is from the exact sign test of FPA before and after.
 
 {verdict_self}
 
@@ -91,12 +91,12 @@ way round. Between FPA before and after, the exact sign test has the given p.
 
 {table_target}
 *Probability* of the target, before and after (means, in percent), and the share of pictures where it *rises*: the best
-step is kept, so it can nowhere fall.
-*Path*: pictures whose whole path is right after, in percent; it was {fpa} before. *IoU*: of the object's mask and the
-best union of the segments of stages {stages}, mean change in points, with the 95 % interval of the mean; before it was
-{iou_before}. *Better* and *worse*: pictures where the mean over these stages rose or fell by more than a point.
-*Moved*: pixel pairs that were in one segment before and are in two after, or the reverse, in percent, stage by stage.
-A wrong label is drawn at random for each picture; it is the control: what it does to the segments, any label does.
+step is kept, so it can never fall. *Path*: pictures whose whole path is right after, in percent; it was {fpa} before.
+*IoU*: of the object's mask and the best union of the segments of stages {stages}, mean change in points, with the 95 %
+interval of the mean; before it was {iou_before}. *Better* and *worse*: pictures where the mean over these stages rose
+or fell by more than a point. *Moved*: pixel pairs that were in one segment before and are in two after, or the reverse,
+in percent, by stage. The wrong label is drawn at random for each picture, as a control: whatever it does to the
+segments, any label does.
 
 {verdict_target}
 """

@@ -22,19 +22,19 @@ from hcast_zoo.weights import file as weights
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 
-TEXT = """# The number of clusters, changed at inference
+TEXT = """# Changing the number of clusters at inference
 
-`--num-clusters` (in Python `num_clusters=`) sets how many segments are made after each stage, for one call, with the
-same weights. More segments keep finer parts apart and cost time; the weights were trained with {default}.
+`--num-clusters` (in Python `num_clusters=`) sets the number of segments after each stage for one call, with the same
+weights. More segments separate finer parts and take more time. The weights were trained with {default}.
 
 {provenance}
 {table}
 ![FPA and time against the number of clusters](images/clusters.png)
 
 FPA, TICE and accuracy (of each level) in percent, decoded by `best_path`; the standard error of an FPA is {error:.1f}.
-Time is that of the network's forward pass, superpixels given, over that of the clusters of the training: the median of
+Time is that of the network's forward pass, superpixels given, relative to the training's setting: the median of
 {rounds} rounds, and the quartiles. In each round every setting is timed once, in random order, on the same batch of
-{batch} pictures, and compared with the training's setting in that round. The machine did other work besides, so small
+{batch} pictures, and compared with the training's setting in that round. The machine was running other work, so small
 differences mean nothing.
 """
 

@@ -35,8 +35,8 @@ PICTURE = Path("images/coverage.png")
 
 TEXT = """# Decoding that can be trusted
 
-Every level gives probabilities of its own. A decoder makes one path of them, calibration makes them mean what they say,
-back-off leaves out what is not sure, and restriction leaves out what cannot be.
+Every level predicts its own probabilities. A decoder combines them into one path, calibration turns them into rates of
+correct answers, back-off stops where the model is unsure, and restriction excludes what is impossible.
 
 ```bash
 hcast-zoo calibrate MODEL --data pictures.parquet --split val --output calibrated.safetensors
@@ -47,26 +47,26 @@ hcast-zoo predict picture.png --model calibrated.safetensors --back-off 0.5 --wi
 ## Decoders
 
 {decoders}
-In percent. `best_path` and `top_down` never leave the tree; `independent` is the paper's, each level by itself. A
-temperature moves no level's own choice, and no path of `top_down`; it can move one of `best_path`, which multiplies
-levels.
+In percent. `best_path` and `top_down` always give a path of the tree; `independent`, the paper's, decodes each level by
+itself. A temperature never changes a level's own choice or a path of `top_down`; it can change a path of `best_path`,
+which multiplies levels.
 
 ## Calibration
 
 A temperature for each level, fitted by maximum likelihood, and one for the product of the levels in `best_path`, which
-counts more than once what the levels have seen in common. They are stored in the metadata of the weights
-(`calibration`); without, all are 1. These were fitted on: {fitted_on}.
+counts the evidence that levels share more than once. They are stored in the weights' metadata (`calibration`); without
+it, all are 1. These were fitted on: {fitted_on}.
 
 {calibration}
-ECE: expected calibration error in percent, 15 bins; of each level's own choice, and of the path by `best_path`. The
-data of the first pair of columns fitted the temperatures, the second pair is the measure.
+ECE: expected calibration error in percent, 15 bins, for each level's own choice and for the path by `best_path`. The
+temperatures were fitted on the data of the first pair of columns; the second pair is the measurement.
 
 ## Back-off
 
-`--back-off THRESHOLD` stops at the deepest level that is trustworthy: down to it, every level asked by itself chooses
-the node of the path, and the calibrated probability of the path so far is at least the threshold. The answer says why
-it stops. Without the first condition (`require_agreement=False` in Python) the probability decides alone.
-With `--back-off {example_threshold}`:
+`--back-off THRESHOLD` stops at the deepest level that can be trusted: down to it, every level's own choice is the node
+of the path, and the calibrated probability of the path so far is at least the threshold. The answer says why it stops
+there. Without the first condition (`require_agreement=False` in Python), only the probability decides. With `--back-off
+{example_threshold}`:
 
 ```text
 {examples}
@@ -74,26 +74,26 @@ With `--back-off {example_threshold}`:
 
 {back_off}
 *Answered*: pictures whose answer reaches the level, in percent. *Right*: of these, those whose path is right down to
-it. *All right*: answers, of any depth but none, without a wrong node.
+it. *All right*: non-empty answers without a wrong node.
 
 ![Accuracy against coverage]({picture})
 
 Left: accuracy against coverage of each level, as the threshold goes from 0 to 1; where the solid line is not above the
-dashed one, asking that levels agree buys nothing that a higher threshold would not. Right: how often the paths of a bin
-of probability are right, before and after calibration; on the diagonal a probability means what it says.
+dashed one, requiring agreement gains no more than a higher threshold. Right: how often the paths of a bin of
+probability are right, before and after calibration; on the diagonal, probabilities are calibrated.
 
-### Which number tells a right path from a wrong one
+### Which confidence separates right from wrong paths
 
 {selective}
 Accuracy of whole paths (FPA, in percent), over the most confident part of the pictures, by three confidences.
 
 ## Restriction
 
-`--within NODE`, which may be given several times, decodes as if the tree had only the leaves at or below the nodes:
-what sums to 1 then sums to 1 over those. A node is named at any level, `level:name` where a name is at several.
+`--within NODE`, which can be repeated, decodes as if the tree had only the leaves at or below these nodes, so
+probabilities are renormalised over them. A node can be at any level; write `level:name` if the name occurs at several.
 
 {restriction}
-FPA in percent by `best_path`, if the true node of a level is known beforehand.
+FPA in percent by `best_path`, if the true node of a level is known in advance.
 """
 
 

@@ -1,4 +1,4 @@
-"""Do the levels look at the same, and is where they look what matters? H-CAST, and a flat ViT beside it.
+"""Do the levels look at the same place, and does the answer depend on it? H-CAST and a flat ViT compared.
 
     python benchmarks/focus.py --data emoji_art.parquet --flat runs/flat/best.safetensors
 
@@ -23,42 +23,43 @@ from hcast_zoo.weights import file as weights
 
 HIDDEN = 0.2  # part of the pixels that is hidden
 
-TEXT = """# Do the levels look at the same?
+TEXT = """# Do the levels look at the same place?
 
-Where a level looks is the gradient-weighted attention of its class token to the segments, carried back through the
-pooling assignments to superpixels; see [segments.md](segments.md). How much two levels agree is the overlap of the two
-(the histogram intersection), from 0 to 1.
+Where a level looks is the gradient-weighted attention of its class token to the segments, propagated back through the
+pooling assignments to superpixels; see [segments.md](segments.md). The agreement of two levels is the overlap of these
+maps (the histogram intersection), from 0 to 1.
 
 {provenance}
 ## Agreement
 
 {agreement}
 The mean over all pairs of levels, with its standard error, for pictures whose full path is right (decoded by
-`best_path`) and for the others. *By chance* is the same between levels of different pictures, each with the next: what
-is above it is agreement about this picture.
+`best_path`) and for the others. *By chance* is the same between levels of different pictures, each with the next; only
+what exceeds it is agreement about this picture.
 
-## Is it where the answer comes from?
+## Does the answer depend on what was seen?
 
 {hiding}
-The most probable node of each level is explained; then {hidden:.0%} of the pixels are painted in the picture's average
-colour, and the table tells the node's probability before and after, in percent: where the level looks most (*seen*),
-or whole superpixels at random (*random*), plain ground among them. An explanation that means something costs more.
+We explain the most probable node of each level; then {hidden:.0%} of the pixels are painted in the picture's average
+colour, and the table gives the node's probability before and after, in percent. Hidden is either where the level looks
+most (*seen*) or random whole superpixels (*random*), including plain background. If the explanation is meaningful,
+hiding what was seen costs more.
 
 {flat}
 """
 FLAT = """The flat ViT was trained by `benchmarks/flat_vit.py`: {blocks} blocks of {width}, {parameters:.1f} M
-parameters (H-CAST: {hcast:.1f} M), as many tokens, which are square patches, and the heads of all levels on its one
-class token.
+parameters (H-CAST: {hcast:.1f} M), the same number of tokens, which are square patches, and the heads of all levels on
+its single class token.
 """
-NO_FLAT = """No flat ViT has been trained on this data to the end, so there is no comparison here. On Fashion-MNIST
-[there is one](focus_fashion_mnist.md). These commands make it:
+NO_FLAT = """No flat ViT has been fully trained on this data, so there is no comparison here; there is one
+[on Fashion-MNIST](focus_fashion_mnist.md). These commands make it:
 
     python benchmarks/flat_vit.py --like runs/emoji/run.json --data emoji_art.parquet --taxonomy taxonomy.json \\
         --output runs/flat
     python benchmarks/focus.py --data emoji_art.parquet --flat runs/flat/best.safetensors
 
-The first trains a flat ViT of the same number of parameters by the settings of an H-CAST run, and goes on where it was
-when it is stopped and given again.
+The first trains a flat ViT with the same number of parameters and the settings of an H-CAST run. If it is stopped,
+rerun it to resume.
 """
 
 

@@ -26,28 +26,28 @@ from hcast_zoo.weights import file as weights
 PANEL, LINE, GAP = 96, 18, 16  # pixels, in the gallery
 MEASURES = {"boundary": +1, "compactness": -1, "scatter": +1}  # +1: higher is more fragmented
 
-TEXT = """# Right is coherent, wrong is fragmented?
+TEXT = """# Are correct predictions more coherent?
 
-The paper shows pictures whose full path is right with coherent segments, and wrong ones with fragmented segments. Here
-that is measured: {right} pictures are right at every level, {wrong} are not (decoded by `best_path`).
+The paper shows examples in which correct predictions have coherent segments and wrong ones fragmented segments. Here we
+measure it: {right} pictures are right at every level, {wrong} are not (decoded by `best_path`).
 
 {provenance}
 {table}
 {verdict}
 
 - *boundary*: percent of neighbouring pixel pairs (right and below) that lie in different segments.
-- *compactness*: 4 pi A / P^2 of each segment, A its pixels and P its pixel edges towards other segments or the
-  frame, averaged over pixels. A square has 0.79, a thread or a heap of crumbs nearly 0. Lower is more fragmented.
+- *compactness*: 4 pi A / P^2 of each segment, A its pixels and P its pixel edges towards other segments or the frame,
+  averaged over pixels. A square has 0.79; a thin line or scattered pieces have nearly 0. Lower is more fragmented.
 - *scatter*: percent of the pixels that lie outside the largest connected piece of their segment.
 
-Stage 1 are the superpixels: they know nothing of the network, so a difference there is one of the pictures (detail
-costs boundary and is hard to name), not of how the network groups them. *P(wrong > right)* is the chance that a random
-wrong picture is more fragmented than a random right one, ties counted half: 0.5 says nothing, 1 says always. The
-interval of the difference holds 95 % of 10,000 bootstrap samples of pictures.
+Stage 1 is the superpixels, which do not depend on the network. A difference there comes from the pictures (detailed
+ones have more boundaries and are harder to classify), not from how the network groups them. *P(wrong > right)* is the
+chance that a random wrong picture is more fragmented than a random right one, ties counted half: 0.5 means no
+difference, 1 means always. The interval of the difference holds 95 % of 10,000 bootstrap samples of pictures.
 
 ![Right and wrong pictures with their segmentations](images/fragmentation.png)
 
-Left: right at every level. Right: wrong somewhere. Drawn at random with a fixed seed, not chosen. Each row: the
+Left: right at every level. Right: wrong somewhere. Drawn at random with a fixed seed, not selected. Each row: the
 picture, then what stages 1 to 4 see.
 """
 

@@ -32,15 +32,15 @@ TEXT = """# Lower precision
 | --- | --- | --- | --- | --- | --- |
 {table}
 
-*FPA* by `best_path`, in percent. *Time* of a forward pass at batch {batch}, superpixels given, over that of float32:
-median of {runs} pairs in turn, smallest and largest; on {cpu}. A CPU without instructions for bfloat16 or int8 is
-slow at them; there the accuracy is what the table tells. *File*: the parameters as this precision stores them, over
-float32.
+*FPA* by `best_path`, in percent. *Time* of a forward pass at batch {batch}, superpixels given, relative to float32:
+median of {runs} alternating pairs, smallest and largest; on {cpu}. A CPU without bfloat16 or int8 instructions is slow
+at them; there, only the accuracy is informative. *File*: size of the stored parameters, relative to float32.
 
 - `folded`: each batch norm of the stem folded into its convolution, by timm's `reparameterize_model(model)`.
-- `compiled`: `torch.compile(model)`, one graph without a break{compile_time}.
+- `compiled`: `torch.compile(model)`, one graph without breaks{compile_time}.
 - `bfloat16`: under `torch.autocast(..., torch.bfloat16)`. Farthest point sampling stays in float64.
-- `int8 weights`, `int8`: the linear layers by torchao's `quantize_`, weights alone or activations too (dynamic).
+- `int8 weights`, `int8`: the linear layers quantised by torchao's `quantize_`: weights only, or (dynamically)
+  activations too.
 """
 
 

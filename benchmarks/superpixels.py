@@ -1,4 +1,4 @@
-"""What superpixels cost and what they are worth: SEEDS, SLIC and the grid, on the same pictures by the same weights.
+"""Compare SEEDS, SLIC and the grid: cost and accuracy on the same pictures with the same weights.
 
     pip install '.[benchmarks]'
     python benchmarks/superpixels.py --data emoji_art.parquet
@@ -23,9 +23,9 @@ from hcast_zoo.weights import file as weights
 TEXT = """# Superpixels
 
 H-CAST starts from superpixels: `superpixels="seeds"` in a config, the default and what the authors use, is OpenCV's
-SEEDS. It runs on the CPU, in the loader's workers. `"slic"` runs where the images are: a batch at a time, in plain
-PyTorch, with no wait for the device, so it can stand in for SEEDS where an accelerator would wait for the CPU. `"grid"`
-is a regular grid, for comparison and for tiny images.
+SEEDS. It runs on the CPU, in the loader's workers. `"slic"` is plain PyTorch and runs on the images' device, a batch at
+a time, without synchronisation; it can replace SEEDS where an accelerator would have to wait for the CPU. `"grid"` is a
+regular grid, for comparison and for tiny images.
 
 ```bash
 hcast-zoo train --data birds --output runs/slic --superpixels slic
@@ -42,11 +42,12 @@ model = timm.create_model("hcast_small", superpixels="slic")
 | --- | --- | --- | --- | --- |
 {table}
 
-*FPA* by `best_path`, in percent, of one set of weights, made for {made_for} (their card tells how they were trained):
-what it costs to change the superpixels under a model, not what a model trained with the others would reach. *Boundary
-recall*: part of the object's outline (its alpha channel) with a superpixel boundary within a pixel, in percent. *IoU*:
-of the object and the best union of superpixels, in percent. *Time* for one image on one core of this CPU, over that of
-SEEDS: median of {runs} pairs in turn, and the smallest and largest. No accelerator was at hand to time SLIC on.
+*FPA* by `best_path`, in percent, of one set of weights, made for {made_for} (their model card says how they were
+trained). It shows the cost of changing the superpixels of a trained model, not what a model trained with the others
+would reach. *Boundary recall*: the percentage of the object's outline (of its alpha channel) with a superpixel boundary
+within one pixel. *IoU*: of the object and the best union of superpixels, in percent. *Time* for one image on one core
+of this CPU, relative to SEEDS: median of {runs} alternating pairs, and the smallest and largest. SLIC was not timed on
+an accelerator.
 """
 
 
