@@ -19,6 +19,7 @@ from ..data.pictures import Picture, PictureError, is_picture, picture_name, rea
 from ..data.transforms import eval_transform
 from ..network import superpixels
 from ..network.config import HCastConfig, check_clusters
+from ..network.memory import pictures_at_once
 from ..network.model import HCast, HCastOutput
 from ..taxonomy.backoff import back_off, check_threshold
 from ..taxonomy.calibration import Calibration
@@ -141,6 +142,7 @@ class Predictor:
         """
         several: list[Picture] = [pictures] if is_picture(pictures) else list(pictures)  # type: ignore[arg-type]
         dataset = _Pictures(several, self.transform, self.model.config)
+        batch_size = pictures_at_once(self.model.config, batch_size)
         loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list, worker_init_fn=start_quietly)
         for batch in start_workers(loader):
             yield from self._predict_batch(batch)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from ..common.text import brief, clip
+from .memory import check_config
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,6 +51,7 @@ class HCastConfig:
 
     Raises:
         ValueError: if a field is out of range or fields disagree; the message names the field.
+        MemoryBudgetError: if the model and one picture would take more memory than the budget; see :mod:`.memory`.
     """
 
     level_classes: tuple[int, ...] = (1000,)
@@ -157,6 +159,7 @@ class HCastConfig:
 
         check(len(self.mean) == len(self.std), "mean", "as many values as std")
         check(all(s >= 1e-6 for s in self.std), "std", "positive values, from 1e-6 on")
+        check_config(self)
 
     @classmethod
     def from_variant(cls, name: str, **overrides: Any) -> "HCastConfig":

@@ -6,8 +6,9 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from hcast_zoo.network.config import CELL_SIZE, IMAGENET_MEAN, IMAGENET_STD
+from hcast_zoo.network.config import CELL_SIZE, IMAGENET_MEAN, IMAGENET_STD, default_head_stages
 from hcast_zoo.network.config import HCastConfig as CoreConfig
+from hcast_zoo.network.memory import LABEL, check
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.tree import Taxonomy
 
@@ -96,6 +97,11 @@ class HCastConfig(PreTrainedConfig):
                 setattr(self, field, tuple(value))
 
         num_labels = kwargs.pop("num_labels", None)
+        # Tables of labels are made next, so this cannot wait for the check of the whole.
+        for field, classes in (("level_classes", self.level_classes), ("num_labels", (num_labels,))):
+            total = sum(n for n in classes if isinstance(n, int)) if isinstance(classes, tuple) else 0
+            check(total * LABEL, field, f"{total:,} classes")
+
         if (tree := self.get_taxonomy()) is not None:
             if self.level_classes not in (None, tree.level_classes):
                 raise ValueError(
@@ -145,7 +151,7 @@ class HCastConfig(PreTrainedConfig):
 
     def _set_head_stages(self) -> None:
         if self.head_stages is None or len(self.head_stages) != len(self.level_classes):
-            self.head_stages = CoreConfig(level_classes=self.level_classes).head_stages
+            self.head_stages = default_head_stages(len(self.level_classes))
 
     def _finest_labels(self) -> dict[int, str]:
         if self.taxonomy is not None:

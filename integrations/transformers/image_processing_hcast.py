@@ -28,6 +28,7 @@ from transformers.processing_utils import ImagesKwargs
 from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.data.transforms import middle, short_side
 from hcast_zoo.network.config import HCastConfig as CoreConfig
+from hcast_zoo.network.memory import check, resized_bytes
 from hcast_zoo.network.superpixels import from_normalized
 
 DEFAULTS = CoreConfig()
@@ -131,6 +132,7 @@ class HierarchicalProcessing:
         **kwargs: Any,
     ) -> BatchFeature:
         """Resize and crop in the backend, then rescale and normalise with the core's arithmetic."""
+        _check_sizes(num_superpixels, **kwargs)
         cropped = super()._preprocess(
             images,
             do_rescale=False,
@@ -268,6 +270,32 @@ def to_grayscale(images: Tensor) -> Tensor:
     """Turn (..., 3, H, W) uint8 images into (..., 1, H, W) ones by Pillow's integer formula."""
     weights = torch.tensor([19595, 38470, 7471])[:, None, None]
     return ((images.int().cpu() * weights).sum(-3, keepdim=True) + 0x8000 >> 16).to(images)
+
+
+def _check_sizes(
+    num_superpixels: int | None,
+    do_resize: bool | None = None,
+    size: SizeDict | None = None,
+    do_center_crop: bool | None = None,
+    crop_size: SizeDict | None = None,
+    **_: Any,
+) -> None:
+    """Check what a preprocessor_config.json asks for, before a picture is made so large.
+
+    Raises:
+        ValueError: if a size is no positive number of pixels.
+        MemoryBudgetError: if a picture of that size needs more memory than the budget.
+    """
+    for field, asked, used in (("size", size, do_resize), ("crop_size", crop_size, do_center_crop)):
+        sides = [side for side in (vars(asked).values() if used and asked else ()) if side is not None]
+        if any(type(side) is not int or side < 1 for side in sides):
+            raise ValueError(f"{field}: expected positive numbers of pixels, got {sides}")
+        if sides:
+            pixels = min(sides) * max(sides)
+            wanted = resized_bytes(sides[0]) if len(sides) == 1 else 0
+            check(max(wanted, 16 * pixels), field, f"a picture of {' x '.join(map(str, sides))} pixels")
+    if num_superpixels is not None and not 1 <= num_superpixels <= 65536:
+        raise ValueError(f"num_superpixels: expected 1 to 65536, got {num_superpixels}")
 
 
 def _divisor(rescale_factor: float) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 CORE = {  # room of hcast_zoo: the modules of it that become files; no two have one name
     "common": ("files", "formats", "text", "walk"),
     "data": ("pictures", "transforms"),
-    "network": ("config", "graph_pooling", "layers", "model", "slic", "superpixels"),
+    "network": ("config", "graph_pooling", "layers", "memory", "model", "slic", "superpixels"),
     "taxonomy": ("backoff", "calibration", "decode", "sources", "subtree", "tree"),
     "training": ("losses",),
 }

@@ -382,7 +382,7 @@ def test_a_giant_is_not_made_for_small_tensors(tiny_weights, picture_folder, tmp
     picture = str(next((picture_folder / "val").rglob("*.png")))
     for command in (["predict", picture], ["train", "--data", str(picture_folder), "--output", str(tmp_path / "run")]):
         assert main([*command, "--model", str(tiny_weights)]) == 2
-        assert "weights of another model" in capsys.readouterr().err
+        assert "embed_dim: 65536: the model and one picture" in capsys.readouterr().err
 
 
 # Tables

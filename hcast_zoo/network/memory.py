@@ -1,0 +1,103 @@
+"""How much memory a config asks for, before anything is made of it: one budget for every door."""
+
+import os
+from typing import Any
+
+BUDGET = 8.0  # GiB, unless the environment says otherwise
+VARIABLE = "HCAST_ZOO_MEMORY_GIB"
+LONGEST = 20  # a resized picture is at most so many times as long as wide: see data/transforms.py
+LABEL = 600  # bytes of a class's name in the tables that frameworks keep of it
+
+
+class MemoryBudgetError(ValueError):
+    """Something asks for more memory than the budget; the message names the field, the figure and the budget."""
+
+
+def budget() -> int:
+    """Return the bytes that a model with one picture, or a table of pictures, may take.
+
+    Raises:
+        ValueError: if the environment variable is no positive number.
+    """
+    text = os.environ.get(VARIABLE, "")
+    try:
+        number = float(text) if text else BUDGET
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 2**20:
+        raise ValueError(f"{VARIABLE}: expected a number of GiB such as 16, got {text[:100]!r}")
+    return int(number * 2**30)
+
+
+def check(size: int, field: str, what: str) -> None:
+    """Raise MemoryBudgetError if a number of bytes is above the budget.
+
+    Args:
+        size: In bytes.
+        field: What a user can change.
+        what: What takes the memory.
+    """
+    if size > budget():
+        raise MemoryBudgetError(
+            f"{field}: {what} would take {gibibytes(size)} of memory, expected at most {gibibytes(budget())}: choose "
+            f"less, or raise the budget with the environment variable {VARIABLE}"
+        )
+
+
+def gibibytes(size: int) -> str:
+    """Return a number of bytes as text."""
+    return f"{size / 2**30:,.1f} GiB"
+
+
+def check_config(config: Any) -> None:
+    """Check that the parameters of a config, and one picture's way through them, fit into the budget.
+
+    Raises:
+        MemoryBudgetError: with the name of the field that asks for most.
+    """
+    parts = {**parameter_bytes(config), **{f"{k} ": v for k, v in picture_bytes(config).items()}}
+    if sum(parts.values()) <= budget():
+        return
+    field = max(parts, key=parts.__getitem__)
+    name = field.strip()
+    value = getattr(config, name)
+    needs = "the model and one picture" if len(str(value)) > 60 else f"{value}: the model and one picture"
+    check(sum(parts.values()), name, f"{needs}, most of it ({gibibytes(parts[field])}) because of this,")
+
+
+def parameter_bytes(config: Any) -> dict[str, int]:
+    """Return the bytes of the parameters and labels, by the field that they grow with."""
+    dim, classes = config.embed_dim, sum(config.level_classes)
+    block = int((4 + 2 * config.mlp_ratio) * dim * dim)
+    return {
+        "level_classes": classes * (4 * (dim + 1) + LABEL),
+        "depths": 4 * block * (sum(config.depths) - len(config.depths)),
+        # A block and a pooling a stage, and the stem.
+        "embed_dim": 4 * (len(config.depths) * (block + 13 * dim * dim + 32 * dim) + 8 * dim * dim),
+        "image_size": 4 * dim * (config.image_size // 8) ** 2,
+    }
+
+
+def picture_bytes(config: Any) -> dict[str, int]:
+    """Return the bytes that one picture takes on its way, by the field that they grow with."""
+    dim, side, heads = config.embed_dim, config.image_size, max(config.num_heads, config.pool_heads)
+    tokens, clusters = config.num_superpixels, max(config.num_clusters)
+    hidden = int(dim * max(4, config.mlp_ratio))
+    return {
+        "crop_pct": resized_bytes(side / config.crop_pct) - resized_bytes(side),
+        # The picture as float32 several times, superpixels, and the stem's feature maps.
+        "image_size": resized_bytes(side) + side * side * (32 * max(config.in_chans, 3) + 64 + dim),
+        # Attention, and distances between tokens as float64 with what they are summed from.
+        "num_superpixels": tokens * tokens * (4 * heads + 24) + 12 * tokens * clusters + 12 * tokens * (dim + hidden),
+    }
+
+
+def resized_bytes(short_side: float) -> int:
+    """Return the bytes of the longest picture that is resized to a short side, with what Pillow needs meanwhile."""
+    return int(short_side * short_side * LONGEST * 3)
+
+
+def pictures_at_once(config: Any, wanted: int) -> int:
+    """Return how many pictures of a batch fit into the budget together, from 1 to ``wanted``."""
+    left = budget() - sum(parameter_bytes(config).values())
+    return max(1, min(wanted, left // max(1, sum(picture_bytes(config).values()))))
