@@ -4,23 +4,20 @@ import hashlib
 import os
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..common.formats import is_picture_name
 from ..common.text import clip
-from ..common.walk import Skipped
-from ..taxonomy.sources import TaxonomyError, walk
+from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
 from .loading import seed_everything
 from .pictures import PictureError, on_background, open_picture
-from .readers import read_csv, read_jsonl, read_parquet
+from .readers import PREPARED, Listing, folder_rows, read
 
-PREPARED = "data.jsonl"  # the list of a folder that `hcast-zoo data prepare` wrote
 WHITE = (255, 255, 255)
 
 
@@ -71,32 +68,50 @@ class HierarchicalDataset(Dataset):
 
     @classmethod
     def load(
-        cls, source: str | Path, taxonomy: Taxonomy | None = None, split: str | None = None, **kwargs
+        cls,
+        source: str | Path,
+        taxonomy: Taxonomy | None = None,
+        split: str | None = None,
+        *,
+        levels: Sequence[str] | None = None,
+        synonyms: Mapping[str, str] | None = None,
+        strict_names: bool = False,
+        **kwargs,
     ) -> "HierarchicalDataset":
-        """Read a data set by what the source is: a folder tree, a ``.csv``, ``.jsonl`` or ``.parquet`` file.
+        """Read a data set by what the source is: a folder tree, or a ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` file.
 
         A folder that ``hcast-zoo data prepare`` wrote is read by its ``data.jsonl``, with its ``taxonomy.json`` if no
-        other is given. A split may be several: ``train+val``.
+        other is given. A split may be several, ``train+val``; other common names of a part are understood.
+
+        Args:
+            source: See :func:`.readers.read`.
+            taxonomy: The tree; by default that of the pictures' labels.
+            split: Part of the source, or several.
+            levels: Columns of a table that are levels, coarse to fine.
+            synonyms: Old name to new; see :func:`.readers.read_synonyms`.
+            strict_names: Refuse a name below two parents instead of telling the nodes apart.
+            kwargs: For the class.
+
+        Raises:
+            ValueError: if the source is not as expected; the message says how to mend it.
         """
         source = Path(source)
-        if source.is_dir() and (source / PREPARED).is_file():
-            taxonomy = taxonomy or Taxonomy.load(source / "taxonomy.json")
-            source = source / PREPARED
+        if taxonomy is None and (source / PREPARED).is_file():
+            taxonomy = Taxonomy.load(source / "taxonomy.json")
 
-        if source.is_dir():
-            parts = [source / part for part in split.split("+")] if split else [source]
-            if missing := [part for part in parts if not part.is_dir()]:
-                raise ValueError(f"{missing[0]}: expected a folder of the split {split!r}, there is none")
-            taxonomy = taxonomy or Taxonomy.from_folder(parts[0])
-            return cls._from_rows([row for part in parts for row in _folder_rows(part)], source, taxonomy, **kwargs)
+        wanted = () if split is None else (split,)
+        listing = read(source, taxonomy, wanted, levels=levels, synonyms=synonyms)
+        return cls.from_listing(listing.part(split), taxonomy, strict_names=strict_names, **kwargs)
 
-        readers = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}
-        if source.suffix.lower() not in readers:
-            raise ValueError(f"{source}: expected a folder, or a file that ends in {', '.join(readers)}")
-        if not source.exists():
-            raise ValueError(f"{source}: no such file")
-
-        return cls._from_rows(readers[source.suffix.lower()](source, taxonomy, split), source, taxonomy, **kwargs)
+    @classmethod
+    def from_listing(
+        cls, listing: Listing, taxonomy: Taxonomy | None = None, *, strict_names: bool = False, **kwargs
+    ) -> "HierarchicalDataset":
+        """Return the data set of a listing, with the tree of its own labels if no other is given."""
+        if not listing.pictures:
+            raise ValueError(f"{listing.source}: expected at least one picture, got none")
+        taxonomy = taxonomy or listing.taxonomy(strict_names)
+        return cls(listing.pictures, listing.paths, taxonomy, **kwargs)
 
     @classmethod
     def from_folder(cls, root: str | Path, taxonomy: Taxonomy | None = None, **kwargs) -> "HierarchicalDataset":
@@ -105,14 +120,10 @@ class HierarchicalDataset(Dataset):
         A picture above the leaves is labelled down to its folder. Sorted, so the order is the same everywhere.
         """
         root = Path(root)
-        return cls._from_rows(_folder_rows(root), root, taxonomy or Taxonomy.from_folder(root), **kwargs)
-
-    @classmethod
-    def _from_rows(cls, rows, source, taxonomy, **kwargs):
-        pictures, paths = zip(*rows) if (rows := list(rows)) else ((), ())
-        if not pictures:
-            raise ValueError(f"{source}: expected at least one picture, got none")
-        return cls(pictures, paths, taxonomy or Taxonomy.from_paths(paths), **kwargs)
+        rows = folder_rows(root)
+        return cls.from_listing(
+            Listing(root, [file for file, _ in rows], [path for _, path in rows]), taxonomy, **kwargs
+        )
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -185,13 +196,3 @@ def _labels(path: Sequence, taxonomy: Taxonomy, known: dict[tuple, tuple[int, ..
     if found is None:
         found = known[key] = taxonomy.labels(path)
     return found
-
-
-def _folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
-    skipped = Skipped()
-    files = []
-    for folder, _, names in walk(root, skipped):
-        files += [folder / name for name in names if is_picture_name(name, skipped)]
-
-    skipped.tell(root)
-    return [(file, file.relative_to(root).parts[:-1]) for file in sorted(files)]

@@ -20,7 +20,7 @@ import numpy as np
 from ..common.files import whole_file
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import UNKNOWN, Taxonomy
-from .readers import read_csv, read_jsonl, read_parquet
+from .readers import read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,19 +114,19 @@ def write_free_grain(
     """
     source, output = Path(source), Path(output)
     formats = {
-        ".csv": (read_csv, _cut_csv),
-        ".jsonl": (read_jsonl, _cut_jsonl),
-        ".parquet": (read_parquet, _cut_parquet),
+        ".csv": _cut_csv,
+        ".jsonl": _cut_jsonl,
+        ".parquet": _cut_parquet,
     }
     suffix = source.suffix.lower()
     if suffix not in formats or not source.is_file():
         raise ValueError(f"{source}: expected a file that ends in {', '.join(formats)}")
     if output.suffix.lower() != suffix or output.resolve() == source.resolve():
         raise ValueError(f"{output}: expected another file than {source.name}, that ends in {suffix} too")
-    read, cut = formats[suffix]
+    cut = formats[suffix]
     check_fractions(fractions, len(taxonomy.levels))
     labels = []
-    for number, (_, path) in enumerate(read(source, taxonomy, split)):
+    for number, path in enumerate(read(source, taxonomy).part(split).paths):
         try:
             labels.append(taxonomy.labels(path))
         except TaxonomyError as error:

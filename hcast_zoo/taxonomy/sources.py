@@ -1,15 +1,19 @@
 """Where a taxonomy is read from: CSV tables and folder trees."""
 
+import codecs
 import csv
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..common.formats import is_picture_name
 from ..common.text import brief
 from ..common.walk import LeftOut, Skipped
 from ..common.walk import walk as walk_folders
+from .columns import SPECIESNET, UUID
+from .names import alternatives, clean_name, is_open
 
+SNIFFED = 65_536  # characters by which a table's separator is told
 MAX_LEVELS = 100  # the tree of life has about 40 ranks; without a limit a path would be as long as a hostile file says
 
 
@@ -18,37 +22,85 @@ class TaxonomyError(ValueError):
 
 
 def read_table(path: str | Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """Return the header of a CSV file, and its rows with their line numbers; a short row's last cells are empty.
+    """Return the header of a table, and its rows with their line numbers; a short row's last cells are empty.
+
+    Commas, semicolons, tabs and bars separate cells, whichever fits the first rows; the text is UTF-8, or UTF-16 with
+    a mark. Blanks around a header and empty columns at the end are left out. SpeciesNet's taxonomy, which has no
+    header, gets one.
 
     Raises:
-        TaxonomyError: if it is no UTF-8 text, no CSV, a column's name occurs twice, or a row has too many cells.
+        TaxonomyError: if it is no text, no table, a column's name occurs twice, or a row has too many cells.
     """
     rows = _read_cells(path)
-    _, header = next(rows, (0, []))
+    line, header = next(rows, (0, []))
+    if len(header) == len(SPECIESNET) and UUID.match(header[0]):
+        rows, header = itertools.chain([(line, header)], rows), list(SPECIESNET)
+    header = [clean_name(name) for name in header]
+    while header and not header[-1]:
+        header.pop()
     if duplicate := _first_duplicate(header):
         raise TaxonomyError(f"{path}: column {brief(duplicate)} occurs twice")
 
     def table() -> Iterator[tuple[int, dict[str, str]]]:
         for line, cells in rows:
+            if not cells:
+                continue
+            while len(cells) > len(header) and not cells[-1].strip():
+                cells.pop()
             if len(cells) > len(header):
                 raise TaxonomyError(
                     f"{path} line {line}: expected {len(header)} cells, got {len(cells)}: put quotes "
                     "around a name with a comma"
                 )
-            if cells:
-                yield line, dict(itertools.zip_longest(header, cells, fillvalue=""))
+            yield line, dict(itertools.zip_longest(header, cells, fillvalue=""))
 
     return header, table()
 
 
 def _read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
+    with open(path, encoding=text_encoding(path), newline="") as file:
+        line = 0
         try:
+            delimiter = find_delimiter(file.read(SNIFFED), str(path))
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter)
             for cells in reader:
-                yield reader.line_num, cells
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise TaxonomyError(f"{path} after line {reader.line_num}: expected CSV in UTF-8: {error}") from error
+                line = reader.line_num
+                yield line, cells
+        except (csv.Error, UnicodeError) as error:
+            raise TaxonomyError(
+                f"{path} after line {line}: expected CSV in UTF-8: {error}. A spreadsheet saves it as 'CSV UTF-8'"
+            ) from error
+
+
+def text_encoding(path: str | Path) -> str:
+    """Return the encoding that a text file's mark tells: UTF-8 without one."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def find_delimiter(text: str, name: str = "") -> str:
+    """Return what separates the cells of a table, by its first rows: the character that gives all the same number.
+
+    Args:
+        text: The beginning of the table.
+        name: Of the file; tabs are expected in a ``.tsv``.
+    """
+    rows = list(itertools.islice(filter(str.strip, text.splitlines()), 20))
+    if len(text) == SNIFFED and len(rows) > 1:
+        rows.pop()  # it may be cut
+    best = (0, "\t" if name.lower().endswith(".tsv") else ",")
+    for delimiter in ",;\t|":
+        try:
+            counts = [len(cells) for cells in csv.reader(rows, delimiter=delimiter)]
+        except csv.Error:
+            continue
+        fits = sum(1 for count in counts if 1 < count <= counts[0])
+        if counts and counts[0] > 1 and fits > best[0]:
+            best = (fits, delimiter)
+
+    return best[1]
 
 
 def walk(root: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -86,7 +138,8 @@ def label_folders(root: Path) -> list[tuple[str, ...]]:
         TaxonomyError: see :func:`walk`.
     """
     skipped = Skipped()
-    folders, with_pictures = [], set()
+    folders = []
+    with_pictures: set[tuple[str, ...]] = set()
     for folder, _, names in walk(root, skipped):
         path = folder.relative_to(root).parts
         folders.append(path)
@@ -102,18 +155,63 @@ def label_folders(root: Path) -> list[tuple[str, ...]]:
     return [path for path in kept if path not in inner]
 
 
-def trim_path(cells: Sequence[str | None], where: str) -> list[str]:
-    """Return the cells of a path without trailing empty ones.
+def complete_paths(rows: Iterable[Sequence[str | None]]) -> list[tuple[str, ...]]:
+    """Return paths without gaps for those of the rows of a table that make nodes, each once.
 
-    Raises:
-        TaxonomyError: if a cell before the last name is empty.
+    A gap is filled by what other rows tell of the name below it, else by ``PARENT incertae sedis``, a node of what
+    nobody has placed. Names that leave a species open (``Larus sp.``) end at the level above; ``A/B`` of known nodes
+    makes none.
     """
-    names = [(cell or "").strip() for cell in cells]
-    while names and not names[-1]:
+    given = list(dict.fromkeys(map(_cut, rows)))
+    known: list[set[str]] = []
+    parents: list[dict[str, set[str]]] = []
+    for names in given:
+        for depth, name in enumerate(names):
+            if depth == len(known):
+                known.append(set())
+                parents.append({})
+            if name is not None:
+                known[depth].add(name)
+                above = names[depth - 1] if depth else None
+                if above is not None:
+                    parents[depth].setdefault(name, set()).add(above)
+
+    paths: dict[tuple[str, ...], None] = {}
+    for names in given:
+        while names and _offers(names[-1], known[len(names) - 1]):
+            names = _cut(names[:-1])
+
+        whole = list(names)
+        for depth in range(len(whole) - 2, -1, -1):
+            below = whole[depth + 1]
+            found = parents[depth + 1].get(below, set()) if below is not None else set()
+            if whole[depth] is None and len(found) == 1:
+                whole[depth] = next(iter(found))
+
+        path: list[str] = []
+        for name in whole:
+            path.append(name if name is not None else _unplaced(path[-1]) if path else "incertae sedis")
+        if path:
+            paths[tuple(path)] = None
+
+    return list(paths)
+
+
+def _cut(row: Sequence[str | None]) -> tuple[str | None, ...]:
+    """Return a row without names that leave a species open, up to its last name."""
+    names = [None if name is None or is_open(name) else name for name in row]
+    while names and names[-1] is None:
         names.pop()
-    if not all(names) or not names:
-        raise TaxonomyError(f"{where}: expected names without a gap, coarse to fine, got {brief(names)}")
-    return names
+    return tuple(names)
+
+
+def _offers(name: str | None, known: set[str]) -> bool:
+    parts = alternatives(name) if name else []
+    return len(parts) > 1 and all(part in known for part in parts)
+
+
+def _unplaced(parent: str) -> str:
+    return parent if parent.endswith("incertae sedis") else f"{parent} incertae sedis"
 
 
 def _first_duplicate(values: Sequence[str]) -> str | None:

@@ -1,19 +1,24 @@
 """Taxonomy: the levels, nodes and parents of a label tree, coarse to fine."""
 
+import collections
 import dataclasses
 import difflib
 import functools
 import itertools
 import json
 import operator
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..common.files import write_whole
 from ..common.text import brief, clip
-from .sources import MAX_LEVELS, TaxonomyError, _first_duplicate, label_folders, read_table, trim_path
+from .columns import find_columns
+from .names import alternatives, clean_name, genus_of, is_open
+from .sources import MAX_LEVELS, TaxonomyError, _first_duplicate, complete_paths, label_folders, read_table
 
 UNKNOWN = -1  # label of a level that is not known, or below a shallow leaf
+TABLES = (".csv", ".tsv", ".txt")
 MAX_NAME = 1000  # characters
 MAX_COMPARED = 20_000  # names that a mistyped one is compared with, which takes a second
 
@@ -94,19 +99,28 @@ class Taxonomy:
 
     @classmethod
     def from_paths(
-        cls, paths: Iterable[Sequence[str]], levels: Sequence[str] | None = None, name: str = ""
+        cls,
+        paths: Iterable[Sequence[str]],
+        levels: Sequence[str] | None = None,
+        name: str = "",
+        *,
+        strict_names: bool = False,
     ) -> "Taxonomy":
         """Build a taxonomy from paths of node names, coarse to fine; shorter paths end in a shallow leaf.
 
-        Nodes keep the order in which they first appear.
+        Nodes keep the order in which they first appear. Names are compared in Unicode's composed form, with plain
+        spaces. A name below two parents becomes two nodes, ``other (owls)`` and ``other (gulls)``, told by a warning;
+        :meth:`labels` still finds them as ``("owls", "other")``.
 
         Args:
             paths: One sequence of names a leaf. Repeated paths count once.
             levels: Names of the levels; ``level_1``, ``level_2`` ... by default.
             name: What the taxonomy is called.
+            strict_names: Refuse a name below two parents.
 
         Raises:
-            TaxonomyError: if a node has two parents, a path is empty or longer than ``levels``, or a name is empty.
+            TaxonomyError: if a path is empty or longer than ``levels``, a name is empty, or with ``strict_names`` a
+                node has two parents.
 
         Example:
             >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
@@ -119,53 +133,61 @@ class Taxonomy:
             >>> Taxonomy.from_paths([("bird", "owl"), ("plant",)]).paths  # plants have no kinds
             ((0, 0), (1, -1))
         """
-        parent_of: list[dict[str, str | None]] = []
+        nodes: list[dict[tuple[str, ...], None]] = []  # of each level, the paths that lead to its nodes
         for path in paths:
             _check_path(path, MAX_LEVELS if levels is None else len(levels))
             if len(path) == 0:
                 raise TaxonomyError("expected at least one name in each path, got an empty path")
+            if not all(isinstance(node, str) for node in path):
+                wrong = next(node for node in path if not isinstance(node, str))
+                raise TaxonomyError(f"path {brief(path)}: expected a name, got {brief(wrong)}")
 
-            for depth, node in enumerate(path):
-                if not isinstance(node, str):
-                    raise TaxonomyError(f"path {brief(path)}: expected a name, got {brief(node)}")
-                if depth == len(parent_of):
-                    parent_of.append({})
-                parent = path[depth - 1] if depth else None
-                known = parent_of[depth].setdefault(node, parent)
-                if known != parent:
-                    level = levels[depth] if levels is not None else f"level_{depth + 1}"
-                    raise TaxonomyError(
-                        f"node {brief(node)} of level {brief(level)} has two parents, {brief(known)} "
-                        f"and {brief(parent)}: use names that are unique in their level"
-                    )
+            clean = tuple(map(clean_name, path))
+            for depth in range(len(clean)):
+                if depth == len(nodes):
+                    nodes.append({})
+                nodes[depth].setdefault(clean[: depth + 1])
 
         if levels is None:
-            levels = [f"level_{depth + 1}" for depth in range(len(parent_of))]
-        index = [{node: i for i, node in enumerate(nodes)} for nodes in parent_of]
-        parents = tuple(
-            tuple(index[depth][parent] for parent in nodes.values() if parent is not None)
-            for depth, nodes in enumerate(parent_of[1:])
-        )
+            levels = [f"level_{depth + 1}" for depth in range(len(nodes))]
+        names = [_unique_names(level, list(found), strict_names) for level, found in zip(levels, nodes)]
+        index = [{path: i for i, path in enumerate(found)} for found in nodes]
+        parents = tuple(tuple(index[depth][path[:-1]] for path in found) for depth, found in enumerate(nodes[1:]))
 
-        return cls(tuple(levels), tuple(map(tuple, parent_of)), parents, name)
+        return cls(tuple(levels), tuple(names), parents, name)
 
     @classmethod
-    def from_csv(cls, path: str | Path, columns: Sequence[str] | None = None) -> "Taxonomy":
-        """Build a taxonomy from a CSV file with a header and one path a row; trailing empty cells end a path early.
+    def from_csv(
+        cls, path: str | Path, columns: Sequence[str] | None = None, *, strict_names: bool = False
+    ) -> "Taxonomy":
+        """Build a taxonomy from a table with a header and one path a row; trailing empty cells end a path early.
+
+        A gap in a path is filled from other rows, else by a node ``PARENT incertae sedis``.
 
         Args:
-            path: The file, UTF-8.
-            columns: Columns to use, coarse to fine, as level names; by default all.
+            path: The file; see :func:`.sources.read_table`.
+            columns: Columns to use, coarse to fine, as level names; by default :func:`.columns.find_columns` tells.
+            strict_names: Refuse a name below two parents.
         """
         header, table = read_table(path)
-        columns = list(columns or header)
-        if not columns or not set(columns) <= set(header):
-            raise TaxonomyError(f"{path}: expected columns {brief(columns)}, got {brief(header)}")
-        rows = [trim_path([row[c] for c in columns], f"{path} line {line}") for line, row in table]
-        return cls.from_paths(rows, columns, Path(path).stem)
+        if (columns is not None and not {c.lower() for c in columns} <= {c.lower() for c in header}) or not header:
+            raise TaxonomyError(f"{path}: expected columns {brief(list(columns or []))}, got {brief(header)}")
+        found = find_columns(header, columns)
+        if not found.levels:
+            raise TaxonomyError(f"{path}: expected columns of levels, got {brief(header)}; name them (--levels)")
+        rows = []
+        for line, row in table:
+            names = found.path(row)
+            if not any(names):
+                raise TaxonomyError(f"{path} line {line}: expected a name, got none")
+            rows.append(names)
+
+        return cls.from_paths(complete_paths(rows), list(found.levels), Path(path).stem, strict_names=strict_names)
 
     @classmethod
-    def from_folder(cls, root: str | Path, levels: Sequence[str] | None = None) -> "Taxonomy":
+    def from_folder(
+        cls, root: str | Path, levels: Sequence[str] | None = None, *, strict_names: bool = False
+    ) -> "Taxonomy":
         """Build a taxonomy from a tree of folders: each folder that has no sub-folder is a leaf. Links are followed.
 
         Hidden folders and what systems leave behind are no labels, and neither are folders without a picture, unless
@@ -177,7 +199,7 @@ class Taxonomy:
         paths = label_folders(root)
         if paths == [()]:
             raise TaxonomyError(f"{root}: expected a folder for each label, got no sub-folder")
-        return cls.from_paths(paths, levels, root.resolve().name)
+        return cls.from_paths(paths, levels, root.resolve().name, strict_names=strict_names)
 
     @classmethod
     def from_dict(cls, data: dict) -> "Taxonomy":
@@ -201,13 +223,19 @@ class Taxonomy:
         }
 
     @classmethod
-    def load(cls, path: str | Path) -> "Taxonomy":
-        """Read a JSON or CSV file, or a tree of folders."""
+    def load(cls, path: str | Path, levels: Sequence[str] | None = None, *, strict_names: bool = False) -> "Taxonomy":
+        """Read a JSON file, a table (``.csv``, ``.tsv``, ``.txt``), or a tree of folders.
+
+        Args:
+            path: The file or folder.
+            levels: Columns of a table that are levels, coarse to fine; see :meth:`from_csv`.
+            strict_names: Refuse a name below two parents.
+        """
         path = Path(path)
         if path.is_dir():
-            return cls.from_folder(path)
-        if path.suffix.lower() == ".csv":
-            return cls.from_csv(path)
+            return cls.from_folder(path, strict_names=strict_names)
+        if path.suffix.lower() in TABLES:
+            return cls.from_csv(path, levels, strict_names=strict_names)
 
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -270,7 +298,8 @@ class Taxonomy:
 
         Args:
             path: Coarse to fine. None, empty or -1 at a level means unknown there; ancestors of a known node are
-                filled in.
+                filled in. ``Larus sp.`` and ``Larus cf. fuscus`` end at the genus, ``A/B`` and ``A or B`` at the
+                deepest common ancestor.
 
         Raises:
             TaxonomyError: if a node is unknown, or is not a child of the node before it.
@@ -289,7 +318,11 @@ class Taxonomy:
             hcast_zoo.taxonomy.sources.TaxonomyError: 'owl' of level 'kind' belongs to 'bird', not to 'cat'
         """
         _check_path(path, len(self.levels))
-        given = [self._index(level, node) for level, node in enumerate(path)]
+        given: list[int] = []
+        for level, node in enumerate(path):
+            if isinstance(node, str) and node not in self._name_index[level]:
+                node = self._settle(level, node, given)
+            given.append(self._index(level, node, given))
         known = [level for level, index in enumerate(given) if index != UNKNOWN]
         if not known:
             return (UNKNOWN,) * len(self.levels)
@@ -352,12 +385,15 @@ class Taxonomy:
 
         return list(dict.fromkeys({**words, **names}[match] for match in near))[:3]
 
-    def _index(self, level: int, node: str | int | None) -> int:
+    def _index(self, level: int, node: str | int | None, above: Sequence[int] = ()) -> int:
+        """Return the index of a node, -1 where it is unknown; a name may be plain where ``above`` makes it unique."""
         if node is None or node == "" or node == UNKNOWN:
             return UNKNOWN
 
         if isinstance(node, str):
             index = self._name_index[level].get(node)
+            if index is None:
+                index = self._plain_index(level, node, above)
             if index is None:
                 near = _near(node, self.names[level], 3)
                 hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -379,9 +415,109 @@ class Taxonomy:
 
         return node
 
+    def _settle(self, level: int, node: str, given: list[int]) -> str | int:
+        """Return a name, or -1 if it leaves open which node it is; then note in ``given`` what it does tell.
+
+        ``Larus sp.`` tells the genus, ``A/B`` or ``A or B`` the deepest common ancestor of nodes of this level.
+        """
+        name = clean_name(node)
+        if name in self._plain_names[level]:
+            return node
+
+        if is_open(name):
+            for depth in range(level - 1, -1, -1):
+                found = self._plain_names[depth].get(genus_of(name), ())
+                if len(found) == 1:
+                    given[depth] = found[0]
+                    break
+            return UNKNOWN
+
+        parts = alternatives(name)
+        if len(parts) > 1 and all(part in self._plain_names[level] for part in parts):
+            paths = [self.path_to(level, self._index(level, part, given)) for part in parts]
+            for depth in range(level - 1, -1, -1):
+                if len({path[depth] for path in paths}) == 1:
+                    given[depth] = paths[0][depth]
+                    break
+            return UNKNOWN
+
+        return node
+
+    def _plain_index(self, level: int, node: str, above: Sequence[int]) -> int | None:
+        """Return the index of a node by its name without the parent in brackets, or in another Unicode form."""
+        found = self._plain_names[level].get(clean_name(node), ())
+        if len(found) > 1:
+            known = [(depth, index) for depth, index in enumerate(above) if index != UNKNOWN]
+            below = [i for i in found if all(self.path_to(level, i)[depth] == index for depth, index in known)]
+            if len(below) != 1:
+                names = " or ".join(repr(self.names[level][i]) for i in (below or found)[:3])
+                raise TaxonomyError(
+                    f"node {brief(node)} of level {self.levels[level]!r} is below several parents: write {names}"
+                )
+            return below[0]
+
+        return found[0] if found else None
+
     @functools.cached_property
     def _name_index(self) -> tuple[dict[str, int], ...]:
         return tuple({name: i for i, name in enumerate(names)} for names in self.names)
+
+    @functools.cached_property
+    def _plain_names(self) -> tuple[dict[str, list[int]], ...]:
+        """For each level, names without a parent in brackets, in composed form, to the nodes that have them."""
+        levels: list[dict[str, list[int]]] = []
+        for depth, names in enumerate(self.names):
+            plain: dict[str, list[int]] = {}
+            for index, name in enumerate(names):
+                name = clean_name(name)
+                plain.setdefault(name, []).append(index)
+                if depth and name.endswith(")") and " (" in name:
+                    start, _, inside = name[:-1].rpartition(" (")
+                    parent = self.names[depth - 1][self.parents[depth - 1][index]]
+                    if inside and parent.startswith(inside.split(" < ")[0]):
+                        plain.setdefault(start, []).append(index)
+            levels.append(plain)
+
+        return tuple(levels)
+
+
+def _unique_names(level: str, paths: Sequence[tuple[str, ...]], strict: bool) -> tuple[str, ...]:
+    """Return a name for each path to a node of a level: its last, with as many parents in brackets as tell it apart."""
+    count = collections.Counter(path[-1] for path in paths)
+    twice = [path for path in paths if count[path[-1]] > 1]
+    if not twice:
+        return tuple(path[-1] for path in paths)
+
+    if strict:
+        first, second = [path for path in twice if path[-1] == twice[0][-1]][:2]
+        differ = next(depth for depth in range(len(first) - 2, -1, -1) if first[depth] != second[depth])
+        raise TaxonomyError(
+            f"node {brief(first[-1])} of level {brief(level)} has two parents, {brief(first[differ])} "
+            f"and {brief(second[differ])}: use names that are unique in their level"
+        )
+
+    taken = set(count)
+    names = []
+    for path in paths:
+        name = path[-1]
+        if count[name] > 1:
+            same = [other for other in twice if other[-1] == name]
+            depth = 2
+            while sum(other[-depth:] == path[-depth:] for other in same) > 1:
+                depth += 1
+            name = f"{name} ({' < '.join(path[-2 : -depth - 1 : -1])})"
+            while name in taken:
+                name += "'"
+            taken.add(name)
+        names.append(name)
+
+    examples = ", ".join(repr(name) for name in names if name not in count)
+    warnings.warn(
+        f"level {brief(level)}: {len({path[-1] for path in twice})} names are below several parents and carry them in "
+        f"brackets, such as {clip(examples, 200)}",
+        stacklevel=4,
+    )
+    return tuple(names)
 
 
 def _fault(name: object) -> str | None:

@@ -15,7 +15,7 @@ CORE = {  # room of hcast_zoo: the modules of it that become files; no two have 
     "common": ("files", "formats", "text", "walk"),
     "data": ("pictures", "transforms"),
     "network": ("config", "graph_pooling", "layers", "memory", "model", "slic", "superpixels"),
-    "taxonomy": ("backoff", "calibration", "decode", "sources", "subtree", "tree"),
+    "taxonomy": ("backoff", "calibration", "columns", "decode", "names", "sources", "subtree", "tree"),
     "training": ("losses",),
 }
 CORE_MODULES = tuple(module for modules in CORE.values() for module in modules)

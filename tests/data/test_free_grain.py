@@ -114,7 +114,7 @@ def test_wrong_files_are_explained(tmp_path, taxonomy):
     for output, split, message in [
         ("cut.jsonl", "train", "another file than data.csv, that ends in .csv"),
         ("data.csv", "train", "another file than data.csv"),
-        ("cut.csv", "valid", "at least one picture of split 'valid'"),
+        ("cut.csv", "valid", "expected pictures of the part 'valid'; its parts are train, test"),
     ]:
         with pytest.raises(ValueError, match=message):
             write_free_grain(source, tmp_path / output, taxonomy, THIRDS, split)

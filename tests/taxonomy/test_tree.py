@@ -37,7 +37,7 @@ def test_defaults_and_names_of_levels():
     with pytest.raises(TaxonomyError, match="level 'fine': expected a parent for each of 2 nodes, got 1"):
         Taxonomy(("coarse", "middle", "fine"), (("a",), ("b",), ("c", "d")), ((0,), (0,)))
     with pytest.raises(TaxonomyError, match="node 'x' of level 'species' has two parents"):
-        Taxonomy.from_paths([("a", "x"), ("b", "x")], ("order", "species"))
+        Taxonomy.from_paths([("a", "x"), ("b", "x")], ("order", "species"), strict_names=True)
 
 
 def test_cub_tree():
@@ -55,7 +55,11 @@ def test_from_csv(tmp_path):
     with pytest.raises(TaxonomyError, match="expected columns"):
         Taxonomy.from_csv(file, ["order", "genus"])
     file.write_text("order,family,species\nratite,,emu\n")
-    with pytest.raises(TaxonomyError, match="line 2: expected names without a gap"):
+    assert Taxonomy.from_csv(file).names == (("ratite",), ("ratite incertae sedis",), ("emu",))
+    file.write_text("order,family,species\nratite,,emu\nratite,emus,emu\n")
+    assert Taxonomy.from_csv(file).names == (("ratite",), ("emus",), ("emu",))
+    file.write_text("order,family,species\n,,\n")
+    with pytest.raises(TaxonomyError, match="line 2: expected a name"):
         Taxonomy.from_csv(file)
 
 
@@ -105,7 +109,7 @@ def test_no_tree_is_explained(levels, names, parents, message):
 )
 def test_wrong_paths_are_explained(paths, message):
     with pytest.raises(TaxonomyError, match=message):
-        Taxonomy.from_paths(paths)
+        Taxonomy.from_paths(paths, strict_names=True)
 
 
 def test_wrong_files_are_explained(tmp_path):

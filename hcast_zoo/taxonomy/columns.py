@@ -1,0 +1,139 @@
+"""Columns of tables: which are levels of a taxonomy, which the picture, the split; known exports by their names."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+from ..common.text import brief
+from .names import clean_name
+
+RANKS = (  # coarse to fine
+    *("domain", "superkingdom", "kingdom", "subkingdom", "phylum", "subphylum", "superclass", "class", "subclass"),
+    *("infraclass", "superorder", "order", "suborder", "infraorder", "superfamily", "family", "subfamily"),
+    *("supertribe", "tribe", "subtribe", "genus", "subgenus", "species", "subspecies"),
+)
+PICTURES = (
+    *("file", "file_name", "filename", "file_path", "filepath", "image_path", "image_file", "img_path", "image", "img"),
+    *("picture", "photo", "path", "local_path"),
+)
+SPLITS = ("split", "subset", "partition")
+# Of Darwin Core, GBIF and iNaturalist, or what collections note beside a label; compared without case, _ and blanks.
+NOTES = frozenset(
+    """id uuid key count individualcount date time datetime eventdate eventtime year month day observedon timeobservedat
+    createdat updatedat latitude longitude lat lon lng decimallatitude decimallongitude
+    coordinateuncertaintyinmeters positionalaccuracy elevation depth geodeticdatum country countrycode stateprovince
+    county municipality locality location site place placeguess habitat camera station sequence series sex lifestage age
+    photographer observer recordedby identifiedby userlogin username license licence rights rightsholder url imageurl
+    sourceurl soundurl description remarks comment comments note notes tags taglist common commonname vernacularname
+    iconictaxonname scientificname scientificnameauthorship taxonrank taxonomicstatus basisofrecord
+    occurrencestatus institutioncode collectioncode catalognumber datasetname publisher width height bbox
+    confidence score qualitygrade verbatimscientificname acceptedscientificname genericname specificepithet
+    infraspecificepithet canonicalname""".split()  # noqa: SIM905
+)
+INATURALIST = re.compile(r"^taxon_(\w+)_name$")
+SPECIESNET = ("uuid", "class", "order", "family", "genus", "species", "common")  # its taxonomy file has no header
+UUID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """What the columns of a table are.
+
+    Attributes:
+        levels: Level name to column, coarse to fine.
+        picture: Column of the picture's file; None if there is none.
+        split: Column of the part of the data; None if there is none.
+        unused: Columns that are none of these.
+    """
+
+    levels: dict[str, str]
+    picture: str | None
+    split: str | None
+    unused: tuple[str, ...]
+
+    def path(self, row: Mapping[str, object]) -> list:
+        """Return a row's cells at each level; None where there is nothing.
+
+        A species given by its epithet alone gets its genus before it.
+        """
+        names = [_cell(row[column]) for column in self.levels.values()]
+        by_rank = dict(zip(map(str.lower, self.levels), range(len(names))))
+        genus, species = by_rank.get("genus"), by_rank.get("species")
+        if genus is not None and species is not None:
+            if self.levels[list(self.levels)[species]] == "scientificName":
+                names[species] = _species_of(names[species])
+            first, epithet = names[genus], names[species]
+            if isinstance(first, str) and isinstance(epithet, str) and " " not in epithet and epithet.islower():
+                names[species] = f"{first} {epithet}"
+
+        return names
+
+
+def find_columns(columns: Sequence[str], levels: Sequence[str] | None = None, reserved: Sequence[str] = ()) -> Columns:
+    """Tell what the columns of a table are.
+
+    Without ``levels``: if two or more columns are named as ranks are, those are the levels, in the order of ranks
+    (also as iNaturalist names them, ``taxon_order_name``); else all columns but the picture's, the split's and known
+    notes (``observation_id``, ``latitude`` ...), in their order.
+
+    Args:
+        columns: The header.
+        levels: Columns that are the levels, coarse to fine, whatever their case.
+        reserved: Columns that are something else.
+
+    Raises:
+        ValueError: if one of ``levels`` is not there; the message names what is.
+    """
+    by_name = {column.lower(): column for column in reversed(columns)}
+    picture = next((by_name[name] for name in PICTURES if name in by_name), None)
+    split = next((by_name[name] for name in SPLITS if name in by_name), None)
+    taken = {picture, split, *reserved}
+
+    if levels is not None:
+        if missing := [level for level in levels if level.lower() not in by_name]:
+            raise ValueError(f"no column {', '.join(missing)}; it has {brief(list(columns))}")
+        found = {level: by_name[level.lower()] for level in levels}
+    elif len(ranks := _ranks(columns)) > 1:
+        found = ranks
+    else:
+        found = {c: c for c in columns if c not in taken and not is_note(c)}
+
+    taken.update(found.values())
+    if picture in found.values():
+        picture = None
+    return Columns(found, picture, split, tuple(c for c in columns if c not in taken))
+
+
+def is_note(column: str) -> bool:
+    """Return whether a column's name is one of what is noted beside a label, or an identifier."""
+    plain = re.sub(r"[\s_:.-]", "", column).lower()
+    return plain in NOTES or bool(re.search(r"(^|[_\s])(id|key|uuid)$|[a-z](ID|Id|Key)$", column))
+
+
+def _ranks(columns: Sequence[str]) -> dict[str, str]:
+    found: dict[str, tuple[str, str]] = {}
+    for column in columns:
+        match = INATURALIST.match(column)
+        rank = (match[1] if match else column).lower()
+        if rank in RANKS:
+            found.setdefault(rank, (match[1] if match else column, column))
+    if len(found) > 1 and "species" not in found and "scientificName" in columns:
+        found["species"] = ("species", "scientificName")
+
+    return dict(found[rank] for rank in RANKS if rank in found)
+
+
+def _species_of(name: object) -> object:
+    """Return the binomial of a scientific name: without author and year, None if it is of a genus or above."""
+    if not isinstance(name, str):
+        return name
+    words = name.split()
+    if len(words) < 2 or not words[1].replace("-", "").isalpha() or not words[1].islower():
+        return None
+    return " ".join(words[:2])
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return clean_name(value) or None
+    return value

@@ -1,0 +1,40 @@
+"""Names of nodes as people write them: spaces, Unicode forms, open identifications ("Larus sp."), alternatives."""
+
+import re
+import unicodedata
+
+INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x2060, 0xFEFF))  # but not the joiners that emoji and Persian need
+OPEN = re.compile(r"\s(?:sp|spp|spec|indet)\.?$|\s(?:cf|aff)\.?\s", re.IGNORECASE)  # "Larus sp. 1" is a name
+ALTERNATIVES = re.compile(r"\s*/\s*|\s+or\s+")
+
+
+def clean_name(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC), with plain spaces, and nothing invisible in it."""
+    if name.isascii():
+        return name.strip()
+    name = unicodedata.normalize("NFC", name).translate(INVISIBLE)
+    return "".join(" " if unicodedata.category(c) == "Zs" else c for c in name).strip()
+
+
+def is_open(name: str) -> bool:
+    """Return whether a name leaves the species open: ``Larus sp.``, ``Larus cf. argentatus``."""
+    return OPEN.search(name) is not None
+
+
+def genus_of(name: str) -> str:
+    """Return the first word of a name, the genus where it is a species."""
+    return name.split()[0]
+
+
+def alternatives(name: str) -> list[str]:
+    """Return the names that ``A/B`` or ``A or B`` offers, fewer than two if it is one name.
+
+    A part of one lower-case word takes the genus of the first: ``Larus argentatus/cachinnans``.
+    """
+    parts = [part for part in ALTERNATIVES.split(name) if part]
+    if len(parts) < 2:
+        return []
+    words = parts[0].split()
+    if len(words) == 2:
+        parts = [f"{words[0]} {part}" if " " not in part and part.islower() else part for part in parts]
+    return parts

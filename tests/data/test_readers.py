@@ -1,0 +1,201 @@
+import json
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.data.readers import find_split, read, read_synonyms
+from hcast_zoo.taxonomy.columns import find_columns
+from hcast_zoo.taxonomy.sources import TaxonomyError
+from hcast_zoo.taxonomy.tree import Taxonomy
+
+BIRDS = Taxonomy.from_paths(
+    [
+        ("Strigiformes", "Tyto", "Tyto alba"),
+        ("Charadriiformes", "Larus", "Larus fuscus"),
+        ("Charadriiformes", "Larus", "Larus canus"),
+    ],
+    ("order", "genus", "species"),
+)
+PATHS = (("Strigiformes", "Tytonidae", "Tyto alba"), ("Charadriiformes", "Laridae", "Larus fuscus"))
+
+
+def table(delimiter, end="\n", header=("file", "order", "family", "species")):
+    rows = [header, *(("1.jpg", *PATHS[0]), ("2.jpg", *PATHS[1]))]
+    return end.join(delimiter.join(row) for row in rows) + end
+
+
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("t.csv", table(";").encode()),
+        ("t.csv", table("\t").encode()),
+        ("t.tsv", table("\t").encode()),
+        ("t.txt", table("|").encode()),
+        ("t.csv", table(",", "\r\n").encode("utf-8-sig")),
+        ("t.csv", table("\t", "\r\n").encode("utf-16")),
+        ("t.csv", table(",", header=(" file", "order ", " family", "species,")).encode()),
+        ("t.csv", table(",", ",,\n").encode()),
+        ("t.csv", table(";").replace("Tytonidae", '"Tyton;idae"').replace("Tyton;", "Tyton").encode()),
+    ],
+)
+def test_tables_of_every_kind_are_one(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    listing = read(tmp_path / name)
+    assert listing.levels == ("order", "family", "species")
+    assert listing.paths == [list(path) for path in PATHS]
+    assert [p.name for p in listing.pictures] == ["1.jpg", "2.jpg"]
+
+
+def test_an_identifier_is_no_level(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("file,order,species,observation_id\n1.jpg,owls,Tyto alba,101\n2.jpg,gulls,Larus,102\n")
+    with pytest.warns(UserWarning, match="levels are order, species; not used: observation_id"):
+        assert HierarchicalDataset.load(file).taxonomy.names == (("owls", "gulls"), ("Tyto alba", "Larus"))
+    data = HierarchicalDataset.load(file, levels=["order"])
+    assert data.taxonomy.levels == ("order",) and data.taxonomy.names == (("owls", "gulls"),)
+    with pytest.raises(ValueError, match="no column genus; it has"):
+        HierarchicalDataset.load(file, levels=["order", "genus"])
+    file.write_text("file,species,group\n1.jpg,Tyto alba,owls\n")
+    assert HierarchicalDataset.load(file, levels=["group", "species"]).taxonomy.names == (("owls",), ("Tyto alba",))
+
+
+def test_darwin_core_and_inaturalist():
+    gbif = (
+        "gbifID kingdom phylum class order family genus species scientificName taxonRank decimalLatitude file".split()
+    )
+    found = find_columns(gbif)
+    assert list(found.levels) == ["kingdom", "phylum", "class", "order", "family", "genus", "species"]
+    assert found.picture == "file" and "decimalLatitude" in found.unused
+    core = find_columns(["scientificName", "genus", "family", "file"])
+    cells = {"scientificName": "Larus canus Linnaeus, 1758", "genus": "Larus", "family": "Laridae"}
+    assert core.path(cells) == ["Laridae", "Larus", "Larus canus"]
+    assert core.path({**cells, "scientificName": "Larus Linnaeus, 1758"}) == ["Laridae", "Larus", None]
+    ours = find_columns(["id", "image", "taxon_order_name", "taxon_species_name", "common_name"])
+    assert ours.levels == {"order": "taxon_order_name", "species": "taxon_species_name"}
+
+
+def test_speciesnet_taxonomy_has_no_header(tmp_path):
+    rows = [
+        "a1b2c3d4-0000-0000-0000-000000000001;aves;passeriformes;parulidae;setophaga;americana;northern parula",
+        "a1b2c3d4-0000-0000-0000-000000000002;aves;anseriformes;anatidae;mareca;americana;american wigeon",
+    ]
+    (tmp_path / "t.txt").write_text("\n".join(rows))
+    taxonomy = Taxonomy.load(tmp_path / "t.txt")
+    assert taxonomy.levels == ("class", "order", "family", "genus", "species")
+    assert taxonomy.names[-1] == ("setophaga americana", "mareca americana")
+
+
+def test_hugging_face_folders_and_rows(tmp_path):
+    for part in ("train", "validation"):
+        (tmp_path / part).mkdir()
+        row = {"file_name": "1.jpg", "order": "owls", "species": "barn owl"}
+        (tmp_path / part / "metadata.jsonl").write_text(json.dumps(row))
+    listing = read(tmp_path, wanted=["train", "val"])
+    assert listing.paths == [["owls", "barn owl"]] * 2 and listing.levels == ("order", "species")
+    assert listing.part("val").pictures == [tmp_path / "validation/1.jpg"]
+
+
+def test_hugging_face_parquet(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    features = {"info": {"features": {"order": {"names": ["owls", "gulls"], "_type": "ClassLabel"}}}}
+    data = {"image": [{"bytes": b"x", "path": "1.jpg"}, {"bytes": None, "path": "2.jpg"}], "order": [1, 0]}
+    written = pa.table(data).replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(written, tmp_path / "t.parquet")
+    listing = read(tmp_path / "t.parquet")
+    assert listing.pictures == [b"x", tmp_path / "2.jpg"] and listing.paths == [["gulls"], ["owls"]]
+
+
+@pytest.mark.parametrize(
+    "text, labels",
+    [
+        ("file,species\n1.jpg,Tyto alba\n", (0, 0, 0)),
+        ("file,order,genus,species\n1.jpg,Strigiformes,,Tyto alba\n", (0, 0, 0)),
+        ("file,species\n1.jpg,Larus sp.\n", (1, 1, -1)),
+        ("file,species\n1.jpg,Larus sp\n", (1, 1, -1)),
+        ("file,species\n1.jpg,Larus cf. canus\n", (1, 1, -1)),
+        ("file,species\n1.jpg,Larus fuscus/canus\n", (1, 1, -1)),
+        ("file,species\n1.jpg,Larus fuscus or Larus canus\n", (1, 1, -1)),
+        ("file,species\n1.jpg,Larus fuscus / Tyto alba\n", (-1, -1, -1)),
+        ("file,a,b,c\n1.jpg,Strigiformes,Tyto,Tyto alba\n", (0, 0, 0)),
+    ],
+)
+def test_what_is_known_is_filled_in(tmp_path, text, labels):
+    (tmp_path / "t.csv").write_text(text)
+    assert tuple(HierarchicalDataset.load(tmp_path / "t.csv", BIRDS).labels[0].tolist()) == labels
+
+
+def test_open_names_make_no_node(tmp_path):
+    rows = ["file,genus,species", "1,Larus,Larus sp.", "2,Larus,Larus fuscus", "3,Larus,Larus canus"]
+    (tmp_path / "t.csv").write_text("\n".join([*rows, "4,Larus,Larus fuscus/canus", "5,Larus,T-shirt/top"]))
+    data = HierarchicalDataset.load(tmp_path / "t.csv")
+    assert data.taxonomy.names == (("Larus",), ("Larus fuscus", "Larus canus", "T-shirt/top"))
+    assert data.labels[:, 1].tolist() == [-1, 0, 1, -1, 2]
+
+
+def test_homonyms_are_told_apart_and_found(tmp_path):
+    for name in ("owls/other/1.jpg", "gulls/other/2.jpg", "gulls/herring/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    with pytest.warns(UserWarning, match="1 names are below several parents"):
+        data = HierarchicalDataset.load(tmp_path)
+    assert data.taxonomy.names[1] == ("herring", "other (gulls)", "other (owls)")
+    assert data.labels.tolist() == [[0, 0], [0, 1], [1, 2]]
+    assert data.taxonomy.labels(("owls", "other")) == data.taxonomy.labels((None, "other (owls)")) == (1, 2)
+    with pytest.raises(TaxonomyError, match=r"below several parents: write 'other \(gulls\)' or 'other \(owls\)'"):
+        data.taxonomy.labels((None, "other"))
+    with pytest.raises(TaxonomyError, match="two parents"):
+        HierarchicalDataset.load(tmp_path, strict_names=True)
+
+
+def test_homonyms_below_homonyms():
+    with pytest.warns(UserWarning, match="below several parents"):
+        found = Taxonomy.from_paths([("A", "incertae sedis", "x"), ("B", "incertae sedis", "x")])
+    assert found.names[2] == ("x (incertae sedis < A)", "x (incertae sedis < B)")
+    assert found.labels(("B", "incertae sedis", "x")) == (1, 1, 1)
+
+
+def test_names_of_one_look_are_one():
+    composed = "H\u00e9rons gris"
+    others = [unicodedata.normalize("NFD", composed), composed.replace(" ", "\u00a0"), f"\u200b{composed}"]
+    found = Taxonomy.from_paths([(name, str(i)) for i, name in enumerate([composed, *others])])
+    assert found.names == ((composed,), ("0", "1", "2", "3"))
+    assert all(found.labels((name,)) == (0, -1) for name in others)
+
+
+def test_synonyms(tmp_path):
+    (tmp_path / "s.csv").write_text("old,new\nTyto furcata,Strix alba\nStrix alba,Tyto alba\n")
+    (tmp_path / "t.csv").write_text("file,species\n1.jpg,Tyto furcata\n")
+    synonyms = read_synonyms(tmp_path / "s.csv")
+    assert HierarchicalDataset.load(tmp_path / "t.csv", BIRDS, synonyms=synonyms).labels.tolist() == [[0, 0, 0]]
+    (tmp_path / "s.csv").write_text("a;b\nb;a\n")
+    with pytest.raises(ValueError, match="circle"):
+        read_synonyms(tmp_path / "s.csv")
+
+
+def test_parts_by_other_names(tmp_path):
+    for name in ("Train/a/1.jpg", "valid/a/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    listing = read(tmp_path, wanted=["train", "val"])
+    assert [p.name for p in listing.part("train").pictures] == ["1.jpg"] and len(listing.part("val").pictures) == 1
+    with pytest.raises(ValueError, match="expected pictures of the part 'test'; its parts are Train, valid"):
+        listing.part("test")
+    assert find_split("val", ["train", "Validation"]) == "Validation" and find_split("val", ["train"]) is None
+
+
+def test_a_label_named_train_is_no_part(tmp_path):
+    for name in ("bus/1.jpg", "car/1.jpg", "train/1.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    listing = read(tmp_path, wanted=["train", "val"])
+    assert listing.splits is None and len(listing.pictures) == 3
+    with pytest.raises(ValueError, match="--val-fraction"):
+        listing.part("train")
+
+
+def test_addresses_are_no_pictures(tmp_path):
+    (tmp_path / "t.csv").write_text("image,species\nhttps://example.org/1.jpg,Tyto alba\n")
+    with pytest.raises(ValueError, match="download the pictures first"):
+        read(tmp_path / "t.csv")
