@@ -26,7 +26,7 @@ from hcast_zoo.weights import file as weights
 
 
 class FlatViT(nn.Module):
-    """timm's ViT with a head a level; its tokens are square patches, one for each superpixel of an H-CAST.
+    """timm's ViT with a head per level; its tokens are square patches, one for each superpixel of an H-CAST.
 
     Args:
         config: Width, heads, picture size, number of tokens and levels; the ``depths`` count together.

@@ -1,8 +1,8 @@
-"""Test-time adaptation in reverse hierarchy: what is, or should be, recognised corrects the segments it came from.
+"""Test-time adaptation in reverse hierarchy: a label corrects the segments that it was read from.
 
-Feedback about the labels is back-propagated from the heads through the poolings to the superpixels, a few small steps
-are taken in what is left free, and the picture is fed forward again. The authors of H-CAST show one example of the
-idea and released no code for it; what is free, the steps and their limits are our reading.
+A loss on the labels is back-propagated from the heads through the poolings to the superpixels, a few small steps are
+taken on selected tensors, and the picture is fed forward again. The authors of H-CAST show one example of the idea and
+released no code; the choice of tensors, the steps and their limits are our interpretation.
 """
 
 import contextlib
@@ -27,20 +27,20 @@ Loss = Callable[[Sequence[Tensor]], Tensor]
 
 
 class AdaptationError(ValueError):
-    """Adaptation left the finite numbers and was stopped; the model is as it was."""
+    """Adaptation reached a value that is not finite and was stopped; the model is unchanged."""
 
 
 @dataclasses.dataclass
 class Adaptation:
-    """A picture's answer before and after adaptation, and what moved.
+    """A picture's answer before and after adaptation, and what changed.
 
     Attributes:
-        before: The model's output as it is stored.
-        after: The output with the lowest loss of all steps, so never one with a higher loss than ``before``.
-        losses: Of each step, from before the first to after the last.
+        before: The output of the model as stored.
+        after: The output with the lowest loss of all steps; its loss is never higher than that of ``before``.
+        losses: The loss before the first step and after each step.
         node: Level and index of the target, or None for feedback that has none.
-        distances: For each free kind, how far it moved, as a fraction of its norm.
-        token_offset: (1, N, C) what was added to the superpixels' tokens, or None.
+        distances: How far each kind of tensor moved, as a fraction of its norm.
+        token_offset: (1, N, C) offset that was added to the superpixels' tokens, or None.
         parameters: Adapted values by parameter name.
     """
 
@@ -53,12 +53,12 @@ class Adaptation:
     parameters: dict[str, nn.Parameter]
 
     def applied(self, model: HCast) -> contextlib.AbstractContextManager[HCast]:
-        """Return a context that gives the adapted model, for this picture; the model itself does not change."""
+        """Return a context that yields the model adapted to this picture; the model itself does not change."""
         return contextlib.nullcontext(twin(model, self.parameters, self.token_offset))
 
 
 def twin(model: HCast, parameters: dict[str, nn.Parameter], token_offset: Tensor | None = None) -> HCast:
-    """Return a model that shares everything with another but the given parameters.
+    """Return a model that shares everything with another except the given parameters.
 
     Only the module objects are new: tensors are shared and never written to, so other threads can use the original at
     the same time. (``torch.func.functional_call`` swaps the tensors inside the original while it runs.)
@@ -90,9 +90,9 @@ def adapt(
     num_clusters: tuple[int, ...] | None = None,
     calibration: Calibration | None = None,
 ) -> Adaptation:
-    """Adapt a copy of a model to one picture, by feedback about its labels.
+    """Adapt a copy of a model to one picture, by a loss on its labels.
 
-    The model itself is never written to, so any number of threads may adapt it and predict with it at once.
+    The model itself is never modified, so several threads can adapt it and predict with it at the same time.
 
     Args:
         model: In eval mode.
@@ -100,7 +100,7 @@ def adapt(
         taxonomy: The model's labels.
         target: For feedback ``target``: a node at any level, by name (see :meth:`Taxonomy.find`), or level and index.
         feedback: ``target``: raise the probability of the node. ``path``: that of the path predicted before.
-            ``entropy``: make every level decided. ``agreement``: raise the probability that the levels, drawn
+            ``entropy``: make every level confident. ``agreement``: raise the probability that the levels, drawn
             independently, form a path of the tree.
         config: How far adaptation may go.
         segments: (1, H, W) superpixels; made by the model if not given.
@@ -147,10 +147,10 @@ def adapt(
 def node_log_probability(
     level_logits: Sequence[Tensor], taxonomy: Taxonomy, node: tuple[int, int], calibration: Calibration | None = None
 ) -> Tensor:
-    """Return the (B,) logarithm of a node's probability: of all paths through it, as ``best_path`` decoding has it.
+    """Return the (B,) logarithm of a node's probability, summed over all paths through it as in ``best_path``.
 
     Args:
-        level_logits: One (B, C_l) tensor a level.
+        level_logits: One (B, C_l) tensor per level.
         taxonomy: The tree.
         node: Level and index.
         calibration: Of the weights.
@@ -163,7 +163,7 @@ def node_log_probability(
 def make_loss(
     feedback: str, taxonomy: Taxonomy, node: tuple[int, int] | None = None, calibration: Calibration | None = None
 ) -> Loss:
-    """Return the function of level logits that adaptation lowers; see :func:`adapt` for the kinds of feedback.
+    """Return the loss that adaptation minimises, as a function of the levels' logits; see :func:`adapt`.
 
     Raises:
         ValueError: if the feedback is unknown.
@@ -187,7 +187,7 @@ def make_loss(
 
 @dataclasses.dataclass
 class _FreeGroup:
-    """One kind of what moves: its tensors, where they started, and the norm that steps are measured by."""
+    """One kind of tensors that may change: their values, their start, and the norm that scales the steps."""
 
     kind: str
     values: dict[str, nn.Parameter]
@@ -199,7 +199,7 @@ class _FreeGroup:
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], config: AdaptConfig) -> None:
-        """Move against the gradient by a fixed length, and back to the surface of the trust region if beyond."""
+        """Take a step of fixed length against the gradient, then project onto the trust region."""
         norm = _norm(gradients)
         if norm == 0:
             return
@@ -218,7 +218,7 @@ class _FreeGroup:
 def _descend(
     forward: Callable[[], HCastOutput], loss: Loss, groups: list[_FreeGroup], config: AdaptConfig
 ) -> tuple[HCastOutput, tuple[float, ...]]:
-    """Take the steps; return the output with the lowest loss, to which the groups are set back, and all losses."""
+    """Take the steps, restore the best one, and return its output and all losses."""
     losses: list[float] = []
     best: tuple | None = None
     for step in range(config.steps + 1):
@@ -226,7 +226,7 @@ def _descend(
         value = loss(output.level_logits)
         if not value.isfinite():
             raise AdaptationError(
-                f"the loss is {value.item()} after {step} steps, and the model as it was before: "
+                f"the loss is {value.item()} after {step} steps, the model is unchanged: "
                 + ("check the picture" if step == 0 else "try a smaller step_size or radius")
             )
 
@@ -237,17 +237,17 @@ def _descend(
             break
         tensors = [v for g in groups for v in g.values.values()]
 
-        # What lies above the stage that the feedback enters by has no part in it.
+        # Tensors above the stage where the feedback enters get no gradient.
         gradients = iter(torch.autograd.grad(value, tensors, allow_unused=True))
         for group in groups:
             mine = [torch.zeros_like(v) if (g := next(gradients)) is None else g for v in group.values.values()]
             if not math.isfinite(_norm(mine)):
                 raise AdaptationError(
-                    f"the gradient of {group.kind} is not finite after {step} steps; the model is as it was before"
+                    f"the gradient of {group.kind} is not finite after {step} steps; the model is unchanged"
                 )
             group.step(mine, config)
 
-    assert best is not None  # the loss before the first step is there
+    assert best is not None  # there is always the loss before the first step
     for group, values in zip(groups, best[2]):
         group.restore(values)
     return best[1], tuple(losses)
@@ -266,10 +266,10 @@ def _free_group(model: HCast, kind: str, tokens: Tensor) -> _FreeGroup:
 def _names(model: HCast, kind: str) -> set[str]:
     """Return the names of the parameters of a free kind."""
     if kind == "norms":
-        # Not the norm before the coarsest heads, which is past all segments.
+        # Not the norm before the coarsest heads, which comes after all segments.
         owners = [f"stages.{name}" for name, m in model.stages.named_modules() if isinstance(m, nn.LayerNorm)]
     else:
-        # Not the pooling's MLP, which feeds the class token too. A last pooling reaches no head.
+        # Not the pooling's MLP, which also feeds the class token, and not a last pooling, which reaches no head.
         owners = [f"stages.{i}.pool.centroid_fc" for i, s in enumerate(model.stages[:-1]) if s.pool is not None]
     return {name for name, _ in model.named_parameters() if name.startswith(tuple(f"{owner}." for owner in owners))}
 
@@ -324,7 +324,7 @@ def _shift_tokens(offset: Tensor, stage: nn.Module, arguments: tuple) -> tuple:
 
 
 def _copy_modules(module: nn.Module, copies: dict[int, nn.Module]) -> Any:
-    """Copy the objects of a tree of modules, and the dictionaries that name their tensors and hooks."""
+    """Copy a tree of modules: the objects, and the dictionaries that hold their tensors and hooks."""
     if id(module) in copies:
         return copies[id(module)]
     copy = copies[id(module)] = module.__new__(type(module))

@@ -25,7 +25,7 @@ def predict(args: argparse.Namespace) -> int:
         with open(args.files_from, encoding="utf-8", errors="surrogateescape") as names:
             files += [name for line in names if (name := line.rstrip("\n"))]
         if any("\0" in name for name in files):
-            raise ValueError(f"{args.files_from}: expected a text file that names a picture a line, got NUL bytes")
+            raise ValueError(f"{args.files_from}: expected a text file that names a picture per line, got NUL bytes")
 
     if not files:
         raise ValueError("expected pictures, or --files-from with a list of them")
@@ -187,7 +187,7 @@ def adapt(args: argparse.Namespace) -> int:
         print(printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
 
     changes = ", ".join(f"{change:.1f} % at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
-    print(f"pixel pairs joined or parted: {changes}")
+    print(f"changed segment (share of pixel pairs): {changes}")
     if output:
         print(f"wrote {output}", file=sys.stderr)
 

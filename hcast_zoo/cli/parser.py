@@ -90,7 +90,7 @@ def _add_answers(command: Callable) -> None:
     """Add the commands that answer about pictures."""
     p = command("predict", answer.predict, "print the path in the taxonomy of each picture")
     p.add_argument("pictures", nargs="*", metavar="PICTURE", help="picture files, folders, glob patterns")
-    p.add_argument("--files-from", metavar="FILE", help="text file that names a picture a line")
+    p.add_argument("--files-from", metavar="FILE", help="text file that names a picture per line")
     p.add_argument(
         "--output",
         metavar="DIR",
@@ -100,7 +100,7 @@ def _add_answers(command: Callable) -> None:
     p.add_argument("--part-size", type=int, default=4096, help="pictures a parquet file (%(default)s)")
     _add_model(p)
     _add_decoding(p)
-    p.add_argument("--json", action="store_true", help="one JSON object a line")
+    p.add_argument("--json", action="store_true", help="one JSON object per line")
     _add_clusters(p)
     _add_loading(p)
 
@@ -116,7 +116,7 @@ def _add_answers(command: Callable) -> None:
     )
     _add_model(p)
     _add_decoding(p)
-    p.add_argument("--json", action="store_true", help="one JSON object a line")
+    p.add_argument("--json", action="store_true", help="one JSON object per line")
     _add_clusters(p)
 
     p = command("evaluate", train.evaluate, "print accuracy, FPA, TICE and wAP on a labelled data set")

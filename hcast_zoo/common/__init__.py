@@ -1,1 +1,1 @@
-"""Files, text and processes: what every room uses."""
+"""Files, text and processes: code that the other packages share."""

@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all, and their checksums."""
+"""Files that are written completely or not at all, and their checksums."""
 
 import contextlib
 import hashlib
@@ -6,22 +6,22 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-BLOCK = 1 << 20  # bytes that are read at once
+BLOCK = 1 << 20  # bytes per read
 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, suffix: str = "", sync: bool = True) -> Iterator[Path]:
-    """Give a block a temporary name to write to, and put the file in its place when the block ends.
+    """Give a block a temporary file name, and move that file to its target when the block ends.
 
     If the block raises, or the process is killed, the old file stays as it is.
 
     Args:
-        path: Target file; of a symbolic link, what it leads to is replaced.
-        suffix: End of the temporary name, for writers that go by it.
-        sync: Also survive a loss of power, which costs some milliseconds.
+        path: Target file; if it is a symbolic link, the file it points to is replaced.
+        suffix: End of the temporary name, for writers that depend on it.
+        sync: Also survive a power failure, which costs a few milliseconds.
 
     Yields:
-        The temporary name, in the target's folder. It begins with a dot and no other process uses it.
+        The temporary name, in the target's folder. It begins with a dot, and no other process uses it.
 
     Raises:
         OSError: if the file cannot be written; the error names the target.
@@ -45,7 +45,7 @@ def whole_file(path: str | Path, suffix: str = "", sync: bool = True) -> Iterato
 
 
 def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
-    """Write a file so that a crash, a full disk or a loss of power leaves the old content or the new.
+    """Write a file so that a crash, a full disk or a power failure leaves either the old or the new content.
 
     Args:
         path: Target file.
@@ -59,7 +59,7 @@ def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits, without holding the file in memory."""
+    """Return the SHA-256 of a file in hexadecimal digits, without reading the file into memory at once."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(BLOCK):

@@ -1,4 +1,4 @@
-"""Processes of one job, as torchrun and ``accelerate launch`` start them: whose share is whose, and gathering them."""
+"""The processes of one job, as started by torchrun or ``accelerate launch``: shares of the work, and gathering."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from .text import brief, clip
 
-PATIENCE = datetime.timedelta(days=7)  # a process may wait so long for the slowest; a lost one ends the job at once
+PATIENCE = datetime.timedelta(days=7)  # how long a process waits for the slowest; a lost one ends the job at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Processes:
         return self.rank == 0
 
     def share(self, length: int) -> range:
-        """Return the indices that are ours: each index is in one share, and shares in order are the whole in order."""
+        """Return this process's indices: contiguous shares that together cover all indices in order."""
         return range(self.rank * length // self.count, (self.rank + 1) * length // self.count)
 
     def gather(self, value: Any) -> list:
-        """Return the values of all processes, in order, in each of them; all must call this."""
+        """Return the values of all processes, in order, to each of them; all must call this."""
         if self.count == 1:
             return [value]
         values: list = [None] * self.count
@@ -45,7 +45,7 @@ class Processes:
         return values
 
     def device(self, name: str) -> str:
-        """Return the device that this process works on: of several accelerators, its own."""
+        """Return the device of this process; with several accelerators, each process has its own."""
         if self.count == 1 or name == "cpu" or ":" in name:
             return name
         return f"{name}:{os.environ.get('LOCAL_RANK', '0')}"
@@ -55,10 +55,10 @@ ALONE = Processes()
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """Return a device after trying it.
+    """Return a device after checking that it works.
 
     Raises:
-        ValueError: if there is no such device here.
+        ValueError: if this machine has no such device.
     """
     try:
         found = torch.device(device)
@@ -79,7 +79,7 @@ def check_device(device: str | torch.device) -> torch.device:
 def join() -> Iterator[Processes]:
     """Join the other processes of the job, if a launcher started several; leave them at the end.
 
-    Results are gathered over gloo, whatever device the models run on, for they are small.
+    Results are small, so they are gathered over gloo whatever device the models run on.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:

@@ -1,4 +1,4 @@
-"""Text that came from outside, in our words: what it holds of control characters and length must do no harm."""
+"""Make untrusted text safe to print: no control characters, limited length."""
 
 import json
 import reprlib
@@ -10,12 +10,12 @@ _brief.maxlist = _brief.maxtuple = _brief.maxdict = 8
 
 
 def brief(value: Any) -> str:
-    """Return the ``repr`` of a value, shortened so that an error that quotes it can be read."""
+    """Return the ``repr`` of a value, shortened so that an error that quotes it stays readable."""
     return _brief.repr(value)
 
 
 def clip(text: object, length: int = 500) -> str:
-    """Return the beginning of a text, such as another package's error, which may quote all that it was given."""
+    """Return the beginning of a text, such as another package's error, which may quote all of its input."""
     text = str(text)
     return text if len(text) <= length else f"{text[:length]} ..."
 
@@ -26,7 +26,7 @@ def printable(text: str) -> str:
 
 
 def to_json(data: Any, indent: int | None = None) -> str:
-    """Return JSON whose text can be read, with control characters and what is no text (surrogates) escaped."""
+    """Return readable JSON, with control characters and lone surrogates escaped."""
     text = json.dumps(data, ensure_ascii=False, indent=indent)
     if text.isascii() and "\x7f" not in text:
         return text

@@ -1,10 +1,10 @@
 """Labels that end early: from a data set labelled to the leaves, one where each picture is known down to some level.
 
-Real collections are like that: one expert wrote a species, another an order. Training leaves unknown levels out of
-every loss (see :mod:`hcast_zoo.training.losses`); this makes a data set on which to measure what that costs.
+Real collections are like that: one expert noted the species, another only the order. Training leaves unknown levels out
+of every loss (see :mod:`hcast_zoo.training.losses`); this makes a data set to measure what that costs.
 
-Source: the setting of Free-Grained Hierarchical Visual Recognition (arXiv 2510.14737). How pictures are chosen is ours:
-there, by how sure a vision-language model is; here, at random but evenly over the tree.
+Source: the setting of Free-Grained Hierarchical Visual Recognition (arXiv 2510.14737). Our choice of
+pictures differs: there, a vision-language model's confidence decides; here, it is random but even over the tree.
 """
 
 import csv
@@ -29,10 +29,10 @@ class FreeGrain:
 
     Attributes:
         output: The file.
-        split: Whose labels were cut; None for all.
-        pictures: How many pictures that part has.
+        split: The split whose labels were shortened; None for all.
+        pictures: How many pictures that split has.
         known_down_to: Level name to the number of pictures whose label now ends there.
-        leaves: How many leaves had a picture labelled to the end.
+        leaves: How many leaves had a fully labelled picture.
         leaves_left: How many of them still have one.
     """
 
@@ -47,29 +47,29 @@ class FreeGrain:
 def deal_levels(labels: Sequence[Sequence[int]], fractions: Sequence[float | Fraction], seed: int = 0) -> np.ndarray:
     """Choose how many levels of each picture stay known.
 
-    Pictures are laid in the order of the tree, in a random order within a leaf, and each in turn gets the level that
-    is furthest behind its fraction. So the fractions hold in the whole to within a picture or two, and so they do in
-    every leaf and every subtree; which picture of a leaf gets which level is chance.
+    Pictures are sorted in the order of the tree, at random within a leaf, and each in turn gets the level that is
+    furthest behind its fraction. So the fractions hold to within a picture or two, overall and in every leaf and
+    subtree; within a leaf, the assignment is random.
 
     Args:
         labels: S paths of node indices, coarse to fine, -1 where unknown.
-        fractions: Part of the pictures known down to each level, coarse to fine. They add up to 1.
+        fractions: Fraction of the pictures known down to each level, coarse to fine. They add up to 1.
         seed: Of the random order.
 
     Returns:
         (S,) int64, from 1 to the number of levels.
 
     Raises:
-        ValueError: if there is not one fraction a level, or they are no parts of 1.
+        ValueError: if there is not one fraction per level, or they do not add up to 1.
     """
     rows = np.asarray(labels, dtype=np.int64)
     check_fractions(fractions, rows.shape[1])
     chance = np.random.default_rng(seed).permutation(len(rows))
-    order = np.lexsort((chance, *rows.T[::-1]))  # the last key goes first: the coarsest level
+    order = np.lexsort((chance, *rows.T[::-1]))  # lexsort's last key is the primary one: the coarsest level
     parts = np.array([float(f) for f in fractions])
     levels, count = np.empty(len(rows), dtype=np.int64), np.zeros(len(parts))
     for turn, picture in enumerate(order, 1):
-        level = int(np.argmax(np.round(parts * turn - count, 9)))  # equals are equal: no last bit decides
+        level = int(np.argmax(np.round(parts * turn - count, 9)))  # rounding: ties must not depend on the last bit
         count[level] += 1
         levels[picture] = level + 1
 
@@ -77,7 +77,7 @@ def deal_levels(labels: Sequence[Sequence[int]], fractions: Sequence[float | Fra
 
 
 def check_fractions(fractions: Sequence[float | Fraction], num_levels: int) -> None:
-    """Raise ValueError unless there is one fraction a level, none is negative, and they add up to 1."""
+    """Raise ValueError unless there is one fraction per level, none is negative, and they add up to 1."""
     given = ", ".join(map(str, fractions))
     if len(fractions) != num_levels:
         raise ValueError(f"fractions: expected one for each of {num_levels} levels, coarse to fine, got {given}")
@@ -96,17 +96,17 @@ def write_free_grain(
     split: str | None = "train",
     seed: int = 0,
 ) -> FreeGrain:
-    """Copy a data set, with the labels of one part cut; the other parts, and all else in the file, stay as they are.
+    """Copy a data set with the labels of one split shortened; everything else in the file stays the same.
 
-    A label is cut and never made up: one that ends early already stays as short as it is, or becomes shorter.
+    Labels are only ever shortened: one that already ends early stays as it is or becomes shorter.
 
     Args:
         source: A ``.csv``, ``.jsonl`` or ``.parquet`` file; see :class:`hcast_zoo.data.dataset.HierarchicalDataset`.
-        output: File of the same format. Names of pictures are written so that they hold from there.
+        output: File of the same format. Picture names are rewritten relative to it.
         taxonomy: The tree; its levels name the columns.
-        fractions: Part of the pictures known down to each level, coarse to fine.
-        split: Whose labels to cut; None for all.
-        seed: Which pictures lose which levels is a function of it.
+        fractions: Fraction of the pictures known down to each level, coarse to fine.
+        split: The split whose labels are shortened; None for all.
+        seed: Determines which pictures lose which levels.
 
     Raises:
         ValueError: if the file, its format or the fractions are not as expected, or no picture is in the split.
@@ -122,7 +122,7 @@ def write_free_grain(
     if suffix not in formats or not source.is_file():
         raise ValueError(f"{source}: expected a file that ends in {', '.join(formats)}")
     if output.suffix.lower() != suffix or output.resolve() == source.resolve():
-        raise ValueError(f"{output}: expected another file than {source.name}, that ends in {suffix} too")
+        raise ValueError(f"{output}: expected a file other than {source.name} that also ends in {suffix}")
     cut = formats[suffix]
     check_fractions(fractions, len(taxonomy.levels))
     labels = []
@@ -138,7 +138,7 @@ def write_free_grain(
     turn = iter(kept.tolist())
 
     def keep(part: str | None) -> int:
-        """Return how many levels the next row keeps; the parts come in the order of the file."""
+        """Return how many levels the next row keeps; rows come in the order of the file."""
         return next(turn) if split in (None, part) else len(taxonomy.levels)
 
     with whole_file(output) as temporary:
@@ -200,7 +200,7 @@ def _cut_parquet(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable,
 
 
 def _seen_from(folder: Path, source: Path, file: str) -> str:
-    """Return the name of a picture, given from the source's folder, as it is from another folder."""
+    """Return a picture's name relative to another folder than the source's."""
     if os.path.isabs(file) or folder.resolve() == source.parent.resolve():
         return file
     return Path(os.path.relpath(source.parent / file, folder)).as_posix()

@@ -64,7 +64,7 @@ class Look:
 
     Attributes:
         prediction: The path.
-        tree: The chosen path and the nodes beside it, a branch a level.
+        tree: The chosen path and the nodes beside it, a branch per level.
         panels: What the model saw, then its segmentation at every stage.
         captions: A sentence for each panel, as plain text.
     """
@@ -113,7 +113,7 @@ def grow_tree(
     """Return the nodes along a path and the most probable ones beside them; one level more if the path stops early.
 
     Args:
-        probabilities: One (C_l,) tensor a level; nodes of probability 0 are left out.
+        probabilities: One (C_l,) tensor per level; nodes of probability 0 are left out.
         own: The same, of each level by itself.
         taxonomy: The tree.
         path: Node names, coarse to fine.
@@ -181,7 +181,7 @@ def adaptation_html(adapted: AdaptedPicture) -> str:
         f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}</div>'
         f'<div class="fact">before: {_path(adapted.before.path)}</div>'
         f'<div class="fact">after: {_path(adapted.after.path)}</div>'
-        f'<div class="fact">Pixel pairs joined into one segment or parted: {change}. The stored weights are '
+        f'<div class="fact">Changed segment (share of pixel pairs): {change}. The stored weights are '
         "unchanged.</div></div>"
     )
 

@@ -28,7 +28,7 @@ def collect_logits(
     """Run a model over a data set whose transform is the model's, perhaps with other cluster counts.
 
     Returns:
-        One (S, C_l) float32 tensor of logits a level, and (S, L) int64 labels, for the S pictures that can be read.
+        One (S, C_l) float32 tensor of logits per level, and (S, L) int64 labels, for the S pictures that can be read.
 
     Raises:
         ValueError: if no picture can be read, or clusters outnumber tokens.

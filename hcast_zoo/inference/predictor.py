@@ -75,7 +75,7 @@ class Predictor:
         num_clusters: Other cluster counts than the weights' config's; no fine-tuning is needed.
         within: Answer only with leaves at or below these nodes, named at any level (``level:name`` where a name occurs
             at several); see :func:`hcast_zoo.taxonomy.decode.decode`.
-        threshold: Back off to the deepest level that is trustworthy, with at least this probability in [0, 1]; see
+        threshold: Back off to the deepest level that can be trusted, with at least this probability in [0, 1]; see
             :func:`hcast_zoo.taxonomy.backoff.back_off`. None gives whole paths.
 
     Raises:

@@ -23,11 +23,11 @@ class HCastOutput:
     """Labels of every level, and the segmentation each was read from.
 
     Attributes:
-        level_logits: One (B, classes) tensor a level, coarse to fine.
+        level_logits: One (B, classes) tensor per level, coarse to fine.
         segments: (B, H, W) int64 superpixel of each pixel: the segmentation stage 1 sees.
-        assignments: One (B, N, M) tensor a pooling: probability of each of the N tokens of stage s to be in each
+        assignments: One (B, N, M) tensor per pooling: probability of each of the N tokens of stage s to be in each
             of the M clusters that are the tokens of stage s + 1. Rows sum to 1.
-        level_features: One (B, C) tensor a level: the class token its head reads.
+        level_features: One (B, C) tensor per level: the class token its head reads.
         hidden_states: On request, (B, 1 + N, C) tokens entering stage 1 and leaving each block.
         attentions: On request, (B, heads, 1 + N, 1 + N) attention probabilities of each block.
     """
@@ -321,7 +321,7 @@ class HCast(Encoder):
         )
 
     def forward_heads(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Turn level features into one (B, classes) tensor of logits a level."""
+        """Turn level features into one (B, classes) tensor of logits per level."""
         return tuple(head(self.head_drop(x)) for head, x in zip(self.heads, features))
 
     def no_weight_decay(self) -> set[str]:
@@ -334,7 +334,7 @@ def segment_map(segments: Tensor, assignments: tuple[Tensor, ...], stage: int) -
 
     Args:
         segments: (B, H, W) int64 superpixels.
-        assignments: One (B, N, M) tensor a pooling.
+        assignments: One (B, N, M) tensor per pooling.
         stage: Which stage.
 
     Returns:

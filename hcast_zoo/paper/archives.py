@@ -1,4 +1,4 @@
-"""Archives of data sets: unpacking that writes nothing outside its folder and is not done twice."""
+"""Unpack archives of data sets once, and never write outside their folder."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..common.files import write_whole
 
-DONE = ".unpacked.json"  # archives that are completely in a folder: name -> size, choice
+DONE = ".unpacked.json"  # the archives that are fully unpacked in a folder: name -> size, choice
 
 
 class ArchiveError(ValueError):
@@ -24,12 +24,12 @@ def is_archive(path: Path) -> bool:
     """Tell whether a file is a tar, perhaps compressed, or a zip."""
     try:
         return path.is_file() and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path))
-    except (EOFError, zlib.error, LZMAError):  # cut off before the first member
+    except (EOFError, zlib.error, LZMAError):  # truncated before the first member
         return False
 
 
 def first_names(archive: Path) -> list[str]:
-    """Return the names of some members, enough to tell what an archive is.
+    """Return the names of the first members, enough to recognise an archive.
 
     Raises:
         ArchiveError: if the archive is damaged from its beginning.
@@ -51,9 +51,9 @@ def unpack(
     choice: str = "",
     progress: bool = True,
 ) -> bool:
-    """Unpack the files of an archive into a folder, unless that was done before to the end.
+    """Unpack the files of an archive into a folder, unless a previous run has completed it.
 
-    Links and devices in it are left out. A tar within a tar (ImageNet's training pictures) is opened too: its members
+    Links and devices are skipped. A tar within a tar (ImageNet's training pictures) is opened too: its members
     are named ``inner.tar/member``.
 
     Args:
@@ -115,11 +115,11 @@ def _unpack_tar(content: tarfile.TarFile, folder: Path, target: Callable, prefix
         elif member.isfile() and (where := target(name)) is not None:
             content.extract(member.replace(name=_inside(where), deep=False), folder, filter="data")
         yield name
-        content.members.clear()  # type: ignore[attr-defined]  # else every member of half a million stays in memory
+        content.members.clear()  # type: ignore[attr-defined]  # or half a million members would stay in memory
 
 
 def _inside(name: str) -> str:
-    """Return a member's name, after checking that it stays in the folder; so strict are zipfile and tarfile not."""
+    """Return a member's name, after checking that it stays in the folder; zipfile and tarfile do not enforce this."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise ArchiveError(f"member {name!r} would be written outside the folder: do not trust this archive")

@@ -1,6 +1,6 @@
 """The paper's data sets made ready: archives unpacked and checked, and one file that lists pictures, paths and splits.
 
-A prepared folder holds ``data.jsonl`` (a picture a line, ``train``, ``val`` or ``test``), ``taxonomy.json`` (the
+A prepared folder holds ``data.jsonl`` (a picture per line, ``train``, ``val`` or ``test``), ``taxonomy.json`` (the
 paper's tree with the data set's names) and ``prepared.json`` (counts, checksums, and how ``val`` was drawn).
 :meth:`HierarchicalDataset.load` reads it by the name of the folder.
 """

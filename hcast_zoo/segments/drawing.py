@@ -1,6 +1,6 @@
-"""Pictures of segmentations: label maps, average colours, boundaries, focus, and the sheet of one picture.
+"""Draw segmentations: label maps, average colours, boundaries, focus, and the sheet of a picture.
 
-A label map is an int (H, W) array of segment numbers from 0; -1 is outside of what the model saw.
+A label map is an int (H, W) array of segment numbers from 0; -1 marks pixels that the model did not see.
 """
 
 import colorsys
@@ -34,7 +34,7 @@ class Segmentation:
     Attributes:
         picture: RGB.
         box: Left, top, right, bottom of what the model saw, in the picture's pixels.
-        maps: One (h, w) int64 label map a stage, fine to coarse, in the pixels of the model's input.
+        maps: One (h, w) int64 label map per stage, fine to coarse, in the pixels of the model's input.
     """
 
     picture: Image.Image
@@ -58,7 +58,7 @@ class Segmentation:
         return self.in_picture(self.maps[stage - 1].astype(np.int32), OUTSIDE)
 
     def in_picture(self, values: np.ndarray, outside: float) -> np.ndarray:
-        """Bring an (h, w) array of the model's input to the picture's pixels, each the value of its nearest."""
+        """Resize an (h, w) array of the model's input to the picture's pixels, by nearest neighbour."""
         left, top, right, bottom = self.box
         rows, row_in = _nearest(self.picture.height, top, bottom, values.shape[0])
         columns, column_in = _nearest(self.picture.width, left, right, values.shape[1])
@@ -73,13 +73,13 @@ class Segmentation:
 
 
 def resize_labels(labels: np.ndarray, size: int) -> np.ndarray:
-    """Return a label map resized to (size, size), each pixel the label of its nearest."""
+    """Return a label map resized to (size, size) by nearest neighbour."""
     rows, columns = (_nearest(size, 0, size, side)[0] for side in labels.shape)
     return labels[rows[:, None], columns]
 
 
 def average_colours(picture: Image.Image, labels: np.ndarray) -> Image.Image:
-    """Paint every segment in its average colour; what is outside stays as it is.
+    """Paint every segment in its average colour; pixels outside stay as they are.
 
     Args:
         picture: RGB, of the size of the label map.
@@ -112,13 +112,13 @@ def draw_boundaries(
 def label_picture(labels: np.ndarray) -> Image.Image:
     """Return a label map as a picture whose pixels are label + 1, and 0 outside.
 
-    Up to 255 segments it has a palette of distinct colours; above, 16-bit grey.
+    With up to 255 segments it has a palette of distinct colours; with more it is 16-bit grey.
     """
     values = labels + 1
     if values.max(initial=0) > 255:
         return Image.fromarray(values.astype(np.uint16))
     picture = Image.fromarray(values.astype(np.uint8))
-    golden = (5**0.5 - 1) / 2  # neighbours in number get hues far apart
+    golden = (5**0.5 - 1) / 2  # consecutive numbers get very different hues
     colours = [colorsys.hsv_to_rgb(i * golden % 1, 0.45 + 0.5 * (i % 3) / 2, 1 - 0.45 * (i % 2)) for i in range(255)]
     picture.putpalette([0, 0, 0, *(round(255 * c) for colour in colours for c in colour)])
     return picture
@@ -127,7 +127,7 @@ def label_picture(labels: np.ndarray) -> Image.Image:
 def draw_focus(picture: Image.Image, focus: np.ndarray) -> Image.Image:
     """Colour a grey picture by where a level looks: untouched (nowhere), then yellow to dark red (most).
 
-    The strength of the colour goes by the square root, or all but the sharpest spots would vanish.
+    Colour strength is the square root of the focus; otherwise only the sharpest spots would be visible.
 
     Args:
         picture: RGB, of the size of the focus.
@@ -177,11 +177,11 @@ def stage_panel(segmentation: Segmentation, stage: int, size: int = PANEL) -> Im
 
 
 def sheet(columns: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]) -> Image.Image:
-    """Set columns of panels, each with lines of text below it, on one sheet.
+    """Arrange columns of panels, each with lines of text below it, on one sheet.
 
     Args:
-        columns: From left to right; each holds, from above, a panel of ``PANEL`` pixels and its lines. Lines that are
-            too long are cut.
+        columns: From left to right; each holds, from top to bottom, a panel of ``PANEL`` pixels and its lines.
+            Long lines are truncated.
     """
     font = ImageFont.load_default(FONT_SIZE)
     rows = max(map(len, columns))

@@ -1,8 +1,8 @@
-"""Where each level looks: gradient-weighted attention over segments, carried back to the superpixels of the image.
+"""Where each level looks: gradient-weighted attention over segments, propagated back to superpixels.
 
 A level reads the class token of its stage. What that token took from each segment is the attention of the stage's
-blocks, weighted by how much more of it would raise the level's score; the pooling assignments say which superpixels
-a segment is made of, and the blocks of the earlier stages what the class token had seen before.
+blocks, weighted by its positive gradient on the level's score. The pooling assignments say which superpixels form a
+segment, and the blocks of earlier stages what the class token had seen before.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Explanation:
 
     Attributes:
         targets: (B, L) int64 node whose score each level is explained for, coarse to fine.
-        shares: One (B, N_s) float32 tensor a level: share of each segment of the level's own stage in its decision,
+        shares: One (B, N_s) float32 tensor per level: share of each segment of the level's own stage in its decision,
             in [0, 1]; rows sum to 1.
         focus: (B, L, N) float32 share of each superpixel in each level's decision, through all stages up to the
             level's; the last axis sums to 1.
@@ -41,14 +41,14 @@ def explain_levels(
     targets: Tensor | None = None,
     num_clusters: tuple[int, ...] | None = None,
 ) -> tuple[HCastOutput, Explanation]:
-    """Classify images and say where each level looks. The model's parameters get no gradient.
+    """Classify images and explain where each level looks. The model's parameters get no gradient.
 
     Args:
-        model: In eval mode, or its answer depends on chance.
+        model: In eval mode; otherwise dropout makes the answer random.
         images: (B, in_chans, H, W) float, normalised.
         segments: (B, H, W) integer superpixel maps; made by the model if not given.
-        targets: (B, L) int64 nodes to explain, such as a decoded path; where -1 (and by default) the level's own most
-            probable node.
+        targets: (B, L) int64 nodes to explain, such as a decoded path. Where it is -1, and by default, the level's
+            own most probable node is explained.
         num_clusters: Other cluster counts than the config's.
 
     Returns:
@@ -58,7 +58,7 @@ def explain_levels(
         ValueError: if an input is not as expected; see :meth:`HCast.forward`.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        # Gradients start at the pixels, so they reach the attention of a model whose parameters are frozen, too.
+        # Gradients start at the pixels, so that they also reach the attention of a model with frozen parameters.
         images = images.detach().clone().requires_grad_()
         if segments is not None:
             segments = segments.clone()
@@ -71,7 +71,7 @@ def explain_levels(
 def explain_output(
     output: HCastOutput, depths: Sequence[int], head_stages: Sequence[int], targets: Tensor | None = None
 ) -> Explanation:
-    """Say where each level of an output with attentions and their graph looks.
+    """Explain where each level looks, from an output with attentions and their graph.
 
     Args:
         output: Of a forward pass with ``output_attentions=True`` and gradients on.
@@ -91,7 +91,7 @@ def explain_output(
     targets = _check_targets(targets, output.level_logits)
     count = output.attentions[0].shape[-1] - 1
 
-    # A superpixel without a cell is an empty token: attention can reach it, but there is nothing to see.
+    # A superpixel without a cell is an empty token: it gets attention, but shows nothing.
     seen = _pixel_counts(output.segments[:, ::CELL_SIZE, ::CELL_SIZE], count) > 0
     ends = torch.tensor(depths).cumsum(0).tolist()
     shares, focus = [], []
@@ -110,17 +110,17 @@ def explain_output(
 
 
 def class_token_relevance(weights: Sequence[Sequence[Tensor]], assignments: Sequence[Tensor]) -> list[Tensor]:
-    """Carry relevance from the class token of the last stage back to the tokens of every stage.
+    """Propagate relevance from the class token of the last stage back to the tokens of every stage.
 
-    In a block, a token's relevance stays with it and also goes to the tokens it attended to. In a pooling, that of
-    a segment goes to its members by their part in its average; the class token's goes on with it.
+    In a block, a token keeps its relevance and also passes it to the tokens it attended to. In a pooling, a segment
+    passes its relevance to its members in proportion to their weight in its average; the class token keeps its own.
 
     Args:
-        weights: For each stage, one (B, 1 + N_s, 1 + N_s) tensor of non-negative weights a block.
+        weights: For each stage, one (B, 1 + N_s, 1 + N_s) tensor of non-negative weights per block.
         assignments: For each pooling between them, (B, N_s, N_(s+1)) probabilities of each token's segments.
 
     Returns:
-        One (B, N_s) relevance a stage, the first stage first.
+        One (B, N_s) relevance per stage, the first stage first.
 
     Source: the rule of a block is equation 6 of Chefer et al., Generic Attention-model Explainability (ICCV 2021);
         that of pooling is ours.
@@ -158,9 +158,9 @@ def focus_map(focus: Tensor, segments: Tensor) -> Tensor:
 
 
 def level_overlap(focus: Tensor) -> Tensor:
-    """Return (B, L, L): the part of their focus that each two levels share, in [0, 1].
+    """Return (B, L, L): the overlap of the focus of each pair of levels, in [0, 1].
 
-    It is the histogram intersection, ``sum(min(p, q))``: 1 if both levels look at the same, 0 if at nothing in common.
+    This is the histogram intersection, ``sum(min(p, q))``: 1 if both look at the same place, 0 without overlap.
 
     Args:
         focus: (B, L, N) float shares that sum to 1.
@@ -208,7 +208,7 @@ def _pixel_counts(segments: Tensor, count: int) -> Tensor:
 
 
 def _to_shares(relevance: Tensor, seen: Tensor | None) -> Tensor:
-    """Scale rows to a sum of 1; where nothing is relevant, everything (that is seen) is equally."""
+    """Scale rows to a sum of 1; where nothing is relevant, all (seen) segments get equal shares."""
     total = relevance.sum(-1, keepdim=True)
     equal = torch.ones_like(relevance) if seen is None else seen.to(relevance.dtype)
     equal = equal / equal.sum(-1, keepdim=True)

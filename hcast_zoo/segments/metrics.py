@@ -1,4 +1,4 @@
-"""Metrics of segmentations: how much two of them differ, and how well one can tell an object from its background."""
+"""Metrics of segmentations: how much two differ, and how well one separates an object from its background."""
 
 from typing import TypeVar
 
@@ -11,9 +11,9 @@ Labels = TypeVar("Labels", np.ndarray, Tensor)
 
 
 def rand_distance(first: Tensor, second: Tensor) -> float:
-    """Return the percent of pixel pairs that one segmentation puts together and the other apart.
+    """Return the percentage of pixel pairs that are in one segment of one segmentation and in two of the other.
 
-    It does not depend on how segments are numbered: 100 minus the Rand index in percent.
+    This is 100 minus the Rand index in percent; it does not depend on how segments are numbered.
 
     Args:
         first: (H, W) integer labels from 0.
@@ -31,17 +31,17 @@ def rand_distance(first: Tensor, second: Tensor) -> float:
         raise ValueError(f"expected segmentations of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     first, second = first.flatten().long(), second.flatten().long()
     width = int(second.max()) + 1
-    together = torch.bincount(first * width + second).square().sum()  # ordered pairs, each pixel with itself too
+    together = torch.bincount(first * width + second).square().sum()  # ordered pairs, including each pixel with itself
     apart = torch.bincount(first).square().sum() + torch.bincount(second).square().sum() - 2 * together
     pairs = len(first) * (len(first) - 1)
     return 100 * apart.item() / pairs if pairs else 0.0
 
 
 def best_union_iou(segments: Tensor, mask: Tensor) -> float:
-    """Return the intersection over union, in percent, of a mask and the union of segments that fits it best.
+    """Return the intersection over union, in percent, of a mask and the best-fitting union of segments.
 
-    The best union holds the segments whose part inside the mask is above some share, so only as many unions as there
-    are segments need a look.
+    The best union holds all segments whose fraction inside the mask is above some value, so at most one union per
+    segment is evaluated.
 
     Args:
         segments: (H, W) integer labels from 0.
@@ -69,7 +69,7 @@ def best_union_iou(segments: Tensor, mask: Tensor) -> float:
 
 
 def boundary_recall(segments: Tensor, truth: Tensor, tolerance: int = 1) -> float:
-    """Return the percent of true boundary pixels that have a boundary of the segments near.
+    """Return the percentage of true boundary pixels with a segment boundary nearby.
 
     Args:
         segments: (H, W) integer labels.
@@ -82,7 +82,7 @@ def boundary_recall(segments: Tensor, truth: Tensor, tolerance: int = 1) -> floa
     Raises:
         ValueError: if the shapes differ, or the truth has no boundary.
 
-    Source: Martin, Fowlkes, Malik, Learning to Detect Natural Image Boundaries, 2004, with a square for the disc.
+    Source: Martin, Fowlkes, Malik, Learning to Detect Natural Image Boundaries, 2004, with a square, not a disc.
     """
     if segments.shape != truth.shape:
         raise ValueError(f"expected segmentations of one shape, got {tuple(segments.shape)} and {tuple(truth.shape)}")
@@ -94,7 +94,7 @@ def boundary_recall(segments: Tensor, truth: Tensor, tolerance: int = 1) -> floa
 
 
 def boundaries(labels: Labels, width: int = 1) -> Labels:
-    """Return (H, W) bool: pixels whose neighbour ``width`` pixels to the right or below is of another segment.
+    """Return (H, W) bool: pixels whose neighbour ``width`` pixels to the right or below is in another segment.
 
     Args:
         labels: (H, W) integers or bool, a tensor or an array.

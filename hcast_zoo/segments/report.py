@@ -1,4 +1,4 @@
-"""What the model sees in a picture, to files: segmentations, where each level looks, and the sheet of both."""
+"""Write what the model sees in a picture: segmentations, where each level looks, and a sheet of both."""
 
 import dataclasses
 import re
@@ -26,7 +26,7 @@ class Reading:
         level: Name of the level.
         stage: Stage from 1 whose segmentation it read.
         node: Name of its node on the path; None if the path has ended above.
-        probability: The level's own, in [0, 1]; None if there is no node.
+        probability: The level's own probability of the node, in [0, 1]; None if there is no node.
         shares: (N,) float32 share of each of the stage's segments in the decision; they sum to 1.
         focus: (h, w) float32 share of each pixel of the model's input; they sum to 1.
     """
@@ -52,7 +52,7 @@ class SegmentedPicture:
         prediction: The path.
         segmentation: Of every stage.
         readings: Of every level, coarse to fine.
-        agreement: How much the levels look at the same, in [0, 1]; see :func:`hcast_zoo.segments.explain.agreement`.
+        agreement: Focus agreement between the levels, in [0, 1]; see :func:`hcast_zoo.segments.explain.agreement`.
     """
 
     prediction: Prediction
@@ -61,7 +61,7 @@ class SegmentedPicture:
     agreement: float
 
     def to_dict(self) -> dict:
-        """Return plain data for JSON: the prediction's, and what is said of every level and stage."""
+        """Return plain data for JSON: the prediction, and facts about every level and stage."""
         levels = [
             {
                 "level": r.level,
@@ -133,7 +133,7 @@ def draw_sheet(segmented: SegmentedPicture) -> Image.Image:
     view = segmentation.view()
     facts = [f"path {segmented.prediction.path_probability:.1%}"]
     if len(segmented.readings) > 1:
-        facts.append(f"levels look at the same: {segmented.agreement:.0%}")
+        facts.append(f"focus agreement between levels: {100 * segmented.agreement:.0f} %")
     columns = [[(view, facts)]]
     for stage, labels in enumerate(segmentation.maps, 1):
         readings = [r for r in segmented.readings if r.stage == stage]

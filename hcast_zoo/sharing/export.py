@@ -51,7 +51,7 @@ class Export:
 class Graph(nn.Module):
     """A model with tensors alone as inputs and outputs.
 
-    Shape: images (B, C, H, W) float32 and segments (B, H, W) int64 -> (B, classes) logits a level, coarse to fine,
+    Shape: images (B, C, H, W) float32 and segments (B, H, W) int64 -> (B, classes) logits per level, coarse to fine,
     and (B, N, M) assignments a pooling.
     """
 

@@ -1,4 +1,4 @@
-"""Back-off: answer only down to the deepest level that can be trusted, and say why there."""
+"""Back-off: cut paths at the deepest level that can be trusted, and explain why."""
 
 import dataclasses
 import math
@@ -16,9 +16,9 @@ class BackedOffPaths:
 
     Attributes:
         paths: (B, L) int64 node of each level, coarse to fine; -1 from where the answer stops.
-        depths: (B,) int64 levels that are answered, from 0.
+        depths: (B,) int64 number of answered levels, from 0.
         path_probabilities: (B,) in [0, 1], that the shortened path is right; 1 for an empty one.
-        reasons: B sentences without an end: why the path stops there.
+        reasons: B explanations of why the path stops there, as sentences without a full stop.
     """
 
     paths: Tensor
@@ -30,17 +30,17 @@ class BackedOffPaths:
 def back_off(
     decoded: DecodedPaths, taxonomy: Taxonomy, threshold: float, *, require_agreement: bool = True
 ) -> BackedOffPaths:
-    """Cut paths at the deepest level that is trustworthy.
+    """Cut paths at the deepest level that can be trusted.
 
-    A level is trustworthy if down to it every level, asked by itself, chooses the path's node, and the probability of
-    the path down to it is at least the threshold. As that probability never rises with depth, and the levels above a
-    trustworthy one are trustworthy too, this is one cut.
+    A level can be trusted if down to it every level's own choice is the path's node, and the probability of the path
+    down to it is at least the threshold. That probability never rises with depth, so all levels above a trusted one
+    are trusted too, and each path has a single cut.
 
     Args:
-        decoded: Decoded from calibrated logits, for the threshold to be a rate of right answers.
+        decoded: Decoded from calibrated logits; only then is the threshold a rate of correct answers.
         taxonomy: The tree.
         threshold: In [0, 1].
-        require_agreement: Look at the levels' own choices; without, at the probability alone.
+        require_agreement: Also require that the levels' own choices agree; otherwise only the probability counts.
 
     Raises:
         ValueError: if the threshold is not in [0, 1].
@@ -90,7 +90,7 @@ def _follows_tree(paths: Tensor, taxonomy: Taxonomy) -> Tensor:
 def _reason(
     decoded: DecodedPaths, taxonomy: Taxonomy, row: int, depth: int, threshold: float, require_agreement: bool
 ) -> str:
-    """Put into words what the first level that is left out, or the last one, has to say."""
+    """Explain why the path stops here."""
     path, own = decoded.paths[row].tolist(), decoded.level_choices[row].tolist()
     probabilities = decoded.prefix_probabilities[row].tolist()
     if depth == sum(node != UNKNOWN for node in path):
@@ -110,12 +110,12 @@ def _reason(
             f"down to {level} {name!r} the path has {percent(probabilities[depth])}, below {threshold * 100:g}%"
         )
 
-    where = f"stops at {taxonomy.levels[depth - 1]}" if depth else "no level is trustworthy"
+    where = f"stops at {taxonomy.levels[depth - 1]}" if depth else "no level can be trusted"
     return f"{where}: {'; '.join(reasons)}"
 
 
 def percent(probability: float) -> str:
-    """Return a probability as a percentage, rounded down so that what is below a threshold also reads so.
+    """Return a probability as a percentage, rounded down, so that a value below a threshold is also displayed below it.
 
     Example:
         >>> percent(0.6999)

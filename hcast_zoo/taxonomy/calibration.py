@@ -23,7 +23,7 @@ class Calibration:
     """Temperatures of a model's levels, fitted on data it was not trained on; plain data that travels with the weights.
 
     Args:
-        temperatures: One a level, coarse to fine; logits are divided by them. Above 1 where a level is over-confident.
+        temperatures: One per level, coarse to fine; logits are divided by them. Above 1 for an over-confident level.
         path_temperature: For the product over the levels; see :func:`hcast_zoo.taxonomy.decode.decode`.
         fitted_on: Name of the data.
 
@@ -101,7 +101,7 @@ def fit_calibration(
     label is a whole path. Where there is none, the temperature is 1.
 
     Args:
-        level_logits: One (S, C_l) tensor a level, as the model gives them.
+        level_logits: One (S, C_l) tensor per level, as the model gives them.
         labels: (S, L) int64; -1 is unknown.
         taxonomy: The tree.
         fitted_on: Name of the data, to be kept.
@@ -184,7 +184,7 @@ def calibration_errors(
     """Return the expected calibration error in percent of each level's own choice, and of the decoded path.
 
     Args:
-        level_logits: One (S, C_l) tensor a level, as the model gives them.
+        level_logits: One (S, C_l) tensor per level, as the model gives them.
         labels: (S, L) int64; samples are left out of a level where they are -1, and of the path where all are.
         taxonomy: The tree.
         calibration: Applied first; none by default.

@@ -60,7 +60,7 @@ def decode(
     in the sum with that mean to the power of the number of levels), so that short paths have no advantage.
 
     Args:
-        level_logits: One (B, C_l) tensor a level, coarse to fine.
+        level_logits: One (B, C_l) tensor per level, coarse to fine.
         taxonomy: The tree; its levels and classes must be those of the logits.
         mode: One of ``DECODERS``.
         within: Decode as if the tree had only the leaves at or below these nodes (see :meth:`Taxonomy.find` for how
@@ -173,7 +173,7 @@ def path_scores(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> Tensor:
     A shallow path has its geometric mean to the power of the number of levels; see :func:`decode`.
 
     Args:
-        log_probs: One (B, C_l) tensor a level.
+        log_probs: One (B, C_l) tensor per level.
         taxonomy: The tree.
 
     Example:

@@ -57,7 +57,7 @@ class Subtree:
         return cls(Taxonomy(taxonomy.levels[:depth], names, parents, taxonomy.name), kept[:depth], taxonomy)
 
     def logits(self, level_logits: Sequence[Tensor]) -> list[Tensor]:
-        """Keep the remaining nodes' columns of one (B, C_l) tensor a level."""
+        """Keep the remaining nodes' columns of one (B, C_l) tensor per level."""
         return [x[:, list(kept)] for x, kept in zip(level_logits, self.kept)]
 
     def whole_paths(self, paths: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ..taxonomy.tree import UNKNOWN
 
 
 def soft_targets(labels: Tensor, level_classes: Sequence[int], smoothing: float = 0.0) -> tuple[Tensor, ...]:
-    """Turn (B, L) int64 labels into one (B, C_l) float32 target a level; unknown labels give rows of 0.
+    """Turn (B, L) int64 labels into one (B, C_l) float32 target per level; unknown labels give rows of 0.
 
     Args:
         labels: Labels, coarse to fine; -1 is unknown.
@@ -73,8 +73,8 @@ def tree_path_kl(level_logits: Sequence[Tensor], targets: Sequence[Tensor]) -> T
     Where a level of a sample is unknown, its nodes take no part in that sample's softmax.
 
     Args:
-        level_logits: One (B, C_l) tensor a level.
-        targets: One (B, C_l) soft target a level.
+        level_logits: One (B, C_l) tensor per level.
+        targets: One (B, C_l) soft target per level.
 
     Returns:
         Scalar, averaged over the samples with a known level.
@@ -132,8 +132,8 @@ class HierarchicalLoss(nn.Module):
         """Return the scalar loss.
 
         Args:
-            level_logits: One (B, C_l) tensor a level, coarse to fine.
-            targets: (B, L) int64 labels, -1 for unknown, or one (B, C_l) soft target a level.
+            level_logits: One (B, C_l) tensor per level, coarse to fine.
+            targets: (B, L) int64 labels, -1 for unknown, or one (B, C_l) soft target per level.
 
         Raises:
             ValueError: if levels or classes disagree, or a label is out of range.

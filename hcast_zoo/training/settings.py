@@ -2,8 +2,8 @@
 
 import dataclasses
 
-MAX_WORKERS = 256  # processes; a slip of the keyboard would fill the machine with more
-CHANGEABLE = {"workers", "checkpoint_steps", "superpixel_cache"}  # a run may go on with other values of these
+MAX_WORKERS = 256  # processes; protects against a typing error
+CHANGEABLE = {"workers", "checkpoint_steps", "superpixel_cache"}  # a run may be resumed with other values of these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class TrainConfig:
         epochs: How many epochs to train.
         schedule_epochs: Length of the cosine schedule in epochs; ``epochs`` by default. The official code uses
             300 for any number of epochs (docs/official_differences.md, 32).
-        batch_size: Pictures a step on each process; even.
+        batch_size: Pictures per step on each process; even.
         opt: timm's name of an optimiser: ``adamw`` as in the paper, or ``muon``, which needs fewer epochs from scratch.
         lr: Peak learning rate for 512 pictures a step; scaled by the true number.
         warmup_lr: Learning rate of the first step, not scaled.
@@ -22,12 +22,12 @@ class TrainConfig:
         warmup_epochs: Epochs of linear growth; may be a fraction.
         weight_decay: AdamW's, on matrices.
         clip_grad: Largest L2 norm of the gradient; None for no limit.
-        ema_decay: Decay of the average weights a step, with warm-up; 0 for none. They are what is evaluated and kept.
+        ema_decay: Decay of the average weights per step, with warm-up; 0 for none. They are what is evaluated and kept.
         kl_weight: Weight of the Tree-path KL loss.
         smoothing: Label smoothing.
         mixup: Alpha of mixup; 0 is off.
         cutmix: Alpha of cutmix; 0 is off.
-        mix_prob: Part of the batches that are mixed.
+        mix_prob: Probability that a batch is mixed.
         auto_augment: timm's policy, or "" for none.
         color_jitter: Brightness, contrast and saturation jitter where there is no policy.
         random_erasing: Probability of erasing a rectangle.

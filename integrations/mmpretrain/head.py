@@ -94,7 +94,7 @@ class HierarchicalClsHead(ClsHead):
         return tuple(feats[i] for i in self.in_indices)
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return one (B, C_l) tensor of logits a level, coarse to fine."""
+        """Return one (B, C_l) tensor of logits per level, coarse to fine."""
         return tuple(head(self.dropout(x)) for head, x in zip(self.heads, self.pre_logits(feats)))
 
     def _get_loss(self, cls_score: Sequence[Tensor], data_samples: list[DataSample], **kwargs) -> dict[str, Tensor]:

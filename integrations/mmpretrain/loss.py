@@ -36,8 +36,8 @@ class HierarchicalLoss(core.HierarchicalLoss):
         """Return the scalar loss.
 
         Args:
-            level_logits: One (B, C_l) tensor a level, coarse to fine.
-            targets: (B, L) int64 labels, -1 for unknown, or one (B, C_l) soft target a level.
+            level_logits: One (B, C_l) tensor per level, coarse to fine.
+            targets: (B, L) int64 labels, -1 for unknown, or one (B, C_l) soft target per level.
         """
         if not isinstance(targets, Tensor) and self.smoothing:
             targets = [smooth(target, self.smoothing) for target in targets]

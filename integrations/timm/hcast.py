@@ -114,7 +114,7 @@ class TimmHCast(HCast):
     def forward_levels(
         self, x: Tensor, segments: Tensor | None = None, num_clusters: Sequence[int] | None = None
     ) -> tuple[Tensor, ...]:
-        """Return one (B, classes) tensor of logits a level, coarse to fine; see :meth:`forward`."""
+        """Return one (B, classes) tensor of logits per level, coarse to fine; see :meth:`forward`."""
         return self.forward_output(x, segments, num_clusters).level_logits
 
     def forward_output(
@@ -245,7 +245,7 @@ class TimmHCast(HCast):
         return take
 
     def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
-        """Return the head, or one head a level, coarse to fine."""
+        """Return the head, or one head per level, coarse to fine."""
         if len(self.heads) < 2:
             return self.heads[0] if len(self.heads) else nn.Identity()
         return tuple(self.heads)

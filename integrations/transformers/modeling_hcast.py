@@ -43,9 +43,9 @@ class HCastModelOutput(SegmentedOutput):
     Attributes:
         last_hidden_state: (B, 1 + N, C) normalised class token and segment tokens of the last stage.
         pooler_output: (B, C) normalised class token of the last stage, which sees the whole object.
-        level_features: One (B, C) tensor a level, coarse to fine: the class token that level reads.
+        level_features: One (B, C) tensor per level, coarse to fine: the class token that level reads.
         segments: What makes the tokens of each stage. First the (B, H, W) int64 superpixel of each pixel; then one
-            (B, N, M) tensor a pooling: probability of each of the N tokens of stage s to be in each of the M clusters
+            (B, N, M) tensor per pooling: probability of each of the N tokens of stage s to be in each of the M clusters
             that are the tokens of stage s + 1.
         hidden_states: On request, the (B, 1 + N, C) tokens entering stage 1 and leaving each block.
         attentions: On request and with eager attention, (B, heads, 1 + N, 1 + N) probabilities of each block.
@@ -66,7 +66,7 @@ class HierarchicalImageClassifierOutput(SegmentedOutput):
     Attributes:
         loss: With labels, a scalar: cross-entropy of every level plus the Tree-path KL.
         logits: (B, classes) of the finest level.
-        level_logits: One (B, classes) tensor a level, coarse to fine; the last one is ``logits``.
+        level_logits: One (B, classes) tensor per level, coarse to fine; the last one is ``logits``.
         paths: On request, (B, L) int64 node of each level; -1 below a shallow leaf.
         segments: As in :class:`HCastModelOutput`.
         hidden_states: As there.
@@ -150,7 +150,7 @@ class HCastStage(Stage):
 
 
 class HCastClassificationHead(nn.ModuleList):
-    """One linear layer a level, coarse to fine."""
+    """One linear layer per level, coarse to fine."""
 
     def __init__(self, config: HCastConfig):
         super().__init__(nn.Linear(config.embed_dim, classes) for classes in config.level_classes)
@@ -281,7 +281,7 @@ class HCastForImageClassification(HCastModel):
             pixel_values: (B, num_channels, H, W) float, normalised.
             segments: (B, H, W) integer superpixel maps; made by ``config.superpixels`` if not given.
             labels: (B, L) int64, coarse to fine, -1 for unknown; (B,) for a one-level model; or one (B, classes)
-                soft target a level.
+                soft target per level.
             num_clusters: Other cluster counts than the config's, for this call.
             num_superpixels: Another number of tokens than the config's, for this call.
             output_levels: Return the logits of all levels and the segments too; ``config.output_levels`` by default.

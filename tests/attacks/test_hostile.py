@@ -636,7 +636,7 @@ def test_hostile_weights_are_used_by_name(wild, picture_folder):
 def test_a_list_that_is_none(tmp_path, tiny_weights, capsys):
     assert main(["predict", "--files-from", str(tiny_weights), "--model", str(tiny_weights)]) == 2
     error = capsys.readouterr().err
-    assert "expected a text file that names a picture a line" in error and len(error) < 500
+    assert "expected a text file that names a picture per line" in error and len(error) < 500
 
 
 def test_settings_that_are_none(picture_folder, tmp_path, tiny_weights, capsys):

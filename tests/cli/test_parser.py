@@ -82,7 +82,7 @@ def test_calibrate_then_back_off_within_a_subtree(picture_folder, tiny_weights, 
         row["path"] == [] or row["path"][0] == "bird" or row["path"][-1] in ("mammal", "dog", "wolf") for row in rows
     )
     assert main([*command, "--back-off", "1"]) == 0
-    assert capsys.readouterr().out.count("no level is trustworthy: ") == 12
+    assert capsys.readouterr().out.count("no level can be trusted: ") == 12
 
 
 def test_adapt(picture_folder, tiny_weights, tmp_path, capsys):
@@ -91,7 +91,7 @@ def test_adapt(picture_folder, tiny_weights, tmp_path, capsys):
     stored = tiny_weights.read_bytes()
     assert main([*command, "--target", "species:wolf", "--free", "tokens", "norms", "--steps", "3"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in out] == ["before", "after", "wolf", "pixel pairs joined or parted"]
+    assert [line.split(":")[0] for line in out] == ["before", "after", "wolf", "changed segment (share of pixel pairs)"]
     assert (tmp_path / "out" / f"{file.stem}.png").exists()
     assert main([*command, "--feedback", "agreement", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

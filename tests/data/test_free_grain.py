@@ -112,8 +112,8 @@ def test_absolute_names_and_all_parts(tmp_path, taxonomy):
 def test_wrong_files_are_explained(tmp_path, taxonomy):
     source = write_data(tmp_path, ".csv", taxonomy)
     for output, split, message in [
-        ("cut.jsonl", "train", "another file than data.csv, that ends in .csv"),
-        ("data.csv", "train", "another file than data.csv"),
+        ("cut.jsonl", "train", "a file other than data.csv that also ends in .csv"),
+        ("data.csv", "train", "a file other than data.csv"),
         ("cut.csv", "valid", "expected pictures of the part 'valid'; its parts are train, test"),
     ]:
         with pytest.raises(ValueError, match=message):

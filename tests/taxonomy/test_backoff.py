@@ -66,7 +66,7 @@ def test_reasons(taxonomy):
     assert taxonomy.path_names(short.paths[0].tolist()) == ("bird", "owl")
     torn = logits_for(taxonomy, [0.45, 0.55], [0.9, 0.04, 0.03, 0.03], [0.6, 0.3, 0.025, 0.025, 0.025, 0.025])
     short = back_off(decode(torn, taxonomy), taxonomy, 0.2)
-    assert short.reasons == ["no level is trustworthy: class by itself is 'mammal', not 'bird'"]
+    assert short.reasons == ["no level can be trusted: class by itself is 'mammal', not 'bird'"]
     assert short.depths.tolist() == [0] and short.path_probabilities.tolist() == [1.0]
     assert back_off(decode(torn, taxonomy), taxonomy, 0.2, require_agreement=False).depths.tolist() == [3]
     odd = logits_for(taxonomy, [0.9, 0.1], [0.03, 0.04, 0.9, 0.03], [0.05, 0.05, 0.05, 0.75, 0.05, 0.05])
