@@ -1,10 +1,12 @@
 """The package as a whole: direction of imports, contents of the wheel, the shipped weights."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,32 @@ def test_wheel_contents(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert " > " in result.stdout
+
+
+def core_imports(file: Path) -> Iterator[tuple[str, ...]]:
+    """Yield what a file of the core imports from the core, anywhere in it, as parts of names below hcast_zoo."""
+    package = file.relative_to(ROOT / "hcast_zoo").parent.parts
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in getattr(node, "names", [])]
+        if isinstance(node, ast.Import):
+            yield from (tuple(name.split(".")[1:]) for name in names if name.split(".")[0] == "hcast_zoo")
+        elif isinstance(node, ast.ImportFrom):
+            module = tuple((node.module or "").split(".")) if node.module else ()
+            if node.level:
+                module = (*package[: len(package) + 1 - node.level], *module)
+            elif module[:1] == ("hcast_zoo",):
+                module = module[1:]
+            else:
+                continue
+            yield from ((*module, name) for name in names)
+
+
+def test_modules_import_in_no_circle():
+    core = ROOT / "hcast_zoo"
+    modules = {file.relative_to(core).with_suffix("").parts: file for file in core.rglob("*.py")}
+    graph = {module: set() for module in modules}
+    for module, file in modules.items():
+        for name in core_imports(file):
+            graph[module] |= {found for found in (name, name[:-1]) if found in modules and found != module}
+    assert sum(map(len, graph.values())) > 150
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

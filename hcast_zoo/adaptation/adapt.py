@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..common.choices import FEEDBACK
 from ..network.model import HCast, HCastOutput
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.decode import path_scores
 from ..taxonomy.tree import UNKNOWN, Taxonomy
 from .config import AdaptConfig
 
-FEEDBACK = ("target", "path", "entropy", "agreement")
 Loss = Callable[[Sequence[Tensor]], Tensor]
 
 

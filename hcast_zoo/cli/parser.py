@@ -5,7 +5,6 @@ Exit code 0: all went well; 1: some picture failed; 2: wrong usage or input; 130
 
 import argparse
 import dataclasses
-import inspect
 import os
 import sys
 import types
@@ -17,6 +16,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..adaptation.config import FREE, AdaptConfig
+from ..common.choices import DECODERS, EXPORT_FORMATS, FEEDBACK, PARTS
 from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
@@ -25,10 +25,6 @@ from . import answer, share, train
 from . import paper as paper_commands
 
 DEFAULT_MODEL = "hcast_small.emoji_art"
-DECODERS = ("best_path", "top_down", "independent")  # decode.DECODERS; a test compares
-PARTS = ("sheet", "overlays", "labels", "arrays")  # segment.PARTS; a test compares
-EXPORT_FORMATS = ("onnx", "pt2")  # export.FORMATS; a test compares
-FEEDBACK = ("path", "entropy", "agreement")  # adapt.FEEDBACK without the target; a test compares
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -136,7 +132,7 @@ def _add_answers(command: Callable) -> None:
     about.add_argument("--target", metavar="NODE", help="node at any level that should be seen, a name or level:name")
     about.add_argument(
         "--feedback",
-        choices=FEEDBACK,
+        choices=[feedback for feedback in FEEDBACK if feedback != "target"],
         help="what to raise instead: the predicted path, decided levels, or levels that agree",
     )
     p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
@@ -421,9 +417,7 @@ def _fraction(text: str) -> Fraction:
 
 
 def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
-    """Add an option for each field of a dataclass, absent where not given; the help is in the class's docstring."""
-    args = (inspect.getdoc(dataclass) or "").partition("Args:\n")[2].replace("\n" + 8 * " ", " ")  # an argument a line
-    texts = dict(line.strip().split(": ", 1) for line in args.splitlines() if ": " in line)
+    """Add an option for each field of a dataclass, absent where not given; the help is in the field's metadata."""
     hints = typing.get_type_hints(dataclass)
     for field in dataclasses.fields(dataclass):
         kind = hints[field.name]
@@ -431,5 +425,5 @@ def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
             kind = next(t for t in typing.get_args(kind) if t is not type(None))
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         default = "" if field.default in (None, "") else f" ({field.default})"
-        text = (texts.get(field.name, "").rstrip(".") + default).replace("%", "%%")
+        text = (field.metadata["help"] + default).replace("%", "%%")
         parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **options)

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..common.choices import PARTS
 from ..data.pictures import read_picture
 from ..inference.predictor import Prediction, Predictor
 from ..taxonomy.tree import UNKNOWN
 from . import drawing as visualize
 from .drawing import PANEL, Segmentation
 from .explain import agreement, explain_levels, focus_map
-
-PARTS = ("sheet", "overlays", "labels", "arrays")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..common.choices import EXPORT_FORMATS
 from ..common.extras import needs_extra
 from ..common.files import whole_file
 from ..network import superpixels
@@ -21,7 +22,6 @@ from ..network.model import HCast
 from ..taxonomy.tree import Taxonomy
 from ..weights import file as weights
 
-FORMATS = ("onnx", "pt2")
 TOLERANCE = 1e-4  # largest difference of an output from the model's
 
 
@@ -90,8 +90,8 @@ def export(
         ImportError: if the packages of the extra are missing.
         ValueError: if an argument is out of range.
     """
-    if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}: expected one of {', '.join(FORMATS)}")
+    if format not in EXPORT_FORMATS:
+        raise ValueError(f"unknown format {format!r}: expected one of {', '.join(EXPORT_FORMATS)}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
     if opset is not None and format != "onnx":

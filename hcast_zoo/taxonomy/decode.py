@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..common.choices import DECODERS
 from .subtree import Subtree
 from .tree import UNKNOWN, Taxonomy
-
-DECODERS = ("best_path", "top_down", "independent")
 
 
 @dataclasses.dataclass

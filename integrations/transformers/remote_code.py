@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 CORE = {  # room of hcast_zoo: the modules of it that become files; no two have one name
-    "common": ("files", "formats", "text", "walk"),
+    "common": ("choices", "files", "formats", "text", "walk"),
     "data": ("pictures", "transforms"),
     "network": ("config", "graph_pooling", "layers", "memory", "model", "slic", "superpixels"),
     "taxonomy": ("backoff", "calibration", "columns", "decode", "names", "sources", "subtree", "tree"),

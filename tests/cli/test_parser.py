@@ -1,4 +1,7 @@
+import dataclasses
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -13,6 +16,7 @@ from hcast_zoo.paper.benchmarks import BENCHMARKS
 from hcast_zoo.sharing import export
 from hcast_zoo.taxonomy import decode
 from hcast_zoo.training import recipe
+from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.weights import file as weights
 from tests.conftest import FIXTURES
 
@@ -215,6 +219,20 @@ def test_help_imports_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
-    assert EXPORT_FORMATS == export.FORMATS
-    assert DECODERS == decode.DECODERS and ("target", *FEEDBACK) == adapt.FEEDBACK
+    assert EXPORT_FORMATS == export.EXPORT_FORMATS
+    assert DECODERS == decode.DECODERS and FEEDBACK == adapt.FEEDBACK
     assert set(BENCHMARKS) == set(trees.names()) - {"imagenet"} == set(recipe.names())
+
+
+def test_help_needs_no_docstring():
+    """Under ``python -OO`` there is none."""
+    assert all(field.metadata["help"] for field in dataclasses.fields(TrainConfig))
+    command = [sys.executable, "-OO", "-m", "hcast_zoo", "train", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"})
+    assert re.search(r"--kl-weight KL_WEIGHT\s+Weight of the Tree-path KL loss \(0.5\)", result.stdout)
+
+
+def test_feedback_offers_what_needs_no_target(capsys):
+    with pytest.raises(SystemExit):
+        main(["adapt", "x.png", "--feedback", "target"])
+    assert "choose from" in capsys.readouterr().err and FEEDBACK[0] == "target"

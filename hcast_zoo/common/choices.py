@@ -1,0 +1,6 @@
+"""Choices that the command line offers and other rooms carry out; imports nothing, so that --help needs no torch."""
+
+DECODERS = ("best_path", "top_down", "independent")  # see taxonomy.decode.decode
+FEEDBACK = ("target", "path", "entropy", "agreement")  # see adaptation.adapt.adapt
+PARTS = ("sheet", "overlays", "labels", "arrays")  # see segments.report.write
+EXPORT_FORMATS = ("onnx", "pt2")  # see sharing.export.export
