@@ -30,7 +30,7 @@ DEFAULT_MODEL = "hcast_small.emoji_art"
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = make_parser().parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a job
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot display must not end a job
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `hcast-zoo predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ImportError) as error:  # bad input, told in words; anything else is our defect
+    except (ValueError, OSError, ImportError) as error:  # bad input; anything else is a bug of ours
         print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
         return 2
 
@@ -56,7 +56,7 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint about a word is short, and writes nothing to the terminal but text."""
+    """A parser whose error messages are short and contain only printable text."""
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(clip(message)))
@@ -91,9 +91,9 @@ def _add_answers(command: Callable) -> None:
         "--output",
         metavar="DIR",
         help="write parquet files of --part-size pictures here instead; the same "
-        "command goes on where it was stopped, and several processes (torchrun) share the work",
+        "command resumes where it stopped, and several processes (torchrun) share the work",
     )
-    p.add_argument("--part-size", type=int, default=4096, help="pictures a parquet file (%(default)s)")
+    p.add_argument("--part-size", type=int, default=4096, help="pictures per parquet file (%(default)s)")
     _add_model(p)
     _add_decoding(p)
     p.add_argument("--json", action="store_true", help="one JSON object per line")
@@ -121,7 +121,7 @@ def _add_answers(command: Callable) -> None:
     p.add_argument("--decode", choices=DECODERS, nargs="+", default=list(DECODERS), help="decodings to compare (all)")
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
-    p.add_argument("--superpixel-cache", metavar="DIR", help="folder that keeps the superpixel maps for the next time")
+    p.add_argument("--superpixel-cache", metavar="DIR", help="folder that caches the superpixel maps")
     _add_model(p)
     _add_clusters(p)
     _add_loading(p)
@@ -133,32 +133,32 @@ def _add_answers(command: Callable) -> None:
     about.add_argument(
         "--feedback",
         choices=[feedback for feedback in FEEDBACK if feedback != "target"],
-        help="what to raise instead: the predicted path, decided levels, or levels that agree",
+        help="what to raise instead: the predicted path, confident levels, or levels that agree",
     )
     p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
     p.add_argument("--json", action="store_true", help="one JSON object")
     _add_model(p)
     _add_clusters(p)
     defaults = AdaptConfig()
-    p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what moves (tokens)")
+    p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what may change (tokens)")
     p.add_argument("--steps", type=int, default=defaults.steps, help="steps of gradient descent (%(default)s)")
     p.add_argument(
         "--step-size",
         type=float,
         default=defaults.step_size,
-        help="length of a step, as a fraction of the norm of what moves (%(default)s)",
+        help="length of a step, as a fraction of the norm of what changes (%(default)s)",
     )
 
     p.add_argument(
         "--radius",
         type=float,
         default=defaults.radius,
-        help="how far all steps together may lead, as a fraction of the same (%(default)s)",
+        help="largest total change, as a fraction of the same norm (%(default)s)",
     )
 
-    p = command("demo", share.demo, "serve a page to try a model in a browser, on this machine alone")
+    p = command("demo", share.demo, "serve a page on this machine to try a model in a browser")
     _add_model(p)
-    p.add_argument("--port", type=int, help="where the page is served (the first free one from 7860 on)")
+    p.add_argument("--port", type=int, help="port of the page (default: the first free one from 7860)")
 
 
 def _add_training(command: Callable) -> None:
@@ -196,7 +196,7 @@ def _add_training(command: Callable) -> None:
     _add_fields(p, TrainConfig)
 
     p = command(
-        "calibrate", train.calibrate, "store with the weights a temperature for each level, fitted on held-out data"
+        "calibrate", train.calibrate, "fit a temperature for each level on held-out data, and store it with the weights"
     )
     p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
     p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
@@ -229,14 +229,14 @@ def _add_training(command: Callable) -> None:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on from the folder's latest checkpoint, or from this one",
+        help="resume from the folder's latest checkpoint, or from this one",
     )
     p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
 
 
 def _add_data(command: Callable) -> None:
     """Add the commands that make data sets."""
-    p = command("data", None, "prepare the paper's data sets, tell about them, or cut labels short")
+    p = command("data", None, "prepare the paper's data sets, describe them, or shorten labels")
     actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
     text = "unpack archives, check them, and list pictures, labels and splits for train, evaluate and repro"
     p = actions.add_parser("prepare", help=text, description=text)
@@ -252,12 +252,12 @@ def _add_data(command: Callable) -> None:
     p.add_argument("--seed", type=int, default=0, help="draws the pictures for validation (%(default)s)")
     p.add_argument("--partial", action="store_true", help="accept a part of the data set, for a trial")
     p.add_argument("--no-check", action="store_true", help="do not decode every picture to see that it can be read")
-    text = "list the data sets; of one, its tree's levels, nodes with one child, and what is odd about it"
+    text = "list the data sets, or describe one: its levels, nodes with one child, and peculiarities"
     p = actions.add_parser("info", help=text, description=text)
     p.set_defaults(run=paper_commands.data_info)
     p.add_argument("dataset", nargs="?", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
-    p.add_argument("--json", action="store_true", help="one JSON object a data set")
-    text = "copy a data set, with labels of the training part known only down to some level, as in real collections"
+    p.add_argument("--json", action="store_true", help="one JSON object per data set")
+    text = "copy a data set, with training labels known only down to some level, as in real collections"
     p = actions.add_parser("free-grain", help=text, description=text)
     p.set_defaults(run=paper_commands.free_grain)
     p.add_argument("source", metavar="IN", help=".csv, .jsonl or .parquet file")
@@ -269,16 +269,16 @@ def _add_data(command: Callable) -> None:
         nargs="+",
         required=True,
         metavar="F",
-        help="part of the pictures known down to each level, coarse to fine, such as 1/3 1/3 1/3",
+        help="fraction of the pictures known down to each level, coarse to fine, such as 1/3 1/3 1/3",
     )
-    p.add_argument("--split", default="train", help="part whose labels are cut (%(default)s)")
+    p.add_argument("--split", default="train", help="split whose labels are shortened (%(default)s)")
     p.add_argument("--seed", type=int, default=0, help="chooses which pictures (%(default)s)")
     p.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _add_paper(command: Callable) -> None:
     """Add the commands for the paper's recipes and numbers."""
-    p = command("recipes", paper_commands.recipes, "list the settings that `train --recipe NAME` takes, or show one's")
+    p = command("recipes", paper_commands.recipes, "list the recipes for `train --recipe NAME`, or show one")
     p.add_argument("recipe", nargs="?", metavar="NAME", help="recipe to show, as JSON")
 
     p = command(
@@ -334,24 +334,24 @@ def _add_sharing(command: Callable) -> None:
     p = command("publish", share.publish, "publish weights on the Hub, for the core, timm and transformers")
     p.add_argument("model", metavar="WEIGHTS", help="weights: name, file, folder, or org/name on the Hub")
     p.add_argument("--repo", required=True, metavar="ORG/NAME", help="repository; made if it is not there")
-    p.add_argument("--private", action="store_true", help="make it for its members only")
+    p.add_argument("--private", action="store_true", help="make the repository private")
     p.add_argument("--revision", help="branch to commit to (main)")
     p.add_argument("--tag", help="name for the commit, such as v1.0")
     p.add_argument("--message", help="of the commit")
     p.add_argument(
         "--evaluations",
         metavar="CARD.json",
-        help="numbers that `evaluate --card` wrote (default: those that come with a packaged weight)",
+        help="numbers that `evaluate --card` wrote (default: those of the packaged weights)",
     )
-    p.add_argument("--preview", metavar="PICTURE", help="picture to show the segmentations of")
+    p.add_argument("--preview", metavar="PICTURE", help="picture whose segmentations the card shows")
     p.add_argument(
         "--space",
         action="store_true",
-        help="publish a Space instead, that serves `hcast-zoo demo` for weights on the Hub or in the package",
+        help="publish a Space that serves `hcast-zoo demo`, for weights on the Hub or in the package",
     )
     p.add_argument("--requirement", help="what pip installs in the Space (hcast-zoo[demo])")
     p.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
-    p.add_argument("--output", metavar="DIR", help="new or empty folder to keep the repository's files in")
+    p.add_argument("--output", metavar="DIR", help="new or empty folder for the repository's files")
     p.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -370,7 +370,7 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
         "--within",
         action="append",
         metavar="NODE",
-        help="answer only at or below this node, a name or level:name (may be given several times)",
+        help="answer only at or below this node, a name or level:name (repeatable)",
     )
 
     parser.add_argument(

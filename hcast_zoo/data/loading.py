@@ -1,4 +1,4 @@
-"""From samples to batches: seeded order, superpixels in the workers, and workers that end quietly."""
+"""From samples to batches: seeded order, superpixels in the workers, and workers that stop quietly."""
 
 import random
 import signal
@@ -18,7 +18,7 @@ from .superpixel_cache import SuperpixelCache
 
 
 class SeededSampler(Sampler):
-    """Yield ``(index, seed)`` in an order, and with seeds, that follow from the run's seed and the epoch.
+    """Yield ``(index, seed)``; order and seeds are determined by the run's seed and the epoch.
 
     Args:
         length: Size of the data set.
@@ -43,12 +43,11 @@ class SuperpixelCollate:
     so a map belongs to the image before mixing (docs/official_differences.md, 23); ``paper_exact`` keeps that.
 
     Args:
-        config: Tells the superpixels.
+        config: Of the model; it defines the superpixels.
         mixup: Called with images and labels, returns mixed images and soft targets.
         paper_exact: Compute superpixels before mixing.
-        cache: Folder that keeps the maps of images that come again pixel by pixel; see :class:`SuperpixelCache`.
-        device: Where the model is. SLIC is left to an accelerator: a batch has no ``segments``, and the model makes
-            them.
+        cache: Folder that caches the maps of images that recur unchanged; see :class:`SuperpixelCache`.
+        device: The model's device. On an accelerator, SLIC is left to the model: batches have no ``segments``.
     """
 
     def __init__(
@@ -72,10 +71,10 @@ class SuperpixelCollate:
     def __call__(self, batch: list[tuple | None]) -> dict[str, Tensor | tuple[Tensor, ...]] | None:
         """Return ``images`` (B, C, H, W), mostly ``segments`` (B, H, W) int64, ``labels`` (B, L), and ``targets``.
 
-        Samples that are None are left out; if all are, None is returned.
+        Samples that are None are dropped; if all are None, None is returned.
         """
         samples = [s for s in batch if s is not None]
-        if self.mixup is not None and len(samples) % 2:  # mixing goes by pairs
+        if self.mixup is not None and len(samples) % 2:  # mixing needs pairs
             samples.pop()
         if not samples:
             return None
@@ -85,7 +84,7 @@ class SuperpixelCollate:
 
         if self.mixup is not None:
             if len(samples[0]) == 3:
-                seed_everything(samples[0][2] ^ 0x5EED)  # not the sample's own stream
+                seed_everything(samples[0][2] ^ 0x5EED)  # independent of the sample's own random stream
             images, targets = self.mixup(images, labels)
 
         collated: dict[str, Tensor | tuple[Tensor, ...]] = {"images": images, "labels": labels, "targets": targets}
@@ -108,10 +107,10 @@ def seed_everything(seed: int) -> None:
 
 
 def start_quietly(worker: int) -> None:
-    """Let a loader's worker (it is the ``worker_init_fn``) say nothing when its parent goes away, as after Ctrl-C.
+    """Keep a loader's worker silent when its parent ends, as after Ctrl-C; used as ``worker_init_fn``.
 
-    A thread of multiprocessing, which hands over tensors, would print a traceback. Errors of the worker itself do not
-    go this way: torch hands them to the parent.
+    Otherwise the multiprocessing thread that transfers tensors prints a traceback. Errors of the worker itself are not
+    affected: torch passes them to the parent.
     """
 
     def hook(kind, error, traceback, before=sys.excepthook):
@@ -122,10 +121,10 @@ def start_quietly(worker: int) -> None:
 
 
 def start_workers(loader: DataLoader) -> Iterator:
-    """Return ``iter(loader)``; Ctrl-C waits until all workers are there.
+    """Return ``iter(loader)``, deferring SIGINT until all workers have started.
 
-    An interrupt in the midst leaves half an iterator, which cannot end its workers, or is lost at a fork. Blocking the
-    signal would not do: it then goes to another thread, and Python raises in this one all the same.
+    An interrupt in between leaves an incomplete iterator that cannot stop its workers, or is lost in a fork. Blocking
+    the signal does not help: it is delivered to another thread, and Python still raises in this one.
     """
     if loader.num_workers == 0 or threading.current_thread() is not threading.main_thread():
         return iter(loader)

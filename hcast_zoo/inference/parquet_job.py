@@ -1,8 +1,8 @@
-"""Predictions of many pictures as a folder of parquet files, by any number of processes, any of which can be killed.
+"""Predict many pictures into a folder of parquet files, with any number of processes, any of which can be killed.
 
-The list of pictures is cut into parts, and part n belongs to process n modulo their number. A part appears when all its
-pictures are done, by renaming, and what has appeared is never made again. So processes need not talk to each other, a
-picture is in one part whatever happens, and a job that was stopped goes on with another number of processes.
+The list of pictures is split into parts, and part n belongs to process n modulo the number of processes. A part is
+renamed to its final name when complete, and is never computed again. So processes need no communication, each picture
+is in exactly one part, and a job that was stopped can be resumed with another number of processes.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from ..common.files import write_whole
 from ..common.processes import ALONE, Processes
 from .predictor import Prediction, Predictor
 
-PLAN = "_plan.json"  # parquet readers pass over names that begin with _ or .
+PLAN = "_plan.json"  # parquet readers skip names that begin with _ or .
 SCHEMA = pa.schema(
     [
         pa.field("file", pa.string(), nullable=False),
@@ -51,8 +51,8 @@ def predict_parts(
         folder: Where the parts are, or will be.
         settings: Plain data that tells the model and the decoding; a job goes on only with the same. Of them
             ``made_of`` are digests of what goes in.
-        part_size: Pictures a part.
-        processes: Who does it.
+        part_size: Pictures per part.
+        processes: The processes that share the work.
         kwargs: For :meth:`Predictor.predict`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Prediction: picture files to paths of the taxonomy; a broken picture gives an error record, and the rest goes on."""
+"""Prediction: from pictures to paths of the taxonomy; a broken picture gives an error record and stops nothing else."""
 
 import copy
 import dataclasses
@@ -200,7 +200,7 @@ class Predictor:
         ]
 
     def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
-        """Turn one (B, C_l) tensor of logits a level into B predictions with an empty file name."""
+        """Turn one (B, C_l) tensor of logits per level into B predictions with an empty file name."""
         d = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self._subtree)
         paths, probabilities = d.paths, d.path_probabilities
         reasons: Sequence[str | None] = [None] * len(d.paths)
@@ -265,7 +265,7 @@ def forward_picture(
 
 @dataclasses.dataclass
 class _Item:
-    """A picture as a worker hands it over: the model's inputs, or why there are none."""
+    """A picture from a worker: the model's inputs, or why there are none."""
 
     file: str
     image: Tensor | None = None

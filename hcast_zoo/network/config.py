@@ -9,11 +9,11 @@ from .memory import check_config
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CELL_SIZE = 8  # pixels: the stem's stride, so one token cell covers 8x8 pixels
-SUPERPIXELS = ("seeds", "slic", "grid")  # ways to make them
+SUPERPIXELS = ("seeds", "slic", "grid")  # methods to compute them
 NUM_STAGES = 4
-MAX_LEVELS = 100  # as of a taxonomy
+MAX_LEVELS = 100  # the same as for a taxonomy
 MAX_CLASSES = 100_000_000
-MAX_NUMBER = 1e9  # of what is no count; float("inf") and nan are not below it
+MAX_NUMBER = 1e9  # bound for float fields; also rejects inf and nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ class HCastConfig:
             "'bicubic', 'bilinear', 'nearest' or 'lanczos'",
         )
 
-        # A small crop asks for a picture that is larger than any memory.
+        # A tiny crop would resize the picture to a size that fits no memory.
         check(is_number(self.crop_pct) and 0.05 <= self.crop_pct <= 1, "crop_pct", "a fraction in [0.05, 1]")
 
         for field in ("mean", "std"):
@@ -203,7 +203,7 @@ class HCastConfig:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number, and no truth value."""
+    """Return whether a value is a finite number and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 
@@ -219,7 +219,7 @@ def check_clusters(num_clusters: tuple[int, ...] | list[int], num_superpixels: i
     """Return cluster counts as a tuple, after checking them.
 
     Raises:
-        ValueError: unless there are four positive counts, none above the number of tokens it is chosen from.
+        ValueError: unless there are four positive counts, each at most the number of tokens it is chosen from.
     """
     four = isinstance(num_clusters, (tuple, list)) and len(num_clusters) == NUM_STAGES
     if not four or any(type(n) is not int or n < 1 for n in num_clusters):

@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from .layers import Attention, masked_mean
 
 ASSIGN_SCALE = 5.0  # from cosine similarities to logits; fixed, not learned (docs/official_differences.md, 15)
-# Points nearer than this (squared distance over the image's largest squared norm) are one point: copies of a token
-# differ by rounding, and choosing among them by that would make an answer depend on its batch.
+# Points closer than this (squared distance over the image's largest squared norm) count as one: copies of a token
+# differ by rounding, and a choice among them would make an answer depend on its batch.
 SAME_POINT = 1e-10
 
 
 @dataclasses.dataclass
 class PoolingOutput:
-    """What one graph pooling step computes, for N tokens and M clusters.
+    """The result of one graph pooling, for N tokens and M clusters.
 
     Attributes:
         tokens: (B, 1 + M, C) class token and clusters, the input of the next stage.
-        assignment: (B, N, M) probability of each token's clusters; rows sum to 1.
+        assignment: (B, N, M) probability that a token belongs to a cluster; rows sum to 1.
         indices: (B, M) int64 tokens chosen as cluster centres.
-        node_features: (B, N, C) features the similarity is computed on.
+        node_features: (B, N, C) features that similarity is computed on.
     """
 
     tokens: Tensor
@@ -41,7 +41,7 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
     Args:
         points: (B, N, C) float.
         num_samples: How many to choose, M.
-        valid: (B, N) bool, False for points that must not be chosen nor enter the mean.
+        valid: (B, N) bool, False for points that are neither chosen nor part of the mean.
 
     Returns:
         (B, M) int64 indices.
@@ -118,7 +118,7 @@ class GraphPooling(nn.Module):
             tokens: (B, 1 + N, C), class token first.
             num_clusters: M.
             valid: (B, N) bool, False for tokens without pixels, which are never centres.
-            mask_empty: Leave those tokens out of attention and averages too.
+            mask_empty: Also leave those tokens out of attention and averages.
         """
         cls, nodes = tokens[:, :1], tokens[:, 1:]
         mask = valid if mask_empty else None

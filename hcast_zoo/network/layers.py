@@ -16,10 +16,12 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out_chans, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x)), inplace=True)  # the norm's gradient needs its input alone
+        return F.relu(
+            self.norm(self.conv(x)), inplace=True
+        )  # safe in place: the norm's backward pass needs only its input
 
     def fuse(self) -> nn.Sequential:
-        """Return convolution and norm in one, and ReLU; timm's ``reparameterize_model`` puts it in this one's place."""
+        """Return the fused convolution and norm, and ReLU; timm's ``reparameterize_model`` replaces this module."""
         return nn.Sequential(fuse_conv_bn_eval(self.conv, self.norm), nn.ReLU(inplace=True))
 
 
@@ -37,13 +39,13 @@ class ConvStem(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(embed_dim, embed_dim, 1, **dd))
 
     def forward(self, x: Tensor) -> Tensor:
-        # On CPUs, convolutions of channels-last images are the faster ones, and give an image the same bits in any
-        # batch; with channels first the algorithm, and so the rounding, depends on the batch size.
+        # On CPUs, channels-last convolutions are faster, and give an image the same bits in any batch. With channels
+        # first, the algorithm and therefore the rounding depend on the batch size.
         return super().forward(x.contiguous(memory_format=torch.channels_last))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over tokens, fused unless the weights are asked for."""
+    """Multi-head self-attention over tokens, fused unless its weights are requested."""
 
     def __init__(self, dim: int, num_heads: int, **dd):
         super().__init__()
@@ -58,8 +60,8 @@ class Attention(nn.Module):
 
         Args:
             x: (B, N, C) tokens.
-            key_mask: (B, N) bool, False for tokens nobody may look at.
-            need_weights: Return the attention probabilities, which costs the fused kernel.
+            key_mask: (B, N) bool, False for tokens that must not be attended to.
+            need_weights: Return the attention probabilities, which rules out the fused kernel.
 
         Returns:
             (B, N, C) tokens, and (B, heads, N, N) probabilities or None.
@@ -73,7 +75,7 @@ class Attention(nn.Module):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Mix the values (B, heads, N, d); a separate method so that a framework can bring its own kernels."""
+        """Mix the values (B, heads, N, d); a separate method, so that a framework can use its own kernels."""
         if not need_weights:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
         scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
@@ -84,7 +86,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between."""
+    """Two linear layers with an exact GELU between them."""
 
     def __init__(self, dim: int, hidden_dim: int, **dd):
         super().__init__()
@@ -101,7 +103,7 @@ class Block(nn.Module):
     Shape: (B, N, C) -> (B, N, C), and attention probabilities (B, heads, N, N) or None.
     """
 
-    attention_class = Attention  # a framework's subclass can bring its own parts; so in all modules
+    attention_class = Attention  # a framework's subclass can replace its parts; the same in all modules
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, **dd):
         super().__init__()

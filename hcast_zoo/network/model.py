@@ -20,13 +20,13 @@ from .superpixels import prepare_segments
 
 @dataclasses.dataclass
 class HCastOutput:
-    """Labels of every level, and the segmentation each was read from.
+    """The logits of every level, and the segmentation that each was read from.
 
     Attributes:
         level_logits: One (B, classes) tensor per level, coarse to fine.
         segments: (B, H, W) int64 superpixel of each pixel: the segmentation stage 1 sees.
-        assignments: One (B, N, M) tensor per pooling: probability of each of the N tokens of stage s to be in each
-            of the M clusters that are the tokens of stage s + 1. Rows sum to 1.
+        assignments: One (B, N, M) tensor per pooling: probability that each of the N tokens of stage s belongs to each
+            of the M clusters, which are the tokens of stage s + 1. Rows sum to 1.
         level_features: One (B, C) tensor per level: the class token its head reads.
         hidden_states: On request, (B, 1 + N, C) tokens entering stage 1 and leaving each block.
         attentions: On request, (B, heads, 1 + N, 1 + N) attention probabilities of each block.
@@ -78,7 +78,7 @@ class Stage(nn.Module):
     def __init__(self, config: HCastConfig, index: int, drop_path: list[float], **dd):
         super().__init__()
         self.mask_empty = config.mask_empty
-        self.grad_checkpointing = False  # compute the blocks again in the backward pass, which saves memory
+        self.grad_checkpointing = False  # recompute the blocks in the backward pass, to save memory
         self.blocks = nn.ModuleList(
             self.block_class(config.embed_dim, config.num_heads, config.mlp_ratio, rate, **dd) for rate in drop_path
         )
@@ -91,7 +91,7 @@ class Stage(nn.Module):
     ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
         """Run the blocks on (B, 1 + N, C) tokens; also return each block's output and attention.
 
-        Pooling is apart, because the heads read the class token before pooling updates it.
+        Pooling is separate, because the heads read the class token before pooling updates it.
         """
         mask = None
         if self.mask_empty and valid is not None:
@@ -170,14 +170,14 @@ def run_stages(
 class Encoder(nn.Module):
     """H-CAST without heads: stem, tokens and stages.
 
-    The parts are made by :meth:`build` and not by the constructor, so that a framework's base class can run its own
-    constructor first. ``config`` may be any object with the fields of :class:`HCastConfig`.
+    :meth:`build` makes the parts, not the constructor, so that a framework's base class can run its own constructor
+    first. ``config`` may be any object with the fields of :class:`HCastConfig`.
     """
 
     stage_class = Stage
 
     def build(self, config: HCastConfig, device=None, dtype=None) -> None:
-        """Make the parts; their values are undefined until they are initialised or loaded."""
+        """Create the parts; their values are undefined until they are initialised or loaded."""
         dd = {"device": device, "dtype": dtype}
         self.config = config
         dim = config.embed_dim
@@ -357,7 +357,7 @@ def embed_superpixels(
 ) -> tuple[Tensor, Tensor]:
     """Average stem features and positions over superpixels, and prepend the class token.
 
-    A function and not a method, so that tracers can keep it whole.
+    A function, not a method, so that tracers can treat it as a unit.
 
     Args:
         features: (B, C, h, w) of the stem.
@@ -376,7 +376,7 @@ def embed_superpixels(
         pos_embed = resample_position(pos_embed, (height, width))
     features = features.permute(0, 2, 3, 1).flatten(1, 2) + pos_embed[:, 1:]  # [B, hw, C]
 
-    # A cell belongs to the superpixel of its top-left pixel, as nearest interpolation has it.
+    # A cell belongs to the superpixel of its top-left pixel, as in nearest interpolation.
     cells = segments[:, ::CELL_SIZE, ::CELL_SIZE].flatten(1)  # [B, hw]
     batch, _, dim = features.shape
     index = (cells + num_superpixels * torch.arange(batch, device=cells.device)[:, None]).flatten()
@@ -390,9 +390,9 @@ def embed_superpixels(
 
 
 def sum_rows(rows: Tensor, index: Tensor, num_sums: int) -> Tensor:
-    """Add (R, C) rows of the same (R,) index; return (num_sums, C)."""
-    # Adding row by row keeps an image's sums bit-identical beside any neighbour; a matrix product does not. index_add
-    # would keep the rows for its backward pass, and an ONNX graph of it is wrong if an index repeats.
+    """Sum the (R, C) rows that have the same (R,) index; return (num_sums, C)."""
+    # Adding row by row gives an image the same bits in any batch; a matrix product does not. index_add would keep the
+    # rows for its backward pass, and its ONNX graph is wrong if an index repeats.
     return rows.new_zeros(num_sums, rows.shape[1]).scatter_add(0, index[:, None].expand_as(rows), rows)
 
 

@@ -1,4 +1,4 @@
-"""SLIC superpixels for a batch of images at once, in plain PyTorch, where the images are."""
+"""SLIC superpixels for a batch of images, in plain PyTorch on the images' device."""
 
 import math
 
@@ -15,14 +15,14 @@ WHITE = (0.950456, 1.0, 1.088754)  # D65
 def slic(images: Tensor, num_superpixels: int = 196, compactness: float = 10.0, iterations: int = 5) -> Tensor:
     """Segment images into superpixels by SLIC on their Lab colours and positions.
 
-    Starts from a grid of at most ``num_superpixels`` cells. A pixel can go to the centre of its own cell or of the
-    eight around it, so a step is two batched matrix products: nothing waits for the device, and no sum depends on
-    the order of threads. Pixels of a superpixel need not be connected (differs from SLIC: its last step is left out).
+    Starts from a grid of at most ``num_superpixels`` cells. A pixel chooses between the centres of its own cell and the
+    eight around it, so a step is two batched matrix products, without synchronisation or sums that depend on thread
+    order. Superpixels may be disconnected, because SLIC's last step, which connects them, is left out.
 
     Args:
         images: (B, 3, H, W) float RGB in [0, 1].
         num_superpixels: Largest number of labels, 1 or more.
-        compactness: Weight of position against colour: Lab units to a cell's width.
+        compactness: Weight of position against colour, in Lab units per cell width.
         iterations: Steps of assigning pixels and moving centres.
 
     Returns:
@@ -38,17 +38,20 @@ def slic(images: Tensor, num_superpixels: int = 196, compactness: float = 10.0, 
         raise ValueError(f"expected RGB images (B, 3, H, W), got {tuple(images.shape)}")
     if num_superpixels < 1 or iterations < 1:
         raise ValueError(f"expected 1 or more superpixels and iterations, got {num_superpixels} and {iterations}")
-    if images.is_meta:  # there is no autocast to switch off
+    if images.is_meta:  # autocast does not exist there
         return _slic(images.float(), num_superpixels, compactness, iterations)
     with torch.autocast(images.device.type, enabled=False):
         return _slic(images.float(), num_superpixels, compactness, iterations)
 
 
 def _slic(images: Tensor, num_superpixels: int, compactness: float, iterations: int) -> Tensor:
-    height, width = map(int, images.shape[2:])  # in traces they are tensors
+    height, width = map(int, images.shape[2:])  # in a trace, sizes are tensors
     rows, cols = grid_shape(height, width, num_superpixels)
     high, wide = math.ceil(height / rows), math.ceil(width / cols)
-    rows, cols = math.ceil(height / high), math.ceil(width / wide)  # cells of equal size; the last may reach outside
+    rows, cols = (
+        math.ceil(height / high),
+        math.ceil(width / wide),
+    )  # cells of equal size; the last may extend past the image
     place = torch.meshgrid(
         torch.arange(height, device=images.device) / high,
         torch.arange(width, device=images.device) / wide,
@@ -67,7 +70,7 @@ def _slic(images: Tensor, num_superpixels: int, compactness: float, iterations: 
     sums = pixels.sum(2).transpose(1, 2).unflatten(2, (rows, cols))  # [B, 6, rows, cols]
     centres = sums[:, :-1] / sums[:, -1:].clamp(min=1)
     for step in range(iterations):
-        # |x - c|^2 without |x|^2, which is the same for all centres; centres outside the grid are infinitely far.
+        # |x - c|^2 without |x|^2, which is the same for all centres. Centres outside the grid are infinitely far away.
         squares = centres.square().sum(1, keepdim=True)
         around = F.pad(torch.cat([-2 * centres, squares], 1), (1, 1, 1, 1))
         around[:, -1, [0, -1]] = around[:, -1, :, [0, -1]] = math.inf
@@ -77,7 +80,9 @@ def _slic(images: Tensor, num_superpixels: int, compactness: float, iterations: 
         if step + 1 < iterations:
             chosen = F.one_hot(choice, NEIGHBOURS).to(pixels.dtype) * inside
             sums = (chosen.transpose(2, 3) @ pixels).permute(0, 3, 2, 1)  # [B, 6, 9, cells]
-            sums = F.fold(sums.flatten(1, 2), (rows, cols), 3, padding=1)  # adds what nine cells gave to a centre
+            sums = F.fold(
+                sums.flatten(1, 2), (rows, cols), 3, padding=1
+            )  # sum of what nine cells contribute to a centre
             count = sums[:, -1:]
             centres = torch.where(count > 0, sums[:, :-1] / count.clamp(min=1), centres)
 

@@ -1,7 +1,7 @@
-"""Superpixels: SEEDS on the CPU, SLIC anywhere, a regular grid, and the contract of segment maps.
+"""Superpixels: SEEDS on the CPU, SLIC on any device, a regular grid, and checks of segment maps.
 
 A segment map is an int64 tensor (B, H, W) of labels from 0 to ``num_superpixels - 1``. Labels may be missing:
-a token without pixels is empty.
+the token of such a label is empty.
 """
 
 import math
@@ -16,7 +16,7 @@ from .config import SUPERPIXELS as METHODS
 from .slic import grid_shape, slic
 
 SEEDS_ITERATIONS = 15
-MIN_SUPERPIXELS = 10  # OpenCV raises smaller requests to this
+MIN_SUPERPIXELS = 10  # OpenCV raises smaller numbers to this
 CV2_HELP = (
     "cv2 has no ximgproc module, so SEEDS superpixels cannot be computed: another OpenCV package overwrote "
     "the contrib build. Mend it with: pip install --force-reinstall --no-deps opencv-contrib-python-headless"
@@ -26,13 +26,12 @@ CV2_HELP = (
 def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
     """Segment a picture into superpixels by SEEDS on its Lab colours.
 
-    OpenCV makes a grid of at most ``num_superpixels`` blocks and moves their
-    boundaries. Where the image is too small for such blocks, on which OpenCV crashes or does not end, and for fewer
-    than 10 superpixels, a grid is returned.
+    OpenCV makes a grid of at most ``num_superpixels`` blocks and moves their boundaries. If the image is too small for
+    such blocks, OpenCV crashes or hangs, so a grid is returned; so it is for fewer than 10 superpixels.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        num_superpixels: How many to ask for, 1 or more.
+        num_superpixels: Largest number of superpixels, 1 or more.
 
     Returns:
         (H, W) int64 labels from 0.
@@ -72,14 +71,14 @@ def grid(height: int, width: int, num_superpixels: int = 196) -> Tensor:
 def from_normalized(
     images: Tensor, num_superpixels: int, mean: tuple[float, ...], std: tuple[float, ...], method: str = "seeds"
 ) -> Tensor:
-    """Segment a batch of normalised images, each by itself.
+    """Segment each of a batch of normalised images.
 
-    On the meta device and while exporting, where OpenCV cannot run, the grid stands in for SEEDS. SLIC runs on the
-    images' device, and in exported graphs too.
+    On the meta device and during export, where OpenCV cannot run, a grid replaces SEEDS. SLIC runs on the images'
+    device, and in exported graphs too.
 
     Args:
         images: (B, C, H, W) float, normalised by ``mean`` and ``std``.
-        num_superpixels: Labels run from 0 to this, exclusive.
+        num_superpixels: Labels are from 0 to this number, exclusive.
         mean: Channel means, pixels in [0, 1].
         std: Channel deviations.
         method: One of ``METHODS``.
@@ -98,7 +97,7 @@ def from_normalized(
     if method == "grid" or images.is_meta or torch.compiler.is_exporting() or torch.jit.is_tracing():
         height, width = images.shape[2:]
         if torch.jit.is_tracing():
-            height, width = int(height), int(width)  # there, sizes are tensors
+            height, width = int(height), int(width)  # in a trace, sizes are tensors
         labels = grid(height, width, num_superpixels).to(images.device)
         return labels.expand(images.shape[0], -1, -1)
 
@@ -114,12 +113,12 @@ def prepare_segments(
     std: tuple[float, ...],
     method: str = "seeds",
 ) -> Tensor:
-    """Return the segments of images: the given ones after checking them, or computed ones.
+    """Return the given segments after checking them, or computed ones.
 
     Args:
         images: (B, in_chans, H, W) float, normalised by ``mean`` and ``std``.
         segments: (B, H, W) integer superpixel maps, or None.
-        num_superpixels: Labels run from 0 to this, exclusive.
+        num_superpixels: Labels are from 0 to this number, exclusive.
         in_chans: Channels that images must have.
         mean: Channel means, pixels in [0, 1].
         std: Channel deviations.
@@ -156,14 +155,14 @@ def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
 
     Source: official birds_seeds.py:104-106.
     """
-    images = images.detach().cpu().double()  # in float32, truncation would change a fifth of the bytes
+    images = images.detach().cpu().double()  # in float32, rounding would change a fifth of the bytes
     return (to_rgb(images, mean, std) * 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def to_rgb(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Turn normalised (B, C, H, W) float images back into (B, 3, H, W) pixels in [0, 1]; NaN is 0.
+    """Turn normalised (B, C, H, W) float images back into (B, 3, H, W) pixels in [0, 1]; NaN becomes 0.
 
-    A single channel is repeated; of more than three, the first three are taken.
+    A single channel is repeated; of more than three channels, the first three are used.
     """
     channels = 3 if images.shape[1] >= 3 else 1
     shift, scale = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (mean, std))
@@ -196,7 +195,7 @@ def check_segments(segments: Tensor, images: Tensor, num_superpixels: int) -> No
 @torch.library.custom_op("hcast_zoo::seeds", mutates_args=())
 def _seeds_op(images: Tensor, num_superpixels: int, mean: list[float], std: list[float]) -> Tensor:
     pixels = to_uint8(images, mean, std).numpy()
-    # OpenCV releases the interpreter lock, so threads help; maps do not depend on their number.
+    # OpenCV releases the interpreter lock, so threads help. Their number does not change the maps.
     with ThreadPoolExecutor(max(1, min(len(pixels), torch.get_num_threads()))) as pool:
         maps = list(pool.map(lambda image: seeds(image, num_superpixels), pixels))
     labels = np.stack(maps) if maps else np.zeros(pixels.shape[:3], np.int64)
@@ -209,7 +208,7 @@ def _(images, num_superpixels, mean, std):
 
 
 def _seeds_blocks(height: int, width: int, num_superpixels: int) -> int:
-    """Return how many blocks OpenCV starts from, by its own rounding; 0 where it would crash or not end."""
+    """Return how many blocks OpenCV starts from, with its rounding; 0 if it would crash or hang."""
     rows = int((num_superpixels * height / width) ** 0.5)
     cols = rows * width // height
     if min(rows, cols) < 1 or height < 2 * rows or width < 2 * cols or num_superpixels < MIN_SUPERPIXELS:

@@ -1,4 +1,4 @@
-"""Calibration: temperatures that make probabilities mean what they say, and how far they are from it.
+"""Calibration: temperatures that turn probabilities into rates of correct answers, and the calibration error.
 
 Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling, ECE).
 """
@@ -28,7 +28,7 @@ class Calibration:
         fitted_on: Name of the data.
 
     Raises:
-        ValueError: if a temperature is no positive number.
+        ValueError: if a temperature is not a positive number.
     """
 
     temperatures: tuple[float, ...]
@@ -72,7 +72,7 @@ class Calibration:
         return {**dataclasses.asdict(self), "temperatures": list(self.temperatures)}
 
     def logits(self, level_logits: Sequence[Tensor]) -> list[Tensor]:
-        """Divide one (B, C_l) tensor of logits a level by its temperature.
+        """Divide one (B, C_l) tensor of logits per level by its temperature.
 
         Raises:
             ValueError: if there is another number of levels.
@@ -97,14 +97,14 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the temperatures that give held-out labels the highest likelihood.
 
-    First each level's, by itself, over the samples whose label there is known; then the path's, over the samples whose
-    label is a whole path. Where there is none, the temperature is 1.
+    Each level's is fitted separately, on the samples with a known label there; then the path's, on the samples whose
+    label is a whole path. Without such samples, the temperature is 1.
 
     Args:
         level_logits: One (S, C_l) tensor per level, as the model gives them.
         labels: (S, L) int64; -1 is unknown.
         taxonomy: The tree.
-        fitted_on: Name of the data, to be kept.
+        fitted_on: Name of the data, to store.
 
     Raises:
         ValueError: if shapes disagree or logits are not finite.
@@ -123,9 +123,9 @@ def fit_calibration(
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the temperature in [0.02, 50] with the lowest cross-entropy of (S, C) logits and (S,) labels.
 
-    The cross-entropy is convex in the inverse temperature, so its slope, expected logit minus true logit, has one
-    zero: it is found by bisection, which unlike gradient descent also ends where the best temperature is 0 (nothing
-    wrong) or infinite (nothing learnt). Labels of -1 are left out; 1 is returned if no other is there.
+    The cross-entropy is convex in the inverse temperature, so its slope (expected logit minus true logit) has one zero.
+    Bisection finds it, and unlike gradient descent also ends if the best temperature is 0 (no errors) or infinite
+    (nothing learnt). Labels of -1 are ignored; without any other label, the temperature is 1.
     """
     known = labels >= 0
     if not known.any():
@@ -133,7 +133,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     logits, labels = logits[known].double(), labels[known]
     true = logits.gather(-1, labels[:, None])[:, 0]
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
-    for _ in range(60):  # more than the digits of a double
+    for _ in range(60):  # more steps than a double has digits
         inverse = math.sqrt(low * high)
         slope = ((inverse * logits).softmax(-1) * logits).sum(-1) - true
         if slope.mean() > 0:
@@ -145,7 +145,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def expected_calibration_error(confidences: Tensor, right: Tensor, bins: int = 15) -> float:
-    """Return ECE in percent: the distance of confidence and accuracy, averaged over bins of equal width.
+    """Return ECE in percent: the gap between confidence and accuracy, averaged over bins of equal width.
 
     Args:
         confidences: (S,) float in [0, 1].
@@ -169,7 +169,7 @@ def expected_calibration_error(confidences: Tensor, right: Tensor, bins: int = 1
         raise ValueError("expected confidences from 0 to 1")
     index = ((confidences * bins).ceil().long() - 1).clamp(min=0)
 
-    # |sum of confidence - sum of right| of a bin is its share of the samples times its distance.
+    # A bin's |sum of confidence - sum of right| is its share of the samples times its gap.
     gaps = confidences.new_zeros(bins).index_add(0, index, confidences - right.double())
     return 100 * gaps.abs().sum().item() / len(confidences)
 
@@ -185,7 +185,7 @@ def calibration_errors(
 
     Args:
         level_logits: One (S, C_l) tensor per level, as the model gives them.
-        labels: (S, L) int64; samples are left out of a level where they are -1, and of the path where all are.
+        labels: (S, L) int64; samples are ignored at levels where they are -1, and for the path if all levels are.
         taxonomy: The tree.
         calibration: Applied first; none by default.
         mode: Decoding of the path.

@@ -52,21 +52,21 @@ def decode(
     ``top_down``: the most probable node of the coarsest level, then the most probable of its children, and so on.
     Its probability is the product of the probabilities among siblings; the paths of the tree sum to 1.
 
-    ``independent``: the most probable node of each level by itself, as in the paper; it may be no path of the tree.
+    ``independent``: the most probable node of each level by itself, as in the paper. It may not be a path of the tree.
     Its probability is the product of the level probabilities.
 
-    A path that ends early in a shallow leaf is compared by the geometric mean of its level probabilities (and counts
-    in the sum with that mean to the power of the number of levels), so that short paths have no advantage.
+    A path that ends in a shallow leaf is scored by the geometric mean of its level probabilities, to the power of the
+    number of levels, so that short paths have no advantage.
 
     Args:
         level_logits: One (B, C_l) tensor per level, coarse to fine.
         taxonomy: The tree; its levels and classes must be those of the logits.
         mode: One of ``DECODERS``.
         within: Decode as if the tree had only the leaves at or below these nodes (see :meth:`Taxonomy.find` for how
-            to name them): whatever sums to 1 sums to 1 over what is left. For many batches, give the
+            to name them): probabilities are renormalised over the remaining paths. For many batches, give the
             :class:`~hcast_zoo.taxonomy.subtree.Subtree` of the nodes, which takes 0.1 s to build on a large tree.
-        path_temperature: For ``best_path``, whose product counts what the levels have seen in common several times:
-            products are taken to the power of 1 / this before they are normalised. Moves no path.
+        path_temperature: For ``best_path``, whose product counts the evidence that levels share several times. Products
+            are raised to the power 1 / ``path_temperature`` before they are normalised. It never changes the path.
 
     Raises:
         ValueError: if the mode or a node is unknown, levels disagree, or logits are not finite (the message names the
@@ -93,7 +93,7 @@ def decode(
         return _independent(log_probs)
     paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
     scores, best = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)
-    probabilities = scores.softmax(-1)  # changes nothing for top_down, whose scores are normalised already
+    probabilities = scores.softmax(-1)  # no effect for top_down, whose scores are already normalised
     others = probabilities.scatter(-1, best[:, None], -1.0)
     second = others.argmax(-1)
     runner_up = paths[second] if len(paths) > 1 else torch.full_like(paths[best], UNKNOWN)
@@ -117,10 +117,10 @@ def node_probabilities(
     within: Subtree | Sequence[str] | None = None,
     path_temperature: float = 1.0,
 ) -> tuple[Tensor, ...]:
-    """Return how probable every node is, by the rules of a decoding: one (B, C_l) tensor in [0, 1] a level.
+    """Return the probability of every node under a decoding: one (B, C_l) tensor in [0, 1] a level.
 
     ``best_path``, ``top_down``: of all paths through the node, so the children of a node sum to it, and the coarsest
-    level to 1. ``independent``: the level's own. What lies outside of ``within`` has 0.
+    level to 1. ``independent``: the level's own. Nodes outside ``within`` have 0.
 
     See :func:`decode` for the arguments and errors.
 
@@ -149,7 +149,7 @@ def node_probabilities(
     probabilities = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1)
     levels = []
     for x, path in zip(log_probs, paths.T):
-        node = path.where(path != UNKNOWN, x.shape[-1])  # a path that has ended adds to a column that is cut off
+        node = path.where(path != UNKNOWN, x.shape[-1])  # ended paths add to an extra column, which is cut off
         sums = torch.zeros_like(torch.nn.functional.pad(x, (0, 1)))
         levels.append(sums.index_add(1, node, probabilities)[:, :-1].clamp(max=1))
 
@@ -253,14 +253,14 @@ def _greedy(conditional: Sequence[Tensor], paths: Tensor) -> Tensor:
     """Return (B,) indices of the paths found by taking the most probable child at each level."""
     alive = paths.new_ones((len(conditional[0]), len(paths)), dtype=torch.bool)
     for x, path in zip(conditional, paths.T):
-        ended = path == UNKNOWN  # then it is the only one alive
+        ended = path == UNKNOWN  # if so, it is the only path left
         level = x[:, path.clamp(min=0)].masked_fill(ended, 0.0).masked_fill(~alive, -torch.inf)
         alive &= path[level.argmax(-1)][:, None] == path
     return alive.int().argmax(-1)
 
 
 def _independent(log_probs: Sequence[Tensor]) -> DecodedPaths:
-    """Take each level's most probable node; the runner-up changes the level whose second choice is the closest."""
+    """Take each level's most probable node; the runner-up differs at the level with the closest second choice."""
     best = _choices(log_probs)
     level_log = torch.stack([x.amax(-1) for x in log_probs], -1)
     second = [x.scatter(-1, x.argmax(-1, keepdim=True), -torch.inf).max(-1) for x in log_probs]

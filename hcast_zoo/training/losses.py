@@ -1,7 +1,7 @@
-"""Losses: cross-entropy of every level, and the Tree-path KL that asks the levels for one path.
+"""Losses: the cross-entropy of every level, and the Tree-path KL, which makes the levels agree on one path.
 
 Targets are hard, (B, L) int64 with -1 where a level is unknown, or soft, one (B, C_l) float tensor a level whose
-rows sum to 1 (0 where the level is unknown, anything between after mixing a known with an unknown label).
+rows sum to 1 (to 0 where the level is unknown, to anything between after mixing a known and an unknown label).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def soft_targets(labels: Tensor, level_classes: Sequence[int], smoothing: float 
     Args:
         labels: Labels, coarse to fine; -1 is unknown.
         level_classes: Classes of each level.
-        smoothing: Label smoothing in [0, 1): this much of the mass is spread over all classes of the level.
+        smoothing: Label smoothing in [0, 1): this fraction of the mass is spread over all classes of the level.
 
     Raises:
         ValueError: if a label is out of range.
@@ -43,7 +43,7 @@ def level_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: (B, C).
-        target: (B, C) soft target; a row counts by its sum.
+        target: (B, C) soft target; a row is weighted by its sum.
 
     Example:
         >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.0, 1.0]])
@@ -70,7 +70,7 @@ def level_binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def tree_path_kl(level_logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """Return the Tree-path KL divergence: one distribution over the nodes of all levels against the true path.
 
-    Where a level of a sample is unknown, its nodes take no part in that sample's softmax.
+    The nodes of a sample's unknown level are left out of its softmax.
 
     Args:
         level_logits: One (B, C_l) tensor per level.
@@ -103,7 +103,7 @@ class HierarchicalLoss(nn.Module):
     Args:
         kl_weight: Weight of the Tree-path KL; 0 leaves it out. The paper uses 0.5.
         level_weights: Weight of each level's cross-entropy, coarse to fine; 1 by default.
-        smoothing: Label smoothing in [0, 1) of hard targets; soft targets are taken as they are.
+        smoothing: Label smoothing in [0, 1) for hard targets; soft targets are used as they are.
         binary: Use binary cross-entropy for each class instead. As in the official code, every positive target of
             the finest level then counts as 1, so do not smooth (docs/official_differences.md, 31).
 

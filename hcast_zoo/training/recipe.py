@@ -1,4 +1,4 @@
-"""Recipes: named settings of a training, which are the defaults of ``hcast-zoo train`` where an option is not given."""
+"""Recipes: named training settings, which replace the defaults of ``hcast-zoo train``."""
 
 import dataclasses
 import json
@@ -6,15 +6,15 @@ from importlib import resources
 from pathlib import Path
 
 MENDED = (
-    "the official code's quirks are mended: the weights are chosen by full-path accuracy on a validation split "
-    "of the training pictures, their average is kept, pictures are normalised alike in training and evaluation, "
-    "and superpixels are those of the mixed pictures; --paper-exact keeps the quirks"
+    "the official code's quirks are corrected: weights are chosen by full-path accuracy on a validation split of the "
+    "training pictures, their EMA is kept, training and evaluation normalise pictures alike, and superpixels are "
+    "computed on the mixed pictures; --paper-exact keeps the quirks"
 )
 EXACT = (
-    "as the official code: trained on all training pictures, the weights chosen by the finest level's accuracy on "
-    "the test pictures (so the best number is not an unseen one), superpixels of the pictures before mixing, and "
-    "ImageNet's normalisation in training. Not kept: byte values that wrap around below 0 and above 255 before "
-    "superpixels are made"
+    "as in the official code: trained on all training pictures, weights chosen by the finest level's accuracy on the "
+    "test pictures (so the best number is optimistic), superpixels of the pictures before mixing, and ImageNet's "
+    "normalisation in training. Not kept: byte values that wrap around below 0 and above 255 before superpixels are "
+    "computed"
 )
 
 

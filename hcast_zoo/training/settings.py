@@ -28,17 +28,17 @@ class TrainConfig:
     batch_size: int = option(64, "Pictures per step on each process; even")
     opt: str = option(
         "adamw",
-        "timm's name of an optimiser: adamw as in the paper, or muon, which needs fewer epochs from scratch",
+        "Optimiser, by timm's name: adamw as in the paper, or muon, which needs fewer epochs from scratch",
     )
-    lr: float = option(5e-4, "Peak learning rate for 512 pictures a step; scaled by the true number")
+    lr: float = option(5e-4, "Peak learning rate for 512 pictures per step; scaled to the actual number")
     warmup_lr: float = option(1e-6, "Learning rate of the first step, not scaled")
     min_lr: float = option(1e-5, "Learning rate at the end, not scaled")
     warmup_epochs: float = option(5, "Epochs of linear growth; may be a fraction")
     weight_decay: float = option(0.05, "AdamW's, on matrices")
-    clip_grad: float | None = option(None, "Largest L2 norm of the gradient; None for no limit")
+    clip_grad: float | None = option(None, "Maximum L2 norm of the gradient; None for no limit")
     ema_decay: float = option(
         0.99996,
-        "Decay of the average weights per step, with warm-up; 0 for none. They are what is evaluated and kept",
+        "Decay of the EMA of the weights per step, with warm-up; 0 for none. The EMA is evaluated and kept",
     )
     kl_weight: float = option(0.5, "Weight of the Tree-path KL loss")
     smoothing: float = option(0.1, "Label smoothing")
@@ -46,25 +46,25 @@ class TrainConfig:
     cutmix: float = option(1.0, "Alpha of cutmix; 0 is off")
     mix_prob: float = option(1.0, "Probability that a batch is mixed")
     auto_augment: str = option("rand-m9-mstd0.5-inc1", 'timm\'s policy, or "" for none')
-    color_jitter: float = option(0.3, "Brightness, contrast and saturation jitter where there is no policy")
+    color_jitter: float = option(0.3, "Strength of brightness, contrast and saturation jitter, if there is no policy")
     random_erasing: float = option(0.25, "Probability of erasing a rectangle")
     crop_scale: float = option(0.08, "Smallest area of the random crop, as a fraction")
     hflip: float = option(0.5, "Probability of a horizontal flip")
-    random_background: bool = option(False, "Put transparent pictures on random colours")
+    random_background: bool = option(False, "Put transparent pictures on a random background colour")
     cache: bool = option(False, "Keep decoded pictures in memory")
     on_device: bool = option(
         False,
-        "Keep all pictures on the accelerator, and augment them and make their superpixels (slic or grid) "
-        "there: for small pictures, with which no worker keeps up",
+        "Keep all pictures on the accelerator, and augment them and compute superpixels (slic or grid) there; "
+        "for small pictures, which workers cannot load fast enough",
     )
-    seed: int = option(0, "Seed of everything")
+    seed: int = option(0, "Seed of all random numbers")
     workers: int = option(2, "Processes that load pictures")
-    checkpoint_steps: int = option(500, "Steps between checkpoints; there is one after each validation too")
+    checkpoint_steps: int = option(500, "Steps between checkpoints; there is also one after each validation")
     eval_epochs: int = option(1, "Epochs between validations")
     mixed_precision: str = option("no", '"no", "bf16" or "fp16"')
     superpixel_cache: str | None = option(
         None,
-        "Folder of the maps of pictures that come again pixel by pixel (validation; no augmentation)",
+        "Folder that caches the maps of pictures that recur unchanged (validation; no augmentation)",
     )
     paper_exact: bool = option(
         False,
@@ -89,7 +89,7 @@ class TrainConfig:
 
     @property
     def augments(self) -> bool:
-        """Whether pictures are changed at random, so that none comes again pixel by pixel; a flip alone does not."""
+        """Whether pictures are changed at random, so that none recurs unchanged; a flip alone does not count."""
         return (
             self.crop_scale < 1
             or bool(self.auto_augment)

@@ -41,9 +41,9 @@ def test_the_papers_settings(name):
 def test_options_override(capsys):
     found = options("--lr", "0.1", "--recipe", "cub", "--data", "here", "--num-clusters", "8", "4", "2", "2")
     assert (found["lr"], found["data"], found["num_clusters"], found["epochs"]) == (0.1, "here", [8, 4, 2, 2], 100)
-    assert "quirks are mended" in capsys.readouterr().err
+    assert "quirks are corrected" in capsys.readouterr().err
     options("--recipe", "cub", "--paper-exact")
-    assert "as the official code: trained on all training pictures" in capsys.readouterr().err
+    assert "as in the official code: trained on all training pictures" in capsys.readouterr().err
     plain = options("--data", "here")
     assert plain == {
         "data": "here",
