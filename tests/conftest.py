@@ -16,6 +16,7 @@ from hcast_zoo.network.model import HCast
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.file import Weights, save
 from hcast_zoo.weights.official import convert_official
+from tests.tiny import make_config, make_model, make_taxonomy
 
 FIXTURES = Path(__file__).parent / "fixtures"
 torch.set_num_threads(2)
@@ -54,38 +55,17 @@ def golden(request):
 
 @pytest.fixture
 def taxonomy() -> Taxonomy:
-    return Taxonomy.from_paths(
-        [
-            ("bird", "owl", "barn owl"),
-            ("bird", "owl", "snowy owl"),
-            ("bird", "gull", "herring gull"),
-            ("mammal", "cat", "lion"),
-            ("mammal", "cat", "tiger"),
-            ("mammal", "dog", "wolf"),
-        ],
-        ("class", "family", "species"),
-        "animals",
-    )
+    return make_taxonomy()
 
 
 @pytest.fixture
-def tiny_config(taxonomy) -> HCastConfig:
-    return HCastConfig(
-        level_classes=taxonomy.level_classes,
-        image_size=32,
-        embed_dim=48,
-        depths=(1, 1, 1, 1),
-        num_heads=3,
-        num_superpixels=16,
-        num_clusters=(8, 4, 2, 2),
-        crop_pct=1.0,
-    )
+def tiny_config() -> HCastConfig:
+    return make_config()
 
 
 @pytest.fixture
-def tiny_model(tiny_config) -> HCast:
-    torch.manual_seed(0)
-    return HCast(tiny_config).eval()
+def tiny_model() -> HCast:
+    return make_model()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A tiny model with a taxonomy, and pictures for it: what the checks of reliability run on."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,15 @@ TREE = [
 LEVELS = ("class", "family", "species")
 
 
-def make_weights(path: Path) -> Path:
-    """Write weights of a random model for pictures of 32 pixels."""
-    taxonomy = Taxonomy.from_paths(TREE, LEVELS, "animals")
+def make_taxonomy() -> Taxonomy:
+    """Return six animals in three levels."""
+    return Taxonomy.from_paths(TREE, LEVELS, "animals")
+
+
+def make_config(**changes) -> HCastConfig:
+    """Return the smallest config that has all parts, for pictures of 32 pixels and the taxonomy's levels."""
     config = HCastConfig(
-        level_classes=taxonomy.level_classes,
+        level_classes=make_taxonomy().level_classes,
         image_size=32,
         embed_dim=48,
         depths=(1, 1, 1, 1),
@@ -35,11 +40,22 @@ def make_weights(path: Path) -> Path:
         num_clusters=(8, 4, 2, 2),
         crop_pct=1.0,
     )
+    return dataclasses.replace(config, **changes)
+
+
+def make_model() -> HCast:
+    """Return a random model, the same in every call."""
     torch.manual_seed(0)
-    state = HCast(config).state_dict()
+    return HCast(make_config()).eval()
+
+
+def make_weights(path: Path) -> Path:
+    """Write weights of a random model whose answers differ from picture to picture."""
+    model, taxonomy = make_model(), make_taxonomy()
+    state = model.state_dict()
     # Heads of new models are nearly zero, and would answer the same to every picture.
     state = {k: torch.randn_like(v) if k.startswith("heads.") else v for k, v in state.items()}
-    weights.save(weights.Weights(config, taxonomy, state, {"name": "tiny", "license": "CC0-1.0"}), path)
+    weights.save(weights.Weights(model.config, taxonomy, state, {"name": "tiny", "license": "CC0-1.0"}), path)
     return path
 
 

@@ -40,11 +40,6 @@ def classifier_key(key: str) -> str:
     return f"head.{key}" if key.startswith("heads.") else f"backbone.{key}"
 
 
-def core_key(key: str) -> str:
-    """Return the name that a tensor of the classifier has in the core; the inverse of :func:`classifier_key`."""
-    return key.partition(".")[2]
-
-
 def load_from_local(filename: str, map_location=None) -> dict:
     """Load a local checkpoint: ``.safetensors`` weights of ours, or a file that torch wrote.
 

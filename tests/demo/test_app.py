@@ -18,9 +18,6 @@ import torch
 from PIL import Image
 
 from hcast_zoo import Predictor
-from hcast_zoo.network.config import HCastConfig
-from hcast_zoo.network.model import HCast
-from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights import file as weights
 
 gradio = pytest.importorskip("gradio")
@@ -30,34 +27,14 @@ from hcast_zoo.demo import app as demo  # noqa: E402 (needs gradio)
 from hcast_zoo.demo import guard  # noqa: E402
 from hcast_zoo.demo.view import ARROW, example_pictures  # noqa: E402
 from tests.demo import hostile_requests  # noqa: E402
+from tests.tiny import make_model, make_taxonomy  # noqa: E402
 
 SETTINGS = ("best_path", [], False, 0.5, 8, 4, 2)
-TREE = [
-    ("bird", "owl", "barn owl"),
-    ("bird", "owl", "snowy owl"),
-    ("bird", "gull", "herring gull"),
-    ("mammal", "cat", "lion"),
-    ("mammal", "cat", "tiger"),
-    ("mammal", "dog", "wolf"),
-]
 
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory) -> Predictor:
-    taxonomy = Taxonomy.from_paths(TREE, ("class", "family", "species"))
-    torch.manual_seed(0)
-    model = HCast(
-        HCastConfig(
-            level_classes=taxonomy.level_classes,
-            image_size=32,
-            embed_dim=48,
-            depths=(1, 1, 1, 1),
-            num_heads=3,
-            num_superpixels=16,
-            num_clusters=(8, 4, 2, 2),
-            crop_pct=1.0,
-        )
-    )
+    model, taxonomy = make_model(), make_taxonomy()
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     weights.save(weights.Weights(model.config, taxonomy, model.state_dict(), {"name": "tiny"}), file)
     return Predictor(file)

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from timm.utils.model import reparameterize_model
 
-from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.model import HCast, resample_position
 from hcast_zoo.training.losses import HierarchicalLoss
 from hcast_zoo.weights.official import _rename
+from tests.tiny import make_config
 
 TOLERANCE = 1e-5
 
@@ -156,18 +156,7 @@ def test_nan_stays_in_its_row(tiny_model):
 @pytest.mark.parametrize("levels", [1, 2, 3, 4, 6])
 def test_gradient_reaches_every_parameter(levels):
     classes = tuple(range(2, 2 + levels))
-    model = HCast(
-        HCastConfig(
-            level_classes=classes,
-            image_size=32,
-            embed_dim=48,
-            depths=(1, 2, 1, 1),
-            num_heads=3,
-            num_superpixels=16,
-            num_clusters=(8, 4, 2, 2),
-            drop_path_rate=0.1,
-        )
-    ).train()
+    model = HCast(make_config(level_classes=classes, head_stages=None, depths=(1, 2, 1, 1), drop_path_rate=0.1)).train()
     labels = torch.zeros(4, levels, dtype=torch.int64)
     torch.manual_seed(0)
     HierarchicalLoss()(model(torch.randn(4, 3, 32, 32)).level_logits, labels).backward()

@@ -15,6 +15,8 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 import hcast_zoo.integrations.mmpretrain as package
 from hcast_zoo.integrations.mmpretrain.hcast import MIM
 from hcast_zoo.integrations.mmpretrain.transforms import GenerateSuperpixels, check_pipeline
+from hcast_zoo.paper import trees
+from hcast_zoo.paper.benchmarks import BENCHMARKS
 from hcast_zoo.weights.file import load, packaged
 
 PURE = Path(package.__file__).parent / "configs" / "hcast"
@@ -72,6 +74,9 @@ def test_settings_of_the_paper(name):
     assert published in ast.get_docstring(ast.parse((MIM / f"configs/hcast/hcast-small_{name}.py").read_text()))
     assert MODELS.build(config.model.head).level_classes == levels
     backbone = config.model.backbone
+    benchmark = BENCHMARKS[name.replace("-", "_")]
+    assert levels == trees.load(benchmark.name).level_classes
+    assert superpixels == benchmark.official.get("num_superpixels", 196)
     assert (backbone.arch, backbone.drop_path_rate) == ("small", 0.1)
     assert backbone.get("num_superpixels", 196) == superpixels
     assert config.train_dataloader.batch_size == 256
