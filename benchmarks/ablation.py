@@ -22,13 +22,14 @@ import report
 import torch
 
 from hcast_zoo import HCastConfig, HierarchicalDataset, Taxonomy
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.common.files import write_whole
 from hcast_zoo.data.free_grain import deal_levels
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.evaluation.evaluate import collect_logits
 from hcast_zoo.evaluation.metrics import HierarchicalMetrics
 from hcast_zoo.sharing.model_card import code_version
-from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import UNKNOWN
 from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.training.trainer import Trainer

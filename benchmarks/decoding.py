@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from hcast_zoo import HierarchicalMetrics, Predictor, Taxonomy
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.evaluation.evaluate import collect_logits
 from hcast_zoo.taxonomy.backoff import back_off
 from hcast_zoo.taxonomy.calibration import Calibration, calibration_errors, fit_calibration
-from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import UNKNOWN
 from hcast_zoo.weights import file as weights
 

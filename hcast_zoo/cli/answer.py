@@ -5,6 +5,7 @@ progress to stderr. Each function returns the exit code.
 """
 
 import argparse
+import os
 import shutil
 import sys
 
@@ -19,6 +20,8 @@ def predict(args: argparse.Namespace) -> int:
 
     from ..common.processes import join
     from ..inference.predictor import Predictor
+    from ..inference.tables import Source, is_table, write_table
+    from ..sharing.model_card import checksum
 
     files, missed = _find(args.pictures)
     if args.files_from:
@@ -29,13 +32,14 @@ def predict(args: argparse.Namespace) -> int:
 
     if not files:
         raise ValueError("expected pictures, or --files-from with a list of them")
+    table = args.output is not None and is_table(args.output, args.format)
     options = dict(decoder=args.decode, num_clusters=args.num_clusters, within=args.within, threshold=args.back_off)
     with join() as processes:
+        if processes.count > 1 and (table or not args.output):
+            raise ValueError("several processes need --output with a folder to write to")
         predictor = Predictor(args.model, device=processes.device(args.device), **options)
-        if args.output:
+        if args.output and not table:
             return _predict_parts(args, predictor, files, options, processes, missed)
-        if processes.count > 1:
-            raise ValueError("several processes need --output, a folder to write to")
 
     failed = 0
     bar = tqdm(
@@ -44,6 +48,12 @@ def predict(args: argparse.Namespace) -> int:
         unit="picture",
         disable=len(files) < 2 or not sys.stderr.isatty(),
     )
+    if table:
+        source = Source(os.path.basename(args.model), checksum(args.model), predictor.taxonomy.levels)
+        pictures, failed = write_table(bar, args.output, source, args.format)
+        print(to_json({"output": args.output, "pictures": pictures, "failed": failed}))
+        bar = ()
+
     for prediction in bar:
         failed += prediction.error is not None
         if args.json:

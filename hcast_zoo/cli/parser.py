@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..adaptation.config import FREE, AdaptConfig
-from ..common.choices import DECODERS, EXPORT_FORMATS, FEEDBACK, PARTS
+from ..common.choices import DECODERS, EXPORT_FORMATS, FEEDBACK, PARTS, TABLE_LAYOUTS, TABLE_SUFFIXES
 from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
@@ -89,11 +89,18 @@ def _add_answers(command: Callable) -> None:
     p.add_argument("--files-from", metavar="FILE", help="text file that names a picture per line")
     p.add_argument(
         "--output",
-        metavar="DIR",
-        help="write parquet files of --part-size pictures here instead; the same "
-        "command resumes where it stopped, and several processes (torchrun) share the work",
+        metavar="FILE|DIR",
+        help=f"write a table that ends in {', '.join(TABLE_SUFFIXES)} instead; or, to a folder, parquet files of "
+        "--part-size pictures, where the same command resumes and several processes (torchrun) share the work",
     )
-    p.add_argument("--part-size", type=int, default=4096, help="pictures per parquet file (%(default)s)")
+    p.add_argument("--part-size", type=int, default=4096, help="pictures per file of a folder (%(default)s)")
+    p.add_argument(
+        "--format",
+        choices=TABLE_LAYOUTS,
+        default="flat",
+        help="columns of the table: one for each level, Darwin Core's occurrence terms, or the JSON that Timelapse "
+        "reads (%(default)s)",
+    )
     _add_model(p)
     _add_decoding(p)
     p.add_argument("--json", action="store_true", help="one JSON object per line")

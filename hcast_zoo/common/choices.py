@@ -4,3 +4,5 @@ DECODERS = ("best_path", "top_down", "independent")  # see taxonomy.decode.decod
 FEEDBACK = ("target", "path", "entropy", "agreement")  # see adaptation.adapt.adapt
 PARTS = ("sheet", "overlays", "labels", "arrays")  # see segments.report.write
 EXPORT_FORMATS = ("onnx", "pt2")  # see sharing.export.export
+TABLE_LAYOUTS = ("flat", "darwin-core", "timelapse")  # see inference.tables
+TABLE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")

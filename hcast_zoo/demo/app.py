@@ -16,9 +16,9 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ..adaptation.config import AdaptConfig
+from ..common.choices import DECODERS
 from ..inference.predictor import Predictor
 from ..network.config import NUM_STAGES
-from ..taxonomy.decode import DECODERS
 from . import view as page
 from .guard import REFUSED, Guard, check_upload, refuse_other_files
 

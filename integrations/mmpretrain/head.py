@@ -8,8 +8,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.network.config import default_head_stages
-from hcast_zoo.taxonomy.decode import DECODERS
 from hcast_zoo.taxonomy.tree import Taxonomy
 
 from .config import load_calibration, load_taxonomy

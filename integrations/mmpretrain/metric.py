@@ -6,8 +6,9 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmpretrain.registry import METRICS
 
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.evaluation.metrics import HierarchicalMetrics
-from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import Taxonomy
 
 from .config import load_taxonomy

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hcast_zoo import Predictor
-from hcast_zoo.adaptation.adapt import FEEDBACK, AdaptationError, adapt, make_loss, node_log_probability
+from hcast_zoo.adaptation.adapt import AdaptationError, adapt, make_loss, node_log_probability
 from hcast_zoo.adaptation.config import FREE, AdaptConfig
+from hcast_zoo.common.choices import FEEDBACK
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.sources import TaxonomyError

@@ -1,11 +1,12 @@
 import pytest
 import torch
 
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.evaluation.evaluate import collect_logits, evaluate
 from hcast_zoo.taxonomy.calibration import Calibration
-from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.taxonomy.decode import decode
 
 
 def test_batches_and_workers_do_not_matter(picture_folder, taxonomy, tiny_model):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hcast_zoo.cli import main
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
@@ -17,7 +18,6 @@ from hcast_zoo.paper import benchmarks as paper
 from hcast_zoo.paper import trees
 from hcast_zoo.paper.prepare import prepare
 from hcast_zoo.paper.reproduce import reproduce, table
-from hcast_zoo.taxonomy.decode import DECODERS
 from hcast_zoo.weights import file as weights
 from hcast_zoo.weights.file import Weights, save
 from hcast_zoo.weights.official import convert_official

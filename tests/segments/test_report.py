@@ -7,7 +7,6 @@ from PIL import Image
 
 from hcast_zoo import Predictor, Taxonomy
 from hcast_zoo.cli import main
-from hcast_zoo.cli.parser import PARTS
 from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.segments import report as segment
@@ -115,7 +114,6 @@ def test_an_answer_that_is_not_finite(picture, tiny_weights):
 
 
 def test_command(picture_folder, tiny_weights, tmp_path, capsys):
-    assert PARTS == segment.PARTS
     files = [
         str(picture_folder / "val/bird/owl/barn owl/0.png"),
         str(tmp_path / "bad\x1b[31m.png"),

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.taxonomy.backoff import back_off
-from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import Taxonomy
 from tests.taxonomy.test_decode import probabilities, random_logits
 

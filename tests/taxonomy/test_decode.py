@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.evaluation.metrics import in_tree
-from hcast_zoo.taxonomy.decode import DECODERS, decode, node_probabilities
+from hcast_zoo.taxonomy.decode import decode, node_probabilities
 from hcast_zoo.taxonomy.tree import Taxonomy
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.taxonomy.calibration import Calibration
-from hcast_zoo.taxonomy.decode import DECODERS, decode, node_probabilities
+from hcast_zoo.taxonomy.decode import decode, node_probabilities
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.subtree import Subtree
 from hcast_zoo.taxonomy.tree import Taxonomy

@@ -6,9 +6,10 @@ from mmengine.evaluator import Evaluator
 from mmpretrain.registry import METRICS
 from mmpretrain.structures import DataSample
 
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.evaluation.metrics import HierarchicalMetrics
 from hcast_zoo.integrations.mmpretrain.head import HierarchicalClsHead
-from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.taxonomy.decode import decode
 
 
 @pytest.fixture

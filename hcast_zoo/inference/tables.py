@@ -1,0 +1,251 @@
+"""Predictions as one table: CSV, TSV, JSON, JSON lines or parquet, in our columns or those of other programs.
+
+A row is a picture. The layouts: ``flat`` has a column for each level; ``darwin-core`` has the terms of an occurrence
+(https://dwc.tdwg.org/terms); ``timelapse`` is MegaDetector's output format, which programs for camera traps read.
+"""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ..common.choices import TABLE_LAYOUTS, TABLE_SUFFIXES
+from ..common.extras import needs_extra
+from ..common.files import whole_file
+from ..common.text import to_json
+from .predictor import Prediction
+
+# Ranks that Darwin Core has a term for; other levels are told in identificationRemarks.
+DARWIN_CORE_RANKS = ("kingdom", "phylum", "class", "order", "superfamily", "family", "subfamily", "tribe", "genus")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What made the predictions of a table.
+
+    Attributes:
+        model: Name of the weights, without folders.
+        sha256: Checksum of their file.
+        levels: Names of the taxonomy's levels, coarse to fine.
+    """
+
+    model: str
+    sha256: str
+    levels: tuple[str, ...]
+
+
+def is_table(output: str | Path, layout: str = "flat") -> bool:
+    """Return whether an output is a table by its name, and not a folder.
+
+    Raises:
+        ValueError: if it ends in something that looks like a file's suffix and is none that can be written, or the
+            layout needs another kind of file.
+    """
+    suffix = Path(output).suffix.lower()
+    table = suffix in TABLE_SUFFIXES
+    if suffix and not table and suffix[1:].isalpha() and not Path(output).is_dir():
+        raise ValueError(
+            f"{output}: expected a file that ends in {', '.join(TABLE_SUFFIXES)}, or a folder's name without a suffix"
+        )
+    if Path(output).is_dir() and table:
+        raise ValueError(f"{output}: expected a file to write, got a folder")
+    if layout == "timelapse" and suffix != ".json":
+        raise ValueError(f"{output}: the timelapse format is JSON: expected a file that ends in .json")
+    if layout != "flat" and not table:
+        raise ValueError(f"{output}: the {layout} format is a table: expected a file, not a folder")
+
+    return table
+
+
+def write_table(
+    predictions: Iterable[Prediction], output: str | Path, source: Source, layout: str = "flat"
+) -> tuple[int, int]:
+    """Write predictions as they come; the file appears when the last one is in it.
+
+    Args:
+        predictions: Of any number of pictures.
+        output: File; its suffix chooses the kind.
+        source: What made them.
+        layout: One of ``TABLE_LAYOUTS``; ``timelapse`` is always JSON.
+
+    Returns:
+        Number of pictures, and of those that failed.
+
+    Raises:
+        ValueError: if the suffix or the layout is unknown, or they do not go together.
+        ImportError: if parquet is asked for and pyarrow is missing.
+    """
+    if layout not in TABLE_LAYOUTS:
+        raise ValueError(f"unknown format {layout!r}: expected one of {', '.join(TABLE_LAYOUTS)}")
+    if not is_table(output, layout):
+        raise ValueError(f"{output}: expected a file that ends in {', '.join(TABLE_SUFFIXES)}")
+
+    counter = _Counter(predictions)
+    if layout == "timelapse":
+        writer = _write_timelapse
+        rows: Iterable = counter
+    else:
+        make_row = darwin_core_row if layout == "darwin-core" else flat_row
+        writer = WRITERS[Path(output).suffix.lower()]
+        rows = (make_row(prediction, source) for prediction in counter)
+
+    with whole_file(output) as temporary:
+        writer(rows, temporary, columns(source, layout), source)
+
+    return counter.pictures, counter.failed
+
+
+def columns(source: Source, layout: str) -> list[str]:
+    """Return the names of a table's columns."""
+    empty = Prediction(file="")
+    return list(darwin_core_row(empty, source) if layout == "darwin-core" else flat_row(empty, source))
+
+
+def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | None]:
+    """Return a picture's answer with a column for each level, empty below the level where the path ends.
+
+    Columns: ``file``; the levels' names and ``LEVEL_probability``; ``path_probability``; ``stop_level`` and ``reason``
+    (why the path ends there, with back-off); ``runner_up`` (names joined by `` > ``) and its probability; ``error``;
+    ``model`` and ``model_sha256``. Probabilities are in [0, 1].
+    """
+    path, answered = prediction.path, prediction.error is None
+    row: dict[str, str | float | None] = {"file": prediction.file}
+    for depth, level in enumerate(source.levels):
+        row[level] = path[depth] if depth < len(path) else None
+    for depth, level in enumerate(source.levels):
+        row[f"{level}_probability"] = prediction.probabilities[depth] if depth < len(path) else None
+
+    row["path_probability"] = prediction.path_probability if answered else None
+    row["stop_level"] = source.levels[len(path) - 1] if path else None
+    row["reason"] = prediction.reason
+    row["runner_up"] = " > ".join(prediction.runner_up) or None
+    row["runner_up_probability"] = prediction.runner_up_probability if prediction.runner_up else None
+    row["error"] = prediction.error
+    row["model"], row["model_sha256"] = source.model, source.sha256
+
+    return row
+
+
+def darwin_core_row(prediction: Prediction, source: Source) -> dict[str, str | float | None]:
+    """Return a picture's answer as a Darwin Core occurrence that a machine has observed."""
+    path = prediction.path
+    named = {level.lower(): name for level, name in zip(source.levels, path)}
+    row: dict[str, str | float | None] = {
+        "occurrenceID": prediction.file,
+        "basisOfRecord": "MachineObservation",
+        "scientificName": path[-1] if path else None,
+        "taxonRank": source.levels[len(path) - 1].lower() if path else None,
+    }
+    for rank in DARWIN_CORE_RANKS:
+        row[rank] = named.get(rank)
+
+    others = [f"{level}: {name}" for level, name in named.items() if level not in DARWIN_CORE_RANKS]
+    if prediction.error is not None:
+        remarks = [f"not identified: {prediction.error}"]
+    else:
+        remarks = [f"probability {prediction.path_probability:.4f}", *others, *filter(None, [prediction.reason])]
+
+    row["higherClassification"] = " | ".join(path[:-1]) or None
+    row["identifiedBy"] = f"{source.model} (SHA-256 {source.sha256[:12]})"
+    row["identificationVerificationStatus"] = "unverified"
+    row["identificationRemarks"] = "; ".join(remarks)
+    row["associatedMedia"] = prediction.file
+
+    return row
+
+
+class _Counter:
+    """Predictions that are counted as they pass."""
+
+    def __init__(self, predictions: Iterable[Prediction]):
+        self.predictions, self.pictures, self.failed = predictions, 0, 0
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for prediction in self.predictions:
+            self.pictures += 1
+            self.failed += prediction.error is not None
+            yield prediction
+
+
+def _text(value: object) -> object:
+    """Return a value with what is no UTF-8 replaced, as in a name of a file that is in another encoding."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+def _write_separated(separator: str):
+    def write(rows: Iterable[dict], file: Path, names: Sequence[str], source: Source) -> None:
+        with open(file, "w", encoding="utf-8", newline="") as sink:
+            writer = csv.DictWriter(sink, names, delimiter=separator, lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({name: _text(value) for name, value in row.items()})
+
+    return write
+
+
+def _write_json_lines(rows: Iterable[dict], file: Path, names: Sequence[str], source: Source) -> None:
+    with open(file, "w", encoding="utf-8") as sink:
+        for row in rows:
+            sink.write(to_json(row) + "\n")
+
+
+def _write_json(rows: Iterable[dict], file: Path, names: Sequence[str], source: Source) -> None:
+    with open(file, "w", encoding="utf-8") as sink:
+        separator = "[\n"
+        for row in rows:
+            sink.write(separator + to_json(row))
+            separator = ",\n"
+        sink.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _write_parquet(rows: Iterable[dict], file: Path, names: Sequence[str], source: Source) -> None:
+    with needs_extra("train", "parquet files"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+    types = [(name, pa.float32() if name.endswith("_probability") else pa.string()) for name in names]
+    schema = pa.schema(types)
+    with pq.ParquetWriter(file, schema, compression="zstd") as sink:
+        batch: list[dict] = []
+        for row in rows:
+            batch.append({name: _text(value) for name, value in row.items()})
+            if len(batch) == 4096:
+                sink.write_table(pa.Table.from_pylist(batch, schema))
+                batch = []
+        if batch:
+            sink.write_table(pa.Table.from_pylist(batch, schema))
+
+
+def _write_timelapse(predictions: Iterable[Prediction], file: Path, names: Sequence[str], source: Source) -> None:
+    """Write the format of MegaDetector's output: the whole picture is one box, classified as the last node."""
+    categories: dict[str, str] = {}
+    images = []
+    for prediction in predictions:
+        image: dict = {"file": prediction.file}
+        if prediction.error is not None:
+            image["failure"] = prediction.error
+        else:
+            box: dict = {"category": "1", "conf": 1.0, "bbox": [0.0, 0.0, 1.0, 1.0]}
+            if prediction.path:
+                key = categories.setdefault(" > ".join(prediction.path), str(len(categories) + 1))
+                box["classifications"] = [[key, round(prediction.path_probability, 4)]]
+            image["detections"] = [box]
+        images.append(image)
+
+    content = {
+        "info": {"format_version": "1.3", "detector": "whole picture", "classifier": source.model},
+        "detection_categories": {"1": "picture"},
+        "classification_categories": {key: name for name, key in categories.items()},
+        "images": images,
+    }
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+WRITERS = {
+    ".csv": _write_separated(","),
+    ".json": _write_json,
+    ".jsonl": _write_json_lines,
+    ".parquet": _write_parquet,
+    ".tsv": _write_separated("\t"),
+}
