@@ -123,7 +123,10 @@ def _add_answers(command: Callable) -> None:
     _add_clusters(p)
 
     p = command("evaluate", train.evaluate, "print accuracy, FPA, TICE and wAP on a labelled data set")
-    p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
+    p.add_argument(
+        "--data", help="folder tree, .csv, .tsv, .jsonl or .parquet file (of a run's weights: the run's own pictures)"
+    )
+    _add_listing(p)
     p.add_argument("--split", help="part of the data set")
     p.add_argument("--decode", choices=DECODERS, nargs="+", default=list(DECODERS), help="decodings to compare (all)")
     p.add_argument("--json", action="store_true", help="one JSON object")
@@ -189,6 +192,13 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--train-split", help="part of the data to learn from, or several: train+extra (train)")
     p.add_argument("--val-split", help="part of the data that chooses the weights (val)")
     p.add_argument("--taxonomy", help=".json or .csv file (default: from the training data)")
+    p.add_argument("--strict-names", action="store_true", help="refuse a name below two parents")
+    _add_listing(p)
+    p.add_argument(
+        "--calibrate",
+        action=argparse.BooleanOptionalAction,
+        help="store temperatures fitted on the validation pictures with the best weights (yes)",
+    )
     p.add_argument(
         "--model", help=f"variant to train from scratch ({', '.join(VARIANTS)}), or weights to start from (hcast_small)"
     )
@@ -206,7 +216,8 @@ def _add_training(command: Callable) -> None:
         "calibrate", train.calibrate, "fit a temperature for each level on held-out data, and store it with the weights"
     )
     p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
-    p.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
+    p.add_argument("--data", help="folder tree, .csv, .tsv, .jsonl or .parquet file (the run's own pictures)")
+    _add_listing(p)
     p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
     p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
     p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
@@ -259,6 +270,13 @@ def _add_data(command: Callable) -> None:
     p.add_argument("--seed", type=int, default=0, help="draws the pictures for validation (%(default)s)")
     p.add_argument("--partial", action="store_true", help="accept a part of the data set, for a trial")
     p.add_argument("--no-check", action="store_true", help="do not decode every picture to see that it can be read")
+    text = "hold pictures out for validation and test, and write the list, for train and evaluate"
+    p = actions.add_parser("split", help=text, description=text)
+    p.set_defaults(run=train.split)
+    p.add_argument("data", metavar="DATA", help="folder tree, .csv, .tsv or .jsonl file")
+    p.add_argument("--output", required=True, metavar="FILE", help=".csv file to write")
+    _add_listing(p)
+    p.add_argument("--json", action="store_true", help="one JSON object")
     text = "list the data sets, or describe one: its levels, nodes with one child, and peculiarities"
     p = actions.add_parser("info", help=text, description=text)
     p.set_defaults(run=paper_commands.data_info)
@@ -360,6 +378,33 @@ def _add_sharing(command: Callable) -> None:
     p.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
     p.add_argument("--output", metavar="DIR", help="new or empty folder for the repository's files")
     p.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_listing(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how pictures and labels are listed; what is not given is absent."""
+    absent = argparse.SUPPRESS
+    parser.add_argument(
+        "--levels", nargs="+", metavar="COLUMN", default=absent, help="columns that are levels, coarse to fine"
+    )
+    parser.add_argument(
+        "--synonyms", metavar="FILE", default=absent, help="table of two columns: names to replace, and by what"
+    )
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        metavar="F",
+        default=absent,
+        help="hold out this part of the training pictures of each leaf as part val, by their content",
+    )
+    parser.add_argument(
+        "--test-fraction", type=float, metavar="F", default=absent, help="the same for an unseen part test"
+    )
+    parser.add_argument(
+        "--group-by",
+        metavar="COLUMN",
+        default=absent,
+        help="hold out what belongs together as a whole: a column (camera, individual), or `folder`",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,24 @@ from ..common.text import printable, to_json
 from ..network.config import VARIANTS
 from ..training.settings import TrainConfig
 
-TRAIN_DEFAULTS = {"train_split": "train", "val_split": "val", "taxonomy": None, "model": "hcast_small"}
+LISTING_DEFAULTS = {
+    "levels": None,
+    "synonyms": None,
+    "strict_names": False,
+    "val_fraction": 0.0,
+    "test_fraction": 0.0,
+    "group_by": None,
+}
+TRAIN_DEFAULTS = {
+    "train_split": "train",
+    "val_split": "val",
+    "taxonomy": None,
+    "model": "hcast_small",
+    "calibrate": True,
+    **LISTING_DEFAULTS,
+}
+PICTURES = "pictures.csv"  # in a run's folder: what it was trained on, and what was held out
+FEW_PICTURES = 5  # of a node; with fewer, training warns
 MODEL_OPTIONS = (
     "image_size",
     "superpixels",
@@ -113,7 +130,8 @@ def calibrate(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Train, or go on with a run."""
-    from ..data.dataset import HierarchicalDataset
+    from ..data.readers import PREPARED
+    from ..data.splits import write_list
     from ..network.config import HCastConfig
     from ..taxonomy.tree import Taxonomy
 
@@ -122,9 +140,14 @@ def train(args: argparse.Namespace) -> int:
 
     options = _train_options(args)
     settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
-    taxonomy = Taxonomy.load(options["taxonomy"]) if options["taxonomy"] else None
-    train_set = HierarchicalDataset.load(options["data"], taxonomy, options["train_split"], cache=settings.cache)
-    val_set = HierarchicalDataset.load(options["data"], train_set.taxonomy, options["val_split"], cache=settings.cache)
+    taxonomy = None
+    prepared = os.path.join(options["data"], "taxonomy.json")
+    if options["taxonomy"]:
+        taxonomy = Taxonomy.load(options["taxonomy"], strict_names=options["strict_names"])
+    elif os.path.exists(os.path.join(options["data"], PREPARED)):
+        taxonomy = Taxonomy.load(prepared)
+    listing = _list_pictures(options, taxonomy, (options["train_split"], options["val_split"]))
+    train_set, val_set = _training_sets(listing, taxonomy, options, settings.cache)
     changes = {name: options[name] for name in MODEL_OPTIONS if name in options}
     changes["level_classes"] = train_set.taxonomy.level_classes
     init = None
@@ -135,14 +158,79 @@ def train(args: argparse.Namespace) -> int:
         config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
 
     trainer = Trainer(config, settings, train_set, val_set, args.output, init, accept_changes=args.accept_changes)
+    if trainer.processes.is_main and not any(isinstance(picture, bytes) for picture in listing.pictures):
+        write_list(listing, os.path.join(args.output, PICTURES), relative=False)
     best = trainer.train()
     if trainer.processes.is_main:
+        if options["calibrate"]:
+            _calibrate_run(args.output, val_set, settings.workers)
         print(
             to_json({f"best_val_{trainer.criterion}": best, "weights": os.path.join(args.output, "best.safetensors")})
         )
     trainer.accelerator.end_training()
 
     return 0
+
+
+def _list_pictures(options: dict, taxonomy, wanted: tuple):
+    """Return the pictures that ``options`` (``data``, ``levels`` ...) name, with those held out that it asks for."""
+    from ..data.readers import read, read_synonyms
+    from ..data.splits import hold_out
+
+    synonyms = read_synonyms(options["synonyms"]) if options["synonyms"] else None
+    listing = read(
+        options["data"],
+        taxonomy,
+        tuple(part for part in wanted if part is not None),
+        levels=options["levels"],
+        group_by=options["group_by"],
+        synonyms=synonyms,
+    )
+    if options["val_fraction"] or options["test_fraction"]:
+        listing = hold_out(listing, options["val_fraction"], options["test_fraction"])
+    return listing
+
+
+def _training_sets(listing, taxonomy, options: dict, cache: bool) -> tuple:
+    """Return the training and the validation set; tell how many pictures they have, and of what there are few."""
+    from ..data.dataset import HierarchicalDataset
+
+    part = listing.part(options["train_split"])
+    strict = options["strict_names"]
+    train_set = HierarchicalDataset.from_listing(part, taxonomy, strict_names=strict, cache=cache)
+    val_part = listing.part(options["val_split"])
+    val_set = HierarchicalDataset.from_listing(val_part, train_set.taxonomy, cache=cache)
+
+    print(f"{len(train_set)} pictures to train on, {len(val_set)} to validate", file=sys.stderr)
+    if few := train_set.few(FEW_PICTURES):
+        shown = ", ".join(f"{printable(name)} ({count})" for name, count in few[:8])
+        print(
+            f"note: {len(few)} nodes have fewer than {FEW_PICTURES} training pictures, too few to learn well: "
+            f"{shown}{', ...' if len(few) > 8 else ''}",
+            file=sys.stderr,
+        )
+    return train_set, val_set
+
+
+def _calibrate_run(output: str, val_set, workers: int) -> None:
+    """Store with the best weights of a run the temperatures that its validation pictures give."""
+    from ..evaluation.evaluate import collect_logits
+    from ..taxonomy.calibration import fit_calibration
+    from ..weights import file as weights
+
+    path = os.path.join(output, "best.safetensors")
+    content = weights.load(path)
+    if content.taxonomy is None:
+        return
+    logits, labels = collect_logits(weights.build(content), val_set, workers=workers, progress=False)
+    try:
+        content.calibration = fit_calibration(
+            logits, labels, content.taxonomy, f"{content.taxonomy.name or 'data'}, val"
+        )
+    except ValueError as error:
+        print(f"note: not calibrated: {printable(str(error))}", file=sys.stderr)
+        return
+    weights.save(content, path)
 
 
 def _train_options(args: argparse.Namespace) -> dict:
@@ -202,8 +290,36 @@ def _load_labelled(args: argparse.Namespace) -> tuple:
     content = weights.load(args.model)
     if content.taxonomy is None:
         raise ValueError(f"{args.model} has no taxonomy")
-    transform = eval_transform(content.config)
-    return content, HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
+    options = {**LISTING_DEFAULTS, **vars(args)}
+    if options["data"] is None:
+        options["data"] = args.data = _run_pictures(args.model)
+    listing = _list_pictures(options, content.taxonomy, (args.split,)).part(args.split)
+    return content, HierarchicalDataset.from_listing(
+        listing, content.taxonomy, transform=eval_transform(content.config)
+    )
+
+
+def _run_pictures(model: str) -> str:
+    """Return the list of pictures in the folder of the run that made some weights."""
+    folder = model if os.path.isdir(model) else os.path.dirname(model)
+    path = os.path.join(folder, PICTURES)
+    if not os.path.exists(path):
+        raise ValueError(f"expected --data, or weights in the folder of a run, with its {PICTURES}; got {model}")
+    return path
+
+
+def split(args: argparse.Namespace) -> int:
+    """Write a list of pictures in parts; print how many each has."""
+    from ..data.splits import write_list
+
+    listing = _list_pictures({**LISTING_DEFAULTS, **vars(args)}, None, ())
+    write_list(listing, args.output)
+    counts = {part: (listing.splits or []).count(part) for part in dict.fromkeys(listing.splits or [])}
+    if args.json:
+        print(to_json({"output": args.output, "pictures": len(listing.pictures), "parts": counts}))
+    else:
+        print("\n".join(f"{printable(part)}\t{count}" for part, count in counts.items()))
+    return 0
 
 
 def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -> None:

@@ -180,6 +180,16 @@ class HierarchicalDataset(Dataset):
             self._cache[index] = open_picture(self.pictures[index])
         return self._cache[index]
 
+    def few(self, number: int) -> list[tuple[str, int]]:
+        """Return the nodes with fewer pictures than a number, by name and count, the fewest first."""
+        found = []
+        for level, names in enumerate(self.taxonomy.names):
+            known = self.labels[:, level][self.labels[:, level] >= 0]
+            counts = torch.bincount(known, minlength=len(names)).tolist()
+            found += [(name, count) for name, count in zip(names, counts) if count < number]
+
+        return sorted(found, key=lambda pair: pair[1])
+
     def name(self, index: int) -> str:
         """Return the file name of picture ``index``, or its number if it came as bytes."""
         picture = self.pictures[index]

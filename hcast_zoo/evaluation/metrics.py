@@ -1,5 +1,7 @@
 """Metrics of hierarchical classification, in percent: per-level accuracy, FPA, TICE, wAP."""
 
+import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -65,7 +67,8 @@ def weighted_average_precision(accuracies: Sequence[float], level_classes: Seque
         >>> weighted_average_precision((90.0, 60.0), (10, 20))
         70.0
     """
-    return sum(a * c for a, c in zip(accuracies, level_classes, strict=True)) / sum(level_classes)
+    known = [(a, c) for a, c in zip(accuracies, level_classes, strict=True) if not math.isnan(a)]
+    return sum(a * c for a, c in known) / sum(c for _, c in known) if known else math.nan
 
 
 def in_tree(predictions: Tensor, taxonomy: Taxonomy) -> Tensor:
@@ -129,6 +132,8 @@ class HierarchicalMetrics:
     def compute(self) -> dict[str, float]:
         """Return ``fpa``, ``tice``, ``wap`` and ``accuracy/LEVEL`` for each level, in percent.
 
+        What no picture has a label for is left out, with a warning: no value is NaN.
+
         Raises:
             ValueError: if nothing was added.
         """
@@ -137,12 +142,16 @@ class HierarchicalMetrics:
         predictions, labels = torch.cat(self.predictions), torch.cat(self.labels)
         accuracies = level_accuracy(predictions, labels)
 
-        return {
+        values = {
             "fpa": full_path_accuracy(predictions, labels),
             "tice": tree_inconsistency(predictions, self.taxonomy),
             "wap": weighted_average_precision(accuracies, self.taxonomy.level_classes),
             **{f"accuracy/{level}": a for level, a in zip(self.taxonomy.levels, accuracies)},
         }
+        if unknown := [level for level, a in zip(self.taxonomy.levels, accuracies) if math.isnan(a)]:
+            warnings.warn(f"no picture has a label at {', '.join(unknown)}: left out of the metrics", stacklevel=2)
+
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def _right(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -169,7 +169,8 @@ def check_logits(level_logits: Sequence[Tensor], taxonomy: Taxonomy) -> None:
 def path_scores(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> Tensor:
     """Return the (B, P) logarithm of each path's product of level probabilities, in the order of ``taxonomy.paths``.
 
-    A shallow path has its geometric mean to the power of the number of levels; see :func:`decode`.
+    A shallow path has its geometric mean to the power of the number of levels; see :func:`decode`. Levels with a single
+    node decide nothing, always have probability 1, and count in neither.
 
     Args:
         log_probs: One (B, C_l) tensor per level.
@@ -182,7 +183,9 @@ def path_scores(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> Tensor:
         tensor([[0.2000, 0.0800, 0.1800]])
     """
     paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)
-    return _gather(log_probs, paths).sum(-1) * len(log_probs) / (paths != UNKNOWN).sum(-1)
+    deciding = torch.tensor([x.shape[-1] > 1 for x in log_probs], device=paths.device)
+    length = ((paths != UNKNOWN) & deciding).sum(-1).clamp(min=1)
+    return _gather(log_probs, paths).sum(-1) * deciding.sum().clamp(min=1) / length
 
 
 def check_decoder(mode: str) -> None:

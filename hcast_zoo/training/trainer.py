@@ -328,8 +328,9 @@ class Trainer:
             superpixel_cache=self.settings.superpixel_cache,
         )[decoder]
         self._log({f"val/{key}": value for key, value in metrics.items()})
-        better = metrics[self.criterion] > self.best
-        self.best = max(metrics[self.criterion], self.best)
+        reached = metrics.get(self.criterion, 0.0)  # not there where no picture has a label
+        better = reached > self.best
+        self.best = max(reached, self.best)
 
         if self.processes.is_main:
             content = weights.Weights(self.config, self.taxonomy, model.state_dict())

@@ -19,6 +19,7 @@ from ..taxonomy.tree import Taxonomy
 from . import hub
 
 FOLDER = Path(__file__).parent / "shipped"
+RUN_FILES = ("best.safetensors", "last.safetensors")  # of a training run, the one to take first
 INDEX = FOLDER / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
 
 
@@ -266,7 +267,14 @@ def resolve(source: str | Path) -> Path:
 
     path = Path(source)
     if path.is_dir():
-        path = path / "model.safetensors"
+        files = [path / "model.safetensors", *(path / name for name in RUN_FILES)]
+        found = next((file for file in files if file.exists()), None)
+        if found is None:
+            raise WeightsError(
+                f"{path}: expected a folder with model.safetensors, or one of a training run with {RUN_FILES[0]}; it "
+                "has neither" + (". The run has not validated yet" if (path / "run.json").exists() else "")
+            )
+        return found
     if path.exists():
         return path
     if repository := hub.parse(str(source)):

@@ -91,3 +91,12 @@ def test_predictions_are_checked_where_they_lie(taxonomy):
     with torch.device("meta"):  # the default, which nothing may fall back to
         ok = in_tree(torch.tensor([[1, 2, 4], [0, 2, 4]], device="cpu"), taxonomy)
     assert ok.tolist() == [True, False]
+
+
+def test_a_level_without_labels_is_left_out():
+    taxonomy = Taxonomy.from_paths([("a", "x"), ("b", "y")], ("coarse", "fine"))
+    metrics = HierarchicalMetrics(taxonomy)
+    metrics.update(torch.tensor([[0, 0], [1, 1]]), torch.tensor([[0, -1], [0, -1]]))
+    with pytest.warns(UserWarning, match="no picture has a label at fine"):
+        values = metrics.compute()
+    assert values == {"fpa": 50.0, "tice": 0.0, "wap": 50.0, "accuracy/coarse": 50.0}

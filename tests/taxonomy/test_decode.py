@@ -213,3 +213,16 @@ def test_nodes_of_one_level():
 def test_wrong_path_temperature_is_explained(taxonomy, temperature):
     with pytest.raises(ValueError, match=f"expected a positive path_temperature, got {temperature}"):
         decode(random_logits(taxonomy, 1), taxonomy, path_temperature=temperature)
+
+
+def test_a_level_with_one_node_does_not_lift_shallow_paths():
+    """A level of one node has probability 1; counted in the geometric mean, it would favour the paths through it."""
+    tree = Taxonomy.from_paths([("a", "only", "x"), ("a", "only", "y"), ("b",)])
+    level_logits = [torch.tensor([[0.0, 0.32]]), torch.zeros(1, 1), torch.tensor([[0.1, 0.0]])]
+    p = [x.softmax(-1)[0] for x in level_logits]
+    through, shallow = p[0][0] * p[2][0], p[0][1] ** 2
+    assert shallow**1.5 < through < shallow  # with the level counted, the other would win
+    found = decode(level_logits, tree)
+    assert tree.path_names(found.paths[0].tolist()) == ("b",)
+    others = p[0][0] * p[2][1]
+    torch.testing.assert_close(found.path_probabilities[0], shallow / (through + shallow + others))

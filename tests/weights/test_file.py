@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -137,3 +138,11 @@ def test_a_folder_that_transformers_wrote(tiny_model, taxonomy, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(weights.WeightsError, match="expected H-CAST weights"):
         weights.load(tmp_path)
+
+
+def test_a_run_is_its_best_weights(tmp_path, tiny_weights):
+    with pytest.raises(weights.WeightsError, match="or one of a training run with best"):
+        weights.resolve(tmp_path)
+    for name in ("last.safetensors", "best.safetensors"):
+        shutil.copy(tiny_weights, tmp_path / name)
+        assert weights.resolve(tmp_path).name == name

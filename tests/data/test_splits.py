@@ -1,0 +1,80 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hcast_zoo.data.readers import Listing, read
+from hcast_zoo.data.splits import hold_out, write_list
+
+
+def listing(tmp_path, leaves=(("a", 40), ("b", 14), ("c", 2)), groups=None):
+    pictures, paths = [], []
+    for leaf, count in leaves:
+        for number in range(count):
+            file = tmp_path / f"{leaf}{number}.jpg"
+            file.write_bytes(f"{leaf} {number}".encode())
+            pictures.append(file)
+            paths.append((leaf,))
+    return Listing(tmp_path, pictures, paths, None, None, groups)
+
+
+def sides(held):
+    return {p.read_bytes(): split for p, split in zip(held.pictures, held.splits)}
+
+
+def test_every_leaf_gives_its_fraction(tmp_path):
+    held = hold_out(listing(tmp_path), 0.15, 0.1)
+    count = Counter((path[0], split) for path, split in zip(held.paths, held.splits))
+    for leaf, size in (("a", 40), ("b", 14)):
+        assert abs(count[leaf, "test"] - 0.1 * size) <= 1 and abs(count[leaf, "val"] - 0.15 * size) <= 2
+        assert count[leaf, "val"] and count[leaf, "test"]
+    assert count["c", "train"] == 2
+
+
+def test_sides_follow_the_content(tmp_path):
+    before = sides(hold_out(listing(tmp_path), 0.2))
+    whole = listing(tmp_path)
+    for number, file in enumerate(whole.pictures):
+        whole.pictures[number] = file.rename(tmp_path / f"renamed{-number}.png")
+    whole = whole.take(range(len(whole.pictures) - 1, -1, -1))
+    assert sides(hold_out(whole, 0.2)) == before
+
+
+def test_more_pictures_move_few(tmp_path):
+    before = sides(hold_out(listing(tmp_path, (("a", 200),)), 0.15))
+    after = sides(hold_out(listing(tmp_path, (("a", 260),)), 0.15))
+    assert sum(after[picture] != side for picture, side in before.items()) <= 3
+
+
+def test_copies_and_groups_stay_together(tmp_path):
+    whole = listing(tmp_path, (("a", 30),))
+    for file in whole.pictures[10:]:
+        file.write_bytes(whole.pictures[int(file.stem[1:]) % 10].read_bytes())
+    held = hold_out(whole, 0.3)
+    assert all(len({held.splits[i] for i in range(k, 30, 10)}) == 1 for k in range(10)) and "val" in held.splits
+    groups = [str(number // 5) for number in range(40)]
+    held = hold_out(listing(tmp_path, (("a", 40),), groups), 0.25)
+    assert all(len(set(held.splits[k : k + 5])) == 1 for k in range(0, 40, 5)) and "val" in held.splits
+
+
+def test_what_is_there_stays(tmp_path):
+    whole = listing(tmp_path, (("a", 20),))
+    whole.splits = ["train"] * 15 + ["test"] * 5
+    held = hold_out(whole, 0.2)
+    assert held.splits[15:] == ["test"] * 5 and 2 <= held.splits[:15].count("val") <= 4
+    with pytest.raises(ValueError, match="has a part 'test'"):
+        hold_out(whole, 0.2, 0.2)
+    for fractions in ((0.6, 0.4), (-0.1, 0), (float("nan"), 0)):
+        with pytest.raises(ValueError, match="leave pictures to train on"):
+            hold_out(whole, *fractions)
+
+
+def test_a_list_is_read_again(tmp_path):
+    held = hold_out(listing(tmp_path), 0.15)
+    (tmp_path / "lists").mkdir()
+    write_list(held, tmp_path / "lists/list.csv")
+    again = read(tmp_path / "lists/list.csv")
+    assert again.splits == held.splits and [p.resolve() for p in again.pictures] == held.pictures
+    assert again.paths == [[name] for (name,) in held.paths] and again.levels == ("level_1",)
+    with pytest.raises(ValueError, match="expected pictures in files"):
+        write_list(Listing(Path("x.parquet"), [b"x"], [("a",)]), tmp_path / "x.csv")
