@@ -35,6 +35,8 @@ _INTEGRATIONS: dict[str, str] = {
     "transformers.models.auto.image_processing_auto": "transformers:register_image_processor",
     "transformers.models.auto.modeling_auto": "transformers:register_models",
     "transformers.modeling_layers": "transformers:register_models",
+    "transformers.trainer": "transformers:register_label_smoothing",
+    "transformers.utils.hub": "transformers:register_packaged_names",
     "transformers.pipelines": "transformers:register_pipeline",
     "transformers.pipelines.image_classification": "transformers:register_stock_pipelines",
     "transformers.pipelines.image_feature_extraction": "transformers:register_stock_pipelines",

@@ -7,6 +7,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import StochasticDepth
 
 
+def is_vmapped(x: Tensor) -> bool:
+    """Return whether this is a tensor inside ``torch.vmap``, where no value can decide what happens next."""
+    if torch.compiler.is_compiling() or not isinstance(x, Tensor):
+        return False
+    return torch._C._functorch.is_batchedtensor(x)
+
+
 class ConvNorm(nn.Module):
     """3x3 convolution without bias, batch norm, ReLU."""
 
@@ -19,6 +26,16 @@ class ConvNorm(nn.Module):
         return F.relu(
             self.norm(self.conv(x)), inplace=True
         )  # safe in place: the norm's backward pass needs only its input
+
+    def train(self, mode: bool = True) -> "ConvNorm":
+        """Set the mode; a norm whose parameters are frozen keeps its statistics.
+
+        Else training an adapter (LoRA), which is saved without the statistics, would move those of the frozen network.
+        """
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.norm.parameters()):
+            self.norm.eval()
+        return self
 
     def fuse(self) -> nn.Sequential:
         """Return the fused convolution and norm, and ReLU; timm's ``reparameterize_model`` replaces this module."""
@@ -41,7 +58,9 @@ class ConvStem(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         # On CPUs, channels-last convolutions are faster, and give an image the same bits in any batch. With channels
         # first, the algorithm and therefore the rounding depend on the batch size.
-        return super().forward(x.contiguous(memory_format=torch.channels_last))
+        if not is_vmapped(x):  # torch.vmap knows no such layout
+            x = x.contiguous(memory_format=torch.channels_last)
+        return super().forward(x)
 
 
 class Attention(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .config import SUPERPIXELS as METHODS
+from .layers import is_vmapped
 from .slic import grid_shape, slic
 
 SEEDS_ITERATIONS = 15
@@ -91,6 +92,9 @@ def from_normalized(
     """
     if method not in METHODS:
         raise ValueError(f"expected superpixels by one of {', '.join(METHODS)}, got {method!r}")
+    if images.dtype in (torch.float16, torch.bfloat16):
+        images = unrounded(images, mean, std)
+
     if method == "slic":
         return slic(to_rgb(images, mean, std), num_superpixels)
 
@@ -101,7 +105,7 @@ def from_normalized(
         labels = grid(height, width, num_superpixels).to(images.device)
         return labels.expand(images.shape[0], -1, -1)
 
-    return torch.ops.hcast_zoo.seeds(images, num_superpixels, list(mean), list(std))
+    return torch.ops.hcast_zoo.seeds(images.detach(), num_superpixels, list(mean), list(std))
 
 
 def prepare_segments(
@@ -159,6 +163,23 @@ def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     return (to_rgb(images, mean, std) * 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
+def unrounded(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return the float32 images that half-precision ones were rounded from, if those came from 8-bit pictures.
+
+    Rounding moves a pixel by less than half a grey level, yet SEEDS amplifies any difference into other segments.
+
+    Args:
+        images: (B, C, H, W) float16 or bfloat16, normalised.
+    """
+    channels = images.shape[1]
+    shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device) for v in (mean, std))
+    if len(mean) != channels:
+        shift, scale = (v.mean().expand(channels) for v in (shift, scale))
+    shift, scale = shift[:, None, None], scale[:, None, None]
+    levels = ((images.float() * scale + shift) * 255).round()
+    return (levels / 255 - shift) / scale
+
+
 def to_rgb(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Turn normalised (B, C, H, W) float images back into (B, 3, H, W) pixels in [0, 1]; NaN becomes 0.
 
@@ -184,6 +205,8 @@ def check_segments(segments: Tensor, images: Tensor, num_superpixels: int) -> No
         raise ValueError(f"expected segments of an integer dtype, got {segments.dtype}")
     if segments.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
+    if is_vmapped(segments) or not segments.numel():
+        return
     low, high = segments.aminmax()
     if low < 0 or high >= num_superpixels:
         raise ValueError(
@@ -200,6 +223,19 @@ def _seeds_op(images: Tensor, num_superpixels: int, mean: list[float], std: list
         maps = list(pool.map(lambda image: seeds(image, num_superpixels), pixels))
     labels = np.stack(maps) if maps else np.zeros(pixels.shape[:3], np.int64)
     return torch.from_numpy(labels).to(images.device)
+
+
+# Labels have no gradient; torch.func asks for a rule all the same.
+_seeds_op.register_autograd(
+    lambda context, gradient: (None, None, None, None), setup_context=lambda context, inputs, output: None
+)
+
+
+@_seeds_op.register_vmap
+def _(info, in_dims, images, num_superpixels, mean, std):
+    images = images.movedim(in_dims[0], 0)
+    maps = torch.ops.hcast_zoo.seeds(images.flatten(0, 1), num_superpixels, mean, std)
+    return maps.unflatten(0, images.shape[:2]), 0
 
 
 @_seeds_op.register_fake

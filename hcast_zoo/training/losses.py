@@ -133,13 +133,15 @@ class HierarchicalLoss(nn.Module):
 
         Args:
             level_logits: One (B, C_l) tensor per level, coarse to fine.
-            targets: (B, L) int64 labels, -1 for unknown, or one (B, C_l) soft target per level.
+            targets: (B, L) labels of any integer type, -1 for unknown, or one (B, C_l) soft target per level.
 
         Raises:
             ValueError: if levels or classes disagree, or a label is out of range.
         """
         classes = [x.shape[-1] for x in level_logits]
         if isinstance(targets, Tensor):
+            if not targets.is_floating_point() and targets.dtype != torch.bool:
+                targets = targets.long()  # uint8 cannot hold the -1 of an unknown label, nor index in one_hot
             targets = soft_targets(targets, classes, self.smoothing)
         if [t.shape[-1] for t in targets] != classes:
             raise ValueError(f"expected targets of {classes} classes, got {[t.shape[-1] for t in targets]}")

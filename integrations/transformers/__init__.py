@@ -93,6 +93,26 @@ def register_pipeline(module: ModuleType) -> None:
         )
 
 
+def register_packaged_names(module: ModuleType) -> None:
+    """Let ``from_pretrained`` take the names of packaged weights, once ``transformers.utils.hub`` is imported."""
+    if not _is_supported():
+        return
+
+    from .packaged import register
+
+    register(module)
+
+
+def register_label_smoothing(module: ModuleType) -> None:
+    """Let Trainer's ``label_smoothing_factor`` smooth all levels, once ``transformers.trainer`` is imported."""
+    if not _is_supported():
+        return
+
+    from .training import register
+
+    register(module)
+
+
 def register_stock_pipelines(module: ModuleType) -> None:
     """Let transformers' own picture pipelines read pictures as the core does, if the model is H-CAST."""
     if not _is_supported():

@@ -4,6 +4,7 @@ Keys of the state dict are the core's, so one safetensors file serves every fram
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -112,6 +113,8 @@ class HCastAttention(Attention):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Mix the values (B, heads, N, d)."""
+        if not len(q):  # an empty batch, which transformers' functions cannot reshape
+            return super().attend(q, k, v, mask, need_weights)
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -149,11 +152,18 @@ class HCastStage(Stage):
     pooling_class = HCastPooling
 
 
-class HCastClassificationHead(nn.ModuleList):
-    """One linear layer per level, coarse to fine."""
+class HCastClassificationHead(nn.Sequential):
+    """One linear layer per level, coarse to fine, each on its own features.
+
+    Not a ModuleList, which peft could not train and save beside an adapter (``modules_to_save=["heads"]``).
+    """
 
     def __init__(self, config: HCastConfig):
-        super().__init__(nn.Linear(config.embed_dim, classes) for classes in config.level_classes)
+        super().__init__(*(nn.Linear(config.embed_dim, classes) for classes in config.level_classes))
+
+    def forward(self, level_features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return one (B, classes) tensor of logits for each (B, C) of features."""
+        return tuple(head(x) for head, x in zip(self, level_features))
 
 
 class HCastPreTrainedModel(PreTrainedModel, Encoder):
@@ -280,8 +290,8 @@ class HCastForImageClassification(HCastModel):
         Args:
             pixel_values: (B, num_channels, H, W) float, normalised.
             segments: (B, H, W) integer superpixel maps; made by ``config.superpixels`` if not given.
-            labels: (B, L) int64, coarse to fine, -1 for unknown; (B,) for a one-level model; or one (B, classes)
-                soft target per level.
+            labels: (B, L) of any integer type, coarse to fine, -1 for unknown; (B,) for a one-level model; or one
+                (B, classes) soft target per level.
             num_clusters: Other cluster counts than the config's, for this call.
             num_superpixels: Another number of tokens than the config's, for this call.
             output_levels: Return the logits of all levels and the segments too; ``config.output_levels`` by default.
@@ -301,7 +311,7 @@ class HCastForImageClassification(HCastModel):
             return_dict=True,
             **kwargs,
         )
-        level_logits = tuple(head(self.head_drop(x)) for head, x in zip(self.heads, features.level_features))
+        level_logits = self.heads([self.head_drop(x) for x in features.level_features])
         with_levels = self.config.output_levels if output_levels is None else output_levels
 
         return HierarchicalImageClassifierOutput(

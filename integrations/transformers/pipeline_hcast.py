@@ -29,7 +29,7 @@ class HierarchicalImageClassificationPipeline(Pipeline):
 
     Call it with a picture: a file's name or ``Path``, an address, base64 text, bytes, a file object, a PIL picture, an
     array (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16; or with several, as a list, a tuple, a generator, a data
-    set or a 4-D array. A list of lists gives a list of lists. Options:
+    set or a 4-D array. Lists of lists are taken as one. Options:
 
     - ``decoder``: how levels become a path: ``best_path`` (default), ``top_down`` or ``independent``.
     - ``within``: answer only with leaves at or below these nodes, such as ``["birds"]``.
@@ -89,11 +89,9 @@ class HierarchicalImageClassificationPipeline(Pipeline):
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Label one picture or several; see the class."""
         if _is_group(inputs):
-            inputs = list(inputs)
+            inputs = _flatten(inputs)
             if not inputs:
                 return []
-            if any(map(_is_group, inputs)):
-                return [self(group, **kwargs) for group in inputs]
 
         return super().__call__(inputs, **kwargs)
 
@@ -245,6 +243,14 @@ def finest_logits(model: Any, inputs: dict[str, Tensor]) -> Any:
 def _is_group(inputs: Any) -> bool:
     """Return whether these are several pictures; data sets and generators are transformers' to walk through."""
     return isinstance(inputs, (list, tuple)) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4)
+
+
+def _flatten(inputs: Any) -> list:
+    """Return the pictures of a group, and of the groups in it, in order."""
+    pictures = []
+    for item in inputs:
+        pictures += _flatten(item) if _is_group(item) else [item]
+    return pictures
 
 
 def _only(value: Any) -> Any:

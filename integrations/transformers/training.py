@@ -1,8 +1,11 @@
-"""Metrics for transformers' Trainer."""
+"""Metrics for transformers' Trainer, and its label smoothing."""
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 import torch
+import wrapt
 from transformers import EvalPrediction
 
 from hcast_zoo.evaluation.metrics import HierarchicalMetrics
@@ -32,3 +35,18 @@ def compute_metrics(
         return results
 
     return compute
+
+
+def register(module: ModuleType) -> None:
+    """Wrap the loss of ``transformers.trainer``'s Trainer, once."""
+    if not isinstance(vars(module.Trainer)["compute_loss"], wrapt.FunctionWrapper):
+        wrapt.wrap_function_wrapper(module.Trainer, "compute_loss", _compute_loss)
+
+
+def _compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
+    """Let the model smooth labels, of all levels, where Trainer would take them for those of the finest."""
+    config = getattr(trainer.model, "config", None)
+    if trainer.label_smoother is not None and getattr(config, "model_type", None) == "hcast":
+        config.label_smoothing = trainer.label_smoother.epsilon
+        trainer.label_smoother = None
+    return wrapped(*args, **kwargs)

@@ -8,7 +8,7 @@ pytest.importorskip("accelerate")
 
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
-from hcast_zoo import HierarchicalDataset
+from hcast_zoo import HierarchicalDataset, HierarchicalLoss
 from hcast_zoo.data.loading import SuperpixelCollate
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.evaluation.evaluate import evaluate
@@ -93,3 +93,64 @@ def test_training(trainer, data):
     assert len(losses) == 8
     assert losses[0] == pytest.approx(before, rel=0.1)
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.fixture
+def images32():
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class TestLora:
+    """An adapter of peft is saved and loaded without a change of answers."""
+
+    @pytest.mark.parametrize("kept", [None, ["heads"], ["stem.0.norm"]], ids=["alone", "heads", "norm"])
+    def test_a_saved_adapter_gives_the_same_logits(self, tiny_model, taxonomy, images32, tmp_path, kept):
+        peft = pytest.importorskip("peft")
+        from hcast_zoo.integrations.transformers import HCastForImageClassification
+
+        content = Weights(tiny_model.config, taxonomy, tiny_model.state_dict())
+        from_core(content).save_pretrained(tmp_path / "base")
+        config = peft.LoraConfig(target_modules=["qkv"], modules_to_save=kept, init_lora_weights=False)
+        model = peft.get_peft_model(HCastForImageClassification.from_pretrained(tmp_path / "base"), config).train()
+        statistics = model.base_model.model.stem[1].norm.running_mean.clone()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+        for _ in range(2):
+            model(images32, labels=torch.zeros(len(images32), 3, dtype=torch.int64)).loss.backward()
+            optimizer.step()
+
+        assert torch.equal(model.base_model.model.stem[1].norm.running_mean, statistics)
+        model.eval().save_pretrained(tmp_path / "adapter")
+        base = HCastForImageClassification.from_pretrained(tmp_path / "base")
+        again = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        with torch.inference_mode():
+            trained, plain = model(images32).level_logits, from_core(content)(images32).level_logits
+            for ours, loaded, before in zip(trained, again(images32).level_logits, plain):
+                torch.testing.assert_close(loaded, ours, atol=1e-6, rtol=0)
+                assert (ours - before).abs().max() > 1e-3
+
+
+def test_label_smoothing_of_trainer(tiny_model, taxonomy, images32, tmp_path):
+    """It smooths every level by the model's own loss, which the saved config then tells."""
+    model = from_core(Weights(tiny_model.config, taxonomy, tiny_model.state_dict()))
+    labels = torch.tensor([[0, 0, 0], [1, 2, 4]])
+    batch = {"pixel_values": images32[:2], "labels": labels}
+    arguments = TrainingArguments(str(tmp_path), label_smoothing_factor=0.2, use_cpu=True, report_to=[])
+    loss = Trainer(model, arguments).compute_loss(model, dict(batch))
+    expected = HierarchicalLoss(model.config.kl_weight, smoothing=0.2)(model(images32[:2]).level_logits, labels)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert model.config.label_smoothing == 0.2
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_labels_of_any_integer_type(tiny_model, taxonomy, images32, dtype):
+    model = from_core(Weights(tiny_model.config, taxonomy, tiny_model.state_dict()))
+    labels = torch.tensor([[0, 0, 1]])
+    expected = model(images32[:1], labels=labels).loss
+    assert torch.equal(model(images32[:1], labels=labels.to(dtype)).loss, expected)
+
+
+def test_empty_batches(tiny_model, taxonomy):
+    model = from_core(Weights(tiny_model.config, taxonomy, tiny_model.state_dict()))
+    images, maps = torch.zeros(0, 3, 32, 32), torch.zeros(0, 32, 32, dtype=torch.int64)
+    assert [tuple(x.shape) for x in model(images).level_logits] == [(0, 2), (0, 4), (0, 6)]
+    assert [tuple(x.shape) for x in tiny_model(images, maps).level_logits] == [(0, 2), (0, 4), (0, 6)]

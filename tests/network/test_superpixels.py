@@ -88,3 +88,29 @@ def test_operator_traces():
         torch.ops.hcast_zoo.seeds.default, (torch.randn(2, 3, 32, 32), 16, [0.5] * 3, [0.5] * 3)
     )
     assert set(result.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", ["seeds", "slic"])
+def test_half_precision_gives_the_same_superpixels(dtype, method):
+    levels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 48, 48), dtype=np.uint8))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    images = (levels / 255 - mean) / std
+    expected = superpixels.from_normalized(images, 36, IMAGENET_MEAN, IMAGENET_STD, method)
+    halves = superpixels.from_normalized(images.to(dtype), 36, IMAGENET_MEAN, IMAGENET_STD, method)
+    assert torch.equal(halves, expected)
+
+
+def test_torch_func(tiny_model):
+    """Gradients and vmap go through SEEDS, as backward and a batch do."""
+    tiny_model.eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def finest(x):
+        return tiny_model(x).level_logits[-1]
+
+    finest(images).sum().backward()
+    gradient = torch.func.grad(lambda x: finest(x).sum())(images.detach())
+    torch.testing.assert_close(gradient, images.grad, atol=1e-6, rtol=0)
+    one_by_one = torch.vmap(lambda x: finest(x[None])[0])(images.detach())
+    torch.testing.assert_close(one_by_one, finest(images.detach()), atol=1e-4, rtol=0)
