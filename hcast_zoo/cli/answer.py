@@ -6,7 +6,6 @@ progress to stderr. Each function returns the exit code.
 
 import argparse
 import os
-import shutil
 import sys
 
 from ..adaptation.config import AdaptConfig
@@ -108,9 +107,8 @@ def segment(args: argparse.Namespace) -> int:
     """Write a folder of pictures for each picture, and print which."""
     from tqdm import tqdm
 
-    from ..data.pictures import PictureError
+    from ..common.claim import own_folder
     from ..inference.predictor import Predictor
-    from ..segments.report import make_folder, segment_picture, write
 
     files, missed = _find(args.pictures)
     predictor = Predictor(
@@ -122,32 +120,35 @@ def segment(args: argparse.Namespace) -> int:
         threshold=args.back_off,
     )
     failed = 0
-    for file in tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty()):
-        try:
-            segmented = segment_picture(predictor, file)
-        except PictureError as error:
-            failed += 1
-            if args.json:
-                print(to_json({"file": file, "error": error.reason}), flush=True)
-            else:
-                print(f"{printable(file)}: {printable(error.reason)}", file=sys.stderr)
-            continue
-
-        folder = make_folder(args.output, file)
-        try:
-            write(segmented, folder, args.write)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)  # a part of the files would look like all of them
-            raise
-
-        if args.json:
-            print(to_json({**segmented.to_dict(), "output": str(folder)}), flush=True)
-        else:
-            print(printable(f"{file}: {_sentence(segmented.prediction)} -> {folder}"), flush=True)
+    with own_folder(args.output):
+        for file in tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty()):
+            failed += not _segment_one(predictor, file, args)
 
     if failed:
         print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
     return 1 if failed or missed else 0
+
+
+def _segment_one(predictor, file: str, args: argparse.Namespace) -> bool:
+    """Write one picture's folder, and print which; return whether the picture could be read."""
+    from ..data.pictures import PictureError
+    from ..segments.report import segment_picture, write_folder
+
+    try:
+        segmented = segment_picture(predictor, file)
+    except PictureError as error:
+        if args.json:
+            print(to_json({"file": file, "error": error.reason}), flush=True)
+        else:
+            print(f"{printable(file)}: {printable(error.reason)}", file=sys.stderr)
+        return False
+
+    folder = write_folder(segmented, args.output, args.write)
+    if args.json:
+        print(to_json({**segmented.to_dict(), "output": str(folder)}), flush=True)
+    else:
+        print(printable(f"{file}: {_sentence(segmented.prediction)} -> {folder}"), flush=True)
+    return True
 
 
 def _find(arguments: list[str]) -> tuple[list[str], int]:

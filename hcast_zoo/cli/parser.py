@@ -1,11 +1,14 @@
 """The command line: its arguments; what the commands do is in the modules beside.
 
-Exit code 0: all went well; 1: some picture failed; 2: wrong usage or input; 130: interrupted.
+Exit code 0: all went well; 1: some picture failed; 2: wrong usage or input; 128 + n: ended by signal n, so 130 after
+Ctrl-C, 143 after SIGTERM, and 129 when the terminal was closed.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
+import signal
 import sys
 import types
 import typing
@@ -17,6 +20,7 @@ from typing import NoReturn
 from .. import __version__
 from ..adaptation.config import FREE, AdaptConfig
 from ..common.choices import DECODERS, EXPORT_FORMATS, FEEDBACK, PARTS, TABLE_LAYOUTS, TABLE_SUFFIXES
+from ..common.signals import Ended, ending_as_interrupts
 from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
@@ -34,10 +38,28 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
+    with ending_as_interrupts() as heard:
+        try:
+            code = _run(args)
+        except BaseException:  # whatever a library makes of it, the signal was the cause
+            if not heard:
+                raise
+
+    if not heard:
+        return code
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"ended by {signal.Signals(heard[0]).name}", file=sys.stderr)
+    return 128 + heard[0]
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run a command; return the exit code."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return args.run(args)
+    except Ended:
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

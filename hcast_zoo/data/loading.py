@@ -1,9 +1,9 @@
 """From samples to batches: seeded order, superpixels in the workers, and workers that stop quietly."""
 
+import os
 import random
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from ..common.signals import ENDING, replaced
 from ..network import superpixels
 from ..network.config import HCastConfig
 from .superpixel_cache import SuperpixelCache
@@ -118,21 +119,24 @@ def start_quietly(worker: int) -> None:
             before(kind, error, traceback)
 
     sys.excepthook = hook
+    # A scheduler ends all processes of a job, and the parent would complain of a worker that dies of a signal.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def start_workers(loader: DataLoader) -> Iterator:
-    """Return ``iter(loader)``, deferring SIGINT until all workers have started.
+    """Return ``iter(loader)``, deferring SIGINT, SIGTERM and SIGHUP until all workers have started.
 
     An interrupt in between leaves an incomplete iterator that cannot stop its workers, or is lost in a fork. Blocking
     the signal does not help: it is delivered to another thread, and Python still raises in this one.
     """
-    if loader.num_workers == 0 or threading.current_thread() is not threading.main_thread():
+    if loader.num_workers == 0:
         return iter(loader)
     pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     try:
-        return iter(loader)
+        with replaced((signal.SIGINT, *ENDING), lambda number, _: pressed.append(number)):
+            return iter(loader)
     finally:
-        signal.signal(signal.SIGINT, before)
         if pressed:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(pressed[0])

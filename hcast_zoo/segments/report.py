@@ -1,7 +1,9 @@
 """Write what the model sees in a picture: segmentations, where each level looks, and a sheet of both."""
 
 import dataclasses
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -182,19 +184,45 @@ def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PA
         np.savez_compressed(folder / "segments.npz", **arrays)  # type: ignore[arg-type]
 
 
-def make_folder(output: str | Path, file: str | Path) -> Path:
-    """Make a new folder below ``output``, named after a picture; a number is added if the name is taken.
+def write_folder(segmented: SegmentedPicture, output: str | Path, parts: tuple[str, ...] = PARTS) -> Path:
+    """Write the files of one picture into a new folder below ``output``, named after the picture; return it.
+
+    They are written to a hidden folder that gets its name at the end, so a folder with a name is whole. After an error
+    nothing is left, and what a killed process left is replaced. ``output`` must have one owner, see
+    :func:`hcast_zoo.common.claim.own_folder`.
+
+    Args:
+        segmented: What to write.
+        output: Folder of all pictures.
+        parts: See :func:`write`.
+    """
+    output, file = Path(output), segmented.prediction.file
+    output.mkdir(parents=True, exist_ok=True)
+    hidden = output / f".{_name(file)}.partial"
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir()
+    try:
+        write(segmented, hidden, parts)
+        folder = free_folder(output, file)
+        os.rename(hidden, folder)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    return folder
+
+
+def free_folder(output: str | Path, file: str | Path) -> Path:
+    """Return a path below ``output`` named after a picture; a number is added if the name is taken.
 
     So pictures of one name in different folders, and earlier results, stay apart.
     """
-    name = re.sub(r"[^\w.+@-]+", "_", Path(file).stem).strip(".") or "picture"
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    number = 1
+    name, number = _name(file), 1
     while True:
-        folder = output / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
+        folder = Path(output) / (name if number == 1 else f"{name}-{number}")
+        if not os.path.lexists(folder):
             return folder
-        except FileExistsError:
-            number += 1
+        number += 1
+
+
+def _name(file: str | Path) -> str:
+    return re.sub(r"[^\w.+@-]+", "_", Path(file).stem).strip(".") or "picture"

@@ -25,7 +25,7 @@ from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.data.transforms import eval_transform, middle_box
 from hcast_zoo.network.config import HCastConfig
-from hcast_zoo.segments.report import make_folder
+from hcast_zoo.segments.report import free_folder
 from hcast_zoo.sharing import model_card as card
 from hcast_zoo.taxonomy.sources import MAX_LEVELS, TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy
@@ -563,7 +563,7 @@ def test_a_name_that_is_no_text_ends_no_job(picture_folder, tiny_weights, tmp_pa
     "name", ["../../x.png", "/etc/passwd", "..", "a/../../b.png", ".hidden.png", "\x1b[31m.png", "x" * 200 + ".png"]
 )
 def test_no_picture_leads_out_of_the_output(tmp_path, name):
-    folder = make_folder(tmp_path / "out", name)
+    folder = free_folder(tmp_path / "out", name)
     assert folder.resolve().parent == (tmp_path / "out").resolve() and folder.name.isprintable()
 
 

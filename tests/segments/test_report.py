@@ -59,9 +59,8 @@ def test_a_path_that_ends_early(picture, tiny_config, tiny_model, tmp_path):
 
 def test_files(picture, tiny_weights, tmp_path):
     found = segment.segment_picture(Predictor(tiny_weights), picture)
-    folder = segment.make_folder(tmp_path / "out", picture)
+    folder = segment.write_folder(found, tmp_path / "out")
     assert folder.name == "a_b"
-    segment.write(found, folder)
     stages, levels = range(1, 5), range(1, 4)
     assert {p.name for p in folder.iterdir()} == {
         "sheet.png",
@@ -79,17 +78,21 @@ def test_files(picture, tiny_weights, tmp_path):
                 assert np.array_equal(np.asarray(labels).astype(int) - 1, file[f"stage_{stage}"])
         assert (file["stage_1"][:, :10] == -1).all() and (file["stage_1"][:, 10:50] >= 0).all()
         assert file["share_3"].sum() == pytest.approx(1, abs=1e-5) and (file["focus_1"][:, :10] == 0).all()
-    only = segment.make_folder(tmp_path / "out", picture)
-    segment.write(found, only, ("sheet",))
+    only = segment.write_folder(found, tmp_path / "out", ("sheet",))
     assert only.name == "a_b-2" and [p.name for p in only.iterdir()] == ["sheet.png"]
 
 
 def test_names_stay_apart_and_inside(tmp_path):
+    def make_folder(output, file):
+        folder = segment.free_folder(output, file)
+        folder.mkdir(parents=True)
+        return folder
+
     output = tmp_path / "new" / "out"
-    names = [segment.make_folder(output, f).name for f in ("x/lion.png", "y/lion.jpg", "lion.png", "..png", "/a/:.png")]
+    names = [make_folder(output, f).name for f in ("x/lion.png", "y/lion.jpg", "lion.png", "..png", "/a/:.png")]
     assert names == ["lion", "lion-2", "lion-3", "picture", "_"]
     (output / "cat").write_text("someone's file")
-    assert segment.make_folder(output, "cat.png").name == "cat-2"
+    assert segment.free_folder(output, "cat.png").name == "cat-2"
     assert (output / "cat").read_text() == "someone's file"
 
 
