@@ -1,6 +1,10 @@
 """H-CAST: images classified along a taxonomy, every level reading its label from one fine-to-coarse segmentation."""
 
+import functools
 import importlib
+import sys
+import warnings
+from types import ModuleType
 from typing import Any
 
 import wrapt
@@ -47,8 +51,31 @@ _INTEGRATIONS: dict[str, str] = {
     "mmengine.runner.checkpoint": "mmpretrain.hcast:register_checkpoints",
     "mmpretrain": "mmpretrain.hcast:register",
 }
+_failed: set[str] = set()  # frameworks that we have warned of
+
+
+def _register(hook: str, framework: ModuleType) -> None:
+    """Run the hook of a framework's module. Whatever fails, the user's own import goes on; one warning tells it."""
+    module, _, function = hook.partition(":")
+    try:
+        getattr(importlib.import_module(f"{__name__}.integrations.{module}"), function)(framework)
+    except Exception as error:
+        name = framework.__name__.split(".")[0]
+        name = module.split(".")[0] if name == __name__ else name
+        if name in _failed:
+            return
+        _failed.add(name)
+        version = getattr(sys.modules.get(name), "__version__", "of unknown version")
+        text = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}"[:300])
+        warnings.warn(
+            f"hcast-zoo {__version__} is not registered with {name} {version} ({text}); {name} works without it. "
+            f"Try: pip install -U hcast-zoo {name}, or reinstall hcast-zoo",
+            stacklevel=2,
+        )
+
+
 for _module, _hook in _INTEGRATIONS.items():
-    wrapt.register_post_import_hook(f"{__name__}.integrations.{_hook}", _module)
+    wrapt.register_post_import_hook(functools.partial(_register, _hook), _module)
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,7 @@ DEFAULT_MODEL = "hcast_small.emoji_art"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    _open_closed_streams()
     args = make_parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot display must not end a job
         if hasattr(stream, "reconfigure"):
@@ -69,6 +70,18 @@ def _run(args: argparse.Namespace) -> int:
     except (ValueError, OSError, ImportError) as error:  # bad input; anything else is a bug of ours
         print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
         return 2
+
+
+def _open_closed_streams() -> None:
+    """Give what a caller has closed (``2>&-``) a place to go, so that no file takes its number and no print fails."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115 (lives as long as we do)
+            setattr(sys, name, stream)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,28 @@ def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
     """
     with whole_file(path) as temporary, open(temporary, "wb") as sink:
         sink.write(content.encode() if isinstance(content, str) else content)
+
+
+def check_file(path: str | Path, most: int | None = None, error: type[ValueError] = ValueError) -> None:
+    """Check that a file is one that ends, before it is opened; a missing one is left to whoever opens it.
+
+    Args:
+        path: The file; links are followed.
+        most: Bytes that it may have.
+        error: What to raise.
+
+    Raises:
+        ValueError: of the given type, if it is a pipe, which would be waited for, a device, or too large.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return
+
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise error(f"{path}: expected a file, got a pipe, a socket or a device")
+    if most is not None and stat.S_ISREG(status.st_mode) and status.st_size > most:
+        raise error(f"{path}: {status.st_size:,} bytes, expected {most:,} at most: is it the right file?")
 
 
 def sha256(path: str | Path) -> str:

@@ -80,7 +80,7 @@ class Skipped:
     def tell(self, where: object) -> None:
         """Warn of what was left out, if anything was."""
         if self:
-            warnings.warn(f"{where}: skipped {self}", stacklevel=3)
+            warnings.warn(printable(f"{where}: skipped {self}"), stacklevel=3)
 
 
 def is_junk(name: str) -> bool:

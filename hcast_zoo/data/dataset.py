@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..common.text import clip
+from ..common.text import clip, printable
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
 from .loading import seed_everything
@@ -144,7 +144,7 @@ class HierarchicalDataset(Dataset):
         except PictureError as error:
             if not self.skip_broken:
                 raise
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            warnings.warn(printable(f"left out: {error}"), stacklevel=2)
             return None
 
         background = WHITE

@@ -6,17 +6,22 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ..common.files import check_file
 from ..common.formats import is_picture_name
 from ..common.text import brief, clip, printable
 from ..common.walk import Skipped, is_junk
+from ..network import memory
 from ..taxonomy.columns import Columns, find_columns
 from ..taxonomy.names import clean_name
-from ..taxonomy.sources import TaxonomyError, complete_paths, read_table, walk
+from ..taxonomy.sources import TaxonomyError, complete_paths, lines, read_table, walk
 from ..taxonomy.tree import Taxonomy
 
 PREPARED = "data.jsonl"  # the list of a folder that `hcast-zoo data prepare` wrote
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's image folders
+SMALL = 2**26  # bytes that any table may unfold to
+MAX_RATIO = 100  # of a table's size in memory to that on disk, above which it holds no pictures
 SUFFIXES = (".csv", ".jsonl", ".parquet", ".tsv", ".txt")
 SPLIT_NAMES = {  # what a part is called elsewhere
     "train": ("train", "training", "trainset", "train_set"),
@@ -228,6 +233,7 @@ def _read_file(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | No
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a folder, or a file that ends in {', '.join(SUFFIXES)}")
+    check_file(path)
     if suffix == ".jsonl":
         return _read_jsonl(path, taxonomy, levels, group_by)
     if suffix == ".parquet":
@@ -379,8 +385,8 @@ class _Row(dict):
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
+    with open(path, "rb") as file:
+        for number, line in enumerate(lines(file, path), 1):
             if not line.strip():
                 continue
             try:
@@ -410,7 +416,9 @@ def _read_parquet(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] |
             found = choose_columns(path, schema.names, taxonomy, levels, group_by)
             others = [found.split, None if group_by == "folder" else group_by]
             needed = [str(found.picture), *found.levels.values(), *(c for c in others if c is not None)]
-            table = file.read(columns=list(dict.fromkeys(needed)))
+            needed = list(dict.fromkeys(needed))
+            stored = pa.schema([schema.field(name) for name in schema.names if name in needed])
+            table = pa.Table.from_batches(_read_batches(file, needed, path), stored)
             table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: expected a complete parquet file: {clip(error)}") from error
@@ -438,6 +446,38 @@ def _read_parquet(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] |
 
     rows = ((number, dict(zip(columns, cells))) for number, cells in enumerate(zip(*columns.values()), 1))
     return _collect(path, found, rows, taxonomy, group_by)
+
+
+def _read_batches(file: Any, columns: Sequence[str], path: Path) -> Iterator[Any]:
+    """Yield record batches of an open parquet file, as long as all of them fit into the memory budget together.
+
+    The footer tells how large columns are; what it leaves out (pages repeat a value of a dictionary without limit)
+    is seen in small batches.
+
+    Raises:
+        MemoryBudgetError: if the columns are larger than the budget.
+        ValueError: if a small file unfolds to very much.
+    """
+    chunks = [
+        max(0, chunk.total_uncompressed_size)
+        for group in map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        for chunk in map(group.column, range(group.num_columns))
+        if chunk.path_in_schema.split(".")[0] in columns
+    ]
+    what = "its pictures and labels, all in memory,"
+    memory.check(sum(chunks), str(path), what)
+    rows = max(1, min(1024, memory.budget() // (8 * max(chunks, default=0) + 1)))
+
+    taken, stored = 0, path.stat().st_size
+    for batch in file.iter_batches(batch_size=rows, columns=columns):
+        taken += batch.nbytes
+        memory.check(taken, str(path), what)
+        if taken > max(SMALL, MAX_RATIO * stored):
+            raise ValueError(
+                f"{path}: {stored:,} bytes unfold to more than {taken:,}, over {MAX_RATIO} times as many: no pictures "
+                "do so; do not trust this file"
+            )
+        yield batch
 
 
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

@@ -71,7 +71,7 @@ def refuse_other_files(app: gr.Blocks, folder: str | Path) -> None:
                 raise
             raise gr.Error(REFUSED, print_exception=False) from error
 
-    app.preprocess_data = checked  # type: ignore[method-assign]
+    app.preprocess_data = checked
 
 
 class Guard:

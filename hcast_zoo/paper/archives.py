@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -11,9 +12,14 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from ..common.files import write_whole
+from ..common.files import check_file, write_whole
 
 DONE = ".unpacked.json"  # the archives that are fully unpacked in a folder: name -> size, choice
+ENCRYPTED = 0x1  # flag of a zip's member
+HEADER = 512  # bytes that a member takes however small it is
+MAX_TIME = 2**40  # seconds
+SMALL = 2**28  # bytes that any archive may unfold to
+MAX_RATIO = 200  # of what an archive unfolds to, to its size; texts have 20 at most, pictures 2
 
 
 class ArchiveError(ValueError):
@@ -71,6 +77,7 @@ def unpack(
     """
     if not hasattr(tarfile, "data_filter"):
         raise ImportError("this Python cannot unpack safely: use 3.10.12, 3.11.4, 3.12 or a later one")
+    check_file(archive, error=ArchiveError)
     folder.mkdir(parents=True, exist_ok=True)
     entry = {"size": archive.stat().st_size, "choice": choice}
     if _read_done(folder).get(archive.name) == entry:
@@ -81,6 +88,8 @@ def unpack(
             pass
     except tarfile.FilterError as error:
         raise ArchiveError(f"{archive}: {error}: do not trust this archive") from error
+    except (NotImplementedError, OverflowError) as error:
+        raise ArchiveError(f"{archive}: this Python cannot unpack it: {error}: unpack it with another tool") from error
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError) as error:
         raise ArchiveError(f"{archive}: damaged or incomplete archive: {error}: download it again") from error
 
@@ -91,29 +100,39 @@ def unpack(
 
 def _unpack(archive: Path, folder: Path, target: Callable[[str], str | None]) -> Iterator[str]:
     """Write files in the archive's order, so that a compressed one is read once; yield the name of each member."""
+    room = Room(archive, folder)
     if not zipfile.is_zipfile(archive):
         with tarfile.open(archive, "r:*") as content:
-            yield from _unpack_tar(content, folder, target)
+            yield from _unpack_tar(content, folder, target, room)
         return
 
     with zipfile.ZipFile(archive) as content:
         for info in content.infolist():
             if not info.is_dir() and (where := target(info.filename)) is not None:
+                if info.flag_bits & ENCRYPTED:
+                    raise ArchiveError(
+                        f"{archive}: member {info.filename!r} is encrypted: unpack it yourself, with its password"
+                    )
+                room.take(info.filename, info.file_size)
                 info = copy.copy(info)
                 info.filename = _inside(where)
                 content.extract(info, folder)
             yield info.filename
 
 
-def _unpack_tar(content: tarfile.TarFile, folder: Path, target: Callable, prefix: str = "") -> Iterator[str]:
+def _unpack_tar(
+    content: tarfile.TarFile, folder: Path, target: Callable, room: "Room", prefix: str = ""
+) -> Iterator[str]:
     for member in content:
         name = prefix + member.name
         if member.isfile() and name.endswith(".tar") and not prefix:
             if target(f"{name}/") is not None:
                 with tarfile.open(fileobj=content.extractfile(member), mode="r:") as inner:
-                    yield from _unpack_tar(inner, folder, target, f"{name}/")
+                    yield from _unpack_tar(inner, folder, target, room, f"{name}/")
         elif member.isfile() and (where := target(name)) is not None:
-            content.extract(member.replace(name=_inside(where), deep=False), folder, filter="data")
+            room.take(name, member.size)
+            time = member.mtime if 0 <= member.mtime <= MAX_TIME else 0  # neither NaN nor what no clock has
+            content.extract(member.replace(name=_inside(where), mtime=time, deep=False), folder, filter="data")
         yield name
         content.members.clear()  # type: ignore[attr-defined]  # or half a million members would stay in memory
 
@@ -123,11 +142,46 @@ def _inside(name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise ArchiveError(f"member {name!r} would be written outside the folder: do not trust this archive")
+    if path.parts and path.parts[0].casefold() == DONE:
+        raise ArchiveError(f"member {name!r} has the name of the file that tells what is unpacked: rename it")
     return name
+
+
+class Room:
+    """Counts what an archive unfolds to, so that a small one cannot fill a disk.
+
+    Args:
+        archive: The file.
+        folder: Where it is unpacked.
+    """
+
+    def __init__(self, archive: Path, folder: Path):
+        self.archive, self.size = archive, archive.stat().st_size
+        self.free = shutil.disk_usage(folder).free
+        self.taken = 0
+
+    def take(self, member: str, size: int) -> None:
+        """Add the size of a member in bytes.
+
+        Raises:
+            ArchiveError: if the disk has no room for it, or the archive unfolds to very much more than it is.
+        """
+        self.taken += size + HEADER
+        if self.taken > self.free:
+            raise ArchiveError(
+                f"{self.archive}: member {member!r} needs {self.taken:,} bytes with those before it, the disk has "
+                f"{self.free:,} free: make room, or choose another disk"
+            )
+        if self.taken > max(SMALL, MAX_RATIO * self.size):
+            raise ArchiveError(
+                f"{self.archive}: {self.size:,} bytes unfold to more than {self.taken:,}, over {MAX_RATIO} times as "
+                f"many, at member {member!r}: no data set does so; do not trust this archive"
+            )
 
 
 def _read_done(folder: Path) -> dict:
     try:
-        return json.loads((folder / DONE).read_text())
-    except (OSError, ValueError):
+        done = json.loads((folder / DONE).read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return done if isinstance(done, dict) else {}

@@ -5,7 +5,9 @@ import csv
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, AnyStr
 
+from ..common.files import check_file
 from ..common.formats import is_picture_name
 from ..common.text import brief
 from ..common.walk import LeftOut, Skipped
@@ -15,6 +17,8 @@ from .names import alternatives, clean_name, is_open
 
 SNIFFED = 65_536  # characters by which a table's separator is told
 MAX_LEVELS = 100  # the tree of life has about 40 ranks; without a limit a path would be as long as a hostile file says
+MAX_LINE = 2**24  # characters of a line of a table
+MAX_COLUMNS = 10_000
 
 
 class TaxonomyError(ValueError):
@@ -35,6 +39,8 @@ def read_table(path: str | Path) -> tuple[list[str], Iterator[tuple[int, dict[st
     line, header = next(rows, (0, []))
     if len(header) == len(SPECIESNET) and UUID.match(header[0]):
         rows, header = itertools.chain([(line, header)], rows), list(SPECIESNET)
+    if len(header) > MAX_COLUMNS:
+        raise TaxonomyError(f"{path}: expected {MAX_COLUMNS:,} columns at most, got {len(header):,}")
     header = [clean_name(name) for name in header]
     while header and not header[-1]:
         header.pop()
@@ -58,12 +64,13 @@ def read_table(path: str | Path) -> tuple[list[str], Iterator[tuple[int, dict[st
 
 
 def _read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    check_file(path, error=TaxonomyError)
     with open(path, encoding=text_encoding(path), newline="") as file:
         line = 0
         try:
             delimiter = find_delimiter(file.read(SNIFFED), str(path))
             file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(lines(file, path), delimiter=delimiter)
             for cells in reader:
                 line = reader.line_num
                 yield line, cells
@@ -101,6 +108,18 @@ def find_delimiter(text: str, name: str = "") -> str:
             best = (fits, delimiter)
 
     return best[1]
+
+
+def lines(file: IO[AnyStr], path: str | Path) -> Iterator[AnyStr]:
+    """Yield the lines of a file, none of which is held in memory whatever its length.
+
+    Raises:
+        TaxonomyError: if a line is longer than any table's.
+    """
+    while line := file.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            raise TaxonomyError(f"{path}: expected lines of {MAX_LINE:,} characters at most: is it a table?")
+        yield line
 
 
 def walk(root: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:

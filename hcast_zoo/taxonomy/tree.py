@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..common.files import write_whole
+from ..common.files import check_file, write_whole
 from ..common.text import brief, clip
 from .columns import find_columns
 from .names import alternatives, clean_name, genus_of, is_open
@@ -20,6 +20,7 @@ from .sources import MAX_LEVELS, TaxonomyError, _first_duplicate, complete_paths
 UNKNOWN = -1  # label of a level that is not known, or below a shallow leaf
 TABLES = (".csv", ".tsv", ".txt")
 MAX_NAME = 1000  # characters
+MAX_BYTES = 2**30  # of a file; a million names take 30 MB
 MAX_COMPARED = 20_000  # names that a mistyped one is compared with, which takes a second
 
 
@@ -234,6 +235,7 @@ class Taxonomy:
         path = Path(path)
         if path.is_dir():
             return cls.from_folder(path, strict_names=strict_names)
+        check_file(path, MAX_BYTES, TaxonomyError)
         if path.suffix.lower() in TABLES:
             return cls.from_csv(path, levels, strict_names=strict_names)
 

@@ -15,6 +15,7 @@ from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 from tqdm import tqdm
 
+from ..common.text import printable
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SeededSampler, seed_everything
 from ..data.pictures import PictureError
@@ -66,7 +67,7 @@ class DeviceLoader:
             try:
                 picture = dataset.open(index).convert("RGBA")
             except PictureError as error:
-                warnings.warn(f"left out: {error}", stacklevel=2)
+                warnings.warn(printable(f"left out: {error}"), stacklevel=2)
                 continue
             pictures.append(tvf.pil_to_tensor(resize(picture)))
             kept.append(index)

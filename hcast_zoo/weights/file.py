@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from ..common.files import sha256, write_whole
+from ..common.files import check_file, sha256, write_whole
 from ..common.processes import check_device
 from ..common.text import brief, clip
 from ..network.config import HCastConfig
@@ -20,6 +20,7 @@ from . import hub
 
 FOLDER = Path(__file__).parent / "shipped"
 RUN_FILES = ("best.safetensors", "last.safetensors")  # of a training run, the one to take first
+MAX_CONFIG = 2**28  # bytes of a config.json with its taxonomy
 INDEX = FOLDER / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
 
 
@@ -148,6 +149,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     Raises:
         WeightsError: if the file is damaged, or a pickle.
     """
+    check_file(path, error=WeightsError)
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -160,6 +162,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 def _read_config_json(path: Path) -> dict[str, str]:
     """Return the metadata entries for a ``config.json`` of transformers; none if it is not H-CAST's."""
+    check_file(path, MAX_CONFIG, WeightsError)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -5,6 +5,7 @@ import re
 import torch
 from torch import Tensor
 
+from ..common.files import check_file
 from ..common.text import clip
 from ..network.config import NUM_STAGES, HCastConfig
 from ..network.model import HCast
@@ -78,6 +79,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file holds anything but tensors and plain values.
     """
+    check_file(path)
     if str(path).endswith(".safetensors"):
         from safetensors import SafetensorError
         from safetensors.torch import load_file

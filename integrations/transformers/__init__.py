@@ -4,6 +4,7 @@ The functions are post-import hooks (see ``hcast_zoo/__init__.py``). Each import
 than what the user's own code has asked for.
 """
 
+import functools
 import importlib
 import sys
 import warnings
@@ -134,8 +135,18 @@ def _is_half_imported(module: str, last_name: str) -> bool:
 
 def _is_supported() -> bool:
     """Tell whether we work with this transformers; an old one must go on working without us."""
-    version = sys.modules["transformers"].__version__
-    if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST:
+    return _is_new_enough(str(getattr(sys.modules["transformers"], "__version__", "")))
+
+
+@functools.cache
+def _is_new_enough(version: str) -> bool:
+    """Compare a version with the oldest one, and warn once; what is no number is taken for a development version."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        if Version(version).release[:2] >= OLDEST:
+            return True
+    except InvalidVersion:  # "main", or none at all
         return True
     warnings.warn(
         f"H-CAST needs transformers {'.'.join(map(str, OLDEST))} or later and is not registered with "

@@ -6,7 +6,10 @@
 import io
 import json
 import os
+import shlex
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -32,6 +35,7 @@ from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights import file as weights
 from hcast_zoo.weights import hub
 from hcast_zoo.weights.file import WeightsError
+from hcast_zoo.weights.official import read_checkpoint
 
 WILD = [
     "\x1b[31m\x1b]0;x\x07",
@@ -703,3 +707,84 @@ def test_a_file_name_of_any_length_in_a_short_error(tmp_path):
     with pytest.raises(TaxonomyError) as error:
         HierarchicalDataset.load(table, taxonomy)
     assert "unknown" in str(error.value) and len(str(error.value)) < 2000
+
+
+# Files that do not end, tables that unfold, closed streams
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_refused_by_every_door(tmp_path, kind, taxonomy, tiny_weights):
+    def make(name):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+        return path
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    make("config.json")
+    for read, path in (
+        (weights.load, make("w.safetensors")),
+        (weights.load, make("folder/model.safetensors").parent),
+        (weights.load, tmp_path / "model.safetensors"),  # whose config is beside it
+        (Taxonomy.load, make("t.json")),
+        (Taxonomy.load, make("t.csv")),
+        (lambda p: HierarchicalDataset.load(p, taxonomy), make("d.csv")),
+        (lambda p: HierarchicalDataset.load(p, taxonomy), make("d.jsonl")),
+        (lambda p: HierarchicalDataset.load(p, taxonomy), make("d.parquet")),
+        (read_checkpoint, make("c.pth")),
+        (read_checkpoint, make("c.safetensors")),
+    ):
+        with pytest.raises(ValueError, match="expected a file, got a pipe, a socket or a device"):
+            read(path)
+
+
+def test_a_table_that_unfolds_is_not_read(tmp_path, taxonomy, monkeypatch):
+    """A dictionary's value is stored once and repeated without limit, which the footer does not tell."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    picture = b"\0" * 2**24
+    columns = {"class": ["bird"] * 8, "family": ["owl"] * 8, "species": ["barn owl"] * 8}
+    file = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"image": [picture] * 8, **columns}), file, compression="zstd")
+    assert file.stat().st_size < 10_000
+    with pytest.raises(ValueError, match="over 100 times as many: no pictures do so"):
+        HierarchicalDataset.load(file, taxonomy)
+    pq.write_table(pa.table({"image": [os.urandom(2**20)] * 8, **columns}), file)
+    assert len(HierarchicalDataset.load(file, taxonomy)) == 8
+    monkeypatch.setenv("HCAST_ZOO_MEMORY_GIB", str(2**-8))
+    with pytest.raises(ValueError, match=r"bomb\.parquet: its pictures and labels, all in memory, would take .* GiB"):
+        HierarchicalDataset.load(file, taxonomy)
+
+
+def test_lines_and_columns_without_end(tmp_path, taxonomy, monkeypatch):
+    monkeypatch.setattr("hcast_zoo.taxonomy.sources.MAX_LINE", 1000)
+    monkeypatch.setattr("hcast_zoo.taxonomy.sources.MAX_COLUMNS", 100)
+    for name, text, message in (
+        ("t.csv", "file,class,family,species\n" + "x" * 2000, "lines of 1,000 characters at most"),
+        ("t.jsonl", '{"file": "' + "x" * 2000, "lines of 1,000 characters at most"),
+        ("t.csv", ",".join(map(str, range(101))), "100 columns at most, got 101"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=message):
+            HierarchicalDataset.load(tmp_path / name, taxonomy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["2>&-", "<&-", "2>&- <&-"])
+def test_closed_streams_stop_no_prediction(tiny_weights, picture_folder, tmp_path, closed):
+    pictures = sorted(map(str, (picture_folder / "val").rglob("*.png")))[:2]
+    (tmp_path / "empty.png").touch()
+    words = ["predict", *pictures, str(tmp_path / "empty.png"), "--model", str(tiny_weights), "--json"]
+    command = f"exec {shlex.join([sys.executable, '-m', 'hcast_zoo', *words])} {closed}"
+    result = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, text=True, timeout=120, check=False)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.returncode == 1 and len(rows) == 3 and "error" in rows[2] and "path" in rows[0]
+
+
+def test_left_out_lines_hold_no_control_characters(tmp_path, taxonomy):
+    bad = tmp_path / "a\x1b[2J.png"
+    bad.write_bytes(b"no picture")
+    data = HierarchicalDataset([bad], [["bird", "owl", "barn owl"]], taxonomy)
+    with pytest.warns(UserWarning, match="left out") as caught:
+        assert data[0] is None
+    assert str(caught[0].message).isprintable()

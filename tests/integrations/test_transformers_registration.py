@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -72,9 +73,30 @@ def test_an_old_transformers_goes_on_without_us(monkeypatch):
     module = transformers.models.auto.configuration_auto
     with pytest.warns(UserWarning, match=r"needs transformers 5\.5 or later and is not registered with 4\.57\.6"):
         package.register_config(module)
-    for register in (package.register_models, package.register_image_processor, package.register_pipeline):
-        with pytest.warns(UserWarning, match="not registered"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is told once
+        for register in (package.register_models, package.register_image_processor, package.register_pipeline):
             register(module)
+
+
+@pytest.mark.parametrize(
+    "version, supported",
+    [
+        ("5.5", True),
+        ("5.24rc1", True),
+        ("5.25.0.dev0", True),
+        ("main", True),
+        ("", True),
+        ("6", True),
+        ("5.4.9", False),
+    ],
+)
+def test_versions_of_any_form(version, supported):
+    import hcast_zoo.integrations.transformers as package
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert package._is_new_enough(version) == supported
 
 
 def test_public_names():

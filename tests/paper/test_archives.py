@@ -1,10 +1,13 @@
 import io
+import os
 import tarfile
+import types
 import zipfile
 
 import pytest
 from torchvision.datasets.utils import calculate_md5
 
+from hcast_zoo.paper import archives
 from hcast_zoo.paper.archives import ArchiveError, first_names, is_archive, unpack
 
 FILES = {"data/a.txt": b"a", "data/deep/b.txt": b"bb" * 5000}
@@ -102,3 +105,93 @@ def test_not_an_archive(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     assert not is_archive(tmp_path / "a.txt") and not is_archive(tmp_path)
     assert calculate_md5(tmp_path / "a.txt") == "1cb251ec0d568de6a929b520c4aed8d1"
+
+
+# Hostile archives; docs/reliability.md has them before and after
+
+
+def pack_tar(path, *members):
+    with tarfile.open(path, "w") as content:
+        for info, data in members:
+            info.size = len(data)
+            content.addfile(info, io.BytesIO(data))
+    return path
+
+
+def entry(name, **headers):
+    info = tarfile.TarInfo(name)
+    info.pax_headers = headers
+    return info
+
+
+def pack_zip(path, flag=0, method=0):
+    """Write a zip whose headers tell a flag or a method that its member does not have."""
+    with zipfile.ZipFile(path, "w") as content:
+        content.writestr("a.txt", "hello")
+    data = bytearray(path.read_bytes())
+    at = data.find(b"PK\x01\x02")
+    data[at + 8] |= flag
+    data[6] |= flag
+    data[at + 10] = data[8] = method
+    path.write_bytes(data)
+    return path
+
+
+def test_encrypted_and_unknown_zips_are_told(tmp_path):
+    with pytest.raises(archives.ArchiveError, match=r"'a\.txt' is encrypted: unpack it yourself"):
+        archives.unpack(pack_zip(tmp_path / "e.zip", flag=1), tmp_path / "out", progress=False)
+    with pytest.raises(archives.ArchiveError, match=r"cannot unpack it: .*compression"):
+        archives.unpack(pack_zip(tmp_path / "m.zip", method=99), tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("time", ["1e400", "-1e400", "nan", str(2**62), "-5"])
+def test_times_that_no_clock_has(tmp_path, time):
+    file = pack_tar(tmp_path / "t.tar", (entry("a", mtime=time), b"x"))
+    assert archives.unpack(file, tmp_path / "out", progress=False)
+    assert (tmp_path / "out/a").read_bytes() == b"x" and (tmp_path / "out/a").stat().st_mtime == 0
+
+
+@pytest.mark.parametrize("name", [".unpacked.json", ".unpacked.json/x", "./.unpacked.json", ".UNPACKED.json"])
+def test_a_member_named_like_our_own_file(tmp_path, name):
+    file = pack_tar(tmp_path / "t.tar", (entry(name), b"[1]"))
+    with pytest.raises(archives.ArchiveError, match="the name of the file that tells what is unpacked"):
+        archives.unpack(file, tmp_path / "out", progress=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["[1]", "5", "[" * 100_000, "{"])
+def test_an_own_file_that_is_none(tmp_path, content):
+    file = pack_tar(tmp_path / "t.tar", (entry("a"), b"x"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.unpacked.json").write_text(content)
+    assert archives.unpack(file, tmp_path / "out", progress=False)
+    assert not archives.unpack(file, tmp_path / "out", progress=False)
+
+
+def test_bombs_are_not_unpacked(tmp_path):
+    sparse = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "hole",
+        "GNU.sparse.realsize": str(3 * 2**30),
+    }
+    file = pack_tar(tmp_path / "t.tar", (entry("hole", **sparse), b"1\n0\n1\n".ljust(512, b"\0") + b"x"))
+    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as content:
+        content.writestr("zeros", b"\0" * (archives.SMALL + 1))
+    for bomb in (file, tmp_path / "z.zip"):
+        with pytest.raises(archives.ArchiveError, match="over 200 times as many"):
+            archives.unpack(bomb, tmp_path / "out", progress=False)
+    assert sum(f.stat().st_size for f in (tmp_path / "out").rglob("*")) == 0
+
+
+def test_a_disk_without_room(tmp_path, monkeypatch):
+    file = pack_tar(tmp_path / "t.tar", (entry("a"), b"x" * 4000), (entry("b"), b"y" * 4000))
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=6000))
+    with pytest.raises(archives.ArchiveError, match=r"member 'b' needs 9,024 bytes.*6,000 free: make room"):
+        archives.unpack(file, tmp_path / "out", progress=False)
+
+
+def test_a_pipe_is_no_archive(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(archives.ArchiveError, match="expected a file, got a pipe"):
+        archives.unpack(tmp_path / "pipe.tar", tmp_path / "out", progress=False)
