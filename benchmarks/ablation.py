@@ -193,7 +193,15 @@ def main() -> None:
         for name in args.arms:
             folder = args.output / name / f"seed-{seed}"
             arm_settings = dataclasses.replace(settings, seed=seed, **ARMS[name].settings)
-            measure(ARMS[name], folder, ARMS[name].config(config), arm_settings, args.data, taxonomy, test)
+            measure(
+                arm=ARMS[name],
+                folder=folder,
+                config=ARMS[name].config(config),
+                settings=arm_settings,
+                data=args.data,
+                taxonomy=taxonomy,
+                test=test,
+            )
             write_report(args, taxonomy, len(test))
 
 

@@ -147,7 +147,7 @@ def main() -> None:
         mask = object_mask(dataset, index, content.config)
         wrong = wrong_leaf(labels.tolist(), content.taxonomy, rng)
         for case in cases:
-            config = AdaptConfig((case.free,), args.steps, args.step_size, args.radius)
+            config = AdaptConfig(free=(case.free,), steps=args.steps, step_size=args.step_size, radius=args.radius)
             target = (
                 None
                 if case.feedback != "target"
@@ -222,7 +222,7 @@ def measure(a, labels: Tensor, mask: Tensor | None, taxonomy: Taxonomy, calibrat
     maps = [[o.segment_map(stage)[0] for stage in range(2, len(o.assignments) + 2)] for o in outputs]
     iou = None if mask is None else tuple([best_union_iou(m, mask) for m in m_all] for m_all in maps)
 
-    return Result(right, probability, iou, [rand_distance(m, n) for m, n in zip(*maps)])
+    return Result(right=right, probability=probability, iou=iou, change=[rand_distance(m, n) for m, n in zip(*maps)])
 
 
 def write_report(args, content, calibration: Calibration, cases: list[Case], results: dict[str, list[Result]]) -> None:

@@ -71,7 +71,11 @@ class FlatViT(nn.Module):
         patches = superpixels.grid(*images.shape[2:], self.config.num_superpixels).expand(len(images), -1, -1)
         logits = tuple(head(feature) for head in self.heads)
         return HCastOutput(
-            logits, patches.to(images.device), (), (feature,) * len(logits), attentions=tuple(attentions) or None
+            level_logits=logits,
+            segments=patches.to(images.device),
+            assignments=(),
+            level_features=(feature,) * len(logits),
+            attentions=tuple(attentions) or None,
         )
 
     def explain(self, images: Tensor, targets: Tensor | None = None) -> tuple[HCastOutput, Explanation]:

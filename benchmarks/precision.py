@@ -65,7 +65,18 @@ def main() -> None:
             variant(batches[0]["images"], batches[0]["segments"])
         if name == "compiled":
             compile_time = f"; the first call took {time.perf_counter() - start:.0f} s"
-        rows.append(measure(name, variant, model, batches, reference, calibration, content.taxonomy, args))
+        rows.append(
+            measure(
+                name=name,
+                variant=variant,
+                model=model,
+                batches=batches,
+                reference=reference,
+                calibration=calibration,
+                taxonomy=content.taxonomy,
+                args=args,
+            )
+        )
 
     report.write(
         args.docs,

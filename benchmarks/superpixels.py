@@ -64,7 +64,9 @@ def main() -> None:
     times = measure_time(batches, content.config, args.runs)
     rows = []
     for method in superpixels.METHODS:
-        right, recall, iou = measure(model, batches, masks, method, calibration, content.taxonomy)
+        right, recall, iou = measure(
+            model=model, batches=batches, masks=masks, method=method, calibration=calibration, taxonomy=content.taxonomy
+        )
         ratios = [a / b for a, b in zip(times[method], times["seeds"])]
         spread = "" if method == "seeds" else f" ({min(ratios):.1f} to {max(ratios):.1f})"
         rows.append(

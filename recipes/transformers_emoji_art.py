@@ -73,11 +73,11 @@ def main() -> None:
     )
 
     trainer = Trainer(
-        model,
-        training_arguments(args),
-        Collate(processor),
-        pictures("train", transform=augmentation, random_background=True),
-        pictures("val"),
+        config=model,
+        settings=training_arguments(args),
+        train_set=Collate(processor),
+        val_set=pictures("train", transform=augmentation, random_background=True),
+        output=pictures("val"),
         compute_metrics=compute_metrics(taxonomy, ("best_path", "independent")),
     )
     trainer.train()

@@ -175,3 +175,15 @@ def test_modules_import_in_no_circle():
             graph[module] |= {found for found in (name, name[:-1]) if found in modules and found != module}
     assert sum(map(len, graph.values())) > 150
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_call_passes_six_arguments_by_position():
+    """Nobody can tell which is which. Only functions that take any number of equal things may."""
+    found = []
+    for file in (f for folder in ("hcast_zoo", "integrations") for f in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and sum(not isinstance(a, ast.Starred) for a in node.args) >= 6:
+                name = ast.unparse(node.func).rpartition(".")[2]
+                if name not in ("zip", "permute"):
+                    found.append(f"{file.relative_to(ROOT)}:{node.lineno} {name}")
+    assert not found

@@ -134,13 +134,13 @@ def adapt(
         after, losses = _descend(forward, loss, groups, config)
 
     return Adaptation(
-        before,
-        after,
-        losses,
-        node,
-        {g.kind: g.distance() for g in groups},
-        None if offset is None else offset.detach(),
-        parameters,
+        before=before,
+        after=after,
+        losses=losses,
+        node=node,
+        distances={g.kind: g.distance() for g in groups},
+        token_offset=None if offset is None else offset.detach(),
+        parameters=parameters,
     )
 
 

@@ -38,7 +38,9 @@ def predict(args: argparse.Namespace) -> int:
             raise ValueError("several processes need --output with a folder to write to")
         predictor = Predictor(args.model, device=processes.device(args.device), **options)
         if args.output and not table:
-            return _predict_parts(args, predictor, files, options, processes, missed)
+            return _predict_parts(
+                args=args, predictor=predictor, files=files, options=options, processes=processes, missed=missed
+            )
 
     failed = 0
     bar = tqdm(
@@ -182,7 +184,7 @@ def adapt(args: argparse.Namespace) -> int:
     from ..adaptation.report import adapt_picture, write_sheet
     from ..inference.predictor import Predictor
 
-    config = AdaptConfig(args.free, args.steps, args.step_size, args.radius)
+    config = AdaptConfig(free=args.free, steps=args.steps, step_size=args.step_size, radius=args.radius)
     predictor = Predictor(args.model, device=args.device, num_clusters=args.num_clusters)
     adapted = adapt_picture(predictor, args.picture, args.target, feedback=args.feedback or "target", config=config)
     output = write_sheet(adapted, args.output) if args.output else None

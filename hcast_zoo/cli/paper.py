@@ -132,7 +132,12 @@ def free_grain(args: argparse.Namespace) -> int:
     from ..taxonomy.tree import Taxonomy
 
     made = write_free_grain(
-        args.source, args.output, Taxonomy.load(args.taxonomy), args.fractions, args.split, args.seed
+        source=args.source,
+        output=args.output,
+        taxonomy=Taxonomy.load(args.taxonomy),
+        fractions=args.fractions,
+        split=args.split,
+        seed=args.seed,
     )
     if args.json:
         print(to_json(dataclasses.asdict(made)))

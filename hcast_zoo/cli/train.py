@@ -157,7 +157,15 @@ def train(args: argparse.Namespace) -> int:
         init = _load_start(options["model"], args.recipe)
         config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
 
-    trainer = Trainer(config, settings, train_set, val_set, args.output, init, accept_changes=args.accept_changes)
+    trainer = Trainer(
+        config=config,
+        settings=settings,
+        train_set=train_set,
+        val_set=val_set,
+        output=args.output,
+        init=init,
+        accept_changes=args.accept_changes,
+    )
     if trainer.processes.is_main and not any(isinstance(picture, bytes) for picture in listing.pictures):
         write_list(listing, os.path.join(args.output, PICTURES), relative=False)
     best = trainer.train()
@@ -332,6 +340,12 @@ def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -
         args.card,
         args.model,
         card.Evaluation(
-            card.checksum(args.model), data or file, args.split, pictures, results, command, card.code_version()
+            sha256=card.checksum(args.model),
+            data=data or file,
+            split=args.split,
+            pictures=pictures,
+            results=results,
+            command=command,
+            commit=card.code_version(),
         ),
     )

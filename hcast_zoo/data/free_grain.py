@@ -155,12 +155,14 @@ def _summary(
     ends = set(taxonomy.paths)
 
     return FreeGrain(
-        str(output),
-        split,
-        len(labels),
-        {level: int((known == depth).sum()) for depth, level in enumerate(taxonomy.levels, 1)},
-        len(ends & set(labels)),
-        len({path for path, before, after in zip(labels, known_before, known) if path in ends and before == after}),
+        output=str(output),
+        split=split,
+        pictures=len(labels),
+        known_down_to={level: int((known == depth).sum()) for depth, level in enumerate(taxonomy.levels, 1)},
+        leaves=len(ends & set(labels)),
+        leaves_left=len(
+            {path for path, before, after in zip(labels, known_before, known) if path in ends and before == after}
+        ),
     )
 
 

@@ -96,8 +96,7 @@ class SuperpixelCollate:
     def _segments(self, images: Tensor) -> Tensor:
         if self.cache is not None:
             return self.cache(images)
-        c = self.config
-        return superpixels.from_normalized(images, c.num_superpixels, c.mean, c.std, c.superpixels).contiguous()
+        return superpixels.segment_images(images, self.config).contiguous()
 
 
 def seed_everything(seed: int) -> None:

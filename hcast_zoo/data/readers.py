@@ -81,12 +81,12 @@ class Listing:
     def take(self, keep: Sequence[int]) -> "Listing":
         """Return the pictures of these indices."""
         return Listing(
-            self.source,
-            [self.pictures[i] for i in keep],
-            [self.paths[i] for i in keep],
-            self.levels,
-            None if self.splits is None else [self.splits[i] for i in keep],
-            None if self.groups is None else [self.groups[i] for i in keep],
+            source=self.source,
+            pictures=[self.pictures[i] for i in keep],
+            paths=[self.paths[i] for i in keep],
+            levels=self.levels,
+            splits=None if self.splits is None else [self.splits[i] for i in keep],
+            groups=None if self.groups is None else [self.groups[i] for i in keep],
         )
 
     def taxonomy(self, strict_names: bool = False) -> Taxonomy:
@@ -189,10 +189,15 @@ def _read_folder(
     if not parts:
         rows = folder_rows(source)
         return Listing(
-            source, [file for file, _ in rows], [path for _, path in rows], tuple(levels) if levels else None
+            source=source,
+            pictures=[file for file, _ in rows],
+            paths=[path for _, path in rows],
+            levels=tuple(levels) if levels else None,
         )
 
-    whole = Listing(source, [], [], tuple(levels) if levels else None, [], None)
+    whole = Listing(
+        source=source, pictures=[], paths=[], levels=tuple(levels) if levels else None, splits=[], groups=None
+    )
     for part in parts:
         inner = _read_folder(source / part, taxonomy, (), levels, group_by)
         whole.pictures += inner.pictures
@@ -302,7 +307,14 @@ def _collect(
     names = tuple(found.levels)
     numbered = taxonomy is not None and not any(name in taxonomy.levels for name in names)
     place = None if taxonomy is None or numbered else [taxonomy.levels.index(name) for name in names]
-    listing = Listing(path, [], [], names, None if found.split is None else [], None if group_by is None else [])
+    listing = Listing(
+        source=path,
+        pictures=[],
+        paths=[],
+        levels=names,
+        splits=None if found.split is None else [],
+        groups=None if group_by is None else [],
+    )
 
     for line, row in rows:
         listing.pictures.append(_picture(path, line, row[str(found.picture)]))
@@ -355,7 +367,9 @@ def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | N
         found = choose_columns(path, list(first[1]), taxonomy, levels, group_by)
         return _collect(path, found, ((number, _Row(row)) for number, row in lines), taxonomy, group_by)
 
-    listing = Listing(path, [], [], None, [], None if group_by is None else [])
+    listing = Listing(
+        source=path, pictures=[], paths=[], levels=None, splits=[], groups=None if group_by is None else []
+    )
     for number, row in lines:
         try:
             file, labels, part = row["file"], row["path"], row.get("split")

@@ -62,7 +62,14 @@ def hold_out(listing: Listing, val_fraction: float = 0.0, test_fraction: float =
             for index in units[unit]:
                 splits[index] = "test" if number < test else "val"
 
-    return Listing(listing.source, listing.pictures, listing.paths, listing.levels, splits, listing.groups)
+    return Listing(
+        source=listing.source,
+        pictures=listing.pictures,
+        paths=listing.paths,
+        levels=listing.levels,
+        splits=splits,
+        groups=listing.groups,
+    )
 
 
 def _count(places: Sequence[float], fraction: float) -> int:

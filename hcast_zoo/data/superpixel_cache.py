@@ -33,7 +33,7 @@ class SuperpixelCache:
         """Return the (B, H, W) int64 maps of normalised (B, C, H, W) images."""
         c = self.config
         if c.superpixels != "seeds":
-            return superpixels.from_normalized(images, c.num_superpixels, c.mean, c.std, c.superpixels)
+            return superpixels.segment_images(images, c)
         pixels = superpixels.to_uint8(images, c.mean, c.std).numpy()
         return torch.from_numpy(np.stack([self.segment(image) for image in pixels]))
 

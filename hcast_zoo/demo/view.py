@@ -96,10 +96,10 @@ def look(predictor: Predictor, file: str | Path) -> Look:
     captions = [_caption(stage, len(np.unique(segmentation.maps[stage - 1])), levels[stage]) for stage in stages]
 
     return Look(
-        prediction,
-        grow_tree(probabilities, own, predictor.taxonomy, prediction.path),
-        (segmentation.view(PANEL), *(stage_panel(segmentation, stage, PANEL) for stage in stages)),
-        ("What the model sees of the picture.", *captions),
+        prediction=prediction,
+        tree=grow_tree(probabilities, own, predictor.taxonomy, prediction.path),
+        panels=(segmentation.view(PANEL), *(stage_panel(segmentation, stage, PANEL) for stage in stages)),
+        captions=("What the model sees of the picture.", *captions),
     )
 
 
@@ -139,9 +139,16 @@ def grow_tree(
         others = [values[i] for i in ranked if i not in shown]
         if shown:
             names, first = taxonomy.names[level], int(own[level].argmax())
-            nodes = tuple(Node(i, names[i], values[i], i == node) for i in shown)
+            nodes = tuple(Node(index=i, name=names[i], probability=values[i], chosen=i == node) for i in shown)
             branches.append(
-                Branch(level, nodes, len(others), sum(others), (names[first], own[level][first].item()), below)
+                Branch(
+                    level=level,
+                    nodes=nodes,
+                    others=len(others),
+                    others_probability=sum(others),
+                    own=(names[first], own[level][first].item()),
+                    below=below,
+                )
             )
 
     return tuple(branches)

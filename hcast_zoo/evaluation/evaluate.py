@@ -33,7 +33,14 @@ def collect_logits(
     Raises:
         ValueError: if no picture can be read, or clusters outnumber tokens.
     """
-    logits, labels = _run(model, dataset, batch_size, workers, progress, num_clusters)
+    logits, labels = _run(
+        model=model,
+        dataset=dataset,
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+        num_clusters=num_clusters,
+    )
     if not labels:
         raise ValueError("none of the pictures can be read")
     return tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
@@ -72,7 +79,13 @@ def evaluate(
     """
     share = Subset(dataset, processes.share(len(dataset)))
     batches, label_batches = _run(
-        model, share, batch_size, workers, progress and processes.is_main, num_clusters, superpixel_cache
+        model=model,
+        dataset=share,
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress and processes.is_main,
+        num_clusters=num_clusters,
+        superpixel_cache=superpixel_cache,
     )
     paths: dict[str, Tensor] = {}
     labels = None

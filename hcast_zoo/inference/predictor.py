@@ -283,14 +283,14 @@ class _Pictures(Dataset):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> _Item:
-        picture, c = self.pictures[index], self.config
+        picture = self.pictures[index]
         file = picture_name(picture)
         try:
             image = self.transform(read_picture(picture))
         except PictureError as error:
             return _Item(file, error=error.reason)
 
-        segments = superpixels.from_normalized(image[None], c.num_superpixels, c.mean, c.std, c.superpixels)[0]
+        segments = superpixels.segment_images(image[None], self.config)[0]
         return _Item(file, image, segments)
 
 

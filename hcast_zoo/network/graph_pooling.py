@@ -137,7 +137,7 @@ class GraphPooling(nn.Module):
         update = self.fc2(torch.cat([hidden[:, :1], average], 1))  # [B, 1 + M, C]
         tokens = update + torch.cat([cls, nodes.gather(1, gather)], 1)
 
-        return PoolingOutput(tokens, assignment, indices, node_features)
+        return PoolingOutput(tokens=tokens, assignment=assignment, indices=indices, node_features=node_features)
 
     def init_weights(self) -> None:
         """Initialise with PyTorch's defaults, as the official code does (built after the blocks' init)."""

@@ -222,8 +222,7 @@ class Encoder(nn.Module):
 
     def prepare_segments(self, images: Tensor, segments: Tensor | None, num_superpixels: int) -> Tensor:
         """Return (B, H, W) int64 segments; see :func:`hcast_zoo.network.superpixels.prepare_segments`."""
-        c = self.config
-        return prepare_segments(images, segments, num_superpixels, c.in_chans, c.mean, c.std, c.superpixels)
+        return prepare_segments(images, segments, self.config, num_superpixels)
 
     def embed(self, images: Tensor, segments: Tensor, num_superpixels: int) -> tuple[Tensor, Tensor]:
         """Turn images into tokens; see :func:`embed_superpixels`."""

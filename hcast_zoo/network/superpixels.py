@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .config import SUPERPIXELS as METHODS
+from .config import HCastConfig
 from .layers import is_vmapped
 from .slic import grid_shape, slic
 
@@ -109,24 +110,15 @@ def from_normalized(
 
 
 def prepare_segments(
-    images: Tensor,
-    segments: Tensor | None,
-    num_superpixels: int,
-    in_chans: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    method: str = "seeds",
+    images: Tensor, segments: Tensor | None, config: HCastConfig, num_superpixels: int | None = None
 ) -> Tensor:
-    """Return the given segments after checking them, or computed ones.
+    """Return the segments of images: the given ones after checking them, or computed ones.
 
     Args:
-        images: (B, in_chans, H, W) float, normalised by ``mean`` and ``std``.
+        images: (B, in_chans, H, W) float, normalised.
         segments: (B, H, W) integer superpixel maps, or None.
-        num_superpixels: Labels are from 0 to this number, exclusive.
-        in_chans: Channels that images must have.
-        mean: Channel means, pixels in [0, 1].
-        std: Channel deviations.
-        method: One of ``METHODS``.
+        config: Says how superpixels are made; any object with those fields of :class:`HCastConfig`.
+        num_superpixels: Another number than the config's. Labels run from 0 to this, exclusive.
 
     Returns:
         (B, H, W) int64 labels on the images' device.
@@ -134,14 +126,22 @@ def prepare_segments(
     Raises:
         ValueError: if a shape, a dtype or a label is not as expected.
     """
-    if images.ndim != 4 or images.shape[1] != in_chans:
-        raise ValueError(f"expected images (B, {in_chans}, H, W), got {tuple(images.shape)}")
+    num_superpixels = num_superpixels or config.num_superpixels
+    if images.ndim != 4 or images.shape[1] != config.in_chans:
+        raise ValueError(f"expected images (B, {config.in_chans}, H, W), got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise ValueError(f"expected normalised floating-point images, got {images.dtype}")
     if segments is None:
-        return from_normalized(images, num_superpixels, mean, std, method)
+        return segment_images(images, config, num_superpixels)
     check_segments(segments, images, num_superpixels)
     return segments.to(images.device, torch.int64)
+
+
+def segment_images(images: Tensor, config: HCastConfig, num_superpixels: int | None = None) -> Tensor:
+    """Return the (B, H, W) int64 superpixels of normalised (B, C, H, W) images, made as a config says."""
+    return from_normalized(
+        images, num_superpixels or config.num_superpixels, config.mean, config.std, config.superpixels
+    )
 
 
 def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -49,15 +49,15 @@ class Benchmark:
 def _breeds(name: str, title: str, leaves: int, fpa: float) -> Benchmark:
     # ImageNet has 732 to 1300 training pictures of a class, and 50 validation pictures of each.
     return Benchmark(
-        name,
-        title,
-        "breeds",
-        ILSVRC,
-        {"test": 50 * leaves},
-        {"train": (732, 1300), "test": (50, 50)},
-        ((fpa, README),),
-        {"num_superpixels": 256},
-        BREEDS_NOTES,
+        name=name,
+        title=title,
+        layout="breeds",
+        archives=ILSVRC,
+        pictures={"test": 50 * leaves},
+        per_leaf={"train": (732, 1300), "test": (50, 50)},
+        published=((fpa, README),),
+        official={"num_superpixels": 256},
+        notes=BREEDS_NOTES,
     )
 
 
@@ -65,11 +65,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     b.name: b
     for b in (
         Benchmark(
-            "cub",
-            "CUB-200-2011",
-            "cub",
-            {"CUB_200_2011.tgz": "97eceeb196236b17998738112f37df78"},
-            {"train": 5994, "test": 5794},
+            name="cub",
+            title="CUB-200-2011",
+            layout="cub",
+            archives={"CUB_200_2011.tgz": "97eceeb196236b17998738112f37df78"},
+            pictures={"train": 5994, "test": 5794},
             published=((84.9, CITED), (83.28, CITED)),
             notes=(
                 "The data set names species only: orders and families are numbers, in the tree's order.",
@@ -79,11 +79,11 @@ BENCHMARKS: dict[str, Benchmark] = {
             ),
         ),
         Benchmark(
-            "aircraft",
-            "FGVC-Aircraft",
-            "aircraft",
-            {"fgvc-aircraft-2013b.tar.gz": "d4acdd33327262359767eeaa97a4f732"},
-            {"train": 6667, "test": 3333},
+            name="aircraft",
+            title="FGVC-Aircraft",
+            layout="aircraft",
+            archives={"fgvc-aircraft-2013b.tar.gz": "d4acdd33327262359767eeaa97a4f732"},
+            pictures={"train": 6667, "test": 3333},
             published=((83.72, CITED),),
             notes=(
                 "Training pictures are the data set's train and val together.",
@@ -95,20 +95,20 @@ BENCHMARKS: dict[str, Benchmark] = {
         _breeds("entity13", "BREEDS Entity-13", 130, 85.61),
         _breeds("entity30", "BREEDS Entity-30", 120, 84.86),
         Benchmark(
-            "inat21_mini",
-            "iNat21-Mini",
-            "inat",
-            {
+            name="inat21_mini",
+            title="iNat21-Mini",
+            layout="inat",
+            archives={
                 "train_mini.tar.gz": "db6ed8330e634445efc8fec83ae81442",
                 "train_mini.json.tar.gz": "395a35be3651d86dc3b0d365b8ea5f92",
                 "val.tar.gz": "f6f6e0e242e3d4c9569ba56400938afc",
                 "val.json.tar.gz": "4d761e0f6a86cc63e8f7afc91f6a8f0b",
             },
-            {"train": 500_000, "test": 100_000},
-            {"train": (50, 50), "test": (10, 10)},
-            ((65.00, README),),
-            {"mean": INAT_MEAN, "std": INAT_STD},
-            (
+            pictures={"train": 500_000, "test": 100_000},
+            per_leaf={"train": (50, 50), "test": (10, 10)},
+            published=((65.00, README),),
+            official={"mean": INAT_MEAN, "std": INAT_STD},
+            notes=(
                 "The test pictures are the data set's validation pictures; its own test has no labels.",
                 # docs/official_differences.md, 24
                 "The official code trains with ImageNet's normalisation and evaluates with another.",

@@ -83,10 +83,10 @@ def prepare(
     splits = split_validation(content.pictures, seed)
     counts = collections.Counter(splits)
     prepared = Prepared(
-        str(output),
-        {s: counts[s] for s in SPLITS},
-        dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)),
-        tuple(remarks),
+        output=str(output),
+        pictures={s: counts[s] for s in SPLITS},
+        levels=dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)),
+        remarks=tuple(remarks),
     )
 
     _write(

@@ -110,14 +110,14 @@ def reproduce(
         }
 
     return Reproduction(
-        benchmark.name,
-        len(dataset),
-        benchmark.pictures.get(split),
-        tuple(map(str, checkpoints)),
-        tuple(results),
-        over(statistics.mean),
-        over(statistics.stdev) if len(results) > 1 else None,
-        benchmark.published if split == "test" else (),
+        dataset=benchmark.name,
+        pictures=len(dataset),
+        expected=benchmark.pictures.get(split),
+        checkpoints=tuple(map(str, checkpoints)),
+        results=tuple(results),
+        mean=over(statistics.mean),
+        deviation=over(statistics.stdev) if len(results) > 1 else None,
+        published=benchmark.published if split == "test" else (),
     )
 
 

@@ -43,7 +43,7 @@ def leaf_ids(name: str) -> list[str]:
 def with_names(tree: Taxonomy, level_names: Sequence[Sequence[str] | None]) -> Taxonomy:
     """Return a tree with other names; None keeps a level's."""
     names = tuple(tuple(given or kept) for given, kept in zip(level_names, tree.names, strict=True))
-    return Taxonomy(tree.levels, names, tree.parents, tree.name)
+    return Taxonomy(levels=tree.levels, names=names, parents=tree.parents, name=tree.name)
 
 
 def is_number(tree: Taxonomy, level: int) -> bool:
@@ -98,10 +98,10 @@ def _read(name: str) -> Taxonomy:
                 raise TaxonomyError(f"tree {name}: node {node} of level {levels[depth + 1]!r} has two parents")
 
     return Taxonomy(
-        tuple(levels),
-        tuple(map(tuple, level_names)),
-        tuple(tuple(known[i] for i in range(len(known))) for known in parents),
-        tree["dataset"],
+        levels=tuple(levels),
+        names=tuple(map(tuple, level_names)),
+        parents=tuple(tuple(known[i] for i in range(len(known))) for known in parents),
+        name=tree["dataset"],
     )
 
 

@@ -110,7 +110,7 @@ def export(
         opset = write(trace(graph, batch_size), temporary, outputs, metadata(content), opset)  # type: ignore[operator]
         difference = _compare(graph, content.config, temporary, run, batch_size) if check else None
 
-    return Export(str(output), ("images", "segments"), outputs, opset, difference)
+    return Export(file=str(output), inputs=("images", "segments"), outputs=outputs, opset=opset, difference=difference)
 
 
 def _load_packages(check: bool) -> None:
@@ -153,7 +153,7 @@ def example(config: HCastConfig, batch_size: int, seed: int = 0) -> tuple[Tensor
     coarse = torch.randn(batch_size, config.in_chans, 7, 7, generator=generator)
     images = nn.functional.interpolate(coarse, (size, size), mode="bicubic")
     images = images + 0.1 * torch.randn(images.shape, generator=generator)
-    segments = superpixels.from_normalized(images, config.num_superpixels, config.mean, config.std, config.superpixels)
+    segments = superpixels.segment_images(images, config)
     return images, segments.contiguous()
 
 

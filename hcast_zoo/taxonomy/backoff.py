@@ -65,11 +65,23 @@ def back_off(
     certain = decoded.prefix_probabilities.new_ones(len(depths), 1)
     probabilities = torch.cat([certain, decoded.prefix_probabilities], -1).gather(-1, depths[:, None])[:, 0]
     reasons = [
-        _reason(decoded, taxonomy, row, depth, threshold, require_agreement)
+        _reason(
+            decoded=decoded,
+            taxonomy=taxonomy,
+            row=row,
+            depth=depth,
+            threshold=threshold,
+            require_agreement=require_agreement,
+        )
         for row, depth in enumerate(depths.tolist())
     ]
 
-    return BackedOffPaths(decoded.paths.masked_fill(level >= depths[:, None], UNKNOWN), depths, probabilities, reasons)
+    return BackedOffPaths(
+        paths=decoded.paths.masked_fill(level >= depths[:, None], UNKNOWN),
+        depths=depths,
+        path_probabilities=probabilities,
+        reasons=reasons,
+    )
 
 
 def check_threshold(threshold: float) -> float:

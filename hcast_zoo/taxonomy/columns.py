@@ -101,7 +101,7 @@ def find_columns(columns: Sequence[str], levels: Sequence[str] | None = None, re
     taken.update(found.values())
     if picture in found.values():
         picture = None
-    return Columns(found, picture, split, tuple(c for c in columns if c not in taken))
+    return Columns(levels=found, picture=picture, split=split, unused=tuple(c for c in columns if c not in taken))
 
 
 def is_note(column: str) -> bool:

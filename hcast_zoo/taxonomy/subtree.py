@@ -54,7 +54,11 @@ class Subtree:
         )
         names = tuple(tuple(taxonomy.names[level][index] for index in kept[level]) for level in range(depth))
 
-        return cls(Taxonomy(taxonomy.levels[:depth], names, parents, taxonomy.name), kept[:depth], taxonomy)
+        return cls(
+            Taxonomy(levels=taxonomy.levels[:depth], names=names, parents=parents, name=taxonomy.name),
+            kept[:depth],
+            taxonomy,
+        )
 
     def logits(self, level_logits: Sequence[Tensor]) -> list[Tensor]:
         """Keep the remaining nodes' columns of one (B, C_l) tensor per level."""

@@ -173,14 +173,21 @@ class Trainer:
                     "on_device: expected one process, and superpixels slic or grid, which the accelerator "
                     f"can make; got {self.processes.count} and {config.superpixels}"
                 )
-            return DeviceLoader(train_set, config, settings, self.sampler, self.accelerator.device, mixup)
+            return DeviceLoader(
+                dataset=train_set,
+                config=config,
+                settings=settings,
+                sampler=self.sampler,
+                device=self.accelerator.device,
+                mixup=mixup,
+            )
 
         collate = SuperpixelCollate(
-            config,
-            mixup,
-            settings.paper_exact,
-            None if settings.augments else settings.superpixel_cache,
-            self.accelerator.device,
+            config=config,
+            mixup=mixup,
+            paper_exact=settings.paper_exact,
+            cache=None if settings.augments else settings.superpixel_cache,
+            device=self.accelerator.device,
         )
         return self.accelerator.prepare(
             DataLoader(

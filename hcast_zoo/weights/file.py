@@ -140,7 +140,7 @@ def read(path: str | Path, tensors: bool = True) -> Weights:
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: invalid calibration in the metadata: {clip(error)}") from error
 
-    return Weights(config, taxonomy, state_dict, metadata, calibration)
+    return Weights(config=config, taxonomy=taxonomy, state_dict=state_dict, metadata=metadata, calibration=calibration)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -42,7 +42,15 @@ class HierarchicalClassifier(ImageClassifier):
     ):
         if data_preprocessor is None or isinstance(data_preprocessor, dict):
             data_preprocessor = {"type": "HierarchicalDataPreprocessor", **(data_preprocessor or {})}
-        super().__init__(backbone, neck, head, pretrained, train_cfg, data_preprocessor, init_cfg)
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            pretrained=pretrained,
+            train_cfg=train_cfg,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
         if isinstance(self.head, HierarchicalClsHead) and isinstance(self.backbone, HCast):
             self._check_head(self.backbone, self.head)
         if isinstance(self.data_preprocessor, HierarchicalDataPreprocessor):

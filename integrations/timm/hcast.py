@@ -124,7 +124,12 @@ class TimmHCast(HCast):
         states, segments, assignments = self._forward_stages(x, segments, num_clusters, len(self.stages))
         stages = self.config.head_stages[: len(self.heads)]
         features = tuple(self._pool(self._read(states, stage)) for stage in stages)
-        return HCastOutput(self.forward_heads(features), segments, tuple(assignments), features)
+        return HCastOutput(
+            level_logits=self.forward_heads(features),
+            segments=segments,
+            assignments=tuple(assignments),
+            level_features=features,
+        )
 
     def forward_features(
         self, x: Tensor, segments: Tensor | None = None, num_clusters: Sequence[int] | None = None
@@ -156,7 +161,7 @@ class TimmHCast(HCast):
         """
         c = self.config
         clusters = choose_clusters(num_clusters, c.num_clusters, c.num_superpixels)
-        segments = prepare_segments(x, segments, c.num_superpixels, c.in_chans, c.mean, c.std, c.superpixels)
+        segments = prepare_segments(x, segments, c)
         tokens, valid = embed_superpixels(self.stem(x), segments, self.cls_token, self.pos_embed, c.num_superpixels)
         stages = [self.stages[index] for index in range(last)]  # a slice would be a new module at each call
         passed = run_stages(stages, tokens, valid, clusters, c.mask_empty)

@@ -35,7 +35,13 @@ def to_core(model: HCastForImageClassification, metadata: dict[str, str] | None 
     state = {key: value.detach() for key, value in model.state_dict().items()}
     config = model.config
     calibration = None if config.calibration is None else config.get_calibration()
-    return Weights(config.to_core(), config.get_taxonomy(), state, dict(metadata or {}), calibration)
+    return Weights(
+        config=config.to_core(),
+        taxonomy=config.get_taxonomy(),
+        state_dict=state,
+        metadata=dict(metadata or {}),
+        calibration=calibration,
+    )
 
 
 __all__ = ["from_core", "to_core"]

@@ -25,7 +25,7 @@ def counted(monkeypatch):
 
 
 def direct(images, config=CONFIG):
-    return superpixels.from_normalized(images, config.num_superpixels, config.mean, config.std, config.superpixels)
+    return superpixels.segment_images(images, config)
 
 
 def test_maps_are_the_same_and_made_once(images, counted, tmp_path):
