@@ -24,8 +24,8 @@ def predict(args: argparse.Namespace) -> int:
 
     files, missed = _find(args.pictures)
     if args.files_from:
-        with open(args.files_from, encoding="utf-8", errors="surrogateescape") as names:
-            files += [name for line in names if (name := line.rstrip("\n"))]
+        with open(args.files_from, encoding="utf-8-sig", errors="surrogateescape") as names:
+            files += [name for line in names if (name := line.rstrip("\r\n"))]
         if any("\0" in name for name in files):
             raise ValueError(f"{args.files_from}: expected a text file that names a picture per line, got NUL bytes")
 

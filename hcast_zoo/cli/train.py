@@ -130,23 +130,17 @@ def calibrate(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Train, or go on with a run."""
-    from ..data.readers import PREPARED
     from ..data.splits import write_list
     from ..network.config import HCastConfig
-    from ..taxonomy.tree import Taxonomy
 
     with needs_extra("train", "training runs"):
         from ..training.trainer import Trainer
 
     options = _train_options(args)
+    listing, taxonomy = _list_for_training(options)
+    if not args.recipe and not options.get("paper_exact"):
+        options = _take_recipe_by_size(args, options, len(listing.part(options["train_split"]).pictures))
     settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
-    taxonomy = None
-    prepared = os.path.join(options["data"], "taxonomy.json")
-    if options["taxonomy"]:
-        taxonomy = Taxonomy.load(options["taxonomy"], strict_names=options["strict_names"])
-    elif os.path.exists(os.path.join(options["data"], PREPARED)):
-        taxonomy = Taxonomy.load(prepared)
-    listing = _list_pictures(options, taxonomy, (options["train_split"], options["val_split"]))
     train_set, val_set = _training_sets(listing, taxonomy, options, settings.cache)
     changes = {name: options[name] for name in MODEL_OPTIONS if name in options}
     changes["level_classes"] = train_set.taxonomy.level_classes
@@ -180,6 +174,38 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _list_for_training(options: dict) -> tuple:
+    """Return the pictures to train on and to validate, and the taxonomy that was given, or None."""
+    from ..data.readers import PREPARED
+    from ..taxonomy.tree import Taxonomy
+
+    taxonomy = None
+    if options["taxonomy"]:
+        taxonomy = Taxonomy.load(options["taxonomy"], strict_names=options["strict_names"])
+    elif os.path.exists(os.path.join(options["data"], PREPARED)):
+        taxonomy = Taxonomy.load(os.path.join(options["data"], "taxonomy.json"))
+    return _list_pictures(options, taxonomy, (options["train_split"], options["val_split"])), taxonomy
+
+
+def _take_recipe_by_size(args: argparse.Namespace, options: dict, pictures: int) -> dict:
+    """Return options with the settings of the recipe for a number of pictures where none were given; tell which."""
+    from ..training import recipe
+
+    content = recipe.by_size(pictures)
+    taken = {name: value for name, value in content.settings.items() if not hasattr(args, name)}
+    shown = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in taken.items())
+    _tell(f"recipe {content.name}, for {pictures} training pictures ({content.description}): {shown or 'the defaults'}")
+    if taken:
+        _tell(f"--recipe {' or '.join(n for n in recipe.BY_SIZE if n != content.name)} takes another")
+    return {**options, **taken}
+
+
+def _tell(text: str) -> None:
+    """Print a message, of several processes in the first one alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
+
+
 def _list_pictures(options: dict, taxonomy, wanted: tuple):
     """Return the pictures that ``options`` (``data``, ``levels`` ...) name, with those held out that it asks for."""
     from ..data.readers import read, read_synonyms
@@ -209,13 +235,12 @@ def _training_sets(listing, taxonomy, options: dict, cache: bool) -> tuple:
     val_part = listing.part(options["val_split"])
     val_set = HierarchicalDataset.from_listing(val_part, train_set.taxonomy, cache=cache)
 
-    print(f"{len(train_set)} pictures to train on, {len(val_set)} to validate", file=sys.stderr)
+    _tell(f"{len(train_set)} pictures to train on, {len(val_set)} to validate")
     if few := train_set.few(FEW_PICTURES):
         shown = ", ".join(f"{printable(name)} ({count})" for name, count in few[:8])
-        print(
+        _tell(
             f"note: {len(few)} nodes have fewer than {FEW_PICTURES} training pictures, too few to learn well: "
-            f"{shown}{', ...' if len(few) > 8 else ''}",
-            file=sys.stderr,
+            f"{shown}{', ...' if len(few) > 8 else ''}"
         )
     return train_set, val_set
 

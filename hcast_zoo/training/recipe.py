@@ -39,8 +39,41 @@ class Recipe:
         return {**self.settings, **self.paper_exact} if paper_exact else dict(self.settings)
 
 
+FEW_PICTURES = 2_000  # to train on; with fewer, the small recipe is taken
+MANY_PICTURES = 20_000  # with as many, the paper's
+_GENTLE = {
+    "model": "hcast_small.emoji_art",
+    "mix_prob": 0.0,
+    "random_erasing": 0.0,
+    "batch_size": 32,
+    "lr": 4e-3,
+    "warmup_epochs": 1,
+}
+BY_SIZE = {
+    "small": (
+        "a few hundred pictures: starts from packaged weights, with little augmentation and a fast average",
+        {**_GENTLE, "epochs": 15, "ema_decay": 0.95, "crop_scale": 0.6},
+    ),
+    "medium": (
+        "a few thousand pictures: starts from packaged weights, with moderate augmentation",
+        {**_GENTLE, "epochs": 30, "batch_size": 64, "ema_decay": 0.99, "crop_scale": 0.35, "mix_prob": 0.5},
+    ),
+    "paper": ("tens of thousands of pictures: the settings of the paper, from scratch unless --model is given", {}),
+}
+
+
+def by_size(pictures: int) -> "Recipe":
+    """Return the recipe for a number of training pictures."""
+    name = "small" if pictures < FEW_PICTURES else "medium" if pictures < MANY_PICTURES else "paper"
+    return load(name)
+
+
 def names() -> list[str]:
-    """Return the names of the recipes in the package."""
+    """Return the names of the recipes in the package: by the number of pictures, then the paper's data sets."""
+    return [*BY_SIZE, *_paper_names()]
+
+
+def _paper_names() -> list[str]:
     return sorted(file.name.removesuffix(".json") for file in _folder().iterdir() if file.name.endswith(".json"))
 
 
@@ -50,7 +83,9 @@ def load(source: str) -> Recipe:
     Raises:
         ValueError: if there is none, or the file has other keys than ``description``, ``settings``, ``paper_exact``.
     """
-    if source in names():
+    if source in BY_SIZE:
+        return Recipe(source, *BY_SIZE[source], {})
+    if source in _paper_names():
         text = (_folder() / f"{source}.json").read_text(encoding="utf-8")
     elif Path(source).suffix == ".json" and Path(source).is_file():
         text = Path(source).read_text(encoding="utf-8")

@@ -76,3 +76,10 @@ def test_a_table_trains_without_a_taxonomy(birds, tmp_path, kind, capsys):
     from hcast_zoo.weights import file as weights
 
     assert weights.load(run).taxonomy.levels == ("order", "species")
+
+
+def test_a_list_saved_on_windows_is_read(birds, tmp_path, tiny_weights, capsys):
+    files = [str(file) for file in sorted(birds.rglob("*.png"))[:2]]
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*files, ""]).encode())
+    assert main(["predict", "--files-from", str(tmp_path / "list.txt"), "--model", str(tiny_weights)]) == 0
+    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == files

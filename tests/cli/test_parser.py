@@ -129,7 +129,7 @@ def test_train_resume_and_fine_tune(picture_folder, tmp_path, capsys, tiny_weigh
     assert main(command) == 0  # finished: nothing to do
     assert json.loads(capsys.readouterr().out) == result
     assert main([*command, "--lr", "0.3"]) == 2
-    assert "other settings (lr 0.0005 -> 0.3)" in capsys.readouterr().err
+    assert "other settings (lr 0.004 -> 0.3)" in capsys.readouterr().err
 
 
 def test_convert_and_info(tmp_path, capsys, taxonomy):
@@ -221,7 +221,7 @@ def test_help_imports_nothing_heavy():
     assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
     assert EXPORT_FORMATS == export.EXPORT_FORMATS
     assert DECODERS == decode.DECODERS and FEEDBACK == adapt.FEEDBACK
-    assert set(BENCHMARKS) == set(trees.names()) - {"imagenet"} == set(recipe.names())
+    assert set(BENCHMARKS) == set(trees.names()) - {"imagenet"} == set(recipe.names()) - set(recipe.BY_SIZE)
 
 
 def test_help_needs_no_docstring():

@@ -51,6 +51,8 @@ def test_options_override(capsys):
         "val_split": "val",
         "taxonomy": None,
         "model": "hcast_small",
+        "calibrate": True,
+        **commands.LISTING_DEFAULTS,
     }
     assert not capsys.readouterr().err
 
@@ -72,7 +74,12 @@ def test_a_file_of_ones_own(tmp_path):
 
 def test_commands(capsys, tmp_path):
     assert main(["recipes"]) == 0
-    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == sorted(BENCHMARKS)
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "small",
+        "medium",
+        "paper",
+        *sorted(BENCHMARKS),
+    ]
     assert main(["recipes", "cub"]) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["lr"] == 5e-4
     assert main(["data", "info", "cub"]) == 0
@@ -92,3 +99,14 @@ def test_the_start_is_asked_for(tmp_path, picture_folder, capsys, monkeypatch):
     command = ["train", "--recipe", "cub", "--data", str(picture_folder), "--output", "run"]
     assert main(command) == 2
     assert "hcast-zoo convert CHECKPOINT.pth cast_small.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pictures, name", [(10, "small"), (1999, "small"), (2000, "medium"), (20_000, "paper")])
+def test_the_number_of_pictures_chooses_a_recipe(pictures, name, capsys):
+    args = make_parser().parse_args(["train", "--output", "x", "--data", "d", "--epochs", "3"])
+    found = commands._take_recipe_by_size(args, commands._train_options(args), pictures)
+    assert f"recipe {name}, for {pictures} training pictures" in capsys.readouterr().err
+    assert found["epochs"] == 3  # what is given goes before
+    assert found["model"] == ("hcast_small" if name == "paper" else "hcast_small.emoji_art")
+    TrainConfig(**{f.name: found[f.name] for f in dataclasses.fields(TrainConfig) if f.name in found})
+    assert options("--data", "d", "--recipe", name)["model"] == found["model"]
