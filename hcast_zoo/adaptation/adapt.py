@@ -209,6 +209,9 @@ class _FreeGroup:
             for name, value in self.values.items():
                 value.copy_(self.start[name] + (value - self.start[name]) * (config.radius / distance))
 
+    def copy_values(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.values.items()}
+
     @torch.no_grad()
     def restore(self, values: dict[str, Tensor]) -> None:
         for name, value in self.values.items():
@@ -232,7 +235,7 @@ def _descend(
 
         losses.append(value.item())
         if best is None or losses[-1] < best[0]:
-            best = losses[-1], output.detach(), [{k: v.detach().clone() for k, v in g.values.items()} for g in groups]
+            best = losses[-1], output.detach(), [group.copy_values() for group in groups]
         if step == config.steps:
             break
         tensors = [v for g in groups for v in g.values.values()]
@@ -240,7 +243,11 @@ def _descend(
         # Tensors above the stage where the feedback enters get no gradient.
         gradients = iter(torch.autograd.grad(value, tensors, allow_unused=True))
         for group in groups:
-            mine = [torch.zeros_like(v) if (g := next(gradients)) is None else g for v in group.values.values()]
+            mine = []
+            for tensor in group.values.values():
+                gradient = next(gradients)
+                mine.append(torch.zeros_like(tensor) if gradient is None else gradient)
+
             if not math.isfinite(_norm(mine)):
                 raise AdaptationError(
                     f"the gradient of {group.kind} is not finite after {step} steps; the model is unchanged"
@@ -258,7 +265,8 @@ def _free_group(model: HCast, kind: str, tokens: Tensor) -> _FreeGroup:
         start = {"tokens": torch.zeros_like(tokens)}
         scale = _norm([tokens])
     else:
-        start = {name: p.detach() for name, p in model.named_parameters() if name in _names(model, kind)}
+        names = _names(model, kind)
+        start = {name: p.detach() for name, p in model.named_parameters() if name in names}
         scale = _norm(list(start.values()))
     return _FreeGroup(kind, {k: nn.Parameter(v.clone()) for k, v in start.items()}, start, scale)
 

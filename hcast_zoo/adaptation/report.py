@@ -128,10 +128,9 @@ def draw_sheet(adapted: AdaptedPicture) -> Image.Image:
         if adapted.probability is not None:
             texts.append(f"target {adapted.target}: {adapted.probability[row]:.1%}")
         panels = [(segmentation.view(), texts)]
-        panels += [
-            (visualize.stage_panel(segmentation, stage), [f"segments of stage {stage}"])
-            for stage in range(1, len(segmentation.maps) + 1)
-        ]
+        for stage in range(1, len(segmentation.maps) + 1):
+            panels.append((visualize.stage_panel(segmentation, stage), [f"segments of stage {stage}"]))
+
         columns.append(panels)
 
     return visualize.sheet([*zip(*columns)])

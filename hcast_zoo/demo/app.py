@@ -317,8 +317,8 @@ def _settings(predictor: Predictor) -> list[gr.components.Component]:
             ),
             gr.Slider(0, 1, 0.5 if threshold is None else threshold, label="Probable enough from", elem_id="threshold"),
         ]
-        settings += [
-            gr.Slider(
+        for stage, count in enumerate(clusters, 2):
+            slider = gr.Slider(
                 1,
                 config.num_superpixels,
                 count,
@@ -326,8 +326,7 @@ def _settings(predictor: Predictor) -> list[gr.components.Component]:
                 label=f"Segments at stage {stage}",
                 elem_id=f"clusters-{stage}",
             )
-            for stage, count in enumerate(clusters, 2)
-        ]
+            settings.append(slider)
 
     return settings
 

@@ -83,17 +83,14 @@ def look(predictor: Predictor, file: str | Path) -> Look:
     """
     picture, config = read_picture(file), predictor.model.config
     prediction, output = predictor.answer(picture, str(file))
-    probabilities, own = (
-        [x[0] for x in predictor.node_probabilities(output.level_logits, decoder)]
-        for decoder in (predictor.decoder, "independent")
-    )
+    probabilities = [x[0] for x in predictor.node_probabilities(output.level_logits, predictor.decoder)]
+    own = [x[0] for x in predictor.node_probabilities(output.level_logits, "independent")]
     segmentation = Segmentation.from_output(picture, output, config)
     stages = range(1, len(segmentation.maps) + 1)
-    levels = {
-        stage: [name for name, s in zip(predictor.taxonomy.levels, config.head_stages) if s == stage]
-        for stage in stages
-    }
-    captions = [_caption(stage, len(np.unique(segmentation.maps[stage - 1])), levels[stage]) for stage in stages]
+    captions = []
+    for stage in stages:
+        levels = [name for name, s in zip(predictor.taxonomy.levels, config.head_stages) if s == stage]
+        captions.append(_caption(stage, len(np.unique(segmentation.maps[stage - 1])), levels))
 
     return Look(
         prediction=prediction,

@@ -99,12 +99,10 @@ def claim_folder(folder: Path, files: Sequence[str], settings: dict, processes: 
 
 def write_part(file: Path, predictions: Sequence[Prediction]) -> None:
     """Write a part at once, with the number of pictures that failed in its footer."""
-    columns = {
-        field.name: [
-            None if p.error is not None and field.name != "error" else getattr(p, field.name) for p in predictions
-        ]
-        for field in SCHEMA
-    }
+    columns = {}
+    for name in SCHEMA.names:
+        columns[name] = [getattr(p, name) if p.error is None or name == "error" else None for p in predictions]
+
     columns["file"] = [p.file.encode(errors="replace").decode() for p in predictions]  # parquet's text is UTF-8
     failed = sum(p.error is not None for p in predictions)
     table = pa.table(columns, SCHEMA.with_metadata({"failed": str(failed)}))

@@ -58,11 +58,14 @@ class Prediction:
         """Return plain data for JSON: ``file`` and ``error``, or everything else, ``reason`` with back-off alone."""
         if self.error is not None:
             return {"file": self.file, "error": self.error}
-        return {
-            k: list(v) if isinstance(v, tuple) else v
-            for k, v in dataclasses.asdict(self).items()
-            if k != "error" and (k, v) != ("reason", None)
-        }
+        data = dataclasses.asdict(self)
+        del data["error"]
+        if self.reason is None:
+            del data["reason"]
+        for key in ("path", "probabilities", "runner_up"):
+            data[key] = list(data[key])
+
+        return data
 
 
 class Predictor:
@@ -192,12 +195,14 @@ class Predictor:
         logits = [x.detach().float().cpu() for x in output.level_logits]
         finite = torch.stack([x.isfinite().all(-1) for x in logits]).all(0)
         answers = iter(self.decode([x[finite] for x in logits]) if finite.any() else [])
-        return [
-            dataclasses.replace(next(answers), file=file)
-            if is_finite
-            else Prediction(file, error="the model's answer is not finite")
-            for file, is_finite in zip(files, finite.tolist(), strict=True)
-        ]
+        predictions = []
+        for file, is_finite in zip(files, finite.tolist(), strict=True):
+            if is_finite:
+                predictions.append(dataclasses.replace(next(answers), file=file))
+            else:
+                predictions.append(Prediction(file, error="the model's answer is not finite"))
+
+        return predictions
 
     def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
         """Turn one (B, C_l) tensor of logits per level into B predictions with an empty file name."""
@@ -216,19 +221,20 @@ class Predictor:
             d.runner_up_probabilities.tolist(),
             reasons,
         )
-        names = self.taxonomy.path_names
-        return [
-            Prediction(
+        predictions = []
+        for path, levels, probability, second, second_probability, reason in rows:
+            prediction = Prediction(
                 file="",
-                path=names(path),
+                path=self.taxonomy.path_names(path),
                 probabilities=tuple(p for p, node in zip(levels, path) if node != UNKNOWN),
                 path_probability=probability,
-                runner_up=names(second),
+                runner_up=self.taxonomy.path_names(second),
                 runner_up_probability=second_probability,
                 reason=reason,
             )
-            for path, levels, probability, second, second_probability, reason in rows
-        ]
+            predictions.append(prediction)
+
+        return predictions
 
     def node_probabilities(self, level_logits: Sequence[Tensor], decoder: str | None = None) -> tuple[Tensor, ...]:
         """Return the (B, C_l) probability of every node of each level; see :func:`decode.node_probabilities`."""

@@ -207,9 +207,13 @@ def _check_counts(benchmark: Benchmark, content: Content, partial: bool) -> None
                     f"{leaves[split][leaf]}: {hint}"
                 )
 
-    if empty := [
-        name for leaf, name in enumerate(content.taxonomy.names[-1]) for split in leaves if not leaves[split][leaf]
-    ]:
+    empty = []
+    for leaf, name in enumerate(content.taxonomy.names[-1]):
+        for counts in leaves.values():
+            if not counts[leaf]:
+                empty.append(name)
+
+    if empty:
         raise DataError(f"{benchmark.title}: {len(empty)} classes without a picture, such as {empty[0]}: {hint}")
 
 
@@ -227,17 +231,14 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
-        problems = [
-            p
-            for p in tqdm(
-                pool.map(problem, pictures),
-                "check",
-                len(pictures),
-                unit="picture",
-                disable=not progress or not sys.stderr.isatty(),
-            )
-            if p
-        ]
+        found = tqdm(
+            pool.map(problem, pictures),
+            "check",
+            len(pictures),
+            unit="picture",
+            disable=not progress or not sys.stderr.isatty(),
+        )
+        problems = [text for text in found if text]
 
     if problems:
         raise DataError(

@@ -69,10 +69,11 @@ def read_cub(roots: Sequence[Path], tree: Taxonomy) -> Content:
 
     if wrong := [i for i in images if splits[i] not in ("0", "1")]:
         raise DataError(f"{files[3]}: expected 1 for training or 0 for test, got {splits[wrong[0]]!r}")
-    pictures = [
-        Picture(root / "images" / name, int(labels[i]) - 1, "train" if splits[i] == "1" else "test")
-        for i, name in images.items()
-    ]
+    pictures = []
+    for i, name in images.items():
+        split = "train" if splits[i] == "1" else "test"
+        pictures.append(Picture(root / "images" / name, int(labels[i]) - 1, split))
+
     return Content(pictures, tree)
 
 
@@ -145,11 +146,11 @@ def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], 
         )
 
     index = {name: i for i, name in enumerate(leaf_ids)}
-    pictures += [
-        Picture(val / f"{image}.JPEG", index[name], "test")
-        for image, name in labels.items()
-        if name in index and (not partial or (val / f"{image}.JPEG").exists())
-    ]
+    for image, name in labels.items():
+        file = val / f"{image}.JPEG"
+        if name in index and (not partial or file.exists()):
+            pictures.append(Picture(file, index[name], "test"))
+
     return Content(pictures, tree)
 
 
@@ -297,11 +298,9 @@ def _name_nodes(tree: Taxonomy, level: int, given: Collection[tuple[int, str]], 
         called.setdefault(tree.paths[leaf][level], set()).add(name)
     names = [" / ".join(sorted(called[i])) if i in called else kept for i, kept in enumerate(tree.names[level])]
     word = tree.levels[level]
-    remarks += [
-        f"{word} {i} of the tree has several names in the data set: {names[i]}"
-        for i, own in called.items()
-        if len(own) > 1
-    ]
+    for i, own in called.items():
+        if len(own) > 1:
+            remarks.append(f"{word} {i} of the tree has several names in the data set: {names[i]}")
 
     for name in sorted(name for name, count in collections.Counter(names).items() if count > 1):
         same = [i for i, other in enumerate(names) if other == name]

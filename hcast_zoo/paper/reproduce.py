@@ -105,9 +105,13 @@ def reproduce(
         )
 
     def over(function) -> dict[str, dict[str, float]]:
-        return {
-            mode: {name: function([r[mode][name] for r in results]) for name in results[0][mode]} for mode in results[0]
-        }
+        table: dict[str, dict[str, float]] = {}
+        for mode, metrics in results[0].items():
+            table[mode] = {}
+            for name in metrics:
+                table[mode][name] = function([result[mode][name] for result in results])
+
+        return table
 
     return Reproduction(
         dataset=benchmark.name,

@@ -63,16 +63,18 @@ class SegmentedPicture:
 
     def to_dict(self) -> dict:
         """Return plain data for JSON: the prediction, and facts about every level and stage."""
-        levels = [
-            {
-                "level": r.level,
-                "stage": r.stage,
-                "node": r.node,
-                "probability": r.probability,
-                "shares": r.shares.tolist(),
-            }
-            for r in self.readings
-        ]
+        levels = []
+        for reading in self.readings:
+            levels.append(
+                {
+                    "level": reading.level,
+                    "stage": reading.stage,
+                    "node": reading.node,
+                    "probability": reading.probability,
+                    "shares": reading.shares.tolist(),
+                }
+            )
+
         return {
             **self.prediction.to_dict(),
             "agreement": self.agreement,
@@ -101,29 +103,24 @@ def segment_picture(predictor: Predictor, file: str | Path) -> SegmentedPicture:
     images = predictor.transform(picture)[None].to(predictor.device)
     _, explanation = explain_levels(model, images, output.segments, targets=targets, num_clusters=clusters)
     maps = focus_map(explanation.focus, output.segments)[0].cpu().numpy()
-    readings = tuple(
-        Reading(
+    path = (*prediction.path, *[None] * ended)
+    probabilities = (*prediction.probabilities, *[None] * ended)
+    readings = []
+    for index, level in enumerate(predictor.taxonomy.levels):
+        reading = Reading(
             level=level,
-            stage=stage,
-            node=node,
-            probability=probability,
-            shares=share[0].cpu().numpy(),
-            focus=focus,
+            stage=model.config.head_stages[index],
+            node=path[index],
+            probability=probabilities[index],
+            shares=explanation.shares[index][0].cpu().numpy(),
+            focus=maps[index],
         )
-        for level, stage, node, probability, share, focus in zip(
-            predictor.taxonomy.levels,
-            model.config.head_stages,
-            (*prediction.path, *[None] * ended),
-            (*prediction.probabilities, *[None] * ended),
-            explanation.shares,
-            maps,
-        )
-    )
+        readings.append(reading)
 
     return SegmentedPicture(
         prediction=prediction,
         segmentation=Segmentation.from_output(picture, output, model.config),
-        readings=readings,
+        readings=tuple(readings),
         agreement=agreement(explanation.focus).item(),
     )
 

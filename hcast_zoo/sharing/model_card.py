@@ -101,11 +101,9 @@ def render(
     text = {key: plain(value) for key, value in content.metadata.items()}
     name = content.metadata.get("name") or name or repo or "H-CAST"
     config, taxonomy = content.config, content.taxonomy
-    levels = (
-        [f"{plain(level)} ({classes})" for level, classes in zip(taxonomy.levels, config.level_classes)]
-        if taxonomy
-        else list(map(str, config.level_classes))
-    )
+    levels = [str(classes) for classes in config.level_classes]
+    if taxonomy:
+        levels = [f"{plain(level)} ({classes})" for level, classes in zip(taxonomy.levels, levels)]
 
     data = ModelCardData(
         license=text.get("license", "other").lower(),
@@ -151,12 +149,13 @@ def record(path: str | Path, source: str, evaluation: Evaluation) -> None:
         evaluation: What was measured.
     """
     path = Path(path)
-    kept = [
-        e
-        for e in read_evaluations(path.with_suffix(".json"))
-        if e.sha256 == evaluation.sha256 and (e.data, e.split) != (evaluation.data, evaluation.split)
-    ]
-    evaluations = [*kept, evaluation]
+    evaluations = []
+    for other in read_evaluations(path.with_suffix(".json")):
+        same_split = (other.data, other.split) == (evaluation.data, evaluation.split)
+        if other.sha256 == evaluation.sha256 and not same_split:
+            evaluations.append(other)
+
+    evaluations.append(evaluation)
     text = render(weights.load(source), evaluations, path.stem)
     write_whole(path.with_suffix(".json"), json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
     write_whole(path, text)
@@ -204,8 +203,9 @@ def code_version() -> str:
 
 def _hub_results(evaluation: Evaluation) -> list[EvalResult]:
     mode, values = next(iter(evaluation.results.items()))
-    return [
-        EvalResult(
+    results = []
+    for column, (metric, value) in zip(evaluation.columns, values.items()):
+        result = EvalResult(
             task_type="image-classification",
             dataset_type=_slug(evaluation.data),
             dataset_name=plain(evaluation.data),
@@ -214,8 +214,9 @@ def _hub_results(evaluation: Evaluation) -> list[EvalResult]:
             metric_name=f"{column} ({mode})",
             metric_value=round(value, 2),
         )
-        for column, (metric, value) in zip(evaluation.columns, values.items())
-    ]
+        results.append(result)
+
+    return results
 
 
 def plain(text: str) -> str:

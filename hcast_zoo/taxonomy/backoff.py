@@ -64,8 +64,9 @@ def back_off(
     level = torch.arange(decoded.paths.shape[1], device=depths.device)
     certain = decoded.prefix_probabilities.new_ones(len(depths), 1)
     probabilities = torch.cat([certain, decoded.prefix_probabilities], -1).gather(-1, depths[:, None])[:, 0]
-    reasons = [
-        _reason(
+    reasons = []
+    for row, depth in enumerate(depths.tolist()):
+        reason = _reason(
             decoded=decoded,
             taxonomy=taxonomy,
             row=row,
@@ -73,8 +74,7 @@ def back_off(
             threshold=threshold,
             require_agreement=require_agreement,
         )
-        for row, depth in enumerate(depths.tolist())
-    ]
+        reasons.append(reason)
 
     return BackedOffPaths(
         paths=decoded.paths.masked_fill(level >= depths[:, None], UNKNOWN),

@@ -237,7 +237,10 @@ def _decode_within(
 
 def _gather(log_probs: Sequence[Tensor], paths: Tensor) -> Tensor:
     """Return (B, P, L) log-probabilities of the nodes of each path; 0 where a path has ended."""
-    columns = [x[:, path.clamp(min=0)].masked_fill(path == UNKNOWN, 0.0) for x, path in zip(log_probs, paths.T)]
+    columns = []
+    for x, path in zip(log_probs, paths.T):
+        columns.append(x[:, path.clamp(min=0)].masked_fill(path == UNKNOWN, 0.0))
+
     return torch.stack(columns, -1)
 
 
@@ -285,14 +288,20 @@ def _independent(log_probs: Sequence[Tensor]) -> DecodedPaths:
 
 
 def _level_probabilities(log_probs: Sequence[Tensor], chosen: Tensor) -> Tensor:
-    columns = [x.gather(-1, c.clamp(min=0)[:, None])[:, 0].exp() for x, c in zip(log_probs, chosen.T)]
+    columns = []
+    for x, node in zip(log_probs, chosen.T):
+        columns.append(x.gather(-1, node.clamp(min=0)[:, None])[:, 0].exp())
+
     return torch.stack(columns, -1).masked_fill(chosen == UNKNOWN, torch.nan)
 
 
 def _prefix_probabilities(probabilities: Tensor, paths: Tensor, best: Tensor) -> Tensor:
     """Sum the (B, P) probabilities of the paths that share the chosen path's node at each level."""
     chosen = paths[best]  # [B, L]
-    columns = [torch.where(path == node[:, None], probabilities, 0.0).sum(-1) for path, node in zip(paths.T, chosen.T)]
+    columns = []
+    for path, node in zip(paths.T, chosen.T):
+        columns.append(torch.where(path == node[:, None], probabilities, 0.0).sum(-1))
+
     return torch.stack(columns, -1).clamp(max=1).masked_fill(chosen == UNKNOWN, torch.nan)
 
 

@@ -48,17 +48,17 @@ class Subtree:
         kept = tuple(tuple(sorted(set(nodes) - {UNKNOWN})) for nodes in zip(*paths))
         depth = sum(map(bool, kept))  # a path has no gaps, so the levels without a node are the finest ones
         position = [{index: i for i, index in enumerate(nodes)} for nodes in kept]
-        parents = tuple(
-            tuple(position[level][taxonomy.parents[level][index]] for index in kept[level + 1])
-            for level in range(depth - 1)
-        )
-        names = tuple(tuple(taxonomy.names[level][index] for index in kept[level]) for level in range(depth))
+        names, parents = [], []
+        for level in range(depth):
+            names.append(tuple(taxonomy.names[level][index] for index in kept[level]))
+            if level > 0:
+                above, new_index = taxonomy.parents[level - 1], position[level - 1]
+                parents.append(tuple(new_index[above[index]] for index in kept[level]))
 
-        return cls(
-            Taxonomy(levels=taxonomy.levels[:depth], names=names, parents=parents, name=taxonomy.name),
-            kept[:depth],
-            taxonomy,
+        subtree = Taxonomy(
+            levels=taxonomy.levels[:depth], names=tuple(names), parents=tuple(parents), name=taxonomy.name
         )
+        return cls(subtree, kept[:depth], taxonomy)
 
     def logits(self, level_logits: Sequence[Tensor]) -> list[Tensor]:
         """Keep the remaining nodes' columns of one (B, C_l) tensor per level."""
@@ -66,10 +66,11 @@ class Subtree:
 
     def whole_paths(self, paths: Tensor) -> Tensor:
         """Turn (B, l) int64 paths of the subtree into (B, L) paths of the whole taxonomy."""
-        columns = [
-            torch.tensor((*kept, UNKNOWN), device=paths.device)[column]  # -1 takes the last
-            for column, kept in zip(paths.T, self.kept)
-        ]
+        columns = []
+        for column, kept in zip(paths.T, self.kept):
+            whole = torch.tensor((*kept, UNKNOWN), device=paths.device)
+            columns.append(whole[column])  # -1 takes the last entry, which is unknown
+
         return self.widen(torch.stack(columns, -1), UNKNOWN)
 
     def widen(self, values: Tensor, fill: float) -> Tensor:

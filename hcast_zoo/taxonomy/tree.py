@@ -257,18 +257,19 @@ class Taxonomy:
 
     @functools.cached_property
     def paths(self) -> tuple[tuple[int, ...], ...]:
-        """One path a leaf: node index of each level, coarse to fine; -1 below a shallow leaf.
+        """One path per leaf: node index of each level, coarse to fine; -1 below a shallow leaf.
 
         Leaves of the finest level come first, in their order, so that path i is finest node i.
         """
         last = len(self.levels) - 1
         with_children = [set(p) for p in self.parents] + [set()]
-        return tuple(
-            self.path_to(level, index)
-            for level in range(last, -1, -1)
-            for index in range(len(self.names[level]))
-            if index not in with_children[level]
-        )
+        paths = []
+        for level in range(last, -1, -1):
+            for index in range(len(self.names[level])):
+                if index not in with_children[level]:
+                    paths.append(self.path_to(level, index))
+
+        return tuple(paths)
 
     def path_to(self, level: int, index: int) -> tuple[int, ...]:
         """Return the node indices from the coarsest level to a node, -1 at finer levels.

@@ -208,16 +208,14 @@ def check(weights: Weights) -> HCast:
     expected, given = model.state_dict(), weights.state_dict
     problems = [f"no {k}" for k in expected if k not in given]
     problems += [f"unknown {clip(k)}" for k in given if k not in expected]
-    problems += [
-        f"{k} is {brief(tuple(given[k].shape))}, not {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in given and given[k].shape != v.shape
-    ]
-    problems += [
-        f"{k} is {given[k].dtype}, not a kind of {v.dtype}"
-        for k, v in expected.items()
-        if k in given and given[k].is_floating_point() != v.is_floating_point()
-    ]
+    for key, tensor in expected.items():
+        if key in given and given[key].shape != tensor.shape:
+            problems.append(f"{key} is {brief(tuple(given[key].shape))}, not {tuple(tensor.shape)}")
+
+    for key, tensor in expected.items():
+        if key in given and given[key].is_floating_point() != tensor.is_floating_point():
+            problems.append(f"{key} is {given[key].dtype}, not a kind of {tensor.dtype}")
+
     if problems:
         raise WeightsError(f"weights of another model, {len(problems)} differences: {'; '.join(problems[:5])}")
 

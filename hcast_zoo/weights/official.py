@@ -62,11 +62,12 @@ def convert_official(
         raise ValueError(f"not an official H-CAST checkpoint: {len(unknown)} unknown keys, such as {unknown[:5]}")
     expected = {k: v.shape for k, v in HCast(config, device="meta").state_dict().items()}
     problems = [f"missing {k}" for k in expected if k not in converted]
-    problems += [
-        f"{k}: expected {tuple(expected[k])}, got {tuple(v.shape)}" if k in expected else f"left over {k}"
-        for k, v in converted.items()
-        if expected.get(k) != v.shape
-    ]
+    for key, tensor in converted.items():
+        if key not in expected:
+            problems.append(f"left over {key}")
+        elif expected[key] != tensor.shape:
+            problems.append(f"{key}: expected {tuple(expected[key])}, got {tuple(tensor.shape)}")
+
     if problems:
         raise ValueError(f"checkpoint does not fit {len(expected)} expected tensors: " + "; ".join(problems[:8]))
 

@@ -74,14 +74,14 @@ class HierarchicalDataset(BaseDataset):
     def _file_rows(self) -> list[dict]:
         dataset = core.HierarchicalDataset.load(Path(self.ann_file).expanduser(), self.taxonomy, self.split)
         self.taxonomy = dataset.taxonomy
-        return [
-            self._row(
-                "img_bytes" if isinstance(picture, bytes) else "img_path",
-                picture if isinstance(picture, bytes) else str(picture),
-                labels,
-            )
-            for picture, labels in zip(dataset.pictures, dataset.labels.tolist())
-        ]
+        rows = []
+        for picture, labels in zip(dataset.pictures, dataset.labels.tolist()):
+            if isinstance(picture, bytes):
+                rows.append(self._row("img_bytes", picture, labels))
+            else:
+                rows.append(self._row("img_path", str(picture), labels))
+
+        return rows
 
     def _wrapped_rows(self) -> list[dict]:
         dataset = DATASETS.build(dict(self.source))

@@ -55,11 +55,12 @@ def generate() -> dict[str, str]:
         RemoteCodeError: if a module imports something of hcast_zoo that is not among the files.
     """
     packages = [*((f"hcast_zoo.{room}", modules) for room, modules in CORE.items()), (__package__, MODULES)]
-    sources = {
-        module: importlib.resources.files(package).joinpath(f"{module}.py").read_text(encoding="utf-8")
-        for package, modules in packages
-        for module in modules
-    }
+    sources = {}
+    for package, modules in packages:
+        folder = importlib.resources.files(package)
+        for module in modules:
+            sources[module] = folder.joinpath(f"{module}.py").read_text(encoding="utf-8")
+
     files = {f"{module}.py": HEADER + flatten(source) for module, source in sources.items()}
     for name, source in files.items():
         check_self_contained(name, source)
