@@ -1,6 +1,8 @@
 """HCastConfig: everything that defines an H-CAST network and its preprocessing, as frozen plain data."""
 
 import dataclasses
+import re
+from collections.abc import Callable
 from typing import Any
 
 from ..common.text import brief, clip
@@ -11,6 +13,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CELL_SIZE = 8  # pixels: the stem's stride, so one token cell covers 8x8 pixels
 SUPERPIXELS = ("seeds", "slic", "grid")  # methods to compute them
 NUM_STAGES = 4
+STEM = re.compile(r"conv|timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # a name that timm knows: no Hub, no folder
+GROUPINGS = ("tokens", "descriptor")
+TOKEN_POOLINGS = ("top_left", "area")
 MAX_LEVELS = 100  # the same as for a taxonomy
 MAX_CLASSES = 100_000_000
 MAX_NUMBER = 1e9  # bound for float fields; also rejects inf and nan
@@ -48,6 +53,15 @@ class HCastConfig:
         std: Channel deviations of the normalisation.
         interpolation: Resize filter of the preprocessing (``"bicubic"``, ``"bilinear"``).
         crop_pct: Centre crop as a fraction of the resized picture's short side, in [0.05, 1].
+        stem: ``"conv"``, the paper's; or ``"timm:NAME"``, a timm model whose features become the tokens.
+        stem_strides: Strides of that model's feature maps which tokens are made of, by default
+            ``(8, 16, 32)``; empty for the paper's stem.
+        stem_final: Also take the features that the timm model's classifier reads (with ``conv_head`` in EfficientNets).
+        grouping: What pooling compares to form clusters: ``"tokens"``, as in the paper, or ``"descriptor"``: colours
+            and the stem's features of strides 2 and 4, which follow edges. Tokens are averaged either way.
+        token_pooling: How a token takes its features from cells: ``"top_left"``, a cell belongs to the superpixel of
+            its top-left pixel, as in the paper; or ``"area"``, each pixel counts. With a timm stem always ``"area"``.
+        feature_stride: Pixels between features of the paper's stem: 8, or 4 for a finer grid that costs four times.
 
     Raises:
         ValueError: if a field is out of range or fields disagree; the message names the field.
@@ -75,12 +89,22 @@ class HCastConfig:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
+    stem: str = "conv"
+    stem_strides: tuple[int, ...] = ()
+    stem_final: bool = False
+    grouping: str = "tokens"
+    token_pooling: str = "top_left"
+    feature_stride: int = CELL_SIZE
 
     def __post_init__(self):
         for field in dataclasses.fields(self):  # JSON gives lists; keep the config hashable
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
+        if isinstance(self.stem, str) and self.stem != "conv":
+            if not self.stem_strides and not self.stem_final:
+                object.__setattr__(self, "stem_strides", (8, 16, 32))
+            object.__setattr__(self, "token_pooling", "area")
         if self.head_stages is None and isinstance(self.level_classes, tuple):
             object.__setattr__(self, "head_stages", default_head_stages(len(self.level_classes)))
         self._validate()
@@ -98,7 +122,7 @@ class HCastConfig:
             "level_classes",
             f"at least one level and at most {MAX_LEVELS}, each with 1 class or more",
         )
-        for field in ("last_pool", "mask_empty"):
+        for field in ("last_pool", "mask_empty", "stem_final"):
             check(type(getattr(self, field)) is bool, field, "true or false")
 
         for field in ("image_size", "in_chans", "embed_dim", "num_heads", "pool_heads", "num_superpixels"):
@@ -149,6 +173,8 @@ class HCastConfig:
         # A tiny crop would resize the picture to a size that fits no memory.
         check(is_number(self.crop_pct) and 0.05 <= self.crop_pct <= 1, "crop_pct", "a fraction in [0.05, 1]")
 
+        self._validate_stem(check)
+
         for field in ("mean", "std"):
             value = getattr(self, field)
             check(
@@ -161,12 +187,35 @@ class HCastConfig:
         check(all(s >= 1e-6 for s in self.std), "std", "positive values, from 1e-6 on")
         check_config(self)
 
+    def _validate_stem(self, check: Callable[[bool, str, str], None]) -> None:
+        check(
+            isinstance(self.stem, str) and STEM.fullmatch(self.stem) is not None,
+            "stem",
+            "'conv', or 'timm:NAME' with the name of a timm model, such as timm:efficientnet_lite0",
+        )
+        strides = self.stem_strides
+        check(
+            isinstance(strides, tuple) and all(type(s) is int and 1 <= s <= 64 for s in strides),
+            "stem_strides",
+            "strides from 1 to 64 pixels, such as (8, 16, 32)",
+        )
+
+        check(self.grouping in GROUPINGS, "grouping", "'tokens' or 'descriptor'")
+        check(self.token_pooling in TOKEN_POOLINGS, "token_pooling", "'top_left' or 'area'")
+        check(self.feature_stride in (4, CELL_SIZE), "feature_stride", "4 or 8 pixels")
+
+        if self.stem == "conv":
+            check(not strides and not self.stem_final, "stem_strides", "none with the stem 'conv', nor stem_final")
+        else:
+            check(self.feature_stride == CELL_SIZE, "feature_stride", "8 with a timm stem: say stem_strides")
+
     @classmethod
     def from_variant(cls, name: str, **overrides: Any) -> "HCastConfig":
         """Return the config of a named variant.
 
         Args:
-            name: One of ``VARIANTS``: ``hcast_tiny``, ``hcast_small``, ``hcast_small_deep``, ``hcast_base``.
+            name: One of ``VARIANTS``: ``hcast_tiny``, ``hcast_small``, ``hcast_small_deep``, ``hcast_base``,
+                ``hcast_lite``, ``hcast_lite_384``.
             overrides: Fields to change, e.g. ``level_classes=(13, 38, 200)``.
 
         Raises:
@@ -235,10 +284,24 @@ def check_clusters(num_clusters: tuple[int, ...] | list[int], num_superpixels: i
     return tuple(num_clusters)
 
 
+LITE: dict = dict(
+    stem="timm:efficientnet_lite0",
+    stem_strides=(8, 16, 32),
+    stem_final=True,
+    grouping="descriptor",
+    token_pooling="area",
+    mask_empty=True,
+    mean=(127 / 255,) * 3,
+    std=(128 / 255,) * 3,
+)
 VARIANTS: dict[str, dict] = {
     # 12 heads of 32 are the official choice for 384 channels (DeiT-S has 6); tiny is ours.
     "hcast_tiny": dict(embed_dim=192, num_heads=6),
     "hcast_small": dict(embed_dim=384, num_heads=12),
     "hcast_small_deep": dict(embed_dim=384, num_heads=12, depths=(6, 3, 3, 3)),
     "hcast_base": dict(embed_dim=768, num_heads=12),
+    # Ours: tokens of EfficientNet-Lite0, 3.4 M parameters without its classifier. 384 wide, the blocks are fewer and
+    # narrower, so that the whole network is 19 M parameters.
+    "hcast_lite": dict(embed_dim=192, num_heads=6, **LITE),
+    "hcast_lite_384": dict(embed_dim=384, num_heads=12, depths=(1, 2, 2, 1), mlp_ratio=2.0, **LITE),
 }

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import Attention, masked_mean
+from .stems import Carried
 
 ASSIGN_SCALE = 5.0  # from cosine similarities to logits; fixed, not learned (docs/official_differences.md, 15)
 # Points closer than this (squared distance over the image's largest squared norm) count as one: copies of a token
@@ -22,13 +23,15 @@ class PoolingOutput:
         tokens: (B, 1 + M, C) class token and clusters, the input of the next stage.
         assignment: (B, N, M) probability that a token belongs to a cluster; rows sum to 1.
         indices: (B, M) int64 tokens chosen as cluster centres.
-        node_features: (B, N, C) features that similarity is computed on.
+        node_features: (B, N, C) features the similarity is computed on; (B, N, D) where a descriptor is compared.
+        carried: What the clusters carry, where tokens carry something.
     """
 
     tokens: Tensor
     assignment: Tensor
     indices: Tensor
     node_features: Tensor
+    carried: Carried | None = None
 
 
 @torch.no_grad()
@@ -96,21 +99,29 @@ class GraphPooling(nn.Module):
 
     ``Z_l = Z_init + MLP(P^T Z_(l-1) / P^T 1)``
 
+    With ``grouping="descriptor"`` centres are sampled and tokens assigned by a descriptor that tokens carry; the
+    equation stays.
+
     Source: paper equation 1; official graph_pool.py:66-187 (docs/official_differences.md, 11, 15, 16, 17).
     """
 
     projection_class = CentroidProjection
 
-    def __init__(self, dim: int, num_heads: int = 12, drop_rate: float = 0.1, **dd):
+    def __init__(self, dim: int, num_heads: int = 12, drop_rate: float = 0.1, grouping: str = "tokens", **dd):
         super().__init__()
-        self.centroid_fc = self.projection_class(dim, num_heads, **dd)
+        self.centroid_fc = self.projection_class(dim, num_heads, **dd) if grouping == "tokens" else None
         self.fc1 = nn.Sequential(
             nn.LayerNorm(dim, **dd), nn.Linear(dim, 4 * dim, **dd), nn.GELU(), nn.Dropout(drop_rate)
         )
         self.fc2 = nn.Sequential(nn.LayerNorm(4 * dim, **dd), nn.Linear(4 * dim, dim, **dd))
 
     def forward(
-        self, tokens: Tensor, num_clusters: int, valid: Tensor | None = None, mask_empty: bool = False
+        self,
+        tokens: Tensor,
+        num_clusters: int,
+        valid: Tensor | None = None,
+        mask_empty: bool = False,
+        carried: Carried | None = None,
     ) -> PoolingOutput:
         """Pool.
 
@@ -118,16 +129,23 @@ class GraphPooling(nn.Module):
             tokens: (B, 1 + N, C), class token first.
             num_clusters: M.
             valid: (B, N) bool, False for tokens without pixels, which are never centres.
-            mask_empty: Also leave those tokens out of attention and averages.
+            mask_empty: Leave those tokens out of attention and averages too.
+            carried: What the tokens carry, if anything; a descriptor if that is compared.
         """
         cls, nodes = tokens[:, :1], tokens[:, 1:]
+        before = None if carried is None else carried.seed()
         mask = valid if mask_empty else None
-        node_features = self.centroid_fc(nodes, mask)
-        indices = farthest_point_sampling(nodes, num_clusters, valid)
+        if self.centroid_fc is None:
+            assert carried is not None and carried.descriptor is not None
+            node_features = compared = carried.descriptor
+        else:
+            node_features, compared = self.centroid_fc(nodes, mask), nodes
+        indices = farthest_point_sampling(compared, num_clusters, valid)
         gather = indices[..., None].expand(-1, -1, nodes.shape[-1])  # [B, M, C]
 
         unit = F.normalize(node_features, dim=-1)
-        assignment = (ASSIGN_SCALE * unit @ unit.gather(1, gather).transpose(1, 2)).softmax(-1)  # [B, N, M]
+        centres = unit.gather(1, indices[..., None].expand(-1, -1, unit.shape[-1]))  # [B, M, C]
+        assignment = (ASSIGN_SCALE * unit @ centres.transpose(1, 2)).softmax(-1).to(tokens.dtype)  # [B, N, M]
         weight = assignment if mask is None else assignment * mask[..., None].to(assignment.dtype)
 
         hidden = self.fc1(tokens)  # [B, 1 + N, 4C]
@@ -137,11 +155,20 @@ class GraphPooling(nn.Module):
         update = self.fc2(torch.cat([hidden[:, :1], average], 1))  # [B, 1 + M, C]
         tokens = update + torch.cat([cls, nodes.gather(1, gather)], 1)
 
-        return PoolingOutput(tokens=tokens, assignment=assignment, indices=indices, node_features=node_features)
+        if carried is not None:
+            carried = carried.pool(weight)
+            if carried.evidence is not None:
+                # A stage's class token starts from what its own tokens say.
+                tokens = torch.cat([tokens[:, :1] + carried.seed() - before, tokens[:, 1:]], 1)
+
+        return PoolingOutput(
+            tokens=tokens, assignment=assignment, indices=indices, node_features=node_features, carried=carried
+        )
 
     def init_weights(self) -> None:
         """Initialise with PyTorch's defaults, as the official code does (built after the blocks' init)."""
         for m in self.modules():
             if isinstance(m, (nn.Linear, nn.LayerNorm)):
                 m.reset_parameters()
-        self.centroid_fc.init_bias()
+        if self.centroid_fc is not None:
+            self.centroid_fc.init_bias()

@@ -45,14 +45,14 @@ class ConvNorm(nn.Module):
 class ConvStem(nn.Sequential):
     """Embed an image in a grid of features, one for each cell of 8x8 pixels.
 
-    Shape: (B, in_chans, H, W) -> (B, C, ceil(H / 8), ceil(W / 8)).
+    Shape: (B, in_chans, H, W) -> (B, C, ceil(H / 8), ceil(W / 8)); with ``stride`` 4, twice as many each way.
 
     Source: official modules.py:47-92.
     """
 
-    def __init__(self, in_chans: int, embed_dim: int, **dd):
+    def __init__(self, in_chans: int, embed_dim: int, stride: int = 8, **dd):
         widths = (in_chans, embed_dim // 8, embed_dim // 4, embed_dim // 2, embed_dim)
-        layers = [ConvNorm(i, o, stride, **dd) for i, o, stride in zip(widths, widths[1:], (2, 2, 2, 1))]
+        layers = [ConvNorm(i, o, stride, **dd) for i, o, stride in zip(widths, widths[1:], (2, 2, stride // 4, 1))]
         super().__init__(*layers, nn.Conv2d(embed_dim, embed_dim, 1, **dd))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,6 +61,17 @@ class ConvStem(nn.Sequential):
         if not is_vmapped(x):  # torch.vmap knows no such layout
             x = x.contiguous(memory_format=torch.channels_last)
         return super().forward(x)
+
+    def maps(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the features as a list of one, and the maps of the first two convolutions (strides 2 and 4)."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        early = []
+        for layer in list(self)[:2]:
+            x = layer(x)
+            early.append(x)
+        for layer in list(self)[2:]:
+            x = layer(x)
+        return [x], early
 
 
 class Attention(nn.Module):

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from .config import CELL_SIZE, NUM_STAGES, HCastConfig, check_clusters
 from .graph_pooling import GraphPooling
 from .layers import Block, ConvStem, init_block_weights
+from .stems import Carried, PretrainedStem, SuperpixelMeans, area_means, describe, weighted_mean
 from .superpixels import prepare_segments
 
 
@@ -84,7 +85,9 @@ class Stage(nn.Module):
         )
         self.pool = None
         if index < NUM_STAGES - 1 or config.last_pool:
-            self.pool = self.pooling_class(config.embed_dim, config.pool_heads, config.pool_drop_rate, **dd)
+            self.pool = self.pooling_class(
+                config.embed_dim, config.pool_heads, config.pool_drop_rate, config.grouping, **dd
+            )
 
     def forward(
         self, tokens: Tensor, valid: Tensor | None, need_weights: bool = False
@@ -136,6 +139,7 @@ def run_stages(
     *,
     need_weights: bool = False,
     pool_last: bool = False,
+    carried: Carried | None = None,
 ) -> StagePass:
     """Run stages, each on what the one before has pooled.
 
@@ -147,6 +151,7 @@ def run_stages(
         mask_empty: See :class:`HCastConfig`.
         need_weights: Return attention probabilities.
         pool_last: Also run the last stage's pooling, if it has one.
+        carried: What the superpixels carry beside their features, if anything.
     """
     stages = list(stages)
     passed = StagePass()
@@ -158,7 +163,9 @@ def run_stages(
         passed.attentions += weights
 
         if stage.pool is not None and (pool_last or stage is not stages[-1]):
-            pooled = stage.pool(tokens, clusters[index], valid, mask_empty)  # a tracer cannot iterate over clusters
+            # A tracer cannot iterate over clusters.
+            pooled = stage.pool(tokens, clusters[index], valid, mask_empty, carried)
+            carried = pooled.carried
             passed.assignments.append(pooled.assignment)
             tokens = pooled.tokens
 
@@ -181,7 +188,11 @@ class Encoder(nn.Module):
         dd = {"device": device, "dtype": dtype}
         self.config = config
         dim = config.embed_dim
-        self.stem = ConvStem(config.in_chans, dim, **dd)
+        self.stem = (
+            ConvStem(config.in_chans, dim, config.feature_stride, **dd)
+            if config.stem == "conv"
+            else PretrainedStem(config, **dd)
+        )
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid_size**2, dim, **dd))
         rates = iter(torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist())
@@ -206,10 +217,30 @@ class Encoder(nn.Module):
         num_clusters = self.config.num_clusters if num_clusters is None else num_clusters
         clusters = check_clusters(num_clusters, num_superpixels)
         segments = self.prepare_segments(images, segments, num_superpixels)
-        tokens, valid = self.embed(images, segments, num_superpixels)
+        tokens, valid, carried = self.start(images, segments, num_superpixels)
+        return self.encode_tokens(tokens, valid, carried, segments, clusters, output_hidden_states, output_attentions)
+
+    def encode_tokens(
+        self,
+        tokens: Tensor,
+        valid: Tensor | None,
+        carried: Carried | None,
+        segments: Tensor,
+        clusters: tuple[int, ...],
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> Encoding:
+        """Run the stages on what :meth:`start` returns."""
 
         passed = run_stages(
-            self.stages, tokens, valid, clusters, self.config.mask_empty, need_weights=output_attentions, pool_last=True
+            self.stages,
+            tokens,
+            valid,
+            clusters,
+            self.config.mask_empty,
+            need_weights=output_attentions,
+            pool_last=True,
+            carried=carried,
         )
         return Encoding(
             tokens=passed.states[-1],
@@ -226,7 +257,56 @@ class Encoder(nn.Module):
 
     def embed(self, images: Tensor, segments: Tensor, num_superpixels: int) -> tuple[Tensor, Tensor]:
         """Turn images into tokens; see :func:`embed_superpixels`."""
-        return embed_superpixels(self.stem(images), segments, self.cls_token, self.pos_embed, num_superpixels)
+        return self.start(images, segments, num_superpixels)[:2]
+
+    def start(self, images: Tensor, segments: Tensor, num_superpixels: int) -> tuple[Tensor, Tensor, Carried | None]:
+        """Return the (B, 1 + N, C) tokens that enter stage 1, (B, N) which are not empty, and what tokens carry."""
+        c = self.config
+        if c.stem == "conv" and c.grouping == "tokens" and c.token_pooling == "top_left":
+            tokens, valid = embed_superpixels(
+                self.stem(images), segments, self.cls_token, self.pos_embed, num_superpixels, c.feature_stride
+            )
+            return tokens, valid, None
+
+        return self.start_from_means(self.superpixel_means(images, segments, num_superpixels), segments)
+
+    def superpixel_means(self, images: Tensor, segments: Tensor, num_superpixels: int) -> SuperpixelMeans:
+        """Return what the stem tells of each superpixel, which of a frozen stem can be cached."""
+        c = self.config
+        maps, early = self.stem.maps(images)
+        features, area = area_means(maps, segments, num_superpixels)
+        if c.stem == "conv" and c.token_pooling == "top_left":
+            empty = torch.zeros_like(self.cls_token), self.pos_embed.new_zeros(1, 1 + maps[0].shape[2:].numel(), 1)
+            tokens, valid = embed_superpixels(maps[0], segments, *empty, num_superpixels, c.feature_stride)
+            features, area = tokens[:, 1:], area * valid
+
+        descriptor = None
+        if c.grouping == "descriptor":
+            descriptor = describe(images, early, segments, num_superpixels, area).to(features.dtype)
+        return SuperpixelMeans(features, descriptor, area.to(features.dtype))
+
+    def start_from_means(self, means: SuperpixelMeans, segments: Tensor) -> tuple[Tensor, Tensor, Carried]:
+        """Return what :meth:`start` does, from :meth:`superpixel_means` of (B, H, W) segments."""
+        valid = means.area > 0
+        places = embed_positions(self.pos_embed, segments, means.features.shape[1])
+        tokens, evidence = (means.features, None) if self.config.stem == "conv" else self.stem(means.features)
+        tokens = (tokens + places) * valid[..., None]
+        carried = Carried(means.area, means.descriptor, evidence)
+
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
+        if evidence is not None:
+            cls = cls + weighted_mean(evidence, means.area)
+        return torch.cat([cls, tokens], 1), valid, carried
+
+    def freeze_stem(self) -> None:
+        """Keep a pretrained stem as it is in training.
+
+        Raises:
+            ValueError: if the stem is the paper's, which is not pretrained.
+        """
+        if not isinstance(self.stem, PretrainedStem):
+            raise ValueError("expected a model with a pretrained stem (stem='timm:NAME'), got the paper's stem")
+        self.stem.freeze()
 
     def level_features(self, class_tokens: list[Tensor]) -> tuple[Tensor, ...]:
         """Pick the (B, C) class token of each level; only stage 4's is normalised.
@@ -267,9 +347,12 @@ class HCast(Encoder):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-        for m in self.stem.modules():
-            if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)):
-                m.reset_parameters()
+        if isinstance(self.stem, PretrainedStem):
+            self.stem.init_weights()
+        else:
+            for m in self.stem.modules():
+                if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)):
+                    m.reset_parameters()
 
         for stage in self.stages:
             init_block_weights(stage.blocks)
@@ -352,7 +435,12 @@ def segment_map(segments: Tensor, assignments: tuple[Tensor, ...], stage: int) -
 
 
 def embed_superpixels(
-    features: Tensor, segments: Tensor, cls_token: Tensor, pos_embed: Tensor, num_superpixels: int
+    features: Tensor,
+    segments: Tensor,
+    cls_token: Tensor,
+    pos_embed: Tensor,
+    num_superpixels: int,
+    cell_size: int = CELL_SIZE,
 ) -> tuple[Tensor, Tensor]:
     """Average stem features and positions over superpixels, and prepend the class token.
 
@@ -360,10 +448,11 @@ def embed_superpixels(
 
     Args:
         features: (B, C, h, w) of the stem.
-        segments: (B, H, W) int64 superpixels, H and W up to 8 times h and w.
+        segments: (B, H, W) int64 superpixels, H and W up to ``cell_size`` times h and w.
         cls_token: (1, 1, C).
         pos_embed: (1, 1 + n * n, C); resampled if h or w is not n.
         num_superpixels: N.
+        cell_size: Pixels between features: the stem's stride.
 
     Returns:
         (B, 1 + N, C) tokens, and (B, N) bool that is False for superpixels without a cell; those tokens are 0.
@@ -376,7 +465,7 @@ def embed_superpixels(
     features = features.permute(0, 2, 3, 1).flatten(1, 2) + pos_embed[:, 1:]  # [B, hw, C]
 
     # A cell belongs to the superpixel of its top-left pixel, as in nearest interpolation.
-    cells = segments[:, ::CELL_SIZE, ::CELL_SIZE].flatten(1)  # [B, hw]
+    cells = segments[:, ::cell_size, ::cell_size].flatten(1)  # [B, hw]
     batch, _, dim = features.shape
     index = (cells + num_superpixels * torch.arange(batch, device=cells.device)[:, None]).flatten()
     sums = sum_rows(features.flatten(0, 1), index, batch * num_superpixels)
@@ -386,6 +475,23 @@ def embed_superpixels(
     cls = cls_token + pos_embed[:, :1]
 
     return torch.cat([cls.expand(batch, -1, -1), tokens], 1), counts[..., 0] > 0
+
+
+def embed_positions(pos_embed: Tensor, segments: Tensor, num_superpixels: int) -> Tensor:
+    """Return the (B, N, C) average position embedding of superpixels, each pixel counting.
+
+    Args:
+        pos_embed: (1, 1 + n * n, C); resampled where the picture has other than n cells of 8 pixels a side.
+        segments: (B, H, W) int64 superpixels.
+        num_superpixels: N.
+    """
+    batch, height, width = segments.shape
+    cells = -(-height // CELL_SIZE), -(-width // CELL_SIZE)
+    if cells[0] != cells[1] or cells[0] * cells[1] != pos_embed.shape[1] - 1:
+        pos_embed = resample_position(pos_embed, cells)
+
+    grid = pos_embed[:, 1:].transpose(1, 2).unflatten(2, cells).expand(batch, -1, -1, -1)
+    return area_means([grid], segments, num_superpixels)[0]
 
 
 def sum_rows(rows: Tensor, index: Tensor, num_sums: int) -> Tensor:

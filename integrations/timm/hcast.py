@@ -19,11 +19,13 @@ from hcast_zoo.network.layers import init_block_weights
 from hcast_zoo.network.model import (
     HCast,
     HCastOutput,
+    embed_positions,
     embed_superpixels,
     fit_position,
     resample_position,
     run_stages,
 )
+from hcast_zoo.network.stems import area_means, describe
 from hcast_zoo.network.superpixels import prepare_segments
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.official import convert_official, is_official
@@ -36,7 +38,7 @@ _logger = logging.getLogger(__name__)
 POOLS = ("token", "avg", "max", "avgmax", "")
 
 default_cfgs = generate_default_cfgs(tags.make_cfgs())
-for _function in (prepare_segments, embed_superpixels, farthest_point_sampling):
+for _function in (prepare_segments, embed_superpixels, embed_positions, area_means, describe, farthest_point_sampling):
     register_notrace_function(_function)  # FX keeps them whole: they look at shapes and labels
 
 
@@ -162,9 +164,9 @@ class TimmHCast(HCast):
         c = self.config
         clusters = choose_clusters(num_clusters, c.num_clusters, c.num_superpixels)
         segments = prepare_segments(x, segments, c)
-        tokens, valid = embed_superpixels(self.stem(x), segments, self.cls_token, self.pos_embed, c.num_superpixels)
+        tokens, valid, carried = self.start(x, segments, c.num_superpixels)
         stages = [self.stages[index] for index in range(last)]  # a slice would be a new module at each call
-        passed = run_stages(stages, tokens, valid, clusters, c.mask_empty)
+        passed = run_stages(stages, tokens, valid, clusters, c.mask_empty, carried=carried)
         return passed.states, segments, passed.assignments
 
     def forward_intermediates(
@@ -417,3 +419,15 @@ def hcast_small_deep(pretrained: bool = False, **kwargs) -> TimmHCast:
 def hcast_base(pretrained: bool = False, **kwargs) -> TimmHCast:
     """Return H-CAST with 768 channels."""
     return _create_hcast("hcast_base", pretrained, **kwargs)
+
+
+@register_model
+def hcast_lite(pretrained: bool = False, **kwargs) -> TimmHCast:
+    """Return H-CAST with 192 channels on the features of EfficientNet-Lite0 (ours)."""
+    return _create_hcast("hcast_lite", pretrained, **kwargs)
+
+
+@register_model
+def hcast_lite_384(pretrained: bool = False, **kwargs) -> TimmHCast:
+    """Return H-CAST with 384 channels and 1 + 2 + 2 + 1 blocks on the features of EfficientNet-Lite0 (ours)."""
+    return _create_hcast("hcast_lite_384", pretrained, **kwargs)

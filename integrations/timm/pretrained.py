@@ -35,6 +35,7 @@ MODEL_FIELDS = tuple(
     if f.name not in ("image_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
 )
 
+FIRST_CONVS = {"conv": "stem.0.conv", "timm:efficientnet_lite0": "stem.body.conv_stem"}  # which sees the channels
 NO_DROP = dict(drop_rate=0.0, drop_path_rate=0.0)  # in timm, regularisation is the caller's and never the weights'
 
 
@@ -109,7 +110,7 @@ def describe(source: Source) -> dict[str, Any]:
         std=config.std,
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
-        first_conv="stem.0.conv",
+        first_conv=FIRST_CONVS.get(config.stem),
         classifier=head_names(len(config.level_classes)),
         label_names=source.taxonomy.names[-1] if source.taxonomy else None,
         paper_name="Visually Consistent Hierarchical Image Classification",

@@ -80,6 +80,12 @@ class HCastConfig(PreTrainedConfig):
     std: tuple[float, ...] | list[float] = IMAGENET_STD
     interpolation: str = "bicubic"
     crop_pct: float | int = 0.875
+    stem: str = "conv"
+    stem_strides: tuple[int, ...] | list[int] = ()
+    stem_final: bool = False
+    grouping: str = "tokens"
+    token_pooling: str = "top_left"
+    feature_stride: int = CELL_SIZE
     calibration: dict | None = None
     kl_weight: float | int = 0.5
     label_smoothing: float | int = 0.0
@@ -117,6 +123,9 @@ class HCastConfig(PreTrainedConfig):
             self.label2id = {name: index for index, name in self.id2label.items()}
         super().__post_init__(**kwargs)
         self._set_head_stages()
+        if self.stem != "conv":  # what the core's config fills in for such a stem
+            core = self.to_core()
+            self.stem_strides, self.token_pooling = core.stem_strides, core.token_pooling
         self._follow_changes = True
 
         if num_labels is not None:

@@ -176,7 +176,7 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch, so Trainer must average over accumulation steps
-    _no_split_modules = ["ConvStem", "HCastLayer", "HCastPooling", "HCastClassificationHead"]  # noqa: RUF012
+    _no_split_modules = ["ConvStem", "PretrainedStem", "HCastLayer", "HCastPooling", "HCastClassificationHead"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_record_outputs = {  # noqa: RUF012 (transformers' own way)

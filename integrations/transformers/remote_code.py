@@ -14,7 +14,7 @@ from pathlib import Path
 CORE = {  # room of hcast_zoo: the modules of it that become files; no two have one name
     "common": ("choices", "files", "formats", "text", "walk"),
     "data": ("pictures", "transforms"),
-    "network": ("config", "graph_pooling", "layers", "memory", "model", "slic", "superpixels"),
+    "network": ("config", "graph_pooling", "layers", "memory", "model", "slic", "stems", "superpixels"),
     "taxonomy": ("backoff", "calibration", "columns", "decode", "names", "sources", "subtree", "tree"),
     "training": ("losses",),
 }

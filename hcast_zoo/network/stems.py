@@ -1,0 +1,281 @@
+"""Pretrained stems from timm, averages over superpixels by area, and what tokens carry beside their features."""
+
+import dataclasses
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TIMM = "timm:"
+EARLY_STRIDES = (2, 4)  # of the feature maps that still follow the edges of things
+NEEDS_TIMM = "this model's stem is a timm model: pip install timm"
+
+
+@dataclasses.dataclass
+class SuperpixelMeans:
+    """What a stem tells of each of N superpixels, before anything is learned on it; a frozen stem's can be cached.
+
+    Attributes:
+        features: (B, N, F) averages of the stem's features.
+        descriptor: (B, N, D) low-level averages that grouping compares, or None where it compares tokens.
+        area: (B, N) number of pixels.
+    """
+
+    features: Tensor
+    descriptor: Tensor | None
+    area: Tensor
+
+
+@dataclasses.dataclass
+class Carried:
+    """What tokens carry through pooling beside their features.
+
+    Attributes:
+        area: (B, N) number of pixels; soft assignment divides it.
+        descriptor: (B, N, D) that grouping compares, or None where it compares tokens.
+        evidence: (B, N, C) what each token says of the label, or None; a stage's class token starts from its mean.
+    """
+
+    area: Tensor
+    descriptor: Tensor | None = None
+    evidence: Tensor | None = None
+
+    def seed(self) -> Tensor | None:
+        """Return the (B, 1, C) mean of the tokens' evidence by area, or None without evidence."""
+        return None if self.evidence is None else weighted_mean(self.evidence, self.area)
+
+    def pool(self, assignment: Tensor) -> "Carried":
+        """Return what M clusters carry: averages by area and (B, N, M) assignment."""
+        shares = (assignment * self.area[..., None]).transpose(1, 2)  # [B, M, N]
+        area = shares.sum(-1)
+        shares = shares / area.clamp(min=1e-6)[..., None]
+
+        return Carried(
+            area=area,
+            descriptor=None if self.descriptor is None else shares @ self.descriptor,
+            evidence=None if self.evidence is None else shares @ self.evidence,
+        )
+
+
+class PretrainedStem(nn.Module):
+    """A timm model whose features, averaged over superpixels, become tokens and evidence.
+
+    ``Linear`` and ``LayerNorm`` make a token of a superpixel's standardised features; another ``Linear`` its evidence.
+    Averaging comes first, which is the same for a linear layer and lets the averages of a frozen stem be cached.
+
+    Args:
+        config: Fields ``stem``, ``stem_strides``, ``stem_final``, ``image_size``, ``in_chans`` and ``embed_dim``.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
+
+    Raises:
+        ImportError: if timm is not installed.
+        ValueError: if timm has no such model, or it lacks feature maps of these strides.
+    """
+
+    def __init__(self, config: Any, device=None, dtype=None):
+        super().__init__()
+        self.frozen = False
+        self.final = config.stem_final
+        self.body = create_body(config.stem.removeprefix(TIMM), config.image_size, config.in_chans, device, dtype)
+        info = [(entry["reduction"], entry["num_chs"]) for entry in self.body.feature_info]
+        index_of = {stride: index for index, (stride, _) in enumerate(info)}  # of equal strides the last, as timm has
+
+        if missing := [stride for stride in config.stem_strides if stride not in index_of]:
+            raise ValueError(
+                f"stem_strides: {config.stem} has feature maps of strides {sorted(index_of)}, not "
+                f"{', '.join(map(str, missing))}"
+            )
+
+        self.indices = [index_of[stride] for stride in config.stem_strides]
+        self.early_indices = [index_of[stride] for stride in EARLY_STRIDES if stride in index_of]
+        dim = sum(info[index][1] for index in self.indices)
+        if self.final:
+            dim += self.body.num_features if not hasattr(self.body, "head_hidden_size") else self.body.head_hidden_size
+
+        dd = {"device": device, "dtype": dtype}
+        self.register_buffer("feature_mean", torch.zeros(dim, **dd))
+        self.register_buffer("feature_std", torch.ones(dim, **dd))
+        self.proj = nn.Linear(dim, config.embed_dim, **dd)
+        self.norm = nn.LayerNorm(config.embed_dim, **dd)
+        self.evidence = nn.Linear(dim, config.embed_dim, **dd)
+
+    def maps(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return (B, C, h, w) feature maps: those that tokens are made of, and the early ones.
+
+        Raises:
+            ValueError: if the stem refuses the size of the images.
+        """
+        taken = sorted({*self.indices, *self.early_indices})
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            try:
+                # A reset channels-last layout keeps convolutions fast, as in the paper's stem.
+                images = images.contiguous(memory_format=torch.channels_last)
+                answer = self.body.forward_intermediates(
+                    images, indices=taken, intermediates_only=not self.final, output_fmt="NCHW"
+                )
+            except (AssertionError, RuntimeError) as error:
+                size = tuple(images.shape[2:])
+                raise ValueError(
+                    f"the stem {type(self.body).__name__} cannot take pictures of {size}: {error}"
+                ) from error
+
+        final, found = answer if self.final else (None, answer)
+        by_index = dict(zip(taken, found))
+        maps = [by_index[index] for index in self.indices]
+        if final is not None:
+            maps.append(final)
+        return maps, [by_index[index] for index in self.early_indices]
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn (B, N, F) averages into (B, N, C) tokens and (B, N, C) evidence."""
+        features = (features - self.feature_mean) / self.feature_std
+        return self.norm(self.proj(features)), self.evidence(features)
+
+    @torch.no_grad()
+    def fit_statistics(self, features: Tensor, valid: Tensor) -> None:
+        """Set the mean and deviation of each channel from (B, N, F) averages of superpixels that (B, N) are valid."""
+        rows = features[valid].double()
+        self.feature_mean.copy_(rows.mean(0))
+        self.feature_std.copy_(rows.std(0).clamp(min=1e-3))
+
+    def freeze(self) -> None:
+        """Keep the pretrained part as it is: no gradients, and batch norms in evaluation mode."""
+        self.frozen = True
+        self.body.requires_grad_(False)
+        self.body.eval()
+
+    def train(self, mode: bool = True) -> "PretrainedStem":
+        """Set the mode; a frozen pretrained part stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.body.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise what is learned on top; the pretrained part is timm's own business."""
+        for layer in (self.proj, self.evidence, self.norm):
+            layer.reset_parameters()
+
+
+def create_body(name: str, image_size: int, in_chans: int, device=None, dtype=None) -> nn.Module:
+    """Return a timm model without classifier and without pretrained weights.
+
+    Raises:
+        ImportError: if timm is not installed.
+        ValueError: if timm has no such model, or it has no feature maps.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(NEEDS_TIMM) from error
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{re.split('[._]', name)[0]}*")[:3]
+        hint = f": did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"stem: timm {timm.__version__} has no model {name!r}{hint}")
+
+    fixed = timm.models.get_pretrained_cfg(name)
+    options = {"img_size": image_size} if fixed is not None and fixed.fixed_input_size else {}
+    try:
+        with torch.device(device or torch.get_default_device()):
+            body = timm.create_model(name, num_classes=0, in_chans=in_chans, **options)
+    except (AssertionError, TypeError) as error:
+        raise ValueError(f"stem: timm's {name} cannot be made for pictures of {image_size} pixels: {error}") from error
+
+    if not hasattr(body, "forward_intermediates") or not hasattr(body, "feature_info"):
+        raise ValueError(f"stem: timm's {name} has no feature maps (forward_intermediates): choose another model")
+    return body if dtype is None else body.to(dtype)
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Return the (B, 1, C) mean of (B, N, C) values by (B, N) weights."""
+    share = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
+    return share[:, None].to(values.dtype) @ values
+
+
+def cell_shares(segments: Tensor, grid: tuple[int, int], num_superpixels: int) -> Tensor:
+    """Return the (B, N, h * w) number of pixels of each superpixel in each cell of a grid over the picture.
+
+    Args:
+        segments: (B, H, W) int64 superpixels.
+        grid: h and w.
+        num_superpixels: N.
+    """
+    batch, height, width = segments.shape
+    rows = torch.arange(height, device=segments.device) * grid[0] // height
+    columns = torch.arange(width, device=segments.device) * grid[1] // width
+    cells = grid[0] * grid[1]
+    index = (segments * cells + rows[:, None] * grid[1] + columns).flatten(1)  # [B, HW]
+    counts = torch.zeros(batch, num_superpixels * cells, device=segments.device)
+    return counts.scatter_add(1, index, torch.ones_like(index, dtype=counts.dtype)).view(batch, num_superpixels, cells)
+
+
+def area_means(maps: list[Tensor], segments: Tensor, num_superpixels: int) -> tuple[Tensor, Tensor]:
+    """Average feature maps over superpixels by area: each pixel counts, with the features of its cell.
+
+    Args:
+        maps: (B, C, h, w) each.
+        segments: (B, H, W) int64 superpixels.
+        num_superpixels: N.
+
+    Returns:
+        (B, N, sum of C) averages, 0 for superpixels without pixels; and (B, N) numbers of pixels.
+    """
+    shares: dict[tuple[int, ...], Tensor] = {}
+    means = []
+    for features in maps:
+        grid = tuple(features.shape[2:])
+        if grid not in shares:
+            counts = cell_shares(segments, grid, num_superpixels)
+            area = counts.sum(-1)
+            shares[grid] = counts / area.clamp(min=1)[..., None]
+        means.append(shares[grid].to(features.dtype) @ features.flatten(2).transpose(1, 2))
+
+    return torch.cat(means, -1), area
+
+
+def pixel_means(images: Tensor, segments: Tensor, num_superpixels: int) -> Tensor:
+    """Return the (B, N, C) mean of (B, C, H, W) pixels over (B, H, W) superpixels."""
+    index = segments.flatten(1)[:, None]  # [B, 1, HW]
+    values = images.flatten(2)
+    sums = values.new_zeros(*values.shape[:2], num_superpixels)
+    counts = sums[:, :1].scatter_add(2, index, torch.ones_like(values[:, :1]))
+    return (sums.scatter_add(2, index.expand_as(values), values) / counts.clamp(min=1)).transpose(1, 2)
+
+
+def describe(
+    images: Tensor, early: list[Tensor], segments: Tensor, num_superpixels: int, area: Tensor | None = None
+) -> Tensor:
+    """Describe superpixels by what edges are made of: colours, early features, and where they are.
+
+    Each part is centred on the picture's mean and scaled to a mean square of 1 over the picture, so that no part
+    outweighs the others and a cosine compares deviations. Gradients stop here: grouping does not train the stem.
+
+    Args:
+        images: (B, C, H, W) normalised.
+        early: (B, C, h, w) maps of the stem's first layers.
+        segments: (B, H, W) int64 superpixels.
+        num_superpixels: N.
+        area: (B, N) numbers of pixels.
+
+    Returns:
+        (B, N, D) float.
+    """
+    with torch.no_grad():
+        parts = [pixel_means(images, segments, num_superpixels)]
+        for features in early:
+            means, area = area_means([features], segments, num_superpixels)
+            parts.append(means)
+        if area is None:
+            area = cell_shares(segments, (1, 1), num_superpixels)[..., 0]
+
+        valid = (area > 0)[..., None]
+        scaled = []
+        for part in parts:
+            centred = torch.where(valid, part - weighted_mean(part, area), 0.0)
+            power = weighted_mean(centred.square().sum(-1, keepdim=True), area)
+            scaled.append(centred / power.clamp(min=1e-6).sqrt())
+
+        return torch.cat(scaled, -1)

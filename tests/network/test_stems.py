@@ -1,0 +1,208 @@
+"""Pretrained stems, averages by area, grouping on a descriptor; and one answer of a hybrid through every door."""
+
+import builtins
+import importlib.util
+
+import pytest
+import torch
+
+from hcast_zoo.network import stems
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.model import HCast
+from hcast_zoo.network.stems import Carried, area_means, weighted_mean
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights import file as weights
+from tests.tiny import LEVELS, TREE
+
+FIELDS = dict(
+    level_classes=(2, 4, 6),
+    image_size=64,
+    embed_dim=48,
+    depths=(1, 1, 1, 1),
+    num_heads=3,
+    num_superpixels=16,
+    num_clusters=(8, 4, 2, 2),
+    mask_empty=True,
+)
+HYBRID = dict(FIELDS, stem="timm:test_efficientnet", stem_strides=(8, 16), stem_final=True, grouping="descriptor")
+
+
+@pytest.fixture(scope="module")
+def hybrid() -> HCast:
+    torch.manual_seed(0)
+    model = HCast(HCastConfig.from_dict(HYBRID))
+    torch.nn.init.normal_(model.heads[-1].weight)
+    return model.eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_defaults_are_the_papers():
+    """Configs written before these fields existed are the same networks."""
+    config = HCastConfig()
+    assert (config.stem, config.grouping, config.token_pooling, config.feature_stride) == (
+        "conv",
+        "tokens",
+        "top_left",
+        8,
+    )
+    old = {k: v for k, v in config.to_dict().items() if not k.startswith("stem")}
+    assert HCastConfig.from_dict(old) == config
+    assert [type(m).__name__ for m in HCast(config.replace(**FIELDS)).stem][:1] == ["ConvNorm"]
+
+
+def test_area_means_are_those_of_pixels():
+    """Against a loop over superpixels on features that were enlarged to pixels."""
+    segments = torch.randint(0, 5, (2, 12, 20), generator=torch.Generator().manual_seed(0))
+    maps = [torch.randn(2, 3, 3, 5), torch.randn(2, 4, 12, 20)]
+    means, area = area_means(maps, segments, 6)
+    pixels = torch.cat([maps[0].repeat_interleave(4, 2).repeat_interleave(4, 3), maps[1]], 1)
+    for picture in range(2):
+        for label in range(5):
+            inside = segments[picture] == label
+            assert area[picture, label] == inside.sum()
+            torch.testing.assert_close(means[picture, label], pixels[picture][:, inside].mean(1))
+    assert means[:, 5].abs().max() == 0 and area[:, 5].max() == 0
+    torch.testing.assert_close(weighted_mean(means, area)[:, 0], pixels.mean((2, 3)))
+
+
+def test_pooling_keeps_the_evidence():
+    """Soft assignment divides area and evidence, and loses nothing."""
+    carried = Carried(torch.tensor([[1.0, 2.0, 5.0]]), torch.randn(1, 3, 2), torch.randn(1, 3, 4))
+    pooled = carried.pool(torch.rand(1, 3, 2).softmax(-1))
+    assert pooled.area.sum() == pytest.approx(8)
+    torch.testing.assert_close(pooled.seed(), carried.seed())
+    assert Carried(carried.area).seed() is None
+
+
+@torch.inference_mode()
+def test_all_evidence_passes_through_the_tokens(hybrid, images):
+    """With another picture's superpixels the answer is that picture's."""
+    segments = hybrid.prepare_segments(images, None, 16)
+    means = hybrid.superpixel_means(images, segments, 16)
+    clusters = hybrid.config.num_clusters
+    start = hybrid.start_from_means(means, segments)
+    features = hybrid.encode_tokens(*start, segments, clusters).level_features
+    for logits, expected in zip(hybrid.forward_heads(features), hybrid(images, segments).level_logits):
+        torch.testing.assert_close(logits, expected)
+
+    swapped = stems.SuperpixelMeans(means.features.flip(0), means.descriptor.flip(0), means.area.flip(0))
+    start = hybrid.start_from_means(swapped, segments.flip(0))
+    other = hybrid.encode_tokens(*start, segments.flip(0), clusters).level_features
+    for feature, theirs in zip(features, other):
+        torch.testing.assert_close(feature.flip(0), theirs, atol=1e-4, rtol=1e-4)
+        assert (feature - theirs).abs().max() > 1e-3
+
+
+def test_frozen_stem(images):
+    model = HCast(HCastConfig.from_dict(HYBRID))
+    model.freeze_stem()
+    model.train()
+    before = {k: v.clone() for k, v in model.stem.body.state_dict().items()}
+    sum(x.square().sum() for x in model(images).level_logits).backward()
+    assert all(p.grad is None for p in model.stem.body.parameters())
+    assert all(p.grad is not None for p in (model.stem.proj.weight, model.stem.evidence.weight))
+    assert all(torch.equal(v, before[k]) for k, v in model.stem.body.state_dict().items())
+    with pytest.raises(ValueError, match="expected a model with a pretrained stem"):
+        HCast(HCastConfig.from_dict(FIELDS)).freeze_stem()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(grouping="descriptor"),
+        dict(token_pooling="area"),
+        dict(feature_stride=4),
+        dict(feature_stride=4, token_pooling="area", grouping="descriptor"),
+        dict(stem="timm:test_resnet"),
+        dict(stem="timm:test_vit", stem_strides=(16,)),
+    ],
+    ids=str,
+)
+def test_options_train(options, images):
+    model = HCast(HCastConfig.from_dict({**FIELDS, **options}))
+    output = model(images)
+    assert [tuple(x.shape) for x in output.level_logits] == [(2, 2), (2, 4), (2, 6)]
+    sum(x.square().sum() for x in output.level_logits).backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if not n.startswith("stem.body."))
+    assert all(torch.allclose(a.sum(-1), torch.ones(())) for a in output.assignments)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(stem="resnet18"), "stem: expected 'conv', or 'timm:NAME'"),
+        (dict(stem="timm:hf-hub:org/name"), "stem: expected 'conv'"),
+        (dict(stem="timm:resnet1"), "has no model 'resnet1'"),
+        (dict(stem="timm:test_resnet", stem_strides=(8, 7)), r"feature maps of strides \[.*\], not 7"),
+        (dict(stem="timm:test_resnet", stem_strides=(0,)), "stem_strides: expected strides from 1"),
+        (dict(stem_strides=(8,)), "stem_strides: expected none with the stem 'conv'"),
+        (dict(stem="timm:test_resnet", feature_stride=4), "feature_stride: expected 8"),
+        (dict(grouping="colours"), "grouping: expected 'tokens' or 'descriptor'"),
+        (dict(token_pooling="mean"), "token_pooling: expected 'top_left' or 'area'"),
+        (dict(feature_stride=2), "feature_stride: expected 4 or 8"),
+    ],
+)
+def test_errors(fields, message):
+    with pytest.raises(ValueError, match=message):
+        HCast(HCastConfig.from_dict({**FIELDS, **fields}))
+
+
+def test_a_size_that_the_stem_refuses():
+    model = HCast(HCastConfig.from_dict({**FIELDS, "stem": "timm:test_vit", "stem_strides": (16,)}))
+    with pytest.raises(ValueError, match=r"cannot take pictures of \(72, 72\)"):
+        model(torch.zeros(1, 3, 72, 72))
+
+
+def test_without_timm(monkeypatch):
+    real = builtins.__import__
+
+    def fake(name, *args, **kwargs):
+        if name == "timm":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", fake)
+    with pytest.raises(ImportError, match="stem is a timm model: pip install timm"):
+        HCast(HCastConfig.from_dict(HYBRID))
+
+
+@torch.inference_mode()
+def test_every_door(hybrid, images, tmp_path):
+    """One file holds stem and network; core, timm, transformers and mmpretrain answer alike."""
+    expected = hybrid(images).level_logits
+    taxonomy = Taxonomy.from_paths(TREE, LEVELS, "animals")
+    file = tmp_path / "model.safetensors"
+    weights.save(weights.Weights(hybrid.config, taxonomy, hybrid.state_dict(), {"name": "tiny"}), file)
+
+    import timm
+
+    import hcast_zoo  # noqa: F401 (registers)
+
+    timm_fields = {k: v for k, v in HYBRID.items() if k != "image_size"}
+    door = timm.create_model("hcast_tiny", img_size=64, **timm_fields).eval()
+    door.load_state_dict(weights.read(file).state_dict)
+    answers = {"core": weights.load_model(file)(images).level_logits, "timm": door.forward_levels(images)}
+    if importlib.util.find_spec("transformers"):
+        from hcast_zoo.integrations.transformers import from_core
+
+        from_core(weights.load(file)).save_pretrained(tmp_path / "saved")
+        from transformers import AutoModelForImageClassification
+
+        door = AutoModelForImageClassification.from_pretrained(tmp_path / "saved").eval()
+        answers["transformers"] = door(images).level_logits
+        answers["core, from transformers"] = weights.load_model(tmp_path / "saved")(images).level_logits
+
+    if importlib.util.find_spec("mmpretrain"):
+        from mmpretrain.registry import MODELS
+
+        door = MODELS.build(dict(type="HCast", arch=str(file), out_indices=(3, 2, 1))).eval()
+        door.load_state_dict({k: v for k, v in hybrid.state_dict().items() if not k.startswith("heads.")})
+        answers["mmpretrain"] = hybrid.forward_heads(door(images))
+
+    for door, logits in answers.items():
+        for ours, core in zip(logits, expected):
+            torch.testing.assert_close(ours, core, atol=1e-5, rtol=0, msg=lambda text, door=door: f"{door}: {text}")
