@@ -5,9 +5,9 @@
     python recipes/in1k.py --pictures pictures --emoji emoji_art.parquet --teacher efficientnet-lite0-57934424.pth \
         --output runs/in1k
 
-``--pictures`` holds what the packages hold: ``openclipart`` (public domain), ``lomiri-16.04`` and ``lomiri-20.04`` (CC0,
-CC-BY, CC-BY-SA), ``ukui`` (CC-BY-SA-3.0), ``skimage`` and ``sklearn`` (CC0, public domain, CC-BY). Backgrounds of GNOME,
-MATE and Plasma are under the GPL and must not be used. Rerun the same command to resume; it runs on a CPU or a GPU.
+``--pictures`` holds what the packages hold: ``openclipart`` (public domain), ``lomiri-16.04`` and ``lomiri-20.04``
+(CC0, CC-BY, CC-BY-SA), ``ukui`` (CC-BY-SA-3.0), ``skimage`` and ``sklearn`` (CC0, public domain, CC-BY). Backgrounds of
+GNOME, MATE and Plasma are under the GPL and must not be used. Rerun the same command to resume.
 
 1. Draw crops of photographs and cut-outs over photographs and plain grounds; keep, for each, the stem's averages over
    superpixels and the teacher's logits.

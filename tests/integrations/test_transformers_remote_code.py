@@ -90,7 +90,8 @@ def test_generated_code_imports_nothing_of_ours_but_its_neighbours():
                 continue
             else:
                 continue
-            assert tops <= installed | set(sys.stdlib_module_names), (name, tops)
+            optional = {"timm"} if name == "stems.py" else set()  # in a try block: hybrids alone need it
+            assert tops <= installed | optional | set(sys.stdlib_module_names), (name, tops)
 
 
 @pytest.mark.parametrize(
