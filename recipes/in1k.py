@@ -58,7 +58,9 @@ HELD_OUT = {  # never trained on
     "lomiri-20.04": ("Kleiber*.jpg",),
 }
 NOT_DRAWN = ("computer/icons", "signs_and_symbols", "recreation/games/cards")  # clip art that is no thing
-PRIOR = 0.3  # weight of the diagonal in the covariance of the teacher's features
+RIDGE = 1e-3
+COARSE_SCALE = 0.2  # so that, in the best path, levels fitted by regression do not outvote the leaves
+WIDTH = 480  # what keeps most of the teacher's answers and the file under 40 MB
 MAX_PIXELS = 20_000_000  # of a drawing
 Image.MAX_IMAGE_PIXELS = None  # the files are a distribution's own, and some drawings are huge
 MAX_SIDE = 1200  # pixels of a photograph that crops are cut from
@@ -208,23 +210,37 @@ def make_shards(args, model: HCast, classifier: nn.Linear) -> None:
         print(f"{file.name} of {len(wanted)}", flush=True)
 
 
-def construct(model: HCast, classifier: nn.Linear, data: dict[str, Tensor]) -> None:
+def sample_regions(data: dict[str, Tensor], size: int, count: int, seed: int = 0) -> Tensor:
+    """Return (count, size) averages of the teacher's features over blocks of superpixels, which stand for crops.
+
+    Superpixels are numbered by rows, and start from a grid.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    side = int(data["area"].shape[1] ** 0.5)
+    parts = []
+    for _ in range(count // 100):
+        chosen = torch.randint(len(data["area"]), (100,), generator=generator)
+        extent = torch.randint(side // 3, side + 1, (2, 100, 1), generator=generator)
+        start = (torch.rand(2, 100, 1, generator=generator) * (side - extent + 1)).long()
+        line = torch.arange(side)
+        rows, columns = ((line >= a) & (line < a + n) for a, n in zip(start, extent))
+        shown = (rows[:, :, None] & columns[:, None]).flatten(1)  # [100, N]
+        area = data["area"][chosen] * shown
+        parts.append(weighted_mean(data["features"][chosen, :, -size:].float(), area)[:, 0])
+    return torch.cat(parts)
+
+
+def construct(model: HCast, classifier: nn.Linear, data: dict[str, Tensor], final: Tensor) -> None:
     """Make the network the projection of the teacher's logits on their principal components."""
-    means, valid = data["features"][:1000].float(), data["area"][:1000] > 0
+    means, valid = data["features"][:200].float(), data["area"][:200] > 0
     model.stem.fit_statistics(means, valid)
 
-    # Pictures at hand are few, so the teacher's own weights tell of directions that they do not show.
     weight, bias = classifier.weight.double(), classifier.bias.double()
     size = weight.shape[1]
-    final = torch.cat(
-        [weighted_mean(f[None, :, -size:].float(), a[None])[0] for f, a in zip(data["features"], data["area"])]
-    )
     final = final.double()
     centre = final.mean(0)
-    covariance = torch.cov(final.T)
-    prior = covariance.diagonal().diag()
-    covariance = (1 - PRIOR) * covariance + PRIOR * prior
-    root = torch.linalg.cholesky(covariance + 1e-8 * torch.eye(len(covariance), dtype=torch.float64))
+    covariance = torch.cov(final.T) + 1e-6 * torch.eye(size, dtype=torch.float64)
+    root = torch.linalg.cholesky(covariance)
     components = torch.linalg.svd(weight @ root, full_matrices=False)[0][:, : model.config.embed_dim]  # [1000, C]
     middle = weight @ centre + bias
 
@@ -250,19 +266,22 @@ def construct(model: HCast, classifier: nn.Linear, data: dict[str, Tensor]) -> N
                 stage.pool.fc2[1].bias.zero_()
 
 
-def fit_coarse_heads(model: HCast, data: dict[str, Tensor], targets: list[Tensor], steps: int = 400) -> None:
-    """Fit the heads of the coarser levels on the class tokens as they are."""
-    features = level_features(model, data)
+@torch.no_grad()
+def fit_coarse_heads(model: HCast, final: Tensor, targets: list[Tensor]) -> None:
+    """Set the heads of the coarser levels by ridge regression of the logarithms of the targets on the class token."""
+    size = final.shape[1]
+    features = final.new_zeros(len(final), model.stem.evidence.in_features)
+    features[:, -size:] = final
+    token = model.stem(features)[1]  # with zeros in all branches, the class token of every stage
     for level, head in enumerate(model.heads[:-1]):
-        rows = features[level]
-        optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3, weight_decay=1e-3)
-        with torch.enable_grad():
-            for _ in range(steps):
-                chosen = torch.randint(len(rows), (256,))
-                loss = F.cross_entropy(head(rows[chosen]), targets[level][chosen])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+        stage = model.config.head_stages[level]
+        rows = (model.norm(token) if stage == len(model.stages) else token).double()
+        rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
+        wanted = targets[level].double().clamp(min=1e-4).log()
+        gram = rows.T @ rows + RIDGE * len(rows) * torch.eye(rows.shape[1], dtype=torch.float64)
+        solution = torch.linalg.solve(gram, rows.T @ wanted).float()
+        head.weight.copy_(COARSE_SCALE * solution[:-1].T)
+        head.bias.copy_(COARSE_SCALE * solution[-1])
 
 
 @torch.no_grad()
@@ -303,7 +322,7 @@ def train(args, model: HCast, data: dict[str, Tensor], targets: list[Tensor], he
     )
     steps = args.steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 50) * (0.5 + 0.5 * np.cos(np.pi * min(step / steps, 1)))
+        optimizer, lambda step: min(1.0, (step + 1) / 50) * (0.5 + 0.5 * np.cos(np.pi * min(step / max(steps, 1), 1)))
     )
 
     checkpoint, first = args.output / "checkpoint.pt", 0
@@ -372,7 +391,8 @@ def measure_gates(model: HCast, data: dict[str, Tensor], taxonomy: Taxonomy) -> 
     for stage in (2, 3, 4):
         maps = torch.cat([segment_map(e.segments, e.assignments, stage) for e in encodings])
         ious = [best_union_iou(m, mask) for m, mask in zip(maps, data["masks"]) if mask.any()]
-        gates[f"IoU of the best union, {model.config.num_clusters[stage - 2]} segments"] = round(np.mean(ious), 1)
+        if ious:
+            gates[f"IoU of the best union, {model.config.num_clusters[stage - 2]} segments"] = round(np.mean(ious), 1)
 
     gates.update(measure_deletion(model, data, encodings, answer))
     return gates
@@ -410,12 +430,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--step", choices=("shards", "all"), default="all")
+    parser.add_argument("--regions", type=int, default=4000, help="blocks of superpixels the construction rests on")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-4)
     args = parser.parse_args()
     taxonomy = trees.load("imagenet")
-    config = HCastConfig.from_variant("hcast_lite_384", level_classes=taxonomy.level_classes)
+    config = HCastConfig.from_variant(
+        "hcast_lite_384", embed_dim=WIDTH, depths=(1, 1, 1, 1), level_classes=taxonomy.level_classes
+    )
     torch.manual_seed(0)
     model = HCast(config).eval()
     teacher = load_teacher(args.teacher)
@@ -427,21 +450,22 @@ def main() -> None:
         return
 
     folder = args.output / "shards"
-    held = {kind: load_shards(folder, f"held_{kind}_*.pt") for kind in ("photograph", "composite")}
+    held = {kind: load_shards(folder, f"held_{kind}_?.pt") for kind in ("photograph", "composite")}
     data = load_shards(folder, "train_*.pt")
     targets = roll_up(data["logits"], taxonomy)
-    construct(model, teacher.classifier, data)
-    fit_coarse_heads(model, data, targets)
-    report = {"pictures": len(data["area"]), "constructed": {k: agreement(model, v, taxonomy) for k, v in held.items()}}
-    print(json.dumps(report, indent=1), flush=True)
-
-    train(args, model, data, targets, held, taxonomy)
-    report["trained"] = {k: agreement(model, v, taxonomy) for k, v in held.items()}
+    with torch.no_grad():
+        final = sample_regions(data, teacher.classifier.in_features, args.regions)
+        construct(model, teacher.classifier, data, final)
+        fit_coarse_heads(model, final, roll_up(teacher.classifier(final), taxonomy))
+    report: dict = {"pictures": len(data["area"]), "steps": args.steps}
+    if args.steps:
+        train(args, model, data, targets, held, taxonomy)
+    content = weights.Weights(config, taxonomy, model.state_dict())
+    weights.save(content, args.output / "best.safetensors", torch.float16)
+    report["agreement"] = {k: agreement(model, v, taxonomy) for k, v in held.items()}
     report["gates"] = {k: measure_gates(model, v, taxonomy) for k, v in held.items()}
     print(json.dumps(report, indent=1), flush=True)
     (args.output / "report.json").write_text(json.dumps(report, indent=1))
-    content = weights.Weights(config, taxonomy, model.state_dict())
-    weights.save(content, args.output / "best.safetensors", torch.float16)
 
 
 if __name__ == "__main__":
