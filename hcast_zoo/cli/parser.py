@@ -167,6 +167,9 @@ def _add_answers(command: Callable) -> None:
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
     p.add_argument("--superpixel-cache", metavar="DIR", help="folder that caches the superpixel maps")
+    p.add_argument(
+        "--allow-missing", action="store_true", help="end with exit code 0 though some pictures cannot be read"
+    )
     _add_model(p)
     _add_clusters(p)
     _add_loading(p)
@@ -257,6 +260,9 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
     p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
     p.add_argument("--json", action="store_true", help="one JSON object")
+    p.add_argument(
+        "--allow-missing", action="store_true", help="end with exit code 0 though some pictures cannot be read"
+    )
     _add_loading(p)
 
     p = command("convert", share.convert, "turn an official H-CAST or CAST checkpoint into H-CAST Zoo weights")

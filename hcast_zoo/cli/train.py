@@ -44,7 +44,7 @@ MODEL_OPTIONS = (
 def evaluate(args: argparse.Namespace) -> int:
     """Print a row of metrics for each decoding."""
     from ..common.processes import join
-    from ..evaluation.evaluate import evaluate as run
+    from ..evaluation.evaluate import measure
     from ..weights import file as weights
 
     if args.card and args.num_clusters:
@@ -52,7 +52,7 @@ def evaluate(args: argparse.Namespace) -> int:
     content, dataset = _load_labelled(args)
     with join() as processes:
         model = weights.build(content, processes.device(args.device))
-        results = run(
+        measured = measure(
             model,
             dataset,
             args.decode,
@@ -66,8 +66,10 @@ def evaluate(args: argparse.Namespace) -> int:
 
     if not processes.is_main:
         return 0
+    results, left_out = measured.results, measured.left_out
     if args.card:
-        _record(args, results, content.taxonomy.name, len(dataset))
+        _record(args, measured, content.taxonomy.name)
+    code = _tell_left_out(left_out, len(dataset), args.allow_missing)
 
     if args.json:
         print(
@@ -76,20 +78,34 @@ def evaluate(args: argparse.Namespace) -> int:
                     "model": args.model,
                     "data": args.data,
                     "split": args.split,
-                    "pictures": len(dataset),
+                    "pictures": measured.pictures,
+                    "left_out": left_out,
                     "num_clusters": args.num_clusters,
                     "results": results,
                 }
             )
         )
-        return 0
+        return code if processes.count == 1 else 0
 
     names = list(next(iter(results.values())))
     print("\t".join(["decoding", *map(printable, names)]))
     for mode, values in results.items():
         print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
 
-    return 0
+    # A launcher would take any other code for a crash, and start the job again.
+    return code if processes.count == 1 else 0
+
+
+def _tell_left_out(left_out: int, pictures: int, allowed: bool) -> int:
+    """Tell how many pictures the numbers are of, if not of all; return the exit code."""
+    if not left_out:
+        return 0
+    print(
+        f"measured on {pictures - left_out} of {pictures} pictures: {left_out} cannot be read and are left out"
+        + ("" if allowed else " (--allow-missing ends with exit code 0 all the same)"),
+        file=sys.stderr,
+    )
+    return 0 if allowed else 1
 
 
 def calibrate(args: argparse.Namespace) -> int:
@@ -105,6 +121,7 @@ def calibrate(args: argparse.Namespace) -> int:
     before = calibration_errors(logits, labels, content.taxonomy)
     after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
     weights.save(content, args.output)
+    code = _tell_left_out(len(dataset) - len(labels), len(dataset), args.allow_missing)
 
     if args.json:
         print(
@@ -112,20 +129,21 @@ def calibrate(args: argparse.Namespace) -> int:
                 {
                     "output": args.output,
                     "pictures": len(labels),
+                    "left_out": len(dataset) - len(labels),
                     "calibration": content.calibration.to_dict(),
                     "before": before,
                     "after": after,
                 }
             )
         )
-        return 0
+        return code
 
     print("\t".join(["of", "temperature", "ece before", "ece after"]))
     temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
     for (name, error), temperature in zip(before.items(), temperatures):
         print(f"{printable(name.removeprefix('ece/'))}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
 
-    return 0
+    return code
 
 
 def train(args: argparse.Namespace) -> int:
@@ -355,7 +373,7 @@ def split(args: argparse.Namespace) -> int:
     return 0
 
 
-def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -> None:
+def _record(args: argparse.Namespace, measured, data: str) -> None:
     """Write an evaluation to its card, with file names in place of this machine's paths."""
     from ..sharing import model_card as card
 
@@ -368,9 +386,10 @@ def _record(args: argparse.Namespace, results: dict, data: str, pictures: int) -
             sha256=card.checksum(args.model),
             data=data or file,
             split=args.split,
-            pictures=pictures,
-            results=results,
+            pictures=measured.pictures,
+            results=measured.results,
             command=command,
             commit=card.code_version(),
+            left_out=measured.left_out,
         ),
     )

@@ -1,5 +1,6 @@
 """Evaluation: metrics of a model on a data set, for each decoding."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,21 @@ from ..network.model import HCast
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.decode import decode
 from .metrics import HierarchicalMetrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Metrics, and what they were measured on.
+
+    Attributes:
+        results: Decoding to metric to percent.
+        pictures: How many were measured.
+        left_out: How many of the data set could not be read.
+    """
+
+    results: dict[str, dict[str, float]]
+    pictures: int
+    left_out: int
 
 
 def collect_logits(
@@ -77,6 +93,34 @@ def evaluate(
     Raises:
         ValueError: if no picture can be read, or clusters outnumber tokens.
     """
+    return measure(
+        model,
+        dataset,
+        decoders,
+        calibration,
+        processes=processes,
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+        num_clusters=num_clusters,
+        superpixel_cache=superpixel_cache,
+    ).results
+
+
+def measure(
+    model: HCast,
+    dataset: HierarchicalDataset,
+    decoders: Sequence[str] = ("best_path",),
+    calibration: Calibration | None = None,
+    *,
+    processes: Processes = ALONE,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: bool = True,
+    num_clusters: tuple[int, ...] | None = None,
+    superpixel_cache: str | Path | None = None,
+) -> Measured:
+    """Return the metrics of :func:`evaluate`, and of how many pictures they are; the arguments are the same."""
     share = Subset(dataset, processes.share(len(dataset)))
     batches, label_batches = _run(
         model=model,
@@ -106,7 +150,8 @@ def evaluate(
             metrics.update(found[mode], truth)
         results[mode] = metrics.compute()
 
-    return results
+    pictures = sum(len(truth) for _, truth in shares)
+    return Measured(results, pictures, len(dataset) - pictures)
 
 
 @torch.inference_mode()

@@ -37,6 +37,7 @@ class Evaluation:
         commit: Of the code, or the version of the package.
         date: ISO day.
         torch: Version of torch.
+        left_out: How many pictures of the split could not be read.
     """
 
     sha256: str
@@ -48,10 +49,11 @@ class Evaluation:
     commit: str
     date: str = dataclasses.field(default_factory=lambda: date.today().isoformat())
     torch: str = torch.__version__.split("+")[0]
+    left_out: int = 0
 
     def __post_init__(self):
         texts = (self.sha256, self.data, self.split or "", self.command, self.commit, self.date, self.torch)
-        if not all(isinstance(text, str) for text in texts) or type(self.pictures) is not int:
+        if not all(isinstance(text, str) for text in texts) or {type(self.pictures), type(self.left_out)} != {int}:
             raise ValueError("expected texts, and a number of pictures")
         tables = list(self.results.values()) if isinstance(self.results, dict) else []
         if not tables or not all(isinstance(t, dict) and t and all(map(is_number, t.values())) for t in tables):

@@ -68,6 +68,29 @@ def test_evaluate(picture_folder, tiny_weights, capsys):
     assert result["pictures"] == 12 and result["results"]["best_path"]["tice"] == 0
 
 
+def test_counts_are_of_what_was_measured(picture_folder, tiny_weights, tmp_path, capsys):
+    for file in sorted((picture_folder / "val").rglob("*.png"))[:2]:
+        file.write_bytes(b"")
+    options = ["--data", str(picture_folder), "--split", "val"]
+    command = ["evaluate", *options, "--model", str(tiny_weights), "--card", str(tmp_path / "card.md"), "--json"]
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert (result["pictures"], result["left_out"]) == (10, 2)
+    assert "measured on 10 of 12 pictures: 2 cannot be read and are left out" in captured.err
+    assert "10 pictures (2 more cannot be read); percent" in (tmp_path / "card.md").read_text()
+    (stored,) = json.loads((tmp_path / "card.json").read_text())
+    assert (stored["pictures"], stored["left_out"]) == (10, 2)
+    assert main([*command[:-1], "--allow-missing"]) == 0
+
+    fit = ["calibrate", str(tiny_weights), *options, "--output", str(tmp_path / "x.safetensors"), "--json"]
+    capsys.readouterr()
+    assert main(fit) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert (result["pictures"], result["left_out"]) == (10, 2)
+    assert main([*fit, "--allow-missing"]) == 0
+
+
 def test_calibrate_then_back_off_within_a_subtree(picture_folder, tiny_weights, tmp_path, capsys):
     output = tmp_path / "calibrated.safetensors"
     command = ["calibrate", str(tiny_weights), "--data", str(picture_folder), "--output", str(output)]
