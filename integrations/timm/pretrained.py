@@ -248,6 +248,8 @@ def _choose_levels(
         wanted = taxonomy.level_classes if wanted is None else wanted
 
     wanted = tuple(wanted)
+    if not wanted:
+        raise ValueError("level_classes: expected at least one level, got none")
     if names is None and wanted != levels:
         taxonomy = None
     if taxonomy is not None and wanted != taxonomy.level_classes:

@@ -60,7 +60,7 @@ def judge(error: BaseException, reader: Reader) -> str:
     if isinstance(error, SystemExit):
         return "clear error"  # its words were checked
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames[-1].filename.startswith(OURS):
+    if not reader.foreign and not frames[-1].filename.startswith(OURS):
         return f"{type(error).__name__} of another package: {_place(error)}"
     if not 5 <= len(str(error)) <= MESSAGE:
         return f"a message of {len(str(error))} characters: {_place(error)}"

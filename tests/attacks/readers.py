@@ -55,6 +55,7 @@ class Reader:
 
     what: str
     clear: tuple[type[Exception], ...]
+    foreign = False  # whether a framework's own words are clear too
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -6,6 +6,7 @@
 import io
 import json
 import os
+import random
 import shlex
 import struct
 import subprocess
@@ -788,3 +789,23 @@ def test_left_out_lines_hold_no_control_characters(tmp_path, taxonomy):
     with pytest.warns(UserWarning, match="left out") as caught:
         assert data[0] is None
     assert str(caught[0].message).isprintable()
+
+
+@pytest.mark.parametrize("door, package", [("core", "torch"), ("timm", "timm"), ("mmpretrain", "mmpretrain")])
+def test_changed_configs_are_a_model_or_an_error(tmp_path, door, package, monkeypatch):
+    """tests/attacks/configs.py goes on to thousands, in every door, and measures their memory."""
+    pytest.importorskip(package)
+    pytest.importorskip("pyarrow")  # of the readers beside
+    from tests.attacks.doors import DOORS
+
+    monkeypatch.setenv("HCAST_ZOO_MEMORY_GIB", "0.1")
+    reader = DOORS[door](tmp_path)
+    reader.warm()
+    refused = 0
+    for number in range(40):
+        try:
+            reader.read(reader.make(random.Random(number)))
+        except reader.clear as error:
+            refused += 1
+            assert 5 <= len(str(error)) <= 4000
+    assert 0 < refused < 40

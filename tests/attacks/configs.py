@@ -1,0 +1,52 @@
+"""Feed changed configs to every door that reads one, and measure the memory that each takes.
+
+    python -m tests.attacks.configs --inputs 10000 [core timm transformers processor mmpretrain]
+
+The budget is set to 1 GiB, so that memory can be compared with it: a config is refused in words, or a model is made
+of it and looks at one picture within that. Rows go to docs/reliability.md; see fuzz.py for what a finding is.
+"""
+
+import argparse
+import functools
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HCAST_ZOO_MEMORY_GIB"] = "1"
+
+from tests.attacks import fuzz
+from tests.attacks.doors import DOORS
+from tests.attacks.readers import READERS
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("doors", nargs="*", metavar="DOOR", help=f"of {', '.join(DOORS)} (all)")
+    parser.add_argument("--inputs", type=int, default=10_000, help="of each door (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, metavar="N", help="input N alone, of one door, with its traceback")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
+    args = parser.parse_args()
+    if unknown := set(args.doors) - set(DOORS):
+        parser.error(f"no door {', '.join(unknown)}: expected {', '.join(DOORS)}")
+
+    READERS.update(DOORS)
+    names = args.doors or list(DOORS)
+    if args.only is not None:
+        return fuzz.show(names[0], args.seed, args.only)
+
+    found = 0
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            DOORS[name](Path(folder)).warm()
+        result = fuzz.fuzz(name, args.inputs, functools.partial(fuzz.child, name, args.seed))
+        found += fuzz.write(DOORS[name].what, name, args, result)
+
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
