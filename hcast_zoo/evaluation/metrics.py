@@ -61,7 +61,7 @@ def tree_inconsistency(predictions: Tensor, taxonomy: Taxonomy) -> float:
 def weighted_average_precision(accuracies: Sequence[float], level_classes: Sequence[int]) -> float:
     """Return wAP: mean of the levels' accuracies, weighted by their number of classes.
 
-    The authors' code does not compute it; this is our reading of the paper (docs/official_differences.md, 35).
+    The authors' code does not compute it; this is our interpretation (docs/official_differences.md, 35).
 
     Example:
         >>> weighted_average_precision((90.0, 60.0), (10, 20))

@@ -1,6 +1,6 @@
 """Losses: the cross-entropy of every level, and the Tree-path KL, which makes the levels agree on one path.
 
-Targets are hard, (B, L) int64 with -1 where a level is unknown, or soft, one (B, C_l) float tensor a level whose
+Targets are hard, (B, L) int64 with -1 where a level is unknown, or soft, one (B, C_l) float tensor per level, whose
 rows sum to 1 (to 0 where the level is unknown, to anything between after mixing a known and an unknown label).
 """
 

@@ -116,7 +116,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(65_535, 1), (1, 50_000), (4001, 40), (33, 661)])
-def test_a_line_of_pixels_becomes_no_giant(size):
+def test_extreme_aspect_ratio_is_cropped(size):
     """The middle is read: what is bright there is bright in the answer, and the ends are not seen."""
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     left, top, right, bottom = middle_box(size)
