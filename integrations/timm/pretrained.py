@@ -200,7 +200,8 @@ def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> 
     # A saved model's number of superpixels belongs to its own size, the tag's to the tag's.
     before = saved.get("img_size") or tag.config.image_size
     clusters = given.get("num_clusters", fields["num_clusters"])
-    fields.update(resize(fields["num_superpixels"], before, size, clusters[0]))
+    least = clusters[0] if isinstance(clusters, (list, tuple)) and clusters else 1  # the config tells what is wrong
+    fields.update(resize(fields["num_superpixels"], before, size, least))
 
     return HCastConfig.from_dict({**fields, "in_chans": in_chans, **given}), dict(
         img_size=size, in_chans=in_chans, num_classes=num_classes, taxonomy=taxonomy

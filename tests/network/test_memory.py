@@ -141,3 +141,10 @@ def test_a_batch_stays_within_the_budget(tiny_weights, picture_folder, monkeypat
     with torch.inference_mode():
         again = list(predictor.predict(files))
     assert sizes == [2, 2, 1] and [p.path for p in again] == [p.path for p in expected]
+
+
+@pytest.mark.parametrize("fields", [dict(num_clusters=""), dict(num_clusters=()), dict(level_classes=())])
+def test_timm_tells_of_empty_fields(fields):
+    timm = pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=f"{next(iter(fields))}: expected"):
+        timm.create_model("hcast_tiny", **fields)
