@@ -5,7 +5,7 @@ Keys of the state dict are the core's, so one safetensors file serves every fram
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,11 @@ from hcast_zoo.network.model import Encoder, Stage, segment_map
 from hcast_zoo.training.losses import HierarchicalLoss
 
 from .configuration_hcast import HCastConfig
+
+if TYPE_CHECKING:
+    # transformers copies what a module of remote code imports, by its text: so a model that is loaded with remote code
+    # and saved brings the pipelines along that its config names.
+    from .pipeline_hcast import HierarchicalImageClassificationPipeline  # noqa: F401
 
 # Keywords that transformers may pass to any model's forward; others are the caller's mistake.
 PASSED_BY_TRANSFORMERS = frozenset({*TransformersKwargs.__annotations__, "use_cache"})

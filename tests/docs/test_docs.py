@@ -5,8 +5,11 @@ A page's blocks run in order and share their names, in a folder that holds what 
 """
 
 import importlib.metadata
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,6 +195,40 @@ def test_code_blocks(page, workspace, request, tiny_weights, tiny_model, taxonom
             assert result.returncode == 0, (line, result.stderr)
         else:
             exec(compile("\n" * line + text, str(ROOT / page), "exec"), names)
+
+
+OFFLINE = """
+import socket, sys
+
+def refuse(*args):
+    raise OSError("this page wants the network")
+
+socket.socket.connect = refuse
+with open(sys.argv[1], encoding="utf-8") as page:
+    code = page.read()
+exec(compile(code, sys.argv[1], "exec"), {"__name__": "page"})
+"""
+DOORS = ["README.md", "docs/transformers.md", "docs/timm.md", "docs/mmpretrain.md"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", DOORS)
+def test_python_runs_in_a_fresh_process_without_a_network(page, workspace):
+    """As a newcomer does: one file with the page's Python blocks, nothing set up but the pictures."""
+    for module in ("transformers", "mmpretrain"):
+        if f"import {module}" in (ROOT / page).read_text() or f"from {module}" in (ROOT / page).read_text():
+            pytest.importorskip(module)
+    code = [text for language, text, _, reason in blocks(page) if language == "python" and not reason]
+    (workspace / "page.py").write_text("\n".join(code))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(workspace / "hub")}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OFFLINE, "page.py"],
+        cwd=workspace,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_reasons_are_given():

@@ -219,3 +219,37 @@ def test_without_hcast_zoo(repository, tiny_weights, tmp_path, picture_folder):
             np.testing.assert_allclose(tensors[f"logits_{level}"], logits, atol=1e-5, rtol=0)
         np.testing.assert_allclose(tensors["pooler_output"], expected.level_features[0], atol=1e-5, rtol=0)
     assert tuple(report["path"]) == next(Predictor(tiny_weights).predict([opaque])).path
+
+
+SAVED_AGAIN = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hcast_zoo":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+published, saved, picture = sys.argv[1:]
+for auto in (AutoModelForImageClassification, AutoImageProcessor):
+    auto.from_pretrained(published, trust_remote_code=True).save_pretrained(saved)
+for task in ("hierarchical-image-classification", "image-classification"):
+    print(json.dumps(pipeline(task, saved, trust_remote_code=True)(picture)))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_saved_again_keeps_its_code(repository, tiny_weights, tmp_path):
+    """And reads a picture with transparency as the core does, in both pipelines."""
+    command = [sys.executable, "-W", "ignore", "-c", SAVED_AGAIN, str(repository), str(tmp_path / "saved")]
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    result = subprocess.run([*command, str(PICTURES[0])], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    answers = [json.loads(line) for line in result.stdout.splitlines() if line.startswith(("{", "["))]
+    expected = next(hcast_zoo.Predictor(tiny_weights).predict(PICTURES[0]))
+    assert answers[0]["path"] == list(expected.path)
+    own = next(hcast_zoo.Predictor(tiny_weights, decoder="independent").predict(PICTURES[0]))
+    assert answers[1][0]["label"] == own.path[-1]
+    assert answers[1][0]["score"] == pytest.approx(own.probabilities[-1], abs=1e-5)
