@@ -266,7 +266,10 @@ def _add_training(command: Callable) -> None:
     _add_loading(p)
 
     p = command("convert", share.convert, "turn an official H-CAST or CAST checkpoint into H-CAST Zoo weights")
-    p.add_argument("checkpoint", help=".pth (read without running code) or .safetensors file")
+    p.add_argument(
+        "checkpoint",
+        help=".pth (read without running code) or .safetensors file, hf://org/name/path, or an https:// address",
+    )
     p.add_argument("output", help=".safetensors file to write")
     p.add_argument("--taxonomy", help="labels to store with the weights")
     p.add_argument(
@@ -279,6 +282,9 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--num-superpixels", type=int, help="(196, or the data set's)")
     p.add_argument("--num-heads", type=int, default=12)
     p.add_argument("--keep-last-pool", action="store_true", help="keep the fourth pooling, which reaches no label")
+    p.add_argument(
+        "--keep-projection", metavar="FILE", help="write the projection head of a self-supervised checkpoint here"
+    )
 
     p = command("mm-train", train.mm_train, "train by an mmpretrain config, as mmpretrain's tools/train.py does")
     p.add_argument("config", help="file, or hcast_zoo::hcast/NAME.py for one of ours")
@@ -379,6 +385,8 @@ def _add_sharing(command: Callable) -> None:
     """Add the commands that pass weights on."""
     p = command("info", share.info, "list the packaged weights, or describe one model")
     p.add_argument("model", nargs="?", help="name, file or folder")
+    p.add_argument("--list", action="store_true", help="list every name: data, classes, size, licence, where it is")
+    p.add_argument("--pin", metavar="SHA256", help="accept only this file behind a name of published weights")
     p.add_argument("--json", action="store_true", help="one JSON object")
 
     p = command("export", share.export, "write a model as one ONNX or torch.export graph, and check it")

@@ -25,7 +25,8 @@ def convert(args: argparse.Namespace) -> int:
     from ..paper import trees
     from ..taxonomy.tree import Taxonomy
     from ..weights import file as weights
-    from ..weights.official import convert_official, read_checkpoint
+    from ..weights.official import convert_official, projection_head, read_checkpoint
+    from ..weights.source import open_source
 
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
     told = {}
@@ -33,15 +34,41 @@ def convert(args: argparse.Namespace) -> int:
         told, taxonomy = paper.find(args.dataset).official, taxonomy or trees.load(args.dataset)
     if args.num_superpixels is not None:
         told = {**told, "num_superpixels": args.num_superpixels}
-    config, state = convert_official(
-        read_checkpoint(args.checkpoint), keep_last_pool=args.keep_last_pool, num_heads=args.num_heads, **told
-    )
+
+    with open_source(args.checkpoint) as path:
+        checkpoint = read_checkpoint(str(path))
+        config, state = convert_official(
+            checkpoint, keep_last_pool=args.keep_last_pool, num_heads=args.num_heads, **told
+        )
+
+    headless = not any(key.startswith("heads.") for key in state)
+    if headless and taxonomy is not None:
+        raise ValueError(
+            f"{args.checkpoint} has no classifier head (self-supervised), so it knows no levels: leave out --taxonomy "
+            "and --dataset, and train from it"
+        )
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise ValueError(f"the taxonomy has {taxonomy.level_classes} classes, the checkpoint {config.level_classes}")
-    weights.save(weights.Weights(config, taxonomy, state), args.output)
-    print(f"{args.output}: {len(state)} tensors, levels {config.level_classes}", file=sys.stderr)
+
+    metadata = {"heads": "none"} if headless else {}
+    if args.keep_projection:
+        _keep_projection(projection_head(checkpoint), args)
+    weights.save(weights.Weights(config, taxonomy, state, metadata), args.output)
+    levels = "no head" if headless else f"levels {config.level_classes}"
+    print(f"{args.output}: {len(state)} tensors, {levels}", file=sys.stderr)
 
     return 0
+
+
+def _keep_projection(head: dict, args: argparse.Namespace) -> None:
+    """Write MoCo's projection head to a file of its own, for it is no part of the classifier."""
+    from safetensors.torch import save
+
+    from ..common.files import write_whole
+
+    if not head:
+        raise ValueError(f"{args.checkpoint} has no projection head: leave out --keep-projection")
+    write_whole(args.keep_projection, save({key: value.contiguous() for key, value in head.items()}))
 
 
 def export(args: argparse.Namespace) -> int:
@@ -97,8 +124,18 @@ def publish(args: argparse.Namespace) -> int:
 
 
 def info(args: argparse.Namespace) -> int:
-    """Describe weights."""
+    """Describe weights, list all tags, or pin a tag's checksum."""
     from ..weights import file as weights
+    from ..weights import tags
+
+    if args.pin:
+        tags.pin(args.model or "", args.pin)
+        print(f"{args.model}: pinned SHA-256 {args.pin}", file=sys.stderr)
+        return 0
+
+    if args.list:
+        _list_tags(args.json)
+        return 0
 
     if args.model is None:
         index = weights.packaged()
@@ -118,3 +155,39 @@ def info(args: argparse.Namespace) -> int:
     print(to_json(description, None if args.json else 1))
 
     return 0
+
+
+def _list_tags(as_json: bool) -> None:
+    """Print a row for each name that weights have: in the package, and on the Hub by others."""
+    from ..network.model import HCast
+    from ..weights import file as weights
+    from ..weights import tags
+
+    rows = []
+    for name, entry in weights.packaged().items():
+        content = weights.read(weights.FOLDER / entry["file"], tensors=False)
+        rows.append(
+            {
+                "name": name,
+                "data": content.taxonomy.name if content.taxonomy else "",
+                "classes": content.config.level_classes[-1],
+                "parameters": sum(p.numel() for p in HCast(content.config, device="meta").parameters()),
+                "license": content.metadata.get("license", ""),
+                "where": "in the package",
+                "verified": "SHA-256 of the package",
+                "sha256": entry["sha256"],
+                "cached": str(weights.FOLDER / entry["file"]),
+                "description": entry.get("description", ""),
+            }
+        )
+
+    rows += [tags.describe(name) for name in tags.TAGS]
+    if as_json:
+        for row in rows:
+            print(to_json(row))
+        return
+
+    columns = ("name", "data", "classes", "parameters", "license", "where", "verified")
+    print("\t".join(columns))
+    for row in rows:
+        print("\t".join(str(row[column]) for column in columns))

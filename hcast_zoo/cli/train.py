@@ -310,15 +310,17 @@ def _train_options(args: argparse.Namespace) -> dict:
 def _load_start(model: str, recipe: str | None):
     """Return the weights that training starts from."""
     from ..weights import file as weights
+    from ..weights.hub import HubError
 
     try:
         content = weights.load(model)
-    except weights.WeightsError as error:
+    except (weights.WeightsError, HubError) as error:
         hint = (
-            f". The recipe starts from an ImageNet CAST checkpoint: hcast-zoo convert CHECKPOINT.pth {model}; or "
-            "say --model hcast_small to start from nothing"
+            ". The recipe starts from CAST's ImageNet weights: get the file of hcast_small.cast_in1k, see "
+            "`hcast-zoo info --list`, turn it with `hcast-zoo convert FILE cast_small.safetensors`, and say --model "
+            "cast_small.safetensors; or say --model hcast_small to start from nothing"
         )
-        raise weights.WeightsError(f"{error}{hint if recipe and not os.path.exists(model) else ''}") from error
+        raise type(error)(f"{error}{hint if recipe and not os.path.exists(model) else ''}") from error
 
     weights.check(content)
     return content

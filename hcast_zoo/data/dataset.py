@@ -15,7 +15,7 @@ from ..common.text import clip, printable
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
 from .loading import seed_everything
-from .pictures import PictureError, on_background, open_picture
+from .pictures import PictureError, on_background, open_as_official, open_picture
 from .readers import PREPARED, Listing, folder_rows, read
 
 WHITE = (255, 255, 255)
@@ -55,6 +55,7 @@ class HierarchicalDataset(Dataset):
             raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
         self.pictures, self.taxonomy, self.transform = list(pictures), taxonomy, transform
         self.skip_broken, self.random_background = skip_broken, random_background
+        self.official_reading = False  # as the authors' loader reads: see open_as_official
         known: dict[tuple, tuple[int, ...]] = {}
         rows = []
         for i, path in enumerate(labels):
@@ -150,7 +151,7 @@ class HierarchicalDataset(Dataset):
         background = WHITE
         if self.random_background:
             background = (random.randrange(256), random.randrange(256), random.randrange(256))
-        picture = on_background(picture, background)
+        picture = picture if self.official_reading else on_background(picture, background)
         if self.transform is not None:
             picture = self.transform(picture)
 
@@ -174,10 +175,11 @@ class HierarchicalDataset(Dataset):
 
     def open(self, index: int) -> Image.Image:
         """Return picture ``index`` as RGB or RGBA."""
+        read = open_as_official if self.official_reading else open_picture
         if self._cache is None:
-            return open_picture(self.pictures[index])
+            return read(self.pictures[index])
         if index not in self._cache:
-            self._cache[index] = open_picture(self.pictures[index])
+            self._cache[index] = read(self.pictures[index])
         return self._cache[index]
 
     def few(self, number: int) -> list[tuple[str, int]]:

@@ -96,6 +96,9 @@ class SuperpixelCollate:
     def _segments(self, images: Tensor) -> Tensor:
         if self.cache is not None:
             return self.cache(images)
+        c = self.config
+        if self.paper_exact and c.superpixels == "seeds" and c.in_chans == 3:
+            return superpixels.wrapped_seeds(images, c.num_superpixels, c.mean, c.std)
         return superpixels.segment_images(images, self.config).contiguous()
 
 

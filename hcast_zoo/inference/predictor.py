@@ -98,6 +98,11 @@ class Predictor:
         threshold: float | None = None,
     ):
         content = weights.load(source)
+        if weights.is_headless(content):
+            raise weights.WeightsError(
+                f"{source} has no classifier head, so it gives no labels: train from it with "
+                f"hcast-zoo train --model {source}"
+            )
         if content.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
         check_decoder(decoder)

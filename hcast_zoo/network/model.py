@@ -501,22 +501,23 @@ def sum_rows(rows: Tensor, index: Tensor, num_sums: int) -> Tensor:
     return rows.new_zeros(num_sums, rows.shape[1]).scatter_add(0, index[:, None].expand_as(rows), rows)
 
 
-def fit_position(state_dict: dict[str, Tensor], grid_size: int, prefix: str = "") -> None:
+def fit_position(state_dict: dict[str, Tensor], grid_size: int, prefix: str = "", antialias: bool = True) -> None:
     """Resample the position embedding of a state dict in place, if it is there and was made for another image size.
 
     Args:
         state_dict: Of any model whose names the prefix begins.
         grid_size: Cells along a side of the model's images, :attr:`HCastConfig.grid_size`.
         prefix: Of the names.
+        antialias: Average where the new grid is coarser.
     """
     key = f"{prefix}pos_embed"
     if key in state_dict and state_dict[key].shape[1] != 1 + grid_size**2:
-        state_dict[key] = resample_position(state_dict[key], (grid_size, grid_size))
+        state_dict[key] = resample_position(state_dict[key], (grid_size, grid_size), antialias)
 
 
-def resample_position(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+def resample_position(embedding: Tensor, grid: tuple[int, int], antialias: bool = True) -> Tensor:
     """Resample a (1, 1 + n * n, C) position embedding to (1, 1 + h * w, C), keeping its class token's entry."""
     size = round((embedding.shape[1] - 1) ** 0.5)
     image = embedding[:, 1:].reshape(1, size, size, -1).permute(0, 3, 1, 2).float()
-    image = F.interpolate(image, tuple(grid), mode="bicubic", antialias=True, align_corners=False)
+    image = F.interpolate(image, tuple(grid), mode="bicubic", antialias=antialias, align_corners=False)
     return torch.cat([embedding[:, :1], image.flatten(2).transpose(1, 2).to(embedding.dtype)], 1)

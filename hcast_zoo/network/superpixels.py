@@ -163,6 +163,26 @@ def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     return (to_rgb(images, mean, std) * 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
+def wrapped_seeds(images: Tensor, num_superpixels: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Segment normalised images by SEEDS as the official loader does, where bytes outside [0, 255] wrap around.
+
+    Args:
+        images: (B, 3, H, W) float on the CPU.
+        num_superpixels: How many to ask for.
+        mean: Channel means.
+        std: Channel deviations.
+
+    Returns:
+        (B, H, W) int64 labels.
+
+    Source: official birds_seeds.py:104-106; docs/official_differences.md, 21.
+    """
+    shift, scale = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (mean, std))
+    pixels = ((images.double() * scale + shift) * 255).to(torch.int64) % 256
+    maps = [seeds(picture, num_superpixels) for picture in pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy()]
+    return torch.from_numpy(np.stack(maps))
+
+
 def unrounded(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return the float32 images that half-precision ones were rounded from, if those came from 8-bit pictures.
 

@@ -12,9 +12,10 @@ MENDED = (
 )
 EXACT = (
     "as in the official code: trained on all training pictures, weights chosen by the finest level's accuracy on the "
-    "test pictures (so the best number is optimistic), superpixels of the pictures before mixing, and ImageNet's "
-    "normalisation in training. Not kept: byte values that wrap around below 0 and above 255 before superpixels are "
-    "computed"
+    "test pictures (so the best number is optimistic), superpixels of the pictures before mixing and of bytes that "
+    "wrap around, ImageNet's normalisation in training, fp16 on a GPU. Not kept: the number of tokens, which follows "
+    "the batch there; repeated augmentation, where several processes train; the order of pictures and random numbers; "
+    "one bit in place of none where RandAugment posterises most"
 )
 
 

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 MAX_WORKERS = 256  # processes; protects against a typing error
-CHANGEABLE = {"workers", "checkpoint_steps", "superpixel_cache"}  # a run may be resumed with other values of these
+# A run may be resumed with other values of these.
+CHANGEABLE = {"workers", "checkpoint_steps", "superpixel_cache", "save_half"}
 
 
 def option(default: Any, help: str) -> Any:
@@ -62,15 +63,17 @@ class TrainConfig:
     checkpoint_steps: int = option(500, "Steps between checkpoints; there is also one after each validation")
     eval_epochs: int = option(1, "Epochs between validations")
     mixed_precision: str = option("no", '"no", "bf16" or "fp16"')
+    save_half: bool = option(False, "Store the weights in float16, half as large and less exact")
     superpixel_cache: str | None = option(
         None,
         "Folder that caches the maps of pictures that recur unchanged (validation; no augmentation)",
     )
     paper_exact: bool = option(
         False,
-        "Train as the official code does: superpixels before mixing, ImageNet's normalisation in training, a "
-        "learning rate that changes once an epoch, and the weights themselves, not their average, chosen by "
-        "the accuracy at the finest level (docs/official_differences.md, 23, 24, 32, 33)",
+        "Train as the official code does: superpixels before mixing and of bytes that wrap around, ImageNet's "
+        "normalisation in training, a learning rate that changes once an epoch, boxes of cutmix, pictures neither "
+        "turned upright nor put on a background, fp16 on a GPU, and the weights themselves, not their average, chosen "
+        "by the accuracy at the finest level (docs/official_differences.md, 21, 23, 24, 32, 33, 39, 40, 41, 42, 43)",
     )
 
     def __post_init__(self):

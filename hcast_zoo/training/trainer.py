@@ -8,17 +8,20 @@ one alone prints, logs and writes.
 """
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm.data
 import timm.optim
 import timm.scheduler
@@ -49,11 +52,74 @@ from .losses import HierarchicalLoss, soft_targets
 from .settings import CHANGEABLE, TrainConfig
 
 
+class OfficialAverage(torch.nn.Module):
+    """Average weights as the authors' code keeps them: a constant decay, and blocks averaged twice a step.
+
+    Their state dict holds every block under two names, and the average walks the names. Batch norm's statistics are
+    averaged too; its integer counter stays 0.
+
+    Args:
+        model: What to average.
+        decay: Of a step.
+
+    Source: timm 0.4.12's ModelEma; docs/official_differences.md, 39.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        super().__init__()
+        self.module, self.decay = copy.deepcopy(model).eval().requires_grad_(False), decay
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module, step: int | None = None) -> None:
+        """Move the average towards ``model``; ``step`` is not used, as the decay is constant."""
+        new = model.state_dict()
+        for name, value in self.module.state_dict().items():
+            for _ in range(2 if ".blocks." in name else 1):
+                value.copy_(value * self.decay + (1.0 - self.decay) * new[name])
+
+
+def _make_average(model: torch.nn.Module, settings: TrainConfig) -> torch.nn.Module | None:
+    if not settings.ema_decay:
+        return None
+    if settings.paper_exact:
+        return OfficialAverage(model, settings.ema_decay)
+    return ModelEmaV3(model, settings.ema_decay, use_warmup=True)
+
+
 class HierarchicalMixup(Mixup):
     """timm's mixup and cutmix, with the labels of every level mixed by one lambda.
 
+    Args:
+        official_boxes: Cut as timm 0.4.12 did: the box of an odd side is one pixel shorter
+            (docs/official_differences.md, 40).
+        kwargs: timm's arguments.
+
     Source: official mixup_hier.py:217-222 (docs/official_differences.md, 29).
     """
+
+    def __init__(self, *args, official_boxes: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.official_boxes = official_boxes
+
+    def _mix_batch(self, x: Tensor) -> float:
+        if not self.official_boxes:
+            return super()._mix_batch(x)
+        lam, use_cutmix = self._params_per_batch()
+        if lam == 1.0:
+            return 1.0
+        if not use_cutmix:
+            mixed = x.flip(0).mul_(1.0 - lam)
+            x.mul_(lam).add_(mixed)
+            return lam
+
+        height, width = x.shape[-2:]
+        ratio = np.sqrt(1 - lam)
+        half_height, half_width = int(height * ratio) // 2, int(width * ratio) // 2
+        y, x_centre = np.random.randint(0, height), np.random.randint(0, width)
+        top, bottom = max(y - half_height, 0), min(y + half_height, height)
+        left, right = max(x_centre - half_width, 0), min(x_centre + half_width, width)
+        x[:, :, top:bottom, left:right] = x.flip(0)[:, :, top:bottom, left:right]
+        return 1.0 - (bottom - top) * (right - left) / float(height * width)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Mix (B, C, H, W) images in place, and (B, L) labels (-1 for unknown) into soft targets."""
@@ -104,7 +170,10 @@ class Trainer:
             raise ValueError("model, training set and validation set must have one taxonomy")
         # Without this, accelerate would not see that torchrun started several processes on CPUs.
         several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_accelerator()
-        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=several_on_cpu)
+        precision = settings.mixed_precision
+        if settings.paper_exact and precision == "no" and torch.cuda.is_available():
+            precision = "fp16"  # as the official code always computes on a GPU, with a scaler of gradients
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=several_on_cpu)
         self.processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
         world = self.processes.count
         if len(train_set) < settings.batch_size * world:
@@ -124,13 +193,14 @@ class Trainer:
 
         train_set.transform, val_set.transform = train_transform(config, settings), eval_transform(config)
         train_set.random_background = settings.random_background
+        train_set.official_reading = val_set.official_reading = settings.paper_exact
         self.val_set, self.taxonomy = val_set, train_set.taxonomy
 
         seed_everything(settings.seed)
         model = self.make_model()
         if init is not None:
-            model.load_state_dict(weights.fit(init.state_dict, model), strict=False)
-        self.ema = ModelEmaV3(model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
+            model.load_state_dict(weights.fit(init.state_dict, model, settings.paper_exact), strict=False)
+        self.ema = _make_average(model, settings)
         optimizer = timm.optim.create_optimizer_v2(
             model, settings.opt, lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay
         )
@@ -341,9 +411,10 @@ class Trainer:
 
         if self.processes.is_main:
             content = weights.Weights(self.config, self.taxonomy, model.state_dict())
-            weights.save(content, self.output / "last.safetensors", torch.float16)
+            dtype = torch.float16 if self.settings.save_half else None
+            weights.save(content, self.output / "last.safetensors", dtype)
             if better:
-                weights.save(content, self.output / "best.safetensors", torch.float16)
+                weights.save(content, self.output / "best.safetensors", dtype)
 
         self.accelerator.wait_for_everyone()
 
@@ -456,8 +527,6 @@ def train_transform(config: HCastConfig, settings: TrainConfig):
         ValueError: if timm does not know the policy.
     """
     policy = settings.auto_augment or None
-    if policy and policy.startswith("rand") and "mmax" not in policy:
-        policy += "-mmax9"  # at magnitude 10 timm posterises to 0 bits, which Pillow 13 refuses
 
     # The official code always trains with ImageNet's normalisation (docs/official_differences.md, 24).
     mean, std = normalization(config.replace(mean=IMAGENET_MEAN, std=IMAGENET_STD) if settings.paper_exact else config)
@@ -482,11 +551,24 @@ def train_transform(config: HCastConfig, settings: TrainConfig):
             f"{brief(settings.auto_augment)}: {clip(error)}"
         ) from error
 
+    _limit_posterise(transform)
     if config.in_chans == 1:  # after timm's augmentations, some of which want colours
         to_tensor = [isinstance(step, timm.data.transforms.MaybeToTensor) for step in transform.transforms].index(True)
         transform.transforms.insert(to_tensor, Grayscale(1))
 
     return transform
+
+
+def _limit_posterise(transform) -> None:
+    """Keep at least one bit where a policy would posterise to none, which Pillow 13 refuses; draws stay as they are."""
+    for step in transform.transforms:
+        for op in getattr(step, "ops", ()):
+            if op.name.startswith("Posterize"):
+                op.level_fn = functools.partial(_at_least_one_bit, op.level_fn)
+
+
+def _at_least_one_bit(level_fn: Callable, level: float, hparams: dict) -> tuple[int]:
+    return (max(level_fn(level, hparams)[0], 1),)
 
 
 def make_mixup(config: HCastConfig, settings: TrainConfig) -> HierarchicalMixup | None:
@@ -499,6 +581,7 @@ def make_mixup(config: HCastConfig, settings: TrainConfig) -> HierarchicalMixup 
         prob=settings.mix_prob,
         label_smoothing=settings.smoothing,
         num_classes=config.level_classes,
+        official_boxes=settings.paper_exact,
     )
 
 

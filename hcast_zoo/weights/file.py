@@ -16,16 +16,13 @@ from ..network.config import HCastConfig
 from ..network.model import HCast, fit_position
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.tree import Taxonomy
-from . import hub
+from . import hub, tags
+from .errors import WeightsError as WeightsError
 
 FOLDER = Path(__file__).parent / "shipped"
 RUN_FILES = ("best.safetensors", "last.safetensors")  # of a training run, the one to take first
 MAX_CONFIG = 2**28  # bytes of a config.json with its taxonomy
 INDEX = FOLDER / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
-
-
-class WeightsError(ValueError):
-    """A file holds no usable H-CAST weights; the message says what was expected and how to mend it."""
 
 
 @dataclasses.dataclass
@@ -81,9 +78,9 @@ def load(source: str | Path) -> Weights:
     """Read weights.
 
     Args:
-        source: A name from :func:`packaged` (``hcast_small.emoji_art``, or ``hcast_small`` for its default), a
-            ``.safetensors`` file, a folder that holds ``model.safetensors``, or a repository on the Hub
-            (``org/name``, ``org/name@revision``).
+        source: A name from :func:`packaged` or :data:`.tags.TAGS` (``hcast_small.emoji_art``,
+            ``hcast_small.cast_in1k``, or ``hcast_small`` for its default), a ``.safetensors`` file, a folder that
+            holds ``model.safetensors``, or a repository on the Hub (``org/name``, ``org/name@revision``).
 
     Raises:
         WeightsError: if the source is not found, damaged, a pickle, or lacks a valid config.
@@ -199,12 +196,15 @@ def check(weights: Weights) -> HCast:
     """Check that tensors are those of the config, before any memory is taken for what a config asks for.
 
     Returns:
-        The model of the config, on the meta device.
+        The model of the config, on the meta device; of weights without any head, such as self-supervised ones, it
+        has none either, and its output no logits.
 
     Raises:
         WeightsError: if they are those of another model; the message names some of them.
     """
     model = HCast(weights.config, device="meta")
+    if is_headless(weights):
+        model.heads = torch.nn.ModuleList()
     expected, given = model.state_dict(), weights.state_dict
     problems = [f"no {k}" for k in expected if k not in given]
     problems += [f"unknown {clip(k)}" for k in given if k not in expected]
@@ -222,16 +222,29 @@ def check(weights: Weights) -> HCast:
     return model
 
 
-def fit(state_dict: dict[str, Tensor], model: HCast) -> dict[str, Tensor]:
+def is_headless(weights: Weights) -> bool:
+    """Return whether these are features to train from: all of a network but its heads."""
+    return weights.metadata.get("heads") == "none" and not any(k.startswith("heads.") for k in weights.state_dict)
+
+
+def fit(state_dict: dict[str, Tensor], model: HCast, official: bool = False) -> dict[str, Tensor]:
     """Return what of a state dict can start a model of another image size or other classes.
 
     The position embedding is resampled; heads of other shapes are left out. Load the result with ``strict=False``.
+
+    Args:
+        state_dict: Tensors of some model.
+        model: What to start.
+        official: Do as the authors' fine-tuning: resample without antialiasing, and keep the finest head wherever it
+            has the right number of classes (docs/official_differences.md, 41).
 
     Raises:
         WeightsError: if anything but a head has another shape or is missing.
     """
     expected, state = model.state_dict(), dict(state_dict)
-    fit_position(state, model.config.grid_size)
+    fit_position(state, model.config.grid_size, antialias=not official)
+    if official:
+        state = _move_finest_head(state, len(model.config.level_classes) - 1)
     state = {
         k: v for k, v in state.items() if not k.startswith("heads.") or (k in expected and v.shape == expected[k].shape)
     }
@@ -248,6 +261,15 @@ def fit(state_dict: dict[str, Tensor], model: HCast) -> dict[str, Tensor]:
     return state
 
 
+def _move_finest_head(state: dict[str, Tensor], level: int) -> dict[str, Tensor]:
+    """Give the finest head the index of another number of levels, for the official code calls it ``head`` always."""
+    last = max((int(k.split(".")[1]) for k in state if k.startswith("heads.")), default=None)
+    if last is None or last == level:
+        return state
+    moved = {k.replace(f"heads.{last}.", f"heads.{level}."): v for k, v in state.items() if f"heads.{last}." in k}
+    return {k: v for k, v in state.items() if not k.startswith("heads.")} | moved
+
+
 def packaged() -> dict[str, dict]:
     """Return the weights in the package: name to ``file``, ``sha256`` and what else the index tells."""
     return json.loads(INDEX.read_text()) if INDEX.exists() else {}
@@ -259,14 +281,18 @@ def resolve(source: str | Path) -> Path:
     The checksum of a file in the package is verified. What exists on disk goes before the Hub.
     """
     index = packaged()
-    names = [n for n in index if n == str(source) or n.split(".")[0] == str(source)]
+    name = str(source)
+    names = [n for n in index if n == name or n.split(".")[0] == name]
     if names:
         path = FOLDER / index[names[0]]["file"]
         if not path.exists() or sha256(path) != index[names[0]]["sha256"]:
             raise WeightsError(f"{path} is missing or damaged: reinstall hcast-zoo")
         return path
 
+    published = name if name in tags.TAGS else tags.default(name)
     path = Path(source)
+    if published and not path.exists():
+        return tags.fetch(published, _write_published)
     if path.is_dir():
         files = [path / "model.safetensors", *(path / name for name in RUN_FILES)]
         found = next((file for file in files if file.exists()), None)
@@ -282,8 +308,14 @@ def resolve(source: str | Path) -> Path:
         return hub.download(repository[0], "model.safetensors", repository[1])
     raise WeightsError(
         f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, org/name on the "
-        f"Hub, or one of {', '.join(index) or '(none packaged)'}"
+        f"Hub, or one of {', '.join([*index, *tags.TAGS])}"
     )
+
+
+def _write_published(
+    path: Path, config: HCastConfig, taxonomy: Taxonomy | None, state: dict[str, Tensor], metadata: dict[str, str]
+) -> None:
+    save(Weights(config, taxonomy, state, metadata), path)
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:

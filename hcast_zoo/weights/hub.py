@@ -61,6 +61,7 @@ def download(repo: str, filename: str, revision: str | None = None) -> Path:
             f"connection and try again ({error.__cause__ or error})"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise HubError(f"{where} has no {filename}: it holds no H-CAST weights published by hcast-zoo") from error
+        hint = ": it holds no H-CAST weights published by hcast-zoo" if filename == "model.safetensors" else ""
+        raise HubError(f"{where} has no {filename}{hint}") from error
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:
         raise HubError(f"download of {filename} from {where} failed: {error}; try again") from error

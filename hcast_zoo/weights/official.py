@@ -23,6 +23,9 @@ STEM_LAYERS = {
     10: "3.norm",
     12: "4",
 }
+MOCO_ENCODER = "base_encoder."
+PROJECTION_HEAD = re.compile(r"head\.\d+\.")  # MoCo's, three linear layers and batch norms between
+CAPTION_LAYER = ("feats_layer.weight", "feats_layer.bias")
 
 
 def convert_official(
@@ -30,8 +33,11 @@ def convert_official(
 ) -> tuple[HCastConfig, dict[str, Tensor]]:
     """Turn the state dict of an official H-CAST or CAST model into a config and a state dict of ours.
 
-    Accepts two levels, three levels, or one (flat CAST), with or without the aliases ``blocks1.*`` to ``blocks4.*``
-    that official checkpoints hold, wrapped in ``model`` or ``state_dict`` or not, and with a ``module.`` prefix.
+    Accepts two levels, three levels, one (flat CAST) or no head: self-supervised CAST (``module.base_encoder.*`` of
+    MoCo v3, whose momentum encoder, predictor and projection head are left out) and what CAST's
+    ``convert_to_deit.py`` makes of it; and FreeGrainLearning's H-CAST, whose ``feats_layer`` for captions reaches no
+    logit and is left out. With or without the aliases ``blocks1.*`` to ``blocks4.*`` that official checkpoints hold,
+    wrapped in ``model`` or ``state_dict`` or not, and with a ``module.`` prefix.
     Blocks are told apart from the stage boundaries by those aliases; without them 11 blocks are 3+3+3+2, 15 are
     6+3+3+3 and 4 are 1+1+1+1.
 
@@ -42,12 +48,13 @@ def convert_official(
             ``num_clusters``, ``level_classes`` order is always found.
 
     Returns:
-        The config and a state dict that loads strictly into ``HCast(config)``.
+        The config and a state dict that loads strictly into ``HCast(config)``; without ``heads.*`` if the checkpoint
+        has no classifier head (the config's one level then means nothing).
 
     Raises:
         ValueError: if keys are missing or left over, or a shape differs; the message lists them.
     """
-    state = _unwrap(state_dict)
+    state = _join_position(_leave_out(_unwrap(state_dict)))
     aliases, state = _split_aliases(state)
     config = _read_config(state, aliases, keep_last_pool, overrides)
     converted, unknown = {}, []
@@ -61,6 +68,8 @@ def convert_official(
     if unknown:
         raise ValueError(f"not an official H-CAST checkpoint: {len(unknown)} unknown keys, such as {unknown[:5]}")
     expected = {k: v.shape for k, v in HCast(config, device="meta").state_dict().items()}
+    if not any(k in converted for k in expected if k.startswith("heads.")):
+        expected = {k: v for k, v in expected.items() if not k.startswith("heads.")}
     problems = [f"missing {k}" for k in expected if k not in converted]
     for key, tensor in converted.items():
         if key not in expected:
@@ -109,15 +118,66 @@ def is_official(state_dict: dict) -> bool:
         return False
 
 
+def projection_head(state_dict: dict) -> dict[str, Tensor]:
+    """Return MoCo's projection head, ``head.{0,3,6}.weight`` and the batch norms between; empty if there is none."""
+    return {k: v for k, v in _unwrap(state_dict).items() if PROJECTION_HEAD.match(k)}
+
+
 def _unwrap(state_dict: dict) -> dict[str, Tensor]:
+    """Return the tensors of one network: the base encoder's of MoCo's three."""
     for key in ("model", "state_dict"):
         if isinstance(state_dict.get(key), dict):
             state_dict = state_dict[key]
-    state = {k.removeprefix("module."): v for k, v in state_dict.items()}
+    state = {str(k).removeprefix("module."): v for k, v in state_dict.items()}
+    if any(k.startswith(MOCO_ENCODER) for k in state):
+        others = [k for k in state if not k.startswith((MOCO_ENCODER, "momentum_encoder.", "predictor."))]
+        if others:
+            raise ValueError(f"not an official MoCo checkpoint: {len(others)} unknown keys, such as {others[:5]}")
+        state = {k.removeprefix(MOCO_ENCODER): v for k, v in state.items() if k.startswith(MOCO_ENCODER)}
+
     wrong = [k for k, v in state.items() if not isinstance(v, Tensor)]
     if wrong:
         raise ValueError(f"expected a state dict of tensors, got other values at {wrong[:5]}")
     return state
+
+
+def _leave_out(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out what reaches no logit: MoCo's projection head, and FreeGrainLearning's layer for captions."""
+    return {k: v for k, v in state.items() if not PROJECTION_HEAD.match(k) and k not in CAPTION_LAYER}
+
+
+def _join_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give a position embedding without a class row the one that the MoCo variant keeps apart, as ``pe_token``.
+
+    Source: CAST's cast_models/cast.py, build_2d_sincos_position_embedding and forward_features.
+    """
+    position, token = state.get("pos_embed"), state.get("pe_token")
+    if position is None or position.ndim != 3:
+        return state
+    state = {k: v for k, v in state.items() if k != "pe_token"}
+    count = position.shape[1]
+    if round(count**0.5) ** 2 == count:  # a whole grid, so there is no class row
+        row = position.new_zeros(1, 1, position.shape[2]) if token is None else token
+        state["pos_embed"] = torch.cat([row, position], 1)
+    elif token is not None:
+        raise ValueError(f"pe_token beside pos_embed {tuple(position.shape)}: expected positions of a square grid")
+    return state
+
+
+def sine_cosine_position(grid: int, dim: int, temperature: float = 10000.0) -> Tensor:
+    """Return the (1, grid * grid, dim) float32 table that MoCo's position embedding is fixed to, cells by rows.
+
+    A quarter of the channels each: sine and cosine of the row, sine and cosine of the column, at wavelengths from
+    2 pi to 2 pi * temperature cells.
+
+    Source: MoCo v3's 2-D sine-cosine embedding, by its formula.
+    """
+    frequency = temperature ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * frequency  # [grid, dim / 4]
+    rows = angle[:, None].expand(grid, grid, -1)
+    columns = angle[None].expand(grid, grid, -1)
+    table = torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], -1)
+    return table.flatten(0, 1)[None].float()
 
 
 def _split_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -141,10 +201,11 @@ def _read_config(state: dict, aliases: dict, keep_last_pool: bool, overrides: di
         raise ValueError(f"not an official H-CAST checkpoint: no {error.args[0]}") from error
 
     heads = [h for h in OFFICIAL_HEADS if f"{h}.weight" in state]
-    if heads[-1:] != ["head"] or ("manufacturer_head" in heads and "family_head" not in heads):
+    headless = not any(k.startswith(OFFICIAL_HEADS) for k in state)
+    if not headless and (heads[-1:] != ["head"] or ("manufacturer_head" in heads and "family_head" not in heads)):
         raise ValueError(f"expected heads head, family_head and manufacturer_head in this order, got {heads}")
     fields = dict(
-        level_classes=tuple(state[f"{h}.weight"].shape[0] for h in heads),
+        level_classes=tuple(state[f"{h}.weight"].shape[0] for h in heads) or (1,),
         image_size=grid * 8,
         in_chans=in_chans,
         embed_dim=dim,

@@ -1,4 +1,4 @@
-"""H-CAST as a timm model: ``timm.create_model("hcast_small", pretrained=True)`` after ``import hcast_zoo``."""
+"""H-CAST as a timm model: ``timm.create_model("hcast_small")`` after ``import hcast_zoo``."""
 
 import importlib
 from types import ModuleType

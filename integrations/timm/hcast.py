@@ -362,7 +362,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dic
 def _has_new_levels(model: TimmHCast) -> bool:
     cfg = getattr(model, "pretrained_cfg", {})
     source = tags.sources().get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
-    return source is None or source.config.level_classes != model.config.level_classes
+    return source is None or source.headless or source.config.level_classes != model.config.level_classes
 
 
 def _check_pool(global_pool: str) -> None:
@@ -373,9 +373,15 @@ def _check_pool(global_pool: str) -> None:
 def _create_hcast(
     variant: str, pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None, **kwargs
 ) -> nn.Module:
-    """Build a variant; what is no field of the config goes to timm's builder, and from there to the class."""
+    """Build a variant; what is no field of the config goes to timm's builder, and from there to the class.
+
+    A bare name without weights is the paper's network, whatever size its first tag has.
+    """
+    if pretrained_cfg is None and not pretrained:
+        pretrained_cfg = tags.plain(variant)
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
-    config, model_kwargs = tags.make_config(variant, cfg, kwargs)
+    cfg, source = tags.fetch(cfg) if pretrained else (cfg, None)
+    config, model_kwargs = tags.make_config(variant, cfg, kwargs, source)
     if pretrained:
         tags.verify(cfg)
 

@@ -12,6 +12,7 @@ from timm.models import PretrainedCfg
 from hcast_zoo.network.config import CELL_SIZE, VARIANTS, HCastConfig
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights import file as weights
+from hcast_zoo.weights import tags as published
 
 _logger = logging.getLogger(__name__)
 ImageSize = int | tuple[int, int]  # side, or height and width, in pixels
@@ -41,7 +42,10 @@ NO_DROP = dict(drop_rate=0.0, drop_path_rate=0.0)  # in timm, regularisation is 
 
 @dataclasses.dataclass
 class UnpublishedCfg(PretrainedCfg):
-    """A tag whose Hub repository is reserved but holds nothing yet, so that timm does not list it as pretrained."""
+    """A tag that timm does not list as pretrained.
+
+    Its Hub repository is reserved and holds nothing yet; or others publish the file, and nobody has verified it here.
+    """
 
     has_weights = False
 
@@ -52,14 +56,16 @@ class Source:
 
     config: HCastConfig
     taxonomy: Taxonomy | None = None
+    headless: bool = False
 
 
 @functools.cache
 def sources() -> dict[str, Source]:
-    """Return all tags, ``variant.tag`` to what it is; those in the package first.
+    """Return all tags, ``variant.tag`` to what it is; the first of a variant is what its bare name loads.
 
-    A file's values come from its own header. A damaged file must not break ``import timm``, so its tag then has the
-    values of its variant, and the error comes when the weights are asked for.
+    Weights in the package come first, then those that others publish, then the paper's. A file's values come from
+    its own header. A damaged file must not break ``import timm``, so its tag then has the values of its variant, and
+    the error comes when the weights are asked for.
     """
     found = {}
     for name, entry in weights.packaged().items():
@@ -69,6 +75,11 @@ def sources() -> dict[str, Source]:
         except weights.WeightsError as error:
             _logger.warning("%s", error)
             found[name] = Source(HCastConfig.from_variant(name.split(".")[0]))
+
+    for name, tag in published.TAGS.items():
+        # A config has a level even where weights have no head.
+        config = HCastConfig.from_variant(tag.variant, level_classes=_flat(tag.classes))
+        found[name] = Source(config, headless=tag.classes == 0)
 
     for tag, fields in PAPER_DATASETS.items():
         found.setdefault(f"hcast_small.{tag}", Source(HCastConfig.from_variant("hcast_small", **fields)))
@@ -86,7 +97,11 @@ def make_cfgs() -> dict[str, PretrainedCfg]:
     cfgs = {}
     for name, source in sources().items():
         fields = describe(source)
-        if name in packaged:
+        if name in published.TAGS:
+            tag = published.TAGS[name]
+            fields["license"] = tag.license
+            cfgs[name] = UnpublishedCfg(hf_hub_id=tag.repo, hf_hub_filename=tag.path, **fields)
+        elif name in packaged:
             cfgs[name] = PretrainedCfg(file=str(weights.FOLDER / packaged[name]["file"]), **fields)
         elif name.endswith(".untrained"):
             cfgs[name] = PretrainedCfg(**fields)
@@ -102,7 +117,7 @@ def describe(source: Source) -> dict[str, Any]:
     """Return the fields of a pretrained config that a source fixes."""
     config = source.config
     return dict(
-        num_classes=config.level_classes[-1],
+        num_classes=0 if source.headless else config.level_classes[-1],
         # The trained position embedding and number of superpixels belong to a size; img_size= changes both.
         fixed_input_size=True,
         input_size=(config.in_chans, config.image_size, config.image_size),
@@ -122,6 +137,31 @@ def head_names(num_levels: int) -> str | tuple[str, ...]:
     """Return the module names of the heads, coarse to fine, as timm's ``classifier`` has them."""
     names = tuple(f"heads.{level}" for level in range(num_levels))
     return names if num_levels > 1 else names[0]
+
+
+def plain(variant: str) -> PretrainedCfg:
+    """Return the pretrained config of a variant's bare name, for a new network: the paper's, whatever its tags hold."""
+    return PretrainedCfg(architecture=variant, **describe(Source(HCastConfig.from_variant(variant))))
+
+
+def fetch(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
+    """Return the config with the file of a tag that others publish, downloaded and converted, and what it holds.
+
+    Any other config comes back as it is, and None.
+
+    Raises:
+        WeightsError: if the published file is not the one that it should be.
+        HubError: if it cannot be downloaded.
+    """
+    name = f"{cfg.architecture}.{cfg.tag}"
+    own = cfg.file or cfg.state_dict or cfg.url  # of the caller
+    if name not in published.TAGS or own or cfg.hf_hub_id != published.TAGS[name].repo:
+        return cfg, None
+    path = weights.resolve(name)
+    header = weights.read(path, tensors=False)
+    source = Source(header.config, header.taxonomy, published.TAGS[name].classes == 0)
+    told = {k: v for k, v in describe(source).items() if k not in ("mean", "std", "interpolation", "crop_pct")}
+    return dataclasses.replace(cfg, file=str(path), **told), source
 
 
 def verify(cfg: PretrainedCfg) -> None:
@@ -152,7 +192,9 @@ def how_to_get(cfg: PretrainedCfg) -> str:
     )
 
 
-def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> tuple[HCastConfig, dict[str, Any]]:
+def make_config(
+    variant: str, cfg: PretrainedCfg, arguments: dict[str, Any], source: Source | None = None
+) -> tuple[HCastConfig, dict[str, Any]]:
     """Turn timm's arguments into a config, taking those it is made of out of ``arguments``.
 
     The values of the tag hold, changed first by what a saved model was built with, then by the pretrained config, then
@@ -163,6 +205,7 @@ def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> 
         cfg: The pretrained config in effect.
         arguments: Keyword arguments of the model; ``MODEL_FIELDS``, ``img_size``, ``in_chans``, ``num_classes`` and
             ``taxonomy`` are taken out.
+        source: What the file of the tag holds, where it was read; the tag's entry in :func:`sources` if None.
 
     Returns:
         The config, and the arguments of ``TimmHCast`` besides it: ``img_size``, ``in_chans``, ``num_classes`` (of the
@@ -175,7 +218,7 @@ def make_config(variant: str, cfg: PretrainedCfg, arguments: dict[str, Any]) -> 
     names = (*MODEL_FIELDS, "img_size", "in_chans", "num_classes", "taxonomy")
     given = {k: arguments.pop(k) for k in names if k in arguments}
     given = {k: v for k, v in given.items() if v is not None and _plain(v) != _plain(saved.get(k))}
-    tag = sources().get(f"{variant}.{cfg.tag}") or Source(HCastConfig.from_variant(variant))
+    tag = source or sources().get(f"{variant}.{cfg.tag}") or Source(HCastConfig.from_variant(variant))
     fields = {
         **tag.config.to_dict(),
         "mean": cfg.mean,

@@ -253,9 +253,9 @@ def test_drop_rates(x):
 def test_other_sizes_and_channels():
     model = make(in_chans=1, img_size=64, num_superpixels=None)
     assert model.in_chans == 1 and model.pos_embed.shape[1] == 65
-    tag = timm.get_pretrained_cfg("hcast_tiny").input_size[-1]
-    assert tag == 96 and model.config.num_superpixels == 36 * 64**2 / tag**2  # a superpixel keeps its size
-    assert model(torch.randn(1, 1, 64, 64)).shape == (1, 826)
+    expected = max(round(196 * 64**2 / 224**2), model.config.num_clusters[0])  # a superpixel keeps its size
+    assert model.config.num_superpixels == expected
+    assert model(torch.randn(1, 1, 64, 64)).shape == (1, 1000)
     wide = make(img_size=(16, 32), num_superpixels=None, num_clusters=(12, 8, 4, 4))
     assert wide.config.num_superpixels == 12  # no fewer than the clusters made from them
     assert wide(torch.randn(1, 3, 16, 32)).isfinite().all()

@@ -15,7 +15,7 @@ from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, save_for_hf
 from hcast_zoo import Predictor, load_model
 from hcast_zoo.data.pictures import read_picture
 from hcast_zoo.integrations.timm import pretrained as tags
-from hcast_zoo.network.config import VARIANTS
+from hcast_zoo.network.config import VARIANTS, HCastConfig
 from hcast_zoo.weights import file as weights
 from tests.integrations.test_timm_model import TINY
 from tests.weights.test_hub import server  # noqa: F401  (a fixture)
@@ -53,8 +53,10 @@ def test_the_registry_knows_the_models():
     assert timm.is_model("hcast_small") and timm.is_model_pretrained("hcast_small")
     assert not timm.is_model_pretrained("hcast_small.cub") and not timm.is_model_pretrained("hcast_base")
     found = timm.list_models("hcast_small*", include_tags=True)
-    assert {f"hcast_small.{tag}" for tag in tags.PAPER_DATASETS} < set(found)
+    assert {f"hcast_small.{tag}" for tag in (*tags.PAPER_DATASETS, "cast_in1k", "cast_moco_in1k")} < set(found)
     assert timm.get_pretrained_cfg("hcast_small").tag == PACKAGED[0].split(".")[1]
+    assert timm.get_pretrained_cfg("hcast_small.cast_in1k").hf_hub_id == "twke/CAST"
+    assert timm.get_pretrained_cfg("hcast_base").tag == "cast_moco_in1k"
     assert timm.get_pretrained_cfg("hcast_small.cub").hf_hub_id == "hcast-zoo/hcast_small.cub"
     with pytest.raises(RuntimeError, match="Invalid pretrained tag"):
         timm.get_pretrained_cfg("hcast_small.imagenet")
@@ -66,12 +68,30 @@ def test_each_tag_makes_the_model_it_describes(name):
     model = timm.create_model(name, device="meta")
     expected = {**config.to_dict(), "drop_path_rate": 0.0}
     assert model.config.to_dict() == expected
+    assert cfg.input_size == (config.in_chans, config.image_size, config.image_size)
+    if tags.sources()[name].headless:
+        assert cfg.num_classes == model.num_classes == len(model.heads) == 0
+        return
+
     assert [head.out_features for head in model.heads] == list(config.level_classes)
     assert cfg.num_classes == model.num_classes == config.level_classes[-1]
-    assert cfg.input_size == (config.in_chans, config.image_size, config.image_size)
     state = model.state_dict()
     for module in (cfg.first_conv, *([cfg.classifier] if isinstance(cfg.classifier, str) else cfg.classifier)):
         assert f"{module}.weight" in state
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_bare_name_is_the_papers_network(name):
+    model = timm.create_model(name, device="meta")
+    assert model.config.to_dict() == {**HCastConfig.from_variant(name).to_dict(), "drop_path_rate": 0.0}
+    assert model.config.image_size == 224 and model.config.num_superpixels == 196
+    assert model.config.num_clusters == (64, 32, 16, 8) and model.num_classes == 1000
+    assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 224, 224)
+
+
+def test_another_size_is_built_where_its_weights_are_asked_for():
+    assert timm.create_model("hcast_tiny", pretrained=True).config.image_size == 96
+    assert timm.create_model("hcast_tiny.fashion_mnist", device="meta").config.image_size == 32
 
 
 def test_paper_tags_are_the_official_models():
@@ -111,7 +131,7 @@ def test_a_damaged_file_does_not_break_the_import(tmp_path, monkeypatch, caplog)
     try:
         assert tags.sources()["hcast_small.bad"].config.image_size == 224
         assert "complete safetensors file" in caplog.text
-        assert timm.models.generate_default_cfgs(tags.make_cfgs())["hcast_small"].default_with_tag[0] == "bad"
+        assert timm.models.generate_default_cfgs(tags.make_cfgs())["hcast_small"].cfgs["bad"].file
     finally:
         monkeypatch.undo()
         tags.sources.cache_clear()
@@ -185,8 +205,6 @@ def test_overlay_and_own_config():
 def test_unpublished_weights_are_explained(tag):
     with pytest.raises(RuntimeError, match=rf"hcast-zoo convert checkpoint.pth {tag}.safetensors.*checkpoint_path="):
         timm.create_model(f"hcast_small.{tag}", pretrained=True)
-    with pytest.raises(RuntimeError, match="No pretrained weights exist for hcast_base"):
-        timm.create_model("hcast_base", pretrained=True)
 
 
 def tiny(taxonomy, **kwargs):

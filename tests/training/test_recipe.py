@@ -28,6 +28,7 @@ def test_the_papers_settings(name):
     assert (settings.auto_augment, settings.ema_decay, settings.kl_weight) == ("rand-m9-mstd0.5-inc1", 0.99996, 0.5)
     assert (found["num_superpixels"], found["drop_path_rate"]) == (256 if breeds else 196, 0.1)
     assert (found["train_split"], found["val_split"], found["data"]) == ("train", "val", f"data/{name}")
+    assert found["model"] == ("hcast_small" if breeds else "hcast_small.cast_in1k")  # no --finetune for BREEDS
     assert "mean" not in found and not settings.paper_exact
     config = HCastConfig.from_variant("hcast_small", num_superpixels=found["num_superpixels"])
     exact = options("--recipe", name, "--paper-exact")
@@ -98,7 +99,7 @@ def test_the_start_is_asked_for(tmp_path, picture_folder, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["train", "--recipe", "cub", "--data", str(picture_folder), "--output", "run"]
     assert main(command) == 2
-    assert "hcast-zoo convert CHECKPOINT.pth cast_small.safetensors" in capsys.readouterr().err
+    assert "hcast-zoo convert FILE cast_small.safetensors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("pictures, name", [(10, "small"), (1999, "small"), (2000, "medium"), (20_000, "paper")])

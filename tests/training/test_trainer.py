@@ -74,7 +74,7 @@ def test_a_run_learns_and_writes_its_files(picture_folder, taxonomy, tiny_config
     assert best == max(fpa) and best > 100 / 6
     content = weights.load(tmp_path / "run/best.safetensors")
     assert content.taxonomy == taxonomy and content.config == tiny_config
-    assert content.state_dict["cls_token"].dtype == torch.float16
+    assert content.state_dict["cls_token"].dtype == torch.float32
     assert any((tmp_path / "run/tensorboard").iterdir())
     for value in weights.load(tmp_path / "run/last.safetensors").state_dict.values():
         assert value.isfinite().all()
@@ -293,7 +293,7 @@ class TestPaperExact:
         run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", paper_exact=exact)
         best = run.train()
         kept = weights.load(tmp_path / "run/last.safetensors").state_dict["cls_token"]
-        raw, average = (m.state_dict()["cls_token"].half() for m in (run.model, run.ema.module))
+        raw, average = (m.state_dict()["cls_token"] for m in (run.model, run.ema.module))
         assert torch.equal(kept, raw) == exact and torch.equal(kept, average) == (not exact)
         log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
         name = "accuracy/species" if exact else "fpa"
@@ -308,3 +308,10 @@ class TestPaperExact:
             found = train_transform(other, TrainConfig(**plain, paper_exact=exact))(grey)[:, 0, 0]
             expected = (128 / 255 - torch.tensor(config.mean)) / torch.tensor(config.std)
             torch.testing.assert_close(found, expected)
+
+
+def test_weights_are_float32_unless_half_is_asked_for(picture_folder, taxonomy, tiny_config, tmp_path):
+    for half, dtype in ((False, torch.float32), (True, torch.float16)):
+        run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / str(half), epochs=1, save_half=half)
+        run.train()
+        assert weights.load(tmp_path / str(half) / "last.safetensors").state_dict["cls_token"].dtype == dtype

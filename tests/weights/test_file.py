@@ -99,6 +99,17 @@ def test_fit_starts_another_size_and_other_classes(tiny_model, tiny_config):
         weights.fit(tiny_model.state_dict(), HCast(tiny_config.replace(embed_dim=96)))
 
 
+def test_fit_as_the_official_fine_tuning(tiny_model, tiny_config):
+    """The finest head stays where it fits; a grid of another size is resampled without antialiasing."""
+    flat = HCast(tiny_config.replace(level_classes=(6,)))
+    other = HCast(tiny_config.replace(image_size=16))
+    assert not any(k.startswith("heads.2") for k in weights.fit(flat.state_dict(), other))
+    state = weights.fit(flat.state_dict(), other, official=True)
+    assert torch.equal(state["heads.2.weight"], flat.heads[0].weight)
+    plain = weights.fit(flat.state_dict(), other)["pos_embed"]
+    assert state["pos_embed"].shape == plain.shape and not torch.equal(state["pos_embed"], plain)
+
+
 def test_packaged_weights_are_verified(tiny_weights, tmp_path, monkeypatch):
     import hashlib
 

@@ -1,12 +1,21 @@
 import argparse
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.model import HCast
-from hcast_zoo.weights.official import _rename, convert_official, is_official, read_checkpoint
+from hcast_zoo.weights.official import (
+    _rename,
+    convert_official,
+    is_official,
+    projection_head,
+    read_checkpoint,
+    sine_cosine_position,
+)
+from tests.weights.layouts import HEADLESS, LAYOUTS, WIDTH
 
 
 def with_aliases(official):
@@ -117,3 +126,65 @@ def test_read_checkpoint(golden, tmp_path):
         read_checkpoint(file)
     with pytest.raises(FileNotFoundError):
         read_checkpoint(tmp_path / "missing.pth")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_read(layout, tmp_path):
+    torch.save(LAYOUTS[layout](), tmp_path / "file.pth")
+    checkpoint = read_checkpoint(tmp_path / "file.pth")
+    config, state = convert_official(checkpoint)
+    heads = {k.split(".")[1] for k in state if k.startswith("heads.")}
+    expected = {"H-CAST": "012", "CAST supervised": "0", "FreeGrainLearning": "012"}.get(layout, "")
+    assert heads == set(expected) and (not heads) == (layout in HEADLESS)
+    assert config.embed_dim == WIDTH and config.image_size == 224 and state["pos_embed"].shape == (1, 785, WIDTH)
+    assert is_official(checkpoint)
+    assert len(projection_head(checkpoint)) == (11 if layout == "CAST MoCo" else 0)
+
+
+def test_moco_takes_the_base_encoder_and_not_its_average():
+    state = LAYOUTS["CAST MoCo"]()
+    assert torch.equal(convert_official(state)[1]["cls_token"], state["state_dict"]["module.base_encoder.cls_token"])
+
+
+def test_moco_gives_the_authors_features(golden, images, segments):
+    """The variants differ in where the class token's position is kept (by reading cast.py), so features must agree.
+
+    No golden numbers of the MoCo variant's own code exist here; these are of the supervised one.
+    """
+    _, tensors, official = golden
+    encoder = {k: v for k, v in official.items() if "head" not in k}
+    encoder["pe_token"], encoder["pos_embed"] = encoder["pos_embed"][:, :1], encoder["pos_embed"][:, 1:]
+    moco = {"state_dict": {f"module.base_encoder.{k}": v for k, v in encoder.items()}}
+    config, state = convert_official(moco, num_heads=3)
+    model = HCast(config).eval()
+    model.load_state_dict(state, strict=False)
+    with torch.no_grad():
+        found = model(images, segments).level_features[0]
+    np.testing.assert_allclose(found.numpy(), tensors["out4"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "row, column, channel", [(0, 0, 0), (3, 5, 0), (3, 5, 7), (27, 1, 13), (3, 5, 25), (9, 27, 40)]
+)
+def test_sine_cosine_positions_by_formula(row, column, channel):
+    table = sine_cosine_position(28, WIDTH).view(28, 28, WIDTH)
+    quarter, index = divmod(channel, WIDTH // 4)
+    angle = (row if quarter < 2 else column) / 10000 ** (index / (WIDTH // 4))
+    expected = np.cos(angle) if quarter % 2 else np.sin(angle)
+    assert float(table[row, column, channel]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda s: s.update({"module.extra": torch.ones(1)}), "not an official MoCo checkpoint: 1 unknown keys"),
+        (lambda s: s.update({"module.base_encoder.extra": torch.ones(1)}), r"unknown keys, such as \['extra'\]"),
+        (lambda s: s.pop("module.base_encoder.cls_token"), "no cls_token"),
+        (lambda s: s.update({"module.base_encoder.pos_embed": torch.ones(1, 785, WIDTH)}), "pe_token beside pos_embed"),
+    ],
+)
+def test_wrong_moco_files_are_explained(spoil, message):
+    checkpoint = LAYOUTS["CAST MoCo"]()
+    spoil(checkpoint["state_dict"])
+    with pytest.raises(ValueError, match=message):
+        convert_official(checkpoint)

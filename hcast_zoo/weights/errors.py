@@ -1,0 +1,5 @@
+"""The error of weights that cannot be used."""
+
+
+class WeightsError(ValueError):
+    """A file holds no usable H-CAST weights; the message says what was expected and how to mend it."""

@@ -1,0 +1,85 @@
+"""Load weights through every door and compare with the core; prints a JSON table of largest differences.
+
+    python tests/weights/layout_doors.py FOLDER PICTURE '[["row", "name of weights"], ["row", "file", "source"]]'
+
+A process of its own, for huggingface_hub reads the Hub's address when it is imported. With a source, the file is first
+made of it by ``convert``.
+"""
+
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import mmpretrain.models  # noqa: F401
+import timm
+import torch
+from mmpretrain.registry import MODELS
+from transformers import AutoModel, AutoModelForImageClassification
+
+from hcast_zoo.cli.parser import main
+from hcast_zoo.weights import file as weights
+
+
+def gap(found, expected) -> float:
+    """Return the largest difference of tensors that must be as many."""
+    assert len(found) == len(expected) > 0
+    return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+
+
+def command(*words: str) -> str:
+    """Run the command line; return "ok", or its message."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        code = main(list(words))
+    return "ok" if code == 0 else said.getvalue().strip().splitlines()[-1]
+
+
+def through_timm(name: str, from_tag: bool) -> torch.nn.Module:
+    """Build by the tag alone; for a file, with its architecture told."""
+    if from_tag:
+        return timm.create_model(name, pretrained=True).eval()
+    content = weights.load(name)
+    headless = weights.is_headless(content)
+    fields = {} if headless else {"level_classes": content.config.level_classes}
+    overlay = {"file": name, "num_classes": 0 if headless else content.config.level_classes[-1]}
+    fields |= {"embed_dim": content.config.embed_dim, "depths": content.config.depths}
+    return timm.create_model("hcast_small", pretrained=True, pretrained_cfg_overlay=overlay, **fields).eval()
+
+
+@torch.no_grad()
+def doors(images: torch.Tensor, folder: Path, picture: str, name: str, source: str | None = None) -> dict:
+    """Return for each door the largest difference from the core, or what it says."""
+    row: dict = {}
+    if source:
+        row["convert"] = command("convert", source, name)
+    content = weights.load(name)
+    output = weights.load_model(name)(images)
+    headless = weights.is_headless(content)
+    expected = output.level_features if headless else output.level_logits
+    row["load_model"] = "ok"
+    row["predict"] = command("predict", picture, "--model", name)
+
+    model = through_timm(name, source is None)
+    row["timm"] = gap([model(images)] if headless else model.forward_levels(images), expected)
+
+    repository = folder / f"{Path(name).name}_repository"
+    assert command("publish", name, "--repo", "me/copy", "--dry-run", "--output", str(repository)) == "ok"
+    loader = AutoModel if headless else AutoModelForImageClassification
+    found = loader.from_pretrained(repository).eval()(images)
+    row["transformers"] = gap(found.level_features if headless else found.level_logits, expected)
+
+    checkpoint = f"hcast-zoo://{name}" if source is None else name
+    start = dict(type="Pretrained", checkpoint=checkpoint, prefix="backbone.")
+    backbone = MODELS.build(dict(type="HCast", arch=name, out_indices=3, init_cfg=start))
+    backbone.init_weights()
+    row["mmpretrain"] = gap(backbone.eval()(images), output.level_features[:1])  # the coarsest level reads stage 4
+    return row
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    pictures = torch.randn(2, 3, 224, 224)
+    lines = json.loads(sys.argv[3])
+    print(json.dumps({line[0]: doors(pictures, Path(sys.argv[1]), sys.argv[2], *line[1:]) for line in lines}))

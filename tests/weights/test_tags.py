@@ -1,0 +1,210 @@
+"""Published tags and every layout through every door, from a Hub on loopback that holds files as the authors do."""
+
+import hashlib
+import http.server
+import json
+import threading
+
+import pytest
+import torch
+
+from hcast_zoo.cli.parser import main
+from hcast_zoo.weights import file as weights
+from hcast_zoo.weights import hub, tags
+from hcast_zoo.weights.source import open_source
+from tests.weights.layouts import HEADLESS, LAYOUTS, moco, supervised
+from tests.weights.test_hub import TESTS, server  # noqa: F401  (a fixture)
+
+SUPERVISED, MOCO = "hcast_small.cast_in1k", "hcast_small.cast_moco_in1k"
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Return a function that puts a checkpoint where the Hub would: the download is a file, the rest is real."""
+    files = {}
+
+    def download(repo, path, revision=None):
+        if path not in files:
+            raise hub.HubError(f"{repo} has no {path}")
+        return files[path]
+
+    def put(name, checkpoint):
+        files[tags.TAGS[name].path] = file = tmp_path / f"{name}.pth"
+        torch.save(checkpoint, file)
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(hub, "download", download)
+    monkeypatch.setattr(tags, "folder", lambda: _made(tmp_path / "cache"))
+    return put
+
+
+def _made(path):
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def test_a_tag_is_converted_once_and_pinned(published, tmp_path, capsys):
+    digest = published(SUPERVISED, supervised())
+    content = weights.load(SUPERVISED)
+    said = capsys.readouterr().err
+    assert digest in said and "licence: MIT" in said and "twke/CAST" in said
+    assert content.config.level_classes == (1000,) and content.config.embed_dim == 48
+    assert content.taxonomy.names[0][:2] == ("tench", "goldfish") and len(set(content.taxonomy.names[0])) == 1000
+    assert content.metadata["source_sha256"] == digest and content.metadata["license"].startswith("MIT")
+    (tmp_path / f"{SUPERVISED}.pth").unlink()
+    assert weights.load(SUPERVISED).metadata["name"] == SUPERVISED  # from the cache
+    assert capsys.readouterr().err == ""
+
+
+def test_a_changed_file_is_refused_until_it_is_pinned(published, capsys):
+    first = published(SUPERVISED, supervised())
+    tags.pin(SUPERVISED, "0" * 64)
+    with pytest.raises(weights.WeightsError, match=f"expected {'0' * 64}, got {first}"):
+        weights.load(SUPERVISED)
+    assert sorted(p.name for p in tags.folder().iterdir()) == ["pins.json"]
+    assert main(["info", SUPERVISED, "--pin", first]) == 0
+    weights.load(SUPERVISED)
+
+    second = published(SUPERVISED, {**supervised(), "epoch": 300})
+    assert weights.load(SUPERVISED).metadata["source_sha256"] == first  # what was accepted stays
+    assert main(["info", SUPERVISED, "--pin", second]) == 0
+    assert weights.load(SUPERVISED).metadata["source_sha256"] == second
+    assert main(["info", "hcast_small.nothing", "--pin", first]) == 2
+    assert main(["info", SUPERVISED, "--pin", "12"]) == 2
+
+
+@pytest.mark.parametrize(
+    "name, checkpoint, message",
+    [
+        (SUPERVISED, {"model": {"a": torch.ones(1)}}, "no cls_token"),
+        (
+            SUPERVISED,
+            {"model": {**supervised()["model"], "extra": torch.ones(1)}},
+            r"unknown keys, such as \['extra'\]",
+        ),
+        (SUPERVISED, moco(), "expected a head of 1000 classes, got none"),
+        (MOCO, supervised(), "expected no classifier head, got one"),
+    ],
+)
+def test_another_checkpoint_leaves_nothing_in_the_cache(published, name, checkpoint, message):
+    published(name, checkpoint)
+    with pytest.raises(weights.WeightsError, match=message):
+        weights.load(name)
+    assert list(tags.folder().iterdir()) == []
+
+
+def test_a_missing_file_tells_what_else_works(published):
+    with pytest.raises(hub.HubError, match=f"hcast-zoo convert FILE {SUPERVISED}.safetensors"):
+        weights.load(SUPERVISED)
+    assert list(tags.folder().iterdir()) == []
+
+
+def test_weights_without_a_head(published, tmp_path, capsys, request):
+    published(MOCO, moco())
+    model = weights.load_model(MOCO)
+    with torch.no_grad():
+        output = model(torch.zeros(1, 3, 224, 224))
+    assert output.level_logits == () and output.level_features[0].shape == (1, 48)
+    picture = next((request.config.rootpath / "tests" / "pictures").glob("*.png"))
+    assert main(["predict", str(picture), "--model", MOCO]) == 2
+    assert "has no classifier head" in capsys.readouterr().err
+
+
+def test_levels_cannot_be_asked_of_self_supervised_weights(tmp_path, capsys):
+    torch.save(moco(), tmp_path / "moco.pth")
+    out = tmp_path / "out.safetensors"
+    assert main(["convert", str(tmp_path / "moco.pth"), str(out), "--dataset", "cub"]) == 2
+    assert "has no classifier head" in capsys.readouterr().err and not out.exists()
+    projection = tmp_path / "projection.safetensors"
+    assert main(["convert", str(tmp_path / "moco.pth"), str(out), "--keep-projection", str(projection)]) == 0
+    assert "no head" in capsys.readouterr().err and projection.exists()
+    assert weights.is_headless(weights.load(out))
+
+
+def test_info_lists_every_name(published, capsys):
+    digest = published(SUPERVISED, supervised())
+    weights.load(SUPERVISED)
+    capsys.readouterr()
+    assert main(["info", "--list", "--json"]) == 0
+    rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert set(rows) == {*weights.packaged(), *tags.TAGS}
+    assert rows[SUPERVISED]["verified"] == "pinned" and rows[SUPERVISED]["sha256"] == digest
+    assert rows[MOCO]["verified"].startswith("no") and rows[MOCO]["cached"] is None and rows[MOCO]["classes"] == 0
+    assert all(row["license"] and row["where"] and row["parameters"] > 0 for row in rows.values())
+    assert main(["info", "--list"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rows) and "verified" in header
+
+
+@pytest.fixture
+def web(tmp_path):
+    """Return the address of a web server on loopback, and the folder that it serves."""
+    folder = _made(tmp_path / "web")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as service:
+        threading.Thread(target=service.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{service.server_port}", folder
+        service.shutdown()
+
+
+def test_a_checkpoint_from_the_web(web, tmp_path, capsys):
+    address, folder = web
+    torch.save(supervised(), folder / "best.pth")
+    (folder / "page.html").write_text("<html>too many requests</html>")
+    out = tmp_path / "out.safetensors"
+    assert main(["convert", f"{address}/page.html", str(out)]) == 2
+    assert "got a web page" in capsys.readouterr().err
+    assert main(["convert", f"{address}/missing.pth", str(out)]) == 2
+    assert "cannot download" in capsys.readouterr().err and not out.exists()
+    assert main(["convert", f"{address}/best.pth", str(out)]) == 0
+    assert weights.load(out).config.level_classes == (1000,)
+
+
+@pytest.mark.parametrize(
+    "source, message", [("hf://org", "expected hf://org/name/path"), ("http://example.org/x.pth", "https:// address")]
+)
+def test_malformed_addresses(source, message):
+    with pytest.raises(ValueError, match=message), open_source(source):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.hub
+def test_every_layout_through_every_door(server, tmp_path, request):  # noqa: F811
+    folder = _made(tmp_path / "files")
+    uploads = {"twke/CAST": {tags.TAGS[SUPERVISED].path: supervised(), tags.TAGS[MOCO].path: moco()}, "org/all": {}}
+    lines = [["tag: CAST supervised", SUPERVISED], ["tag: CAST MoCo", MOCO]]
+    for number, (layout, make) in enumerate(LAYOUTS.items()):
+        uploads["org/all"][f"files/{number}.pth"] = make()
+        lines.append([layout, str(folder / f"{number}.safetensors"), f"hf://org/all/files/{number}.pth"])
+
+    commands = ["from huggingface_hub import HfApi", "api = HfApi()"]
+    for repo, files in uploads.items():
+        commands.append(f"api.create_repo({repo!r})")
+        for path, checkpoint in files.items():
+            file = folder / f"{repo}_{path}".replace("/", "_")
+            torch.save(checkpoint, file)
+            commands.append(f"api.upload_file(path_or_fileobj={str(file)!r}, path_in_repo={path!r}, repo_id={repo!r})")
+    server.python("\n".join([*commands, "print(1)"]))
+
+    picture = next((request.config.rootpath / "tests" / "pictures").glob("*.png"))
+    result = server.run(str(TESTS / "weights" / "layout_doors.py"), str(tmp_path), str(picture), json.dumps(lines))
+    assert result.returncode == 0, result.stderr[-3000:]
+    table = json.loads(result.stdout.splitlines()[-1])
+    print(json.dumps(table, indent=1))
+    assert len(table) == 2 + len(LAYOUTS)
+    for layout, row in table.items():
+        assert row.get("convert", "ok") == "ok" and row["load_model"] == "ok", layout
+        if layout in HEADLESS or layout == "tag: CAST MoCo":
+            assert "has no classifier head" in row["predict"], layout
+        elif layout == "tag: CAST supervised":
+            assert row["predict"] == "ok"
+        for door in ("timm", "transformers", "mmpretrain"):
+            assert row[door] < 1e-5, (layout, door)
