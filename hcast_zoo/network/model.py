@@ -218,7 +218,15 @@ class Encoder(nn.Module):
         clusters = check_clusters(num_clusters, num_superpixels)
         segments = self.prepare_segments(images, segments, num_superpixels)
         tokens, valid, carried = self.start(images, segments, num_superpixels)
-        return self.encode_tokens(tokens, valid, carried, segments, clusters, output_hidden_states, output_attentions)
+        return self.encode_tokens(
+            tokens,
+            valid,
+            carried,
+            segments,
+            clusters,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
 
     def encode_tokens(
         self,
@@ -264,7 +272,7 @@ class Encoder(nn.Module):
         c = self.config
         if c.stem == "conv" and c.grouping == "tokens" and c.token_pooling == "top_left":
             tokens, valid = embed_superpixels(
-                self.stem(images), segments, self.cls_token, self.pos_embed, num_superpixels, c.feature_stride
+                self.stem(images), segments, self.cls_token, self.pos_embed, num_superpixels, cell_size=c.feature_stride
             )
             return tokens, valid, None
 
