@@ -157,9 +157,10 @@ class GraphPooling(nn.Module):
 
         if carried is not None:
             carried = carried.pool(weight)
-            if carried.evidence is not None:
+            after = carried.seed()
+            if before is not None and after is not None:
                 # A stage's class token starts from what its own tokens say.
-                tokens = torch.cat([tokens[:, :1] + carried.seed() - before, tokens[:, 1:]], 1)
+                tokens = torch.cat([tokens[:, :1] + after - before, tokens[:, 1:]], 1)
 
         return PoolingOutput(
             tokens=tokens, assignment=assignment, indices=indices, node_features=node_features, carried=carried

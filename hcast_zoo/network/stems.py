@@ -223,10 +223,10 @@ def area_means(maps: list[Tensor], segments: Tensor, num_superpixels: int) -> tu
     Returns:
         (B, N, sum of C) averages, 0 for superpixels without pixels; and (B, N) numbers of pixels.
     """
-    shares: dict[tuple[int, ...], Tensor] = {}
+    shares: dict[tuple[int, int], Tensor] = {}
     means = []
     for features in maps:
-        grid = tuple(features.shape[2:])
+        grid = (features.shape[2], features.shape[3])
         if grid not in shares:
             counts = cell_shares(segments, grid, num_superpixels)
             area = counts.sum(-1)

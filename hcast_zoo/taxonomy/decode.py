@@ -298,9 +298,10 @@ def _level_probabilities(log_probs: Sequence[Tensor], chosen: Tensor) -> Tensor:
 def _prefix_probabilities(probabilities: Tensor, paths: Tensor, best: Tensor) -> Tensor:
     """Sum the (B, P) probabilities of the paths that share the chosen path's node at each level."""
     chosen = paths[best]  # [B, L]
+    whole = probabilities.sum(-1)  # 1, but for rounding: a node that all paths share has exactly 1
     columns = []
     for path, node in zip(paths.T, chosen.T):
-        columns.append(torch.where(path == node[:, None], probabilities, 0.0).sum(-1))
+        columns.append(torch.where(path == node[:, None], probabilities, 0.0).sum(-1) / whole)
 
     return torch.stack(columns, -1).clamp(max=1).masked_fill(chosen == UNKNOWN, torch.nan)
 
