@@ -92,6 +92,11 @@ class Listing:
     def taxonomy(self, strict_names: bool = False) -> Taxonomy:
         """Return the tree of these pictures' paths."""
         paths: Iterable[tuple] = dict.fromkeys(map(tuple, self.paths))
+        if numbers := [name for path in paths for name in path if name is not None and not isinstance(name, str)]:
+            raise TaxonomyError(
+                f"{self.source}: expected names of nodes, got {brief(numbers[0])}: numbers need a --taxonomy that says "
+                "what they stand for"
+            )
         rows = complete_paths(path for path in paths if any(name is not None for name in path))
         name = "" if self.source.is_file() else self.source.resolve().name
         return Taxonomy.from_paths(rows, self.levels, clean_name(name), strict_names=strict_names)
@@ -380,6 +385,10 @@ def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | N
                 f"{path} line {number}: expected the name of a file and a list of names, got "
                 f"{brief(file)} and {brief(labels)}"
             )
+        if wrong := [label for label in labels if label is not None and not isinstance(label, (str, int))]:
+            raise ValueError(f"{path} line {number}: expected names in path, got {brief(wrong[0])}")
+        if part is not None and not isinstance(part, str):
+            raise ValueError(f"{path} line {number}: expected the name of a part as split, got {brief(part)}")
         listing.pictures.append(path.parent / file)
         listing.paths.append(labels)
         listing.splits.append(part)  # type: ignore[union-attr, arg-type]
@@ -431,8 +440,9 @@ def _read_parquet(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] |
             others = [found.split, None if group_by == "folder" else group_by]
             needed = [str(found.picture), *found.levels.values(), *(c for c in others if c is not None)]
             needed = list(dict.fromkeys(needed))
-            stored = pa.schema([schema.field(name) for name in schema.names if name in needed])
-            table = pa.Table.from_batches(_read_batches(file, needed, path), stored)
+            stored = pa.schema([schema.field(name) for name in needed])
+            batches = (batch.select(needed) for batch in _read_batches(file, needed, path))  # in the order of stored
+            table = pa.Table.from_batches(batches, stored)
             table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: expected a complete parquet file: {clip(error)}") from error

@@ -19,6 +19,9 @@ from .stems import Carried, PretrainedStem, SuperpixelMeans, area_means, describ
 from .superpixels import prepare_segments
 
 
+for _name in ("area_means", "describe", "embed_positions", "embed_superpixels"):
+    torch.fx.wrap(_name)  # a tracer keeps them whole, since they look at shapes and labels
+
 @dataclasses.dataclass
 class HCastOutput:
     """The logits of every level, and the segmentation that each was read from.

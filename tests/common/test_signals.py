@@ -41,6 +41,15 @@ def test_what_is_ignored_stays_ignored_and_other_threads_may_run_commands(capsys
     assert codes == [0]
 
 
+@pytest.fixture
+def hangup():
+    """Under nohup SIGHUP is ignored, and stays so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("swallow", [False, True])
 def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monkeypatch, capsys, number, swallow):

@@ -21,6 +21,7 @@ from tests.integrations.test_timm_model import TINY
 from tests.weights.test_hub import server  # noqa: F401  (a fixture)
 
 PACKAGED = list(weights.packaged())
+SMALL = "hcast_small.emoji_art"
 
 
 def python(code, **environment):
@@ -54,7 +55,7 @@ def test_the_registry_knows_the_models():
     assert not timm.is_model_pretrained("hcast_small.cub") and not timm.is_model_pretrained("hcast_base")
     found = timm.list_models("hcast_small*", include_tags=True)
     assert {f"hcast_small.{tag}" for tag in (*tags.PAPER_DATASETS, "cast_in1k", "cast_moco_in1k")} < set(found)
-    assert timm.get_pretrained_cfg("hcast_small").tag == PACKAGED[0].split(".")[1]
+    assert timm.get_pretrained_cfg("hcast_small").tag == SMALL.split(".")[1]
     assert timm.get_pretrained_cfg("hcast_small.cast_in1k").hf_hub_id == "twke/CAST"
     assert timm.get_pretrained_cfg("hcast_base").tag == "cast_moco_in1k"
     assert timm.get_pretrained_cfg("hcast_small.cub").hf_hub_id == "hcast-zoo/hcast_small.cub"
@@ -116,11 +117,11 @@ def test_pretrained_loads_the_packaged_weights(name):
 
 def test_a_damaged_package_is_noticed(monkeypatch):
     index = weights.packaged()
-    index[PACKAGED[0]]["sha256"] = "0" * 64
+    index[SMALL]["sha256"] = "0" * 64
     monkeypatch.setattr(weights, "packaged", lambda: index)
-    timm.create_model(PACKAGED[0])
+    timm.create_model(SMALL)
     with pytest.raises(weights.WeightsError, match="missing or damaged: reinstall"):
-        timm.create_model(PACKAGED[0], pretrained=True)
+        timm.create_model(SMALL, pretrained=True)
 
 
 def test_a_damaged_file_does_not_break_the_import(tmp_path, monkeypatch, caplog):
@@ -151,9 +152,9 @@ def test_a_damaged_file_does_not_break_the_import(tmp_path, monkeypatch, caplog)
     ],
 )
 def test_fine_tuning(kwargs, levels, kept):
-    source = load_model(PACKAGED[0])
+    source = load_model(SMALL)
     torch.manual_seed(0)
-    model = timm.create_model(PACKAGED[0], pretrained=True, **kwargs)
+    model = timm.create_model(SMALL, pretrained=True, **kwargs)
     expected = source.config.level_classes if levels is None else levels
     assert tuple(head.out_features for head in model.heads) == expected
     assert torch.equal(model.stages[2].pool.fc1[1].weight, source.stages[2].pool.fc1[1].weight)
@@ -174,13 +175,13 @@ def test_fine_tuning(kwargs, levels, kept):
 
 def test_the_checkpoints_own_number_of_classes_keeps_its_levels():
     """timm's scripts always pass --num-classes; as in timm, the same number keeps the classifier."""
-    classes = load_model(PACKAGED[0]).config.level_classes
-    assert timm.create_model(PACKAGED[0], num_classes=classes[-1]).config.level_classes == classes
+    classes = load_model(SMALL).config.level_classes
+    assert timm.create_model(SMALL, num_classes=classes[-1]).config.level_classes == classes
 
 
 def test_new_levels_with_the_same_finest_number():
-    classes = load_model(PACKAGED[0]).config.level_classes
-    model = timm.create_model(PACKAGED[0], pretrained=True, level_classes=(3, classes[-1]))
+    classes = load_model(SMALL).config.level_classes
+    model = timm.create_model(SMALL, pretrained=True, level_classes=(3, classes[-1]))
     assert [head.out_features for head in model.heads] == [3, classes[-1]]
 
 

@@ -40,7 +40,9 @@ def giant(request):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_are_estimated(variant):
     config = HCastConfig.from_variant(variant, last_pool=True)
-    actual = 4 * sum(p.numel() for p in HCast(config, device="meta").parameters())
+    # Of a pretrained stem only what is learned on it is counted: timm would have to build it first.
+    parameters = HCast(config, device="meta").named_parameters()
+    actual = 4 * sum(p.numel() for name, p in parameters if not name.startswith("stem.body."))
     labels = 600 * sum(config.level_classes)
     assert actual <= sum(parameter_bytes(config).values()) - labels <= 1.3 * actual
 
