@@ -385,7 +385,7 @@ def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | N
                 f"{path} line {number}: expected the name of a file and a list of names, got "
                 f"{brief(file)} and {brief(labels)}"
             )
-        if wrong := [label for label in labels if label is not None and not isinstance(label, (str, int))]:
+        if wrong := [label for label in labels if isinstance(label, (list, dict))]:
             raise ValueError(f"{path} line {number}: expected names in path, got {brief(wrong[0])}")
         if part is not None and not isinstance(part, str):
             raise ValueError(f"{path} line {number}: expected the name of a part as split, got {brief(part)}")

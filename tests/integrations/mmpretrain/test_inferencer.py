@@ -30,7 +30,7 @@ def answers():
 def test_list_models():
     register(mmpretrain)  # a second time changes nothing
     names = mmpretrain.list_models("hcast*")
-    assert ZOO in names and "hcast-small_cub" in names and len(names) == 10
+    assert ZOO in names and "hcast-small_cub" in names and len(names) == 11
     assert names == mmpretrain.list_models("hcast*", task="Image Classification")
     assert "resnet50_8xb32_in1k" in mmpretrain.list_models()
 

@@ -10,7 +10,7 @@ MODELS = "from mmpretrain.registry import MODELS, TRANSFORMS, DATASETS, METRICS;
 CHECK = (
     MODELS + "assert MODELS.get('HCast') and TRANSFORMS.get('GenerateSuperpixels') "
     "and DATASETS.get('HierarchicalDataset') and METRICS.get('HierarchicalMetric'); "
-    "assert len(mmpretrain.list_models('hcast*')) == 10"
+    "assert len(mmpretrain.list_models('hcast*')) == 11"
 )
 
 

@@ -1,0 +1,50 @@
+"""hcast_lite over ImageNet's classes: 1000 objects < 117 groups < 18 kinds; the model of the packaged weights.
+
+Data: a folder for each split, in it a folder for each kind, in that one for each group and object that you have
+photographs of. Image size, superpixels and taxonomy are the weights' own.
+
+    hcast-zoo mm-train hcast_zoo::hcast/hcast-lite_in1k.py
+
+Expected: the packaged weights' numbers are in model_cards/hcast_lite.in1k.md; they were constructed by
+`recipes/in1k.py`. This recipe was not run to its end: cost not measured.
+"""
+
+_base_ = [
+    "../_base_/models/hcast-small.py",
+    "../_base_/datasets/hierarchical_bs256_224.py",
+    "../_base_/schedules/hcast_bs256_adamw_100e.py",
+    "mmpretrain::_base_/default_runtime.py",
+]
+
+weights = "hcast_lite.in1k"
+
+model = dict(backbone=dict(arch=weights), head=dict(in_channels=480, taxonomy=weights, calibration=weights))
+
+train_pipeline = [
+    dict(type="LoadPicture", ignore_broken=True),
+    dict(type="RandomResizedCropToModel", arch=weights, crop_ratio_range=(0.8, 1.0)),
+    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(type="PackHierarchicalInputs", segments=False),
+]
+test_pipeline = [
+    dict(type="LoadPicture"),
+    dict(type="ResizeToModel", arch=weights),
+    dict(type="GenerateSuperpixels", arch=weights),
+    dict(type="PackHierarchicalInputs"),
+]
+
+source = "data/photographs"
+train_dataloader = dict(
+    batch_size=64, num_workers=2, dataset=dict(source=source, split="train", taxonomy=weights, pipeline=train_pipeline)
+)
+val_dataloader = dict(
+    batch_size=64, num_workers=2, dataset=dict(source=source, split="val", taxonomy=weights, pipeline=test_pipeline)
+)
+test_dataloader = dict(
+    batch_size=64, num_workers=2, dataset=dict(source=source, split="test", taxonomy=weights, pipeline=test_pipeline)
+)
+
+optim_wrapper = dict(optimizer=dict(lr=1e-4))
+default_hooks = dict(
+    logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2, save_best="hierarchical/fpa", rule="greater")
+)
