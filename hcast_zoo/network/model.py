@@ -18,9 +18,9 @@ from .layers import Block, ConvStem, init_block_weights
 from .stems import Carried, PretrainedStem, SuperpixelMeans, area_means, describe, weighted_mean
 from .superpixels import prepare_segments
 
-
 for _name in ("area_means", "describe", "embed_positions", "embed_superpixels"):
     torch.fx.wrap(_name)  # a tracer keeps them whole, since they look at shapes and labels
+
 
 @dataclasses.dataclass
 class HCastOutput:

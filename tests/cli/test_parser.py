@@ -185,7 +185,10 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
         (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
         (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
         (["train", "--output", "x"], "expected --data, or a --recipe that tells it"),
-        (["train", "--recipe", "cube", "--output", "x"], "no recipe 'cube': expected a .json file, or one of small, medium, paper, aircraft"),
+        (
+            ["train", "--recipe", "cube", "--output", "x"],
+            "no recipe 'cube': expected a .json file, or one of small, medium, paper, aircraft",
+        ),
         (["data", "prepare", "cub", "nowhere.tgz"], "nowhere.tgz: no such file or folder: expected CUB_200_2011.tgz"),
         (
             ["repro", "cub", "--checkpoint", "x.pth", "--data", "nowhere"],
