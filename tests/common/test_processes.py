@@ -95,11 +95,13 @@ def test_evaluate_counts_every_picture_once(picture_folder, tiny_weights, capsys
     )
     (leaf / "broken.png").write_bytes(b"")
     command = ["evaluate", "--data", str(picture_folder), "--split", "val", "--model", str(tiny_weights), "--json"]
-    with pytest.warns(UserWarning, match=r"left out: .*broken.png"):
-        assert main(command) == 0
-    one = capsys.readouterr().out
+    command.append("--allow-missing")
+    assert main(command) == 0
+    one, errors = capsys.readouterr()
+    assert "broken.png: not a picture" in errors and "measured on 12 of 13 pictures" in errors
     out = launch(*command, launcher=launcher)
-    assert out == one and out.count("\n") == 1 and json.loads(one)["pictures"] == 13
+    assert out == one and out.count("\n") == 1
+    assert (json.loads(one)["pictures"], json.loads(one)["left_out"]) == (12, 1)
 
 
 @pytest.mark.slow
