@@ -82,6 +82,7 @@ def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("group", [True, False])
 def test_predict_with_workers(picture_folder, tiny_weights, tmp_path, number, group):
