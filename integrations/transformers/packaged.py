@@ -15,8 +15,6 @@ from typing import Any
 
 import wrapt
 
-from hcast_zoo.weights import file as weights
-
 OWNER = "hcast_zoo"
 
 
@@ -29,8 +27,12 @@ def register(module: ModuleType) -> None:
 def packaged_name(source: str | os.PathLike) -> str | None:
     """Return the packaged weights that a repository's name stands for, or None."""
     owner, _, name = str(source).rpartition("/")
-    known = owner in ("", OWNER) and name in weights.packaged()
-    return name if known and not os.path.isdir(source) else None
+    if owner not in ("", OWNER) or not name.startswith("hcast_"):
+        return None
+
+    from hcast_zoo.weights import file as weights  # imports torch, which `import transformers` alone does not
+
+    return name if name in weights.packaged() and not os.path.isdir(source) else None
 
 
 def _cached_files(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
@@ -44,6 +46,8 @@ def _cached_files(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -
 @functools.cache
 def _folder(name: str) -> tempfile.TemporaryDirectory:
     """Return a folder that transformers can load; it is removed when this process ends."""
+    from hcast_zoo.weights import file as weights
+
     from .configuration_hcast import HCastConfig
     from .image_processing_hcast import HCastImageProcessor
 
