@@ -488,7 +488,7 @@ def _unique_names(level: str, paths: Sequence[tuple[str, ...]], strict: bool) ->
     """Return a name for each path to a node of a level: its last, with as many parents in brackets as tell it apart."""
     count = collections.Counter(path[-1] for path in paths)
     twice = [path for path in paths if count[path[-1]] > 1]
-    if not twice:
+    if not twice or not all(path[-1] for path in paths):  # a blank name is refused where the tree is checked
         return tuple(path[-1] for path in paths)
 
     if strict:

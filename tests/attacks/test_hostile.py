@@ -287,7 +287,7 @@ def test_any_paths_are_a_taxonomy_or_an_error(paths):
     known = {t.path_names(path) for path in t.paths}
 
     def leads_along(names, path):  # a name below two parents is told apart: "other (owls)"
-        return all(name == node or name.startswith(f"{node} (") for name, node in zip(names, path))
+        return all(name == node or name.startswith(f"{node.strip()} (") for name, node in zip(names, path))
 
     assert all(any(len(k) >= len(path) and leads_along(k, path) for k in known) for path in paths)
 

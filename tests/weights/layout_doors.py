@@ -44,7 +44,9 @@ def through_timm(name: str, from_tag: bool) -> torch.nn.Module:
     headless = weights.is_headless(content)
     fields = {} if headless else {"level_classes": content.config.level_classes}
     overlay = {"file": name, "num_classes": 0 if headless else content.config.level_classes[-1]}
-    fields |= {"embed_dim": content.config.embed_dim, "depths": content.config.depths}
+    told = ("embed_dim", "depths", "num_superpixels", "num_clusters")
+    fields |= {field: getattr(content.config, field) for field in told}
+    fields["img_size"] = content.config.image_size
     return timm.create_model("hcast_small", pretrained=True, pretrained_cfg_overlay=overlay, **fields).eval()
 
 
