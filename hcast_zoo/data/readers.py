@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..common.extras import needs_extra
 from ..common.files import check_file
 from ..common.formats import is_picture_name
 from ..common.text import brief, clip, printable
@@ -426,11 +427,9 @@ def _read_parquet(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] |
 
     A picture may be Hugging Face's ``struct<bytes, path>``, and a level its ``ClassLabel``, whose names are taken.
     """
-    try:
+    with needs_extra("train", "parquet files"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ImportError("parquet files need pyarrow: pip install 'hcast-zoo[train]'") from error
 
     try:
         # As a file, for a name would be taken for a part of a data set; its stored Arrow schema is not needed.

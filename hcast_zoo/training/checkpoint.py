@@ -1,12 +1,11 @@
 """Checkpoints that are verified: a file of progress holds the hashes of all files, and its own."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
 
 from ..common.claim import digest_of
-from ..common.files import write_whole
+from ..common.files import sha256, write_whole
 
 PROGRESS = "progress.json"
 NEWEST, PREVIOUS = "checkpoint", "checkpoint.old"
@@ -25,7 +24,7 @@ def seal(folder: Path, progress: dict) -> None:
     """
     files = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        files[file.relative_to(folder).as_posix()] = _digest(file)
+        files[file.relative_to(folder).as_posix()] = sha256(file)
         with open(file, "rb") as written:
             os.fsync(written.fileno())
 
@@ -57,7 +56,7 @@ def verify(folder: Path) -> dict:
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing")
-        if _digest(file) != expected:
+        if sha256(file) != expected:
             raise CheckpointError(f"{file} is not as it was written")
 
     return progress
@@ -86,11 +85,3 @@ def find(output: Path) -> tuple[Path, dict, str | None] | None:
             f"{output / PREVIOUS} to begin again"
         )
     return None
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as content:
-        digest = hashlib.sha256()
-        while block := content.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

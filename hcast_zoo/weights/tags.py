@@ -8,7 +8,6 @@ cache, and a file with another one is refused. :func:`pin` sets it beforehand.
 """
 
 import dataclasses
-import hashlib
 import json
 import re
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from huggingface_hub import cached_assets_path, constants
 from safetensors import SafetensorError, safe_open
 
-from ..common.files import write_whole
+from ..common.files import sha256, write_whole
 from ..common.text import clip
 from ..network.config import HCastConfig
 from ..taxonomy.tree import Taxonomy
@@ -261,9 +260,3 @@ def _read_pins() -> dict[str, str]:
     if not isinstance(pins, dict):
         raise ValueError(f"{_pins()}: expected a JSON object of tag names and SHA-256s")
     return pins
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

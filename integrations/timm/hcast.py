@@ -19,13 +19,10 @@ from hcast_zoo.network.layers import init_block_weights
 from hcast_zoo.network.model import (
     HCast,
     HCastOutput,
-    embed_positions,
-    embed_superpixels,
     fit_position,
     resample_position,
     run_stages,
 )
-from hcast_zoo.network.stems import area_means, describe
 from hcast_zoo.network.superpixels import prepare_segments
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.official import convert_official, is_official
@@ -38,7 +35,7 @@ _logger = logging.getLogger(__name__)
 POOLS = ("token", "avg", "max", "avgmax", "")
 
 default_cfgs = generate_default_cfgs(tags.make_cfgs())
-for _function in (prepare_segments, embed_superpixels, embed_positions, area_means, describe, farthest_point_sampling):
+for _function in (prepare_segments, farthest_point_sampling):
     register_notrace_function(_function)  # FX keeps them whole: they look at shapes and labels
 
 
