@@ -5,104 +5,10 @@ progress to stderr. Each function returns the exit code.
 """
 
 import argparse
-import os
 import sys
 
 from ..adaptation.config import AdaptConfig
-from ..common.extras import needs_extra
 from ..common.text import printable, to_json
-
-
-def predict(args: argparse.Namespace) -> int:
-    """Print one line a picture."""
-    from tqdm import tqdm
-
-    from ..common.processes import join
-    from ..inference.predictor import Predictor
-    from ..inference.tables import Source, is_table, write_table
-    from ..sharing.model_card import checksum
-
-    files, missed = _find(args.pictures)
-    if args.files_from:
-        with open(args.files_from, encoding="utf-8-sig", errors="surrogateescape") as names:
-            files += [name for line in names if (name := line.rstrip("\r\n"))]
-        if any("\0" in name for name in files):
-            raise ValueError(f"{args.files_from}: expected a text file that names a picture per line, got NUL bytes")
-
-    if not files:
-        raise ValueError("expected pictures, or --files-from with a list of them")
-    table = args.output is not None and is_table(args.output, args.format)
-    options = dict(decoder=args.decode, num_clusters=args.num_clusters, within=args.within, threshold=args.back_off)
-    with join() as processes:
-        if processes.count > 1 and (table or not args.output):
-            raise ValueError("several processes need --output with a folder to write to")
-        predictor = Predictor(args.model, device=processes.device(args.device), **options)
-        if args.output and not table:
-            return _predict_parts(
-                args=args, predictor=predictor, files=files, options=options, processes=processes, missed=missed
-            )
-
-    failed = 0
-    bar = tqdm(
-        predictor.predict(files, args.batch_size, args.workers),
-        total=len(files),
-        unit="picture",
-        disable=len(files) < 2 or not sys.stderr.isatty(),
-    )
-    if table:
-        source = Source(os.path.basename(args.model), checksum(args.model), predictor.taxonomy.levels)
-        pictures, failed = write_table(bar, args.output, source, args.format)
-        print(to_json({"output": args.output, "pictures": pictures, "failed": failed}))
-        bar = ()
-
-    for prediction in bar:
-        failed += prediction.error is not None
-        if args.json:
-            print(to_json(prediction.to_dict()), flush=True)
-        elif prediction.error is not None:
-            print(f"{printable(prediction.file)}: {printable(prediction.error)}", file=sys.stderr)
-        else:
-            print(printable(f"{prediction.file}: {_sentence(prediction)}"), flush=True)
-
-    if failed:
-        print(f"{failed} of {len(files)} pictures failed", file=sys.stderr)
-    return 1 if failed or missed else 0
-
-
-def _predict_parts(args: argparse.Namespace, predictor, files: list[str], options: dict, processes, missed: int) -> int:
-    """Write a folder of parquet files; print what it holds."""
-    from tqdm import tqdm
-
-    from ..common.claim import digest_of
-    from ..sharing.model_card import checksum
-
-    with needs_extra("train", "parquet files"):
-        from ..inference.parquet_job import predict_parts
-
-    made_of = {"model_sha256": checksum(args.model), "taxonomy_sha256": digest_of(predictor.taxonomy.to_dict())}
-    done = failed = 0
-    with tqdm(total=len(files), unit="picture", disable=not processes.is_main or not sys.stderr.isatty()) as bar:
-        for pictures, failures in predict_parts(
-            predictor,
-            files,
-            args.output,
-            {"made_of": made_of, **options},
-            part_size=args.part_size,
-            processes=processes,
-            batch_size=args.batch_size,
-            workers=args.workers,
-        ):
-            done, failed = done + pictures, failed + failures
-            bar.update(pictures * processes.count)
-
-    done, failed = (sum(numbers) for numbers in zip(*processes.gather((done, failed))))
-    if processes.is_main:
-        print(to_json({"output": args.output, "pictures": done, "failed": failed}))
-        if failed:
-            print(f"{failed} of {done} pictures failed", file=sys.stderr)
-
-    # A launcher would take any other code for a crash, and start the job again.
-    return 1 if (failed or missed) and processes.count == 1 else 0
 
 
 def segment(args: argparse.Namespace) -> int:
@@ -112,7 +18,7 @@ def segment(args: argparse.Namespace) -> int:
     from ..common.claim import own_folder
     from ..inference.predictor import Predictor
 
-    files, missed = _find(args.pictures)
+    files, missed = find(args.pictures)
     predictor = Predictor(
         args.model,
         args.decode,
@@ -149,11 +55,11 @@ def _segment_one(predictor, file: str, args: argparse.Namespace) -> bool:
     if args.json:
         print(to_json({**segmented.to_dict(), "output": str(folder)}), flush=True)
     else:
-        print(printable(f"{file}: {_sentence(segmented.prediction)} -> {folder}"), flush=True)
+        print(printable(f"{file}: {sentence(segmented.prediction)} -> {folder}"), flush=True)
     return True
 
 
-def _find(arguments: list[str]) -> tuple[list[str], int]:
+def find(arguments: list[str]) -> tuple[list[str], int]:
     """Return the pictures, and how many things in the folders may hide more of them; tell what is left out."""
     from ..inference.predictor import find_pictures
 
@@ -168,7 +74,7 @@ def _find(arguments: list[str]) -> tuple[list[str], int]:
     return files, sum(not left.hidden and not left.again for left in left_out)
 
 
-def _sentence(prediction) -> str:
+def sentence(prediction) -> str:
     """Return what is predicted, as one line without the file."""
     levels = " > ".join(f"{n} {p:.1%}" for n, p in zip(prediction.path, prediction.probabilities)) or "no answer"
     facts = [f"path {prediction.path_probability:.1%}"] if prediction.path else []
@@ -193,7 +99,7 @@ def adapt(args: argparse.Namespace) -> int:
         return 0
 
     for when, prediction in (("before", adapted.before), ("after", adapted.after)):
-        print(printable(f"{when}: {_sentence(prediction)}"))
+        print(printable(f"{when}: {sentence(prediction)}"))
 
     if adapted.probability is not None:
         before, after = adapted.probability

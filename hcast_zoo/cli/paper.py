@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 
+from ..common.machine import choose_loading
 from ..common.text import to_json
 
 
@@ -84,11 +85,13 @@ def recipes(args: argparse.Namespace) -> int:
 
 def repro(args: argparse.Namespace) -> int:
     """Print our numbers beside the published ones."""
-    from ..common.processes import join
+    from ..common.processes import choose_device, join
     from ..paper import benchmarks as paper
     from ..paper.reproduce import OFFICIAL_DECODER, reproduce, table
 
     benchmark = paper.find(args.dataset)
+    device = choose_device(args.device)
+    loading = choose_loading(benchmark.pictures.get(args.split, 0), 224, device, args.batch_size, args.workers)
     with join() as processes:
         found = reproduce(
             benchmark,
@@ -96,10 +99,10 @@ def repro(args: argparse.Namespace) -> int:
             args.data or os.path.join("data", args.dataset),
             args.decode,
             split=args.split,
-            device=args.device,
+            device=device,
             processes=processes,
-            batch_size=args.batch_size,
-            workers=args.workers,
+            batch_size=loading.batch_size,
+            workers=loading.workers,
             progress=sys.stderr.isatty(),
         )
 

@@ -25,7 +25,7 @@ from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
 from ..training.settings import MAX_WORKERS, TrainConfig
-from . import answer, share, train
+from . import answer, predict, share, train
 from . import paper as paper_commands
 
 DEFAULT_MODEL = "hcast_small.emoji_art"
@@ -119,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_answers(command: Callable) -> None:
     """Add the commands that answer about pictures."""
-    p = command("predict", answer.predict, "print the path in the taxonomy of each picture")
+    p = command("predict", predict.predict, "print the path in the taxonomy of each picture")
     p.add_argument("pictures", nargs="*", metavar="PICTURE", help="picture files, folders, glob patterns")
     p.add_argument("--files-from", metavar="FILE", help="text file that names a picture per line")
     p.add_argument(
@@ -138,7 +138,13 @@ def _add_answers(command: Callable) -> None:
     )
     _add_model(p)
     _add_decoding(p)
+    p.add_argument("--top-k", type=int, metavar="K", help="also give the K most probable paths")
     p.add_argument("--json", action="store_true", help="one JSON object per line")
+    p.add_argument(
+        "--tree",
+        action=argparse.BooleanOptionalAction,
+        help="print how many pictures are at each node (on a terminal, of several pictures: yes)",
+    )
     _add_clusters(p)
     _add_loading(p)
 
@@ -258,7 +264,7 @@ def _add_training(command: Callable) -> None:
     _add_listing(p)
     p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
     p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
-    p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    _add_device(p)
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument(
         "--allow-missing", action="store_true", help="end with exit code 0 though some pictures cannot be read"
@@ -376,7 +382,7 @@ def _add_paper(command: Callable) -> None:
         default=list(DECODERS),
         help="decodings to compare (all); published numbers are of `independent`",
     )
-    p.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    _add_device(p)
     p.add_argument("--json", action="store_true", help="one JSON object")
     _add_loading(p)
 
@@ -460,7 +466,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, help="weights: name, file, folder, or org/name on the Hub (%(default)s)"
     )
-    parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    _add_device(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="where the model runs: cpu, cuda, cuda:1, mps, xpu, or auto: an accelerator if there is one (%(default)s)",
+    )
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -493,8 +507,10 @@ def _add_clusters(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures at once (%(default)s)")
-    parser.add_argument("--workers", type=_workers, default=0, help="processes that read pictures (%(default)s)")
+    parser.add_argument("--batch-size", type=int, help="pictures at once (16 on the CPU, 64 elsewhere)")
+    parser.add_argument(
+        "--workers", type=_workers, help="processes that read pictures (by the machine and the number of pictures)"
+    )
 
 
 def _workers(text: str) -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from ..common.extras import needs_extra
+from ..common.machine import Loading, choose_loading
 from ..common.text import printable, to_json
 from ..network.config import VARIANTS
 from ..training.settings import TrainConfig
@@ -52,14 +53,15 @@ def evaluate(args: argparse.Namespace) -> int:
     content, dataset = _load_labelled(args)
     with join() as processes:
         model = weights.build(content, processes.device(args.device))
+        loading = _loading(args, model, len(dataset), processes.count)
         measured = measure(
             model,
             dataset,
             args.decode,
             content.calibration,
             processes=processes,
-            batch_size=args.batch_size,
-            workers=args.workers,
+            batch_size=loading.batch_size,
+            workers=loading.workers,
             num_clusters=args.num_clusters,
             superpixel_cache=args.superpixel_cache,
         )
@@ -115,7 +117,9 @@ def calibrate(args: argparse.Namespace) -> int:
     from ..weights import file as weights
 
     content, dataset = _load_labelled(args)
-    logits, labels = collect_logits(weights.build(content, args.device), dataset, args.batch_size, args.workers)
+    model = weights.build(content, args.device)
+    loading = _loading(args, model, len(dataset))
+    logits, labels = collect_logits(model, dataset, loading.batch_size, loading.workers)
     fitted_on = f"{content.taxonomy.name or 'data'}, split {args.split}"
     content.calibration = fit_calibration(logits, labels, content.taxonomy, fitted_on)
     before = calibration_errors(logits, labels, content.taxonomy)
@@ -332,6 +336,19 @@ def mm_train(args: argparse.Namespace) -> int:
         training = importlib.import_module("hcast_zoo.integrations.mmpretrain.train")
     print(training.train(args.config, args.work_dir, args.resume, args.cfg_options))
     return 0
+
+
+def _loading(args: argparse.Namespace, model, pictures: int, processes: int = 1) -> Loading:
+    """Return how to load pictures for a model on this machine, where the arguments leave it open."""
+    device = next(model.parameters()).device
+    return choose_loading(
+        pictures,
+        model.config.image_size,
+        str(device),
+        batch_size=args.batch_size,
+        workers=args.workers,
+        share=int(os.environ.get("LOCAL_WORLD_SIZE", processes)),
+    )
 
 
 def _load_labelled(args: argparse.Namespace) -> tuple:

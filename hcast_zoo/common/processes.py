@@ -46,6 +46,7 @@ class Processes:
 
     def device(self, name: str) -> str:
         """Return the device of this process; with several accelerators, each process has its own."""
+        name = choose_device(name)
         if self.count == 1 or name == "cpu" or ":" in name:
             return name
         return f"{name}:{os.environ.get('LOCAL_RANK', '0')}"
@@ -54,14 +55,22 @@ class Processes:
 ALONE = Processes()
 
 
+def choose_device(name: str) -> str:
+    """Return a device's name as it is; for ``auto`` the accelerator that torch finds (CUDA, MPS, XPU), else ``cpu``."""
+    if name != "auto":
+        return name
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type
+
+
 def check_device(device: str | torch.device) -> torch.device:
-    """Return a device after checking that it works.
+    """Return a device after checking that it works; ``auto`` is what :func:`choose_device` finds.
 
     Raises:
         ValueError: if this machine has no such device.
     """
     try:
-        found = torch.device(device)
+        found = torch.device(choose_device(device) if isinstance(device, str) else device)
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]

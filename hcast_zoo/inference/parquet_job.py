@@ -31,6 +31,8 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
+# On request; a list of (path, probability).
+TOP = pa.field("top", pa.list_(pa.struct([("path", pa.list_(pa.string())), ("probability", pa.float32())])))
 
 
 def predict_parts(
@@ -70,7 +72,7 @@ def predict_parts(
             file = folder / f"part-{number:0{digits}}.parquet"
             if not file.exists():
                 part = files[starts[number] : starts[number] + part_size]
-                write_part(file, list(predictor.predict(part, **kwargs)))
+                write_part(file, list(predictor.predict(part, **kwargs)), top=predictor.top_k is not None)
             footer = pq.read_metadata(file)
             yield footer.num_rows, int(footer.metadata[b"failed"])
 
@@ -97,15 +99,16 @@ def claim_folder(folder: Path, files: Sequence[str], settings: dict, processes: 
             print(line, file=sys.stderr)
 
 
-def write_part(file: Path, predictions: Sequence[Prediction]) -> None:
-    """Write a part at once, with the number of pictures that failed in its footer."""
+def write_part(file: Path, predictions: Sequence[Prediction], top: bool = False) -> None:
+    """Write a part at once, with the number of pictures that failed in its footer; ``top`` adds that column."""
+    schema = SCHEMA.append(TOP) if top else SCHEMA
     columns = {}
-    for name in SCHEMA.names:
+    for name in schema.names:
         columns[name] = [getattr(p, name) if p.error is None or name == "error" else None for p in predictions]
 
     columns["file"] = [p.file.encode(errors="replace").decode() for p in predictions]  # parquet's text is UTF-8
     failed = sum(p.error is not None for p in predictions)
-    table = pa.table(columns, SCHEMA.with_metadata({"failed": str(failed)}))
+    table = pa.table(columns, schema.with_metadata({"failed": str(failed)}))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_whole(file, memoryview(sink.getvalue()))

@@ -23,7 +23,7 @@ from ..network.memory import pictures_at_once
 from ..network.model import HCast, HCastOutput
 from ..taxonomy.backoff import back_off, check_threshold
 from ..taxonomy.calibration import Calibration
-from ..taxonomy.decode import check_decoder, node_probabilities
+from ..taxonomy.decode import check_decoder, check_top_k, node_probabilities, top_paths
 from ..taxonomy.subtree import Subtree
 from ..taxonomy.tree import UNKNOWN, Taxonomy
 from ..weights import file as weights
@@ -43,6 +43,7 @@ class Prediction:
         runner_up_probability: In [0, 1].
         error: Why there is no answer, or None.
         reason: With back-off, why the path ends where it does; None without.
+        top: On request the most probable paths, each with its probability in [0, 1].
     """
 
     file: str
@@ -53,9 +54,10 @@ class Prediction:
     runner_up_probability: float = 0.0
     error: str | None = None
     reason: str | None = None
+    top: tuple[tuple[tuple[str, ...], float], ...] = ()
 
     def to_dict(self) -> dict:
-        """Return plain data for JSON: ``file`` and ``error``, or everything else, ``reason`` with back-off alone."""
+        """Return plain data for JSON: ``file`` and ``error``, or everything else that was asked for."""
         if self.error is not None:
             return {"file": self.file, "error": self.error}
         data = dataclasses.asdict(self)
@@ -64,6 +66,9 @@ class Prediction:
             del data["reason"]
         for key in ("path", "probabilities", "runner_up"):
             data[key] = list(data[key])
+        data["top"] = [{"path": list(path), "probability": probability} for path, probability in self.top]
+        if not self.top:
+            del data["top"]
 
         return data
 
@@ -74,12 +79,13 @@ class Predictor:
     Args:
         source: Weights: a name such as ``hcast_small.emoji_art``, a file or a folder; see :func:`weights.load`.
         decoder: How levels become a path, one of ``decode.DECODERS``.
-        device: Where the model runs.
+        device: Where the model runs; ``auto`` for an accelerator if there is one.
         num_clusters: Other cluster counts than the weights' config's; no fine-tuning is needed.
         within: Answer only with leaves at or below these nodes, named at any level (``level:name`` where a name occurs
             at several); see :func:`hcast_zoo.taxonomy.decode.decode`.
         threshold: Back off to the deepest level that can be trusted, with at least this probability in [0, 1]; see
             :func:`hcast_zoo.taxonomy.backoff.back_off`. None gives whole paths.
+        top_k: Also give so many of the most probable paths; see :func:`hcast_zoo.taxonomy.decode.top_paths`.
 
     Raises:
         WeightsError: if the weights cannot be loaded.
@@ -96,6 +102,7 @@ class Predictor:
         num_clusters: tuple[int, ...] | None = None,
         within: Sequence[str] | None = None,
         threshold: float | None = None,
+        top_k: int | None = None,
     ):
         content = weights.load(source)
         if weights.is_headless(content):
@@ -110,13 +117,21 @@ class Predictor:
         self.model: HCast = weights.build(content, device)
         self.transform = eval_transform(content.config)
         self.calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
-        self.metadata, self.device = content.metadata, torch.device(device)
-        self._set(decoder, num_clusters, within, threshold)
+        self.metadata, self.device = content.metadata, next(self.model.parameters()).device
+        self._set(decoder, num_clusters, within, threshold, top_k)
 
     def _set(
-        self, decoder: str, num_clusters: tuple[int, ...] | None, within: Sequence[str] | None, threshold: float | None
+        self,
+        decoder: str,
+        num_clusters: tuple[int, ...] | None,
+        within: Sequence[str] | None,
+        threshold: float | None,
+        top_k: int | None,
     ) -> None:
         check_decoder(decoder)
+        if top_k is not None:
+            check_top_k(top_k, decoder)
+        self.top_k = top_k
         self.decoder = decoder
         self.num_clusters = None
         if num_clusters is not None:
@@ -132,10 +147,11 @@ class Predictor:
         num_clusters: tuple[int, ...] | None = None,
         within: Sequence[str] | None = None,
         threshold: float | None = None,
+        top_k: int | None = None,
     ) -> "Predictor":
         """Return a predictor of the same model, which is not loaded again, with other settings; see the class."""
         other = copy.copy(self)
-        other._set(decoder, num_clusters, within, threshold)
+        other._set(decoder, num_clusters, within, threshold, top_k)
         return other
 
     def predict(
@@ -225,9 +241,10 @@ class Predictor:
             d.runner_up.tolist(),
             d.runner_up_probabilities.tolist(),
             reasons,
+            self._top(level_logits) if self.top_k else [()] * len(d.paths),
         )
         predictions = []
-        for path, levels, probability, second, second_probability, reason in rows:
+        for path, levels, probability, second, second_probability, reason, top in rows:
             prediction = Prediction(
                 file="",
                 path=self.taxonomy.path_names(path),
@@ -236,10 +253,28 @@ class Predictor:
                 runner_up=self.taxonomy.path_names(second),
                 runner_up_probability=second_probability,
                 reason=reason,
+                top=top,
             )
             predictions.append(prediction)
 
         return predictions
+
+    def _top(self, level_logits: list[Tensor]) -> list[tuple[tuple[tuple[str, ...], float], ...]]:
+        """Return the most probable paths of each picture, by name, with their probabilities."""
+        assert self.top_k is not None
+        paths, probabilities = top_paths(
+            self.calibration.logits(level_logits),
+            self.taxonomy,
+            self.top_k,
+            self.decoder,
+            within=self._subtree,
+            path_temperature=self.calibration.path_temperature,
+        )
+        pictures = []
+        for rows, values in zip(paths.tolist(), probabilities.tolist()):
+            pictures.append(tuple((self.taxonomy.path_names(row), value) for row, value in zip(rows, values)))
+
+        return pictures
 
     def node_probabilities(self, level_logits: Sequence[Tensor], decoder: str | None = None) -> tuple[Tensor, ...]:
         """Return the (B, C_l) probability of every node of each level; see :func:`decode.node_probabilities`."""

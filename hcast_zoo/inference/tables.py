@@ -28,11 +28,13 @@ class Source:
         model: Name of the weights, without folders.
         sha256: Checksum of their file.
         levels: Names of the taxonomy's levels, coarse to fine.
+        top_k: How many of the most probable paths each picture has columns for.
     """
 
     model: str
     sha256: str
     levels: tuple[str, ...]
+    top_k: int = 0
 
 
 def is_table(output: str | Path, layout: str = "flat") -> bool:
@@ -107,7 +109,8 @@ def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | 
 
     Columns: ``file``; the levels' names and ``LEVEL_probability``; ``path_probability``; ``stop_level`` and ``reason``
     (why the path ends there, with back-off); ``runner_up`` (names joined by `` > ``) and its probability; ``error``;
-    ``model`` and ``model_sha256``. Probabilities are in [0, 1].
+    ``model`` and ``model_sha256``. On request, before these, ``top_1`` and ``top_1_probability`` and so on.
+    Probabilities are in [0, 1].
     """
     path, answered = prediction.path, prediction.error is None
     row: dict[str, str | float | None] = {"file": prediction.file}
@@ -121,6 +124,11 @@ def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | 
     row["reason"] = prediction.reason
     row["runner_up"] = " > ".join(prediction.runner_up) or None
     row["runner_up_probability"] = prediction.runner_up_probability if prediction.runner_up else None
+    for rank in range(source.top_k):
+        names, probability = prediction.top[rank] if rank < len(prediction.top) else ((), None)
+        row[f"top_{rank + 1}"] = " > ".join(names) or None
+        row[f"top_{rank + 1}_probability"] = probability
+
     row["error"] = prediction.error
     row["model"], row["model_sha256"] = source.model, source.sha256
 

@@ -109,6 +109,54 @@ def decode(
     )
 
 
+def top_paths(
+    level_logits: Sequence[Tensor],
+    taxonomy: Taxonomy,
+    count: int,
+    mode: str = "best_path",
+    *,
+    within: Subtree | Sequence[str] | None = None,
+    path_temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Return the most probable paths of the tree: (B, K, L) int64 nodes, and their (B, K) probabilities, which fall.
+
+    K is ``count``, or the number of paths if that is lower. See :func:`decode` for the other arguments and errors.
+
+    Raises:
+        ValueError: also if ``count`` is below 1, or the mode is ``independent``, which gives probabilities to no paths.
+
+    Example:
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> logits = [torch.tensor([[0.4, 0.6]]).log(), torch.tensor([[0.5, 0.2, 0.3]]).log()]
+        >>> top_paths(logits, tree, 2)
+        (tensor([[[0, 0],
+                 [1, 2]]]), tensor([[0.4348, 0.3913]]))
+    """
+    _check_arguments(level_logits, taxonomy, mode, path_temperature)
+    check_top_k(count, mode)
+    if within is not None:
+        subtree = _subtree(taxonomy, within)
+        inner, probabilities = top_paths(
+            subtree.logits(level_logits), subtree.taxonomy, count, mode, path_temperature=path_temperature
+        )
+        rows = subtree.whole_paths(inner.flatten(0, 1))
+        return rows.view(*inner.shape[:2], -1), probabilities
+
+    log_probs = [x.float().log_softmax(-1) for x in level_logits]
+    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
+    probabilities = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1)
+    best = probabilities.topk(min(count, len(paths)), -1)
+    return paths[best.indices], best.values
+
+
+def check_top_k(count: int, mode: str) -> None:
+    """Raise ValueError unless a decoding can tell so many paths."""
+    if type(count) is not int or count < 1:
+        raise ValueError(f"top_k: expected an integer of 1 or more, got {count!r}")
+    if mode == "independent":
+        raise ValueError("top_k: expected the decoding best_path or top_down; independent tells no paths of the tree")
+
+
 def node_probabilities(
     level_logits: Sequence[Tensor],
     taxonomy: Taxonomy,

@@ -1,0 +1,180 @@
+"""What ``hcast-zoo predict`` does: label pictures, and print the answers or write them where they are wanted."""
+
+import argparse
+import collections
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+from ..common.extras import needs_extra
+from ..common.machine import Loading, choose_loading
+from ..common.text import printable, to_json
+from .answer import find, sentence
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Print one line per picture, or write a table or a folder of parquet files."""
+    from ..common.processes import join
+    from ..inference.predictor import Predictor
+    from ..inference.tables import is_table
+
+    files, missed = _pictures(args)
+    table = args.output is not None and is_table(args.output, args.format)
+    options = dict(
+        decoder=args.decode,
+        num_clusters=args.num_clusters,
+        within=args.within,
+        threshold=args.back_off,
+        top_k=args.top_k,
+    )
+    with join() as processes:
+        if processes.count > 1 and (table or not args.output):
+            raise ValueError("several processes need --output with a folder to write to")
+        predictor = Predictor(args.model, device=processes.device(args.device), **options)
+        loading = choose_loading(
+            len(files),
+            predictor.model.config.image_size,
+            str(predictor.device),
+            batch_size=args.batch_size,
+            workers=args.workers,
+            share=int(os.environ.get("LOCAL_WORLD_SIZE", processes.count)),
+        )
+        if args.output and not table:
+            return _predict_parts(
+                args=args,
+                predictor=predictor,
+                files=files,
+                options=options,
+                loading=loading,
+                processes=processes,
+                missed=missed,
+            )
+
+    answers = _Counted(_predictions(predictor, files, loading))
+    if table:
+        _write_table(answers, predictor, args)
+    else:
+        _print_lines(answers, args.json)
+
+    show_tree = sys.stdout.isatty() and len(files) > 1 if args.tree is None else args.tree
+    if show_tree and not args.json:
+        _print_tree(answers.paths)
+    if answers.failed:
+        print(f"{answers.failed} of {len(files)} pictures failed", file=sys.stderr)
+    return 1 if answers.failed or missed else 0
+
+
+class _Counted:
+    """Predictions that are counted as they pass."""
+
+    def __init__(self, predictions: Iterable):
+        self.predictions = predictions
+        self.failed = 0
+        self.paths: collections.Counter = collections.Counter()
+
+    def __iter__(self) -> Iterator:
+        for prediction in self.predictions:
+            if prediction.error is None:
+                self.paths[prediction.path] += 1
+            else:
+                self.failed += 1
+            yield prediction
+
+
+def _pictures(args: argparse.Namespace) -> tuple[list[str], int]:
+    """Return the pictures that are asked for, and how many things in folders may hide more of them."""
+    files, missed = find(args.pictures)
+    if args.files_from:
+        with open(args.files_from, encoding="utf-8-sig", errors="surrogateescape") as names:
+            files += [name for line in names if (name := line.rstrip("\r\n"))]
+        if any("\0" in name for name in files):
+            raise ValueError(f"{args.files_from}: expected a text file that names a picture per line, got NUL bytes")
+
+    if not files:
+        raise ValueError("expected pictures, or --files-from with a list of them")
+    return files, missed
+
+
+def _predictions(predictor, files: list[str], loading: Loading) -> Iterable:
+    """Return the predictions of files, behind a bar of progress on a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(
+        predictor.predict(files, loading.batch_size, loading.workers),
+        total=len(files),
+        unit="picture",
+        disable=len(files) < 2 or not sys.stderr.isatty(),
+    )
+
+
+def _write_table(answers: Iterable, predictor, args: argparse.Namespace) -> None:
+    """Write a table; print what it holds."""
+    from ..inference.tables import Source, write_table
+    from ..sharing.model_card import checksum
+
+    source = Source(os.path.basename(args.model), checksum(args.model), predictor.taxonomy.levels, args.top_k or 0)
+    pictures, failed = write_table(answers, args.output, source, args.format)
+    print(to_json({"output": args.output, "pictures": pictures, "failed": failed}))
+
+
+def _print_lines(answers: Iterable, as_json: bool) -> None:
+    """Print a line for each picture; of one that failed, to stderr."""
+    for prediction in answers:
+        if as_json:
+            print(to_json(prediction.to_dict()), flush=True)
+        elif prediction.error is not None:
+            print(f"{printable(prediction.file)}: {printable(prediction.error)}", file=sys.stderr)
+        else:
+            print(printable(f"{prediction.file}: {sentence(prediction)}"), flush=True)
+
+
+def _print_tree(paths: collections.Counter) -> None:
+    """Print how many pictures are at each node."""
+    from ..inference.summary import tree_lines
+
+    for line in tree_lines(paths):
+        print(printable(line))
+
+
+def _predict_parts(
+    args: argparse.Namespace,
+    predictor,
+    files: list[str],
+    options: dict,
+    loading: Loading,
+    processes,
+    missed: int,
+) -> int:
+    """Write a folder of parquet files; print what it holds."""
+    from tqdm import tqdm
+
+    from ..common.claim import digest_of
+    from ..sharing.model_card import checksum
+
+    with needs_extra("train", "parquet files"):
+        from ..inference.parquet_job import predict_parts
+
+    made_of = {"model_sha256": checksum(args.model), "taxonomy_sha256": digest_of(predictor.taxonomy.to_dict())}
+    done = failed = 0
+    with tqdm(total=len(files), unit="picture", disable=not processes.is_main or not sys.stderr.isatty()) as bar:
+        for pictures, failures in predict_parts(
+            predictor,
+            files,
+            args.output,
+            {"made_of": made_of, **options},
+            part_size=args.part_size,
+            processes=processes,
+            batch_size=loading.batch_size,
+            workers=loading.workers,
+        ):
+            done, failed = done + pictures, failed + failures
+            bar.update(pictures * processes.count)
+
+    done, failed = (sum(numbers) for numbers in zip(*processes.gather((done, failed))))
+    if processes.is_main:
+        print(to_json({"output": args.output, "pictures": done, "failed": failed}))
+        if failed:
+            print(f"{failed} of {done} pictures failed", file=sys.stderr)
+
+    # A launcher would take any other code for a crash, and start the job again.
+    return 1 if (failed or missed) and processes.count == 1 else 0
