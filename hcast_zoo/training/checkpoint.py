@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from ..common.claim import digest_of
@@ -9,6 +10,7 @@ from ..common.files import sha256, write_whole
 
 PROGRESS = "progress.json"
 NEWEST, PREVIOUS = "checkpoint", "checkpoint.old"
+UNFINISHED = "checkpoint.new"  # while it is written
 
 
 class CheckpointError(ValueError):
@@ -30,6 +32,15 @@ def seal(folder: Path, progress: dict) -> None:
 
     content = json.loads(json.dumps({**progress, "files": files}))
     write_whole(folder / PROGRESS, json.dumps({**content, "sha256": digest_of(content)}))
+
+
+def promote(folder: Path) -> None:
+    """Make a sealed checkpoint the newest of its run; the newest so far, if it is there, becomes the one before."""
+    newest, previous = folder.with_name(NEWEST), folder.with_name(PREVIOUS)
+    if newest.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(newest, previous)
+    os.replace(folder, newest)
 
 
 def verify(folder: Path) -> dict:

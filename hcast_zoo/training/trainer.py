@@ -8,125 +8,39 @@ one alone prints, logs and writes.
 """
 
 import contextlib
-import copy
 import dataclasses
-import functools
-import hashlib
-import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import timm.data
 import timm.optim
 import timm.scheduler
 import torch
 from accelerate import Accelerator
-from timm.data.mixup import Mixup
-from timm.utils import ModelEmaV3
-from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
-from torchvision.transforms import Grayscale
 from tqdm import tqdm
 
 from ..common.claim import claim, digest_of, own_folder
-from ..common.files import write_whole
 from ..common.processes import Processes, copy_buffers
-from ..common.text import brief, clip
+from ..common.text import clip
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SeededSampler, SuperpixelCollate, seed_everything, start_quietly
-from ..data.transforms import eval_transform, normalization
+from ..data.transforms import eval_transform
 from ..evaluation.evaluate import evaluate
-from ..network.config import IMAGENET_MEAN, IMAGENET_STD, HCastConfig
+from ..network.config import HCastConfig
 from ..network.model import HCast
 from ..weights import file as weights
 from . import checkpoint
+from .augmentation import make_mixup, train_transform
+from .average import make_average
 from .gpu_loader import DeviceLoader
-from .losses import HierarchicalLoss, soft_targets
+from .losses import HierarchicalLoss
+from .run_log import RunLog
 from .settings import CHANGEABLE, TrainConfig
-
-
-class OfficialAverage(torch.nn.Module):
-    """Average weights as the authors' code keeps them: a constant decay, and blocks averaged twice a step.
-
-    Their state dict holds every block under two names, and the average walks the names. Batch norm's statistics are
-    averaged too; its integer counter stays 0.
-
-    Args:
-        model: What to average.
-        decay: Of a step.
-
-    Source: timm 0.4.12's ModelEma; docs/official_differences.md, 39.
-    """
-
-    def __init__(self, model: torch.nn.Module, decay: float):
-        super().__init__()
-        self.module, self.decay = copy.deepcopy(model).eval().requires_grad_(False), decay
-
-    @torch.no_grad()
-    def update(self, model: torch.nn.Module, step: int | None = None) -> None:
-        """Move the average towards ``model``; ``step`` is not used, as the decay is constant."""
-        new = model.state_dict()
-        for name, value in self.module.state_dict().items():
-            for _ in range(2 if ".blocks." in name else 1):
-                value.copy_(value * self.decay + (1.0 - self.decay) * new[name])
-
-
-def _make_average(model: torch.nn.Module, settings: TrainConfig) -> torch.nn.Module | None:
-    if not settings.ema_decay:
-        return None
-    if settings.paper_exact:
-        return OfficialAverage(model, settings.ema_decay)
-    return ModelEmaV3(model, settings.ema_decay, use_warmup=True)
-
-
-class HierarchicalMixup(Mixup):
-    """timm's mixup and cutmix, with the labels of every level mixed by one lambda.
-
-    Args:
-        official_boxes: Cut as timm 0.4.12 did: the box of an odd side is one pixel shorter
-            (docs/official_differences.md, 40).
-        kwargs: timm's arguments.
-
-    Source: official mixup_hier.py:217-222 (docs/official_differences.md, 29).
-    """
-
-    def __init__(self, *args, official_boxes: bool = False, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.official_boxes = official_boxes
-
-    def _mix_batch(self, x: Tensor) -> float:
-        if not self.official_boxes:
-            return super()._mix_batch(x)
-        lam, use_cutmix = self._params_per_batch()
-        if lam == 1.0:
-            return 1.0
-        if not use_cutmix:
-            mixed = x.flip(0).mul_(1.0 - lam)
-            x.mul_(lam).add_(mixed)
-            return lam
-
-        height, width = x.shape[-2:]
-        ratio = np.sqrt(1 - lam)
-        half_height, half_width = int(height * ratio) // 2, int(width * ratio) // 2
-        y, x_centre = np.random.randint(0, height), np.random.randint(0, width)
-        top, bottom = max(y - half_height, 0), min(y + half_height, height)
-        left, right = max(x_centre - half_width, 0), min(x_centre + half_width, width)
-        x[:, :, top:bottom, left:right] = x.flip(0)[:, :, top:bottom, left:right]
-        return 1.0 - (bottom - top) * (right - left) / float(height * width)
-
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Mix (B, C, H, W) images in place, and (B, L) labels (-1 for unknown) into soft targets."""
-        mix = {"elem": self._mix_elem, "pair": self._mix_pair, "batch": self._mix_batch}[self.mode]
-        lam = mix(images)
-        targets = soft_targets(labels, self.num_classes, self.label_smoothing)
-        return images, tuple(t * lam + t.flip(0) * (1.0 - lam) for t in targets)
 
 
 class DivergedError(ValueError):
@@ -169,7 +83,7 @@ class Trainer:
         if config.level_classes != train_set.taxonomy.level_classes or train_set.taxonomy != val_set.taxonomy:
             raise ValueError("model, training set and validation set must have one taxonomy")
         # Without this, accelerate would not see that torchrun started several processes on CPUs.
-        several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not has_accelerator()
+        several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
         precision = settings.mixed_precision
         if settings.paper_exact and precision == "no" and torch.cuda.is_available():
             precision = "fp16"  # as the official code always computes on a GPU, with a scaler of gradients
@@ -186,7 +100,7 @@ class Trainer:
         made_of = {
             "data_sha256": digest_of([train_set.digest(), val_set.digest()]),
             "taxonomy_sha256": digest_of(train_set.taxonomy.to_dict()),
-            "start_weights_sha256": None if init is None else _weights_digest(init),
+            "start_weights_sha256": None if init is None else init.digest(),
         }
         with own_folder(self.output, self.processes), self.accelerator.main_process_first():
             self._claim_folder(made_of, accept_changes)
@@ -200,7 +114,7 @@ class Trainer:
         model = self.make_model()
         if init is not None:
             model.load_state_dict(weights.fit(init.state_dict, model, settings.paper_exact), strict=False)
-        self.ema = _make_average(model, settings)
+        self.ema = make_average(model, settings)
         optimizer = timm.optim.create_optimizer_v2(
             model, settings.opt, lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay
         )
@@ -224,6 +138,7 @@ class Trainer:
         )
         self.loss = HierarchicalLoss(settings.kl_weight, smoothing=settings.smoothing)
         self.criterion = f"accuracy/{self.taxonomy.levels[-1]}" if settings.paper_exact else "fpa"
+        self.log = RunLog(self.output, self.processes.is_main)
         self.step, self.best = 0, -1.0
         self.epoch_loss = 0.0, 0  # sum and number of this process's batches in the epoch
 
@@ -293,13 +208,15 @@ class Trainer:
         self._resume()
         self._schedule()
         settings, steps = self.settings, len(self.loader)
-        with self._make_board() as self.board:
+        with self.log.open_at(self.step):
             while self.step < settings.epochs * steps:
                 epoch, done = divmod(self.step, steps)
                 self.sampler.epoch = epoch
                 mean = self._train_epoch(self._rest_of_epoch(done), epoch, done)
                 loss = sum(losses := self.processes.gather(mean)) / len(losses)
-                self._log({"epoch": epoch + 1, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]})
+                self.log.write(
+                    self.step, {"epoch": epoch + 1, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
+                )
                 if validate := (epoch + 1) % settings.eval_epochs == 0 or epoch + 1 == settings.epochs:
                     self._validate()
                 if validate or self.step % settings.checkpoint_steps == 0:
@@ -404,7 +321,7 @@ class Trainer:
             processes=self.processes,
             superpixel_cache=self.settings.superpixel_cache,
         )[decoder]
-        self._log({f"val/{key}": value for key, value in metrics.items()})
+        self.log.write(self.step, {f"val/{key}": value for key, value in metrics.items()})
         reached = metrics.get(self.criterion, 0.0)  # not there where no picture has a label
         better = reached > self.best
         self.best = max(reached, self.best)
@@ -417,21 +334,6 @@ class Trainer:
                 weights.save(content, self.output / "best.safetensors", dtype)
 
         self.accelerator.wait_for_everyone()
-
-    def _make_board(self) -> contextlib.AbstractContextManager:
-        if not self.processes.is_main:
-            return contextlib.nullcontext()
-        return SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step)
-
-    def _log(self, values: dict[str, float]) -> None:
-        if not self.processes.is_main:
-            return
-        line = {key: value if math.isfinite(value) else None for key, value in values.items()}  # JSON has no NaN
-        with open(self.output / "log.jsonl", "a") as file:
-            file.write(json.dumps({"step": self.step, **line}, allow_nan=False) + "\n")
-        for key, value in values.items():
-            self.board.add_scalar(key, value, self.step)
-        tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.5g}" for k, v in values.items()), file=sys.stderr)
 
     def _claim_folder(self, made_of: dict, accept_changes: bool) -> None:
         """Write settings and digests, or check that the folder's run has the same."""
@@ -457,9 +359,7 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         """Write ``checkpoint/`` at once, and keep the one before: a crash leaves the old one or the new one."""
         self._check_weights()
-        newest, new, previous = (
-            self.output / name for name in (checkpoint.NEWEST, "checkpoint.new", checkpoint.PREVIOUS)
-        )
+        new = self.output / checkpoint.UNFINISHED
         self.accelerator.wait_for_everyone()
         if self.processes.is_main:
             shutil.rmtree(new, ignore_errors=True)
@@ -469,10 +369,7 @@ class Trainer:
 
         if self.processes.is_main:
             checkpoint.seal(new, {"step": self.step, "best": self.best, "epoch_losses": losses})
-            if newest.exists():
-                shutil.rmtree(previous, ignore_errors=True)
-                os.replace(newest, previous)
-            os.replace(new, newest)
+            checkpoint.promote(new)
 
     def _resume(self) -> None:
         found = self._find_checkpoint()
@@ -493,12 +390,7 @@ class Trainer:
             self.accelerator.wait_for_everyone()  # before the first process makes a new checkpoint of it
             if wrong and self.processes.is_main:  # else the next checkpoint would push the whole one out
                 shutil.rmtree(self.output / checkpoint.NEWEST)
-                os.replace(folder, self.output / checkpoint.NEWEST)
-
-        log = self.output / "log.jsonl"
-        if self.processes.is_main and log.exists():  # lines after the checkpoint will be written again
-            lines = [line for line in log.read_text().splitlines() if _line_step(line) <= self.step]
-            write_whole(log, "".join(line + "\n" for line in lines))
+                checkpoint.promote(folder)
 
     def _find_checkpoint(self) -> tuple[Path, dict, str | None] | None:
         """Return what the first process finds, in every process."""
@@ -513,89 +405,3 @@ class Trainer:
         if isinstance(found, checkpoint.CheckpointError):
             raise found
         return found
-
-
-def has_accelerator() -> bool:
-    """Return whether torch has a device that is faster than the CPU."""
-    return torch.accelerator.is_available()
-
-
-def train_transform(config: HCastConfig, settings: TrainConfig):
-    """Return timm's training augmentation, from a PIL RGB picture to a normalised (in_chans, H, W) float32 tensor.
-
-    Raises:
-        ValueError: if timm does not know the policy.
-    """
-    policy = settings.auto_augment or None
-
-    # The official code always trains with ImageNet's normalisation (docs/official_differences.md, 24).
-    mean, std = normalization(config.replace(mean=IMAGENET_MEAN, std=IMAGENET_STD) if settings.paper_exact else config)
-    try:
-        transform = timm.data.create_transform(
-            config.image_size,
-            is_training=True,
-            scale=(settings.crop_scale, 1.0),
-            hflip=settings.hflip,
-            color_jitter=settings.color_jitter,
-            auto_augment=policy,
-            interpolation=config.interpolation,
-            mean=mean,
-            std=std,
-            re_prob=settings.random_erasing,
-            re_mode="pixel",
-            use_prefetcher=False,
-        )
-    except (AssertionError, KeyError, IndexError) as error:  # what timm makes of a policy that it does not know
-        raise ValueError(
-            f'auto_augment: expected a policy of timm, such as rand-m9-mstd0.5-inc1, or "", got '
-            f"{brief(settings.auto_augment)}: {clip(error)}"
-        ) from error
-
-    _limit_posterise(transform)
-    if config.in_chans == 1:  # after timm's augmentations, some of which want colours
-        to_tensor = [isinstance(step, timm.data.transforms.MaybeToTensor) for step in transform.transforms].index(True)
-        transform.transforms.insert(to_tensor, Grayscale(1))
-
-    return transform
-
-
-def _limit_posterise(transform) -> None:
-    """Keep at least one bit where a policy would posterise to none, which Pillow 13 refuses; draws stay as they are."""
-    for step in transform.transforms:
-        for op in getattr(step, "ops", ()):
-            if op.name.startswith("Posterize"):
-                op.level_fn = functools.partial(_at_least_one_bit, op.level_fn)
-
-
-def _at_least_one_bit(level_fn: Callable, level: float, hparams: dict) -> tuple[int]:
-    return (max(level_fn(level, hparams)[0], 1),)
-
-
-def make_mixup(config: HCastConfig, settings: TrainConfig) -> HierarchicalMixup | None:
-    """Return the mixing of the settings, or None if it is off."""
-    if not settings.mixup and not settings.cutmix:
-        return None
-    return HierarchicalMixup(
-        settings.mixup,
-        settings.cutmix,
-        prob=settings.mix_prob,
-        label_smoothing=settings.smoothing,
-        num_classes=config.level_classes,
-        official_boxes=settings.paper_exact,
-    )
-
-
-def _weights_digest(content: weights.Weights) -> str:
-    """Return the SHA-256 of the architecture and of every tensor."""
-    digest = hashlib.sha256(json.dumps(content.config.to_dict(), sort_keys=True).encode())
-    for name, value in sorted(content.state_dict.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _line_step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")  # the line that a kill cut short

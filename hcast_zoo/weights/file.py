@@ -1,6 +1,7 @@
 """Weights: one safetensors file with the tensors, the config and the taxonomy; files that ship with the package."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -42,6 +43,15 @@ class Weights:
     state_dict: dict[str, Tensor]
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     calibration: Calibration | None = None
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the architecture and of every tensor, as 64 hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, value in sorted(self.state_dict.items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+        return digest.hexdigest()
 
 
 def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -> None:

@@ -151,8 +151,8 @@ def test_sampler_is_a_function_of_seed_and_epoch():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_augmented_samples_do_not_depend_on_workers(picture_folder, taxonomy, tiny_config, workers):
     pytest.importorskip("accelerate")
+    from hcast_zoo.training.augmentation import make_mixup, train_transform
     from hcast_zoo.training.settings import TrainConfig
-    from hcast_zoo.training.trainer import make_mixup, train_transform
 
     settings = TrainConfig()
     data = HierarchicalDataset.load(picture_folder, taxonomy, "train", transform=train_transform(tiny_config, settings))
@@ -172,8 +172,8 @@ def test_augmented_samples_do_not_depend_on_workers(picture_folder, taxonomy, ti
 def test_segments_follow_mixing(picture_folder, taxonomy, tiny_config):
     pytest.importorskip("accelerate")
     from hcast_zoo.network import superpixels
+    from hcast_zoo.training.augmentation import make_mixup
     from hcast_zoo.training.settings import TrainConfig
-    from hcast_zoo.training.trainer import make_mixup
 
     data = HierarchicalDataset.load(picture_folder, taxonomy, "train", transform=eval_transform(tiny_config))
     mixup = make_mixup(tiny_config, TrainConfig(mixup=0.0, cutmix=1.0))

@@ -101,8 +101,8 @@ def test_weights_that_are_not_finite_are_not_kept(make, tmp_path):
 
 def test_the_log_is_json_whatever_is_logged(make, tmp_path):
     run = make()
-    with run._make_board() as run.board:
-        run._log({"loss": math.nan, "lr": math.inf, "val/fpa": 1.0})
+    with run.log.open_at(0):
+        run.log.write(0, {"loss": math.nan, "lr": math.inf, "val/fpa": 1.0})
     assert read_log(tmp_path / "run") == [{"step": 0, "loss": None, "lr": None, "val/fpa": 1.0}]
 
 

@@ -13,9 +13,10 @@ from hcast_zoo.data.loading import SeededSampler, SuperpixelCollate
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.evaluation.evaluate import collect_logits
 from hcast_zoo.network.model import HCast
+from hcast_zoo.training.augmentation import HierarchicalMixup
 from hcast_zoo.training.gpu_loader import DeviceLoader, augment, erase, jitter
 from hcast_zoo.training.settings import TrainConfig
-from hcast_zoo.training.trainer import HierarchicalMixup, Trainer
+from hcast_zoo.training.trainer import Trainer
 
 PLAIN = dict(
     auto_augment="",

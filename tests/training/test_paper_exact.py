@@ -12,8 +12,9 @@ pytest.importorskip("accelerate")
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.loading import seed_everything
 from hcast_zoo.network import superpixels
+from hcast_zoo.training.augmentation import HierarchicalMixup, train_transform
+from hcast_zoo.training.average import OfficialAverage
 from hcast_zoo.training.settings import TrainConfig
-from hcast_zoo.training.trainer import HierarchicalMixup, OfficialAverage, train_transform
 
 
 def test_posterise_keeps_a_bit_and_other_draws_stay(tiny_config):

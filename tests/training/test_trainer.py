@@ -19,9 +19,10 @@ from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.pictures import read_picture
 from hcast_zoo.inference.predictor import Predictor
 from hcast_zoo.segments.report import segment_picture
+from hcast_zoo.training.augmentation import HierarchicalMixup, train_transform
 from hcast_zoo.training.losses import soft_targets
 from hcast_zoo.training.settings import TrainConfig
-from hcast_zoo.training.trainer import HierarchicalMixup, Trainer, train_transform
+from hcast_zoo.training.trainer import Trainer
 from hcast_zoo.weights import file as weights
 
 SETTINGS = dict(epochs=2, batch_size=4, workers=0, warmup_epochs=1, lr=0.1, ema_decay=0.9, checkpoint_steps=2)
