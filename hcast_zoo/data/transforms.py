@@ -1,14 +1,41 @@
-"""Pictures in: reading any common format as RGB, and the preprocessing of a config."""
+"""The preprocessing of a config, from a picture to a tensor.
 
+It is torchvision's to the bit, with Pillow and torch alone: to import torchvision takes as long as to import torch, and
+a single prediction would spend more time on that than on the picture.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
 from PIL import Image
-from torchvision import transforms as tv
+from torch import Tensor
 
 from ..network.config import HCastConfig
 
 MAX_ASPECT = 20  # of a picture that is longer the middle is read: whole, a line of pixels would be resized to a giant
 
 
-def eval_transform(config: HCastConfig) -> tv.Compose:
+class Compose:
+    """Steps that run one after the other, as in torchvision.
+
+    Attributes:
+        transforms: The steps; each takes what the one before returns.
+    """
+
+    def __init__(self, transforms: list[Callable]):
+        self.transforms = transforms
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        value = picture
+        for step in self.transforms:
+            value = step(value)
+
+        return value
+
+
+def eval_transform(config: HCastConfig) -> Compose:
     """Return the preprocessing of a config: PIL RGB picture to (3, H, W) float32, normalised.
 
     The short side is resized to ``image_size / crop_pct``, the centre cropped. Of a picture that is over 20 times as
@@ -16,12 +43,12 @@ def eval_transform(config: HCastConfig) -> tv.Compose:
 
     Source: official datasets.py:177-180 (docs/official_differences.md, 25).
     """
-    interpolation = tv.InterpolationMode(config.interpolation)
-    return tv.Compose(
+    resample = Image.Resampling[config.interpolation.upper()]
+    return Compose(
         [
             middle,
-            tv.Resize(short_side(config), interpolation),
-            tv.CenterCrop(config.image_size),
+            partial(resize, short=short_side(config), resample=resample),
+            partial(center_crop, size=config.image_size),
             *to_tensor(config),
         ]
     )
@@ -47,6 +74,30 @@ def middle_box(size: tuple[int, int]) -> tuple[int, int, int, int]:
     return left, top, left + kept[0], top + kept[1]
 
 
+def resized(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Return the size (width, height) of a picture whose short side is resized to ``short``; the other rounds down."""
+    width, height = (short if side == min(size) else int(short * side / min(size)) for side in size)
+    return width, height
+
+
+def resize(picture: Image.Image, short: int, resample: Image.Resampling) -> Image.Image:
+    """Resize a picture so that its short side has ``short`` pixels."""
+    size = resized(picture.size, short)
+    return picture if size == picture.size else picture.resize(size, resample)
+
+
+def center_crop(picture: Image.Image, size: int) -> Image.Image:
+    """Cut ``size`` x ``size`` pixels out of the centre of a picture that has as many."""
+    left, top = crop_start(picture.size, size)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def crop_start(size: tuple[int, int], crop: int) -> tuple[int, int]:
+    """Return left and top of the centre crop; halves round to the even pixel, as in torchvision."""
+    left, top = (round((side - crop) / 2) for side in size)
+    return left, top
+
+
 def view_box(config: HCastConfig, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Return the part of a picture that :func:`eval_transform` shows the model.
 
@@ -60,19 +111,36 @@ def view_box(config: HCastConfig, size: tuple[int, int]) -> tuple[float, float, 
     at_left, at_top, right, bottom = middle_box(size)
     size = right - at_left, bottom - at_top
     crop = config.image_size
-    short = short_side(config)
-    resized = [short if side == min(size) else int(short * side / min(size)) for side in size]
-    start = [round((side - crop) / 2) for side in resized]  # as torchvision rounds
-    scale = [side / r for side, r in zip(size, resized)]
+    shown = resized(size, short_side(config))
+    start = crop_start(shown, crop)
+    scale = [side / r for side, r in zip(size, shown)]
     left, top = (s * k + at for s, k, at in zip(start, scale, (at_left, at_top)))
     return left, top, left + crop * scale[0], top + crop * scale[1]
 
 
-def to_tensor(config: HCastConfig) -> list:
+def to_tensor(config: HCastConfig) -> list[Callable]:
     """Return the last steps of every preprocessing: float32 in [0, 1], channels first, normalisation."""
-    # ToTensor divides by 255, as timm's and the official loaders do; v2 multiplies by 1/255, which moves last bits.
-    grey = [tv.Grayscale(1)] if config.in_chans == 1 else []
-    return [*grey, tv.ToTensor(), tv.Normalize(*normalization(config))]
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in normalization(config))
+    grey = [to_grey] if config.in_chans == 1 else []
+    return [*grey, to_float, partial(normalize, mean=mean, std=std)]
+
+
+def to_grey(picture: Image.Image) -> Image.Image:
+    """Convert a picture to 8-bit grey."""
+    return picture.convert("L")
+
+
+def to_float(picture: Image.Image) -> Tensor:
+    """Turn an 8-bit picture into a (C, H, W) float32 tensor in [0, 1]."""
+    pixels = torch.from_numpy(np.array(picture))
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    # Divided by 255, as timm and the official loaders do; to multiply by 1/255 moves last bits.
+    return pixels.contiguous().float().div(255)
+
+
+def normalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Subtract the mean from a (C, H, W) tensor, and divide by the deviation, a value a channel."""
+    return image.sub(mean).div(std)
 
 
 def normalization(config: HCastConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:

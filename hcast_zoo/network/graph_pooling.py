@@ -87,7 +87,8 @@ class CentroidProjection(nn.Module):
         self.init_bias()
 
     def init_bias(self) -> None:
-        nn.init.normal_(self.bias, std=0.01)
+        if not self.bias.is_meta:  # there torch would import its compiler, for nothing
+            nn.init.normal_(self.bias, std=0.01)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         x = x + self.attn(self.norm(x), valid)[0]

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import StochasticDepth
 
 
 def is_vmapped(x: Tensor) -> bool:
@@ -12,6 +11,13 @@ def is_vmapped(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or not isinstance(x, Tensor):
         return False
     return torch._C._functorch.is_batchedtensor(x)
+
+
+def is_plain(x: Tensor) -> bool:
+    """Return whether this is a tensor with values of its own, which no compiler, transform or mode looks after."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor or torch._C._len_torch_dispatch_stack():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 class ConvNorm(nn.Module):
@@ -127,6 +133,30 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class StochasticDepth(nn.Module):
+    """Drop a branch of some pictures in training, and scale the others up: torchvision's, a row a picture.
+
+    torchvision is imported by the first training step alone, since its import takes as long as torch's.
+
+    Args:
+        p: Probability in [0, 1] that a branch is dropped.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        from torchvision.ops import stochastic_depth
+
+        return stochastic_depth(x, self.p, "row")
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
 class Block(nn.Module):
     """Pre-norm transformer block (DeiT's: LN eps 1e-6, no layer scale).
 
@@ -141,7 +171,7 @@ class Block(nn.Module):
         self.attn = self.attention_class(dim, num_heads, **dd)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
-        self.drop_path = StochasticDepth(drop_path, "row")
+        self.drop_path = StochasticDepth(drop_path)
 
     def forward(
         self, x: Tensor, key_mask: Tensor | None = None, need_weights: bool = False

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .config import SUPERPIXELS as METHODS
 from .config import HCastConfig
-from .layers import is_vmapped
+from .layers import is_plain, is_vmapped
 from .slic import grid_shape, slic
 
 SEEDS_ITERATIONS = 15
@@ -106,7 +106,9 @@ def from_normalized(
         labels = grid(height, width, num_superpixels).to(images.device)
         return labels.expand(images.shape[0], -1, -1)
 
-    return torch.ops.hcast_zoo.seeds(images.detach(), num_superpixels, list(mean), list(std))
+    # A custom operator, for compilers and transforms; its first call imports torch's compiler, so elsewhere go without.
+    segment = _seeds if is_plain(images) else torch.ops.hcast_zoo.seeds
+    return segment(images.detach(), num_superpixels, list(mean), list(std))
 
 
 def prepare_segments(
@@ -235,8 +237,7 @@ def check_segments(segments: Tensor, images: Tensor, num_superpixels: int) -> No
         )
 
 
-@torch.library.custom_op("hcast_zoo::seeds", mutates_args=())
-def _seeds_op(images: Tensor, num_superpixels: int, mean: list[float], std: list[float]) -> Tensor:
+def _seeds(images: Tensor, num_superpixels: int, mean: list[float], std: list[float]) -> Tensor:
     pixels = to_uint8(images, mean, std).numpy()
     # OpenCV releases the interpreter lock, so threads help. Their number does not change the maps.
     with ThreadPoolExecutor(max(1, min(len(pixels), torch.get_num_threads()))) as pool:
@@ -244,6 +245,8 @@ def _seeds_op(images: Tensor, num_superpixels: int, mean: list[float], std: list
     labels = np.stack(maps) if maps else np.zeros(pixels.shape[:3], np.int64)
     return torch.from_numpy(labels).to(images.device)
 
+
+_seeds_op = torch.library.custom_op("hcast_zoo::seeds", _seeds, mutates_args=())
 
 # Labels have no gradient; torch.func asks for a rule all the same.
 _seeds_op.register_autograd(

@@ -7,11 +7,12 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ from ..common.text import printable
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SeededSampler, seed_everything
 from ..data.pictures import PictureError
-from ..data.transforms import middle, normalization, short_side
+from ..data.transforms import Compose, center_crop, middle, normalization, resize, short_side
 from ..network.config import HCastConfig
 from .settings import TrainConfig
 
@@ -61,7 +62,8 @@ class DeviceLoader:
     ):
         self.config, self.settings, self.sampler, self.mixup = config, settings, sampler, mixup
         size = short_side(config)
-        resize = tv.Compose([middle, tv.Resize(size, tv.InterpolationMode(config.interpolation)), tv.CenterCrop(size)])
+        resample = Image.Resampling[config.interpolation.upper()]
+        prepare = Compose([middle, partial(resize, short=size, resample=resample), partial(center_crop, size=size)])
         pictures, kept = [], []
         for index in tqdm(range(len(dataset)), "decode", unit="picture", disable=not progress, leave=False):
             try:
@@ -69,7 +71,7 @@ class DeviceLoader:
             except PictureError as error:
                 warnings.warn(printable(f"left out: {error}"), stacklevel=2)
                 continue
-            pictures.append(tvf.pil_to_tensor(resize(picture)))
+            pictures.append(tvf.pil_to_tensor(prepare(picture)))
             kept.append(index)
 
         if len(pictures) < settings.batch_size:

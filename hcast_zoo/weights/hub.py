@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-from huggingface_hub import constants, errors, hf_hub_download
-
 _REPOSITORY = re.compile(r"(?:hf-hub:)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -36,6 +34,8 @@ def download(repo: str, filename: str, revision: str | None = None) -> Path:
     Raises:
         HubError: if there is no such repository, revision or file, no connection, or the download is incomplete.
     """
+    from huggingface_hub import constants, errors, hf_hub_download  # half a second, which packaged weights do not need
+
     where = f"{repo}@{revision}" if revision else repo
     try:
         return Path(hf_hub_download(repo, filename, revision=revision))

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import cached_assets_path, constants
 from safetensors import SafetensorError, safe_open
 
 from ..common.files import sha256, write_whole
@@ -223,6 +222,8 @@ def default(variant: str) -> str | None:
 
 def folder() -> Path:
     """Return the folder of converted files and pins, in the Hub's cache of assets."""
+    from huggingface_hub import cached_assets_path, constants
+
     return cached_assets_path("hcast-zoo", "weights", assets_dir=constants.HF_ASSETS_CACHE)
 
 

@@ -250,6 +250,19 @@ def test_help_imports_nothing_heavy():
     assert set(BENCHMARKS) == set(trees.names()) - {"imagenet"} == set(recipe.names()) - set(recipe.BY_SIZE)
 
 
+def test_predict_imports_what_it_needs_alone():
+    """torchvision, timm and torch's compiler each take about as long to import as torch; a prediction uses none."""
+    code = (
+        "import sys; from hcast_zoo.cli import main\n"
+        "code = main(['predict', sys.argv[1]])\n"
+        "slow = ('torchvision', 'timm', 'torch._dynamo', 'huggingface_hub', 'transformers')\n"
+        "print(code, [name for name in slow if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(FIXTURES.parent / "pictures" / "lion.png")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "lion" in lines[0] and lines[1] == "0 []"
+
+
 def test_help_needs_no_docstring():
     """Under ``python -OO`` there is none."""
     assert all(field.metadata["help"] for field in dataclasses.fields(TrainConfig))

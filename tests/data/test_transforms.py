@@ -8,7 +8,7 @@ from PIL import Image
 
 from hcast_zoo.data import pictures
 from hcast_zoo.data.pictures import PictureError, read_picture
-from hcast_zoo.data.transforms import eval_transform, view_box
+from hcast_zoo.data.transforms import eval_transform, normalization, short_side, view_box
 from hcast_zoo.network.config import HCastConfig
 
 RED = np.full((6, 8, 3), (200, 30, 40), np.uint8)
@@ -70,6 +70,34 @@ def test_equal_to_timms_transform():
             interpolation=config.interpolation,
         )
         assert torch.equal(eval_transform(config)(picture), theirs(picture))
+
+
+@pytest.mark.parametrize("size", [(90, 131), (131, 90), (640, 97), (32, 32), (37, 37), (20, 33)])
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest", "lanczos"])
+def test_equal_to_torchvisions_transform(size, channels, interpolation):
+    from torchvision import transforms as tv
+
+    config = HCastConfig(
+        image_size=32,
+        num_superpixels=16,
+        num_clusters=(8, 4, 2, 2),
+        interpolation=interpolation,
+        in_chans=channels,
+    )
+    mean, std = normalization(config)
+    theirs = tv.Compose(
+        [
+            tv.Resize(short_side(config), tv.InterpolationMode(interpolation)),
+            tv.CenterCrop(32),
+            *([tv.Grayscale(1)] if channels == 1 else []),
+            tv.ToTensor(),
+            tv.Normalize(mean, std),
+        ]
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    assert torch.equal(eval_transform(config)(picture), theirs(picture))
 
 
 @pytest.mark.parametrize(
