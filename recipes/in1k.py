@@ -34,7 +34,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hcast_zoo.network.config import HCastConfig
-from hcast_zoo.network.model import Encoding, HCast, segment_map
+from hcast_zoo.network.encoder import Encoding
+from hcast_zoo.network.model import HCast, segment_map
 from hcast_zoo.network.stems import SuperpixelMeans, weighted_mean
 from hcast_zoo.paper import trees
 from hcast_zoo.segments.metrics import best_union_iou

@@ -1,93 +1,29 @@
-"""The command line: its arguments; what the commands do is in the modules beside.
-
-Exit code 0: all went well; 1: some picture failed; 2: wrong usage or input; 128 + n: ended by signal n, so 130 after
-Ctrl-C, 143 after SIGTERM, and 129 when the terminal was closed.
-"""
+"""The commands and their arguments; what the commands do is in the modules beside."""
 
 import argparse
-import contextlib
-import dataclasses
-import os
-import signal
-import sys
-import types
-import typing
-import warnings
 from collections.abc import Callable
-from fractions import Fraction
 from typing import NoReturn
 
 from .. import __version__
 from ..adaptation.config import FREE, AdaptConfig
 from ..common.choices import DECODERS, EXPORT_FORMATS, FEEDBACK, PARTS, TABLE_LAYOUTS, TABLE_SUFFIXES
-from ..common.signals import Ended, ending_as_interrupts
 from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
-from ..training.settings import MAX_WORKERS, TrainConfig
+from ..training.settings import TrainConfig
 from . import answer, predict, share, train
 from . import paper as paper_commands
-
-DEFAULT_MODEL = "hcast_small.emoji_art"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    _open_closed_streams()
-    args = make_parser().parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot display must not end a job
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-    with ending_as_interrupts() as heard:
-        try:
-            code = _run(args)
-        except BaseException:  # whatever a library makes of it, the signal was the cause
-            if not heard:
-                raise
-
-    if not heard:
-        return code
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"ended by {signal.Signals(heard[0]).name}", file=sys.stderr)
-    return 128 + heard[0]
-
-
-def _run(args: argparse.Namespace) -> int:
-    """Run a command; return the exit code."""
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            return args.run(args)
-    except Ended:
-        raise
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `hcast-zoo predict ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError, ImportError) as error:  # bad input; anything else is a bug of ours
-        print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
-        return 2
-
-
-def _open_closed_streams() -> None:
-    """Give what a caller has closed (``2>&-``) a place to go, so that no file takes its number and no print fails."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
-        if getattr(sys, name) is None:
-            stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115 (lives as long as we do)
-            setattr(sys, name, stream)
-
-
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Print a warning as a line of text: which line of ours gave it is of no use to who runs a command."""
-    text = str(message) if issubclass(category, UserWarning) else f"{category.__name__}: {message}"
-    print(f"note: {printable(clip(text, 2000))}", file=sys.stderr)
+from .options import (
+    add_clusters,
+    add_decoding,
+    add_device,
+    add_fields,
+    add_listing,
+    add_loading,
+    add_model,
+    batch_size,
+    fraction,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -136,8 +72,8 @@ def _add_answers(command: Callable) -> None:
         help="columns of the table: one for each level, Darwin Core's occurrence terms, or the JSON that Timelapse "
         "reads (%(default)s)",
     )
-    _add_model(p)
-    _add_decoding(p)
+    add_model(p)
+    add_decoding(p)
     p.add_argument("--top-k", type=int, metavar="K", help="also give the K most probable paths")
     p.add_argument("--json", action="store_true", help="one JSON object per line")
     p.add_argument(
@@ -145,8 +81,8 @@ def _add_answers(command: Callable) -> None:
         action=argparse.BooleanOptionalAction,
         help="print how many pictures are at each node (on a terminal, of several pictures: yes)",
     )
-    _add_clusters(p)
-    _add_loading(p)
+    add_clusters(p)
+    add_loading(p)
 
     p = command("segment", answer.segment, "write pictures of the segmentations, and of where each level looks")
     p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
@@ -158,16 +94,16 @@ def _add_answers(command: Callable) -> None:
         default=list(PARTS),
         help="sheet.png, overlays, label maps as .png, arrays as .npz (all)",
     )
-    _add_model(p)
-    _add_decoding(p)
+    add_model(p)
+    add_decoding(p)
     p.add_argument("--json", action="store_true", help="one JSON object per line")
-    _add_clusters(p)
+    add_clusters(p)
 
     p = command("evaluate", train.evaluate, "print accuracy, FPA, TICE and wAP on a labelled data set")
     p.add_argument(
         "--data", help="folder tree, .csv, .tsv, .jsonl or .parquet file (of a run's weights: the run's own pictures)"
     )
-    _add_listing(p)
+    add_listing(p)
     p.add_argument("--split", help="part of the data set")
     p.add_argument("--decode", choices=DECODERS, nargs="+", default=list(DECODERS), help="decodings to compare (all)")
     p.add_argument("--json", action="store_true", help="one JSON object")
@@ -176,9 +112,9 @@ def _add_answers(command: Callable) -> None:
     p.add_argument(
         "--allow-missing", action="store_true", help="end with exit code 0 though some pictures cannot be read"
     )
-    _add_model(p)
-    _add_clusters(p)
-    _add_loading(p)
+    add_model(p)
+    add_clusters(p)
+    add_loading(p)
 
     p = command("adapt", answer.adapt, "raise a label's probability in one picture, and show how its segments follow")
     p.add_argument("picture", metavar="PICTURE", help="picture file")
@@ -191,8 +127,8 @@ def _add_answers(command: Callable) -> None:
     )
     p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
     p.add_argument("--json", action="store_true", help="one JSON object")
-    _add_model(p)
-    _add_clusters(p)
+    add_model(p)
+    add_clusters(p)
     defaults = AdaptConfig()
     p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what may change (tokens)")
     p.add_argument("--steps", type=int, default=defaults.steps, help="steps of gradient descent (%(default)s)")
@@ -211,7 +147,7 @@ def _add_answers(command: Callable) -> None:
     )
 
     p = command("demo", share.demo, "serve a page on this machine to try a model in a browser")
-    _add_model(p)
+    add_model(p)
     p.add_argument("--port", type=int, help="port of the page (default: the first free one from 7860)")
 
 
@@ -237,7 +173,7 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--val-split", help="part of the data that chooses the weights (val)")
     p.add_argument("--taxonomy", help=".json or .csv file (default: from the training data)")
     p.add_argument("--strict-names", action="store_true", help="refuse a name below two parents")
-    _add_listing(p)
+    add_listing(p)
     p.add_argument(
         "--calibrate",
         action=argparse.BooleanOptionalAction,
@@ -254,22 +190,22 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--crop-pct", type=float, help="centre crop at evaluation")
     p.add_argument("--mean", type=float, nargs="+", help="of a channel's pixels in [0, 1], to normalise by")
     p.add_argument("--std", type=float, nargs="+", help="deviation of the same")
-    _add_fields(p, TrainConfig)
+    add_fields(p, TrainConfig)
 
     p = command(
         "calibrate", train.calibrate, "fit a temperature for each level on held-out data, and store it with the weights"
     )
     p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
     p.add_argument("--data", help="folder tree, .csv, .tsv, .jsonl or .parquet file (the run's own pictures)")
-    _add_listing(p)
+    add_listing(p)
     p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
     p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
-    _add_device(p)
+    add_device(p)
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument(
         "--allow-missing", action="store_true", help="end with exit code 0 though some pictures cannot be read"
     )
-    _add_loading(p)
+    add_loading(p)
 
     p = command("convert", share.convert, "turn an official H-CAST or CAST checkpoint into H-CAST Zoo weights")
     p.add_argument(
@@ -328,7 +264,7 @@ def _add_data(command: Callable) -> None:
     p.set_defaults(run=train.split)
     p.add_argument("data", metavar="DATA", help="folder tree, .csv, .tsv or .jsonl file")
     p.add_argument("--output", required=True, metavar="FILE", help=".csv file to write")
-    _add_listing(p)
+    add_listing(p)
     p.add_argument("--json", action="store_true", help="one JSON object")
     text = "list the data sets, or describe one: its levels, nodes with one child, and peculiarities"
     p = actions.add_parser("info", help=text, description=text)
@@ -343,7 +279,7 @@ def _add_data(command: Callable) -> None:
     p.add_argument("--taxonomy", required=True, help=".json or .csv file; its levels name the columns")
     p.add_argument(
         "--fractions",
-        type=_fraction,
+        type=fraction,
         nargs="+",
         required=True,
         metavar="F",
@@ -382,9 +318,9 @@ def _add_paper(command: Callable) -> None:
         default=list(DECODERS),
         help="decodings to compare (all); published numbers are of `independent`",
     )
-    _add_device(p)
+    add_device(p)
     p.add_argument("--json", action="store_true", help="one JSON object")
-    _add_loading(p)
+    add_loading(p)
 
 
 def _add_sharing(command: Callable) -> None:
@@ -401,7 +337,7 @@ def _add_sharing(command: Callable) -> None:
     p.add_argument("--format", choices=EXPORT_FORMATS, default="onnx", help="onnx, or torch.export's pt2 (%(default)s)")
     p.add_argument(
         "--batch-size",
-        type=_batch_size,
+        type=batch_size,
         default=None,
         metavar="N|dynamic",
         help="the only batch size the graph takes (dynamic: any)",
@@ -409,7 +345,7 @@ def _add_sharing(command: Callable) -> None:
     p.add_argument("--opset", type=int, help="of ONNX (default: the installed torch's)")
     p.add_argument("--no-check", action="store_true", help="do not run the file and compare it with the model")
     p.add_argument("--json", action="store_true", help="one JSON object")
-    _add_clusters(p)
+    add_clusters(p)
 
     p = command("publish", share.publish, "publish weights on the Hub, for the core, timm and transformers")
     p.add_argument("model", metavar="WEIGHTS", help="weights: name, file, folder, or org/name on the Hub")
@@ -433,114 +369,3 @@ def _add_sharing(command: Callable) -> None:
     p.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
     p.add_argument("--output", metavar="DIR", help="new or empty folder for the repository's files")
     p.add_argument("--json", action="store_true", help="one JSON object")
-
-
-def _add_listing(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how pictures and labels are listed; what is not given is absent."""
-    absent = argparse.SUPPRESS
-    parser.add_argument(
-        "--levels", nargs="+", metavar="COLUMN", default=absent, help="columns that are levels, coarse to fine"
-    )
-    parser.add_argument(
-        "--synonyms", metavar="FILE", default=absent, help="table of two columns: names to replace, and by what"
-    )
-    parser.add_argument(
-        "--val-fraction",
-        type=float,
-        metavar="F",
-        default=absent,
-        help="hold out this part of the training pictures of each leaf as part val, by their content",
-    )
-    parser.add_argument(
-        "--test-fraction", type=float, metavar="F", default=absent, help="the same for an unseen part test"
-    )
-    parser.add_argument(
-        "--group-by",
-        metavar="COLUMN",
-        default=absent,
-        help="hold out what belongs together as a whole: a column (camera, individual), or `folder`",
-    )
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default=DEFAULT_MODEL, help="weights: name, file, folder, or org/name on the Hub (%(default)s)"
-    )
-    _add_device(parser)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="where the model runs: cpu, cuda, cuda:1, mps, xpu, or auto: an accelerator if there is one (%(default)s)",
-    )
-
-
-def _add_decoding(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)"
-    )
-    parser.add_argument(
-        "--within",
-        action="append",
-        metavar="NODE",
-        help="answer only at or below this node, a name or level:name (repeatable)",
-    )
-
-    parser.add_argument(
-        "--back-off",
-        type=float,
-        metavar="THRESHOLD",
-        help="stop at the deepest level where the levels agree and the path has this probability, 0 to 1, and say why",
-    )
-
-
-def _add_clusters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--num-clusters",
-        type=int,
-        nargs=4,
-        metavar="N",
-        help="segments made after each stage (default: as in training)",
-    )
-
-
-def _add_loading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, help="pictures at once (16 on the CPU, 64 elsewhere)")
-    parser.add_argument(
-        "--workers", type=_workers, help="processes that read pictures (by the machine and the number of pictures)"
-    )
-
-
-def _workers(text: str) -> int:
-    """Return a number of processes that a machine may have."""
-    if not 0 <= int(text) <= MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"expected 0 to {MAX_WORKERS}, got {clip(text, 50)}")
-    return int(text)
-
-
-def _batch_size(text: str) -> int | None:
-    """Return a number, or None for ``dynamic``."""
-    return None if text == "dynamic" else int(text)
-
-
-def _fraction(text: str) -> Fraction:
-    """Return a number written as ``1/3`` or ``0.25``."""
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise argparse.ArgumentTypeError(f"expected a number such as 1/3 or 0.25, got {text!r}") from error
-
-
-def _add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
-    """Add an option for each field of a dataclass, absent where not given; the help is in the field's metadata."""
-    hints = typing.get_type_hints(dataclass)
-    for field in dataclasses.fields(dataclass):
-        kind = hints[field.name]
-        if isinstance(kind, types.UnionType):  # X | None
-            kind = next(t for t in typing.get_args(kind) if t is not type(None))
-        options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        default = "" if field.default in (None, "") else f" ({field.default})"
-        text = (field.metadata["help"] + default).replace("%", "%%")
-        parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **options)

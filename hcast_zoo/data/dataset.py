@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from ..common.text import clip, printable
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
+from .listing import Listing
 from .loading import seed_everything
 from .pictures import PictureError, on_background, open_as_official, open_picture
-from .readers import PREPARED, Listing, folder_rows, read
+from .readers import PREPARED, folder_rows, read
 
 WHITE = (255, 255, 255)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.files import write_whole
-from .readers import Listing, find_split
+from .listing import Listing, find_split
 
 PARTS = ("train", "val", "test")
 MIN_PICTURES = 3  # of a leaf, below which nothing is held out of it

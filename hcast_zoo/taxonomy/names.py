@@ -2,7 +2,11 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
+from ..common.text import brief
+
+MAX_NAME = 1000  # characters
 INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x2060, 0xFEFF))  # but not the joiners that emoji and Persian need
 OPEN = re.compile(r"\s(?:sp|spp|spec|indet)\.?$|\s(?:cf|aff)\.?\s", re.IGNORECASE)  # "Larus sp. 1" is a name
 ALTERNATIVES = re.compile(r"\s*/\s*|\s+or\s+")
@@ -38,3 +42,29 @@ def alternatives(name: str) -> list[str]:
     if len(words) == 2:
         parts = [f"{words[0]} {part}" if " " not in part and part.islower() else part for part in parts]
     return parts
+
+
+def first_duplicate(values: Sequence[str]) -> str | None:
+    """Return the first name that occurs a second time, or None."""
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def fault_of(name: object) -> str | None:
+    """Return why something cannot be the name of a level or a node, or None."""
+    if not isinstance(name, str) or not name.strip():
+        return f"got {brief(name)}"
+    if len(name) > MAX_NAME:
+        return f"got {len(name)} characters, {brief(name)}: expected {MAX_NAME} at most"
+
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            return f"got {brief(name)}, which is no text: it holds half of a surrogate pair"
+
+    return None

@@ -3,7 +3,7 @@
 import codecs
 import csv
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, AnyStr
 
@@ -13,7 +13,7 @@ from ..common.text import brief
 from ..common.walk import LeftOut, Skipped
 from ..common.walk import walk as walk_folders
 from .columns import SPECIESNET, UUID
-from .names import alternatives, clean_name, is_open
+from .names import clean_name, first_duplicate
 
 SNIFFED = 65_536  # characters by which a table's separator is told
 MAX_LEVELS = 100  # the tree of life has about 40 ranks; without a limit a path would be as long as a hostile file says
@@ -44,7 +44,7 @@ def read_table(path: str | Path) -> tuple[list[str], Iterator[tuple[int, dict[st
     header = [clean_name(name) for name in header]
     while header and not header[-1]:
         header.pop()
-    if duplicate := _first_duplicate(header):
+    if duplicate := first_duplicate(header):
         raise TaxonomyError(f"{path}: column {brief(duplicate)} occurs twice")
 
     def table() -> Iterator[tuple[int, dict[str, str]]]:
@@ -172,71 +172,3 @@ def label_folders(root: Path) -> list[tuple[str, ...]]:
     skipped.tell(root)
 
     return [path for path in kept if path not in inner]
-
-
-def complete_paths(rows: Iterable[Sequence[str | None]]) -> list[tuple[str, ...]]:
-    """Return paths without gaps for those of the rows of a table that make nodes, each once.
-
-    A gap is filled by what other rows tell of the name below it, else by ``PARENT incertae sedis``, a node of what
-    nobody has placed. Names that leave a species open (``Larus sp.``) end at the level above; ``A/B`` of known nodes
-    makes none.
-    """
-    given = list(dict.fromkeys(map(_cut, rows)))
-    known: list[set[str]] = []
-    parents: list[dict[str, set[str]]] = []
-    for names in given:
-        for depth, name in enumerate(names):
-            if depth == len(known):
-                known.append(set())
-                parents.append({})
-            if name is not None:
-                known[depth].add(name)
-                above = names[depth - 1] if depth else None
-                if above is not None:
-                    parents[depth].setdefault(name, set()).add(above)
-
-    paths: dict[tuple[str, ...], None] = {}
-    for names in given:
-        while names and _offers(names[-1], known[len(names) - 1]):
-            names = _cut(names[:-1])
-
-        whole = list(names)
-        for depth in range(len(whole) - 2, -1, -1):
-            below = whole[depth + 1]
-            found = parents[depth + 1].get(below, set()) if below is not None else set()
-            if whole[depth] is None and len(found) == 1:
-                whole[depth] = next(iter(found))
-
-        path: list[str] = []
-        for name in whole:
-            path.append(name if name is not None else _unplaced(path[-1]) if path else "incertae sedis")
-        if path:
-            paths[tuple(path)] = None
-
-    return list(paths)
-
-
-def _cut(row: Sequence[str | None]) -> tuple[str | None, ...]:
-    """Return a row without names that leave a species open, up to its last name."""
-    names = [None if name is None or is_open(name) else name for name in row]
-    while names and names[-1] is None:
-        names.pop()
-    return tuple(names)
-
-
-def _offers(name: str | None, known: set[str]) -> bool:
-    parts = alternatives(name) if name else []
-    return len(parts) > 1 and all(part in known for part in parts)
-
-
-def _unplaced(parent: str) -> str:
-    return parent if parent.endswith("incertae sedis") else f"{parent} incertae sedis"
-
-
-def _first_duplicate(values: Sequence[str]) -> str | None:
-    seen = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None

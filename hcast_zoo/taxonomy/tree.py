@@ -1,27 +1,21 @@
 """Taxonomy: the levels, nodes and parents of a label tree, coarse to fine."""
 
-import collections
 import dataclasses
-import difflib
 import functools
-import itertools
 import json
-import operator
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..common.files import check_file, write_whole
 from ..common.text import brief, clip
 from .columns import find_columns
-from .names import alternatives, clean_name, genus_of, is_open
-from .sources import MAX_LEVELS, TaxonomyError, _first_duplicate, complete_paths, label_folders, read_table
+from .lookup import NameLookup, hint
+from .names import clean_name, fault_of, first_duplicate
+from .paths import UNKNOWN, check_path, complete_paths, path_to, unique_names
+from .sources import MAX_LEVELS, TaxonomyError, label_folders, read_table
 
-UNKNOWN = -1  # label of a level that is not known, or below a shallow leaf
 TABLES = (".csv", ".tsv", ".txt")
-MAX_NAME = 1000  # characters
 MAX_BYTES = 2**30  # of a file; a million names take 30 MB
-MAX_COMPARED = 20_000  # names that a mistyped one is compared with, which takes a second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +49,16 @@ class Taxonomy:
         self._validate_parents()
 
     def _validate_levels(self) -> None:
-        if self.name != "" and (fault := _fault(self.name)):
+        if self.name != "" and (fault := fault_of(self.name)):
             raise TaxonomyError(f"expected a name of the taxonomy, {fault}")
         if not 1 <= len(self.levels) <= MAX_LEVELS:
             raise TaxonomyError(f"expected at least one level and at most {MAX_LEVELS}, got {len(self.levels)}")
 
         for index, level in enumerate(self.levels):
-            if fault := _fault(level):
+            if fault := fault_of(level):
                 raise TaxonomyError(f"level {index}: expected level names that are non-empty strings, {fault}")
 
-        if duplicate := _first_duplicate(self.levels):
+        if duplicate := first_duplicate(self.levels):
             raise TaxonomyError(f"level name {duplicate!r} occurs twice")
 
         if len(self.names) != len(self.levels) or len(self.parents) != len(self.levels) - 1:
@@ -78,9 +72,9 @@ class Taxonomy:
             if not names:
                 raise TaxonomyError(f"level {level!r} has no node")
             for index, name in enumerate(names):
-                if fault := _fault(name):
+                if fault := fault_of(name):
                     raise TaxonomyError(f"node {index} of level {level!r}: expected a name, {fault}")
-            if duplicate := _first_duplicate(names):
+            if duplicate := first_duplicate(names):
                 raise TaxonomyError(f"node {brief(duplicate)} occurs twice at level {level!r}")
 
     def _validate_parents(self) -> None:
@@ -136,7 +130,7 @@ class Taxonomy:
         """
         nodes: list[dict[tuple[str, ...], None]] = []  # of each level, the paths that lead to its nodes
         for path in paths:
-            _check_path(path, MAX_LEVELS if levels is None else len(levels))
+            check_path(path, MAX_LEVELS if levels is None else len(levels))
             if len(path) == 0:
                 raise TaxonomyError("expected at least one name in each path, got an empty path")
             if not all(isinstance(node, str) for node in path):
@@ -151,7 +145,7 @@ class Taxonomy:
 
         if levels is None:
             levels = [f"level_{depth + 1}" for depth in range(len(nodes))]
-        names = [_unique_names(level, list(found), strict_names) for level, found in zip(levels, nodes)]
+        names = [unique_names(level, list(found), strict_names) for level, found in zip(levels, nodes)]
         index = [{path: i for i, path in enumerate(found)} for found in nodes]
         parents = tuple(tuple(index[depth][path[:-1]] for path in found) for depth, found in enumerate(nodes[1:]))
 
@@ -279,12 +273,8 @@ class Taxonomy:
             >>> tree.path_to(1, 2), tree.path_to(0, 1)
             ((1, 2), (1, -1))
         """
-        path = [UNKNOWN] * len(self.levels)
-        for depth in range(level, -1, -1):
-            path[depth] = index
-            if depth:
-                index = self.parents[depth - 1][index]
-        return tuple(path)
+        path = path_to(self.parents, level, index)
+        return path + (UNKNOWN,) * (len(self.levels) - len(path))
 
     def path_names(self, path: Sequence[int]) -> tuple[str, ...]:
         """Return the names along a path of node indices, leaving out levels that are -1.
@@ -320,21 +310,19 @@ class Taxonomy:
             ...
             hcast_zoo.taxonomy.sources.TaxonomyError: 'owl' of level 'kind' belongs to 'bird', not to 'cat'
         """
-        _check_path(path, len(self.levels))
-        given: list[int] = []
-        for level, node in enumerate(path):
-            if isinstance(node, str) and node not in self._name_index[level]:
-                node = self._settle(level, node, given)
-            given.append(self._index(level, node, given))
+        check_path(path, len(self.levels))
+        given = self._lookup.path(path)
         known = [level for level, index in enumerate(given) if index != UNKNOWN]
         if not known:
             return (UNKNOWN,) * len(self.levels)
-        labels = self.path_to(known[-1], given[known[-1]])
+
+        finest = known[-1]
+        labels = self.path_to(finest, given[finest])
         for level in known:
             if labels[level] != given[level]:
-                node, child = self.names[level][given[level]], self.names[known[-1]][given[known[-1]]]
+                node, child = self.names[level][given[level]], self.names[finest][given[finest]]
                 raise TaxonomyError(
-                    f"{child!r} of level {self.levels[known[-1]]!r} belongs to "
+                    f"{child!r} of level {self.levels[finest]!r} belongs to "
                     f"{self.names[level][labels[level]]!r}, not to {node!r}"
                 )
 
@@ -355,7 +343,7 @@ class Taxonomy:
             ...
             hcast_zoo.taxonomy.sources.TaxonomyError: no node 'gul' in the taxonomy: did you mean 'gull'?
         """
-        places = [(level, index[node]) for level, index in enumerate(self._name_index) if node in index]
+        places = [(level, index[node]) for level, index in enumerate(self._lookup.indices) if node in index]
         if len(places) > 1:
             raise TaxonomyError(
                 f"node {node!r} is at more than one level: write "
@@ -367,188 +355,10 @@ class Taxonomy:
         prefix, colon, name = node.partition(":")
         if colon and prefix in self.levels and name:
             level = self.levels.index(prefix)
-            return level, self._index(level, name)
+            return level, self._lookup.index(level, name)
 
-        near = self._nearest(node)
-        hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise TaxonomyError(f"no node {brief(node)} in the taxonomy{hint}")
-
-    def _nearest(self, node: str) -> list[str]:
-        """Return up to three names at any level that are near to one, whole or by a word, in any case."""
-        names: dict[str, str] = {}
-        start = node.lower()[:3] if sum(self.level_classes) > MAX_COMPARED else ""
-        for name in (name for level in self.names for name in level):
-            if (lower := name.lower()).startswith(start):
-                names.setdefault(lower, name)
-
-        if len(names) > MAX_COMPARED:
-            return []
-        words = {word: name for whole, name in reversed(names.items()) for word in whole.replace("-", " ").split()}
-        near = _near(node.lower(), {**words, **names}, 6)
-
-        return list(dict.fromkeys({**words, **names}[match] for match in near))[:3]
-
-    def _index(self, level: int, node: str | int | None, above: Sequence[int] = ()) -> int:
-        """Return the index of a node, -1 where it is unknown; a name may be plain where ``above`` makes it unique."""
-        if node is None or node == "" or node == UNKNOWN:
-            return UNKNOWN
-
-        if isinstance(node, str):
-            index = self._name_index[level].get(node)
-            if index is None:
-                index = self._plain_index(level, node, above)
-            if index is None:
-                near = _near(node, self.names[level], 3)
-                hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
-                raise TaxonomyError(f"no node {brief(node)} at level {self.levels[level]!r}{hint}")
-            return index
-
-        try:
-            node = operator.index(node)
-        except TypeError as error:
-            raise TaxonomyError(
-                f"expected a name or a label at level {self.levels[level]!r}, got {brief(node)}"
-            ) from error
-
-        if not 0 <= node < len(self.names[level]):
-            raise TaxonomyError(
-                f"label {node} is out of range at level {self.levels[level]!r}: expected 0 to "
-                f"{len(self.names[level]) - 1}, or -1 for unknown"
-            )
-
-        return node
-
-    def _settle(self, level: int, node: str, given: list[int]) -> str | int:
-        """Return a name, or -1 if it leaves open which node it is; then note in ``given`` what it does tell.
-
-        ``Larus sp.`` tells the genus, ``A/B`` or ``A or B`` the deepest common ancestor of nodes of this level.
-        """
-        name = clean_name(node)
-        if name in self._plain_names[level]:
-            return node
-
-        if is_open(name):
-            for depth in range(level - 1, -1, -1):
-                found = self._plain_names[depth].get(genus_of(name), ())
-                if len(found) == 1:
-                    given[depth] = found[0]
-                    break
-            return UNKNOWN
-
-        parts = alternatives(name)
-        if len(parts) > 1 and all(part in self._plain_names[level] for part in parts):
-            paths = [self.path_to(level, self._index(level, part, given)) for part in parts]
-            for depth in range(level - 1, -1, -1):
-                if len({path[depth] for path in paths}) == 1:
-                    given[depth] = paths[0][depth]
-                    break
-            return UNKNOWN
-
-        return node
-
-    def _plain_index(self, level: int, node: str, above: Sequence[int]) -> int | None:
-        """Return the index of a node by its name without the parent in brackets, or in another Unicode form."""
-        found = self._plain_names[level].get(clean_name(node), ())
-        if len(found) > 1:
-            known = [(depth, index) for depth, index in enumerate(above) if index != UNKNOWN]
-            below = [i for i in found if all(self.path_to(level, i)[depth] == index for depth, index in known)]
-            if len(below) != 1:
-                names = " or ".join(repr(self.names[level][i]) for i in (below or found)[:3])
-                raise TaxonomyError(
-                    f"node {brief(node)} of level {self.levels[level]!r} is below several parents: write {names}"
-                )
-            return below[0]
-
-        return found[0] if found else None
+        raise TaxonomyError(f"no node {brief(node)} in the taxonomy{hint(self._lookup.nearest(node))}")
 
     @functools.cached_property
-    def _name_index(self) -> tuple[dict[str, int], ...]:
-        return tuple({name: i for i, name in enumerate(names)} for names in self.names)
-
-    @functools.cached_property
-    def _plain_names(self) -> tuple[dict[str, list[int]], ...]:
-        """For each level, names without a parent in brackets, in composed form, to the nodes that have them."""
-        levels: list[dict[str, list[int]]] = []
-        for depth, names in enumerate(self.names):
-            plain: dict[str, list[int]] = {}
-            for index, name in enumerate(names):
-                name = clean_name(name)
-                plain.setdefault(name, []).append(index)
-                if depth and name.endswith(")") and " (" in name:
-                    start, _, inside = name[:-1].rpartition(" (")
-                    parent = self.names[depth - 1][self.parents[depth - 1][index]]
-                    if inside and parent.startswith(inside.split(" < ")[0]):
-                        plain.setdefault(start, []).append(index)
-            levels.append(plain)
-
-        return tuple(levels)
-
-
-def _unique_names(level: str, paths: Sequence[tuple[str, ...]], strict: bool) -> tuple[str, ...]:
-    """Return a name for each path to a node of a level: its last, with as many parents in brackets as tell it apart."""
-    count = collections.Counter(path[-1] for path in paths)
-    twice = [path for path in paths if count[path[-1]] > 1]
-    if not twice or not all(path[-1] for path in paths):  # a blank name is refused where the tree is checked
-        return tuple(path[-1] for path in paths)
-
-    if strict:
-        first, second = [path for path in twice if path[-1] == twice[0][-1]][:2]
-        differ = next(depth for depth in range(len(first) - 2, -1, -1) if first[depth] != second[depth])
-        raise TaxonomyError(
-            f"node {brief(first[-1])} of level {brief(level)} has two parents, {brief(first[differ])} "
-            f"and {brief(second[differ])}: use names that are unique in their level"
-        )
-
-    taken = set(count)
-    names = []
-    for path in paths:
-        name = path[-1]
-        if count[name] > 1:
-            same = [other for other in twice if other[-1] == name]
-            depth = 2
-            while sum(other[-depth:] == path[-depth:] for other in same) > 1:
-                depth += 1
-            name = f"{name} ({' < '.join(path[-2 : -depth - 1 : -1])})"
-            while name in taken:
-                name += "'"
-            taken.add(name)
-        names.append(name)
-
-    examples = ", ".join(repr(name) for name in names if name not in count)
-    warnings.warn(
-        f"level {brief(level)}: {len({path[-1] for path in twice})} names are below several parents and carry them in "
-        f"brackets, such as {clip(examples, 200)}",
-        stacklevel=4,
-    )
-    return tuple(names)
-
-
-def _fault(name: object) -> str | None:
-    """Return why something cannot be the name of a level or a node, or None."""
-    if not isinstance(name, str) or not name.strip():
-        return f"got {brief(name)}"
-    if len(name) > MAX_NAME:
-        return f"got {len(name)} characters, {brief(name)}: expected {MAX_NAME} at most"
-
-    if not name.isascii():
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            return f"got {brief(name)}, which is no text: it holds half of a surrogate pair"
-
-    return None
-
-
-def _check_path(path: object, length: int) -> None:
-    if not isinstance(path, (list, tuple)):
-        raise TaxonomyError(f"expected a path as a list of names, coarse to fine, got {brief(path)}")
-    if len(path) > length:
-        raise TaxonomyError(f"path {brief(path)} is longer than the {length} levels")
-
-
-def _near(name: str, names: Iterable[str], count: int) -> list[str]:
-    """Return names that are near to one; of very many, only some that begin alike are looked at."""
-    names = list(names)
-    if len(names) > 2 * MAX_COMPARED:
-        names = list(itertools.islice((n for n in names if n[:3] == name[:3]), MAX_COMPARED))
-    return difflib.get_close_matches(name, names, count) if len(name) <= MAX_NAME else []
+    def _lookup(self) -> NameLookup:
+        return NameLookup(self.levels, self.names, self.parents)

@@ -14,7 +14,8 @@ from ..common.files import check_file, sha256, write_whole
 from ..common.processes import check_device
 from ..common.text import brief, clip
 from ..network.config import HCastConfig
-from ..network.model import HCast, fit_position
+from ..network.embedding import fit_position
+from ..network.model import HCast
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.tree import Taxonomy
 from . import hub, tags

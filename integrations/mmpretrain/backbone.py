@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hcast_zoo.network import model as core
 from hcast_zoo.network.config import NUM_STAGES
+from hcast_zoo.network.embedding import fit_position
 
 from .config import model_config
 
@@ -142,7 +143,7 @@ class HCast(core.HCast, BaseBackbone):
 
 def _resample_position(module: HCast, state_dict: dict, prefix: str, *_) -> None:
     """Fit the position embedding of a checkpoint made for another image size."""
-    core.fit_position(state_dict, module.config.grid_size, prefix)
+    fit_position(state_dict, module.config.grid_size, prefix)
 
 
 def _check_stages(out_indices: int | Sequence[int]) -> tuple[int, ...]:

@@ -14,15 +14,11 @@ from timm.models._input import update_model_args, update_model_input_size
 from torch import Tensor, nn
 
 from hcast_zoo.network.config import CELL_SIZE, NUM_STAGES, HCastConfig, check_clusters
+from hcast_zoo.network.embedding import fit_position, resample_position
+from hcast_zoo.network.encoder import run_stages
 from hcast_zoo.network.graph_pooling import farthest_point_sampling
 from hcast_zoo.network.layers import init_block_weights
-from hcast_zoo.network.model import (
-    HCast,
-    HCastOutput,
-    fit_position,
-    resample_position,
-    run_stages,
-)
+from hcast_zoo.network.model import HCast, HCastOutput
 from hcast_zoo.network.superpixels import prepare_segments
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.official import convert_official, is_official

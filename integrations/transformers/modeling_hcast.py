@@ -17,9 +17,10 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from hcast_zoo.network.encoder import Encoder, Stage
 from hcast_zoo.network.graph_pooling import CentroidProjection, GraphPooling
 from hcast_zoo.network.layers import Attention, Block
-from hcast_zoo.network.model import Encoder, Stage, segment_map
+from hcast_zoo.network.model import segment_map
 from hcast_zoo.training.losses import HierarchicalLoss
 
 from .configuration_hcast import HCastConfig

@@ -14,8 +14,13 @@ from pathlib import Path
 CORE = {  # room of hcast_zoo: the modules of it that become files; no two have one name
     "common": ("choices", "files", "formats", "text", "walk"),
     "data": ("pictures", "transforms"),
-    "network": ("config", "graph_pooling", "layers", "memory", "model", "slic", "stems", "superpixels"),
-    "taxonomy": ("backoff", "calibration", "columns", "decode", "names", "sources", "subtree", "tree"),
+    "network": (
+        *("config", "embedding", "encoder", "graph_pooling", "layers", "memory", "model", "slic", "stems"),
+        "superpixels",
+    ),
+    "taxonomy": (
+        *("backoff", "calibration", "columns", "decode", "lookup", "names", "paths", "sources", "subtree", "tree"),
+    ),
     "training": ("losses",),
 }
 CORE_MODULES = tuple(module for modules in CORE.values() for module in modules)

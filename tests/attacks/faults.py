@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks import report
-from hcast_zoo.cli import parser as cli
+from hcast_zoo import cli
 from tests.tiny import make_pictures, make_tree, make_weights
 
 SERVER = Path(__file__).parents[2] / "tests" / "hub_server.py"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from hcast_zoo.cli import parser as cli
+from hcast_zoo import cli
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.data.transforms import eval_transform
@@ -350,7 +350,9 @@ class CommandLine(Reader):
         from hcast_zoo.sharing import export
         from hcast_zoo.training import trainer
 
-        cli.DEFAULT_MODEL = str(self.folder / "tiny.safetensors")  # the packaged one takes half a second to load
+        cli.options.DEFAULT_MODEL = str(
+            self.folder / "tiny.safetensors"
+        )  # the packaged one takes half a second to load
         trainer.Trainer.train = lambda self: 0.0
         demo.run = lambda *arguments, **options: None
         build = export.export

@@ -627,7 +627,7 @@ def test_text():
 )
 def test_any_words_are_an_answer_or_a_complaint(tiny_weights, words):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hcast_zoo.cli.parser.DEFAULT_MODEL", str(tiny_weights))
+        patch.setattr("hcast_zoo.cli.options.DEFAULT_MODEL", str(tiny_weights))
         patch.setenv("COLUMNS", "100")
         try:
             assert main(words) in (0, 1, 2)

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from hcast_zoo.data.dataset import HierarchicalDataset
-from hcast_zoo.data.readers import find_split, read, read_synonyms
+from hcast_zoo.data.listing import find_split
+from hcast_zoo.data.readers import read, read_synonyms
 from hcast_zoo.taxonomy.columns import find_columns
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy

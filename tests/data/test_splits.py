@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from hcast_zoo.data.readers import Listing, read
+from hcast_zoo.data.listing import Listing
+from hcast_zoo.data.readers import read
 from hcast_zoo.data.splits import hold_out, write_list
 
 

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from timm.utils.model import reparameterize_model
 
-from hcast_zoo.network.model import HCast, resample_position
+from hcast_zoo.network.embedding import resample_position
+from hcast_zoo.network.model import HCast
 from hcast_zoo.training.losses import HierarchicalLoss
 from hcast_zoo.weights.official import _rename
 from tests.tiny import make_config

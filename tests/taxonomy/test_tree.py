@@ -199,7 +199,7 @@ def test_hints_come_from_the_six_nearest_words():
 
 
 def test_of_very_many_names_those_that_begin_alike_are_compared(monkeypatch):
-    monkeypatch.setattr("hcast_zoo.taxonomy.tree.MAX_COMPARED", 3)
+    monkeypatch.setattr("hcast_zoo.taxonomy.lookup.MAX_COMPARED", 3)
     assert hint(flat("wolf", "lion", "bear"), "xolf") == "'wolf'"
     t = flat("Timberwolf", "lion", "bear", "mouse")
     assert hint(t, "timberwolv") == hint(t, "timxerwolf") == "'Timberwolf'" and hint(t, "ximberwolf") == ""
@@ -207,7 +207,7 @@ def test_of_very_many_names_those_that_begin_alike_are_compared(monkeypatch):
 
 
 def test_of_very_many_names_of_a_level_some_that_begin_alike_are_compared(monkeypatch):
-    monkeypatch.setattr("hcast_zoo.taxonomy.tree.MAX_COMPARED", 2)
+    monkeypatch.setattr("hcast_zoo.taxonomy.lookup.MAX_COMPARED", 2)
     assert hint(flat("wolf", "lion", "bear", "mouse"), "kind:xolf") == "'wolf'"
     t = flat("wolf", "lion", "bear", "mouse", "louse")
     assert hint(t, "kind:xolf") == "" and hint(t, "kind:wolfe") == "'wolf'"
@@ -219,7 +219,7 @@ def test_of_very_many_names_of_a_level_some_that_begin_alike_are_compared(monkey
 
 def test_a_very_long_name_is_compared_with_none(monkeypatch):
     t = flat("lynx")
-    monkeypatch.setattr("hcast_zoo.taxonomy.tree.MAX_NAME", 4)
+    monkeypatch.setattr("hcast_zoo.taxonomy.lookup.MAX_NAME", 4)
     assert hint(t, "lynz") == "'lynx'" and hint(t, "lynxz") == ""
 
 

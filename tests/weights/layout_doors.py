@@ -18,7 +18,7 @@ import torch
 from mmpretrain.registry import MODELS
 from transformers import AutoModel, AutoModelForImageClassification
 
-from hcast_zoo.cli.parser import main
+from hcast_zoo.cli import main
 from hcast_zoo.weights import file as weights
 
 

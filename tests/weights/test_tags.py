@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from hcast_zoo.cli.parser import main
+from hcast_zoo.cli import main
 from hcast_zoo.weights import file as weights
 from hcast_zoo.weights import hub, tags
 from hcast_zoo.weights.source import open_source

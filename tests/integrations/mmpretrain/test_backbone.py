@@ -12,7 +12,7 @@ from hcast_zoo import VARIANTS
 from hcast_zoo.integrations.mmpretrain.backbone import HCast
 from hcast_zoo.integrations.mmpretrain.config import model_config
 from hcast_zoo.network.config import HCastConfig
-from hcast_zoo.network.model import resample_position
+from hcast_zoo.network.embedding import resample_position
 from hcast_zoo.weights.file import packaged
 
 

@@ -1,0 +1,75 @@
+"""The command line's entry point: run a command, and turn errors and signals into exit codes.
+
+Exit code 0: all went well; 1: some picture failed; 2: wrong usage or input; 128 + n: ended by signal n, so 130 after
+Ctrl-C, 143 after SIGTERM, and 129 when the terminal was closed.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import warnings
+
+from ..common.signals import Ended, ending_as_interrupts
+from ..common.text import clip, printable
+from .parser import make_parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    _open_closed_streams()
+    args = make_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot display must not end a job
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    with ending_as_interrupts() as heard:
+        try:
+            code = _run(args)
+        except BaseException:  # whatever a library makes of it, the signal was the cause
+            if not heard:
+                raise
+
+    if not heard:
+        return code
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"ended by {signal.Signals(heard[0]).name}", file=sys.stderr)
+    return 128 + heard[0]
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run a command; return the exit code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return args.run(args)
+    except Ended:
+        raise
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `hcast-zoo predict ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ImportError) as error:  # bad input; anything else is a bug of ours
+        print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
+        return 2
+
+
+def _open_closed_streams() -> None:
+    """Give what a caller has closed (``2>&-``) a place to go, so that no file takes its number and no print fails."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115 (lives as long as we do)
+            setattr(sys, name, stream)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Print a warning as a line of text: which line of ours gave it is of no use to who runs a command."""
+    text = str(message) if issubclass(category, UserWarning) else f"{category.__name__}: {message}"
+    print(f"note: {printable(clip(text, 2000))}", file=sys.stderr)

@@ -1,0 +1,129 @@
+"""Options that several commands share, and how their values are read."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from fractions import Fraction
+
+from ..common.choices import DECODERS
+from ..common.text import clip
+from ..training.settings import MAX_WORKERS
+
+DEFAULT_MODEL = "hcast_small.emoji_art"
+
+
+def add_listing(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how pictures and labels are listed; what is not given is absent."""
+    absent = argparse.SUPPRESS
+    parser.add_argument(
+        "--levels", nargs="+", metavar="COLUMN", default=absent, help="columns that are levels, coarse to fine"
+    )
+    parser.add_argument(
+        "--synonyms", metavar="FILE", default=absent, help="table of two columns: names to replace, and by what"
+    )
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        metavar="F",
+        default=absent,
+        help="hold out this part of the training pictures of each leaf as part val, by their content",
+    )
+    parser.add_argument(
+        "--test-fraction", type=float, metavar="F", default=absent, help="the same for an unseen part test"
+    )
+    parser.add_argument(
+        "--group-by",
+        metavar="COLUMN",
+        default=absent,
+        help="hold out what belongs together as a whole: a column (camera, individual), or `folder`",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model."""
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help="weights: name, file, folder, or org/name on the Hub (%(default)s)"
+    )
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option of where the model runs."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="where the model runs: cpu, cuda, cuda:1, mps, xpu, or auto: an accelerator if there is one (%(default)s)",
+    )
+
+
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how probabilities become an answer."""
+    parser.add_argument(
+        "--decode", choices=DECODERS, default="best_path", help="how levels become a path (%(default)s)"
+    )
+    parser.add_argument(
+        "--within",
+        action="append",
+        metavar="NODE",
+        help="answer only at or below this node, a name or level:name (repeatable)",
+    )
+
+    parser.add_argument(
+        "--back-off",
+        type=float,
+        metavar="THRESHOLD",
+        help="stop at the deepest level where the levels agree and the path has this probability, 0 to 1, and say why",
+    )
+
+
+def add_clusters(parser: argparse.ArgumentParser) -> None:
+    """Add the option of other cluster counts than the weights'."""
+    parser.add_argument(
+        "--num-clusters",
+        type=int,
+        nargs=4,
+        metavar="N",
+        help="segments made after each stage (default: as in training)",
+    )
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how pictures are read."""
+    parser.add_argument("--batch-size", type=int, help="pictures at once (16 on the CPU, 64 elsewhere)")
+    parser.add_argument(
+        "--workers", type=workers, help="processes that read pictures (by the machine and the number of pictures)"
+    )
+
+
+def workers(text: str) -> int:
+    """Return a number of processes that a machine may have."""
+    if not 0 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"expected 0 to {MAX_WORKERS}, got {clip(text, 50)}")
+    return int(text)
+
+
+def batch_size(text: str) -> int | None:
+    """Return a number, or None for ``dynamic``."""
+    return None if text == "dynamic" else int(text)
+
+
+def fraction(text: str) -> Fraction:
+    """Return a number written as ``1/3`` or ``0.25``."""
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"expected a number such as 1/3 or 0.25, got {text!r}") from error
+
+
+def add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
+    """Add an option for each field of a dataclass, absent where not given; the help is in the field's metadata."""
+    hints = typing.get_type_hints(dataclass)
+    for field in dataclasses.fields(dataclass):
+        kind = hints[field.name]
+        if isinstance(kind, types.UnionType):  # X | None
+            kind = next(t for t in typing.get_args(kind) if t is not type(None))
+        options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        default = "" if field.default in (None, "") else f" ({field.default})"
+        text = (field.metadata["help"] + default).replace("%", "%%")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **options)

@@ -1,0 +1,220 @@
+"""Lists of labelled pictures, and how the rows of a table make one."""
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ..common.text import brief, clip, printable
+from ..taxonomy.columns import Columns, find_columns
+from ..taxonomy.names import clean_name
+from ..taxonomy.paths import complete_paths
+from ..taxonomy.sources import TaxonomyError
+from ..taxonomy.tree import Taxonomy
+
+SPLIT_NAMES = {  # what a part is called elsewhere
+    "train": ("train", "training", "trainset", "train_set"),
+    "val": ("val", "valid", "validation", "dev", "valset", "val_set"),
+    "test": ("test", "testing", "testset", "test_set"),
+}
+
+
+@dataclasses.dataclass
+class Listing:
+    """Pictures of a source, before a tree turns their names into labels.
+
+    Attributes:
+        source: Where it was read from.
+        pictures: Files, or encoded pictures.
+        paths: Names (or node indices), coarse to fine; None where unknown.
+        levels: Names of the levels; None if they are numbered.
+        splits: Part of the data of each picture; None if the source has no parts.
+        groups: What each picture belongs to, such as a camera; None if that was not asked for.
+    """
+
+    source: Path
+    pictures: list[Path | bytes]
+    paths: list[Sequence]
+    levels: tuple[str, ...] | None = None
+    splits: list[str] | None = None
+    groups: list[str] | None = None
+
+    def part(self, split: str | None) -> "Listing":
+        """Return the pictures of a part, or of several: ``train+val``. Common other names of a part are understood.
+
+        Raises:
+            ValueError: if there is no such part; the message names those that are there.
+        """
+        if split is None:
+            return self
+        if self.splits is None:
+            raise ValueError(
+                f"{self.source}: expected a part {split!r}, but these pictures are in no parts. Have pictures held out "
+                "by --val-fraction 0.15, and for an unseen test --test-fraction 0.15"
+            )
+
+        there = list(dict.fromkeys(self.splits))
+        wanted = set()
+        for name in split.split("+"):
+            found = find_split(name, there)
+            if found is None:
+                raise ValueError(
+                    f"{self.source}: expected pictures of the part {name!r}; its parts are "
+                    f"{', '.join(printable(str(part)) for part in there) or '(none)'}"
+                )
+            wanted.add(found)
+
+        keep = [index for index, part in enumerate(self.splits) if part in wanted]
+        return self.take(keep)
+
+    def take(self, keep: Sequence[int]) -> "Listing":
+        """Return the pictures of these indices."""
+        return Listing(
+            source=self.source,
+            pictures=[self.pictures[i] for i in keep],
+            paths=[self.paths[i] for i in keep],
+            levels=self.levels,
+            splits=None if self.splits is None else [self.splits[i] for i in keep],
+            groups=None if self.groups is None else [self.groups[i] for i in keep],
+        )
+
+    def taxonomy(self, strict_names: bool = False) -> Taxonomy:
+        """Return the tree of these pictures' paths."""
+        paths: Iterable[tuple] = dict.fromkeys(map(tuple, self.paths))
+        if numbers := [name for path in paths for name in path if name is not None and not isinstance(name, str)]:
+            raise TaxonomyError(
+                f"{self.source}: expected names of nodes, got {brief(numbers[0])}: numbers need a --taxonomy that says "
+                "what they stand for"
+            )
+        rows = complete_paths(path for path in paths if any(name is not None for name in path))
+        name = "" if self.source.is_file() else self.source.resolve().name
+        return Taxonomy.from_paths(rows, self.levels, clean_name(name), strict_names=strict_names)
+
+
+def find_split(name: str, there: Iterable[str]) -> str | None:
+    """Return which of the names of parts stands for one: itself, else in another case, else a common other name."""
+    parts = list(there)
+    if name in parts:
+        return name
+    others = next((names for names in SPLIT_NAMES.values() if name.lower() in names), (name.lower(),))
+    return next((part for part in parts if isinstance(part, str) and part.lower() in others), None)
+
+
+def choose_columns(
+    path: Path,
+    header: Sequence[str],
+    taxonomy: Taxonomy | None,
+    levels: Sequence[str] | None = None,
+    group_by: str | None = None,
+) -> Columns:
+    """Tell what the columns of a data set are; warn of those that are not used.
+
+    With a taxonomy, the columns of its levels; if none is there, as many others as it has levels, which are then taken
+    in their order, as for a model that was trained on folders.
+
+    Raises:
+        ValueError: if there is no column of pictures or of levels; the message names the columns.
+    """
+    try:
+        found = find_columns(header, levels, [group_by] if group_by else [])
+        if found.picture is None:
+            raise ValueError(f"no column file (or file_name, image, path ...); it has {brief(list(header))}")
+        named = {level.lower() for level in header}
+        if taxonomy is not None and levels is None:
+            there = [level for level in taxonomy.levels if level.lower() in named]
+            if there:
+                found = find_columns(header, there)
+            elif len(found.levels) != len(taxonomy.levels):
+                raise ValueError(
+                    f"no column {', '.join(map(printable, taxonomy.levels))}; it has {brief(list(header))}. Name the "
+                    f"columns of the {len(taxonomy.levels)} levels, coarse to fine, by --levels"
+                )
+        if not found.levels:
+            raise ValueError(f"no column of a level; it has {brief(list(header))}: name them by --levels")
+        if group_by not in (None, "folder") and group_by not in header:
+            raise ValueError(f"no column {group_by} to group by; it has {brief(list(header))}")
+    except TaxonomyError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+    unused = [column for column in found.unused if column != group_by]
+    if unused and levels is None and taxonomy is None:
+        warnings.warn(
+            f"{path}: levels are {', '.join(map(printable, found.levels))}; not used: "
+            f"{clip(', '.join(map(printable, unused)), 300)} (--levels names others)",
+            stacklevel=2,
+        )
+    return found
+
+
+def collect(
+    path: Path,
+    columns: Columns,
+    rows: Iterable[tuple[int, Mapping]],
+    taxonomy: Taxonomy | None,
+    group_by: str | None,
+) -> Listing:
+    """Return the listing of a table.
+
+    Args:
+        path: The file, for messages; pictures are named as seen from its folder.
+        columns: What its columns are.
+        rows: Number of each row, and its cells by column.
+        taxonomy: The tree of the labels, if there is one already.
+        group_by: Column of what pictures belong to, or ``folder``.
+
+    Raises:
+        ValueError: if a cell cannot be a picture.
+    """
+    names = tuple(columns.levels)
+    numbered = taxonomy is not None and not any(name in taxonomy.levels for name in names)
+    place = None if taxonomy is None or numbered else [taxonomy.levels.index(name) for name in names]
+    listing = Listing(
+        source=path,
+        pictures=[],
+        paths=[],
+        levels=names,
+        splits=None if columns.split is None else [],
+        groups=None if group_by is None else [],
+    )
+
+    for line, row in rows:
+        listing.pictures.append(_picture(path, line, row[str(columns.picture)]))
+        labels = columns.path(row)
+        if place is not None and taxonomy is not None:
+            whole: list = [None] * len(taxonomy.levels)
+            for level, label in zip(place, labels):
+                whole[level] = label
+            labels = whole
+        listing.paths.append(labels)
+        if listing.splits is not None:
+            listing.splits.append(cell_text(row[str(columns.split)]))
+        if listing.groups is not None and group_by != "folder":
+            listing.groups.append(cell_text(row[str(group_by)]))
+
+    return listing
+
+
+def cell_text(cell: object) -> str:
+    """Return the text of a cell, without blanks around it; empty where there is none."""
+    return "" if cell is None else str(cell).strip()
+
+
+def _picture(path: Path, line: int, cell: object) -> Path | bytes:
+    if isinstance(cell, Mapping):  # Hugging Face's pictures
+        if cell.get("bytes") is not None:
+            return cell["bytes"]
+        cell = cell.get("path")
+    if cell is None:
+        return b""  # read as a broken picture, which is left out
+    if isinstance(cell, (bytes, bytearray)):
+        return bytes(cell)
+    if not isinstance(cell, str) or not cell.strip():
+        raise ValueError(f"{path} line {line}: expected the name of a picture, got {brief(cell)}")
+    if cell.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{path} line {line}: expected a picture on this machine, got {brief(cell)}: download the pictures first, "
+            "and name their files in a column 'file'"
+        )
+    return path.parent / cell.strip()
