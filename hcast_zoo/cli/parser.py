@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..adaptation.config import FREE, AdaptConfig
-from ..common.choices import DECODERS, EXPORT_FORMATS, FEEDBACK, PARTS, TABLE_LAYOUTS, TABLE_SUFFIXES
+from ..common.choices import DECODERS, EXPORT_FORMATS, FEEDBACK, PARTS, SORT_AS, TABLE_LAYOUTS, TABLE_SUFFIXES
 from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
@@ -74,6 +74,11 @@ def _add_answers(command: Callable) -> None:
     )
     add_model(p)
     add_decoding(p)
+    p.add_argument("--sort-into", metavar="DIR", help="put each picture into the folder of its node here")
+    p.add_argument("--sort-as", choices=SORT_AS, default="link", help="what to put there (%(default)s)")
+    p.add_argument(
+        "--report", metavar="FILE.html", help="write a page of thumbnails along the tree, the most doubtful first"
+    )
     p.add_argument("--top-k", type=int, metavar="K", help="also give the K most probable paths")
     p.add_argument("--json", action="store_true", help="one JSON object per line")
     p.add_argument(

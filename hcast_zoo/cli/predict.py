@@ -15,8 +15,9 @@ from .answer import find, sentence
 def predict(args: argparse.Namespace) -> int:
     """Print one line per picture, or write a table or a folder of parquet files."""
     from ..common.processes import join
+    from ..inference.gallery import Gallery
     from ..inference.predictor import Predictor
-    from ..inference.tables import is_table
+    from ..inference.tables import is_table, write_table
 
     files, missed = _pictures(args)
     table = args.output is not None and is_table(args.output, args.format)
@@ -40,6 +41,8 @@ def predict(args: argparse.Namespace) -> int:
             share=int(os.environ.get("LOCAL_WORLD_SIZE", processes.count)),
         )
         if args.output and not table:
+            if args.sort_into or args.report:
+                raise ValueError("--sort-into and --report go with a table, or without --output")
             return _predict_parts(
                 args=args,
                 predictor=predictor,
@@ -50,11 +53,22 @@ def predict(args: argparse.Namespace) -> int:
                 missed=missed,
             )
 
-    answers = _Counted(_predictions(predictor, files, loading))
+    source = _source(predictor, args)
+    predictions = _predictions(predictor, files, loading)
+    if args.sort_into:
+        predictions = _sort(predictions, predictor, source, options, args)
+    if args.report:
+        gallery = Gallery(predictor.model.config, source)
+        predictions = gallery.collect(predictions)
+
+    answers = _Counted(predictions)
     if table:
-        _write_table(answers, predictor, args)
+        pictures, failed = write_table(answers, args.output, source, args.format)
+        print(to_json({"output": args.output, "pictures": pictures, "failed": failed}))
     else:
         _print_lines(answers, args.json)
+    if args.report:
+        gallery.write(args.report)
 
     show_tree = sys.stdout.isatty() and len(files) > 1 if args.tree is None else args.tree
     if show_tree and not args.json:
@@ -107,14 +121,20 @@ def _predictions(predictor, files: list[str], loading: Loading) -> Iterable:
     )
 
 
-def _write_table(answers: Iterable, predictor, args: argparse.Namespace) -> None:
-    """Write a table; print what it holds."""
-    from ..inference.tables import Source, write_table
+def _source(predictor, args: argparse.Namespace):
+    """Return what tables and pages say of the model."""
+    from ..inference.tables import Source
     from ..sharing.model_card import checksum
 
-    source = Source(os.path.basename(args.model), checksum(args.model), predictor.taxonomy.levels, args.top_k or 0)
-    pictures, failed = write_table(answers, args.output, source, args.format)
-    print(to_json({"output": args.output, "pictures": pictures, "failed": failed}))
+    return Source(os.path.basename(args.model), checksum(args.model), predictor.taxonomy.levels, args.top_k or 0)
+
+
+def _sort(predictions: Iterable, predictor, source, options: dict, args: argparse.Namespace) -> Iterable:
+    """Return predictions that put their pictures into folders as they pass."""
+    from ..inference.sorting import sort_into
+
+    plan = {"settings": {**options, "sort_as": args.sort_as}, "made_of": {"model_sha256": source.sha256}}
+    return sort_into(predictions, args.sort_into, predictor.taxonomy, plan, copy=args.sort_as == "copy")
 
 
 def _print_lines(answers: Iterable, as_json: bool) -> None:

@@ -6,3 +6,4 @@ PARTS = ("sheet", "overlays", "labels", "arrays")  # see segments.report.write
 EXPORT_FORMATS = ("onnx", "pt2")  # see sharing.export.export
 TABLE_LAYOUTS = ("flat", "darwin-core", "timelapse")  # see inference.tables
 TABLE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
+SORT_AS = ("link", "copy")  # see inference.sorting

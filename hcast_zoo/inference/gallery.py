@@ -1,0 +1,149 @@
+"""A page of answers: thumbnails grouped along the tree, the most doubtful first, in one file."""
+
+import collections
+import dataclasses
+import heapq
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..common.files import write_whole
+from ..common.page import write_bar, write_page, write_text
+from ..data.pictures import PictureError
+from ..data.thumbnails import make_thumbnail
+from ..network.config import HCastConfig
+from .predictor import Prediction
+from .tables import Source
+
+PER_NODE = 48  # pictures of a node that are shown, so that a page of a large survey still opens on a phone
+MOST_DOUBTFUL = 24  # shown at the top
+MOST_ERRORS = 200
+
+
+@dataclasses.dataclass(order=True)
+class _Shown:
+    """A prediction in a heap whose first entry is the surest."""
+
+    certainty: float
+    number: int
+    prediction: Prediction = dataclasses.field(compare=False)
+
+
+class Gallery:
+    """Answers for a page; holds no more of them than the page shows.
+
+    Args:
+        config: Of the model, to outline what it saw.
+        source: What made the predictions.
+    """
+
+    def __init__(self, config: HCastConfig, source: Source):
+        self.config, self.source = config, source
+        self.counts: collections.Counter[tuple[str, ...]] = collections.Counter()
+        self.heaps: dict[tuple[str, ...], list[_Shown]] = collections.defaultdict(list)
+        self.doubtful: list[_Shown] = []
+        self.errors: list[Prediction] = []
+        self.failed = 0
+        self.thumbnails: dict[str, str] = {}
+
+    def collect(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Yield predictions as they come, and remember them."""
+        for number, prediction in enumerate(predictions):
+            self._add(prediction, number)
+            yield prediction
+
+    def _add(self, prediction: Prediction, number: int) -> None:
+        if prediction.error is not None:
+            self.failed += 1
+            self.errors += [prediction] if len(self.errors) < MOST_ERRORS else []
+            return
+
+        self.counts[prediction.path] += 1
+        certainty = prediction.path_probability if prediction.path else 0.0
+        shown = _Shown(-certainty, number, prediction)  # the heap's first is the one to give way
+        _push(self.heaps[prediction.path], shown, PER_NODE)
+        _push(self.doubtful, shown, MOST_DOUBTFUL)
+
+    def write(self, output: str | Path) -> None:
+        """Write the page; a picture that can no longer be read is shown by its name."""
+        pictures = sum(self.counts.values())
+        parts = [
+            f"<p>{pictures} pictures labelled"
+            + (f", {self.failed} could not be read" if self.failed else "")
+            + f'. <span class="faint">Model {write_text(self.source.model)}, SHA-256 '
+            f"{write_text(self.source.sha256[:12])}. The yellow outline is what the model saw.</span></p>"
+        ]
+        if pictures:
+            parts += ["<h2>Most doubtful</h2>", self._grid(self.doubtful, with_path=True), "<h2>Along the tree</h2>"]
+            parts += self._branches((), self._tree())
+        if self.errors:
+            parts += ["<h2>Not read</h2>", "<ul>"]
+            parts += [f"<li>{write_text(p.file)}: {write_text(p.error)}</li>" for p in self.errors]
+            parts += ["</ul>"]
+
+        write_whole(output, write_page("What is in these pictures", "\n".join(parts)))
+
+    def _tree(self) -> dict[tuple[str, ...], int]:
+        """Return the number of pictures at or below each node."""
+        below: collections.Counter[tuple[str, ...]] = collections.Counter()
+        for path, count in self.counts.items():
+            for depth in range(1, len(path) + 1):
+                below[path[:depth]] += count
+        return below
+
+    def _branches(self, path: tuple[str, ...], below: dict[tuple[str, ...], int]) -> list[str]:
+        """Return what is at a node, and below it, as nested parts that fold."""
+        parts = []
+        if path in self.heaps:
+            left = self.counts[path] - len(self.heaps[path])
+            if not path:
+                parts.append("<p>No level can be trusted:</p>")
+            parts.append(self._grid(self.heaps[path]))
+            parts += [f'<p class="faint">and {left} more, of which the model is surer</p>'] if left else []
+
+        nodes = [node for node in below if len(node) == len(path) + 1 and node[: len(path)] == path]
+        for node in sorted(nodes, key=lambda node: (-below[node], node)):
+            level = self.source.levels[len(path)]
+            opened = " open" if len(node) < len(self.source.levels) else ""
+            parts.append(
+                f"<details{opened}><summary>{write_text(node[-1])} "
+                f'<span class="faint">{write_text(level)}, {below[node]}</span></summary>'
+            )
+            parts += self._branches(node, below)
+            parts.append("</details>")
+
+        return parts
+
+    def _grid(self, heap: list[_Shown], with_path: bool = False) -> str:
+        figures = [self._figure(shown.prediction, with_path) for shown in sorted(heap, reverse=True)]
+        return f'<div class="grid">\n{"".join(figures)}</div>'
+
+    def _figure(self, prediction: Prediction, with_path: bool) -> str:
+        name = os.path.basename(prediction.file) or prediction.file
+        if prediction.file not in self.thumbnails:
+            try:
+                self.thumbnails[prediction.file] = make_thumbnail(prediction.file, self.config)
+            except PictureError:
+                self.thumbnails[prediction.file] = ""
+
+        address = self.thumbnails[prediction.file]
+        image = f'<img src="{address}" alt="{write_text(name)}" loading="lazy">' if address else ""
+        lines = [
+            f"<b>{prediction.path_probability:.0%}</b> {write_text(name)}" if prediction.path else write_text(name)
+        ]
+        if with_path:
+            lines.append(write_text(" > ".join(prediction.path) or "no answer"))
+        if prediction.runner_up:
+            lines.append(f"else {write_text(prediction.runner_up[-1])} {prediction.runner_up_probability:.0%}")
+        if prediction.reason:
+            lines.append(f"<small>{write_text(prediction.reason)}</small>")
+
+        bar = write_bar(prediction.path_probability if prediction.path else 0.0)
+        return f"<figure>{image}{bar}<figcaption>{'<br>'.join(lines)}</figcaption></figure>\n"
+
+
+def _push(heap: list[_Shown], shown: _Shown, most: int) -> None:
+    if len(heap) < most:
+        heapq.heappush(heap, shown)
+    else:
+        heapq.heappushpop(heap, shown)

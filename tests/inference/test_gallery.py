@@ -1,0 +1,84 @@
+"""``predict --report``: one page that needs nothing else, and runs nothing that a name brings along."""
+
+import html.parser
+import re
+
+import pytest
+
+from hcast_zoo.cli import main
+from hcast_zoo.inference import gallery
+from hcast_zoo.inference.predictor import Predictor
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights import file as weights
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, addresses and the names in figures."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.captions, self.open = [], [], [], []
+        self.feed(text)
+        assert not self.open  # every tag is closed
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        assert not any(name.startswith("on") for name, _ in attributes)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "figcaption" in self.open and data.strip():
+            self.captions.append(data.strip())
+
+
+@pytest.fixture
+def report(picture_folder, tiny_weights, tmp_path):
+    def write(*options, model=tiny_weights):
+        output = tmp_path / "report.html"
+        code = main(["predict", str(picture_folder / "val"), "--model", str(model), "--report", str(output), *options])
+        return code, output.read_text(encoding="utf-8")
+
+    return write
+
+
+def test_the_page_shows_every_picture_and_the_most_doubtful_first(report, picture_folder, tiny_weights):
+    (picture_folder / "val/broken<b>.png").write_bytes(b"")
+    code, text = report()
+    page = Page(text)
+    assert code == 1 and "broken&lt;b&gt;.png" in text and "1 could not be read" in text
+    assert page.tags.count("img") == 24  # twelve at the top, and each along the tree
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert "script" not in page.tags and "width=device-width" in text
+
+    files = [str(file) for file in (picture_folder / "val").rglob("*.png") if "broken" not in file.name]
+    doubts = sorted(p.path_probability for p in Predictor(tiny_weights).predict(files))
+    shown = [int(s[:-1]) for s in page.captions if re.fullmatch(r"\d+%", s)][:12]
+    assert shown == [round(100 * p) for p in doubts]
+
+
+def test_names_cannot_bring_code(report, tiny_weights, tmp_path):
+    content = weights.load(tiny_weights)
+    tree = content.taxonomy.to_dict()
+    hostile = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>']
+    tree["names"][0] = hostile
+    content.taxonomy = Taxonomy.from_dict(tree)
+    weights.save(content, tmp_path / "hostile.safetensors")
+    _, text = report("--back-off", "0.36", model=tmp_path / "hostile.safetensors")
+    page = Page(text)
+    assert "script" not in page.tags and "x" not in page.addresses
+    assert "&lt;script&gt;" in text
+
+
+def test_a_large_survey_shows_a_part(report, monkeypatch, capsys):
+    monkeypatch.setattr(gallery, "PER_NODE", 1)
+    monkeypatch.setattr(gallery, "MOST_DOUBTFUL", 2)
+    _, text = report("--back-off", "1")
+    assert Page(text).tags.count("img") == 3
+    assert "and 11 more" in text
