@@ -1,5 +1,6 @@
 """Data sets in parquet files: encoded pictures or their files, and a column for each level."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,30 +33,16 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | 
             others = [found.split, None if group_by == "folder" else group_by]
             needed = [str(found.picture), *found.levels.values(), *(c for c in others if c is not None)]
             needed = list(dict.fromkeys(needed))
-            stored = pa.schema([schema.field(name) for name in needed])
-            batches = (batch.select(needed) for batch in _read_batches(file, needed, path))  # in the order of stored
-            table = pa.Table.from_batches(batches, stored)
-            table.validate(full=True)
+            kinds = {name: schema.field(name).type for name in needed}
+            _check_kinds(path, kinds, str(found.picture))
+            columns: dict[str, list] = {name: [] for name in needed}
+            for batch in _read_batches(file, needed, path):
+                batch.validate(full=True)
+                for name, cells in columns.items():
+                    cells.extend(batch.column(name).to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: expected a complete parquet file: {clip(error)}") from error
 
-    kinds = {name: table.schema.field(name).type for name in needed}
-    kind = kinds[str(found.picture)]
-    inner = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)} if pa.types.is_struct(kind) else {}
-    if not any(map(pa.types.is_binary, (kind, *inner.values()))) and not pa.types.is_large_binary(kind):
-        raise ValueError(f"{path}: expected encoded pictures (binary) in column {found.picture}, got {kind}")
-
-    for name in needed[1:]:
-        kind = kinds[name].value_type if pa.types.is_dictionary(kinds[name]) else kinds[name]
-        if not (
-            pa.types.is_string(kind)
-            or pa.types.is_large_string(kind)
-            or pa.types.is_integer(kind)
-            or pa.types.is_null(kind)
-        ):
-            raise ValueError(f"{path}: expected names or labels in column {brief(name)}, got {kind}")
-
-    columns = {name: table[name].to_pylist() for name in kinds}
     for name, names in _class_labels(schema.metadata).items():
         if name in columns:
             columns[name] = [names[v] if isinstance(v, int) and 0 <= v < len(names) else None for v in columns[name]]
@@ -64,36 +51,96 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | 
     return collect(path, found, rows, taxonomy, group_by)
 
 
+def _check_kinds(path: Path, kinds: Mapping[str, Any], picture: str) -> None:
+    """Check the Arrow types of a parquet file's columns before anything of them is read."""
+    import pyarrow as pa
+
+    kind = kinds[picture]
+    inner = [kind.field(i).type for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+    if not any(map(pa.types.is_binary, (kind, *inner))) and not pa.types.is_large_binary(kind):
+        raise ValueError(f"{path}: expected encoded pictures (binary) in column {picture}, got {kind}")
+
+    for name, kind in kinds.items():
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        fine = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
+        if name != picture and not any(test(kind) for test in fine):
+            raise ValueError(f"{path}: expected names or labels in column {brief(name)}, got {kind}")
+
+
 def _read_batches(file: Any, columns: Sequence[str], path: Path) -> Iterator[Any]:
     """Yield record batches of an open parquet file, as long as all of them fit into the memory budget together.
 
-    The footer tells how large columns are; what it leaves out (pages repeat a value of a dictionary without limit)
-    is seen in small batches.
+    The footer tells how large columns are, but not that pages repeat the values of a dictionary without limit. No value
+    is larger than its dictionary, which therefore decides how many rows are read at once.
 
     Raises:
         MemoryBudgetError: if the columns are larger than the budget.
         ValueError: if a small file unfolds to very much.
     """
+    unfolded = Unfolded(path)
     chunks = [
-        max(0, chunk.total_uncompressed_size)
+        chunk
         for group in map(file.metadata.row_group, range(file.metadata.num_row_groups))
         for chunk in map(group.column, range(group.num_columns))
-        if chunk.path_in_schema.split(".")[0] in columns
+        if any(f"{chunk.path_in_schema}.".startswith(f"{column}.") for column in columns)
     ]
-    what = "its pictures and labels, all in memory,"
-    memory.check(sum(chunks), str(path), what)
-    rows = max(1, min(1024, memory.budget() // (8 * max(chunks, default=0) + 1)))
+    unfolded.check(sum(max(0, chunk.total_uncompressed_size) for chunk in chunks))
+    texts = sorted({chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"})
 
-    taken, stored = 0, path.stat().st_size
-    for batch in file.iter_batches(batch_size=rows, columns=columns):
-        taken += batch.nbytes
-        memory.check(taken, str(path), what)
-        if taken > max(SMALL, MAX_RATIO * stored):
+    for group in range(file.metadata.num_row_groups):
+        largest = _largest_dictionary(path, texts, group)
+        unfolded.check(largest)  # in case the footer is wrong
+        rows = max(1, min(1024, SMALL // (1 + largest)))
+        for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
+            unfolded.take(batch.nbytes)
+            yield batch
+
+
+def _largest_dictionary(path: Path, columns: Sequence[str], group: int) -> int:
+    """Return the bytes of the largest dictionary that a column of a row group begins with."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, read_dictionary=columns) as file:
+        first = list(itertools.islice(file.iter_batches(batch_size=1, row_groups=[group], columns=columns), 1))
+
+    largest = 0
+    for column in pa.Table.from_batches(first).flatten().columns if first else []:
+        for chunk in column.chunks:
+            if pa.types.is_dictionary(chunk.type):
+                largest = max(largest, chunk.dictionary.nbytes)
+    return largest
+
+
+class Unfolded:
+    """Counts what a table takes in memory, so that a small file cannot fill it.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.stored = path, path.stat().st_size
+        self.taken = 0
+
+    def take(self, size: int) -> None:
+        """Add a number of bytes; see :meth:`check`."""
+        self.taken += size
+        self.check(self.taken)
+
+    def check(self, size: int) -> None:
+        """Refuse a table of that many bytes if it is above the budget, or very much more than its file.
+
+        Raises:
+            MemoryBudgetError: if it does not fit into the budget.
+            ValueError: if it is over ``MAX_RATIO`` times as large as the file.
+        """
+        if size > max(SMALL, MAX_RATIO * self.stored):
             raise ValueError(
-                f"{path}: {stored:,} bytes unfold to more than {taken:,}, over {MAX_RATIO} times as many: no pictures "
-                "do so; do not trust this file"
+                f"{self.path}: {self.stored:,} bytes unfold to {size:,} or more, over {MAX_RATIO} times as many: no "
+                "pictures do so; do not trust this file"
             )
-        yield batch
+        memory.check(size, str(self.path), "its pictures and labels, all in memory,")
 
 
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

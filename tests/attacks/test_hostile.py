@@ -761,6 +761,19 @@ def test_a_table_that_unfolds_is_not_read(tmp_path, taxonomy, monkeypatch):
         HierarchicalDataset.load(file, taxonomy)
 
 
+def test_a_table_whose_footer_tells_its_size_is_not_decoded(tmp_path, taxonomy, monkeypatch):
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    file = tmp_path / "bomb.parquet"
+    columns = {"class": ["bird"] * 6, "family": ["owl"] * 6, "species": ["barn owl"] * 6}
+    pq.write_table(pa.table({"image": [b"\0" * 2**20] * 6, **columns}), file, compression="zstd")
+    monkeypatch.setattr("hcast_zoo.data.parquet.SMALL", 2**19)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *words, **options: pytest.fail("decoded"))
+
+    with pytest.raises(ValueError, match="over 100 times as many: no pictures do so"):
+        HierarchicalDataset.load(file, taxonomy)
+
+
 def test_lines_and_columns_without_end(tmp_path, taxonomy, monkeypatch):
     monkeypatch.setattr("hcast_zoo.taxonomy.sources.MAX_LINE", 1000)
     monkeypatch.setattr("hcast_zoo.taxonomy.sources.MAX_COLUMNS", 100)
