@@ -65,10 +65,10 @@ def test_a_damaged_index_of_weights_breaks_no_import(tmp_path, content):
         f"""
         from pathlib import Path
         import hcast_zoo
-        from hcast_zoo.weights import file
-        file.INDEX = Path({str(tmp_path / "index.json")!r})
+        from hcast_zoo.weights import header
+        header.INDEX = Path({str(tmp_path / "index.json")!r})
         if {content!r} is not None:
-            file.INDEX.write_text({content!r})
+            header.INDEX.write_text({content!r})
         import timm
         print(len(timm.list_models("resnet18")))
         """

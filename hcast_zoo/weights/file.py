@@ -20,11 +20,13 @@ from ..taxonomy.calibration import Calibration
 from ..taxonomy.tree import Taxonomy
 from . import hub, tags
 from .errors import WeightsError as WeightsError
+from .header import FOLDER as FOLDER
+from .header import INDEX as INDEX
+from .header import packaged as packaged
+from .header import read_metadata as read_metadata
 
-FOLDER = Path(__file__).parent / "shipped"
 RUN_FILES = ("best.safetensors", "last.safetensors")  # of a training run, the one to take first
 MAX_CONFIG = 2**28  # bytes of a config.json with its taxonomy
-INDEX = FOLDER / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
 
 
 @dataclasses.dataclass
@@ -151,23 +153,6 @@ def read(path: str | Path, tensors: bool = True) -> Weights:
     return Weights(config=config, taxonomy=taxonomy, state_dict=state_dict, metadata=metadata, calibration=calibration)
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the text that a safetensors file holds beside its tensors.
-
-    Raises:
-        WeightsError: if the file is damaged, or a pickle.
-    """
-    check_file(path, error=WeightsError)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: expected a complete safetensors file: {clip(error)}. A checkpoint of the official "
-            "code or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
-        ) from error
-
-
 def _read_config_json(path: Path) -> dict[str, str]:
     """Return the metadata entries for a ``config.json`` of transformers; none if it is not H-CAST's."""
     check_file(path, MAX_CONFIG, WeightsError)
@@ -279,11 +264,6 @@ def _move_finest_head(state: dict[str, Tensor], level: int) -> dict[str, Tensor]
         return state
     moved = {k.replace(f"heads.{last}.", f"heads.{level}."): v for k, v in state.items() if f"heads.{last}." in k}
     return {k: v for k, v in state.items() if not k.startswith("heads.")} | moved
-
-
-def packaged() -> dict[str, dict]:
-    """Return the weights in the package: name to ``file``, ``sha256`` and what else the index tells."""
-    return json.loads(INDEX.read_text()) if INDEX.exists() else {}
 
 
 def resolve(source: str | Path) -> Path:

@@ -1,34 +1,21 @@
-"""Pretrained tags of the timm models: their configs, and where their weights are."""
+"""From a pretrained tag and timm's arguments to a config, and to the file of the weights."""
 
 import dataclasses
-import functools
-import logging
 import math
 from typing import Any
 
 from timm.layers import is_exportable
 from timm.models import PretrainedCfg
 
-from hcast_zoo.network.config import CELL_SIZE, VARIANTS, HCastConfig
+from hcast_zoo.network.config import CELL_SIZE, HCastConfig
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights import file as weights
-from hcast_zoo.weights import tags as published
+from hcast_zoo.weights import published
 
-_logger = logging.getLogger(__name__)
+from .cfgs import HUB_ORGANIZATION, Source, describe, sources
+
 ImageSize = int | tuple[int, int]  # side, or height and width, in pixels
 
-# The paper's data sets as the official code trains on them: level classes, and what differs from the defaults.
-# BREEDS always has 256 superpixels (docs/official_differences.md, 22), and iNat its own normalisation (24).
-PAPER_DATASETS: dict[str, dict] = {
-    "cub": dict(level_classes=(13, 38, 200)),
-    "aircraft": dict(level_classes=(30, 70, 100)),
-    "living17": dict(level_classes=(17, 34), num_superpixels=256),
-    "nonliving26": dict(level_classes=(26, 52), num_superpixels=256),
-    "entity13": dict(level_classes=(13, 130), num_superpixels=256),
-    "entity30": dict(level_classes=(30, 120), num_superpixels=256),
-    "inat21_mini": dict(level_classes=(273, 1103, 10000), mean=(0.466, 0.471, 0.380), std=(0.195, 0.194, 0.192)),
-}
-HUB_ORGANIZATION = "hcast-zoo"
 # What a user may pass to create_model; images and their normalisation are timm's img_size, in_chans and pretrained_cfg.
 MODEL_FIELDS = tuple(
     f.name
@@ -36,107 +23,7 @@ MODEL_FIELDS = tuple(
     if f.name not in ("image_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
 )
 
-FIRST_CONVS = {"conv": "stem.0.conv", "timm:efficientnet_lite0": "stem.body.conv_stem"}  # which sees the channels
 NO_DROP = dict(drop_rate=0.0, drop_path_rate=0.0)  # in timm, regularisation is the caller's and never the weights'
-
-
-@dataclasses.dataclass
-class UnpublishedCfg(PretrainedCfg):
-    """A tag that timm does not list as pretrained.
-
-    Its Hub repository is reserved and holds nothing yet; or others publish the file, and nobody has verified it here.
-    """
-
-    has_weights = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What a tag's weights were made for."""
-
-    config: HCastConfig
-    taxonomy: Taxonomy | None = None
-    headless: bool = False
-
-
-@functools.cache
-def sources() -> dict[str, Source]:
-    """Return all tags, ``variant.tag`` to what it is; the first of a variant is what its bare name loads.
-
-    Weights in the package come first, then those that others publish, then the paper's. A file's values come from
-    its own header. A damaged file must not break ``import timm``, so its tag then has the values of its variant, and
-    the error comes when the weights are asked for.
-    """
-    found = {}
-    for name, entry in weights.packaged().items():
-        try:
-            header = weights.read(weights.FOLDER / entry["file"], tensors=False)
-            found[name] = Source(header.config, header.taxonomy)
-        except weights.WeightsError as error:
-            _logger.warning("%s", error)
-            found[name] = Source(HCastConfig.from_variant(name.split(".")[0]))
-
-    for name, tag in published.TAGS.items():
-        # A config has a level even where weights have no head.
-        config = HCastConfig.from_variant(tag.variant, level_classes=_flat(tag.classes))
-        found[name] = Source(config, headless=tag.classes == 0)
-
-    for tag, fields in PAPER_DATASETS.items():
-        found.setdefault(f"hcast_small.{tag}", Source(HCastConfig.from_variant("hcast_small", **fields)))
-
-    for variant in VARIANTS:
-        if not any(name.startswith(f"{variant}.") for name in found):
-            found[f"{variant}.untrained"] = Source(HCastConfig.from_variant(variant))
-
-    return found
-
-
-def make_cfgs() -> dict[str, PretrainedCfg]:
-    """Return the timm pretrained configs of all tags, for ``generate_default_cfgs``."""
-    packaged = weights.packaged()
-    cfgs = {}
-    for name, source in sources().items():
-        fields = describe(source)
-        if name in published.TAGS:
-            tag = published.TAGS[name]
-            fields["license"] = tag.license
-            cfgs[name] = UnpublishedCfg(hf_hub_id=tag.repo, hf_hub_filename=tag.path, **fields)
-        elif name in packaged:
-            cfgs[name] = PretrainedCfg(file=str(weights.FOLDER / packaged[name]["file"]), **fields)
-        elif name.endswith(".untrained"):
-            cfgs[name] = PretrainedCfg(**fields)
-        else:
-            cfgs[name] = UnpublishedCfg(
-                hf_hub_id=f"{HUB_ORGANIZATION}/{name}", hf_hub_filename="model.safetensors", **fields
-            )
-
-    return cfgs
-
-
-def describe(source: Source) -> dict[str, Any]:
-    """Return the fields of a pretrained config that a source fixes."""
-    config = source.config
-    return dict(
-        num_classes=0 if source.headless else config.level_classes[-1],
-        # The trained position embedding and number of superpixels belong to a size; img_size= changes both.
-        fixed_input_size=True,
-        input_size=(config.in_chans, config.image_size, config.image_size),
-        mean=config.mean,
-        std=config.std,
-        interpolation=config.interpolation,
-        crop_pct=config.crop_pct,
-        first_conv=FIRST_CONVS.get(config.stem),
-        classifier=head_names(len(config.level_classes)),
-        label_names=source.taxonomy.names[-1] if source.taxonomy else None,
-        paper_name="Visually Consistent Hierarchical Image Classification",
-        paper_ids="arXiv:2406.11608",
-    )
-
-
-def head_names(num_levels: int) -> str | tuple[str, ...]:
-    """Return the module names of the heads, coarse to fine, as timm's ``classifier`` has them."""
-    names = tuple(f"heads.{level}" for level in range(num_levels))
-    return names if num_levels > 1 else names[0]
 
 
 def plain(variant: str) -> PretrainedCfg:
@@ -159,7 +46,7 @@ def fetch(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
         return cfg, None
     path = weights.resolve(name)
     header = weights.read(path, tensors=False)
-    source = Source(header.config, header.taxonomy, published.TAGS[name].classes == 0)
+    source = Source(header.config, header.taxonomy and header.taxonomy.to_dict(), published.TAGS[name].classes == 0)
     told = {k: v for k, v in describe(source).items() if k not in ("mean", "std", "interpolation", "crop_pct")}
     return dataclasses.replace(cfg, file=str(path), **told), source
 

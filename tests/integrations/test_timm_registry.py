@@ -14,9 +14,10 @@ from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, save_for_hf
 
 from hcast_zoo import Predictor, load_model
 from hcast_zoo.data.pictures import read_picture
-from hcast_zoo.integrations.timm import pretrained as tags
+from hcast_zoo.integrations.timm import cfgs as tags
 from hcast_zoo.network.config import VARIANTS, HCastConfig
 from hcast_zoo.weights import file as weights
+from hcast_zoo.weights import header
 from tests.integrations.test_timm_model import TINY
 from tests.weights.test_hub import server  # noqa: F401  (a fixture)
 
@@ -46,6 +47,13 @@ def python(code, **environment):
 def test_registered_in_any_order_of_imports(imports):
     code = f"import warnings; warnings.simplefilter('error', UserWarning); {imports}; import timm as t; "
     assert python(code + "print(*t.list_models('hcast*'))") == sorted(VARIANTS)
+
+
+@pytest.mark.slow
+def test_importing_timm_imports_no_network():
+    loaded = python("import hcast_zoo, timm, sys; print(*[m for m in sys.modules if m.startswith('hcast_zoo')])")
+    assert "hcast_zoo.integrations.timm.hcast" in loaded
+    assert not {"hcast_zoo.network.model", "hcast_zoo.taxonomy.tree", "hcast_zoo.weights.file"} & set(loaded)
 
 
 def test_the_registry_knows_the_models():
@@ -126,8 +134,8 @@ def test_a_damaged_package_is_noticed(monkeypatch):
 
 def test_a_damaged_file_does_not_break_the_import(tmp_path, monkeypatch, caplog):
     (tmp_path / "bad.safetensors").write_bytes(b"")
-    monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    monkeypatch.setattr(weights, "packaged", lambda: {"hcast_small.bad": {"file": "bad.safetensors", "sha256": "0"}})
+    monkeypatch.setattr(header, "FOLDER", tmp_path)
+    monkeypatch.setattr(header, "packaged", lambda: {"hcast_small.bad": {"file": "bad.safetensors", "sha256": "0"}})
     tags.sources.cache_clear()
     try:
         assert tags.sources()["hcast_small.bad"].config.image_size == 224

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from hcast_zoo.network.model import HCast
 from hcast_zoo.weights import file as weights
+from hcast_zoo.weights import header
 
 
 def test_round_trip(tiny_model, taxonomy, tiny_weights):
@@ -117,7 +118,7 @@ def test_packaged_weights_are_verified(tiny_weights, tmp_path, monkeypatch):
     index = {"tiny.animals": {"file": tiny_weights.name, "sha256": digest}}
     (tmp_path / "index.json").write_text(json.dumps(index))
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    monkeypatch.setattr(weights, "INDEX", tmp_path / "index.json")
+    monkeypatch.setattr(header, "INDEX", tmp_path / "index.json")
     assert weights.resolve("tiny") == weights.resolve("tiny.animals") == tiny_weights
     tiny_weights.write_bytes(tiny_weights.read_bytes() + b"x")
     with pytest.raises(weights.WeightsError, match="missing or damaged: reinstall"):

@@ -1,0 +1,35 @@
+"""What weights files tell without their tensors, and which ship with the package; read without importing torch."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ..common.files import check_file
+from ..common.text import clip
+from .errors import WeightsError
+
+FOLDER = Path(__file__).parent / "shipped"
+INDEX = FOLDER / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
+
+
+def packaged() -> dict[str, dict]:
+    """Return the weights in the package: name to ``file``, ``sha256`` and what else the index tells."""
+    return json.loads(INDEX.read_text()) if INDEX.exists() else {}
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the text that a safetensors file holds beside its tensors.
+
+    Raises:
+        WeightsError: if the file is damaged, or a pickle.
+    """
+    check_file(path, error=WeightsError)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: expected a complete safetensors file: {clip(error)}. A checkpoint of the official "
+            "code or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
+        ) from error
