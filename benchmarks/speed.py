@@ -30,6 +30,7 @@ from report import processor
 from torch.profiler import ProfilerActivity, profile
 
 from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.inference.engines import TorchEngine
 from hcast_zoo.inference.predictor import Predictor
 from hcast_zoo.network import graph_pooling as pooling
 from hcast_zoo.network import superpixels
@@ -238,12 +239,11 @@ def end_to_end(args):
         predictor = Predictor()
         config = predictor.model.config.replace(image_size=224, num_superpixels=196, num_clusters=(64, 32, 16, 8))
         state = weights.fit(predictor.model.state_dict(), HCast(config))
-        predictor.model = HCast(config).eval()
-        predictor.model.load_state_dict(state)
-        predictor.transform = eval_transform(config)
         grid = Predictor()
-        grid.model, grid.transform = HCast(config.replace(superpixels="grid")).eval(), predictor.transform
-        grid.model.load_state_dict(state)
+        for one, method in ((predictor, config.superpixels), (grid, "grid")):
+            one.model = HCast(config.replace(superpixels=method)).eval()
+            one.model.load_state_dict(state)
+            one.engine, one.transform = TorchEngine(one.model), eval_transform(config)
 
         for workers in (0, 2):
             result = compare(

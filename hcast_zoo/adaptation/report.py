@@ -94,7 +94,7 @@ def adapt_picture(
             for o in (a.before, a.after)
         )
 
-    before, after = (predictor.predictions(output, [str(file)])[0] for output in (a.before, a.after))
+    before, after = (predictor.predictions(output.level_logits, [str(file)])[0] for output in (a.before, a.after))
     for prediction in (before, after):
         if prediction.error is not None:
             raise PictureError(prediction.error, str(file))

@@ -6,6 +6,7 @@ progress to stderr. Each function returns the exit code.
 
 import argparse
 import sys
+from collections.abc import Callable
 
 from ..adaptation.config import AdaptConfig
 from ..common.text import printable, to_json
@@ -72,6 +73,17 @@ def find(arguments: list[str]) -> tuple[list[str], int]:
         print(f"left out: {hidden} hidden files and folders", file=sys.stderr)
 
     return files, sum(not left.hidden and not left.again for left in left_out)
+
+
+def engine_device(args: argparse.Namespace, processes) -> str:
+    """Return where the model runs: what other engines than torch choose is the CPU."""
+    on_cpu = args.engine in ("onnxruntime", "openvino") and args.device == "auto"
+    return "cpu" if on_cpu else processes.device(args.device)
+
+
+def teller(verbose: bool) -> Callable[[str], None]:
+    """Return what prints a line to stderr, or drops it."""
+    return (lambda line: print(line, file=sys.stderr)) if verbose else (lambda line: None)
 
 
 def sentence(prediction) -> str:

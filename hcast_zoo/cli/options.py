@@ -6,7 +6,7 @@ import types
 import typing
 from fractions import Fraction
 
-from ..common.choices import DECODERS
+from ..common.choices import DECODERS, ENGINES, PRECISIONS
 from ..common.text import clip
 from ..training.settings import MAX_WORKERS
 
@@ -55,6 +55,19 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where the model runs: cpu, cuda, cuda:1, mps, xpu, or auto: an accelerator if there is one (%(default)s)",
     )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what computes, and how exactly."""
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="torch",
+        help="what computes: torch, another engine on the CPU, or auto, the fastest one here whose answers to the "
+        "first batch are torch's (%(default)s)",
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the computation (%(default)s)")
+    parser.add_argument("--verbose", action="store_true", help="say how the engine compares with torch")
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:

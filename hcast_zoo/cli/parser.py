@@ -17,6 +17,7 @@ from .options import (
     add_clusters,
     add_decoding,
     add_device,
+    add_engine,
     add_fields,
     add_listing,
     add_loading,
@@ -88,6 +89,7 @@ def _add_answers(command: Callable) -> None:
     )
     add_clusters(p)
     add_loading(p)
+    add_engine(p)
 
     p = command("segment", answer.segment, "write pictures of the segmentations, and of where each level looks")
     p.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, folders, glob patterns")
@@ -120,6 +122,7 @@ def _add_answers(command: Callable) -> None:
     add_model(p)
     add_clusters(p)
     add_loading(p)
+    add_engine(p)
 
     p = command("adapt", answer.adapt, "raise a label's probability in one picture, and show how its segments follow")
     p.add_argument("picture", metavar="PICTURE", help="picture file")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from ..common.extras import needs_extra
 from ..common.machine import Loading, choose_loading
 from ..common.text import printable, to_json
-from .answer import find, sentence
+from .answer import engine_device, find, sentence, teller
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -27,11 +27,18 @@ def predict(args: argparse.Namespace) -> int:
         within=args.within,
         threshold=args.back_off,
         top_k=args.top_k,
+        engine=args.engine,
+        precision=args.precision,
     )
     with join() as processes:
         if processes.count > 1 and (table or not args.output):
             raise ValueError("several processes need --output with a folder to write to")
-        predictor = Predictor(args.model, device=processes.device(args.device), **options)
+        predictor = Predictor(
+            args.model,
+            device=engine_device(args, processes),
+            tell=teller(args.verbose),
+            **options,
+        )
         loading = choose_loading(
             len(files),
             predictor.model.config.image_size,

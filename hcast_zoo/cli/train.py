@@ -11,6 +11,7 @@ from ..common.machine import Loading, choose_loading
 from ..common.text import printable, to_json
 from ..network.config import VARIANTS
 from ..training.settings import TrainConfig
+from .answer import engine_device, teller
 
 LISTING_DEFAULTS = {
     "levels": None,
@@ -46,23 +47,31 @@ def evaluate(args: argparse.Namespace) -> int:
     """Print a row of metrics for each decoding."""
     from ..common.processes import join
     from ..evaluation.evaluate import measure
+    from ..inference.engines import make_engine
     from ..weights import file as weights
 
     if args.card and args.num_clusters:
         raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
     content, dataset = _load_labelled(args)
     with join() as processes:
-        model = weights.build(content, processes.device(args.device))
+        model = weights.build(content, engine_device(args, processes))
         loading = _loading(args, model, len(dataset), processes.count)
-        measured = measure(
+        engine = make_engine(
             model,
+            args.engine,
+            args.precision,
+            num_clusters=args.num_clusters,
+            source=args.model,
+            tell=teller(args.verbose),
+        )
+        measured = measure(
+            engine,
             dataset,
             args.decode,
             content.calibration,
             processes=processes,
             batch_size=loading.batch_size,
             workers=loading.workers,
-            num_clusters=args.num_clusters,
             superpixel_cache=args.superpixel_cache,
         )
 
@@ -83,6 +92,8 @@ def evaluate(args: argparse.Namespace) -> int:
                     "pictures": measured.pictures,
                     "left_out": left_out,
                     "num_clusters": args.num_clusters,
+                    "engine": args.engine,
+                    "precision": args.precision,
                     "results": results,
                 }
             )

@@ -3,6 +3,8 @@
 DECODERS = ("best_path", "top_down", "independent")  # see taxonomy.decode.decode
 FEEDBACK = ("target", "path", "entropy", "agreement")  # see adaptation.adapt.adapt
 PARTS = ("sheet", "overlays", "labels", "arrays")  # see segments.report.write
+ENGINES = ("torch", "onnxruntime", "openvino", "auto")  # see inference.engines
+PRECISIONS = ("fp32", "bf16", "int8")
 EXPORT_FORMATS = ("onnx", "pt2")  # see sharing.export.export
 TABLE_LAYOUTS = ("flat", "darwin-core", "timelapse")  # see inference.tables
 TABLE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")

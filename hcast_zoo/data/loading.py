@@ -1,16 +1,19 @@
 """From samples to batches: seeded order, superpixels in the workers, and workers that stop quietly."""
 
+import itertools
 import os
 import random
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..common.signals import ENDING, replaced
 from ..network import superpixels
@@ -125,6 +128,29 @@ def start_quietly(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def read_ahead(dataset: Dataset, batch_size: int, threads: int) -> Iterator[list]:
+    """Yield batches, lists of items in order, while threads read the next one.
+
+    Decoders, OpenCV's superpixels and torch release the interpreter lock, so that reading overlaps with the model in a
+    single process.
+
+    Args:
+        dataset: With a length; its items are read in several threads at once.
+        batch_size: Items in a batch.
+        threads: How many read; items of two batches at most are held.
+    """
+    indices = iter(range(len(dataset)))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            pending = deque(pool.submit(dataset.__getitem__, i) for i in itertools.islice(indices, 2 * batch_size))
+            while pending:
+                batch = [pending.popleft().result() for _ in range(min(batch_size, len(pending)))]
+                pending.extend(pool.submit(dataset.__getitem__, i) for i in itertools.islice(indices, batch_size))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def start_workers(loader: DataLoader) -> Iterator:

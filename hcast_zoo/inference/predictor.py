@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..common.formats import is_picture_name
+from ..common.machine import processors
 from ..common.walk import LeftOut, Skipped, walk
-from ..data.loading import start_quietly, start_workers
+from ..data.loading import read_ahead, start_quietly, start_workers
 from ..data.pictures import Picture, PictureError, is_picture, picture_name, read_picture
 from ..data.transforms import eval_transform
 from ..network import superpixels
@@ -27,6 +29,7 @@ from ..taxonomy.decode import check_decoder, check_top_k, node_probabilities, to
 from ..taxonomy.subtree import Subtree
 from ..taxonomy.tree import UNKNOWN, Taxonomy
 from ..weights import file as weights
+from .engines import check_engine, make_engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +89,13 @@ class Predictor:
         threshold: Back off to the deepest level that can be trusted, with at least this probability in [0, 1]; see
             :func:`hcast_zoo.taxonomy.backoff.back_off`. None gives whole paths.
         top_k: Also give so many of the most probable paths; see :func:`hcast_zoo.taxonomy.decode.top_paths`.
+        engine: What computes :meth:`predict`'s batches, one of ``engines.ENGINES``; see
+            :func:`hcast_zoo.inference.engines.make_engine`. :meth:`answer` always takes torch.
+        precision: One of ``engines.PRECISIONS``.
+        tell: Called with lines on the engine that was chosen.
 
     Raises:
+        EngineError: if the engine is not installed or not offered at this precision.
         WeightsError: if the weights cannot be loaded.
         ValueError: if the weights have no taxonomy, the decoder or a node is unknown, clusters outnumber tokens, or
             the threshold is not in [0, 1].
@@ -103,7 +111,11 @@ class Predictor:
         within: Sequence[str] | None = None,
         threshold: float | None = None,
         top_k: int | None = None,
+        engine: str = "torch",
+        precision: str = "fp32",
+        tell: Callable[[str], object] = lambda line: None,
     ):
+        check_engine(engine, precision)
         content = weights.load(source)
         if weights.is_headless(content):
             raise weights.WeightsError(
@@ -118,6 +130,8 @@ class Predictor:
         self.transform = eval_transform(content.config)
         self.calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
         self.metadata, self.device = content.metadata, next(self.model.parameters()).device
+        self._make_engine = functools.partial(make_engine, self.model, engine, precision, source=source, tell=tell)
+        self.engine = self._make_engine()
         self._set(decoder, num_clusters, within, threshold, top_k)
 
     def _set(
@@ -136,6 +150,8 @@ class Predictor:
         self.num_clusters = None
         if num_clusters is not None:
             self.num_clusters = check_clusters(num_clusters, self.model.config.num_superpixels)
+        if self.num_clusters != self.engine.num_clusters:
+            self.engine = self._make_engine(num_clusters=self.num_clusters)
         self.within = within
         self._subtree = None if within is None else Subtree.below(self.taxonomy, within)
         self.threshold = None if threshold is None else check_threshold(threshold)
@@ -162,13 +178,19 @@ class Predictor:
         Args:
             pictures: One or many of what :meth:`answer` takes; see :func:`find_pictures` for folders and patterns.
             batch_size: Pictures per forward pass; it does not change an answer.
-            workers: Processes that read pictures and compute superpixels; 0 does it in this one.
+            workers: Processes that read pictures and compute superpixels; 0 does it in threads of this one, beside the
+                model.
         """
         several: list[Picture] = [pictures] if is_picture(pictures) else list(pictures)  # type: ignore[arg-type]
         dataset = _Pictures(several, self.transform, self.model.config)
         batch_size = pictures_at_once(self.model.config, batch_size)
-        loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list, worker_init_fn=start_quietly)
-        for batch in start_workers(loader):
+        if workers == 0:
+            batches = read_ahead(dataset, batch_size, threads=processors())
+        else:
+            loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list, worker_init_fn=start_quietly)
+            batches = start_workers(loader)
+
+        for batch in batches:
             yield from self._predict_batch(batch)
 
     @torch.inference_mode()
@@ -178,8 +200,8 @@ class Predictor:
         if readable:
             images = torch.stack([item.image for item in readable]).to(self.device)  # type: ignore[misc]
             segments = torch.stack([item.segments for item in readable]).to(self.device)  # type: ignore[misc]
-            output = self.model(images, segments, num_clusters=self.num_clusters)
-            predictions = iter(self.predictions(output, [item.file for item in readable]))
+            output = self.engine(images, segments)
+            predictions = iter(self.predictions(output.level_logits, [item.file for item in readable]))
 
         return [next(predictions) if item.error is None else Prediction(item.file, error=item.error) for item in batch]
 
@@ -200,20 +222,20 @@ class Predictor:
         """
         file = picture_name(picture) if file is None else file
         output = forward_picture(self.model, read_picture(picture), self.transform, self.num_clusters)
-        (prediction,) = self.predictions(output, [file])
+        (prediction,) = self.predictions(output.level_logits, [file])
         if prediction.error is not None:
             raise PictureError(prediction.error, file)
 
         return prediction, output
 
-    def predictions(self, output: HCastOutput, files: Sequence[str]) -> list[Prediction]:
-        """Turn the model's output for B pictures into predictions; a row that is not finite becomes an error record.
+    def predictions(self, level_logits: Sequence[Tensor], files: Sequence[str]) -> list[Prediction]:
+        """Turn logits of B pictures into predictions; a row that is not finite becomes an error record.
 
         Args:
-            output: Of a batch.
+            level_logits: One (B, C_l) tensor per level.
             files: B names.
         """
-        logits = [x.detach().float().cpu() for x in output.level_logits]
+        logits = [x.detach().float().cpu() for x in level_logits]
         finite = torch.stack([x.isfinite().all(-1) for x in logits]).all(0)
         answers = iter(self.decode([x[finite] for x in logits]) if finite.any() else [])
         predictions = []

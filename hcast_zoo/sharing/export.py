@@ -1,25 +1,21 @@
 """Export: a model as one graph, in ONNX or torch.export's format, with its config and taxonomy inside the file.
 
-Segments are an input beside the images: SEEDS is OpenCV's, and runs in no graph. See docs/export.md for the limits.
+See docs/export.md for the limits.
 """
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.choices import EXPORT_FORMATS
-from ..common.extras import needs_extra
 from ..common.files import whole_file
-from ..network import superpixels
+from ..inference.engines import onnx_session
+from ..inference.graph import Graph, example, load_packages, metadata, output_names, trace, write_onnx
 from ..network.config import HCastConfig, check_clusters
-from ..network.model import HCast
-from ..taxonomy.tree import Taxonomy
 from ..weights import file as weights
 
 TOLERANCE = 1e-4  # largest difference of an output from the model's
@@ -46,22 +42,6 @@ class Export:
     outputs: tuple[str, ...]
     opset: int | None
     difference: float | None
-
-
-class Graph(nn.Module):
-    """A model with tensors alone as inputs and outputs.
-
-    Shape: images (B, C, H, W) float32 and segments (B, H, W) int64 -> (B, classes) logits per level, coarse to fine,
-    and (B, N, M) assignments a pooling.
-    """
-
-    def __init__(self, model: HCast, num_clusters: tuple[int, ...] | None = None):
-        super().__init__()
-        self.model, self.num_clusters = model, num_clusters
-
-    def forward(self, images: Tensor, segments: Tensor) -> tuple[Tensor, ...]:
-        output = self.model(images, segments, num_clusters=self.num_clusters)
-        return (*output.level_logits, *output.assignments)
 
 
 def export(
@@ -102,59 +82,15 @@ def export(
         content.config = content.config.replace(num_clusters=num_clusters)
 
     if format == "onnx":
-        _load_packages(check)
+        load_packages(check)
     graph = Graph(weights.build(content), num_clusters).eval()
     outputs = output_names(content.config, content.taxonomy)
-    write, run = {"onnx": (_write_onnx, _run_onnx), "pt2": (_write_pt2, _run_pt2)}[format]
+    write, run = {"onnx": (write_onnx, _run_onnx), "pt2": (_write_pt2, _run_pt2)}[format]
     with whole_file(output, suffix=f".{format}") as temporary:  # torch asks for its suffix
         opset = write(trace(graph, batch_size), temporary, outputs, metadata(content), opset)  # type: ignore[operator]
         difference = _compare(graph, content.config, temporary, run, batch_size) if check else None
 
     return Export(file=str(output), inputs=("images", "segments"), outputs=outputs, opset=opset, difference=difference)
-
-
-def _load_packages(check: bool) -> None:
-    """Raise ImportError before the work, if ONNX files cannot be written, or run to check them."""
-    with needs_extra("export", "ONNX files"):
-        import onnxscript  # noqa: F401
-
-        if check:
-            import onnxruntime  # noqa: F401
-
-
-def trace(graph: Graph, batch_size: int | None = None) -> torch.export.ExportedProgram:
-    """Return the program of ``torch.export``, for one batch size or for any."""
-    images, segments = example(graph.model.config, batch_size or 2)  # torch would take a size of 1 for a constant
-    dims = {} if batch_size else {0: torch.export.Dim("batch", min=1)}
-    return torch.export.export(graph, (images, segments), dynamic_shapes={"images": dims, "segments": dims})
-
-
-def output_names(config: HCastConfig, taxonomy: Taxonomy | None) -> tuple[str, ...]:
-    """Return ``logits_LEVEL`` a level, coarse to fine, then ``assignment_STAGE`` for the pooling after each stage."""
-    levels = [str(number) for number in range(1, 1 + len(config.level_classes))]
-    if taxonomy is not None:
-        names = [re.sub(r"\W+", "_", name) for name in taxonomy.levels]
-        levels = names if len(set(names)) == len(names) else levels
-    poolings = range(1, 4 + config.last_pool)
-    return (*(f"logits_{name}" for name in levels), *(f"assignment_{stage}" for stage in poolings))
-
-
-def metadata(content: weights.Weights) -> dict[str, str]:
-    """Return the texts that go with a graph: those of a safetensors file, ``config`` and ``taxonomy`` as JSON."""
-    texts = {k: v for k, v in content.metadata.items() if k != "format"}
-    parts = {"config": content.config, "taxonomy": content.taxonomy, "calibration": content.calibration}
-    return texts | {k: json.dumps(v.to_dict(), ensure_ascii=False) for k, v in parts.items() if v is not None}
-
-
-def example(config: HCastConfig, batch_size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return smooth random images (B, C, H, W), normalised, and their superpixels (B, H, W) int64."""
-    generator = torch.Generator().manual_seed(seed)
-    size = config.image_size
-    coarse = torch.randn(batch_size, config.in_chans, 7, 7, generator=generator)
-    images = nn.functional.interpolate(coarse, (size, size), mode="bicubic")
-    images = images + 0.1 * torch.randn(images.shape, generator=generator)
-    segments = superpixels.segment_images(images, config)
-    return images, segments.contiguous()
 
 
 @torch.inference_mode()
@@ -176,33 +112,9 @@ def _compare(graph: Graph, config: HCastConfig, file: Path, run, batch_size: int
     return largest
 
 
-def _write_onnx(
-    program: torch.export.ExportedProgram, file: Path, outputs: Sequence[str], texts: dict[str, str], opset: int | None
-) -> int:
-    onnx = torch.onnx.export(program, dynamo=True, opset_version=opset, output_names=list(outputs), verbose=False)
-    assert onnx is not None  # with dynamo it never is
-    onnx.model.metadata_props.update(texts)
-    _name_batch(onnx.model.graph)
-    onnx.save(file)
-    return onnx.model.opset_imports[""]
-
-
-def _name_batch(graph) -> None:
-    """Call the free axis ``batch``; torch leaves it the symbol's number."""
-    symbols = {value.shape[0] for value in graph.inputs if not isinstance(value.shape[0], int)}
-    for value in (*graph.inputs, *graph.outputs):
-        if value.shape[0] in symbols:
-            value.shape[0] = "batch"
-
-
 def _run_onnx(file: Path, images: Tensor, segments: Tensor) -> list[Tensor]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    found: list[np.ndarray] = session.run(None, {"images": images.numpy(), "segments": segments.numpy()})
-    return [torch.from_numpy(array) for array in found]
+    arrays = onnx_session(file).run(None, {"images": images.numpy(), "segments": segments.numpy()})
+    return [torch.from_numpy(array) for array in arrays]
 
 
 def _write_pt2(

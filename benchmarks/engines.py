@@ -1,0 +1,153 @@
+"""What other engines and precisions bring, end to end, and what they cost in accuracy.
+
+    pip install '.[benchmarks,engines]'
+    python benchmarks/engines.py --data emoji_art.parquet
+
+Writes docs/engines.md. Rows that this machine cannot compute say why.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_PROC_BIND", "true")  # threads that share a core make one side wait for the other
+
+import report
+import torch
+from tqdm import tqdm
+
+from hcast_zoo.evaluation.metrics import HierarchicalMetrics
+from hcast_zoo.inference.engines import OFFERED, make_engine
+from hcast_zoo.inference.predictor import Predictor
+from hcast_zoo.taxonomy.decode import decode
+from hcast_zoo.weights import file as weights
+
+TEXT = """# Engines
+
+```bash
+pip install 'hcast-zoo[engines]'
+hcast-zoo predict photos --output out.csv --engine auto --verbose         # the fastest one here
+hcast-zoo predict photos --output out.csv --engine openvino --precision bf16
+hcast-zoo evaluate --data birds --split test --model birds.safetensors --engine onnxruntime
+```
+
+`--engine` and `--precision` say what computes the logits. The model is exported once ([export.md](export.md)), and kept
+in the Hub's cache of assets by the weights' SHA-256 and the versions of torch and ONNX; OpenVINO keeps what it compiled
+beside it. The first batch goes through torch too: an engine whose probabilities differ by more than 1e-3 (`fp32`), 0.1
+(`bf16`) or 0.2 (`int8`) is refused, and `auto` takes the fastest that is not. `--verbose` prints the differences, the
+share of equal labels and the times. Superpixels, segment maps and explanations always come from OpenCV and torch.
+
+| engine | `fp32` | `bf16` | `int8` |
+| --- | --- | --- | --- |
+| `torch` | as before, the default | autocast | torchao: weights, and dynamically activations |
+| `onnxruntime` (CPU) | yes | no | no |
+| `openvino` (CPU) | yes | if the processor has bfloat16 instructions | no |
+
+## Measured
+
+{provenance}
+| engine | precision | FPA | same path as torch | largest change of a probability | network | end to end |
+| --- | --- | --- | --- | --- | --- | --- |
+{table}
+
+*FPA* by `best_path`, in percent. *Network*: time of a forward pass at batch {batch}, superpixels given; *end to end*:
+time of `Predictor.predict` on {files} picture files, decoding and superpixels included. Both relative to torch in
+`fp32`: median of {runs} alternating pairs, smallest and largest, on {cpu}, {threads} threads.
+"""
+
+
+def main() -> None:
+    parser = report.make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5, help="pairs of runs to time (%(default)s)")
+    parser.add_argument("--files", type=int, default=500, help="picture files, end to end (%(default)s)")
+    args = parser.parse_args()
+    content = weights.load(args.model)
+    model = weights.build(content)
+    dataset = report.load_data(args, content)
+    batches = report.load_batches(dataset, content.config, args.batch_size)
+    reference = run(make_engine(model), batches)
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_files(dataset, Path(folder), args.files)
+        base = Predictor(args.model)
+        for engine, precisions in OFFERED.items():
+            for precision in precisions:
+                rows.append(measure(engine, precision, base, files, batches, reference, args))
+
+    report.write(
+        args.docs,
+        "engines.md",
+        TEXT.format(
+            provenance=report.provenance(args, content, len(dataset)),
+            table="\n".join(rows),
+            batch=args.batch_size,
+            files=len(files),
+            runs=args.runs,
+            cpu=report.processor(),
+            threads=torch.get_num_threads(),
+        ),
+    )
+
+
+def write_files(dataset, folder: Path, number: int) -> list[str]:
+    """Write pictures of a data set as JPEG files, again and again until there are enough."""
+    files = []
+    for index in range(number):
+        file = folder / f"{index}.jpg"
+        dataset.open(index % len(dataset)).convert("RGB").save(file, quality=90)
+        files.append(str(file))
+
+    return files
+
+
+def measure(engine, precision, base, files, batches, reference, args) -> str:
+    """Return a row of the table."""
+    try:
+        predictor = Predictor(args.model, engine=engine, precision=precision)
+        logits = run(predictor.engine, batches)
+    except (ImportError, ValueError) as error:
+        return f"| `{engine}` | `{precision}` | {error} | | | | |"
+
+    truth = torch.cat([batch["labels"] for batch in batches])
+    paths = [decode(base.calibration.logits(x), base.taxonomy).paths for x in (logits, reference)]
+    metrics = HierarchicalMetrics(base.taxonomy)
+    metrics.update(paths[0], truth)
+    same = 100 * (paths[0] == paths[1]).all(1).double().mean().item()
+    change = max((a.softmax(-1) - b.softmax(-1)).abs().max().item() for a, b in zip(logits, reference))
+
+    one = batches[0]["images"], batches[0]["segments"]
+    network = compare(lambda: predictor.engine(*one), lambda: base.engine(*one), args.runs)
+    whole = compare(lambda: list(predictor.predict(files)), lambda: list(base.predict(files)), args.runs)
+    return (
+        f"| `{engine}` | `{precision}` | {metrics.compute()['fpa']:.2f} | {same:.2f} % | {change:.1e} | {network} | "
+        f"{whole} |"
+    )
+
+
+@torch.inference_mode()
+def run(engine, batches: list[dict]) -> tuple[torch.Tensor, ...]:
+    """Return the logits of every level for all pictures."""
+    logits = [engine(batch["images"], batch["segments"]).level_logits for batch in tqdm(batches, leave=False)]
+    return tuple(torch.cat(level) for level in zip(*logits))
+
+
+@torch.inference_mode()
+def compare(ours, theirs, runs: int) -> str:
+    """Return the time of one function over another's, called in turn: median, smallest and largest."""
+    ratios = []
+    for _ in range(runs):
+        seconds = []
+        for function in (ours, theirs):
+            start = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[0] / seconds[1])
+
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+if __name__ == "__main__":
+    main()

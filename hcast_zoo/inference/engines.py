@@ -1,0 +1,351 @@
+"""Engines that compute a model's logits: torch itself, ONNX Runtime, or OpenVINO; at several precisions.
+
+Other engines run the graph of :mod:`hcast_zoo.inference.graph`, which is written once and kept in the Hub's cache of
+assets, by the weights' SHA-256 and the versions of what writes it. OpenVINO keeps what it compiles beside it.
+
+The first batch goes through torch as well, and an engine whose answers differ is not used. Segment maps and
+explanations always come from torch.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..common.choices import ENGINES, PRECISIONS
+from ..common.extras import needs_extra
+from ..common.files import sha256, whole_file
+from ..network.config import HCastConfig, check_clusters
+from ..network.model import HCast
+from ..weights.file import resolve
+from .graph import Graph, load_packages, trace, write_onnx
+
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.2}  # largest change of a probability on the first batch
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+OFFERED = {  # engine to precisions
+    "torch": ("fp32", "bf16", "int8"),
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16"),
+}
+RUNS = 3  # of the first batch, to find the fastest engine
+
+
+class EngineError(ValueError):
+    """An engine is missing, cannot do what is asked for, or computes something else than torch."""
+
+
+@dataclasses.dataclass
+class Logits:
+    """What every engine returns.
+
+    Attributes:
+        level_logits: One (B, classes) float32 tensor per level, coarse to fine.
+    """
+
+    level_logits: tuple[Tensor, ...]
+
+
+class TorchEngine(nn.Module):
+    """The model itself, in full precision, under autocast to bfloat16, or with int8 linear layers.
+
+    Args:
+        model: In eval mode; int8 works on a copy.
+        precision: One of ``PRECISIONS``. ``int8`` is torchao's: weights and, dynamically, activations.
+        num_clusters: Other cluster counts than the config's.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: HCast, precision: str = "fp32", num_clusters: tuple[int, ...] | None = None):
+        super().__init__()
+        self.model = quantized(model) if precision == "int8" else model
+        self.precision, self.num_clusters = precision, num_clusters
+
+    @property
+    def config(self) -> HCastConfig:
+        """The model's config."""
+        return self.model.config
+
+    def forward(self, images: Tensor, segments: Tensor | None = None) -> Logits:
+        lower = contextlib.nullcontext()
+        if self.precision == "bf16":
+            lower = torch.autocast(images.device.type, torch.bfloat16)  # type: ignore[assignment]
+        with lower:
+            output = self.model(images, segments, num_clusters=self.num_clusters)
+
+        return Logits(tuple(x.float() for x in output.level_logits))
+
+
+def quantized(model: HCast) -> HCast:
+    """Return a copy whose linear layers compute in int8, by torchao."""
+    with needs_extra("engines", "int8 layers"):
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    model = copy.deepcopy(model)
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    return model
+
+
+class OnnxEngine:
+    """A graph in ONNX Runtime, on the CPU.
+
+    Args:
+        file: ONNX file of :func:`hcast_zoo.inference.graph.write_onnx`.
+        precision: ``fp32``.
+        levels: Number of levels; the first outputs are their logits.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, file: Path, precision: str, levels: int):
+        self.session = onnx_session(file)
+        self.outputs = [output.name for output in self.session.get_outputs()][:levels]
+
+    def __call__(self, images: Tensor, segments: Tensor) -> Logits:
+        arrays = self.session.run(self.outputs, {"images": images.numpy(), "segments": segments.numpy()})
+        return Logits(tuple(torch.from_numpy(array) for array in arrays))
+
+
+def onnx_session(file: Path):
+    """Return a session of ONNX Runtime on the CPU, with as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+class OpenVinoEngine:
+    """A graph in OpenVINO, on the CPU.
+
+    Args:
+        file: ONNX file of :func:`hcast_zoo.inference.graph.write_onnx`.
+        precision: ``fp32`` or ``bf16``.
+        levels: Number of levels; the first outputs are their logits.
+
+    Raises:
+        EngineError: if the processor does not compute at this precision.
+    """
+
+    name = "openvino"
+
+    def __init__(self, file: Path, precision: str, levels: int):
+        import openvino
+
+        core = openvino.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise EngineError("openvino: this processor has no bfloat16 instructions; use --precision fp32")
+        options = {
+            "CACHE_DIR": str(file.parent),
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        }
+        self.compiled = core.compile_model(str(file), "CPU", options)
+        self.outputs = self.compiled.outputs[:levels]
+
+    def __call__(self, images: Tensor, segments: Tensor) -> Logits:
+        answer = self.compiled({"images": images.numpy(), "segments": segments.numpy()})
+        return Logits(tuple(torch.from_numpy(answer[output].copy()) for output in self.outputs))
+
+
+GRAPH_ENGINES = {"onnxruntime": OnnxEngine, "openvino": OpenVinoEngine}
+
+
+class ChosenEngine(nn.Module):
+    """The fastest of some engines on the first batch, among those whose answers are torch's.
+
+    Args:
+        reference: Torch in full precision.
+        candidates: What may be chosen.
+        precision: Theirs; tells how far a probability may be off.
+        tell: Called with a line on each candidate.
+    """
+
+    def __init__(
+        self,
+        reference: TorchEngine,
+        candidates: Sequence[Callable[[Tensor, Tensor], Logits]],
+        precision: str,
+        tell: Callable[[str], object] = lambda line: None,
+    ):
+        super().__init__()
+        self.reference, self.candidates, self.precision, self.tell = reference, candidates, precision, tell
+        self.chosen: Callable[[Tensor, Tensor], Logits] | None = None
+
+    @property
+    def config(self) -> HCastConfig:
+        """The model's config."""
+        return self.reference.config
+
+    @property
+    def num_clusters(self) -> tuple[int, ...] | None:
+        """Other cluster counts than the config's."""
+        return self.reference.num_clusters
+
+    def forward(self, images: Tensor, segments: Tensor | None = None) -> Logits:
+        if segments is None:
+            segments = self.reference.model.prepare_segments(images, None, self.config.num_superpixels)
+        if self.chosen is None:
+            self.chosen = self._choose(images, segments)
+        return self.chosen(images, segments)
+
+    def _choose(self, images: Tensor, segments: Tensor) -> Callable[[Tensor, Tensor], Logits]:
+        expected = self.reference(images, segments)
+        times = {}
+        for engine in self.candidates:
+            difference, same = compare(engine(images, segments), expected)
+            kept = difference <= TOLERANCE[self.precision]
+            spent = median_time(engine, images, segments) if kept else 0.0
+            if kept:
+                times[spent] = engine
+            self.tell(
+                f"engine {engine.name} {self.precision}: probabilities within {difference:.1e} of torch's, "  # type: ignore[attr-defined]
+                f"{same:.1%} of labels equal, {1000 * spent / len(images):.1f} ms a picture"
+                + ("" if kept else f": not used, expected {TOLERANCE[self.precision]:g} at most")
+            )
+
+        if not times:
+            raise EngineError(
+                f"no engine gives torch's answers at {self.precision} on the first batch: use --engine torch "
+                f"--precision fp32, or empty {folder()}"
+            )
+        fastest = times[min(times)]
+        self.tell(f"engine {fastest.name} is used")  # type: ignore[attr-defined]
+        return fastest
+
+
+def compare(found: Logits, expected: Logits) -> tuple[float, float]:
+    """Return the largest difference of a probability, and the share of labels, over levels, that are equal."""
+    differences, equal = [], []
+    for ours, theirs in zip(found.level_logits, expected.level_logits, strict=True):
+        difference = (ours.softmax(-1) - theirs.softmax(-1)).abs().max()
+        differences.append(difference.nan_to_num(nan=float("inf")).item())
+        equal.append((ours.argmax(-1) == theirs.argmax(-1)).double().mean().item())
+
+    return max(differences), sum(equal) / len(equal)
+
+
+def median_time(engine: Callable, images: Tensor, segments: Tensor) -> float:
+    """Return the seconds that an engine takes for a batch: the median of a few runs."""
+    spent = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        engine(images, segments)
+        spent.append(time.perf_counter() - start)
+
+    return sorted(spent)[RUNS // 2]
+
+
+def make_engine(
+    model: HCast,
+    engine: str = "torch",
+    precision: str = "fp32",
+    *,
+    num_clusters: tuple[int, ...] | None = None,
+    source: str | Path | None = None,
+    tell: Callable[[str], object] = lambda line: None,
+) -> nn.Module:
+    """Return what computes a model's logits.
+
+    Args:
+        model: In eval mode.
+        engine: One of ``ENGINES``: ``auto`` takes the fastest that is installed and gives torch's answers.
+        precision: One of ``PRECISIONS``.
+        num_clusters: Other cluster counts than the config's.
+        source: Where the weights are from; a graph is kept for the next time by their SHA-256. None makes it anew.
+        tell: Called with lines on what was chosen, and why.
+
+    Raises:
+        EngineError: if an engine is not offered at this precision or on the model's device, or is not installed.
+    """
+    check_engine(engine, precision)
+    if num_clusters is not None:
+        num_clusters = check_clusters(num_clusters, model.config.num_superpixels)
+    reference = TorchEngine(model, num_clusters=num_clusters)
+    if engine == "torch":
+        return TorchEngine(model, precision, num_clusters)
+
+    device = next(model.parameters()).device
+    if engine == "auto":
+        names = [name for name in OFFERED if precision in OFFERED[name] and _installed(name)]
+        if device.type != "cpu":
+            names = ["torch"]
+    elif device.type != "cpu":
+        raise EngineError(f"{engine} runs on the CPU here, not on {device}: use --device cpu, or --engine torch")
+    else:
+        names = [engine]
+
+    candidates = []
+    for name in names:
+        try:
+            candidates.append(_make(name, model, precision, num_clusters, source))
+        except EngineError as error:
+            if engine != "auto":
+                raise
+            tell(str(error))
+
+    return ChosenEngine(reference, candidates, precision, tell)
+
+
+def check_engine(engine: str, precision: str) -> None:
+    """Check that an engine is known, and offered at this precision."""
+    if engine not in ENGINES:
+        raise EngineError(f"unknown engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise EngineError(f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    if engine != "auto" and precision not in OFFERED[engine]:
+        raise EngineError(f"{engine} offers {', '.join(OFFERED[engine])}, not {precision}")
+
+
+def _installed(name: str) -> bool:
+    return name == "torch" or all(importlib.util.find_spec(package) for package in (PACKAGES[name], "onnxscript"))
+
+
+def _make(name: str, model: HCast, precision: str, num_clusters: tuple[int, ...] | None, source):
+    if name == "torch":
+        return TorchEngine(model, precision, num_clusters)
+    with needs_extra("engines", f"engine {name}"):
+        importlib.import_module(PACKAGES[name])
+
+    file = onnx_file(model, num_clusters, source)
+    return GRAPH_ENGINES[name](file, precision, len(model.config.level_classes))
+
+
+def onnx_file(model: HCast, num_clusters: tuple[int, ...] | None, source: str | Path | None) -> Path:
+    """Return the ONNX file of a model, which is written if the cache has none of these weights and versions yet."""
+    load_packages(check=False)
+    digest = None if source is None else sha256(resolve(source))
+    config = model.config if num_clusters is None else model.config.replace(num_clusters=num_clusters)
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript")}
+    made_of = {"weights": digest, "config": config.to_dict(), "hcast_zoo": __version__, **versions}
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
+    file = folder() / key / "model.onnx"
+    if digest is not None and file.exists():
+        return file
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    names = [f"level_{number}" for number in range(1, 1 + len(config.level_classes))]
+    with warnings.catch_warnings(), whole_file(file, suffix=".onnx") as temporary:
+        warnings.simplefilter("ignore")  # of torch's exporter, about its own parts
+        program = trace(Graph(model, num_clusters, assignments=False).eval())
+        write_onnx(program, temporary, names, {}, None)
+
+    return file
+
+
+def folder() -> Path:
+    """Return the folder of graphs, in the Hub's cache of assets."""
+    from huggingface_hub import cached_assets_path, constants
+
+    return cached_assets_path("hcast-zoo", "engines", assets_dir=constants.HF_ASSETS_CACHE)
