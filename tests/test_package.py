@@ -67,6 +67,7 @@ ROOMS = (
     "weights",
     "evaluation",
     "inference",
+    "inspection",
     "segments",
     "adaptation",
     "paper",

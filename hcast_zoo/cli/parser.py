@@ -11,7 +11,7 @@ from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
 from ..training.settings import TrainConfig
-from . import answer, predict, share, train
+from . import answer, data, predict, share, train
 from . import paper as paper_commands
 from .options import (
     add_clusters,
@@ -273,6 +273,29 @@ def _add_data(command: Callable) -> None:
     p.add_argument("data", metavar="DATA", help="folder tree, .csv, .tsv or .jsonl file")
     p.add_argument("--output", required=True, metavar="FILE", help=".csv file to write")
     add_listing(p)
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    text = "write a page of what is to be mended: unreadable pictures, copies, suspect labels, small nodes"
+    p = actions.add_parser("check", help=text, description=text)
+    p.set_defaults(run=data.check)
+    p.add_argument("data", metavar="DATA", help="folder tree, .csv, .tsv, .jsonl or .parquet file")
+    p.add_argument("--output", required=True, metavar="DIR", help="folder for index.html and check.json")
+    p.add_argument("--model", help="weights that labels are compared with: name, file, folder, or org/name on the Hub")
+    p.add_argument(
+        "--confidence",
+        type=float,
+        default=0.8,
+        help="probability from which the model's answer counts against a label, 0 to 1 (%(default)s)",
+    )
+    p.add_argument("--taxonomy", help=".json or .csv file (default: from the labels)")
+    p.add_argument(
+        "--distance",
+        type=int,
+        default=4,
+        help="bits of 64 by which the perceptual hashes of two copies may differ, 0 to 8 (%(default)s)",
+    )
+    add_listing(p)
+    add_device(p)
+    add_loading(p)
     p.add_argument("--json", action="store_true", help="one JSON object")
     text = "list the data sets, or describe one: its levels, nodes with one child, and peculiarities"
     p = actions.add_parser("info", help=text, description=text)

@@ -217,7 +217,7 @@ def _list_for_training(options: dict) -> tuple:
         taxonomy = Taxonomy.load(options["taxonomy"], strict_names=options["strict_names"])
     elif os.path.exists(os.path.join(options["data"], PREPARED)):
         taxonomy = Taxonomy.load(os.path.join(options["data"], "taxonomy.json"))
-    return _list_pictures(options, taxonomy, (options["train_split"], options["val_split"])), taxonomy
+    return list_pictures(options, taxonomy, (options["train_split"], options["val_split"])), taxonomy
 
 
 def _take_recipe_by_size(args: argparse.Namespace, options: dict, pictures: int) -> dict:
@@ -239,7 +239,7 @@ def _tell(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def _list_pictures(options: dict, taxonomy, wanted: tuple):
+def list_pictures(options: dict, taxonomy, wanted: tuple):
     """Return the pictures that ``options`` (``data``, ``levels`` ...) name, with those held out that it asks for."""
     from ..data.readers import read, read_synonyms
     from ..data.splits import hold_out
@@ -374,7 +374,7 @@ def _load_labelled(args: argparse.Namespace) -> tuple:
     options = {**LISTING_DEFAULTS, **vars(args)}
     if options["data"] is None:
         options["data"] = args.data = _run_pictures(args.model)
-    listing = _list_pictures(options, content.taxonomy, (args.split,)).part(args.split)
+    listing = list_pictures(options, content.taxonomy, (args.split,)).part(args.split)
     return content, HierarchicalDataset.from_listing(
         listing, content.taxonomy, transform=eval_transform(content.config)
     )
@@ -393,7 +393,7 @@ def split(args: argparse.Namespace) -> int:
     """Write a list of pictures in parts; print how many each has."""
     from ..data.splits import write_list
 
-    listing = _list_pictures({**LISTING_DEFAULTS, **vars(args)}, None, ())
+    listing = list_pictures({**LISTING_DEFAULTS, **vars(args)}, None, ())
     write_list(listing, args.output)
     counts = {part: (listing.splits or []).count(part) for part in dict.fromkeys(listing.splits or [])}
     if args.json:

@@ -32,12 +32,13 @@ def write_text(text: object) -> str:
     return html.escape(printable(str(text).encode(errors="replace").decode()))
 
 
-def write_page(title: str, body: str) -> str:
+def write_page(title: str, body: str, style: str = "") -> str:
     """Return an HTML page.
 
     Args:
         title: Plain text.
         body: HTML; whatever in it came from outside has gone through :func:`write_text`.
+        style: CSS of this page alone, after that of all pages.
     """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -45,7 +46,7 @@ def write_page(title: str, body: str) -> str:
         # What is in the page is all that there is: no script runs, nothing is fetched.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
-        f"<title>{write_text(title)}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>\n"
+        f"<title>{write_text(title)}</title>\n<style>\n{STYLE}\n{style}</style>\n</head>\n<body>\n"
         f"<h1>{write_text(title)}</h1>\n{body}\n</body>\n</html>\n"
     )
 

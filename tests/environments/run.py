@@ -41,6 +41,7 @@ IMPORTS = {
     "transformers": "transformers",
     "demo": "hcast_zoo.demo.app",
     "mmpretrain": "mmpretrain",
+    "check": "imagehash",
 }
 # Gradio wants a later huggingface-hub than our lowest, so the lowest are two environments.
 LOWEST = {"lowest": "export,train,transformers", "lowest, demo and mmpretrain": "demo,mmpretrain,train"}

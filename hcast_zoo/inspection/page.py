@@ -1,0 +1,321 @@
+"""A report as one page of HTML that needs no other file: what to mend, with thumbnails, and the tree."""
+
+import collections
+import os
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..common import page as common
+from ..common.files import write_whole
+from ..common.text import clip
+from ..data.pictures import PictureError
+from ..data.thumbnails import make_thumbnail
+from .check import FEW, SMALL, WHOLE, Copies, Node, Report, sizes
+
+STYLE = """
+h2 { border-top: 1px solid var(--line); padding-top: 1rem }
+.summary { list-style: none; padding: 0 }
+.summary li { display: grid; grid-template-columns: 3.5rem 1fr; gap: 0.75rem; padding: 0.2rem 0 }
+.summary b { text-align: right; font-variant-numeric: tabular-nums }
+.groups { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); gap: 0.75rem }
+.group { border: 1px solid var(--line); border-radius: 6px; padding: 0.5rem 0.75rem }
+.group.large { grid-column: 1 / -1 }
+.part { border: 1px solid var(--line); border-radius: 0.75rem; padding: 0 0.4rem }
+figcaption small { display: block }
+.doubt { color: #c62828; display: block }
+th { overflow-wrap: normal } td { min-width: 3.2rem; text-align: left; vertical-align: top } th { text-align: left }
+.number { text-align: right; font-variant-numeric: tabular-nums }
+summary .bar { display: inline-block; background: var(--accent); margin: 0 0.35rem; min-width: 1px }
+""".lstrip()
+THUMBNAIL = 160  # pixels
+MAX_THUMBNAILS = 1200  # of a page, about 5 MB
+MAX_GROUPS = 100  # of each kind
+MAX_IN_GROUP = 12
+MAX_PICTURES = 100  # of each kind
+MAX_ROWS = 200
+EXAMPLES = 4  # of a leaf
+
+# What can be found, the worst first: what its number counts, and what to do.
+KINDS = {
+    "unreadable": ("pictures cannot be read", "They are left out of training. Fetch them again, or remove them."),
+    "across": (
+        "groups of copies lie in several parts of the data",
+        "A copy of a training picture makes a test look better than it is. Keep one picture of each group, or hold out "
+        "anew: <code>hcast-zoo data split</code> keeps files with the same content together, and "
+        "<code>--group-by</code> whole series, such as a camera's or an individual's.",
+    ),
+    "labels_differ": (
+        "groups of copies within a part have different labels",
+        "At least one label of each group is wrong, or the pictures show both things.",
+    ),
+    "suspects": (
+        "labels are contradicted by the model",
+        "The model is sure of another label; the surest come first. A model that was trained on these very pictures "
+        "has learned wrong labels too: look at validation and test pictures, or train on one half and check the other.",
+    ),
+    "wrong_labels": (
+        "pictures have a label that is not in the tree",
+        "Training refuses them. Correct the label, or give its new name by <code>--synonyms</code>.",
+    ),
+    "unlabelled": (
+        "pictures have no label",
+        "They teach nothing. Label them, at least at the coarsest level, or take them out.",
+    ),
+    "few": (
+        f"labels have fewer than {FEW} training pictures",
+        "Too few to learn well. Collect more, or label these pictures at the level above.",
+    ),
+    "untrained": (
+        "nodes have no training picture, but pictures elsewhere",
+        "The model never sees them in training, so every answer there will be wrong.",
+    ),
+    "untested": (
+        "labels are missing from a part",
+        "How well these labels are known will not be measured on that part.",
+    ),
+    "copies": (
+        "groups of other copies within a part",
+        "They count several times in training. Bursts of a camera are fine, as long as all lie in one part.",
+    ),
+    "blank": ("pictures are of one colour", "Nothing can be seen in them: covered lenses, failed downloads."),
+    "small": (
+        "pictures are much smaller than the others",
+        f"Their shorter side is less than 1/{SMALL} of the median: thumbnails among photographs, or tight crops.",
+    ),
+}
+
+
+def write_page(report: Report, path: str | Path) -> None:
+    """Write a report as HTML.
+
+    Args:
+        report: What was found.
+        path: The file; pictures are linked as seen from its folder.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    title = f"{report.listing.source.resolve().name}: what to mend"
+    body = "\n".join(_Page(report, Path(path).parent).body())
+    write_whole(path, common.write_page(title, body, STYLE))
+
+
+class _Page:
+    """The parts of a page; thumbnails are made as they are asked for, up to a limit."""
+
+    def __init__(self, report: Report, folder: Path):
+        self.report, self.folder, self.left = report, folder, MAX_THUMBNAILS
+        source = report.listing.source
+        self.root = source if source.is_dir() else source.parent
+        self.largest = max((sum(node.pictures.values()) for node in report.tree), default=0)
+
+    def body(self) -> Iterator[str]:
+        yield self._facts()
+        sections = self._sections()
+        yield self._summary({key: count for key, count, _ in sections})
+        for key, count, build in sections:
+            if count:
+                headline, advice = KINDS[key]
+                yield f'<section id="{key}"><h2>{count:,} {_text(headline)}</h2><p>{advice}</p>'
+                yield from build()
+                yield "</section>"
+
+        yield f'<section id="tree"><h2>The tree</h2>{self._table_of_levels()}'
+        for node in self.report.tree:
+            yield from self._branch(node)
+        yield f'</section><section id="sizes"><h2>Sizes</h2>{self._sizes()}</section>'
+        yield self._notes()
+
+    def _sections(self) -> list[tuple]:
+        """Return the kinds of things to mend: key, count, and what makes the section."""
+        report = self.report
+        across = [group for group in report.copies if group.across]
+        differ = [group for group in report.copies if group.labels_differ and not group.across]
+        others = [group for group in report.copies if not group.across and not group.labels_differ]
+        untested = [node for nodes in report.untested.values() for node in nodes]
+        return [
+            ("unreadable", len(report.unreadable), self._unreadable),
+            ("across", len(across), lambda: self._copies(across)),
+            ("labels_differ", len(differ), lambda: self._copies(differ)),
+            ("suspects", len(report.suspects or ()), self._suspects),
+            ("wrong_labels", len(report.wrong_labels), self._wrong_labels),
+            ("unlabelled", len(report.unlabelled), lambda: self._pictures(report.unlabelled)),
+            ("few", len(report.few), lambda: self._nodes(report.few)),
+            ("untrained", len(report.untrained), lambda: self._nodes(report.untrained)),
+            ("untested", len(untested), self._untested),
+            ("copies", len(others), lambda: self._copies(others)),
+            ("blank", len(report.blank), lambda: self._pictures(report.blank)),
+            ("small", len(report.small), lambda: self._pictures(report.small)),
+        ]
+
+    def _facts(self) -> str:
+        report = self.report
+        levels = ", ".join(
+            f"{count:,} {level}" for level, count in zip(report.taxonomy.levels, report.taxonomy.level_classes)
+        )
+        parts = [f"{part} {count:,}" for part, count in report.parts.items() if part != WHOLE]
+        facts = [f"{len(report.measured):,} pictures", levels, *([", ".join(parts)] if parts else ["in no parts"])]
+        return f"<p>{_text(' · '.join(facts))}</p>"
+
+    def _summary(self, counts: dict[str, int]) -> str:
+        found, fine = [], []
+        for key, count in counts.items():
+            headline = _text(KINDS[key][0])
+            if count:
+                found.append(f'<li><b>{count:,}</b><a href="#{key}">{headline}</a></li>')
+            elif key != "suspects" or self.report.suspects is not None:
+                fine.append(f'<li class="faint"><b>0</b><span>{headline}</span></li>')
+        unasked = ""
+        if self.report.suspects is None:
+            unasked = "<p>Labels were not compared with a model: <code>--model</code> does that.</p>"
+        return f'<ul class="summary">{"".join(found + fine)}</ul>{unasked}'
+
+    def _unreadable(self) -> Iterator[str]:
+        rows = [(self._file(i), self._part(i), self.report.measured[i].error or "") for i in self.report.unreadable]
+        yield _table(("file", "part", "why"), rows)
+
+    def _wrong_labels(self) -> Iterator[str]:
+        rows = [(self._file(i), self._part(i), error) for i, error in self.report.wrong_labels.items()]
+        yield _table(("file", "part", "what is wrong"), rows)
+
+    def _untested(self) -> Iterator[str]:
+        rows = [(part, node.level, node.name) for part, nodes in self.report.untested.items() for node in nodes]
+        yield _table(("part", "level", "label"), rows)
+
+    def _nodes(self, nodes: Sequence[Node]) -> Iterator[str]:
+        parts = list(self.report.parts)
+        rows = [(node.level, node.name, *(str(node.pictures.get(part, 0)) for part in parts)) for node in nodes]
+        yield _table(("level", "label", *parts), rows)
+
+    def _copies(self, groups: Sequence[Copies]) -> Iterator[str]:
+        yield '<div class="groups">'
+        for group in groups[:MAX_GROUPS]:
+            same = "the same file" if group.exact else "alike"
+            parts = dict.fromkeys(self._part(i) for i in group.pictures)
+            told = [f"{len(group.pictures)} pictures, {same}", *([", ".join(parts)] if group.across else [])]
+            if group.labels_differ:
+                told.append("different labels")
+            figures = [self._figure(i) for i in group.pictures[:MAX_IN_GROUP]]
+            large = " large" if len(figures) > 2 else ""
+            yield f'<div class="group{large}"><p>{_text(" · ".join(told))}</p>'
+            yield f'<div class="grid">{"".join(figures)}</div>'
+            yield _more(len(group.pictures) - MAX_IN_GROUP) + "</div>"
+        yield f"</div>{_more(len(groups) - MAX_GROUPS, 'groups')}"
+
+    def _suspects(self) -> Iterator[str]:
+        suspects = self.report.suspects or {}
+        yield '<div class="grid">'
+        for index, suspect in list(suspects.items())[:MAX_PICTURES]:
+            answer = " > ".join(suspect.answer)
+            yield self._figure(
+                index, f'<span class="doubt">model: {_text(answer)}, {suspect.probability:.0%} sure</span>'
+            )
+        yield f"</div>{_more(len(suspects) - MAX_PICTURES)}"
+
+    def _pictures(self, indices: Sequence[int]) -> Iterator[str]:
+        yield '<div class="grid">'
+        for index in indices[:MAX_PICTURES]:
+            yield self._figure(index)
+        yield f"</div>{_more(len(indices) - MAX_PICTURES)}"
+
+    def _figure(self, index: int, remark: str = "") -> str:
+        picture, measured = self.report.listing.pictures[index], self.report.measured[index]
+        image = self._thumbnail(picture)
+        if not isinstance(picture, bytes):
+            image = f'<a href="{common.write_text(self._link(picture))}">{image or "open"}</a>'
+        part = f'<span class="part">{_text(self._part(index))}</span> ' if self.report.listing.splits else ""
+        size = f"{measured.width} x {measured.height}"
+        label = _text(self.report.label(index) or "no label")
+        caption = f"{part}{label}<small>{_text(self._file(index))} · {size}</small>{remark}"
+        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+    def _thumbnail(self, picture: Path | bytes) -> str:
+        """Return a picture as an element that holds all of it, or nothing if there are enough of them."""
+        if self.left == 0:
+            return ""
+        try:
+            address = make_thumbnail(picture, side=THUMBNAIL)
+        except PictureError:
+            return ""
+        self.left -= 1
+        return f'<img alt="" loading="lazy" src="{address}">'
+
+    def _branch(self, node: Node) -> Iterator[str]:
+        total = sum(node.pictures.values())
+        parts = [f"{part} {count:,}" for part, count in node.pictures.items() if part != WHOLE]
+        told = f"{total:,}" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
+        if node.stops_here:
+            told += f", {node.stops_here:,} of them labelled no deeper"
+        width = 8 * total / max(self.largest, 1)
+        opened = " open" if node.children and len(node.children) <= 12 else ""
+        bar = f'<span class="bar" style="width:{width:.2f}rem"></span>'
+        yield f"<details{opened}><summary>{_text(node.name)}"
+        yield f'{bar}<span class="faint">{_text(told)}</span></summary>'
+        for child in node.children:
+            yield from self._branch(child)
+        if shown := _spread(node.examples, EXAMPLES):
+            yield f'<div class="grid">{"".join(self._figure(index) for index in shown)}</div>'
+        yield "</details>"
+
+    def _table_of_levels(self) -> str:
+        rows = []
+        for level, names, parents in zip(
+            self.report.taxonomy.levels, self.report.taxonomy.names, ((), *self.report.taxonomy.parents)
+        ):
+            single = sum(count == 1 for count in collections.Counter(parents).values())
+            rows.append((level, str(len(names)), str(single) if parents else ""))
+        return _table(("level", "nodes", "parents with one child, which decide nothing"), rows)
+
+    def _sizes(self) -> str:
+        rows = [
+            (name.replace("_", " "), *map(str, values.values())) for name, values in sizes(self.report.measured).items()
+        ]
+        return _table(("pixels", "smallest", "median", "largest"), rows)
+
+    def _notes(self) -> str:
+        notes = [*self.report.notes]
+        for name, count in self.report.unknown_labels.items():
+            notes.append(f"{count} pictures were not compared with the model: {name}")
+        if not notes:
+            return ""
+        rows = "".join(f"<li>{_text(note)}</li>" for note in notes)
+        return f'<section id="notes"><h2>Notes</h2><ul>{rows}</ul></section>'
+
+    def _file(self, index: int) -> str:
+        picture = self.report.listing.pictures[index]
+        if isinstance(picture, Path) and picture.is_relative_to(self.root):
+            return str(picture.relative_to(self.root))
+        return self.report.name(index)
+
+    def _part(self, index: int) -> str:
+        part = self.report.part(index)
+        return "" if part == WHOLE else part
+
+    def _link(self, picture: Path) -> str:
+        return urllib.parse.quote(os.fsencode(os.path.relpath(picture, self.folder)))
+
+
+def _text(text: str) -> str:
+    return common.write_text(clip(text, 500))
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    numeric = [all(row[column].isdecimal() or not row[column] for row in rows) for column in range(len(header))]
+    classes = [' class="number"' if number else "" for number in numeric]
+    lines = ["".join(f"<th{kind}>{_text(cell)}</th>" for kind, cell in zip(classes, header))]
+    for row in rows[:MAX_ROWS]:
+        lines.append("".join(f"<td{kind}>{_text(cell)}</td>" for kind, cell in zip(classes, row)))
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table>{body}</table></div>{_more(len(rows) - MAX_ROWS)}'
+
+
+def _more(count: int, what: str = "") -> str:
+    return f'<p class="faint">{count:,} more {what} in check.json</p>' if count > 0 else ""
+
+
+def _spread(indices: Sequence[int], count: int) -> list[int]:
+    """Return some of many, evenly spread."""
+    if len(indices) <= count:
+        return list(indices)
+    return [indices[number * len(indices) // count] for number in range(count)]

@@ -1,0 +1,115 @@
+"""What is measured of each picture: whether it can be read, its size, and fingerprints that find its copies."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..common.extras import needs_extra
+from ..common.files import sha256
+from ..common.text import clip
+from ..data.pictures import PictureError, read_picture
+from .journal import Journal, file_key
+
+AT_ONCE = 256  # pictures between two notes in the journal
+COLOURS = 4  # pixels a side of the thumbnail whose colours are compared
+BLANK = 2.0  # standard deviation of grey values in [0, 255], below which a picture shows nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A picture as it was read.
+
+    Attributes:
+        error: Why it cannot be read, or None; then nothing else is known.
+        sha256: Of the file.
+        width: In pixels, upright.
+        height: In pixels.
+        blank: Whether it is of one colour, so that its hash tells nothing.
+        hash: Perceptual hash, 16 hexadecimal digits.
+        colours: RGB of a 4x4 thumbnail, 96 hexadecimal digits.
+    """
+
+    error: str | None = None
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    blank: bool = False
+    hash: str = ""
+    colours: str = ""
+
+
+def scan(pictures: Sequence[Path | bytes], journal: Journal | None = None, threads: int = 1) -> Iterator[Measured]:
+    """Measure pictures, in order; one that cannot be read tells why and stops nothing.
+
+    Args:
+        pictures: Files, or encoded pictures.
+        journal: Remembers files, so that they are read again only after they changed.
+        threads: Pictures that are decoded at once.
+
+    Raises:
+        ImportError: if imagehash is missing.
+    """
+    phash = _phash()
+    known = journal.known if journal is not None else {}
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(pictures), AT_ONCE):
+            batch = pictures[start : start + AT_ONCE]
+            keys = [file_key(picture) for picture in batch]
+            new = [i for i, key in enumerate(keys) if key is None or key not in known]
+            read = dict(zip(new, pool.map(functools.partial(measure, phash=phash), [batch[i] for i in new])))
+
+            if journal is not None:
+                journal.add((key, dataclasses.asdict(read[i])) for i in new if (key := keys[i]) is not None)
+            for i, key in enumerate(keys):
+                yield read[i] if i in read else Measured(**known[str(key)])
+
+
+def measure(picture: Path | bytes, phash) -> Measured:
+    """Measure one picture.
+
+    Args:
+        picture: A file, or an encoded picture.
+        phash: Of the library imagehash.
+    """
+    try:
+        image = read_picture(picture)
+        digest = hashlib.sha256(picture).hexdigest() if isinstance(picture, bytes) else sha256(picture)
+    except PictureError as error:
+        return Measured(error=clip(error.reason, 300))
+    except OSError as error:
+        return Measured(error=f"cannot be read: {error.strerror}")
+
+    grey = image.convert("L").resize((32, 32), Image.Resampling.BOX)
+    colours = image.resize((COLOURS, COLOURS), Image.Resampling.BOX)
+    return Measured(
+        sha256=digest,
+        width=image.width,
+        height=image.height,
+        blank=bool(np.asarray(grey, np.float32).std() < BLANK),
+        hash=str(phash(image)),
+        colours=colours.tobytes().hex(),
+    )
+
+
+def _phash():
+    with needs_extra("check", "copies of pictures"):
+        from imagehash import phash
+
+    return phash
+
+
+def hashes(measured: Iterable[Measured]) -> np.ndarray:
+    """Return (N,) uint64 perceptual hashes."""
+    return np.array([int(m.hash, 16) for m in measured], np.uint64)
+
+
+def colours(measured: Iterable[Measured]) -> np.ndarray:
+    """Return (N, 48) uint8 colours of thumbnails."""
+    rows = [np.frombuffer(bytes.fromhex(m.colours), np.uint8) for m in measured]
+    return np.stack(rows) if rows else np.zeros((0, 3 * COLOURS**2), np.uint8)

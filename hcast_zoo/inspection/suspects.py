@@ -1,0 +1,78 @@
+"""Labels that a model doubts: answers that it trusts, and that contradict the label."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..inference.predictor import Prediction, Predictor
+from ..taxonomy.tree import UNKNOWN, Taxonomy
+from .journal import Journal, file_key
+
+AT_ONCE = 256  # pictures between two notes in the journal
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """A label that a model contradicts.
+
+    Attributes:
+        level: Name of the coarsest level at which they differ.
+        answer: Names that the model is sure of, coarse to fine.
+        probability: Of that answer, in [0, 1].
+    """
+
+    level: str
+    answer: tuple[str, ...]
+    probability: float
+
+
+def answers(
+    predictor: Predictor,
+    pictures: Sequence[Path | bytes],
+    journal: Journal | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+) -> Iterator[Prediction]:
+    """Yield the predictor's answer for each picture, in order; the journal has those of before."""
+    known = journal.known if journal is not None else {}
+    for start in range(0, len(pictures), AT_ONCE):
+        batch = pictures[start : start + AT_ONCE]
+        keys = [file_key(picture) for picture in batch]
+        new = [i for i, key in enumerate(keys) if key is None or key not in known]
+        told = dict(zip(new, predictor.predict([batch[i] for i in new], batch_size, workers))) if new else {}
+
+        if journal is not None:
+            journal.add((key, told[i].to_dict()) for i in new if (key := keys[i]) is not None)
+        for i, key in enumerate(keys):
+            yield told[i] if i in told else Prediction(**known[str(key)])
+
+
+def find_suspect(prediction: Prediction, label: Sequence, taxonomy: Taxonomy) -> Suspect | None:
+    """Return why a label is suspect, or None.
+
+    Args:
+        prediction: Backed off, so that it holds only what the model is sure of.
+        label: Names, coarse to fine, as the data has them.
+        taxonomy: The model's.
+
+    Raises:
+        TaxonomyError: if the model does not know the label.
+
+    Example:
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> sure = Prediction("1.jpg", ("bird", "gull"), path_probability=0.9)
+        >>> find_suspect(sure, ("bird", "owl"), tree).level, find_suspect(sure, ("cat",), tree).level
+        ('kind', 'group')
+        >>> find_suspect(sure, ("bird",), tree)  # which is less than the model says, and no contradiction
+    """
+    given = taxonomy.labels(list(label))
+    if prediction.error is not None or not prediction.path:
+        return None
+
+    answered = taxonomy.labels(list(prediction.path))
+    for level, ours, theirs in zip(taxonomy.levels, given, answered):
+        if UNKNOWN in (ours, theirs):
+            return None
+        if ours != theirs:
+            return Suspect(level, tuple(prediction.path), prediction.path_probability)
+    return None

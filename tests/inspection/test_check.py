@@ -1,0 +1,143 @@
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hcast_zoo.cli import main
+from hcast_zoo.inspection import scan
+from hcast_zoo.inspection.duplicates import near_groups
+
+pytest.importorskip("imagehash")
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+
+
+def paint(file, number, size=(48, 40)):
+    """Write a smooth picture that no other number has."""
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file)
+    return file
+
+
+@pytest.fixture
+def birds(tmp_path):
+    """Return a folder of two orders and four species in two parts, with one of each thing to be mended."""
+    root = tmp_path / "birds"
+    for number in range(32):
+        part, order, species = "val" if number >= 24 else "training", number % 2, number % 4
+        paint(root / part / f"order{order}/species{species}/{number}.png", number)
+
+    owl = root / "training/order0/species0"
+    shutil.copy(owl / "0.png", root / "val/order1/species3/copy.png")
+    Image.open(owl / "8.png").resize((96, 80)).save(owl / "again.jpg", quality=60)
+    shutil.copy(owl / "16.png", owl / HOSTILE)
+    Image.new("RGB", (48, 40), "black").save(owl / "black.png")
+    paint(owl / "tiny.png", 99, (9, 9))
+    (owl / "broken.jpg").write_bytes((owl / "again.jpg").read_bytes()[:300])
+    (owl / "Thumbs.db").write_bytes(b"x")
+    paint(root / "training/order1/owlet/100.png", 100)
+    return root
+
+
+def check(root, output, *options):
+    """Run the command; return its exit code and what it wrote."""
+    code = main(["data", "check", str(root), "--output", str(output), *options])
+    return code, json.loads((output / "check.json").read_text()), (output / "index.html").read_text()
+
+
+def test_everything_planted_is_found(birds, tmp_path, capsys):
+    code, found, _ = check(birds, tmp_path / "out", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert code == 1 and told["pictures"] == found["pictures"] == 39 and told["counts"] == found["counts"]
+    assert found["parts"] == {"training": 30, "val": 9}
+    assert [entry["file"].rsplit("/")[-1] for entry in found["unreadable"]] == ["broken.jpg"]
+
+    names = [[entry["file"].rsplit("/")[-1] for entry in group["pictures"]] for group in found["copies"]]
+    assert names == [["0.png", "copy.png"], ["16.png", HOSTILE], ["8.png", "again.jpg"]]
+    flags = [(group["across_parts"], group["labels_differ"], group["exact"]) for group in found["copies"]]
+    assert flags == [(True, True, True), (False, False, True), (False, False, False)]
+    assert [entry["file"].rsplit("/")[-1] for entry in found["blank"] + found["small"]] == ["black.png", "tiny.png"]
+
+    assert [node["name"] for node in found["few"]] == ["owlet"]
+    assert [node["name"] for node in found["untested"]["val"]] == ["owlet"]
+    tree = {node["name"]: node for node in found["tree"]}
+    assert tree["order0"]["pictures"] == {"training": 17, "val": 4} and len(tree["order1"]["children"]) == 3
+    assert any("Thumbs.db" in note for note in found["notes"])
+
+
+class _Links(HTMLParser):
+    """Collect what a page would load or run."""
+
+    def __init__(self):
+        super().__init__()
+        self.sources, self.tags, self.events = [], set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.sources += [value for name, value in attrs if name == "src"]
+        self.events += [name for name, _ in attrs if name.startswith("on")]
+
+
+def test_the_page_needs_no_other_file_and_runs_nothing(birds, tmp_path):
+    _, _, page = check(birds, tmp_path / "out")
+    links = _Links()
+    links.feed(page)
+    assert links.sources and all(source.startswith("data:image/jpeg;base64,") for source in links.sources)
+    assert not links.events and not links.tags & {"script", "link", "iframe"} and "url(" not in page
+    for anchor in re.findall(r'href="#(\w+)"', page):
+        assert f'id="{anchor}"' in page
+
+
+def test_a_second_run_reads_only_what_changed(birds, tmp_path, monkeypatch):
+    _, before, _ = check(birds, tmp_path / "out")
+    paint(birds / "training/order0/species0/0.png", 200)
+    read = []
+    measure = scan.measure
+    monkeypatch.setattr(scan, "measure", lambda picture, phash: read.append(picture.name) or measure(picture, phash))
+    with open(tmp_path / "out/scan.jsonl", "a") as file:
+        file.write('["half a line')  # of a process that was killed
+
+    _, after, _ = check(birds, tmp_path / "out")
+    assert read == ["0.png"]
+    assert after["counts"]["copies"] == before["counts"]["copies"] - 1
+
+
+def test_labels_are_compared_with_a_model(tmp_path):
+    for name, path in (("lion", "animals-nature/animal-mammal"), ("sunflower", "travel-places")):
+        (tmp_path / "art" / path).mkdir(parents=True)
+        shutil.copy(f"tests/pictures/{name}.png", tmp_path / "art" / path)
+    paint(tmp_path / "art/no such thing/1.png", 1)
+
+    code, found, page = check(tmp_path / "art", tmp_path / "out", "--model", "hcast_tiny.emoji_art")
+    assert code == 0 and [entry["label"] for entry in found["suspects"]] == [["travel-places"]]
+    assert found["suspects"][0]["answer"][0] == "animals-nature" and found["suspects"][0]["probability"] >= 0.8
+    assert "no such thing" in next(iter(found["unknown_labels"])) and "model: animals-nature" in page
+
+
+def test_a_missing_extra_is_named(birds, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    assert main(["data", "check", str(birds), "--output", str(tmp_path / "out")]) == 2
+    assert "pip install 'hcast-zoo[check]'" in capsys.readouterr().err
+
+
+def test_near_groups_are_those_of_all_pairs():
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 200, dtype=np.uint64)
+    hashes[100:] = hashes[:100]
+    for number in range(100):
+        for bit in rng.choice(64, rng.integers(0, 9), replace=False):
+            hashes[100 + number] ^= np.uint64(1) << np.uint64(bit)
+    colours = rng.integers(0, 40, (200, 48), dtype=np.uint8)
+    for distance in (1, 8):
+        found = {index: place for place, group in enumerate(near_groups(hashes, colours, distance)) for index in group}
+        for first in range(200):
+            for second in range(first):
+                near = (int(hashes[first]) ^ int(hashes[second])).bit_count() <= distance
+                alike = np.abs(colours[first].astype(int) - colours[second]).mean() <= 12
+                if near and alike:
+                    assert found[first] == found[second]
