@@ -11,7 +11,7 @@ from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
 from ..training.settings import TrainConfig
-from . import answer, data, predict, share, train
+from . import answer, data, frameworks, predict, share, train
 from . import paper as paper_commands
 from .options import (
     add_clusters,
@@ -236,7 +236,7 @@ def _add_training(command: Callable) -> None:
         "--keep-projection", metavar="FILE", help="write the projection head of a self-supervised checkpoint here"
     )
 
-    p = command("mm-train", train.mm_train, "train by an mmpretrain config, as mmpretrain's tools/train.py does")
+    p = command("mm-train", frameworks.mm_train, "train by an mmpretrain config, as mmpretrain's tools/train.py does")
     p.add_argument("config", help="file, or hcast_zoo::hcast/NAME.py for one of ours")
     p.add_argument("--work-dir", help="folder of the run (work_dirs/NAME)")
     p.add_argument(
@@ -247,6 +247,11 @@ def _add_training(command: Callable) -> None:
         help="resume from the folder's latest checkpoint, or from this one",
     )
     p.add_argument("--cfg-options", nargs="+", metavar="KEY=VALUE", help="settings of the config to change")
+
+    text = "run a script of timm's (train.py, validate.py, inference.py, benchmark.py) with H-CAST models"
+    p = command("timm", frameworks.timm, text)
+    p.add_argument("script", metavar="SCRIPT.py", help="file, from timm's repository")
+    p.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its own options")
 
 
 def _add_data(command: Callable) -> None:

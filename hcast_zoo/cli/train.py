@@ -1,8 +1,7 @@
-"""The commands that make, change or measure weights: train, calibrate, evaluate, mm-train."""
+"""The commands that make, change or measure weights: train, calibrate, evaluate."""
 
 import argparse
 import dataclasses
-import importlib
 import os
 import sys
 
@@ -339,14 +338,6 @@ def _load_start(model: str, recipe: str | None):
 
     weights.check(content)
     return content
-
-
-def mm_train(args: argparse.Namespace) -> int:
-    """Train by an mmpretrain config."""
-    with needs_extra("mmpretrain", "mmpretrain's configs"):
-        training = importlib.import_module("hcast_zoo.integrations.mmpretrain.train")
-    print(training.train(args.config, args.work_dir, args.resume, args.cfg_options))
-    return 0
 
 
 def _loading(args: argparse.Namespace, model, pictures: int, processes: int = 1) -> Loading:

@@ -5,6 +5,7 @@ the token of such a label is empty.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,10 @@ from .slic import grid_shape, slic
 
 SEEDS_ITERATIONS = 15
 MIN_SUPERPIXELS = 10  # OpenCV raises smaller numbers to this
+GRID_NOTE = (
+    "this graph has grid superpixels in place of SEEDS, which runs in no graph; its answers differ from the model's: "
+    "give segments to it, or make the model with superpixels='slic'"
+)
 CV2_HELP = (
     "cv2 has no ximgproc module, so SEEDS superpixels cannot be computed: another OpenCV package overwrote "
     "the contrib build. Mend it with: pip install --force-reinstall --no-deps opencv-contrib-python-headless"
@@ -75,8 +80,8 @@ def from_normalized(
 ) -> Tensor:
     """Segment each of a batch of normalised images.
 
-    On the meta device and during export, where OpenCV cannot run, a grid replaces SEEDS. SLIC runs on the images'
-    device, and in exported graphs too.
+    On the meta device and during export, where OpenCV cannot run, a grid replaces SEEDS; an export warns of it. SLIC
+    runs on the images' device, and in exported graphs too.
 
     Args:
         images: (B, C, H, W) float, normalised by ``mean`` and ``std``.
@@ -99,7 +104,10 @@ def from_normalized(
     if method == "slic":
         return slic(to_rgb(images, mean, std), num_superpixels)
 
-    if method == "grid" or images.is_meta or torch.compiler.is_exporting() or torch.jit.is_tracing():
+    in_graph = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    if method == "seeds" and in_graph:
+        tell_of_grid()
+    if method == "grid" or images.is_meta or in_graph:
         height, width = images.shape[2:]
         if torch.jit.is_tracing():
             height, width = int(height), int(width)  # in a trace, sizes are tensors
@@ -109,6 +117,12 @@ def from_normalized(
     # A custom operator, for compilers and transforms; its first call imports torch's compiler, so elsewhere go without.
     segment = _seeds if is_plain(images) else torch.ops.hcast_zoo.seeds
     return segment(images.detach(), num_superpixels, list(mean), list(std))
+
+
+@torch.compiler.assume_constant_result  # so that it runs while dynamo traces, which ignores warnings
+def tell_of_grid() -> None:
+    """Warn that a graph gets other superpixels than its model."""
+    warnings.warn(GRID_NOTE, stacklevel=2)
 
 
 def prepare_segments(

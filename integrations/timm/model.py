@@ -4,8 +4,10 @@ Paper: Visually Consistent Hierarchical Image Classification (H-CAST), ICLR 2025
 """
 
 import logging
+import warnings
 from collections.abc import Sequence
 
+import torch
 from huggingface_hub.errors import EntryNotFoundError
 from timm.layers import get_device_dtype, global_pool_nlc, register_notrace_function
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
@@ -17,6 +19,7 @@ from hcast_zoo.common.text import clip
 from hcast_zoo.network.config import CELL_SIZE, NUM_STAGES, HCastConfig, check_clusters
 from hcast_zoo.network.embedding import fit_position, resample_position
 from hcast_zoo.network.encoder import run_stages
+from hcast_zoo.network.feature_maps import cell_labels, scatter
 from hcast_zoo.network.graph_pooling import farthest_point_sampling
 from hcast_zoo.network.layers import init_block_weights
 from hcast_zoo.network.model import HCast, HCastOutput
@@ -41,6 +44,22 @@ def choose_clusters(
 ) -> tuple[int, ...]:
     """Return the cluster counts of a call, checked; the config's if none are given."""
     return check_clusters(tuple(num_clusters or config_clusters), num_superpixels)
+
+
+@register_notrace_function
+def check_size(x: Tensor, img_size: tags.ImageSize, num_superpixels: int) -> None:
+    """Warn of images of another size than the model's, whose superpixels are larger or smaller for it."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    (height, width), (own_height, own_width) = x.shape[2:], tags.image_shape(img_size)
+    if (height, width) == (own_height, own_width):
+        return
+    warnings.warn(
+        f"images of {height}x{width} pixels in a model for {own_height}x{own_width}: the position embedding is "
+        f"resampled, and there are {num_superpixels} superpixels as before, of another size. img_size= and "
+        "set_input_size() change their number with the image",
+        stacklevel=2,
+    )
 
 
 class TimmHCast(HCast):
@@ -157,6 +176,7 @@ class TimmHCast(HCast):
         c = self.config
         clusters = choose_clusters(num_clusters, c.num_clusters, c.num_superpixels)
         segments = prepare_segments(x, segments, c)
+        check_size(x, self._traits["img_size"], c.num_superpixels)
         tokens, valid, carried = self.start(x, segments, c.num_superpixels)
         stages = [self.stages[index] for index in range(last)]  # a slice would be a new module at each call
         passed = run_stages(stages, tokens, valid, clusters, c.mask_empty, carried=carried)
@@ -285,6 +305,7 @@ class TimmHCast(HCast):
         c = self.config
         before = self._traits["img_size"]
         self.config = c.replace(**tags.resize(c.num_superpixels, before, img_size, c.num_clusters[0]))
+        tags.tell_of_size(before, img_size, c.num_superpixels, self.config.num_superpixels)
         grid = (self.config.grid_size,) * 2
         self.pos_embed = nn.Parameter(resample_position(self.pos_embed.detach(), grid), self.pos_embed.requires_grad)
         update_model_input_size(self, img_size, num_superpixels=self.config.num_superpixels)
@@ -306,20 +327,6 @@ class TimmHCast(HCast):
             ]
         )  # timm's mark for the layer before
         return dict(stem=r"^cls_token|pos_embed|stem", blocks=blocks)
-
-
-def cell_labels(segments: Tensor, assignments: Sequence[Tensor]) -> list[Tensor]:
-    """Return the (B, h, w) int64 token of each 8x8-pixel cell at every stage, the most probable cluster."""
-    labels = [segments[:, ::CELL_SIZE, ::CELL_SIZE]]
-    for assignment in assignments:
-        labels.append(assignment.argmax(-1).gather(1, labels[-1].flatten(1)).view_as(labels[-1]))
-    return labels
-
-
-def scatter(tokens: Tensor, labels: Tensor) -> Tensor:
-    """Give each cell the token of its segment: (B, N, C) tokens and (B, h, w) labels to (B, C, h, w)."""
-    index = labels.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])  # [B, hw, C]
-    return tokens.gather(1, index).mT.unflatten(2, labels.shape[1:])
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dict[str, Tensor]:
@@ -374,7 +381,7 @@ def create_hcast(
         pretrained_cfg = tags.plain(variant)
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     cfg, source = tags.fetch(cfg) if pretrained else (cfg, None)
-    config, model_kwargs = tags.make_config(variant, cfg, kwargs, source)
+    config, model_kwargs = tags.make_config(variant, cfg, kwargs, source, pretrained)
     if pretrained:
         tags.verify(cfg)
 

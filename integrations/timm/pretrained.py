@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import warnings
 from typing import Any
 
 from timm.layers import is_exportable
 from timm.models import PretrainedCfg
 
 from hcast_zoo.network.config import CELL_SIZE, HCastConfig
+from hcast_zoo.network.superpixels import GRID_NOTE
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights import file as weights
 from hcast_zoo.weights import published
@@ -80,7 +82,11 @@ def how_to_get(cfg: PretrainedCfg) -> str:
 
 
 def make_config(
-    variant: str, cfg: PretrainedCfg, arguments: dict[str, Any], source: Source | None = None
+    variant: str,
+    cfg: PretrainedCfg,
+    arguments: dict[str, Any],
+    source: Source | None = None,
+    pretrained: bool = False,
 ) -> tuple[HCastConfig, dict[str, Any]]:
     """Turn timm's arguments into a config, taking those it is made of out of ``arguments``.
 
@@ -93,6 +99,7 @@ def make_config(
         arguments: Keyword arguments of the model; ``MODEL_FIELDS``, ``img_size``, ``in_chans``, ``num_classes`` and
             ``taxonomy`` are taken out.
         source: What the file of the tag holds, where it was read; the tag's entry in :func:`sources` if None.
+        pretrained: Warn where the weights are for another size.
 
     Returns:
         The config, and the arguments of ``TimmHCast`` besides it: ``img_size``, ``in_chans``, ``num_classes`` (of the
@@ -121,6 +128,8 @@ def make_config(
 
     if is_exportable() and fields["superpixels"] == "seeds":
         fields["superpixels"] = "grid"  # so that the model gives what its graph will, in which SEEDS cannot run
+        if "superpixels" not in given:
+            warnings.warn(f"exportable=True: {GRID_NOTE}", stacklevel=2)
     levels, taxonomy, num_classes = _choose_levels(tuple(fields["level_classes"]), taxonomy, cfg.num_classes, given)
     if levels != tuple(fields["level_classes"]):
         fields.update(level_classes=levels, head_stages=None)
@@ -131,11 +140,13 @@ def make_config(
     before = saved.get("img_size") or tag.config.image_size
     clusters = given.get("num_clusters", fields["num_clusters"])
     least = clusters[0] if isinstance(clusters, (list, tuple)) and clusters else 1  # the config tells what is wrong
-    fields.update(resize(fields["num_superpixels"], before, size, least))
+    trained = fields["num_superpixels"]
+    fields.update(resize(trained, before, size, least))
+    config = HCastConfig.from_dict({**fields, "in_chans": in_chans, **given})
+    if pretrained:
+        tell_of_size(before, size, trained, config.num_superpixels)
 
-    return HCastConfig.from_dict({**fields, "in_chans": in_chans, **given}), dict(
-        img_size=size, in_chans=in_chans, num_classes=num_classes, taxonomy=taxonomy
-    )
+    return config, dict(img_size=size, in_chans=in_chans, num_classes=num_classes, taxonomy=taxonomy)
 
 
 def resize(num_superpixels: int, before: ImageSize, after: ImageSize, least: int) -> dict[str, int]:
@@ -155,6 +166,20 @@ def resize(num_superpixels: int, before: ImageSize, after: ImageSize, least: int
         num_superpixels = max(least, round(num_superpixels * height * width / (old_height * old_width)))
     side = height if height == width else math.sqrt(height * width)
     return dict(image_size=math.ceil(side / CELL_SIZE) * CELL_SIZE, num_superpixels=num_superpixels)
+
+
+def tell_of_size(before: ImageSize, after: ImageSize, old: int, new: int) -> None:
+    """Warn of what happens to weights of one image size, and ``old`` superpixels, at another; silent if it is one."""
+    (old_height, old_width), (height, width) = image_shape(before), image_shape(after)
+    if (old_height, old_width) == (height, width):
+        return
+    share = f"{height * width / new:.0f} pixels each, {old_height * old_width / old:.0f} before"
+    warnings.warn(
+        f"weights for {old_height}x{old_width} pixels at {height}x{width}: the position embedding is resampled, and "
+        f"there are {new} superpixels in place of {old} ({share}; num_superpixels= sets another number). The clusters "
+        "are as many as before. Fine-tune, or measure, at the new size",
+        stacklevel=2,
+    )
 
 
 def image_shape(size: ImageSize) -> tuple[int, int]:

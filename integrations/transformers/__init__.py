@@ -14,6 +14,7 @@ OLDEST = (5, 5)  # the oldest that all our tests pass with; image_processing_bac
 
 # Public name -> module.
 _PUBLIC = {
+    "HCastBackbone": "modeling_hcast",
     "HCastConfig": "configuration_hcast",
     "HCastForImageClassification": "modeling_hcast",
     "HCastImageProcessor": "image_processing_hcast",
@@ -54,8 +55,11 @@ def register_models(module: ModuleType) -> None:
         return
 
     from .configuration_hcast import HCastConfig
-    from .modeling_hcast import HCastForImageClassification, HCastModel
+    from .modeling_hcast import HCastBackbone, HCastForImageClassification, HCastModel
+    from .packaged import register_backbone
 
+    register_backbone(auto)
+    auto.AutoBackbone.register(HCastConfig, HCastBackbone, exist_ok=True)
     auto.AutoModel.register(HCastConfig, HCastModel, exist_ok=True)
     auto.AutoModelForImageClassification.register(HCastConfig, HCastForImageClassification, exist_ok=True)
 

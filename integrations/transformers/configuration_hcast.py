@@ -4,9 +4,10 @@ import dataclasses
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
+from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
-from hcast_zoo.network.config import CELL_SIZE, IMAGENET_MEAN, IMAGENET_STD, default_head_stages
+from hcast_zoo.network.config import CELL_SIZE, IMAGENET_MEAN, IMAGENET_STD, NUM_STAGES, default_head_stages
 from hcast_zoo.network.config import HCastConfig as CoreConfig
 from hcast_zoo.network.memory import LABEL, check
 from hcast_zoo.taxonomy.calibration import Calibration
@@ -17,7 +18,7 @@ LEVEL_FIELDS = ("taxonomy", "level_classes", "id2label")  # they describe one th
 
 
 @strict
-class HCastConfig(PreTrainedConfig):
+class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
     """Configuration of an H-CAST model. Levels run coarse to fine everywhere.
 
     The fields of :class:`hcast_zoo.HCastConfig` have the same names, meanings and defaults here; ``hidden_size``,
@@ -33,9 +34,10 @@ class HCastConfig(PreTrainedConfig):
             probabilities then come from calibrated logits. New labels have none.
         kl_weight: Weight of the Tree-path KL in the loss; the paper uses 0.5.
         label_smoothing: Label smoothing of the loss, in [0, 1).
-        output_levels: Let the classifier return ``level_logits`` and ``segments`` beside ``logits``. transformers'
-            own image-classification pipeline takes every output for a tensor when it splits a batch, so with a
-            ``batch_size`` it needs ``model_kwargs={"output_levels": False}``.
+        output_levels: Let the classifier return ``level_logits`` and ``segments`` beside ``logits``.
+        out_features: Stages whose feature maps ``AutoBackbone`` returns, of ``stage1`` to ``stage4``; the last by
+            default.
+        out_indices: The same by number, from 0.
         initializer_range: Standard deviation that new tokens, blocks and heads are drawn with.
 
     Raises:
@@ -91,6 +93,8 @@ class HCastConfig(PreTrainedConfig):
     label_smoothing: float | int = 0.0
     output_levels: bool = True
     initializer_range: float = 0.02
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs):
         if not __name__.startswith("transformers_modules."):
@@ -121,6 +125,10 @@ class HCastConfig(PreTrainedConfig):
             self.id2label = self._finest_labels()
         if self.label2id is None:
             self.label2id = {name: index for index, name in self.id2label.items()}
+        self.stage_names = [f"stage{number}" for number in range(1, 1 + NUM_STAGES)]
+        self.set_output_features_output_indices(
+            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
+        )
         super().__post_init__(**kwargs)
         self._set_head_stages()
         if self.stem != "conv":  # what the core's config fills in for such a stem

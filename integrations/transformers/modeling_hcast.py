@@ -3,27 +3,32 @@
 Keys of the state dict are the core's, so one safetensors file serves every framework.
 """
 
-import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import importlib
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BackboneOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from hcast_zoo.network.encoder import Encoder, Stage
+from hcast_zoo.network.encoder import Encoder, Encoding, Stage
+from hcast_zoo.network.feature_maps import cell_labels, scatter
 from hcast_zoo.network.graph_pooling import CentroidProjection, GraphPooling
 from hcast_zoo.network.layers import Attention, Block
-from hcast_zoo.network.model import segment_map
 from hcast_zoo.training.losses import HierarchicalLoss
 
 from .configuration_hcast import HCastConfig
+from .outputs_hcast import HCastModelOutput, HierarchicalImageClassifierOutput, TensorSequence
 
 if TYPE_CHECKING:
     # transformers copies what a module of remote code imports, by its text: so a model that is loaded with remote code
@@ -32,61 +37,6 @@ if TYPE_CHECKING:
 
 # Keywords that transformers may pass to any model's forward; others are the caller's mistake.
 PASSED_BY_TRANSFORMERS = frozenset({*TransformersKwargs.__annotations__, "use_cache"})
-
-
-class SegmentedOutput(ModelOutput):
-    """What every output has in common: ``segments``, and the maps that follow from them."""
-
-    def segment_map(self, stage: int) -> Tensor:
-        """Return the (B, H, W) int64 segmentation that a stage (1 to 4) sees, tokens in their most probable cluster."""
-        superpixels, *assignments = self.segments
-        return segment_map(superpixels, tuple(assignments), stage)
-
-
-@dataclasses.dataclass
-class HCastModelOutput(SegmentedOutput):
-    """Features and the segmentation that they were read from.
-
-    Attributes:
-        last_hidden_state: (B, 1 + N, C) normalised class token and segment tokens of the last stage.
-        pooler_output: (B, C) normalised class token of the last stage, which sees the whole object.
-        level_features: One (B, C) tensor per level, coarse to fine: the class token that level reads.
-        segments: What makes the tokens of each stage. First the (B, H, W) int64 superpixel of each pixel; then one
-            (B, N, M) tensor per pooling: probability of each of the N tokens of stage s to be in each of the M clusters
-            that are the tokens of stage s + 1.
-        hidden_states: On request, the (B, 1 + N, C) tokens entering stage 1 and leaving each block.
-        attentions: On request and with eager attention, (B, heads, 1 + N, 1 + N) probabilities of each block.
-    """
-
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    level_features: tuple[Tensor, ...] | None = None
-    segments: tuple[Tensor, ...] | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-@dataclasses.dataclass
-class HierarchicalImageClassifierOutput(SegmentedOutput):
-    """Labels of every level.
-
-    Attributes:
-        loss: With labels, a scalar: cross-entropy of every level plus the Tree-path KL.
-        logits: (B, classes) of the finest level.
-        level_logits: One (B, classes) tensor per level, coarse to fine; the last one is ``logits``.
-        paths: On request, (B, L) int64 node of each level; -1 below a shallow leaf.
-        segments: As in :class:`HCastModelOutput`.
-        hidden_states: As there.
-        attentions: As there.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    level_logits: tuple[Tensor, ...] | None = None
-    paths: Tensor | None = None
-    segments: tuple[Tensor, ...] | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 def eager_attention_forward(
@@ -121,9 +71,11 @@ class HCastAttention(Attention):
         """Mix the values (B, heads, N, d)."""
         if not len(q):  # an empty batch, which transformers' functions cannot reshape
             return super().attend(q, k, v, mask, need_weights)
-        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = self.config._attn_implementation
+        if mask is not None and implementation == "flex_attention":  # which adds masks to scores
+            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+            mask = mask.expand(-1, -1, q.shape[2], -1)
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attention_interface(self, q, k, v, mask, dropout=0.0, scaling=q.shape[-1] ** -0.5)
         return output.transpose(1, 2), weights
 
@@ -184,12 +136,14 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
     accepts_loss_kwargs = False  # the loss is a mean over the batch, so Trainer must average over accumulation steps
     _no_split_modules = ["ConvStem", "PretrainedStem", "HCastLayer", "HCastPooling", "HCastClassificationHead"]  # noqa: RUF012
     _supports_sdpa = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {  # noqa: RUF012 (transformers' own way)
         "hidden_states": HCastLayer,
         "attentions": OutputRecorder(HCastAttention, index=1, layer_name="blocks"),
     }
     _input_embed_layer = "stem"
+    _push_remote_code = False  # while push_to_hub saves
 
     def __init__(self, config: HCastConfig):
         super().__init__(config)
@@ -198,6 +152,68 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
             if isinstance(module, HCastAttention):
                 module.config = config
         self.post_init()
+
+    def _flash_attn_can_dispatch(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ValueError(
+            "H-CAST does not call flash_attn: it has not been tried with these models, and their sequences have a few "
+            "hundred tokens. Use attn_implementation='sdpa' (the default), which runs PyTorch's own flash "
+            "kernels in half precision on a GPU"
+        )
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, remote_code: bool | None = None, **kwargs: Any
+    ) -> None:
+        """Save the model as transformers does.
+
+        Args:
+            save_directory: Folder.
+            args: See transformers.
+            remote_code: Also write our code and the image processor, so that others load the folder with
+                ``trust_remote_code=True`` and need no hcast-zoo. A model that was loaded so always keeps its code.
+            kwargs: See transformers.
+
+        Raises:
+            ValueError: if ``push_to_hub`` is asked for too.
+        """
+        remote_code = self._push_remote_code if remote_code is None else remote_code
+        if remote_code and kwargs.get("push_to_hub"):
+            raise ValueError("remote_code: expected push_to_hub(name, remote_code=True), got both for save_pretrained")
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if remote_code and self._auto_class is None:
+            # Not an import that a file of remote code would have to find beside itself.
+            repository = importlib.import_module("hcast_zoo.integrations.transformers.repository")
+            repository.add_remote_code(save_directory, self.config)
+
+    def push_to_hub(self, repo_id: str, *, remote_code: bool = False, **kwargs: Any) -> Any:
+        """Upload the model as transformers does; see :meth:`save_pretrained` for ``remote_code``."""
+        self._push_remote_code = remote_code
+        try:
+            return super().push_to_hub(repo_id, **kwargs)
+        finally:
+            self._push_remote_code = False
+
+    def encode_pixels(
+        self,
+        pixel_values: Tensor,
+        segments: Tensor | None,
+        num_clusters: tuple[int, ...] | None,
+        num_superpixels: int | None,
+        **kwargs: Any,
+    ) -> Encoding:
+        """Encode images; superpixels are cut from the pixels as they come, before the model's precision rounds them."""
+        if segments is None:
+            segments = self.prepare_segments(pixel_values, None, num_superpixels or self.config.num_superpixels)
+        return self.encode(
+            pixel_values.to(self.cls_token.dtype),
+            segments,
+            num_clusters=num_clusters,
+            num_superpixels=num_superpixels,
+            **kwargs,
+        )
+
+    def sequence(self, tensors: Iterable[Tensor]) -> TensorSequence | tuple[Tensor, ...]:
+        """Return tensors as an output holds them; a replica's are a tuple, which DataParallel can put together."""
+        return tuple(tensors) if getattr(self, "_is_replica", False) else TensorSequence(tensors)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -250,19 +266,65 @@ class HCastModel(HCastPreTrainedModel):
         if unknown := sorted(set(kwargs) - PASSED_BY_TRANSFORMERS):
             raise TypeError(f"{type(self).__name__} got unknown keywords: {', '.join(unknown)}")
 
-        if segments is None:
-            # Superpixels are cut from the pixels as they come; only then may the model's precision round them.
-            segments = self.prepare_segments(pixel_values, None, num_superpixels or self.config.num_superpixels)
-
-        encoding = self.encode(
-            pixel_values.to(self.cls_token.dtype), segments, num_clusters=num_clusters, num_superpixels=num_superpixels
-        )
+        encoding = self.encode_pixels(pixel_values, segments, num_clusters, num_superpixels)
         tokens = self.norm(encoding.tokens)
         return HCastModelOutput(
             last_hidden_state=tokens,
             pooler_output=tokens[:, 0],
-            level_features=encoding.level_features,
-            segments=(encoding.segments, *encoding.assignments),
+            level_features=self.sequence(encoding.level_features),
+            segments=self.sequence([encoding.segments, *encoding.assignments]),
+        )
+
+
+class HCastBackbone(BackboneMixin, HCastPreTrainedModel):
+    """H-CAST for dense tasks: feature maps of its stages, each 8x8-pixel cell with the features of its segment."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^heads\.", r"^norm\."]  # noqa: RUF012
+
+    def __init__(self, config: HCastConfig):
+        super().__init__(config)
+        self.num_features = [config.embed_dim] * len(self.stage_names)
+
+    def build(self, config: HCastConfig, device=None, dtype=None) -> None:
+        """Make the encoder without the final norm, which no feature map passes."""
+        super().build(config, device, dtype)
+        self.norm = nn.Identity()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        segments: Tensor | None = None,
+        *,
+        num_clusters: tuple[int, ...] | None = None,
+        num_superpixels: int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BackboneOutput:
+        """Return one (B, C, H / 8, W / 8) map for each of ``config.out_features``; see :class:`HCastModel`."""
+        with_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        with_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        encoding = self.encode_pixels(
+            pixel_values,
+            segments,
+            num_clusters,
+            num_superpixels,
+            output_hidden_states=True,
+            output_attentions=with_attentions,
+        )
+
+        ends = itertools.accumulate(self.config.depths)
+        labels = cell_labels(encoding.segments, encoding.assignments)
+        maps = []
+        for name, end, cells in zip(self.stage_names, ends, labels):
+            if name in self.out_features:
+                maps.append(scatter(encoding.hidden_states[end][:, 1:], cells))
+
+        return BackboneOutput(
+            feature_maps=tuple(maps),
+            hidden_states=encoding.hidden_states if with_states else None,
+            attentions=encoding.attentions,
         )
 
 
@@ -323,7 +385,7 @@ class HCastForImageClassification(HCastModel):
         return HierarchicalImageClassifierOutput(
             loss=None if labels is None else self.hierarchical_loss(level_logits, labels, **kwargs),
             logits=level_logits[-1],
-            level_logits=level_logits if with_levels else None,
+            level_logits=self.sequence(level_logits) if with_levels else None,
             paths=self.decode_paths(level_logits, decoder) if output_paths else None,
             segments=features.segments if with_levels else None,
             hidden_states=features.hidden_states,
@@ -359,9 +421,11 @@ class HCastForImageClassification(HCastModel):
 
 
 __all__ = [
+    "HCastBackbone",
     "HCastForImageClassification",
     "HCastModel",
     "HCastModelOutput",
     "HCastPreTrainedModel",
     "HierarchicalImageClassifierOutput",
+    "TensorSequence",
 ]

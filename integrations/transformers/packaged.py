@@ -5,6 +5,7 @@ name, the answer is a folder of this process that holds the two JSON files and l
 """
 
 import functools
+import json
 import os
 import shutil
 import tempfile
@@ -22,6 +23,32 @@ def register(module: ModuleType) -> None:
     """Wrap ``cached_files`` of ``transformers.utils.hub``, once."""
     if not isinstance(module.cached_files, wrapt.FunctionWrapper):
         wrapt.wrap_function_wrapper(module, "cached_files", _cached_files)
+
+
+def register_backbone(auto: ModuleType) -> None:
+    """Let ``AutoBackbone`` load packaged names and folders of ours without asking the Hub for them, once."""
+    if not isinstance(vars(auto.AutoBackbone).get("from_pretrained"), wrapt.FunctionWrapper):
+        wrapt.wrap_function_wrapper(auto, "AutoBackbone.from_pretrained", _backbone_from_pretrained)
+
+
+def _backbone_from_pretrained(wrapped: Callable, auto_class: Any, args: tuple, kwargs: dict) -> Any:
+    """Skip the question whether the Hub has such a repository; what it has not would be taken for a model of timm's."""
+    source = args[0] if args else kwargs.get("pretrained_model_name_or_path", "")
+    if packaged_name(source) is None and not _is_our_folder(source):
+        return wrapped(*args, **kwargs)
+
+    from transformers.models.auto.auto_factory import _BaseAutoBackboneClass
+
+    kwargs.pop("use_timm_backbone", None)
+    return super(_BaseAutoBackboneClass, auto_class).from_pretrained(*args, **kwargs)
+
+
+def _is_our_folder(source: str | os.PathLike) -> bool:
+    try:
+        config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+        return config.get("model_type") == "hcast"
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def packaged_name(source: str | os.PathLike) -> str | None:
@@ -68,4 +95,4 @@ def _folder(name: str) -> tempfile.TemporaryDirectory:
     return folder
 
 
-__all__ = ["OWNER", "packaged_name", "register"]
+__all__ = ["OWNER", "packaged_name", "register", "register_backbone"]

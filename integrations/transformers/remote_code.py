@@ -15,8 +15,8 @@ CORE = {  # room of hcast_zoo: the modules of it that become files; no two have 
     "common": ("choices", "files", "formats", "text", "walk"),
     "data": ("pictures", "transforms"),
     "network": (
-        *("config", "embedding", "encoder", "graph_pooling", "layers", "memory", "model", "slic", "stems"),
-        "superpixels",
+        *("config", "embedding", "encoder", "feature_maps", "graph_pooling", "layers", "memory", "model", "slic"),
+        *("stems", "superpixels"),
     ),
     "taxonomy": (
         *("backoff", "calibration", "columns", "decode", "lookup", "names", "paths", "sources", "subtree", "tree"),
@@ -24,8 +24,9 @@ CORE = {  # room of hcast_zoo: the modules of it that become files; no two have 
     "training": ("losses",),
 }
 CORE_MODULES = tuple(module for modules in CORE.values() for module in modules)
-MODULES = ("configuration_hcast", "image_processing_hcast", "modeling_hcast", "pipeline_hcast")
+MODULES = ("configuration_hcast", "image_processing_hcast", "modeling_hcast", "outputs_hcast", "pipeline_hcast")
 AUTO_MAP = {
+    "AutoBackbone": "modeling_hcast.HCastBackbone",
     "AutoConfig": "configuration_hcast.HCastConfig",
     "AutoImageProcessor": [
         "image_processing_hcast.HCastImageProcessorPil",

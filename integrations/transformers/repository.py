@@ -18,6 +18,16 @@ def write_repository(content: Weights, folder: Path) -> dict:
     config = HCastConfig.from_core(content.config, content.taxonomy, content.calibration, dtype="float32")
     config.architectures = ["HCastForImageClassification"]
     config.save_pretrained(folder)
-    HCastImageProcessor.from_core(content.config).save_pretrained(folder)
-    remote_code.write(folder)
+    add_remote_code(folder, config)
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def add_remote_code(folder: str | Path, config: HCastConfig) -> None:
+    """Add what a folder with a saved model needs to be loaded without us: preprocessing, code, and where they are.
+
+    A ``preprocessor_config.json`` that is there already is kept.
+    """
+    folder = Path(folder)
+    if not (folder / "preprocessor_config.json").exists():
+        HCastImageProcessor.from_core(config.to_core()).save_pretrained(folder)
+    remote_code.write(folder)

@@ -6,38 +6,68 @@ The scripts are in timm's repository and in none of its packages; these tests ma
 import re
 import subprocess
 import sys
+import warnings
 from argparse import Namespace
 
 import pytest
 import timm
 import torch
-from timm.data import create_dataset, create_loader, resolve_input_data_config
+from PIL import Image
+from timm.data import ImageDataset, create_dataset, create_loader, resolve_input_data_config
+from timm.data.readers import create_reader
 from timm.models import load_checkpoint, resolve_model_input_args
 from timm.optim import create_optimizer_v2
 from timm.utils import CheckpointSaver, ModelEmaV3, accuracy
 
+from hcast_zoo.cli import main
+from hcast_zoo.integrations.timm.scripts import UprightReader
 from tests.integrations.test_timm_model import TINY
 
 SIZE_FREE = {k: v for k, v in TINY.items() if k not in ("img_size", "num_superpixels")}
 STAND_IN = """
-import sys, timm
-assert __name__ == "__main__" and sys.argv[1:] == ["--model", "hcast_small"]
-print(sys.argv[0], timm.create_model(sys.argv[2], device="meta").num_classes)
+import sys
+import timm, torch
+from timm.data import create_dataset
+
+assert __name__ == "__main__"
+dataset = create_dataset("", root=sys.argv[2], split="val", class_map=None)
+assert dataset.filename(0, basename=True).endswith(".png") and dataset.reader.class_to_idx
+loader = torch.utils.data.DataLoader(dataset, None, num_workers=1, multiprocessing_context=sys.argv[3])
+picture, label = next(iter(loader))
+print(sys.argv[0], timm.create_model(sys.argv[1], device="meta").num_classes, picture.getpixel((0, 0)), len(dataset))
 """
 
 
-def test_the_pages_line_runs_a_script(tmp_path, request):
-    page = (request.config.rootpath / "docs/timm.md").read_text()
-    command = re.search(r"python -c \"(.+?)\" train\.py", page)[1]
-    (tmp_path / "train.py").write_text(STAND_IN)
-    result = subprocess.run(
-        [sys.executable, "-c", command, "train.py", "--model", "hcast_small"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_command_runs_a_script_on_upright_pictures(tmp_path, context):
+    """A transparent corner is white, as for the core, and not the black that is stored behind it."""
+    (tmp_path / "val" / "lion").mkdir(parents=True)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "val/lion/a.png")
+    (tmp_path / "val/lion/broken.png").write_bytes(b"no picture")
+    (tmp_path / "script.py").write_text(STAND_IN)
+    command = [sys.executable, "-m", "hcast_zoo", "timm", "script.py", "hcast_tiny", str(tmp_path), context]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["train.py", str(timm.create_model("hcast_small", device="meta").num_classes)]
+    assert result.stdout.split("\n")[0] == "script.py 1000 (255, 255, 255) 2"
+
+
+def test_command_tells_what_is_wrong(tmp_path, capsys):
+    assert main(["timm", str(tmp_path / "train.py"), "--model", "hcast_small"]) == 2
+    assert "no such script" in capsys.readouterr().err
+
+    (tmp_path / "train.py").write_text("import sys\nif sys.argv[1:]: sys.exit(3)\nraise ValueError('mine')")
+    assert main(["timm", str(tmp_path / "train.py")]) == 1
+    assert "ValueError: mine" in capsys.readouterr().err and timm.data.dataset.create_reader is create_reader
+    with pytest.raises(SystemExit, match="3"):
+        main(["timm", str(tmp_path / "train.py"), "--help"])
+
+
+def test_broken_pictures_are_skipped(tmp_path):
+    """timm's data set takes the next picture, and says so."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "b.png")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    dataset = ImageDataset(str(tmp_path), reader=UprightReader(create_reader("", root=str(tmp_path))))
+    assert [dataset[i][0].getpixel((0, 0)) for i in range(2)] == [(255, 0, 0)] * 2
 
 
 def make_loader(folder, model, args, training):
@@ -116,10 +146,46 @@ def test_train_reaches_the_finest_level_and_the_stages_it_reads(classes, trained
 def test_exportable_models_give_what_their_trace_gives(given, used):
     torch.manual_seed(0)
     x = torch.randn(2, 3, 32, 32)
-    model = timm.create_model("hcast_tiny", num_classes=6, exportable=True, **TINY, **given).eval()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = timm.create_model("hcast_tiny", num_classes=6, exportable=True, **TINY, **given).eval()
     assert model.config.superpixels == used
+    assert any("grid superpixels" in str(warning.message) for warning in told) == (used == "grid")
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x))
+
+
+def test_traces_that_swap_seeds_for_a_grid_say_so():
+    model = timm.create_model("hcast_tiny", num_classes=6, **TINY).eval()
+    with pytest.warns(UserWarning, match="grid superpixels in place of SEEDS"):
+        torch.jit.trace(model, torch.randn(2, 3, 32, 32), check_trace=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [False, True])
+def test_graphs_that_swap_seeds_for_a_grid_say_so(strict):
+    model = timm.create_model("hcast_tiny", num_classes=6, **TINY).eval()
+    x, segments = torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
+    with pytest.warns(UserWarning, match="grid superpixels in place of SEEDS"):
+        torch.export.export(model, (x,), strict=strict)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.export.export(model, (x, segments), strict=strict)
+
+
+def test_other_sizes_say_what_happens():
+    with pytest.warns(UserWarning, match=r"96x96 pixels at 128x128: .* 64 superpixels in place of 36 .*clusters are"):
+        model = timm.create_model("hcast_tiny", pretrained=True, img_size=128).eval()
+    assert (model.config.num_superpixels, model.pos_embed.shape[1]) == (64, 1 + 16 * 16)
+    with pytest.warns(UserWarning, match=r"images of 96x96 pixels in a model for 128x128: .* 64 superpixels as before"):
+        model(torch.zeros(1, 3, 96, 96))
+    with pytest.warns(UserWarning, match=r"128x128 pixels at 96x96: .* 36 superpixels in place of 64"):
+        model.set_input_size(96)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        timm.create_model("hcast_tiny", img_size=128)  # no weights
+        timm.create_model("hcast_tiny", pretrained=True).eval()(torch.zeros(1, 3, 96, 96))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 import hcast_zoo
 from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core, remote_code
 from hcast_zoo.weights import file as weights
+from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
 
@@ -253,3 +254,45 @@ def test_a_model_saved_again_keeps_its_code(repository, tiny_weights, tmp_path):
     own = next(hcast_zoo.Predictor(tiny_weights, decoder="independent").predict(PICTURES[0]))
     assert answers[1][0]["label"] == own.path[-1]
     assert answers[1][0]["score"] == pytest.approx(own.probabilities[-1], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_registered_model_saves_code_on_request(tiny_weights, tmp_path):
+    """A folder of ``save_pretrained(remote_code=True)`` alone, with its image processor, used without hcast_zoo."""
+    model = from_core(weights.load(tiny_weights))
+    model.save_pretrained(tmp_path / "plain")
+    assert not list((tmp_path / "plain").glob("*.py"))
+    model.save_pretrained(tmp_path / "with_code", remote_code=True)
+
+    command = [sys.executable, "-W", "ignore", "-c", SAVED_AGAIN, str(tmp_path / "with_code"), str(tmp_path / "saved")]
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    result = subprocess.run([*command, str(PICTURES[0])], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    answer = next(json.loads(line) for line in result.stdout.splitlines() if line.startswith("{"))
+    assert answer["path"] == list(next(hcast_zoo.Predictor(tiny_weights).predict(PICTURES[0])).path)
+
+    with pytest.raises(ValueError, match=r"expected push_to_hub\(name, remote_code=True\)"):
+        model.save_pretrained(tmp_path / "both", remote_code=True, push_to_hub=True)
+
+
+PUSH = """
+import sys
+import hcast_zoo
+from hcast_zoo.integrations.transformers import from_core
+from hcast_zoo.weights import file
+
+from_core(file.load(sys.argv[1])).push_to_hub("me/hcast-code", remote_code=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.hub
+def test_push_to_hub_with_code(tiny_weights, tmp_path, server):
+    result = server.run("-c", PUSH, str(tiny_weights), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    load = (
+        "from transformers import AutoModelForImageClassification as A; "
+        "print(type(A.from_pretrained('me/hcast-code', trust_remote_code=True)).__module__)"
+    )
+    result = server.run("-c", load, cwd=tmp_path)
+    assert result.returncode == 0 and "transformers_modules" in result.stdout, result.stderr

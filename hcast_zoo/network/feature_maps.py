@@ -1,0 +1,29 @@
+"""Feature maps: the tokens of a stage laid out over the image, each cell with the token of its segment."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .config import CELL_SIZE
+
+
+def cell_labels(segments: Tensor, assignments: Sequence[Tensor]) -> list[Tensor]:
+    """Return the token of each 8x8-pixel cell at every stage: its superpixel, then the most probable cluster.
+
+    Args:
+        segments: (B, H, W) int64 superpixels.
+        assignments: The (B, N, M) assignment of each pooling.
+
+    Returns:
+        (B, h, w) int64 for stage 1 and for the stage after each pooling.
+    """
+    labels = [segments[:, ::CELL_SIZE, ::CELL_SIZE]]
+    for assignment in assignments:
+        labels.append(assignment.argmax(-1).gather(1, labels[-1].flatten(1)).view_as(labels[-1]))
+    return labels
+
+
+def scatter(tokens: Tensor, labels: Tensor) -> Tensor:
+    """Give each cell the token of its segment: (B, N, C) tokens and (B, h, w) labels to (B, C, h, w)."""
+    index = labels.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])  # [B, hw, C]
+    return tokens.gather(1, index).mT.unflatten(2, labels.shape[1:])
