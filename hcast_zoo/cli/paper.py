@@ -37,9 +37,10 @@ def data_info(args: argparse.Namespace) -> int:
     from ..paper import trees
 
     for name in [args.dataset] if args.dataset else paper.BENCHMARKS:
-        benchmark, tree = paper.find(name), trees.load(name)
-        single = trees.only_children(tree)
-        levels = dict(zip(tree.levels, tree.level_classes))
+        benchmark = paper.find(name)
+        tree = None if benchmark.tree is None else trees.load(benchmark.tree)
+        single = {} if tree is None else trees.only_children(tree)
+        levels = benchmark.levels if tree is None else dict(zip(tree.levels, tree.level_classes))
         if args.json:
             print(
                 to_json(
@@ -60,7 +61,8 @@ def data_info(args: argparse.Namespace) -> int:
         print(f"{name}\t{benchmark.title}\t{', '.join(f'{count} {level}' for level, count in levels.items())}")
 
         if args.dataset:
-            print(f"every leaf at level {tree.levels[-1]}: {'no' if trees.shallow_leaves(tree) else 'yes'}")
+            if tree is not None:
+                print(f"every leaf at level {tree.levels[-1]}: {'no' if trees.shallow_leaves(tree) else 'yes'}")
             for level, nodes in single.items():
                 print(f"{level} nodes with one child: {len(nodes)} of {levels[level]}")
             for fpa, source in benchmark.published:

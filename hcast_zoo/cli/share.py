@@ -31,7 +31,13 @@ def convert(args: argparse.Namespace) -> int:
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
     told = {}
     if args.dataset:
-        told, taxonomy = paper.find(args.dataset).official, taxonomy or trees.load(args.dataset)
+        benchmark = paper.find(args.dataset)
+        if taxonomy is None and benchmark.tree is None:
+            raise ValueError(
+                f"the tree of {benchmark.title} comes with its lists: give --taxonomy FOLDER/taxonomy.json, of the "
+                f"folder that hcast-zoo data prepare {args.dataset} wrote"
+            )
+        told, taxonomy = benchmark.official, taxonomy or trees.load(benchmark.tree)
     if args.num_superpixels is not None:
         told = {**told, "num_superpixels": args.num_superpixels}
 

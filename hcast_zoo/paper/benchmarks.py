@@ -1,9 +1,10 @@
-"""The paper's benchmarks: what each data set holds, what was published on it, and what the official code does there."""
+"""The paper's benchmarks, and its authors' later ones: what each holds, what was published, what the code does."""
 
 import dataclasses
 
 README = "the authors' README"
 CITED = "second-hand: a paper that cites H-CAST"
+FREE_GRAIN = "FreeGrainLearning's README: H-CAST with its text attributes, which are not built here"
 # The official code's normalisation of iNaturalist pictures in evaluation (docs/official_differences.md, 24).
 INAT_MEAN, INAT_STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 ILSVRC = {
@@ -19,20 +20,59 @@ BREEDS_NOTES = (
 )
 
 
+FREE_GRAIN_NOTES = (
+    "The lists and the tree are those of https://github.com/pseulki/FreeGrainLearning (folder data/): fetch them, and "
+    "give their folder beside the pictures.",
+)
+DRAWN_NOTES = (
+    "How far each training picture is known is drawn by --seed, as in FreeGrainLearning's code, whose text attributes "
+    "are not built here.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """Lists of pictures and their nodes' numbers, which their authors publish and the user fetches.
+
+    Attributes:
+        files: The list of ``train`` and of ``test``.
+        pictures: Whose pictures: ``imagenet``, ``cub`` or ``inat``.
+        has_depth: Lines of the training list end with the label that is given, at some level.
+        use_depth: Training pictures are known to that level alone.
+        leaf_only: Lines have the leaf alone, and the tree is a file of its own.
+        tree_files: That file, by any of its names.
+        names: A file of node names for each level, if there are any.
+    """
+
+    files: dict[str, str]
+    pictures: str
+    has_depth: bool = True
+    use_depth: bool = True
+    leaf_only: bool = False
+    tree_files: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
     """A data set of the paper.
 
     Attributes:
-        name: What the command line calls it, and its tree in :mod:`hcast_zoo.paper.trees`.
+        name: What the command line calls it.
         title: What it is called.
-        layout: The reader in :mod:`hcast_zoo.paper.readers`: ``cub``, ``aircraft``, ``breeds`` or ``inat``.
+        layout: The reader in :mod:`hcast_zoo.paper.readers`: ``cub``, ``aircraft``, ``breeds`` or ``inat``; or
+            ``lists``, of :mod:`hcast_zoo.paper.lists`.
         archives: File names as the owners distribute them, and their MD5.
         pictures: How many pictures ``train`` and ``test`` have; where it is not known here, left out.
         per_leaf: Fewest and most pictures of a leaf in ``train`` and ``test``, where that is known.
         published: Full-path accuracies in percent, and who says so.
         official: Config fields of the official code's models that a checkpoint does not tell.
         notes: What is odd about it.
+        tree: Its tree in :mod:`hcast_zoo.paper.trees`; None if the tree comes with the lists.
+        levels: Classes of each level, coarse to fine, where the tree is not in the package.
+        lists: For the layout ``lists``.
+        known: Parts of each leaf's training pictures that are known to the leaf, and to the leaf or the level above;
+            None if all are known to the leaf, or the lists tell.
     """
 
     name: str
@@ -44,6 +84,10 @@ class Benchmark:
     published: tuple[tuple[float, str], ...] = ()
     official: dict = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tree: str | None = None
+    levels: dict[str, int] = dataclasses.field(default_factory=dict)
+    lists: Lists | None = None
+    known: tuple[float, float] | None = None
 
 
 def _breeds(name: str, title: str, leaves: int, fpa: float) -> Benchmark:
@@ -58,6 +102,7 @@ def _breeds(name: str, title: str, leaves: int, fpa: float) -> Benchmark:
         published=((fpa, README),),
         official={"num_superpixels": 256},
         notes=BREEDS_NOTES,
+        tree=name,
     )
 
 
@@ -77,6 +122,7 @@ BENCHMARKS: dict[str, Benchmark] = {
                 # docs/official_differences.md, 33
                 "The official code chooses its checkpoint on the test pictures.",
             ),
+            tree="cub",
         ),
         Benchmark(
             name="aircraft",
@@ -89,6 +135,7 @@ BENCHMARKS: dict[str, Benchmark] = {
                 "Training pictures are the data set's train and val together.",
                 "Each picture has a 20 pixel banner with its source at the bottom, which is left there.",
             ),
+            tree="aircraft",
         ),
         _breeds("living17", "BREEDS Living-17", 34, 85.11),
         _breeds("nonliving26", "BREEDS Non-Living-26", 52, 82.53),
@@ -113,9 +160,97 @@ BENCHMARKS: dict[str, Benchmark] = {
                 # docs/official_differences.md, 24
                 "The official code trains with ImageNet's normalisation and evaluates with another.",
             ),
+            tree="inat21_mini",
         ),
     )
 }
+
+
+def _later() -> list[Benchmark]:
+    """Return what the authors' code reads beside the paper's data sets, and what their follow-up added."""
+    cub, aircraft, inat21 = (BENCHMARKS[name] for name in ("cub", "aircraft", "inat21_mini"))
+    bird_levels = {"order": 13, "family": 38, "species": 200}
+    imagenet = Benchmark(
+        name="imagenet_3l",
+        title="ImageNet-3L",
+        layout="lists",
+        archives=ILSVRC,
+        pictures={"train": 645_480, "test": 25_250},
+        notes=FREE_GRAIN_NOTES,
+        levels={"basic": 20, "subordinate": 127, "fine-grained": 505},
+        lists=Lists(
+            {"train": "imagenet-F-train.txt", "test": "imagenet-F-val.txt"},
+            "imagenet",
+            use_depth=False,
+            names=tuple(f"imagenet-3L-id_{level}_dic.json" for level in ("basic", "subord", "finegrained")),
+        ),
+    )
+    return [
+        Benchmark(
+            name="inat18",
+            title="iNaturalist 2018",
+            layout="lists",
+            archives={"train_val2018.tar.gz": "b1c6952ce38f31868cc50ea72d066cc3"},
+            pictures={"train": 437_513, "test": 24_426},
+            official={"mean": INAT_MEAN, "std": INAT_STD},
+            notes=(
+                "The test pictures are the data set's validation pictures.",
+                "The lists iNaturalist18_train.txt and iNaturalist18_val.txt (a path and a species on each line) are "
+                "those of work on long-tailed recognition. The tree inat18_tree.json is missing in the authors' "
+                "repository and found in forks. Give all three beside the pictures.",
+            ),
+            levels={"supercategory": 14, "order": 274, "species": 8142},
+            lists=Lists(
+                {"train": "iNaturalist18_train.txt", "test": "iNaturalist18_val.txt"},
+                "inat",
+                has_depth=False,
+                leaf_only=True,
+                tree_files=("inat18_tree.json", "inat18_3tree.json"),
+            ),
+        ),
+        imagenet,
+        dataclasses.replace(
+            imagenet,
+            name="imagenet_f",
+            title="ImageNet-F",
+            published=((63.20, FREE_GRAIN),),
+            lists=dataclasses.replace(imagenet.lists, use_depth=True),
+        ),
+        dataclasses.replace(
+            inat21,
+            name="inat21_f",
+            title="iNat21-F",
+            layout="lists",
+            published=(),
+            notes=(*FREE_GRAIN_NOTES, *inat21.notes),
+            levels={"order": 273, "family": 1103, "species": 10000},
+            lists=Lists({"train": "inat21-F-train.txt", "test": "inat21-F-val.txt"}, "inat"),
+        ),
+        dataclasses.replace(
+            cub, name="cub_f", title="CUB-F", published=(), notes=(*DRAWN_NOTES, *cub.notes), known=(0.1, 0.5)
+        ),
+        dataclasses.replace(
+            cub,
+            name="cub_real",
+            title="CUB-Real",
+            layout="lists",
+            published=(),
+            notes=(*FREE_GRAIN_NOTES, *cub.notes),
+            levels=bird_levels,
+            lists=Lists({"train": "cub-Real-train.txt", "test": "cub-Real-val.txt"}, "cub"),
+        ),
+        dataclasses.replace(
+            aircraft,
+            name="aircraft_f",
+            title="Aircraft-F",
+            published=(),
+            notes=(*DRAWN_NOTES, *aircraft.notes),
+            known=(0.3, 0.6),
+        ),
+    ]
+
+
+BENCHMARKS.update({benchmark.name: benchmark for benchmark in _later()})
 
 
 def find(name: str) -> Benchmark:

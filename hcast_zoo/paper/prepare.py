@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from ..common.files import whole_file, write_whole
 from ..data.pictures import PictureError, open_picture
-from . import archives, trees
+from . import archives, lists, trees
 from . import readers as layouts
-from .benchmarks import Benchmark
+from .benchmarks import ILSVRC, Benchmark
 from .readers import Content, DataError, Picture
 
 VAL_FRACTION = 0.1
 SPLITS = ("train", "val", "test")
+LISTS = (".json", ".csv", ".txt")  # suffixes of files that may be given beside archives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,8 @@ def prepare(
         benchmark: Which.
         sources: Its archives as the owners distribute them, or the folders that they were unpacked to.
         output: Folder to unpack to, and to write to.
-        seed: Decides which training pictures are for validation: a tenth of each leaf's, at least one.
+        seed: Decides which training pictures are for validation: a tenth of each leaf's, at least one; and how far
+            each is known, where that is drawn.
         partial: Accept fewer pictures and classes than the data set has, for a trial.
         check: Decode every picture, to know that it can be read.
         progress: Show bars.
@@ -77,6 +79,9 @@ def prepare(
     output.mkdir(parents=True, exist_ok=True)
     roots = _gather(benchmark, [Path(s) for s in sources], output, progress)
     content = read(benchmark, roots, partial)
+    if benchmark.known is not None:
+        order = lists.official_order(content, roots, benchmark.layout)
+        content = lists.deal(content, *benchmark.known, seed=seed, order=order)
     remarks += content.remarks
     _check_counts(benchmark, content, partial)
     _check_pictures(content.pictures, check, progress)
@@ -105,10 +110,16 @@ def prepare(
 
 
 def read(benchmark: Benchmark, roots: Sequence[Path], partial: bool = False) -> Content:
-    """Read a data set's own files; ``partial`` leaves out the classes of BREEDS that have no folder."""
-    tree = trees.load(benchmark.name)
+    """Read a data set's own files; ``partial`` leaves out what lists name and is not there."""
+    if benchmark.layout == "lists":
+        content = lists.read_lists(benchmark, roots)
+        if partial:
+            content.pictures = [picture for picture in content.pictures if picture.file.exists()]
+        return content
+
+    tree = trees.load(benchmark.tree)
     if benchmark.layout == "breeds":
-        return layouts.read_breeds(roots, tree, trees.leaf_ids(benchmark.name), partial)
+        return layouts.read_breeds(roots, tree, trees.leaf_ids(benchmark.tree), partial)
     readers = {"cub": layouts.read_cub, "aircraft": layouts.read_aircraft, "inat": layouts.read_inat}
     return readers[benchmark.layout](roots, tree)
 
@@ -156,32 +167,42 @@ def _checksums(benchmark: Benchmark, sources: Sequence[Path], remarks: list[str]
 def _gather(benchmark: Benchmark, sources: Sequence[Path], output: Path, progress: bool) -> list[Path]:
     """Unpack the archives into the output folder; return the folders to look in."""
     files = [s for s in sources if archives.is_archive(s)]
-    if wrong := [s for s in sources if s.is_file() and s not in files and s.suffix not in (".json", ".csv")]:
+    if wrong := [s for s in sources if s.is_file() and s not in files and s.suffix not in LISTS]:
         raise DataError(f"{wrong[0]}: expected a folder, or a whole .tar, .tgz, .tar.gz or .zip")
 
-    if benchmark.layout == "breeds":
-        _unpack_breeds(benchmark, files, output, progress)
+    folders = [s if s.is_dir() else s.parent for s in sources if s not in files]
+    if benchmark.archives.keys() & ILSVRC.keys():
+        _unpack_imagenet(benchmark, files, output, folders, progress)
     else:
         for file in files:
             archives.unpack(file, output, progress=progress)
 
-    roots = [output, *(s if s.is_dir() else s.parent for s in sources if s not in files)]
-    return list(dict.fromkeys(roots))
+    return list(dict.fromkeys([output, *folders]))
 
 
-def _unpack_breeds(benchmark: Benchmark, files: Sequence[Path], output: Path, progress: bool) -> None:
+def _unpack_imagenet(
+    benchmark: Benchmark, files: Sequence[Path], output: Path, folders: Sequence[Path], progress: bool
+) -> None:
     """Unpack what is needed of ImageNet; the labels first, so that only the needed validation pictures follow."""
-    leaf_ids = trees.leaf_ids(benchmark.name)
+    listed = None
+    if benchmark.lists is None:
+        leaf_ids = set(trees.leaf_ids(benchmark.tree))
+    elif files:
+        rows = lists.read_rows(benchmark, folders)
+        leaf_ids = {row.path.parts[-2] for row in rows}
+        listed = {row.path.stem for row in rows if row.split == "test"}
+    else:
+        return
 
     def has_labels(file: Path) -> bool:
         return any("devkit" in name or name.endswith(layouts.VAL_SOLUTION) for name in archives.first_names(file))
 
-    images = None
+    images = listed
     for file in sorted(files, key=lambda file: not has_labels(file)):
-        labels = layouts.read_val_labels([output])
+        labels = None if listed is not None else layouts.read_val_labels([output])
         if labels is not None:
-            images = {image for image, name in labels.items() if name in set(leaf_ids)}
-        archives.unpack(file, output, layouts.breeds_target(set(leaf_ids), images), benchmark.name, progress)
+            images = {image for image, name in labels.items() if name in leaf_ids}
+        archives.unpack(file, output, layouts.breeds_target(leaf_ids, images), benchmark.name, progress)
 
 
 def _check_counts(benchmark: Benchmark, content: Content, partial: bool) -> None:
@@ -262,5 +283,6 @@ def _write(output: Path, benchmark: Benchmark, content: Content, splits: Sequenc
             folder = folders[picture.file.parent]
             inside = folder.is_relative_to(base)
             name = f"{(folder.relative_to(base) if inside else folder).as_posix()}/{picture.file.name}"
-            row = {"file": name, "path": tree.path_names(tree.paths[picture.leaf]), "split": split}
+            path = tree.path_names(tree.paths[picture.leaf])[: picture.depth]
+            row = {"file": name, "path": path, "split": split}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")

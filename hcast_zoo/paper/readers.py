@@ -23,11 +23,15 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture: its file, its leaf (class index at the finest level), and its ``split``: train or test."""
+    """A picture: its file, its leaf (class index at the finest level), and its ``split``: train or test.
+
+    ``depth`` is how many levels of its path are known; None for all.
+    """
 
     file: Path
     leaf: int
     split: str
+    depth: int | None = None
 
 
 @dataclasses.dataclass

@@ -82,7 +82,7 @@ def reproduce(
         )
 
     taxonomy = Taxonomy.load(Path(data) / "taxonomy.json")
-    if not trees.same_tree(taxonomy, trees.load(benchmark.name)):
+    if not _is_tree_of(taxonomy, benchmark):
         raise ValueError(f"{data}: its taxonomy {taxonomy.name!r} is not that of {benchmark.title}")
     contents = [load_checkpoint(benchmark, checkpoint, taxonomy) for checkpoint in checkpoints]
     results = []
@@ -123,6 +123,13 @@ def reproduce(
         deviation=over(statistics.stdev) if len(results) > 1 else None,
         published=benchmark.published if split == "test" else (),
     )
+
+
+def _is_tree_of(taxonomy: Taxonomy, benchmark: Benchmark) -> bool:
+    """Tell whether a prepared tree is the benchmark's; of one that comes with its lists, the levels are known."""
+    if benchmark.tree is not None:
+        return trees.same_tree(taxonomy, trees.load(benchmark.tree))
+    return dict(zip(taxonomy.levels, taxonomy.level_classes)) == benchmark.levels
 
 
 def load_checkpoint(benchmark: Benchmark, source: str | Path, taxonomy: Taxonomy) -> Weights:

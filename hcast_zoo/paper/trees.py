@@ -48,7 +48,7 @@ def with_names(tree: Taxonomy, level_names: Sequence[Sequence[str] | None]) -> T
 
 def is_number(tree: Taxonomy, level: int) -> bool:
     """Tell whether the nodes of a level have only numbers for names."""
-    return tree.names[level] == _numbered(tree.levels[level], len(tree.names[level]))
+    return tree.names[level] == numbered(tree.levels[level], len(tree.names[level]))
 
 
 def same_tree(tree: Taxonomy, other: Taxonomy) -> bool:
@@ -90,20 +90,39 @@ def _read(name: str) -> Taxonomy:
     tree = _parse(name)
     paths, levels = tree["paths"], tree["levels"]
     counts = [max(path[depth] for path in paths) + 1 for depth in range(len(levels))]
-    level_names = [tree["names"].get(level) or _numbered(level, count) for level, count in zip(levels, counts)]
-    parents: list[dict[int, int]] = [{} for _ in counts[1:]]
+    level_names = [tree["names"].get(level) or numbered(level, count) for level, count in zip(levels, counts)]
+    try:
+        return from_paths(tree["dataset"], levels, paths, level_names)
+    except TaxonomyError as error:
+        raise TaxonomyError(f"tree {name}: {error}") from error
+
+
+def from_paths(
+    title: str, levels: Sequence[str], paths: Sequence[Sequence[int]], level_names: Sequence[Sequence[str]]
+) -> Taxonomy:
+    """Return the tree of paths of node numbers, coarse to fine, whose nodes keep their numbers.
+
+    Raises:
+        TaxonomyError: if a node has two parents, or a number is missing.
+    """
+    parents: list[dict[int, int]] = [{} for _ in levels[1:]]
     for path in paths:
         for depth, node in enumerate(path[1:]):
             if parents[depth].setdefault(node, path[depth]) != path[depth]:
-                raise TaxonomyError(f"tree {name}: node {node} of level {levels[depth + 1]!r} has two parents")
+                raise TaxonomyError(f"node {node} of level {levels[depth + 1]!r} has two parents")
+
+    for level, known in zip(levels[1:], parents):
+        if missing := sorted(set(range(len(known))) - set(known)):
+            raise TaxonomyError(f"node {missing[0]} of level {level!r} is on no path")
 
     return Taxonomy(
         levels=tuple(levels),
         names=tuple(map(tuple, level_names)),
         parents=tuple(tuple(known[i] for i in range(len(known))) for known in parents),
-        name=tree["dataset"],
+        name=title,
     )
 
 
-def _numbered(level: str, count: int) -> tuple[str, ...]:
+def numbered(level: str, count: int) -> tuple[str, ...]:
+    """Return what nodes of a level without names are called."""
     return tuple(f"{level} {index}" for index in range(count))

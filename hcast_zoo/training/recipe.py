@@ -13,9 +13,9 @@ MENDED = (
 EXACT = (
     "as in the official code: trained on all training pictures, weights chosen by the finest level's accuracy on the "
     "test pictures (so the best number is optimistic), superpixels of the pictures before mixing and of bytes that "
-    "wrap around, ImageNet's normalisation in training, fp16 on a GPU. Not kept: the number of tokens, which follows "
-    "the batch there; repeated augmentation, where several processes train; the order of pictures and random numbers; "
-    "one bit in place of none where RandAugment posterises most"
+    "wrap around, ImageNet's normalisation in training, fp16 on a GPU, repeated augmentation where several processes "
+    "train. Not kept: the number of tokens, which follows the batch there; random numbers, and the order of pictures "
+    "where one process trains; one bit in place of none where RandAugment posterises most"
 )
 
 
@@ -82,7 +82,8 @@ def load(source: str) -> Recipe:
     """Return a recipe of the package by its name, or one in a JSON file.
 
     Raises:
-        ValueError: if there is none, or the file has other keys than ``description``, ``settings``, ``paper_exact``.
+        ValueError: if there is none, or the file has other keys than ``description``, ``settings``, ``paper_exact``
+            and ``like``, another recipe whose settings hold where it has none.
     """
     if source in BY_SIZE:
         return Recipe(source, *BY_SIZE[source], {})
@@ -94,11 +95,15 @@ def load(source: str) -> Recipe:
         raise ValueError(f"no recipe {source!r}: expected a .json file, or one of {', '.join(names())}")
 
     try:
-        data = json.loads(text)
-        return Recipe(Path(source).stem, **{"description": "", "paper_exact": {}, **data})
-    except (ValueError, TypeError) as error:
+        data = {"description": "", "paper_exact": {}, **json.loads(text)}
+        if like := data.pop("like", None):
+            base = load(like)
+            data["settings"] = {**base.settings, **data["settings"]}
+            data["paper_exact"] = {**base.paper_exact, **data["paper_exact"]}
+        return Recipe(Path(source).stem, **data)
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{source}: expected a JSON object with settings, and perhaps description and paper_exact: {error}"
+            f"{source}: expected a JSON object with settings, and perhaps description, paper_exact and like: {error}"
         ) from error
 
 

@@ -39,6 +39,7 @@ from .augmentation import make_mixup, train_transform
 from .average import make_average
 from .gpu_loader import DeviceLoader
 from .losses import HierarchicalLoss
+from .repeated import RepeatedSampler
 from .run_log import RunLog
 from .settings import CHANGEABLE, TrainConfig
 
@@ -118,7 +119,10 @@ class Trainer:
         optimizer = timm.optim.create_optimizer_v2(
             model, settings.opt, lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay
         )
-        self.sampler = SeededSampler(len(train_set), settings.seed)
+        if settings.paper_exact and world > 1:  # docs/official_differences.md, 45
+            self.sampler = RepeatedSampler(len(train_set), settings.seed, world, settings.batch_size)
+        else:
+            self.sampler = SeededSampler(len(train_set), settings.seed)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.loader = self._make_loader(train_set)
 

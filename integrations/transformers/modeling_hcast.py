@@ -74,7 +74,7 @@ class HCastAttention(Attention):
         implementation = self.config._attn_implementation
         if mask is not None and implementation == "flex_attention":  # which adds masks to scores
             mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
-            mask = mask.expand(-1, -1, q.shape[2], -1)
+            mask = mask.expand(-1, -1, q.shape[2], -1).contiguous()
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attention_interface(self, q, k, v, mask, dropout=0.0, scaling=q.shape[-1] ** -0.5)
         return output.transpose(1, 2), weights

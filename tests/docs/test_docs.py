@@ -208,7 +208,7 @@ with open(sys.argv[1], encoding="utf-8") as page:
     code = page.read()
 exec(compile(code, sys.argv[1], "exec"), {"__name__": "page"})
 """
-DOORS = ["README.md", "docs/transformers.md", "docs/timm.md", "docs/mmpretrain.md"]
+DOORS = ["README.md", "docs/transformers.md", "docs/timm.md", "docs/mmpretrain.md", "docs/other_tools.md"]
 
 
 @pytest.mark.slow

@@ -282,3 +282,30 @@ def test_the_subtree_is_built_once(files, tiny_weights, monkeypatch):
     monkeypatch.setattr(Subtree, "below", None)
     predictions = list(predictor.predict(files, batch_size=2))
     assert {p.path[0] for p in predictions if p.error is None} == {"mammal"}
+
+
+def test_plain_data_keeps_its_keys(tiny_weights, files):
+    """Other programs read these; see docs/other_tools.md, which lists them in the same order."""
+    plain = ["file", "path", "probabilities", "path_probability", "runner_up", "runner_up_probability"]
+    answer, error = (p.to_dict() for p in Predictor(tiny_weights).predict([files[0], files[5]]))
+    assert list(answer) == plain and list(error) == ["file", "error"]
+    more = next(Predictor(tiny_weights, threshold=0.5, top_k=2).predict(files[0])).to_dict()
+    assert list(more) == [*plain, "reason", "top"] and list(more["top"][0]) == ["path", "probability"]
+    assert [type(answer[key]) for key in plain] == [str, list, list, float, list, float]
+
+    page = (Path(__file__).parents[2] / "docs/other_tools.md").read_text()
+    keys = [key for line in page.splitlines() if line.startswith("| `") for key in line.split("|")[1].split(",")]
+    assert [key.strip(" `") for key in keys] == [*plain, "reason", "top", "error"]
+
+
+@pytest.mark.slow
+def test_data_sets_of_pictures(tiny_weights, files):
+    """The snippet of docs/other_tools.md: a column of pictures in, a column of answers out."""
+    datasets = pytest.importorskip("datasets")
+    predictor = Predictor(tiny_weights)
+    rows = datasets.Dataset.from_dict({"image": files[:3]}).cast_column("image", datasets.Image())
+    rows = rows.map(lambda batch: {"answer": [a.to_dict() for a in predictor.predict(batch["image"])]}, batched=True)
+    expected = list(predictor.predict(files[:3]))
+    assert [tuple(answer["path"]) for answer in rows["answer"]] == [p.path for p in expected]
+    answers = datasets.Dataset.from_list([p.to_dict() for p in expected])
+    assert answers["path_probability"] == [p.path_probability for p in expected]

@@ -33,13 +33,13 @@ def test_levels_are_a_tuple_and_a_model_output(model, pixels):
     output = model(pixels)
     levels = output.level_logits
     assert isinstance(levels, ModelOutput) and isinstance(output.segments, ModelOutput)
-    assert len(levels) == 3 and levels[-1] is output.logits and list(reversed(levels))[0] is output.logits
+    assert len(levels) == 3 and levels[-1] is output.logits and next(reversed(levels)) is output.logits
     assert [tuple(x.shape) for x in levels] == [(3, 2), (3, 4), (3, 6)] == [tuple(x.shape) for x in levels.to_tuple()]
     copies = (
         pickle.loads(pickle.dumps(output)),
         copy.deepcopy(output),
         pytree.tree_map(lambda x: x, output),
-        type(output)({key: value for key, value in output.items()}),
+        type(output)(dict(output.items())),
     )
     for other in copies:
         assert type(other) is type(output) and type(other.level_logits) is type(levels)
@@ -126,5 +126,5 @@ def test_half_precision_eager_and_sdpa_agree_at_224_pixels():
     for level, logits in enumerate(exact.level_logits):
         eager, sdpa = (outputs[name].level_logits[level].float() for name in ("eager", "sdpa"))
         scale = logits.std()
-        assert (eager - sdpa).abs().max() < TOLERANCE_BF16 * scale, level
-        assert (sdpa - logits).abs().max() < TOLERANCE_BF16 * scale, level
+        assert (eager - sdpa).abs().max() < 0.25 * scale, level
+        assert (sdpa - logits).abs().max() < 0.25 * scale, level

@@ -287,7 +287,7 @@ from_core(file.load(sys.argv[1])).push_to_hub("me/hcast-code", remote_code=True)
 
 @pytest.mark.slow
 @pytest.mark.hub
-def test_push_to_hub_with_code(tiny_weights, tmp_path, server):
+def test_push_to_hub_with_code(tiny_weights, tmp_path, server):  # noqa: F811
     result = server.run("-c", PUSH, str(tiny_weights), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     load = (

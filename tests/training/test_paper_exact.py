@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
 
 pytest.importorskip("accelerate")
 
@@ -14,6 +15,7 @@ from hcast_zoo.data.loading import seed_everything
 from hcast_zoo.network import superpixels
 from hcast_zoo.training.augmentation import HierarchicalMixup, train_transform
 from hcast_zoo.training.average import OfficialAverage
+from hcast_zoo.training.repeated import RepeatedSampler
 from hcast_zoo.training.settings import TrainConfig
 
 
@@ -31,6 +33,66 @@ def test_posterise_keeps_a_bit_and_other_draws_stay(tiny_config):
         seed_everything(seed)
         assert transform(picture).isfinite().all()
     pickle.loads(pickle.dumps(transform))  # workers that are spawned get it so
+
+
+def test_a_hundred_pictures_are_timms_to_the_bit(tiny_config):
+    """RandAugment of the paper's policy, against timm's own with posterise limited and nothing else, seed by seed."""
+    policy = "rand-m9-mstd0.5-inc1"
+    ours = train_transform(tiny_config, TrainConfig(auto_augment=policy, random_erasing=0))
+    (augment,) = [step for step in ours.transforms if hasattr(step, "ops")]
+    size = tiny_config.image_size
+    mean = tuple(round(255 * value) for value in tiny_config.mean)  # what timm fills with
+    hints = {"translate_const": int(size * 0.45), "img_mean": mean, "interpolation": Image.Resampling.BICUBIC}
+    theirs = rand_augment_transform(policy, hints)
+    limited = 0
+    for op in theirs.ops:
+        if op.name == "PosterizeIncreasing":
+            level = op.level_fn
+
+            def at_least_one(magnitude, hparams, level=level):
+                nonlocal limited
+                bits = level(magnitude, hparams)[0]
+                limited += bits < 1
+                return (max(bits, 1),)
+
+            op.level_fn = at_least_one
+
+    rng = np.random.default_rng(0)
+    changed = 0
+    for seed in range(100):
+        picture = Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8))
+        found = []
+        for transform in (augment, theirs):
+            seed_everything(seed)
+            found.append(np.asarray(transform(picture)))
+        assert np.array_equal(*found), seed
+        changed += not np.array_equal(found[0], np.asarray(picture))
+
+    assert changed > 90 and limited < 20
+
+
+def test_repeated_augmentation_is_deits():
+    """Each process gets what DeiT's sampler gives it, by its definition, where accelerate deals the batches."""
+    from accelerate.data_loader import BatchSamplerShard
+    from torch.utils.data import BatchSampler
+
+    length, size, processes, epoch = 600, 16, 2, 3
+    sampler = RepeatedSampler(length, 0, processes, size)
+    sampler.epoch = epoch
+    generator = torch.Generator()
+    generator.manual_seed(epoch)
+    repeated = torch.repeat_interleave(torch.randperm(length, generator=generator), 3).tolist()
+    each = length // 256 * 256 // processes // size * size
+    seeds = set()
+    for process in range(processes):
+        batches = list(BatchSamplerShard(BatchSampler(sampler, size, True), processes, process))
+        dealt = [index for batch in batches for index, _ in batch]
+        assert dealt == repeated[process::processes][:each] and len(dealt) == each
+        seeds |= {seed for batch in batches for _, seed in batch}
+
+    assert len(sampler) == each * processes and len(seeds) == len(sampler)  # each repetition is augmented by itself
+    with pytest.raises(ValueError, match="expected 2 x 300 pictures or more of 512, which repeated augmentation draws"):
+        RepeatedSampler(length, 0, 2, 300)
 
 
 @pytest.mark.parametrize("lam, side", [(0.5, 22), (0.9, 10)])

@@ -21,21 +21,26 @@ def test_the_papers_settings(name):
     found = options("--recipe", name)
     settings = TrainConfig(**{f.name: found[f.name] for f in dataclasses.fields(TrainConfig) if f.name in found})
     aircraft, breeds = name == "aircraft", BENCHMARKS[name].layout == "breeds"
+    later = name not in ("cub", "aircraft", "inat21_mini", "inat18") and not breeds  # FreeGrainLearning's commands
+    imagenet = name.startswith("imagenet")
     assert (settings.opt, settings.batch_size, settings.weight_decay) == ("adamw", 256, 0.05)
     assert (settings.lr, settings.warmup_lr) == ((1e-3, 1e-4) if aircraft else (5e-4, 1e-6))
-    assert (settings.epochs, settings.schedule_epochs, settings.warmup_epochs) == (100, 300, 5)
+    epochs = 200 if imagenet else 100
+    assert (settings.epochs, settings.schedule_epochs) == (epochs, epochs if later else 300)
+    assert (settings.warmup_epochs, settings.mix_prob) == (5, 0.0 if later else 1.0)
     assert (settings.mixup, settings.cutmix, settings.smoothing, settings.random_erasing) == (0.8, 1.0, 0.1, 0.25)
     assert (settings.auto_augment, settings.ema_decay, settings.kl_weight) == ("rand-m9-mstd0.5-inc1", 0.99996, 0.5)
     assert (found["num_superpixels"], found["drop_path_rate"]) == (256 if breeds else 196, 0.1)
     assert (found["train_split"], found["val_split"], found["data"]) == ("train", "val", f"data/{name}")
-    assert found["model"] == ("hcast_small" if breeds else "hcast_small.cast_in1k")  # no --finetune for BREEDS
+    # No --finetune for BREEDS and ImageNet.
+    assert found["model"] == ("hcast_small" if breeds or imagenet else "hcast_small.cast_in1k")
     assert "mean" not in found and not settings.paper_exact
     config = HCastConfig.from_variant("hcast_small", num_superpixels=found["num_superpixels"])
     exact = options("--recipe", name, "--paper-exact")
     assert (exact["train_split"], exact["val_split"], exact["paper_exact"]) == ("train+val", "test", True)
     official = config.replace(**{k: exact[k] for k in ("mean", "std", "num_superpixels") if k in exact})
     assert official == config.replace(**BENCHMARKS[name].official)  # what repro evaluates official files with
-    changed = {"train_split", "val_split", "paper_exact", *(("mean", "std") if name == "inat21_mini" else ())}
+    changed = {"train_split", "val_split", "paper_exact", *(("mean", "std") if name.startswith("inat") else ())}
     assert {k for k in exact if exact[k] != found.get(k)} == changed
 
 

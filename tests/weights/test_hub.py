@@ -45,8 +45,8 @@ class Server:
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout.splitlines()[-1])
 
-    def fault(self, match: str, status: int = 503, times: int = 1) -> None:
-        body = json.dumps({"match": match, "status": status, "times": times}).encode()
+    def fault(self, match: str, status: int = 503, times: int = 1, **more: str) -> None:
+        body = json.dumps({"match": match, "status": status, "times": times, **more}).encode()
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/_test/fault", body, method="POST")).close()
 
     def faults_over(self) -> None:

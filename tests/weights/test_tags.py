@@ -13,7 +13,7 @@ from hcast_zoo.weights import file as weights
 from hcast_zoo.weights import hub, tags
 from hcast_zoo.weights.source import open_source
 from tests.weights.layouts import HEADLESS, LAYOUTS, moco, supervised
-from tests.weights.test_hub import TESTS, server  # noqa: F401  (a fixture)
+from tests.weights.test_hub import LOAD, TESTS, server  # noqa: F401  (a fixture)
 
 SUPERVISED, MOCO = "hcast_small.cast_in1k", "hcast_small.cast_moco_in1k"
 
@@ -173,6 +173,38 @@ def test_a_checkpoint_from_the_web(web, tmp_path, capsys):
 def test_malformed_addresses(source, message):
     with pytest.raises(ValueError, match=message), open_source(source):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.hub
+def test_a_hub_that_refuses_leaves_nothing_in_the_cache(server, tmp_path):  # noqa: F811
+    """A missing, gated, private or broken repository, and no network: what to do, and no file of a name of ours."""
+    torch.save(supervised(), tmp_path / "best.pth")
+    path, load = tags.TAGS[SUPERVISED].path, LOAD.format(sources=[SUPERVISED])
+    homes = [tmp_path / name for name in ("absent", "gated", "broken", "private", "offline", "unreachable")]
+    told = [server.python(load, HF_HOME=str(homes[0]))]
+    server.python(f"""
+from huggingface_hub import HfApi
+api = HfApi()
+api.create_repo("twke/CAST", private=True)
+api.upload_file(path_or_fileobj={str(tmp_path / "best.pth")!r}, path_in_repo={path!r}, repo_id="twke/CAST")
+print(1)""")
+    server.fault(".*resolve.*best_checkpoint", status=403, times=9, code="GatedRepo")
+    told.append(server.python(load, HF_HOME=str(homes[1])))
+    server.faults_over()
+    server.fault("GET .*resolve.*best_checkpoint", status=503, times=9)
+    told.append(server.python(load, HF_HOME=str(homes[2])))
+    server.faults_over()
+    told.append(server.python(load, HF_HOME=str(homes[3]), HF_TOKEN=""))
+    told.append(server.python(load, HF_HOME=str(homes[4]), HF_HUB_OFFLINE="1"))
+    told.append(server.python(load, HF_HOME=str(homes[5]), HF_ENDPOINT="http://127.0.0.1:9"))
+
+    expected = ("check the name", "is gated: ask for access", "failed", "if it is private", "OFFLINE", "cannot reach")
+    for home, (message,), part in zip(homes, told, expected, strict=True):
+        assert message.startswith(f"{SUPERVISED}: ") and part in message, message
+        assert message.endswith(f"A copy of the file works too: hcast-zoo convert FILE {SUPERVISED}.safetensors")
+        assert not list(home.rglob("*.safetensors")) and not list(home.rglob("pins.json"))
+    assert server.python(load, HF_HOME=str(tmp_path / "works")) == [SUPERVISED]
 
 
 @pytest.mark.slow
