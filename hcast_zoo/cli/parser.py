@@ -80,6 +80,11 @@ def _add_answers(command: Callable) -> None:
     p.add_argument(
         "--report", metavar="FILE.html", help="write a page of thumbnails along the tree, the most doubtful first"
     )
+    p.add_argument(
+        "--taxonomy",
+        metavar="TREE",
+        help="tree above the classes of flat weights, a file or a name such as imagenet: levels above are sums",
+    )
     p.add_argument("--top-k", type=int, metavar="K", help="also give the K most probable paths")
     p.add_argument("--json", action="store_true", help="one JSON object per line")
     p.add_argument(

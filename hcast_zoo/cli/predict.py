@@ -37,6 +37,7 @@ def predict(args: argparse.Namespace) -> int:
             args.model,
             device=engine_device(args, processes),
             tell=teller(args.verbose),
+            taxonomy=_tree_above(args.taxonomy),
             **options,
         )
         loading = choose_loading(
@@ -114,6 +115,17 @@ def _pictures(args: argparse.Namespace) -> tuple[list[str], int]:
     if not files:
         raise ValueError("expected pictures, or --files-from with a list of them")
     return files, missed
+
+
+def _tree_above(source: str | None):
+    """Return the tree above flat weights that is asked for: one of the package by its name, or a file."""
+    if source is None:
+        return None
+
+    from ..paper import trees
+    from ..taxonomy.tree import Taxonomy
+
+    return trees.load(source) if source in trees.names() else Taxonomy.load(source)
 
 
 def _predictions(predictor, files: list[str], loading: Loading) -> Iterable:

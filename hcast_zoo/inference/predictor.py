@@ -23,6 +23,7 @@ from ..network import superpixels
 from ..network.config import HCastConfig, check_clusters
 from ..network.memory import pictures_at_once
 from ..network.model import HCast, HCastOutput
+from ..taxonomy.above import check_above, sum_upwards
 from ..taxonomy.backoff import back_off, check_threshold
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.decode import check_decoder, check_top_k, node_probabilities, top_paths
@@ -89,6 +90,7 @@ class Predictor:
         threshold: Back off to the deepest level that can be trusted, with at least this probability in [0, 1]; see
             :func:`hcast_zoo.taxonomy.backoff.back_off`. None gives whole paths.
         top_k: Also give so many of the most probable paths; see :func:`hcast_zoo.taxonomy.decode.top_paths`.
+        taxonomy: Of flat weights: a tree above their classes. A node's probability is the sum of its leaves'.
         engine: What computes :meth:`predict`'s batches, one of ``engines.ENGINES``; see
             :func:`hcast_zoo.inference.engines.make_engine`. :meth:`answer` always takes torch.
         precision: One of ``engines.PRECISIONS``.
@@ -97,8 +99,8 @@ class Predictor:
     Raises:
         EngineError: if the engine is not installed or not offered at this precision.
         WeightsError: if the weights cannot be loaded.
-        ValueError: if the weights have no taxonomy, the decoder or a node is unknown, clusters outnumber tokens, or
-            the threshold is not in [0, 1].
+        ValueError: if the weights have no taxonomy, or the tree is none above their classes; the decoder or a node is
+            unknown; clusters outnumber tokens; or the threshold is not in [0, 1].
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Predictor:
         within: Sequence[str] | None = None,
         threshold: float | None = None,
         top_k: int | None = None,
+        taxonomy: Taxonomy | None = None,
         engine: str = "torch",
         precision: str = "fp32",
         tell: Callable[[str], object] = lambda line: None,
@@ -125,10 +128,13 @@ class Predictor:
         if content.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
         check_decoder(decoder)
-        self.taxonomy: Taxonomy = content.taxonomy
+        self.taxonomy: Taxonomy = content.taxonomy if taxonomy is None else check_above(taxonomy, content.taxonomy)
         self.model: HCast = weights.build(content, device)
         self.transform = eval_transform(content.config)
         self.calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
+        self._flat = None
+        if taxonomy is not None:  # temperatures of the classes come before the sums, and none after
+            self._flat, self.calibration = self.calibration, Calibration.identity(len(taxonomy.levels))
         self.metadata, self.device = content.metadata, next(self.model.parameters()).device
         self._make_engine = functools.partial(make_engine, self.model, engine, precision, source=source, tell=tell)
         self.engine = self._make_engine()
@@ -248,7 +254,8 @@ class Predictor:
         return predictions
 
     def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
-        """Turn one (B, C_l) tensor of logits per level into B predictions with an empty file name."""
+        """Turn one (B, C_l) tensor of logits per level of the model into B predictions with an empty file name."""
+        level_logits = self._all_levels(level_logits)
         d = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self._subtree)
         paths, probabilities = d.paths, d.path_probabilities
         reasons: Sequence[str | None] = [None] * len(d.paths)
@@ -281,6 +288,12 @@ class Predictor:
 
         return predictions
 
+    def _all_levels(self, level_logits: list[Tensor]) -> list[Tensor]:
+        """Return the logits of the taxonomy's levels; of flat weights below a tree, those above are sums."""
+        if self._flat is None:
+            return level_logits
+        return sum_upwards(self._flat.logits(level_logits)[0], self.taxonomy)
+
     def _top(self, level_logits: list[Tensor]) -> list[tuple[tuple[tuple[str, ...], float], ...]]:
         """Return the most probable paths of each picture, by name, with their probabilities."""
         assert self.top_k is not None
@@ -301,7 +314,7 @@ class Predictor:
     def node_probabilities(self, level_logits: Sequence[Tensor], decoder: str | None = None) -> tuple[Tensor, ...]:
         """Return the (B, C_l) probability of every node of each level; see :func:`decode.node_probabilities`."""
         return node_probabilities(
-            self.calibration.logits([x.float().cpu() for x in level_logits]),
+            self.calibration.logits(self._all_levels([x.float().cpu() for x in level_logits])),
             self.taxonomy,
             decoder or self.decoder,
             within=self._subtree,

@@ -119,10 +119,14 @@ def from_normalized(
     return segment(images.detach(), num_superpixels, list(mean), list(std))
 
 
-@torch.compiler.assume_constant_result  # so that it runs while dynamo traces, which ignores warnings
 def tell_of_grid() -> None:
     """Warn that a graph gets other superpixels than its model."""
     warnings.warn(GRID_NOTE, stacklevel=2)
+
+
+# So that it runs while dynamo traces, which ignores warnings: the mark that torch.compiler.assume_constant_result sets,
+# which itself would import torch's compiler.
+tell_of_grid._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def prepare_segments(

@@ -35,8 +35,8 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
         kl_weight: Weight of the Tree-path KL in the loss; the paper uses 0.5.
         label_smoothing: Label smoothing of the loss, in [0, 1).
         output_levels: Let the classifier return ``level_logits`` and ``segments`` beside ``logits``.
-        out_features: Stages whose feature maps ``AutoBackbone`` returns, of ``stage1`` to ``stage4``; the last by
-            default.
+        out_features: Stages whose feature maps ``AutoBackbone`` returns, of ``stem`` and ``stage1`` to ``stage4``; the
+            last by default.
         out_indices: The same by number, from 0.
         initializer_range: Standard deviation that new tokens, blocks and heads are drawn with.
 
@@ -125,7 +125,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
             self.id2label = self._finest_labels()
         if self.label2id is None:
             self.label2id = {name: index for index, name in self.id2label.items()}
-        self.stage_names = [f"stage{number}" for number in range(1, 1 + NUM_STAGES)]
+        self.stage_names = ["stem", *(f"stage{number}" for number in range(1, 1 + NUM_STAGES))]
         self.set_output_features_output_indices(
             out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
         )

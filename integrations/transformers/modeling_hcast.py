@@ -50,13 +50,15 @@ def eager_attention_forward(
 ) -> tuple[Tensor, Tensor]:
     """Mix the values step by step, which gives the weights too; the "eager" entry of transformers' attention functions.
 
+    It computes in float32, as the fused kernels do inside: what half precision rounds here would move cluster centres.
+
     Shape: (B, heads, N, d) each, mask (B, 1, 1, N) bool -> (B, N, heads, d), and weights (B, heads, N, N).
     """
-    scores = query @ key.transpose(-2, -1) * scaling
+    scores = query.float() @ key.float().transpose(-2, -1) * scaling
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, float("-inf"))
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ value).transpose(1, 2), weights
+    weights = scores.softmax(-1)
+    return (weights @ value.float()).to(query.dtype).transpose(1, 2), weights.to(query.dtype)
 
 
 class HCastAttention(Attention):
@@ -71,11 +73,9 @@ class HCastAttention(Attention):
         """Mix the values (B, heads, N, d)."""
         if not len(q):  # an empty batch, which transformers' functions cannot reshape
             return super().attend(q, k, v, mask, need_weights)
-        implementation = self.config._attn_implementation
-        if mask is not None and implementation == "flex_attention":  # which adds masks to scores
-            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
-            mask = mask.expand(-1, -1, q.shape[2], -1).contiguous()
-        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
         output, weights = attention_interface(self, q, k, v, mask, dropout=0.0, scaling=q.shape[-1] ** -0.5)
         return output.transpose(1, 2), weights
 
@@ -159,6 +159,14 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
             "hundred tokens. Use attn_implementation='sdpa' (the default), which runs PyTorch's own flash "
             "kernels in half precision on a GPU"
         )
+
+    def _flex_attn_can_dispatch(self, *args: Any, **kwargs: Any) -> bool:
+        if self.config.mask_empty:
+            raise ValueError(
+                "flex_attention with mask_empty=True is refused, as PyTorch's kernel crashed on a CPU with such masks: "
+                "use attn_implementation='sdpa'"
+            )
+        return super()._flex_attn_can_dispatch(*args, **kwargs)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, *args: Any, remote_code: bool | None = None, **kwargs: Any
@@ -277,7 +285,10 @@ class HCastModel(HCastPreTrainedModel):
 
 
 class HCastBackbone(BackboneMixin, HCastPreTrainedModel):
-    """H-CAST for dense tasks: feature maps of its stages, each 8x8-pixel cell with the features of its segment."""
+    """H-CAST for dense tasks: feature maps of its stages, each 8x8-pixel cell with the features of its segment.
+
+    The map of ``stem`` holds the superpixels that enter stage 1.
+    """
 
     _keys_to_ignore_on_load_unexpected = [r"^heads\.", r"^norm\."]  # noqa: RUF012
 
@@ -314,12 +325,12 @@ class HCastBackbone(BackboneMixin, HCastPreTrainedModel):
             output_attentions=with_attentions,
         )
 
-        ends = itertools.accumulate(self.config.depths)
-        labels = cell_labels(encoding.segments, encoding.assignments)
+        ends = itertools.accumulate(self.config.depths, initial=0)
+        cells = cell_labels(encoding.segments, encoding.assignments)
         maps = []
-        for name, end, cells in zip(self.stage_names, ends, labels):
+        for name, end, labels in zip(self.stage_names, ends, [cells[0], *cells]):  # stem and stage 1: superpixels
             if name in self.out_features:
-                maps.append(scatter(encoding.hidden_states[end][:, 1:], cells))
+                maps.append(scatter(encoding.hidden_states[end][:, 1:], labels))
 
         return BackboneOutput(
             feature_maps=tuple(maps),

@@ -429,3 +429,9 @@ def test_ablation_differences(benchmark):
     assert value == 25 and error == pytest.approx(100 * np.std([1, 0, 0, 0], ddof=1) / 2)
     assert difference(base, base, "path") == (0, 0)
     assert difference([*base, *better], base, "path")[0] == 12.5
+
+
+def test_timms_page_has_every_tag(benchmark):
+    """The table of docs/timm.md is what the registry holds."""
+    table = benchmark("timm_models").tag_table()
+    assert table in (Path(__file__).parents[2] / "docs/timm.md").read_text(encoding="utf-8")

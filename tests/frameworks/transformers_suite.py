@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
 
 from hcast_zoo import Taxonomy
 from hcast_zoo.integrations.transformers import (
+    HCastBackbone,
     HCastConfig,
     HCastForImageClassification,
     HCastImageProcessor,
@@ -23,6 +24,7 @@ from hcast_zoo.integrations.transformers import (
     HCastModel,
 )
 
+from ..test_backbone_common import BackboneTesterMixin
 from ..test_configuration_common import ConfigTester
 from ..test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 from ..test_modeling_common import ModelTesterMixin, floats_tensor
@@ -121,6 +123,14 @@ class HCastModelTest(ModelTesterMixin, unittest.TestCase):
     @unittest.skip("H-CAST has no inputs_embeds: superpixels are cut from pixels")
     def test_inputs_embeds(self):
         pass
+
+
+class HCastBackboneTest(BackboneTesterMixin, unittest.TestCase):
+    all_model_classes = (HCastBackbone,)
+    config_class = HCastConfig
+
+    def setUp(self):
+        self.model_tester = HCastModelTester(self)
 
 
 class HCastImageProcessingTester(ImageProcessingTester):

@@ -1,6 +1,7 @@
 """The same file gives the same answer by every door, frameworks' own entry points included."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -96,6 +97,32 @@ def test_transformers_image_processors(kind, files, expected, transformers_door)
                 torch.testing.assert_close(ours[0], core, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_timm(kind, files, expected, tmp_path):
+    """Its transform on a picture of ours; and its data set and loader, as ``hcast-zoo timm`` runs its scripts."""
+    import timm
+    from timm.data import create_loader, create_transform, resolve_model_data_config
+
+    from hcast_zoo.data.pictures import read_picture
+    from hcast_zoo.integrations.timm.scripts import create_upright_reader
+
+    model = timm.create_model(NAME, pretrained=True).eval()
+    config = resolve_model_data_config(model)
+    images = [create_transform(**config)(read_picture(files[kind]))[None]]
+
+    (tmp_path / "class").mkdir()
+    shutil.copy(files[kind], tmp_path / "class")
+    dataset = timm.data.ImageDataset(str(tmp_path), reader=create_upright_reader("", root=str(tmp_path)))
+    # Pillow's resize, as timm's scripts use without its prefetcher.
+    options = {key: config[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct")}
+    loader = create_loader(dataset, batch_size=1, num_workers=0, use_prefetcher=False, device="cpu", **options)
+    images += [batch for batch, _ in loader]
+    for image in images:
+        for ours, core in zip(model.forward_levels(image), expected[kind][0], strict=True):
+            torch.testing.assert_close(ours[0], core, atol=TOLERANCE, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["transparent", "16_bit", "grey"])
 def test_transformers_arrays(kind, files, expected, transformers_door):
     """The arrays that Pillow gives: RGBA, uint16, and (H, W)."""
@@ -111,6 +138,10 @@ def test_transformers_arrays(kind, files, expected, transformers_door):
             answer = classify(source)
             finest = answer[0] if isinstance(answer, list) else answer["levels"][-1]
             assert finest["label"] == expected[kind][1]
+            if isinstance(answer, list):
+                agrees(finest, expected[kind])
+            else:
+                assert answer["score"] == pytest.approx(expected[kind][3].path_probability, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,9 @@ import threading
 import pytest
 import torch
 
+from hcast_zoo import Predictor
 from hcast_zoo.cli import main
+from hcast_zoo.paper import trees
 from hcast_zoo.weights import file as weights
 from hcast_zoo.weights import hub, tags
 from hcast_zoo.weights.source import open_source
@@ -54,6 +56,32 @@ def test_a_tag_is_converted_once_and_pinned(published, tmp_path, capsys):
     (tmp_path / f"{SUPERVISED}.pth").unlink()
     assert weights.load(SUPERVISED).metadata["name"] == SUPERVISED  # from the cache
     assert capsys.readouterr().err == ""
+
+
+def test_levels_above_imagenets_classes(published, request, capsys):
+    """By command, along 18 kinds and 117 groups: a node's probability is the sum of its objects'."""
+    published(SUPERVISED, supervised())
+    picture = next((request.config.rootpath / "tests" / "pictures").glob("*.png"))
+    command = ["predict", str(picture), "--model", SUPERVISED, "--json", "--decode", "independent"]
+    assert main(command) == 0
+    (flat,) = json.loads(capsys.readouterr().out)["path"]
+    assert main([*command, "--taxonomy", "imagenet"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    tree = trees.load("imagenet")
+    assert answer["path"][-1] == flat and len(answer["path"]) == len(tree.levels) == 3
+
+    content = weights.load(SUPERVISED)
+    _, output = Predictor(SUPERVISED).answer(picture)
+    leaves = output.level_logits[0][0].softmax(-1).double()
+    for level, (name, probability) in enumerate(zip(answer["path"], answer["probabilities"])):
+        sums = [sum(leaves[path[-1]] for path in tree.paths if path[level] == i) for i in range(len(tree.names[level]))]
+        best = int(torch.tensor(sums).argmax())
+        assert tree.names[level][best] == name and probability == pytest.approx(float(sums[best]), abs=1e-5)
+
+    assert main([*command, "--taxonomy", "cub"]) == 2
+    assert f"whose {len(content.taxonomy.names[0])} leaves are the model's classes" in capsys.readouterr().err
+    assert main(["predict", str(picture), "--model", "hcast_tiny.emoji_art", "--taxonomy", "imagenet"]) == 2
+    assert "got weights with the levels" in capsys.readouterr().err
 
 
 def test_a_changed_file_is_refused_until_it_is_pinned(published, capsys):
