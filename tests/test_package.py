@@ -32,6 +32,7 @@ def test_the_core_imports_no_framework():
     allowed = {
         "training/augmentation.py": {"timm"},
         "training/average.py": {"timm"},
+        "training/repeated.py": {"timm"},
         "training/trainer.py": {"timm", "accelerate"},
         "demo/app.py": {"gradio"},
         "demo/guard.py": {"gradio"},
