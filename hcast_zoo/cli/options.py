@@ -38,6 +38,12 @@ def add_listing(parser: argparse.ArgumentParser) -> None:
         default=absent,
         help="hold out what belongs together as a whole: a column (camera, individual), or `folder`",
     )
+    parser.add_argument(
+        "--keep",
+        metavar="LIST",
+        default=absent,
+        help="earlier list of `data split` or a run's pictures.csv: its pictures stay in their parts",
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ LISTING_DEFAULTS = {
     "val_fraction": 0.0,
     "test_fraction": 0.0,
     "group_by": None,
+    "keep": None,
 }
 TRAIN_DEFAULTS = {
     "train_split": "train",
@@ -169,6 +170,9 @@ def train(args: argparse.Namespace) -> int:
         from ..training.trainer import Trainer
 
     options = _train_options(args)
+    if (options["val_fraction"] or options["test_fraction"]) and not options["keep"]:
+        earlier = os.path.join(args.output, PICTURES)
+        options["keep"] = earlier if os.path.exists(earlier) else None  # what was held out stays so as data grows
     listing, taxonomy = _list_for_training(options)
     if not args.recipe and not options.get("paper_exact"):
         options = _take_recipe_by_size(args, options, len(listing.part(options["train_split"]).pictures))
@@ -241,7 +245,7 @@ def _tell(text: str) -> None:
 def list_pictures(options: dict, taxonomy, wanted: tuple):
     """Return the pictures that ``options`` (``data``, ``levels`` ...) name, with those held out that it asks for."""
     from ..data.readers import read, read_synonyms
-    from ..data.splits import hold_out
+    from ..data.splits import hold_out, read_parts
 
     synonyms = read_synonyms(options["synonyms"]) if options["synonyms"] else None
     listing = read(
@@ -253,7 +257,10 @@ def list_pictures(options: dict, taxonomy, wanted: tuple):
         synonyms=synonyms,
     )
     if options["val_fraction"] or options["test_fraction"]:
-        listing = hold_out(listing, options["val_fraction"], options["test_fraction"])
+        kept = read_parts(options["keep"]) if options["keep"] else None
+        listing = hold_out(listing, options["val_fraction"], options["test_fraction"], kept)
+    elif options["keep"]:
+        raise ValueError("--keep needs the fractions to hold out of what is new: --val-fraction, --test-fraction")
     return listing
 
 

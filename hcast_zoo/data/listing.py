@@ -1,6 +1,7 @@
 """Lists of labelled pictures, and how the rows of a table make one."""
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -91,6 +92,37 @@ class Listing:
         return Taxonomy.from_paths(rows, self.levels, clean_name(name), strict_names=strict_names)
 
 
+def join_listings(source: Path, listings: Sequence[Listing], parts: Sequence[str | None]) -> Listing:
+    """Return several listings as one.
+
+    Args:
+        source: What all of them are in.
+        listings: At least one.
+        parts: Of each, the part that its pictures are in, if it has no parts of its own; None if that is not told.
+
+    Raises:
+        ValueError: if they differ in their levels.
+    """
+    whole = dataclasses.replace(listings[0], source=source, pictures=[], paths=[], splits=[], groups=[])
+    for listing, part in zip(listings, parts, strict=True):
+        if listing.levels != whole.levels:
+            raise ValueError(
+                f"{listing.source}: expected the levels of {listings[0].source}, {brief(whole.levels)}, got "
+                f"{brief(listing.levels)}"
+            )
+        count = len(listing.pictures)
+        whole.pictures += listing.pictures
+        whole.paths += listing.paths
+        whole.splits += listing.splits if listing.splits is not None else [part or ""] * count  # type: ignore[operator]
+        whole.groups += listing.groups if listing.groups is not None else []  # type: ignore[operator]
+
+    if not any(whole.splits or ()):
+        whole.splits = None
+    if len(whole.groups or ()) != len(whole.pictures):
+        whole.groups = None
+    return whole
+
+
 def find_split(name: str, there: Iterable[str]) -> str | None:
     """Return which of the names of parts stands for one: itself, else in another case, else a common other name."""
     parts = list(there)
@@ -98,6 +130,17 @@ def find_split(name: str, there: Iterable[str]) -> str | None:
         return name
     others = next((names for names in SPLIT_NAMES.values() if name.lower() in names), (name.lower(),))
     return next((part for part in parts if isinstance(part, str) and part.lower() in others), None)
+
+
+def common_split(name: str) -> str | None:
+    """Return the part that a name tells, as of a folder or a shard: ``train-00000-of-00004``.
+
+    Example:
+        >>> common_split("validation-00000-of-00001"), common_split("Train"), common_split("gulls")
+        ('val', 'train', None)
+    """
+    word = re.split(r"[-.]", name.lower(), maxsplit=1)[0]
+    return next((split for split, names in SPLIT_NAMES.items() if word in names), None)
 
 
 def choose_columns(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -9,10 +10,20 @@ from ..common.files import check_file
 from ..common.formats import is_picture_name
 from ..common.text import brief
 from ..common.walk import Skipped, is_junk
+from ..network import memory
 from ..taxonomy.names import clean_name
 from ..taxonomy.sources import lines, read_table, walk
 from ..taxonomy.tree import Taxonomy
-from .listing import SPLIT_NAMES, Listing, cell_text, choose_columns, collect, find_split
+from .listing import (
+    SPLIT_NAMES,
+    Listing,
+    cell_text,
+    choose_columns,
+    collect,
+    common_split,
+    find_split,
+    join_listings,
+)
 from .parquet import read_parquet
 
 PREPARED = "data.jsonl"  # the list of a folder that `hcast-zoo data prepare` wrote
@@ -33,7 +44,8 @@ def read(
 
     Args:
         source: A folder tree, with a folder for each part or without; a folder with Hugging Face's ``metadata.csv``,
-            or one that ``hcast-zoo data prepare`` wrote; a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
+            with parquet shards, or one that ``hcast-zoo data prepare`` wrote; a ``.csv``, ``.tsv``, ``.jsonl`` or
+            ``.parquet`` file.
         taxonomy: Its levels name the columns, as far as they are there.
         wanted: Parts that will be asked for; they tell whether a folder's sub-folders are parts or labels.
         levels: Columns that are levels, coarse to fine.
@@ -97,31 +109,58 @@ def _read_folder(
         return _read_file(source / PREPARED, taxonomy, levels, group_by)
     for name in METADATA:
         if (source / name).is_file():
-            return _read_file(source / name, taxonomy, levels, group_by)
+            return _split_by_folder(_read_file(source / name, taxonomy, levels, group_by))
+    if shards := find_shards(source):
+        return _read_shards(source, shards, taxonomy, levels, group_by)
 
     parts = split_folders(source, wanted)
-    if not parts:
-        rows = folder_rows(source)
-        return Listing(
-            source=source,
-            pictures=[file for file, _ in rows],
-            paths=[path for _, path in rows],
-            levels=tuple(levels) if levels else None,
+    if parts:
+        return join_listings(
+            source, [_read_folder(source / part, taxonomy, (), levels, group_by) for part in parts], parts
         )
 
-    whole = Listing(
-        source=source, pictures=[], paths=[], levels=tuple(levels) if levels else None, splits=[], groups=None
+    rows = folder_rows(source)
+    return Listing(
+        source=source,
+        pictures=[file for file, _ in rows],
+        paths=[path for _, path in rows],
+        levels=tuple(levels) if levels else None,
     )
-    for part in parts:
-        inner = _read_folder(source / part, taxonomy, (), levels, group_by)
-        whole.pictures += inner.pictures
-        whole.paths += inner.paths
-        whole.levels = inner.levels
-        whole.splits = [*(whole.splits or ()), *[part] * len(inner.pictures)]
-        if inner.groups is not None:
-            whole.groups = [*(whole.groups or ()), *inner.groups]
 
-    return whole
+
+def find_shards(source: Path) -> list[Path]:
+    """Return the parquet files in and below a folder, sorted; none if there are pictures, which are the data then."""
+    shards = []
+    for folder, _, names in walk(source):
+        if any(map(is_picture_name, names)):
+            return []
+        shards += [folder / name for name in names if name.lower().endswith(".parquet")]
+    return sorted(shards)
+
+
+def _read_shards(
+    source: Path,
+    shards: Sequence[Path],
+    taxonomy: Taxonomy | None,
+    levels: Sequence[str] | None,
+    group_by: str | None,
+) -> Listing:
+    """Read several parquet files as one; without a column for it, a name tells the part: ``train-00000-of-00004``."""
+    memory.check(sum(shard.stat().st_size for shard in shards), str(source), "its pictures, all in memory,")
+    listings = [_read_file(shard, taxonomy, levels, group_by) for shard in shards]
+    parts = [common_split(shard.name) or common_split(shard.parent.name) for shard in shards]
+    return join_listings(source, listings, parts)
+
+
+def _split_by_folder(listing: Listing) -> Listing:
+    """Return a listing whose parts are the folders of its pictures, if it has none and all folders are so named."""
+    root = listing.source.parent
+    if listing.splits is not None or not all(isinstance(picture, Path) for picture in listing.pictures):
+        return listing
+    folders = [Path(os.path.relpath(str(picture), root)).parts[0] for picture in listing.pictures]
+    if folders and all(common_split(folder) for folder in set(folders)):
+        listing.splits = folders
+    return listing
 
 
 def split_folders(source: Path, wanted: Sequence[str]) -> list[str]:

@@ -1,32 +1,38 @@
 """Pictures held out for validation and test: by what they show, so that one never changes sides when it is renamed."""
 
 import csv
+import dataclasses
 import hashlib
 import io
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..common.files import write_whole
-from .listing import Listing, find_split
+from ..common.text import brief
+from .listing import Listing, common_split, find_split
+from .readers import read
 
 PARTS = ("train", "val", "test")
-MIN_PICTURES = 3  # of a leaf, below which nothing is held out of it
+MIN_PICTURES = 3  # of a leaf, from which at least one is held out for each part
 
 
-def hold_out(listing: Listing, val_fraction: float = 0.0, test_fraction: float = 0.0) -> Listing:
+def hold_out(
+    listing: Listing, val_fraction: float = 0.0, test_fraction: float = 0.0, kept: Mapping[str, str] | None = None
+) -> Listing:
     """Return a listing in parts, some of whose training pictures are held out for validation and test.
 
-    Each picture has a place in [0, 1) by the hash of its content (of its group's name, if pictures are grouped), and
-    within each leaf those with the lowest places are held out. So copies of a picture stay together, names and order do
-    not matter, and of every leaf of three or more its fraction is held out, to within one picture, and at least one.
-    More pictures of a leaf move others only as far as that demands. Parts that are there already stay as they are.
+    Each picture has a place in [0, 1) by the hash of its content (of its group's name, if pictures are grouped), and is
+    held out if its place is below the fraction. So copies of a picture stay together, names and order do not matter,
+    and a picture stays on its side whatever is added. Of a leaf of three or more, at least one picture is held out for
+    each part, that with the lowest place, if none is by itself; only such a picture may change sides when its leaf
+    grows, and ``kept`` keeps it too. Parts that are there already stay as they are.
 
     Args:
         listing: Pictures; without parts, all count as training pictures.
         val_fraction: Part of the training pictures to validate on, in [0, 1).
         test_fraction: Part to test on.
+        kept: Part of each picture of an earlier list, by its whole path; see :func:`read_parts`.
 
     Raises:
         ValueError: if the fractions leave nothing to train on, or a part is there already.
@@ -51,34 +57,61 @@ def hold_out(listing: Listing, val_fraction: float = 0.0, test_fraction: float =
             leaves.setdefault(leaf, {}).setdefault(unit, []).append(index)
 
     for units in leaves.values():
-        order = sorted(units, key=lambda unit: (_place(unit), unit))
-        places = [_place(unit) for unit in order]
-        test = _count(places, test_fraction)
-        held = max(
-            _count(places, test_fraction + val_fraction), test + bool(val_fraction and len(order) >= MIN_PICTURES)
-        )
-        held = min(held, max(len(order) - 1, 0))
-        for number, unit in enumerate(order[:held]):
-            for index in units[unit]:
-                splits[index] = "test" if number < test else "val"
+        known = {unit: part for unit, indices in units.items() if (part := _kept(listing, indices, kept or {}))}
+        for unit, part in _sides(units, test_fraction, val_fraction, known).items():
+            if part != "train":
+                for index in units[unit]:
+                    splits[index] = part
 
-    return Listing(
-        source=listing.source,
-        pictures=listing.pictures,
-        paths=listing.paths,
-        levels=listing.levels,
-        splits=splits,
-        groups=listing.groups,
-    )
+    return dataclasses.replace(listing, splits=splits)
 
 
-def _count(places: Sequence[float], fraction: float) -> int:
-    """Return how many of the lowest places are held out: those below the fraction, to within one of its share."""
-    if not fraction or len(places) < MIN_PICTURES:
-        return 0
-    share = fraction * len(places)
-    natural = sum(place < fraction for place in places)
-    return max(1, min(max(natural, math.ceil(share - 1)), math.floor(share + 1)))
+def _sides(units: Iterable[str], test_fraction: float, val_fraction: float, known: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of each unit of a leaf; those that are known keep theirs."""
+    sides = dict(known)
+    places = {unit: _place(unit) for unit in units}
+    new = sorted(places.keys() - known.keys(), key=lambda unit: (places[unit], unit))
+    for unit in new:
+        below_test, below_both = places[unit] < test_fraction, places[unit] < test_fraction + val_fraction
+        sides[unit] = "test" if below_test else "val" if below_both else "train"
+
+    if len(places) >= MIN_PICTURES:
+        for part, fraction in (("test", test_fraction), ("val", val_fraction)):
+            free = [unit for unit in new if sides[unit] == "train"]
+            if fraction and free and part not in sides.values():
+                sides[free[0]] = part
+    if new and "train" not in sides.values():
+        sides[new[-1]] = "train"
+
+    return sides
+
+
+def _kept(listing: Listing, indices: Sequence[int], kept: Mapping[str, str]) -> str | None:
+    """Return the part that an earlier list had any of these pictures in."""
+    for index in indices:
+        part = kept.get(os.path.abspath(str(listing.pictures[index])))
+        if part is not None:
+            return part
+    return None
+
+
+def read_parts(path: str | Path) -> dict[str, str]:
+    """Return the part of each picture of a list, such as :func:`write_list` wrote, by its whole path.
+
+    Raises:
+        ValueError: if the list has no parts, or others than train, val and test.
+    """
+    listing = read(path)
+    if listing.splits is None:
+        raise ValueError(f"{path}: expected a column split")
+    parts = {}
+    for picture, part in zip(listing.pictures, listing.splits):
+        side = find_split(part, PARTS) or common_split(part or "")
+        if part and side is None:
+            raise ValueError(f"{path}: expected parts {', '.join(PARTS)}, got {brief(part)}")
+        if side is not None:
+            parts[os.path.abspath(str(picture))] = side
+    return parts
 
 
 def _unit(listing: Listing, index: int) -> str:

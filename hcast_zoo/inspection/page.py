@@ -33,7 +33,8 @@ MAX_THUMBNAILS = 1200  # of a page, about 5 MB
 MAX_GROUPS = 100  # of each kind
 MAX_IN_GROUP = 12
 MAX_PICTURES = 100  # of each kind
-MAX_ROWS = 200
+MAX_ROWS = 300  # of a table
+OPEN_ROWS = 15  # the others are folded away
 EXAMPLES = 4  # of a leaf
 
 # What can be found, the worst first: what its number counts, and what to do.
@@ -303,11 +304,18 @@ def _text(text: str) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     numeric = [all(row[column].isdecimal() or not row[column] for row in rows) for column in range(len(header))]
     classes = [' class="number"' if number else "" for number in numeric]
-    lines = ["".join(f"<th{kind}>{_text(cell)}</th>" for kind, cell in zip(classes, header))]
-    for row in rows[:MAX_ROWS]:
-        lines.append("".join(f"<td{kind}>{_text(cell)}</td>" for kind, cell in zip(classes, row)))
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table>{body}</table></div>{_more(len(rows) - MAX_ROWS)}'
+
+    def table(some: Sequence[Sequence[str]]) -> str:
+        lines = ["".join(f"<th{kind}>{_text(cell)}</th>" for kind, cell in zip(classes, header))]
+        for row in some:
+            lines.append("".join(f"<td{kind}>{_text(cell)}</td>" for kind, cell in zip(classes, row)))
+        return f'<div class="wide"><table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+
+    folded = ""
+    if len(rows) > OPEN_ROWS:
+        rest = rows[OPEN_ROWS:MAX_ROWS]
+        folded = f"<details><summary>{len(rest):,} more</summary>{table(rest)}</details>"
+    return f"{table(rows[:OPEN_ROWS])}{folded}{_more(len(rows) - MAX_ROWS)}"
 
 
 def _more(count: int, what: str = "") -> str:

@@ -200,3 +200,41 @@ def test_addresses_are_no_pictures(tmp_path):
     (tmp_path / "t.csv").write_text("image,species\nhttps://example.org/1.jpg,Tyto alba\n")
     with pytest.raises(ValueError, match="download the pictures first"):
         read(tmp_path / "t.csv")
+
+
+def write_shard(file, pictures, **columns):
+    """Write encoded pictures as Hugging Face's datasets do, as ``struct<bytes, path>``."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    cells = [{"bytes": picture, "path": f"{number}.png"} for number, picture in enumerate(pictures)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": cells, **columns}), file)
+
+
+def test_a_folder_of_parquet_shards(tmp_path):
+    for name, number in (("train-00000-of-00002", 0), ("train-00001-of-00002", 1), ("validation-00000-of-00001", 2)):
+        write_shard(tmp_path / f"data/{name}.parquet", [b"a%d" % number, b"b"], order=["x", "y"], species=["xa", "yb"])
+    found = read(tmp_path, wanted=("train", "val"))
+    assert found.splits == ["train"] * 4 + ["val"] * 2 and found.levels == ("order", "species")
+    assert found.part("train").pictures == [b"a0", b"b", b"a1", b"b"] and found.part("val").paths[1] == ["y", "yb"]
+
+    write_shard(tmp_path / "data/test-00000-of-00001.parquet", [b"c"], family=["x"], species=["xa"])
+    with pytest.raises(ValueError, match=r"train-00000.*expected the levels of .*test-00000"):
+        read(tmp_path)
+
+
+def test_shards_in_folders_of_parts_or_with_a_column(tmp_path):
+    write_shard(tmp_path / "a/train/0.parquet", [b"a"], species=["x"])
+    write_shard(tmp_path / "a/test/0.parquet", [b"b"], species=["y"])
+    assert read(tmp_path / "a").splits == ["test", "train"] == read(tmp_path / "a", wanted=("train",)).splits
+    write_shard(tmp_path / "b/0.parquet", [b"a", b"b"], species=["x", "y"], split=["dev", "train"])
+    assert read(tmp_path / "b").part("val").pictures == [b"a"]
+
+
+def test_parts_of_hugging_face_s_image_folder(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,species\ntrain/1.jpg,x\nvalidation/2.jpg,y\n")
+    found = read(tmp_path)
+    assert found.splits == ["train", "validation"] and found.part("val").paths == [["y"]]
+    (tmp_path / "metadata.csv").write_text("file_name,species\ntrain/1.jpg,x\nother/2.jpg,y\n")
+    assert read(tmp_path).splits is None

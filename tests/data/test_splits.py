@@ -5,7 +5,7 @@ import pytest
 
 from hcast_zoo.data.listing import Listing
 from hcast_zoo.data.readers import read
-from hcast_zoo.data.splits import hold_out, write_list
+from hcast_zoo.data.splits import hold_out, read_parts, write_list
 
 
 def listing(tmp_path, leaves=(("a", 40), ("b", 14), ("c", 2)), groups=None):
@@ -41,10 +41,25 @@ def test_sides_follow_the_content(tmp_path):
     assert sides(hold_out(whole, 0.2)) == before
 
 
-def test_more_pictures_move_few(tmp_path):
+def test_more_pictures_move_none(tmp_path):
     before = sides(hold_out(listing(tmp_path, (("a", 200),)), 0.15))
     after = sides(hold_out(listing(tmp_path, (("a", 260),)), 0.15))
-    assert sum(after[picture] != side for picture, side in before.items()) <= 3
+    assert sum(after[picture] != side for picture, side in before.items()) == 0 and len(after) == 260
+
+
+def test_a_list_keeps_even_those_that_were_lifted(tmp_path):
+    """A leaf whose places are all high gives its lowest, which a newcomer could replace."""
+    small = (("d", 4), ("e", 4), ("f", 4), ("g", 4))
+    first = hold_out(listing(tmp_path, small), 0.1, 0.1)
+    before = sides(first)
+    write_list(first, tmp_path / "first.csv")
+    grown = listing(tmp_path, tuple((leaf, 60) for leaf, _ in small))
+
+    moved = [p for p, side in sides(hold_out(grown, 0.1, 0.1)).items() if before.get(p, side) != side]
+    assert moved and all(before[picture] != "train" for picture in moved)  # so there is something to keep
+    kept = hold_out(grown, 0.1, 0.1, read_parts(tmp_path / "first.csv"))
+    assert all(sides(kept)[picture] == side for picture, side in before.items())
+    assert 10 <= kept.splits.count("val") <= 50 and 10 <= kept.splits.count("test") <= 50
 
 
 def test_copies_and_groups_stay_together(tmp_path):
