@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from ..common.extras import needs_extra
+from ..common.files import check_file
 from ..common.machine import Loading, choose_loading
 from ..common.text import printable, to_json
 from .answer import engine_device, find, sentence, teller
@@ -107,6 +108,7 @@ def _pictures(args: argparse.Namespace) -> tuple[list[str], int]:
     """Return the pictures that are asked for, and how many things in folders may hide more of them."""
     files, missed = find(args.pictures)
     if args.files_from:
+        check_file(args.files_from)
         with open(args.files_from, encoding="utf-8-sig", errors="surrogateescape") as names:
             files += [name for line in names if (name := line.rstrip("\r\n"))]
         if any("\0" in name for name in files):

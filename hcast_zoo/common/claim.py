@@ -10,7 +10,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from .. import __version__
-from .files import write_whole
+from .files import MAX_TEXT, check_file, write_whole
 from .processes import ALONE, Processes
 
 LOCK = ".lock"
@@ -89,6 +89,7 @@ def claim(
         write_whole(file, content)
         return []
 
+    check_file(file, MAX_TEXT)
     try:
         found = json.loads(file.read_bytes())
         if not isinstance(found, dict):

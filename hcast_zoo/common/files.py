@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BLOCK = 1 << 20  # bytes per read
+MAX_TEXT = 1 << 26  # bytes of a plan, a recipe or a report, each of which is read whole
 
 
 @contextlib.contextmanager

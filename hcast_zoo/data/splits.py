@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..common.files import write_whole
+from ..common.files import check_file, write_whole
 from ..common.text import brief
 from .listing import Listing, common_split, find_split
+from .pictures import MAX_BYTES
 from .readers import read
 
 PARTS = ("train", "val", "test")
@@ -120,10 +121,15 @@ def _unit(listing: Listing, index: int) -> str:
         return f"group {listing.groups[index]}"
     picture = listing.pictures[index]
     try:
-        content = picture if isinstance(picture, bytes) else picture.read_bytes()
-    except OSError:
+        content = picture if isinstance(picture, bytes) else _read(picture)
+    except (OSError, ValueError):
         content = str(picture).encode("utf-8", "surrogateescape")  # what cannot be read is told later
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _read(file: Path) -> bytes:
+    check_file(file, MAX_BYTES)
+    return file.read_bytes()
 
 
 def _place(unit: str) -> float:

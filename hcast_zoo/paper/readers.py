@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
+from ..common.files import check_file
 from ..common.formats import is_picture_name
 from ..taxonomy.tree import Taxonomy
 from . import trees
@@ -264,12 +265,14 @@ def find(roots: Sequence[Path], *names: str) -> Path:
     for root in roots:
         for name in names:
             if (root / name).exists():
+                check_file(root / name, error=DataError)
                 return root / name
 
     for root in roots:
         for child in sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else ():
             for name in names:
                 if (child / name).exists():
+                    check_file(child / name, error=DataError)
                     return child / name
 
     raise DataError(

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .. import __version__
-from ..common.files import sha256, write_whole
+from ..common.files import MAX_TEXT, check_file, sha256, write_whole
 from ..common.text import brief, printable
 from ..network.config import is_number
 from ..weights import file as weights
@@ -169,6 +169,7 @@ def read_evaluations(path: str | Path) -> list[Evaluation]:
     Raises:
         ValueError: if the file does not hold a list of evaluations.
     """
+    check_file(path, MAX_TEXT)
     try:
         return [Evaluation(**entry) for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
     except FileNotFoundError:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..common.claim import digest_of
-from ..common.files import sha256, write_whole
+from ..common.files import MAX_TEXT, check_file, sha256, write_whole
 
 PROGRESS = "progress.json"
 NEWEST, PREVIOUS = "checkpoint", "checkpoint.old"
@@ -49,6 +49,7 @@ def verify(folder: Path) -> dict:
     Raises:
         CheckpointError: if a file is missing, or is not as it was written.
     """
+    check_file(folder / PROGRESS, MAX_TEXT, CheckpointError)
     try:
         progress = json.loads((folder / PROGRESS).read_bytes())
         step = progress["step"]

@@ -5,6 +5,8 @@ import json
 from importlib import resources
 from pathlib import Path
 
+from ..common.files import MAX_TEXT, check_file
+
 MENDED = (
     "the official code's quirks are corrected: weights are chosen by full-path accuracy on a validation split of the "
     "training pictures, their EMA is kept, training and evaluation normalise pictures alike, and superpixels are "
@@ -89,7 +91,8 @@ def load(source: str) -> Recipe:
         return Recipe(source, *BY_SIZE[source], {})
     if source in _paper_names():
         text = (_folder() / f"{source}.json").read_text(encoding="utf-8")
-    elif Path(source).suffix == ".json" and Path(source).is_file():
+    elif Path(source).suffix == ".json" and Path(source).exists():
+        check_file(source, MAX_TEXT)
         text = Path(source).read_text(encoding="utf-8")
     else:
         raise ValueError(f"no recipe {source!r}: expected a .json file, or one of {', '.join(names())}")

@@ -20,7 +20,7 @@ def hub_config(content: Weights) -> dict:
     """
     fields = {k: v for k, v in content.config.to_dict().items() if k in tags.MODEL_FIELDS}
     taxonomy = content.taxonomy and content.taxonomy.to_dict()
-    cfg = tags.describe(tags.Source(content.config, content.taxonomy))
+    cfg = tags.describe(tags.Source(content.config, taxonomy))
     cfg.pop("label_names")  # config.json has them as id2label
     model = timm.create_model(
         variant_of(content.config),

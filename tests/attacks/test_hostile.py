@@ -23,16 +23,21 @@ from safetensors.torch import save_file
 
 from hcast_zoo import Predictor
 from hcast_zoo.cli import main
+from hcast_zoo.common.claim import claim
 from hcast_zoo.common.processes import check_device
 from hcast_zoo.common.text import brief, clip, printable, to_json
 from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.data.listing import Listing
 from hcast_zoo.data.pictures import PictureError, read_picture
+from hcast_zoo.data.splits import hold_out
 from hcast_zoo.data.transforms import eval_transform, middle_box
 from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.paper.readers import find as find_file
 from hcast_zoo.segments.report import free_folder
 from hcast_zoo.sharing import model_card as card
 from hcast_zoo.taxonomy.sources import MAX_LEVELS, TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.training import checkpoint, recipe
 from hcast_zoo.weights import file as weights
 from hcast_zoo.weights import hub
 from hcast_zoo.weights.file import WeightsError
@@ -718,7 +723,7 @@ def test_a_file_name_of_any_length_in_a_short_error(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_is_no_file_is_refused_by_every_door(tmp_path, kind, taxonomy, tiny_weights):
+def test_what_is_no_file_is_refused_by_every_door(tmp_path, kind, taxonomy, tiny_weights, capsys):
     def make(name):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -738,9 +743,35 @@ def test_what_is_no_file_is_refused_by_every_door(tmp_path, kind, taxonomy, tiny
         (lambda p: HierarchicalDataset.load(p, taxonomy), make("d.parquet")),
         (read_checkpoint, make("c.pth")),
         (read_checkpoint, make("c.safetensors")),
+        (recipe.load, make("recipe.json")),
+        (card.read_evaluations, make("evaluations.json")),
+        (lambda p: claim(p, {"a": {}}, holds="a job", mend="another"), make("plan.json")),
+        (checkpoint.verify, make("checkpoint/progress.json").parent),
+        (lambda p: find_file([p.parent], p.name), make("train_mini.json")),
     ):
         with pytest.raises(ValueError, match="expected a file, got a pipe, a socket or a device"):
             read(path)
+
+    assert main(["predict", "--files-from", str(make("list.txt")), "--model", str(tiny_weights)]) == 2
+    assert "expected a file, got a pipe" in capsys.readouterr().err
+    held_out = hold_out(Listing(tmp_path, [make("p.png")] * 2, [["a"]] * 2), 0.5)  # takes the name for its content
+    assert len(held_out.pictures) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_refused_by_frameworks(tmp_path, kind):
+    for name in ("config.json", "w.safetensors", "w.pth"):
+        os.mkfifo(tmp_path / name) if kind == "pipe" else (tmp_path / name).symlink_to("/dev/zero")
+
+    timm = pytest.importorskip("timm")
+    for name in ("w.safetensors", "w.pth"):
+        with pytest.raises(FileNotFoundError):
+            timm.create_model("hcast_tiny", checkpoint_path=str(tmp_path / name))
+
+    transformers = pytest.importorskip("transformers")
+    with pytest.raises((OSError, ValueError), match="config"):
+        transformers.AutoConfig.from_pretrained(tmp_path, local_files_only=True)
 
 
 def test_a_table_that_unfolds_is_not_read(tmp_path, taxonomy, monkeypatch):
