@@ -92,6 +92,10 @@ def sentence(prediction) -> str:
     facts = [f"path {prediction.path_probability:.1%}"] if prediction.path else []
     if prediction.runner_up:
         facts.append(f"then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}")
+    if prediction.node_set:
+        found = prediction.node_set
+        facts.append(f"one of {', '.join(found.nodes)}")
+        facts.append(f"below {' > '.join(found.subtree) or 'anything'}")
     if prediction.reason:
         facts.append(prediction.reason)
     return f"{levels} ({'; '.join(facts)})"

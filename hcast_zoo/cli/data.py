@@ -22,7 +22,7 @@ def check(args: argparse.Namespace) -> int:
     from ..inspection.page import write_page
     from ..inspection.scan import scan
     from ..taxonomy.tree import Taxonomy
-    from .train import LISTING_DEFAULTS, list_pictures
+    from .labelled import LISTING_DEFAULTS, list_pictures
 
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
     with warnings.catch_warnings(record=True) as told:

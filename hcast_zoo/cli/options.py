@@ -90,9 +90,10 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument(
         "--back-off",
-        type=float,
-        metavar="THRESHOLD",
-        help="stop at the deepest level where the levels agree and the path has this probability, 0 to 1, and say why",
+        type=threshold,
+        metavar="THRESHOLD|auto",
+        help="stop at the deepest level where the levels agree and the path has this probability, 0 to 1, and say why; "
+        "auto takes the threshold that `calibrate --target-accuracy` promised an accuracy",
     )
 
 
@@ -113,6 +114,11 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=workers, help="processes that read pictures (by the machine and the number of pictures)"
     )
+
+
+def threshold(text: str) -> float | str:
+    """Return a number, or ``auto``."""
+    return text if text == "auto" else float(text)
 
 
 def workers(text: str) -> int:

@@ -11,7 +11,7 @@ from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
 from ..training.settings import TrainConfig
-from . import answer, data, frameworks, predict, share, train
+from . import answer, data, frameworks, predict, share, train, trust
 from . import paper as paper_commands
 from .options import (
     add_clusters,
@@ -85,6 +85,14 @@ def _add_answers(command: Callable) -> None:
         metavar="TREE",
         help="tree above the classes of flat weights, a file or a name such as imagenet: levels above are sums",
     )
+    p.add_argument(
+        "--set",
+        type=float,
+        metavar="COVERAGE",
+        help="also give a set of nodes that holds the true one with this probability, such as 0.9; needs weights that "
+        "`calibrate --sets` wrote",
+    )
+    p.add_argument("--set-level", metavar="LEVEL", help="level for each of whose nodes that shall hold by itself")
     p.add_argument("--top-k", type=int, metavar="K", help="also give the K most probable paths")
     p.add_argument("--json", action="store_true", help="one JSON object per line")
     p.add_argument(
@@ -206,18 +214,49 @@ def _add_training(command: Callable) -> None:
     add_fields(p, TrainConfig)
 
     p = command(
-        "calibrate", train.calibrate, "fit a temperature for each level on held-out data, and store it with the weights"
+        "calibrate", trust.calibrate, "fit a temperature for each level on held-out data, and store it with the weights"
     )
     p.add_argument("model", metavar="MODEL", help="weights: name, file, folder, or org/name on the Hub")
     p.add_argument("--data", help="folder tree, .csv, .tsv, .jsonl or .parquet file (the run's own pictures)")
     add_listing(p)
     p.add_argument("--split", default="val", help="part of the data set that was not trained on (%(default)s)")
     p.add_argument("--output", required=True, metavar="FILE", help=".safetensors file to write; may be MODEL itself")
+    p.add_argument(
+        "--target-accuracy",
+        type=float,
+        metavar="A",
+        help="also find the back-off threshold whose answers are right at least so often, such as 0.95; the pictures "
+        "are divided, a third to fit on, the others to test on",
+    )
+    p.add_argument(
+        "--confidence", type=float, default=0.9, help="least probability that the promise holds (%(default)s)"
+    )
+    p.add_argument(
+        "--sets", action="store_true", help="also store what `predict --set` needs; divides the pictures too"
+    )
     add_device(p)
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument(
         "--allow-missing", action="store_true", help="end with exit code 0 though some pictures cannot be read"
     )
+    add_loading(p)
+
+    p = command(
+        "drift",
+        trust.drift,
+        "see whether new pictures are like those that a model was calibrated on; exit code 1 if not",
+    )
+    p.add_argument("model", metavar="MODEL", help="weights that `hcast-zoo calibrate` wrote")
+    p.add_argument(
+        "--data",
+        required=True,
+        help="folder of new pictures; or a .csv, .tsv, .jsonl or .parquet file with labels, which test the promise too",
+    )
+    p.add_argument("--labels", action="store_true", help="the names of the folder's folders are labels")
+    add_listing(p)
+    p.add_argument("--split", help="part of a labelled data set")
+    add_device(p)
+    p.add_argument("--json", action="store_true", help="one JSON object")
     add_loading(p)
 
     p = command("convert", share.convert, "turn an official H-CAST or CAST checkpoint into H-CAST Zoo weights")

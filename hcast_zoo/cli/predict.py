@@ -30,7 +30,11 @@ def predict(args: argparse.Namespace) -> int:
         top_k=args.top_k,
         engine=args.engine,
         precision=args.precision,
+        coverage=args.set,
+        set_level=args.set_level,
     )
+    if args.set_level and args.set is None:
+        raise ValueError("--set-level goes with --set")
     with join() as processes:
         if processes.count > 1 and (table or not args.output):
             raise ValueError("several processes need --output with a folder to write to")
@@ -62,7 +66,7 @@ def predict(args: argparse.Namespace) -> int:
                 missed=missed,
             )
 
-    source = _source(predictor, args)
+    source = _source(predictor, args) if table or args.sort_into or args.report else None
     predictions = _predictions(predictor, files, loading)
     if args.sort_into:
         predictions = _sort(predictions, predictor, source, options, args)
@@ -144,10 +148,17 @@ def _predictions(predictor, files: list[str], loading: Loading) -> Iterable:
 
 def _source(predictor, args: argparse.Namespace):
     """Return what tables and pages say of the model."""
+    from ..common.files import sha256
     from ..inference.tables import Source
-    from ..sharing.model_card import checksum
+    from ..weights import file as weights
 
-    return Source(os.path.basename(args.model), checksum(args.model), predictor.taxonomy.levels, args.top_k or 0)
+    return Source(
+        model=os.path.basename(args.model),
+        sha256=sha256(weights.resolve(args.model)),
+        levels=predictor.taxonomy.levels,
+        top_k=args.top_k or 0,
+        sets=args.set is not None,
+    )
 
 
 def _sort(predictions: Iterable, predictor, source, options: dict, args: argparse.Namespace) -> Iterable:

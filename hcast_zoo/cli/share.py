@@ -131,6 +131,7 @@ def publish(args: argparse.Namespace) -> int:
 
 def info(args: argparse.Namespace) -> int:
     """Describe weights, list all tags, or pin a tag's checksum."""
+    from ..taxonomy.guarantee import KEY, read_guarantee
     from ..weights import file as weights
     from ..weights import tags
 
@@ -150,13 +151,15 @@ def info(args: argparse.Namespace) -> int:
         return 0
 
     content = weights.load(args.model)
+    guarantee = read_guarantee(content.metadata, content.calibration)
     description = {
         "config": content.config.to_dict(),
         "parameters": sum(v.numel() for v in content.state_dict.values()),
         "taxonomy": content.taxonomy and content.taxonomy.name,
         "levels": dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)) if content.taxonomy else None,
         "calibration": content.calibration and content.calibration.to_dict(),
-        "metadata": content.metadata,
+        "guarantee": guarantee and guarantee.summary(),
+        "metadata": {key: value for key, value in content.metadata.items() if key != KEY},
     }
     print(to_json(description, None if args.json else 1))
 

@@ -1,4 +1,4 @@
-"""The commands that make, change or measure weights: train, calibrate, evaluate."""
+"""The commands that make weights or measure them: train, evaluate; and data split."""
 
 import argparse
 import dataclasses
@@ -6,21 +6,12 @@ import os
 import sys
 
 from ..common.extras import needs_extra
-from ..common.machine import Loading, choose_loading
 from ..common.text import printable, to_json
 from ..network.config import VARIANTS
 from ..training.settings import TrainConfig
 from .answer import engine_device, teller
+from .labelled import LISTING_DEFAULTS, PICTURES, list_pictures, load_labelled, loading, tell_left_out
 
-LISTING_DEFAULTS = {
-    "levels": None,
-    "synonyms": None,
-    "strict_names": False,
-    "val_fraction": 0.0,
-    "test_fraction": 0.0,
-    "group_by": None,
-    "keep": None,
-}
 TRAIN_DEFAULTS = {
     "train_split": "train",
     "val_split": "val",
@@ -29,7 +20,6 @@ TRAIN_DEFAULTS = {
     "calibrate": True,
     **LISTING_DEFAULTS,
 }
-PICTURES = "pictures.csv"  # in a run's folder: what it was trained on, and what was held out
 FEW_PICTURES = 5  # of a node; with fewer, training warns
 MODEL_OPTIONS = (
     "image_size",
@@ -52,10 +42,10 @@ def evaluate(args: argparse.Namespace) -> int:
 
     if args.card and args.num_clusters:
         raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
-    content, dataset = _load_labelled(args)
+    content, dataset = load_labelled(args)
     with join() as processes:
         model = weights.build(content, engine_device(args, processes))
-        loading = _loading(args, model, len(dataset), processes.count)
+        how = loading(args, model, len(dataset), processes.count)
         engine = make_engine(
             model,
             args.engine,
@@ -70,8 +60,8 @@ def evaluate(args: argparse.Namespace) -> int:
             args.decode,
             content.calibration,
             processes=processes,
-            batch_size=loading.batch_size,
-            workers=loading.workers,
+            batch_size=how.batch_size,
+            workers=how.workers,
             superpixel_cache=args.superpixel_cache,
         )
 
@@ -80,7 +70,7 @@ def evaluate(args: argparse.Namespace) -> int:
     results, left_out = measured.results, measured.left_out
     if args.card:
         _record(args, measured, content.taxonomy.name)
-    code = _tell_left_out(left_out, len(dataset), args.allow_missing)
+    code = tell_left_out(left_out, len(dataset), args.allow_missing)
 
     if args.json:
         print(
@@ -107,58 +97,6 @@ def evaluate(args: argparse.Namespace) -> int:
 
     # A launcher would take any other code for a crash, and start the job again.
     return code if processes.count == 1 else 0
-
-
-def _tell_left_out(left_out: int, pictures: int, allowed: bool) -> int:
-    """Tell how many pictures the numbers are of, if not of all; return the exit code."""
-    if not left_out:
-        return 0
-    print(
-        f"measured on {pictures - left_out} of {pictures} pictures: {left_out} cannot be read and are left out"
-        + ("" if allowed else " (--allow-missing ends with exit code 0 all the same)"),
-        file=sys.stderr,
-    )
-    return 0 if allowed else 1
-
-
-def calibrate(args: argparse.Namespace) -> int:
-    """Write weights with fitted temperatures; print them, and the calibration error before and after."""
-    from ..evaluation.evaluate import collect_logits
-    from ..taxonomy.calibration import calibration_errors, fit_calibration
-    from ..weights import file as weights
-
-    content, dataset = _load_labelled(args)
-    model = weights.build(content, args.device)
-    loading = _loading(args, model, len(dataset))
-    logits, labels = collect_logits(model, dataset, loading.batch_size, loading.workers)
-    fitted_on = f"{content.taxonomy.name or 'data'}, split {args.split}"
-    content.calibration = fit_calibration(logits, labels, content.taxonomy, fitted_on)
-    before = calibration_errors(logits, labels, content.taxonomy)
-    after = calibration_errors(logits, labels, content.taxonomy, content.calibration)
-    weights.save(content, args.output)
-    code = _tell_left_out(len(dataset) - len(labels), len(dataset), args.allow_missing)
-
-    if args.json:
-        print(
-            to_json(
-                {
-                    "output": args.output,
-                    "pictures": len(labels),
-                    "left_out": len(dataset) - len(labels),
-                    "calibration": content.calibration.to_dict(),
-                    "before": before,
-                    "after": after,
-                }
-            )
-        )
-        return code
-
-    print("\t".join(["of", "temperature", "ece before", "ece after"]))
-    temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
-    for (name, error), temperature in zip(before.items(), temperatures):
-        print(f"{printable(name.removeprefix('ece/'))}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
-
-    return code
 
 
 def train(args: argparse.Namespace) -> int:
@@ -242,28 +180,6 @@ def _tell(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def list_pictures(options: dict, taxonomy, wanted: tuple):
-    """Return the pictures that ``options`` (``data``, ``levels`` ...) name, with those held out that it asks for."""
-    from ..data.readers import read, read_synonyms
-    from ..data.splits import hold_out, read_parts
-
-    synonyms = read_synonyms(options["synonyms"]) if options["synonyms"] else None
-    listing = read(
-        options["data"],
-        taxonomy,
-        tuple(part for part in wanted if part is not None),
-        levels=options["levels"],
-        group_by=options["group_by"],
-        synonyms=synonyms,
-    )
-    if options["val_fraction"] or options["test_fraction"]:
-        kept = read_parts(options["keep"]) if options["keep"] else None
-        listing = hold_out(listing, options["val_fraction"], options["test_fraction"], kept)
-    elif options["keep"]:
-        raise ValueError("--keep needs the fractions to hold out of what is new: --val-fraction, --test-fraction")
-    return listing
-
-
 def _training_sets(listing, taxonomy, options: dict, cache: bool) -> tuple:
     """Return the training and the validation set; tell how many pictures they have, and of what there are few."""
     from ..data.dataset import HierarchicalDataset
@@ -345,46 +261,6 @@ def _load_start(model: str, recipe: str | None):
 
     weights.check(content)
     return content
-
-
-def _loading(args: argparse.Namespace, model, pictures: int, processes: int = 1) -> Loading:
-    """Return how to load pictures for a model on this machine, where the arguments leave it open."""
-    device = next(model.parameters()).device
-    return choose_loading(
-        pictures,
-        model.config.image_size,
-        str(device),
-        batch_size=args.batch_size,
-        workers=args.workers,
-        share=int(os.environ.get("LOCAL_WORLD_SIZE", processes)),
-    )
-
-
-def _load_labelled(args: argparse.Namespace) -> tuple:
-    """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
-    from ..data.dataset import HierarchicalDataset
-    from ..data.transforms import eval_transform
-    from ..weights import file as weights
-
-    content = weights.load(args.model)
-    if content.taxonomy is None:
-        raise ValueError(f"{args.model} has no taxonomy")
-    options = {**LISTING_DEFAULTS, **vars(args)}
-    if options["data"] is None:
-        options["data"] = args.data = _run_pictures(args.model)
-    listing = list_pictures(options, content.taxonomy, (args.split,)).part(args.split)
-    return content, HierarchicalDataset.from_listing(
-        listing, content.taxonomy, transform=eval_transform(content.config)
-    )
-
-
-def _run_pictures(model: str) -> str:
-    """Return the list of pictures in the folder of the run that made some weights."""
-    folder = model if os.path.isdir(model) else os.path.dirname(model)
-    path = os.path.join(folder, PICTURES)
-    if not os.path.exists(path):
-        raise ValueError(f"expected --data, or weights in the folder of a run, with its {PICTURES}; got {model}")
-    return path
 
 
 def split(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from ..common.page import write_bar, write_page, write_text
 from ..data.pictures import PictureError
 from ..data.thumbnails import make_thumbnail
 from ..network.config import HCastConfig
-from .predictor import Prediction
+from .prediction import Prediction
 from .tables import Source
 
 PER_NODE = 48  # pictures of a node that are shown, so that a page of a large survey still opens on a phone

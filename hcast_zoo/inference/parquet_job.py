@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from ..common.claim import claim, own_folder
 from ..common.files import write_whole
 from ..common.processes import ALONE, Processes
-from .predictor import Prediction, Predictor
+from .prediction import Prediction
+from .predictor import Predictor
 
 PLAN = "_plan.json"  # parquet readers skip names that begin with _ or .
 SCHEMA = pa.schema(
@@ -31,8 +32,12 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
-# On request; a list of (path, probability).
+# What a predictor gives on request.
 TOP = pa.field("top", pa.list_(pa.struct([("path", pa.list_(pa.string())), ("probability", pa.float32())])))
+NODE_SET = pa.field(
+    "node_set",
+    pa.struct([("nodes", pa.list_(pa.string())), ("leaves", pa.int32()), ("subtree", pa.list_(pa.string()))]),
+)
 
 
 def predict_parts(
@@ -64,6 +69,12 @@ def predict_parts(
     if part_size < 1:
         raise ValueError(f"part_size: expected 1 or more, got {part_size}")
     folder = Path(folder)
+    schema = SCHEMA
+    if predictor.top_k is not None:
+        schema = schema.append(TOP)
+    if predictor.coverage is not None:
+        schema = schema.append(NODE_SET)
+
     with own_folder(folder, processes):
         claim_folder(folder, files, {**settings, "part_size": part_size}, processes)
         starts = range(0, len(files), part_size)
@@ -72,7 +83,7 @@ def predict_parts(
             file = folder / f"part-{number:0{digits}}.parquet"
             if not file.exists():
                 part = files[starts[number] : starts[number] + part_size]
-                write_part(file, list(predictor.predict(part, **kwargs)), top=predictor.top_k is not None)
+                write_part(file, list(predictor.predict(part, **kwargs)), schema)
             footer = pq.read_metadata(file)
             yield footer.num_rows, int(footer.metadata[b"failed"])
 
@@ -99,12 +110,13 @@ def claim_folder(folder: Path, files: Sequence[str], settings: dict, processes: 
             print(line, file=sys.stderr)
 
 
-def write_part(file: Path, predictions: Sequence[Prediction], top: bool = False) -> None:
-    """Write a part at once, with the number of pictures that failed in its footer; ``top`` adds that column."""
-    schema = SCHEMA.append(TOP) if top else SCHEMA
+def write_part(file: Path, predictions: Sequence[Prediction], schema: pa.Schema = SCHEMA) -> None:
+    """Write a part at once, with the number of pictures that failed in its footer."""
     columns = {}
     for name in schema.names:
         columns[name] = [getattr(p, name) if p.error is None or name == "error" else None for p in predictions]
+    if "node_set" in columns:
+        columns["node_set"] = [found and found.to_dict() for found in columns["node_set"]]
 
     columns["file"] = [p.file.encode(errors="replace").decode() for p in predictions]  # parquet's text is UTF-8
     failed = sum(p.error is not None for p in predictions)

@@ -27,54 +27,13 @@ from ..taxonomy.above import check_above, sum_upwards
 from ..taxonomy.backoff import back_off, check_threshold
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.decode import check_decoder, check_top_k, node_probabilities, top_paths
+from ..taxonomy.guarantee import Guarantee, read_guarantee
 from ..taxonomy.subtree import Subtree
 from ..taxonomy.tree import UNKNOWN, Taxonomy
 from ..weights import file as weights
 from .engines import check_engine, make_engine
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The answer for one picture.
-
-    Attributes:
-        file: As it was given; ``picture`` for one that came without a name.
-        path: Node names, coarse to fine; empty if there is an error. With back-off it may end early, or be empty.
-        probabilities: Each level's own probability of its node, in [0, 1].
-        path_probability: Of the path as it is given, in [0, 1]; 1 if it is empty. See
-            :func:`hcast_zoo.taxonomy.decode.decode`.
-        runner_up: The second-best path, to its end.
-        runner_up_probability: In [0, 1].
-        error: Why there is no answer, or None.
-        reason: With back-off, why the path ends where it does; None without.
-        top: On request the most probable paths, each with its probability in [0, 1].
-    """
-
-    file: str
-    path: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    path_probability: float = 0.0
-    runner_up: tuple[str, ...] = ()
-    runner_up_probability: float = 0.0
-    error: str | None = None
-    reason: str | None = None
-    top: tuple[tuple[tuple[str, ...], float], ...] = ()
-
-    def to_dict(self) -> dict:
-        """Return plain data for JSON: ``file`` and ``error``, or everything else that was asked for."""
-        if self.error is not None:
-            return {"file": self.file, "error": self.error}
-        data = dataclasses.asdict(self)
-        del data["error"]
-        if self.reason is None:
-            del data["reason"]
-        for key in ("path", "probabilities", "runner_up"):
-            data[key] = list(data[key])
-        data["top"] = [{"path": list(path), "probability": probability} for path, probability in self.top]
-        if not self.top:
-            del data["top"]
-
-        return data
+from .prediction import Prediction
+from .sets import SetMaker
 
 
 class Predictor:
@@ -88,13 +47,17 @@ class Predictor:
         within: Answer only with leaves at or below these nodes, named at any level (``level:name`` where a name occurs
             at several); see :func:`hcast_zoo.taxonomy.decode.decode`.
         threshold: Back off to the deepest level that can be trusted, with at least this probability in [0, 1]; see
-            :func:`hcast_zoo.taxonomy.backoff.back_off`. None gives whole paths.
+            :func:`hcast_zoo.taxonomy.backoff.back_off`. ``auto`` takes the one that was promised an accuracy, by
+            ``hcast-zoo calibrate --target-accuracy``. None gives whole paths.
         top_k: Also give so many of the most probable paths; see :func:`hcast_zoo.taxonomy.decode.top_paths`.
         taxonomy: Of flat weights: a tree above their classes. A node's probability is the sum of its leaves'.
         engine: What computes :meth:`predict`'s batches, one of ``engines.ENGINES``; see
             :func:`hcast_zoo.inference.engines.make_engine`. :meth:`answer` always takes torch.
         precision: One of ``engines.PRECISIONS``.
         tell: Called with lines on the engine that was chosen.
+        coverage: Also give a set of nodes that holds the true one with this probability, in (0, 1); see
+            :class:`.sets.SetMaker`. Needs weights that ``hcast-zoo calibrate --sets`` wrote.
+        set_level: Level for each of whose nodes that coverage shall hold by itself.
 
     Raises:
         EngineError: if the engine is not installed or not offered at this precision.
@@ -111,12 +74,14 @@ class Predictor:
         *,
         num_clusters: tuple[int, ...] | None = None,
         within: Sequence[str] | None = None,
-        threshold: float | None = None,
+        threshold: float | str | None = None,
         top_k: int | None = None,
         taxonomy: Taxonomy | None = None,
         engine: str = "torch",
         precision: str = "fp32",
         tell: Callable[[str], object] = lambda line: None,
+        coverage: float | None = None,
+        set_level: str | None = None,
     ):
         check_engine(engine, precision)
         content = weights.load(source)
@@ -138,21 +103,31 @@ class Predictor:
         self.metadata, self.device = content.metadata, next(self.model.parameters()).device
         self._make_engine = functools.partial(make_engine, self.model, engine, precision, source=source, tell=tell)
         self.engine = self._make_engine()
-        self._set(decoder, num_clusters, within, threshold, top_k)
+        self._set(
+            decoder,
+            num_clusters=num_clusters,
+            within=within,
+            threshold=threshold,
+            top_k=top_k,
+            coverage=coverage,
+            set_level=set_level,
+        )
 
     def _set(
         self,
         decoder: str,
+        *,
         num_clusters: tuple[int, ...] | None,
         within: Sequence[str] | None,
-        threshold: float | None,
+        threshold: float | str | None,
         top_k: int | None,
+        coverage: float | None,
+        set_level: str | None,
     ) -> None:
         check_decoder(decoder)
         if top_k is not None:
             check_top_k(top_k, decoder)
-        self.top_k = top_k
-        self.decoder = decoder
+        self.decoder, self.top_k = decoder, top_k
         self.num_clusters = None
         if num_clusters is not None:
             self.num_clusters = check_clusters(num_clusters, self.model.config.num_superpixels)
@@ -160,7 +135,53 @@ class Predictor:
             self.engine = self._make_engine(num_clusters=self.num_clusters)
         self.within = within
         self._subtree = None if within is None else Subtree.below(self.taxonomy, within)
-        self.threshold = None if threshold is None else check_threshold(threshold)
+
+        if threshold == "auto" or coverage is not None:
+            self._check_promised(decoder)
+        self.threshold = self._threshold(threshold)
+        self.coverage = coverage
+        self._sets = None if coverage is None else self._set_maker(coverage, set_level)
+
+    @property
+    def guarantee(self) -> Guarantee | None:
+        """What the weights promise, if anything; raises ValueError if it no longer belongs to them."""
+        return read_guarantee(self.metadata, self.calibration)
+
+    def _check_promised(self, decoder: str) -> None:
+        """Raise ValueError if answers are made otherwise than those that a promise was measured on."""
+        changed = [
+            name
+            for name, differs in (
+                ("decode", decoder != "best_path"),
+                ("within", self.within is not None),
+                ("num_clusters", self.num_clusters is not None),
+            )
+            if differs
+        ]
+        if changed:
+            raise ValueError(f"promises were measured without {' and '.join(changed)}: leave them out")
+
+    def _threshold(self, threshold: float | str | None) -> float | None:
+        if threshold is None or not isinstance(threshold, str):
+            return None if threshold is None else check_threshold(threshold)
+        if threshold != "auto":
+            raise ValueError(f"expected a back-off threshold from 0 to 1, or auto, got {threshold!r}")
+        guarantee = self.guarantee
+        if guarantee is None or guarantee.promise is None:
+            raise ValueError(
+                "these weights promise no accuracy, so there is no threshold to take: run hcast-zoo calibrate MODEL "
+                "--data HELD_OUT --target-accuracy 0.95 --output FILE"
+            )
+        return guarantee.promise.threshold
+
+    def _set_maker(self, coverage: float, level: str | None) -> SetMaker:
+        guarantee = self.guarantee
+        if guarantee is None or guarantee.scores is None:
+            raise ValueError(
+                "these weights have no scores of held-out pictures to make sets from: run hcast-zoo calibrate MODEL "
+                "--data HELD_OUT --sets --output FILE"
+            )
+        return SetMaker(guarantee.scores, self.taxonomy, self.calibration, coverage, level)
 
     def with_settings(
         self,
@@ -168,12 +189,22 @@ class Predictor:
         *,
         num_clusters: tuple[int, ...] | None = None,
         within: Sequence[str] | None = None,
-        threshold: float | None = None,
+        threshold: float | str | None = None,
         top_k: int | None = None,
+        coverage: float | None = None,
+        set_level: str | None = None,
     ) -> "Predictor":
         """Return a predictor of the same model, which is not loaded again, with other settings; see the class."""
         other = copy.copy(self)
-        other._set(decoder, num_clusters, within, threshold, top_k)
+        other._set(
+            decoder,
+            num_clusters=num_clusters,
+            within=within,
+            threshold=threshold,
+            top_k=top_k,
+            coverage=coverage,
+            set_level=set_level,
+        )
         return other
 
     def predict(
@@ -271,9 +302,10 @@ class Predictor:
             d.runner_up_probabilities.tolist(),
             reasons,
             self._top(level_logits) if self.top_k else [()] * len(d.paths),
+            self._sets.sets(level_logits, d) if self._sets else [None] * len(d.paths),
         )
         predictions = []
-        for path, levels, probability, second, second_probability, reason, top in rows:
+        for path, levels, probability, second, second_probability, reason, top, node_set in rows:
             prediction = Prediction(
                 file="",
                 path=self.taxonomy.path_names(path),
@@ -283,6 +315,7 @@ class Predictor:
                 runner_up_probability=second_probability,
                 reason=reason,
                 top=top,
+                node_set=node_set,
             )
             predictions.append(prediction)
 

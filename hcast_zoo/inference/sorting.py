@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..common.claim import claim, own_folder
 from ..taxonomy.tree import UNKNOWN, Taxonomy
-from .predictor import Prediction
+from .prediction import Prediction
 
 PLAN = ".sorted.json"
 NO_ANSWER = "(no answer)"

@@ -14,10 +14,11 @@ from ..common.choices import TABLE_LAYOUTS, TABLE_SUFFIXES
 from ..common.extras import needs_extra
 from ..common.files import whole_file
 from ..common.text import to_json
-from .predictor import Prediction
+from .prediction import Prediction
 
 # Ranks that Darwin Core has a term for; other levels are told in identificationRemarks.
 DARWIN_CORE_RANKS = ("kingdom", "phylum", "class", "order", "superfamily", "family", "subfamily", "tribe", "genus")
+WHOLE_TREE = "(anything)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Source:
         sha256: Checksum of their file.
         levels: Names of the taxonomy's levels, coarse to fine.
         top_k: How many of the most probable paths each picture has columns for.
+        sets: Whether there are columns for the set of nodes.
     """
 
     model: str
     sha256: str
     levels: tuple[str, ...]
     top_k: int = 0
+    sets: bool = False
 
 
 def is_table(output: str | Path, layout: str = "flat") -> bool:
@@ -109,8 +112,8 @@ def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | 
 
     Columns: ``file``; the levels' names and ``LEVEL_probability``; ``path_probability``; ``stop_level`` and ``reason``
     (why the path ends there, with back-off); ``runner_up`` (names joined by `` > ``) and its probability; ``error``;
-    ``model`` and ``model_sha256``. On request, before these, ``top_1`` and ``top_1_probability`` and so on.
-    Probabilities are in [0, 1].
+    ``model`` and ``model_sha256``. On request, before these, ``top_1`` and ``top_1_probability`` and so on,
+    and ``set`` (names joined by ``; ``), ``set_leaves`` and ``subtree``. Probabilities are in [0, 1].
     """
     path, answered = prediction.path, prediction.error is None
     row: dict[str, str | float | None] = {"file": prediction.file}
@@ -128,6 +131,12 @@ def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | 
         names, probability = prediction.top[rank] if rank < len(prediction.top) else ((), None)
         row[f"top_{rank + 1}"] = " > ".join(names) or None
         row[f"top_{rank + 1}_probability"] = probability
+
+    if source.sets:
+        found = prediction.node_set
+        row["set"] = "; ".join(found.nodes) if found else None
+        row["set_leaves"] = str(found.leaves) if found else None
+        row["subtree"] = (" > ".join(found.subtree) or WHOLE_TREE) if found else None
 
     row["error"] = prediction.error
     row["model"], row["model_sha256"] = source.model, source.sha256

@@ -16,6 +16,7 @@ from .. import __version__
 from ..common.files import MAX_TEXT, check_file, sha256, write_whole
 from ..common.text import brief, printable
 from ..network.config import is_number
+from ..taxonomy.guarantee import read_guarantee
 from ..weights import file as weights
 from ..weights.file import Weights
 
@@ -128,6 +129,7 @@ def render(
             "segments of the stages": ", ".join(map(str, (config.num_superpixels, *config.num_clusters[:-1]))),
             "parameters": f"{sum(v.numel() for v in content.state_dict.values()) / 1e6:.1f} M, "
             f"{config.embed_dim} wide, blocks {'+'.join(map(str, config.depths))}",
+            **_calibration_facts(content),
         },
         source=_code(repo or name),
         timm_source=_code(f"hf-hub:{repo}" if repo else name),
@@ -138,6 +140,21 @@ def render(
         **{key: text.get(key, NOT_STATED) for key in ("limits", "training", "data", "attribution")},
     )
     return str(card).rstrip() + "\n"
+
+
+def _calibration_facts(content: Weights) -> dict[str, str]:
+    """Return what is known of the calibration and its promises, with dates and data."""
+    guarantee = read_guarantee(content.metadata, content.calibration)
+    if guarantee is None:
+        return {}
+    facts = {"calibrated": f"{guarantee.date}, on {guarantee.pictures} pictures of {plain(guarantee.data)}"}
+    if promise := guarantee.promise:
+        facts["promised"] = (
+            f"of the answers of `predict --back-off auto` at least {promise.target:.1%} are right, with confidence "
+            f"{promise.confidence:.0%} and for pictures like those: {promise.answered - promise.wrong} of "
+            f"{promise.answered} were"
+        )
+    return facts
 
 
 def record(path: str | Path, source: str, evaluation: Evaluation) -> None:

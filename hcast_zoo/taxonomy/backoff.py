@@ -56,11 +56,8 @@ def back_off(
         "stops at group: down to kind 'owl' the path has 54.8%, below 70%"
     """
     check_threshold(threshold)
-    open_levels = decoded.paths != UNKNOWN
-    likely = decoded.prefix_probabilities >= threshold  # False for the NaN below a shallow leaf
-    agree = (decoded.paths == decoded.level_choices) & _follows_tree(decoded.paths, taxonomy)
-    trusted = open_levels & likely & (agree if require_agreement else open_levels)
-    depths = trusted.long().cumprod(-1).sum(-1)  # [B]
+    trusted = trusted_probabilities(decoded, taxonomy, require_agreement=require_agreement) >= threshold
+    depths = trusted.sum(-1)  # [B]
     level = torch.arange(decoded.paths.shape[1], device=depths.device)
     certain = decoded.prefix_probabilities.new_ones(len(depths), 1)
     probabilities = torch.cat([certain, decoded.prefix_probabilities], -1).gather(-1, depths[:, None])[:, 0]
@@ -82,6 +79,19 @@ def back_off(
         path_probabilities=probabilities,
         reasons=reasons,
     )
+
+
+def trusted_probabilities(decoded: DecodedPaths, taxonomy: Taxonomy, *, require_agreement: bool = True) -> Tensor:
+    """Return the (B, L) probability of the path down to each level, -1 from where no threshold trusts it.
+
+    That is from the first level whose own choice is another node, with ``require_agreement``, or where the path ends.
+    It never rises with depth.
+    """
+    possible = decoded.paths != UNKNOWN
+    if require_agreement:
+        possible &= (decoded.paths == decoded.level_choices) & _follows_tree(decoded.paths, taxonomy)
+    possible = possible.long().cumprod(-1).bool()
+    return decoded.prefix_probabilities.masked_fill(~possible, -1.0)
 
 
 def check_threshold(threshold: float) -> float:

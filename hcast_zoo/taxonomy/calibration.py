@@ -193,16 +193,53 @@ def calibration_errors(
     Returns:
         ``ece/LEVEL`` for each level, and ``ece/path``.
     """
-    calibration = calibration or Calibration.identity(len(level_logits))
+    found = _confidences(level_logits, labels, taxonomy, calibration or Calibration.identity(len(level_logits)), mode)
+    return {name: expected_calibration_error(*pair) for name, pair in found.items()}
+
+
+def cross_fitted_errors(
+    level_logits: Sequence[Tensor],
+    labels: Tensor,
+    taxonomy: Taxonomy,
+    mode: str = "best_path",
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return what :func:`calibration_errors` gives where no picture is measured with temperatures fitted on itself.
+
+    The pictures are dealt into ``folds`` at random; temperatures fitted on all folds but one are applied to that one.
+
+    Raises:
+        ValueError: if there are fewer pictures than folds.
+    """
+    if len(labels) < folds:
+        raise ValueError(f"expected at least {folds} pictures to measure a calibration on, got {len(labels)}")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for fold in range(folds):
+        held = torch.zeros(len(labels), dtype=torch.bool)
+        held[order[fold::folds]] = True
+        calibration = fit_calibration([x[~held] for x in level_logits], labels[~held], taxonomy)
+        found = _confidences([x[held] for x in level_logits], labels[held], taxonomy, calibration, mode)
+        for name, pair in found.items():
+            parts.setdefault(name, []).append(pair)
+
+    return {name: expected_calibration_error(*map(torch.cat, zip(*pairs))) for name, pairs in parts.items()}
+
+
+def _confidences(
+    level_logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration, mode: str
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the confidences, and whether the answer is right, of each level's own choice and of the path."""
     scaled = calibration.logits(level_logits)
-    errors = {}
+    found = {}
     for level, x, label in zip(taxonomy.levels, scaled, labels.T):
         known = label >= 0
         confidence, choice = x[known].float().softmax(-1).max(-1)
-        errors[f"ece/{level}"] = expected_calibration_error(confidence.clamp(max=1), choice == label[known])
+        found[f"ece/{level}"] = confidence.clamp(max=1), choice == label[known]
 
     decoded = decode(scaled, taxonomy, mode, path_temperature=calibration.path_temperature)
     right, known = (decoded.paths == labels) | (labels < 0), (labels >= 0).any(1)
-    errors["ece/path"] = expected_calibration_error(decoded.path_probabilities[known].clamp(max=1), right[known].all(1))
+    found["ece/path"] = decoded.path_probabilities[known].clamp(max=1), right[known].all(1)
 
-    return errors
+    return found

@@ -142,11 +142,23 @@ def top_paths(
         rows = subtree.whole_paths(inner.flatten(0, 1))
         return rows.view(*inner.shape[:2], -1), probabilities
 
-    log_probs = [x.float().log_softmax(-1) for x in level_logits]
-    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
-    probabilities = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1)
+    probabilities = path_probabilities(level_logits, taxonomy, mode, path_temperature=path_temperature)
+    paths = torch.tensor(taxonomy.paths, device=probabilities.device)  # [P, L]
     best = probabilities.topk(min(count, len(paths)), -1)
     return paths[best.indices], best.values
+
+
+def path_probabilities(
+    level_logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str = "best_path", *, path_temperature: float = 1.0
+) -> Tensor:
+    """Return the (B, P) probability of each path of the tree, in the order of ``taxonomy.paths``; a row sums to 1.
+
+    See :func:`decode` for the arguments and errors; ``independent`` gives no probabilities to paths.
+    """
+    _check_arguments(level_logits, taxonomy, mode, path_temperature)
+    log_probs = [x.float().log_softmax(-1) for x in level_logits]
+    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
+    return _score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1)
 
 
 def check_top_k(count: int, mode: str) -> None:

@@ -1,0 +1,92 @@
+"""The pictures and labels that a command works on, as its arguments name them."""
+
+import argparse
+import os
+import sys
+
+from ..common.machine import Loading, choose_loading
+
+LISTING_DEFAULTS = {
+    "levels": None,
+    "synonyms": None,
+    "strict_names": False,
+    "val_fraction": 0.0,
+    "test_fraction": 0.0,
+    "group_by": None,
+    "keep": None,
+}
+PICTURES = "pictures.csv"  # in a run's folder: what it was trained on, and what was held out
+
+
+def load_labelled(args: argparse.Namespace) -> tuple:
+    """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
+    from ..data.dataset import HierarchicalDataset
+    from ..data.transforms import eval_transform
+    from ..weights import file as weights
+
+    content = weights.load(args.model)
+    if content.taxonomy is None:
+        raise ValueError(f"{args.model} has no taxonomy")
+    options = {**LISTING_DEFAULTS, **vars(args)}
+    if options["data"] is None:
+        options["data"] = args.data = _run_pictures(args.model)
+    listing = list_pictures(options, content.taxonomy, (args.split,)).part(args.split)
+    return content, HierarchicalDataset.from_listing(
+        listing, content.taxonomy, transform=eval_transform(content.config)
+    )
+
+
+def list_pictures(options: dict, taxonomy, wanted: tuple):
+    """Return the pictures that ``options`` (``data``, ``levels`` ...) name, with those held out that it asks for."""
+    from ..data.readers import read, read_synonyms
+    from ..data.splits import hold_out, read_parts
+
+    synonyms = read_synonyms(options["synonyms"]) if options["synonyms"] else None
+    listing = read(
+        options["data"],
+        taxonomy,
+        tuple(part for part in wanted if part is not None),
+        levels=options["levels"],
+        group_by=options["group_by"],
+        synonyms=synonyms,
+    )
+    if options["val_fraction"] or options["test_fraction"]:
+        kept = read_parts(options["keep"]) if options["keep"] else None
+        listing = hold_out(listing, options["val_fraction"], options["test_fraction"], kept)
+    elif options["keep"]:
+        raise ValueError("--keep needs the fractions to hold out of what is new: --val-fraction, --test-fraction")
+    return listing
+
+
+def _run_pictures(model: str) -> str:
+    """Return the list of pictures in the folder of the run that made some weights."""
+    folder = model if os.path.isdir(model) else os.path.dirname(model)
+    path = os.path.join(folder, PICTURES)
+    if not os.path.exists(path):
+        raise ValueError(f"expected --data, or weights in the folder of a run, with its {PICTURES}; got {model}")
+    return path
+
+
+def loading(args: argparse.Namespace, model, pictures: int, processes: int = 1) -> Loading:
+    """Return how to load pictures for a model on this machine, where the arguments leave it open."""
+    device = next(model.parameters()).device
+    return choose_loading(
+        pictures,
+        model.config.image_size,
+        str(device),
+        batch_size=args.batch_size,
+        workers=args.workers,
+        share=int(os.environ.get("LOCAL_WORLD_SIZE", processes)),
+    )
+
+
+def tell_left_out(left_out: int, pictures: int, allowed: bool) -> int:
+    """Tell how many pictures the numbers are of, if not of all; return the exit code."""
+    if not left_out:
+        return 0
+    print(
+        f"measured on {pictures - left_out} of {pictures} pictures: {left_out} cannot be read and are left out"
+        + ("" if allowed else " (--allow-missing ends with exit code 0 all the same)"),
+        file=sys.stderr,
+    )
+    return 0 if allowed else 1

@@ -1,0 +1,161 @@
+"""What the commands about trust do: calibrate, and see whether what was promised still holds."""
+
+import argparse
+import dataclasses
+import datetime
+import os
+import sys
+
+from ..common.text import printable, to_json
+from .labelled import load_labelled, loading, tell_left_out
+
+MIN_PICTURES = 10  # to calibrate on
+FEW_PICTURES = 100
+
+
+def calibrate(args: argparse.Namespace) -> int:
+    """Write weights with fitted temperatures and what was asked to promise; print them, and the calibration errors."""
+    from ..evaluation.evaluate import collect_logits
+    from ..taxonomy import guarantee as promises
+    from ..taxonomy.calibration import calibration_errors, cross_fitted_errors, fit_calibration
+    from ..weights import file as weights
+
+    content, dataset = load_labelled(args)
+    taxonomy = content.taxonomy
+    model = weights.build(content, args.device)
+    how = loading(args, model, len(dataset))
+    logits, labels = collect_logits(model, dataset, how.batch_size, how.workers)
+    if len(labels) < MIN_PICTURES:
+        raise ValueError(f"expected at least {MIN_PICTURES} pictures to calibrate on, got {len(labels)}")
+
+    data, today = f"{taxonomy.name or 'data'}, split {args.split}", datetime.date.today().isoformat()
+    if args.target_accuracy is not None or args.sets:
+        content.calibration, guarantee = promises.measure_guarantee(
+            logits,
+            labels,
+            taxonomy,
+            data=data,
+            date=today,
+            target=args.target_accuracy,
+            confidence=args.confidence,
+        )
+    else:
+        content.calibration = fit_calibration(logits, labels, taxonomy, data)
+        guarantee = promises.measure_reference(logits, labels, taxonomy, content.calibration, data=data, date=today)
+
+    content.metadata[promises.KEY] = to_json(guarantee.to_dict())
+    before = calibration_errors(logits, labels, taxonomy)
+    after = cross_fitted_errors(logits, labels, taxonomy)
+    weights.save(content, args.output)
+    code = tell_left_out(len(dataset) - len(labels), len(dataset), args.allow_missing)
+    if len(labels) < FEW_PICTURES:
+        print(
+            f"note: {len(labels)} pictures are few: the temperatures, and the errors here, are rough", file=sys.stderr
+        )
+
+    if args.json:
+        result = {
+            "output": args.output,
+            "pictures": len(labels),
+            "left_out": len(dataset) - len(labels),
+            "calibration": content.calibration.to_dict(),
+            "before": before,
+            "after": after,
+            "guarantee": guarantee.summary(),
+        }
+        print(to_json(result))
+        return code
+
+    print("\t".join(["of", "pictures", "temperature", "ece before", "ece cross-fitted"]))
+    counts = [*(labels >= 0).sum(0).tolist(), int((labels >= 0).any(1).sum())]
+    temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
+    for (name, error), temperature, count in zip(before.items(), temperatures, counts):
+        level = printable(name.removeprefix("ece/"))
+        print(f"{level}\t{count}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
+
+    if guarantee.promise is not None:
+        print(_promise_text(guarantee.promise), file=sys.stderr)
+    return code
+
+
+def _promise_text(promise) -> str:
+    """Return a promise as a sentence."""
+    return (
+        f"promised with confidence {promise.confidence:.0%}: with predict --back-off auto (threshold "
+        f"{promise.threshold:g}) at least {promise.target:.1%} of the answers are right; tested on {promise.pictures} "
+        f"pictures, {promise.answered} answered, {promise.wrong} wrong"
+    )
+
+
+def drift(args: argparse.Namespace) -> int:
+    """Compare new pictures with those of the calibration; exit code 1 if the promise no longer holds."""
+    import numpy as np
+
+    from ..evaluation.drift import check_drift
+    from ..taxonomy.guarantee import read_guarantee
+    from ..weights import file as weights
+
+    content = weights.load(args.model)
+    guarantee = read_guarantee(content.metadata, content.calibration)
+    if content.taxonomy is None or guarantee is None:
+        raise ValueError(f"{args.model} was not calibrated with dates and data: run `hcast-zoo calibrate` on it")
+
+    labelled = args.labels or not os.path.isdir(args.data)
+    confidences, paths, promise = _label(args, content, guarantee) if labelled else _look(args, content)
+    checks = check_drift(guarantee, np.asarray(confidences), np.asarray(paths), content.taxonomy)
+    checks += [promise] if promise is not None else []
+    drifted = [check for check in checks if check.drifted]
+
+    if args.json:
+        result = {
+            "model": args.model,
+            "data": args.data,
+            "pictures": len(confidences),
+            "calibrated_on": guarantee.summary(),
+            "checks": [dataclasses.asdict(check) for check in checks],
+            "holds": not drifted,
+        }
+        print(to_json(result))
+        return 1 if drifted else 0
+
+    print("\t".join(["of", "before", "now", "p", "drifted"]))
+    for check in checks:
+        row = [printable(check.name), f"{check.before:.3f}", f"{check.now:.3f}", f"{check.p_value:.4f}"]
+        print("\t".join([*row, "yes" if check.drifted else "no"]))
+    verdict = "the promise no longer holds" if drifted else "no sign that the promise no longer holds"
+    print(f"{verdict}: {len(confidences)} pictures, compared with {guarantee.data}, {guarantee.date}", file=sys.stderr)
+    return 1 if drifted else 0
+
+
+def _look(args: argparse.Namespace, content) -> tuple:
+    """Return confidences and paths of pictures without labels."""
+    from ..inference.predictor import Predictor
+    from .answer import find
+
+    predictor = Predictor(args.model, device=args.device)
+    files, _ = find([args.data])
+    how = loading(args, predictor.model, len(files))
+    confidences, paths = [], []
+    for prediction in predictor.predict(files, how.batch_size, how.workers):
+        if prediction.error is None:
+            confidences.append(prediction.path_probability)
+            paths.append(content.taxonomy.labels(prediction.path))
+    return confidences, paths, None
+
+
+def _label(args: argparse.Namespace, content, guarantee) -> tuple:
+    """Return confidences and paths of labelled pictures, and how the promise fares on them."""
+    from ..evaluation.drift import check_promise
+    from ..evaluation.evaluate import collect_logits
+    from ..taxonomy.selective import Judged
+    from ..weights import file as weights
+
+    _, dataset = load_labelled(args)
+    model = weights.build(content, args.device)
+    how = loading(args, model, len(dataset))
+    logits, labels = collect_logits(model, dataset, how.batch_size, how.workers)
+    decoded = content.calibration.decode(logits, content.taxonomy)
+    whole = (decoded.paths >= 0) == (labels >= 0)
+    whole = whole.all(1)
+    judged = Judged.of(decoded, labels, content.taxonomy).rows(whole.numpy())
+    return decoded.path_probabilities.numpy(), decoded.paths.numpy(), check_promise(guarantee, judged)

@@ -1,0 +1,53 @@
+"""The answer for one picture, as plain data."""
+
+import dataclasses
+
+from .sets import NodeSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture.
+
+    Attributes:
+        file: As it was given; ``picture`` for one that came without a name.
+        path: Node names, coarse to fine; empty if there is an error. With back-off it may end early, or be empty.
+        probabilities: Each level's own probability of its node, in [0, 1].
+        path_probability: Of the path as it is given, in [0, 1]; 1 if it is empty. See
+            :func:`hcast_zoo.taxonomy.decode.decode`.
+        runner_up: The second-best path, to its end.
+        runner_up_probability: In [0, 1].
+        error: Why there is no answer, or None.
+        reason: With back-off, why the path ends where it does; None without.
+        top: On request the most probable paths, each with its probability in [0, 1].
+        node_set: On request a set of nodes that holds the true one as often as promised.
+    """
+
+    file: str
+    path: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    path_probability: float = 0.0
+    runner_up: tuple[str, ...] = ()
+    runner_up_probability: float = 0.0
+    error: str | None = None
+    reason: str | None = None
+    top: tuple[tuple[tuple[str, ...], float], ...] = ()
+    node_set: NodeSet | None = None
+
+    def to_dict(self) -> dict:
+        """Return plain data for JSON: ``file`` and ``error``, or everything else that was asked for."""
+        if self.error is not None:
+            return {"file": self.file, "error": self.error}
+        data = dataclasses.asdict(self)
+        del data["error"], data["node_set"]
+        if self.reason is None:
+            del data["reason"]
+        for key in ("path", "probabilities", "runner_up"):
+            data[key] = list(data[key])
+        data["top"] = [{"path": list(path), "probability": probability} for path, probability in self.top]
+        if not self.top:
+            del data["top"]
+        if self.node_set is not None:
+            data["set"] = self.node_set.to_dict()
+
+        return data

@@ -1,0 +1,105 @@
+"""Answers as sets of nodes that hold the true one as often as promised."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..common.text import brief
+from ..taxonomy.calibration import Calibration
+from ..taxonomy.conformal import Scores, cover, leaf_sets, pictures_for, subtree_depths
+from ..taxonomy.decode import DecodedPaths, path_probabilities
+from ..taxonomy.tree import UNKNOWN, Taxonomy
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeSet:
+    """What a picture may show, with a coverage that was asked for.
+
+    Attributes:
+        nodes: Names of the fewest nodes that cover the leaves of the set exactly.
+        leaves: How many leaves these are.
+        subtree: The other form, one node with all that is below it: its path of names; empty for the whole tree.
+    """
+
+    nodes: tuple[str, ...]
+    leaves: int
+    subtree: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """Return plain data for JSON."""
+        return {"nodes": list(self.nodes), "leaves": self.leaves, "subtree": list(self.subtree)}
+
+
+class SetMaker:
+    """Turns logits into sets of a coverage.
+
+    Args:
+        scores: Of held-out pictures.
+        taxonomy: The tree.
+        calibration: Of the weights that the scores are of.
+        coverage: In (0, 1).
+        level: Name of a level, to promise the coverage for each of its nodes by itself.
+
+    Raises:
+        ValueError: if the coverage is not in (0, 1), there is no such level, or too few scores.
+    """
+
+    def __init__(
+        self, scores: Scores, taxonomy: Taxonomy, calibration: Calibration, coverage: float, level: str | None = None
+    ):
+        self.taxonomy, self.calibration = taxonomy, calibration
+        needed = pictures_for(coverage)
+        if len(scores.leaves) < needed:
+            raise ValueError(
+                f"a coverage of {coverage:g} needs {needed} held-out pictures, and the weights have "
+                f"{len(scores.leaves)}: calibrate on more, or ask for less"
+            )
+        depth = None
+        if level is not None:
+            if level not in taxonomy.levels:
+                raise ValueError(f"no level {brief(level)}: expected one of {', '.join(taxonomy.levels)}")
+            depth = taxonomy.levels.index(level)
+
+        self.quantiles, self.subtree_quantile = scores.quantiles(coverage, taxonomy, depth)
+        if open_groups := self._groups_without_promise(depth):
+            warnings.warn(
+                f"{len(open_groups)} nodes of {level} have fewer than {needed} held-out pictures, such as "
+                f"{brief(open_groups[0])}: all that is below them is in every set",
+                stacklevel=2,
+            )
+
+    def _groups_without_promise(self, depth: int | None) -> list[str]:
+        if depth is None:
+            return []
+        nodes = dict.fromkeys(
+            path[depth]
+            for path, quantile in zip(self.taxonomy.paths, self.quantiles.tolist())
+            if quantile == float("inf") and path[depth] != UNKNOWN
+        )
+        return [self.taxonomy.names[depth][node] for node in nodes]
+
+    def sets(self, level_logits: Sequence[Tensor], decoded: DecodedPaths) -> list[NodeSet]:
+        """Return the set of each of B pictures.
+
+        Args:
+            level_logits: One (B, C_l) tensor per level, as the model gives them.
+            decoded: Of these by ``best_path``, calibrated.
+        """
+        logits, temperature = self.calibration.logits(level_logits), self.calibration.path_temperature
+        probabilities = path_probabilities(logits, self.taxonomy, path_temperature=temperature)
+        chosen = leaf_sets(probabilities, self.quantiles.to(probabilities.device))
+        depths = subtree_depths(decoded, self.subtree_quantile).tolist()
+
+        found = []
+        for leaves, path, depth in zip(chosen.tolist(), decoded.paths.tolist(), depths):
+            nodes = cover(leaves, self.taxonomy)
+            node_set = NodeSet(
+                nodes=tuple(self.taxonomy.names[level][index] for level, index in nodes),
+                leaves=sum(leaves),
+                subtree=self.taxonomy.path_names(path)[:depth],
+            )
+            found.append(node_set)
+
+        return found
