@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ..common.processes import ALONE, Processes
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SuperpixelCollate, start_quietly, start_workers
+from ..network.memory import pictures_at_once
 from ..network.model import HCast
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.decode import decode
@@ -169,7 +170,7 @@ def _run(
     options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network knows no clusters
     loader = DataLoader(
         dataset,
-        batch_size,
+        pictures_at_once(model.config, batch_size),
         num_workers=workers,
         collate_fn=SuperpixelCollate(model.config, cache=superpixel_cache, device=device),
         worker_init_fn=start_quietly,

@@ -49,13 +49,17 @@ def gibibytes(size: int) -> str:
     return f"{size / 2**30:,.1f} GiB"
 
 
-def check_config(config: Any) -> None:
+def check_config(config: Any, stem: int = 0) -> None:
     """Check that the parameters of a config, and one picture's way through them, fit into the budget.
+
+    Args:
+        config: The config.
+        stem: Bytes of a pretrained stem and of one picture in it, which a config alone does not tell.
 
     Raises:
         MemoryBudgetError: with the name of the field that asks for most.
     """
-    parts = {**parameter_bytes(config), **{f"{k} ": v for k, v in picture_bytes(config).items()}}
+    parts = {"stem": stem, **parameter_bytes(config), **{f"{k} ": v for k, v in picture_bytes(config).items()}}
     if sum(parts.values()) <= budget():
         return
     field = max(parts, key=parts.__getitem__)

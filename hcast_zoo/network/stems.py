@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import memory
+
 TIMM = "timm:"
+EXPANSION = 6  # of a block's hidden layer, in inverted bottlenecks; 4 in transformers
+MAPS_AT_ONCE = 4  # a layer's input and output, what it computes in, and one that is kept
 EARLY_STRIDES = (2, 4)  # of the feature maps that still follow the edges of things
 NEEDS_TIMM = "this model's stem is a timm model: pip install timm"
 
@@ -72,13 +76,14 @@ class PretrainedStem(nn.Module):
     Raises:
         ImportError: if timm is not installed.
         ValueError: if timm has no such model, or it lacks feature maps of these strides.
+        MemoryBudgetError: if the model and one picture would take more memory than the budget.
     """
 
     def __init__(self, config: Any, device=None, dtype=None):
         super().__init__()
         self.frozen = False
         self.final = config.stem_final
-        self.body = create_body(config.stem.removeprefix(TIMM), config.image_size, config.in_chans, device, dtype)
+        self.body = create_body(config, device, dtype)
         info = [(entry["reduction"], entry["num_chs"]) for entry in self.body.feature_info]
         index_of = {stride: index for index, (stride, _) in enumerate(info)}  # of equal strides the last, as timm has
 
@@ -159,18 +164,29 @@ class PretrainedStem(nn.Module):
             layer.reset_parameters()
 
 
-def create_body(name: str, image_size: int, in_chans: int, device=None, dtype=None) -> nn.Module:
-    """Return a timm model without classifier and without pretrained weights.
+def create_body(config: Any, device=None, dtype=None) -> nn.Module:
+    """Return the timm model of a config's stem, without classifier and without pretrained weights.
 
     Raises:
         ImportError: if timm is not installed.
         ValueError: if timm has no such model, or it has no feature maps.
+        MemoryBudgetError: if the model and one picture would take more memory than the budget.
     """
+    device = torch.device(device or torch.get_default_device())
+    sketch = _create_on(torch.device("meta"), config)
+    memory.check_config(config, stem=_picture_bytes(sketch, config) + (device.type != "meta") * _bytes(sketch))
+    body = sketch if device.type == "meta" else _create_on(device, config)
+
+    return body if dtype is None else body.to(dtype)
+
+
+def _create_on(device: torch.device, config: Any) -> nn.Module:
     try:
         import timm
     except ImportError as error:
         raise ImportError(NEEDS_TIMM) from error
 
+    name, image_size = config.stem.removeprefix(TIMM), config.image_size
     if not timm.is_model(name):
         near = timm.list_models(f"*{re.split('[._]', name)[0]}*")[:3]
         hint = f": did you mean {', '.join(near)}?" if near else ""
@@ -179,14 +195,25 @@ def create_body(name: str, image_size: int, in_chans: int, device=None, dtype=No
     fixed = timm.models.get_pretrained_cfg(name)
     options = {"img_size": image_size} if fixed is not None and fixed.fixed_input_size else {}
     try:
-        with torch.device(device or torch.get_default_device()):
-            body = timm.create_model(name, num_classes=0, in_chans=in_chans, **options)
+        with device:
+            body = timm.create_model(name, num_classes=0, in_chans=config.in_chans, **options)
     except (AssertionError, TypeError) as error:
         raise ValueError(f"stem: timm's {name} cannot be made for pictures of {image_size} pixels: {error}") from error
 
     if not hasattr(body, "forward_intermediates") or not hasattr(body, "feature_info"):
         raise ValueError(f"stem: timm's {name} has no feature maps (forward_intermediates): choose another model")
-    return body if dtype is None else body.to(dtype)
+    return body
+
+
+def _bytes(model: nn.Module) -> int:
+    """Return the bytes of a model's parameters and buffers as float32."""
+    return 4 * sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _picture_bytes(body: nn.Module, config: Any) -> int:
+    """Return the bytes that one picture takes in a timm model: a few of its largest maps, and wide blocks."""
+    values = max(entry["num_chs"] / entry["reduction"] ** 2 for entry in body.feature_info)  # per pixel
+    return int(4 * values * EXPANSION * MAPS_AT_ONCE * config.image_size**2)
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -151,6 +151,15 @@ def test_errors(fields, message):
         HCast(HCastConfig.from_dict({**FIELDS, **fields}))
 
 
+def test_a_stem_counts_in_the_memory_budget(monkeypatch):
+    config = HCastConfig.from_variant("hcast_lite", stem="timm:wide_resnet50_2")  # 255 MiB
+    monkeypatch.setenv("HCAST_ZOO_MEMORY_GIB", "0.2")
+    with pytest.raises(
+        ValueError, match=r"stem: timm:wide_resnet50_2: the model and one picture, most of it \(0\.. GiB"
+    ):
+        HCast(config)
+
+
 def test_a_size_that_the_stem_refuses():
     model = HCast(HCastConfig.from_dict({**FIELDS, "stem": "timm:test_vit", "stem_strides": (16,)}))
     with pytest.raises(ValueError, match=r"cannot take pictures of \(72, 72\)"):
