@@ -6,7 +6,7 @@ training picture of a free-grained data set is known down to some level only, wh
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,10 +112,11 @@ def _tree(benchmark: Benchmark, rows: Sequence[Row], roots: Sequence[Path]) -> T
     leaves = [path[-1] for path in paths]
     if leaves != list(range(len(leaves))):
         raise DataError(f"{benchmark.title}: expected one path for each of {len(leaves)} leaves, numbered from 0")
-    names = [
-        _read_names(find(roots, file), level, count) if file else trees.numbered(level, count)
-        for (level, count), file in zip(benchmark.levels.items(), lists.names or (None,) * len(benchmark.levels))
-    ]
+    names = []
+    for number, (level, count) in enumerate(benchmark.levels.items()):
+        known = _read_names(find(roots, lists.names[number]), level, count) if lists.names else None
+        names.append(known or trees.numbered(level, count))
+
     try:
         tree = trees.from_paths(benchmark.title, list(benchmark.levels), paths, names)
     except TaxonomyError as error:
@@ -147,7 +148,7 @@ def _read_names(file: Path, level: str, count: int) -> tuple[str, ...]:
     return tuple(f"{name} ({level} {i})" if names.count(name) > 1 else name for i, name in enumerate(names))
 
 
-def _folder_of(lists: Lists, rows: Sequence[Row], roots: Sequence[Path]):
+def _folder_of(lists: Lists, rows: Sequence[Row], roots: Sequence[Path]) -> Callable[[Path], Path]:
     """Return the function from a path in a list to the picture's file."""
     if lists.pictures == "cub":  # its lists say train/CLASS/FILE, of folders that their authors made
         images = find(roots, "images.txt").parent / "images"

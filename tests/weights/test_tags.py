@@ -58,6 +58,32 @@ def test_a_tag_is_converted_once_and_pinned(published, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name, checkpoint", [(SUPERVISED, supervised), (MOCO, moco)])
+def test_training_starts_from_a_tag(published, name, checkpoint, picture_folder, tmp_path, capsys):
+    """By command, at another size; with a rate of nearly 0 the features stay the published ones, and heads are new."""
+    pytest.importorskip("accelerate")
+    published(name, checkpoint())
+    command = [
+        "train",
+        "--model",
+        name,
+        "--data",
+        str(picture_folder),
+        "--output",
+        str(tmp_path / "run"),
+        "--lr",
+        "1e-12",
+    ]
+    sizes = ["--image-size", "64", "--num-superpixels", "64", "--epochs", "1", "--batch-size", "4", "--workers", "0"]
+    assert main([*command, *sizes, "--warmup-lr", "1e-12", "--ema-decay", "0", "--no-cache"]) == 0
+    trained = weights.load(json.loads(capsys.readouterr().out)["weights"])
+    start = weights.load(name)
+    assert trained.config.level_classes == (2, 4, 6) and trained.taxonomy.levels == ("class", "family", "species")
+    for key in ("stem.0.conv.weight", "stages.1.blocks.0.mlp.fc1.weight", "cls_token"):
+        torch.testing.assert_close(trained.state_dict[key], start.state_dict[key].float(), atol=1e-6, rtol=0)
+
+
 def test_levels_above_imagenets_classes(published, request, capsys):
     """By command, along 18 kinds and 117 groups: a node's probability is the sum of its objects'."""
     published(SUPERVISED, supervised())
