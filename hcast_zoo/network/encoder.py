@@ -171,7 +171,7 @@ class Encoder(nn.Module):
 
     def encode(
         self,
-        images: Tensor,
+        images: Tensor | SuperpixelMeans,
         segments: Tensor | None = None,
         *,
         num_clusters: tuple[int, ...] | None = None,
@@ -183,8 +183,13 @@ class Encoder(nn.Module):
         num_superpixels = num_superpixels or self.config.num_superpixels
         num_clusters = self.config.num_clusters if num_clusters is None else num_clusters
         clusters = check_clusters(num_clusters, num_superpixels)
-        segments = self.prepare_segments(images, segments, num_superpixels)
-        tokens, valid, carried = self.start(images, segments, num_superpixels)
+        if isinstance(images, SuperpixelMeans):  # of a frozen stem, whose work was done before
+            if segments is None:
+                raise ValueError("segments: expected those that the superpixels' averages were made with, got None")
+            tokens, valid, carried = self.start_from_means(images, segments)
+        else:
+            segments = self.prepare_segments(images, segments, num_superpixels)
+            tokens, valid, carried = self.start(images, segments, num_superpixels)
         return self.encode_tokens(
             tokens,
             valid,

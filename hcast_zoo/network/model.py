@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .config import HCastConfig
 from .encoder import Encoder
 from .layers import init_block_weights
-from .stems import PretrainedStem
+from .stems import PretrainedStem, SuperpixelMeans
 
 
 @dataclasses.dataclass
@@ -96,7 +96,7 @@ class HCast(Encoder):
 
     def forward(
         self,
-        images: Tensor,
+        images: Tensor | SuperpixelMeans,
         segments: Tensor | None = None,
         *,
         num_clusters: tuple[int, ...] | None = None,
@@ -107,7 +107,7 @@ class HCast(Encoder):
         """Classify images at every level.
 
         Args:
-            images: (B, in_chans, H, W) float, normalised.
+            images: (B, in_chans, H, W) float, normalised; or what :meth:`superpixel_means` made of them.
             segments: (B, H, W) integer superpixel maps; made by ``config.superpixels`` if not given.
             num_clusters: Other cluster counts than the config's, for this call.
             num_superpixels: Another number of tokens than the config's, for this call.

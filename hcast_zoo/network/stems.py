@@ -30,6 +30,11 @@ class SuperpixelMeans:
     descriptor: Tensor | None
     area: Tensor
 
+    def to(self, *args, **kwargs) -> "SuperpixelMeans":
+        """Return the same on another device or in another dtype, as :meth:`torch.Tensor.to` does."""
+        descriptor = None if self.descriptor is None else self.descriptor.to(*args, **kwargs)
+        return SuperpixelMeans(self.features.to(*args, **kwargs), descriptor, self.area.to(*args, **kwargs))
+
 
 @dataclasses.dataclass
 class Carried:
