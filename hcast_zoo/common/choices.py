@@ -9,3 +9,7 @@ EXPORT_FORMATS = ("onnx", "pt2")  # see sharing.export.export
 TABLE_LAYOUTS = ("flat", "darwin-core", "timelapse")  # see inference.tables
 TABLE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
 SORT_AS = ("link", "copy")  # see inference.sorting
+FREEZE = ("none", "stem", "encoder")  # see training.settings
+SAMPLERS = ("natural", "sqrt", "balanced")  # see training.imbalance
+CLASS_WEIGHTS = ("none", "sqrt", "balanced")
+TRACKERS = ("tensorboard", "wandb", "mlflow")  # of accelerate; see training.run_log

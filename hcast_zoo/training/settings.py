@@ -1,16 +1,20 @@
 """TrainConfig: the settings of a training run, as frozen plain data."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
+
+from ..common.choices import CLASS_WEIGHTS, FREEZE, SAMPLERS, TRACKERS
+from ..common.text import brief
 
 MAX_WORKERS = 256  # processes; protects against a typing error
 # A run may be resumed with other values of these.
-CHANGEABLE = {"workers", "checkpoint_steps", "superpixel_cache", "save_half"}
+CHANGEABLE = {"workers", "checkpoint_steps", "superpixel_cache", "view_cache", "save_half", "track"}
 
 
-def option(default: Any, help: str) -> Any:
-    """Return a field with a default, and the text that the command line prints for its option."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(default: Any, help: str, choices: Collection[str] | None = None) -> Any:
+    """Return a field with a default, the text that the command line prints for its option, and what it may be."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,20 @@ class TrainConfig:
     min_lr: float = option(1e-5, "Learning rate at the end, not scaled")
     warmup_epochs: float = option(5, "Epochs of linear growth; may be a fraction")
     weight_decay: float = option(0.05, "AdamW's, on matrices")
+    layer_decay: float | None = option(
+        None, "Factor of the learning rate from each layer to the one before it, such as 0.75; None for one rate"
+    )
+    freeze: str = option(
+        "none",
+        "What stays as it is, with batch norms in evaluation mode: none, stem (a pretrained one), or encoder (all but "
+        "the heads: a linear probe)",
+        choices=FREEZE,
+    )
+    stem_lr: float | None = option(None, "Peak learning rate of a pretrained stem, scaled as --lr is; --lr by default")
+    fit_heads: bool = option(
+        False, "Start heads from a logistic regression on the features of the training pictures, not at random"
+    )
+    accumulate: int = option(1, "Parts in which each batch is computed, one after the other, to need less memory")
     clip_grad: float | None = option(None, "Maximum L2 norm of the gradient; None for no limit")
     ema_decay: float = option(
         0.99996,
@@ -43,6 +61,19 @@ class TrainConfig:
     )
     kl_weight: float = option(0.5, "Weight of the Tree-path KL loss")
     smoothing: float = option(0.1, "Label smoothing")
+    sampler: str = option(
+        "natural",
+        "How often pictures are drawn: natural, all alike; balanced, every class alike; sqrt, between them",
+        choices=SAMPLERS,
+    )
+    logit_adjustment: float = option(
+        0.0, "Strength of logit adjustment by the share of each class in the training pictures; 1 as published, 0 is off"
+    )
+    class_weights: str = option(
+        "none",
+        "Weight of a class in each level's cross-entropy: none, balanced (the inverse of its share), or sqrt of that",
+        choices=CLASS_WEIGHTS,
+    )
     mixup: float = option(0.8, "Alpha of mixup; 0 is off")
     cutmix: float = option(1.0, "Alpha of cutmix; 0 is off")
     mix_prob: float = option(1.0, "Probability that a batch is mixed")
@@ -51,6 +82,12 @@ class TrainConfig:
     random_erasing: float = option(0.25, "Probability of erasing a rectangle")
     crop_scale: float = option(0.08, "Smallest area of the random crop, as a fraction")
     hflip: float = option(0.5, "Probability of a horizontal flip")
+    augment_views: int = option(
+        0,
+        "Augmented views of each picture whose features a frozen stem computes once, for epochs to take in turn; 0 "
+        "augments on the fly",
+    )
+    view_cache: str | None = option(None, "Folder that keeps the views; by default in the run's folder")
     random_background: bool = option(False, "Put transparent pictures on a random background colour")
     cache: bool = option(False, "Keep decoded pictures in memory")
     on_device: bool = option(
@@ -62,6 +99,10 @@ class TrainConfig:
     workers: int = option(2, "Processes that load pictures")
     checkpoint_steps: int = option(500, "Steps between checkpoints; there is also one after each validation")
     eval_epochs: int = option(1, "Epochs between validations")
+    patience: int | None = option(None, "Stop after so many validations in turn that are not better; None: never")
+    track: str = option(
+        "tensorboard", "Where numbers are logged beside log.jsonl: tensorboard, wandb, mlflow, several with +, or none"
+    )
     mixed_precision: str = option("no", '"no", "bf16" or "fp16"')
     save_half: bool = option(False, "Store the weights in float16, half as large and less exact")
     superpixel_cache: str | None = option(
@@ -84,11 +125,48 @@ class TrainConfig:
         if not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers: expected 0 to {MAX_WORKERS}, got {self.workers}")
 
+        for field in dataclasses.fields(self):
+            choices = field.metadata.get("choices")
+            if choices and getattr(self, field.name) not in choices:
+                raise ValueError(
+                    f"{field.name}: expected one of {', '.join(choices)}, got {brief(getattr(self, field.name))}"
+                )
+        if not 1 <= self.accumulate <= self.batch_size:
+            raise ValueError(f"accumulate: expected 1 to the batch size, {self.batch_size}, got {self.accumulate}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience: expected 1 or more, or None, got {self.patience}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay: expected a factor in (0, 1], got {self.layer_decay}")
+        if unknown := [name for name in self.trackers if name not in TRACKERS]:
+            raise ValueError(f"track: expected {', '.join(TRACKERS)} or none, got {brief(unknown[0])}")
+        self._check_views()
+
         if self.on_device and (self.auto_augment or self.paper_exact):
             raise ValueError(
                 'on_device: expected auto_augment "" and paper_exact off, for timm\'s policies and the '
                 "official order of superpixels and mixing run on the CPU"
             )
+
+    def _check_views(self) -> None:
+        """Make sure that what views cannot have was not asked for."""
+        if self.augment_views < 0:
+            raise ValueError(f"augment_views: expected 0 or more, got {self.augment_views}")
+        if not self.augment_views:
+            return
+        if self.freeze == "none":
+            raise ValueError("augment_views: expected freeze stem or encoder, for features of a stem that learns change")
+        if self.mixes or self.on_device or self.paper_exact:
+            raise ValueError("augment_views: expected mix_prob 0, on_device and paper_exact off: views are not mixed")
+
+    @property
+    def trackers(self) -> list[str]:
+        """Names of the trackers."""
+        return [] if self.track == "none" else self.track.split("+")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures are mixed."""
+        return self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0)
 
     @property
     def augments(self) -> bool:
@@ -99,5 +177,5 @@ class TrainConfig:
             or self.random_erasing > 0
             or self.random_background
             or self.color_jitter > 0
-            or (self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0))
+            or self.mixes
         )

@@ -1,0 +1,63 @@
+"""What evens out classes of unequal size: how often pictures are drawn, and what the loss knows of the sizes."""
+
+import torch
+from torch import Tensor
+
+from ..taxonomy.tree import UNKNOWN
+
+POWERS = {"natural": 0.0, "sqrt": 0.5, "balanced": 1.0}
+
+
+def sample_weights(labels: Tensor, sampler: str) -> Tensor | None:
+    """Return how often each picture should be drawn, (S,) float64 that sum to 1; None for all alike.
+
+    ``balanced`` draws every class as often as every other, ``sqrt`` in proportion to the square root of its size. A
+    class is the deepest node that a picture's label knows.
+
+    Args:
+        labels: (S, L) int64, -1 for unknown.
+        sampler: ``natural``, ``sqrt`` or ``balanced``.
+
+    Example:
+        >>> sample_weights(torch.tensor([[0], [0], [0], [1]]), "balanced")
+        tensor([0.1667, 0.1667, 0.1667, 0.5000], dtype=torch.float64)
+    """
+    power = POWERS[sampler]
+    if not power:
+        return None
+    _, number, counts = labels.unique(dim=0, return_inverse=True, return_counts=True)
+    weights = counts[number].double() ** -power
+    return weights / weights.sum()
+
+
+def level_priors(labels: Tensor, level_classes: tuple[int, ...], weights: Tensor | None = None) -> list[Tensor]:
+    """Return the share of each class among what is drawn, one (C_l,) float32 a level; of no class less than 1 picture.
+
+    Args:
+        labels: (S, L) int64, -1 for unknown.
+        level_classes: Classes of each level.
+        weights: (S,) how often pictures are drawn; all alike by default.
+    """
+    weights = torch.full((len(labels),), 1.0 / len(labels), dtype=torch.float64) if weights is None else weights
+    priors = []
+    for column, classes in zip(labels.T, level_classes):
+        known = column != UNKNOWN
+        counts = torch.zeros(classes, dtype=torch.float64).index_add(0, column[known], weights[known] * len(labels))
+        counts = counts.clamp(min=1.0)
+        priors.append((counts / counts.sum()).float())
+
+    return priors
+
+
+def class_weights(priors: list[Tensor], kind: str) -> list[Tensor] | None:
+    """Return the weight of each class in the loss, one (C_l,) float32 a level, 1 on average over what is drawn.
+
+    Args:
+        priors: See :func:`level_priors`.
+        kind: ``none``, ``sqrt`` or ``balanced``: the inverse of the share, or its root.
+    """
+    if kind == "none":
+        return None
+    power = POWERS[kind]
+    weights = [prior**-power for prior in priors]
+    return [weight / (weight * prior).sum() for weight, prior in zip(weights, priors)]

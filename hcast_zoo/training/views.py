@@ -1,0 +1,267 @@
+"""Views of pictures: what a frozen stem tells of their superpixels, computed once and kept in a folder.
+
+A picture has a plain view, as evaluation sees it, and several augmented ones, from which each epoch takes one. A view is
+a file named by the picture's content, so that copies share it, a run that was stopped goes on where it was, and runs
+with the same stem and augmentation may share a folder.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ..common.claim import claim, digest_of
+from ..common.files import whole_file
+from ..common.processes import ALONE, Processes
+from ..data.dataset import HierarchicalDataset
+from ..data.loading import SuperpixelCollate, start_quietly, start_workers
+from ..network.config import HCastConfig
+from ..network.model import HCast
+from ..network.stems import SuperpixelMeans
+from .settings import TrainConfig
+
+FOLDER = "views"  # in a run's folder
+PLAN = "views.json"
+PLAIN = "plain"
+BATCH = 16  # pictures that go through the stem at once
+AUGMENTATIONS = ("auto_augment", "color_jitter", "random_erasing", "crop_scale", "hflip", "random_background", "seed")
+PREPROCESSING = ("image_size", "in_chans", "superpixels", "num_superpixels", "mean", "std", "interpolation", "crop_pct")
+STEM = ("stem", "stem_strides", "stem_final", "grouping")
+
+
+class ViewFolder:
+    """The folder of views that a frozen stem has made with some augmentation.
+
+    Args:
+        folder: Where the files are; made if it is not there.
+        model: Whose stem is frozen.
+        settings: Tell the augmentation.
+
+    Raises:
+        ValueError: if the folder holds views of another stem, preprocessing or augmentation.
+    """
+
+    def __init__(self, folder: str | Path, model: HCast, settings: TrainConfig):
+        self.folder, self.config, self.seed = Path(folder), model.config, settings.seed
+        self.folder.mkdir(parents=True, exist_ok=True)
+        claim(
+            self.folder / PLAN,
+            {
+                "stem": {**_fields(model.config, STEM), "stem_sha256": stem_digest(model)},
+                "preprocessing": _fields(model.config, PREPROCESSING),
+                "augmentation": _fields(settings, AUGMENTATIONS),
+            },
+            holds="views of another stem or augmentation",
+            mend="choose another folder with --view-cache, or delete this one",
+        )
+
+    def file(self, content: str, view: int | str) -> Path:
+        """Return the file of a picture's view.
+
+        Args:
+            content: SHA-256 of the picture.
+            view: Number, or ``PLAIN``.
+        """
+        return self.folder / content[:2] / f"{content}.{view}.safetensors"
+
+    def view_seed(self, content: str, view: int | str) -> int:
+        """Return the seed of a view's augmentation, which is the same whatever other pictures there are."""
+        return int(digest_of([self.seed, content, view])[:8], 16)
+
+    def read(self, content: str, view: int | str) -> dict[str, Tensor] | None:
+        """Return a view's tensors, without a batch's dimension; None if the picture could not be read.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        file = self.file(content, view)
+        if not file.exists():
+            return None
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged ({error}): delete it, and give the same command again") from error
+
+
+class ViewSet(Dataset):
+    """The views of a data set's pictures, in the place of images.
+
+    An item is a dictionary of a view's tensors and its ``labels``, or None for a picture that could not be read. An
+    index that carries a seed, ``(index, seed)``, takes one of the augmented views, a plain index the plain one.
+
+    Args:
+        dataset: Pictures with labels.
+        folder: Where the views are, or will be.
+        count: Augmented views of each picture; 0 for the plain one.
+    """
+
+    def __init__(self, dataset: HierarchicalDataset, folder: ViewFolder, count: int = 0):
+        self.dataset, self.folder, self.count = dataset, folder, count
+        self.taxonomy, self.labels = dataset.taxonomy, dataset.labels
+        self.contents = [content_digest(picture) for picture in dataset.pictures]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Tensor] | None:
+        view: int | str = PLAIN
+        if isinstance(index, tuple):
+            index, seed = index
+            view = seed % self.count if self.count else PLAIN
+        found = self.folder.read(self.contents[index], view)
+        return None if found is None else {**found, "labels": self.labels[index]}
+
+    @staticmethod
+    def collate(batch: list[dict[str, Tensor] | None]) -> dict | None:
+        """Return ``images`` (their averages over superpixels), ``segments``, ``labels`` and ``targets``, the same."""
+        samples = [sample for sample in batch if sample is not None]
+        if not samples:
+            return None
+        stacked = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+        return {
+            "images": SuperpixelMeans(
+                stacked["features"].float(),
+                stacked["descriptor"].float() if "descriptor" in stacked else None,
+                stacked["area"].float(),
+            ),
+            "segments": stacked["segments"].long(),
+            "labels": stacked["labels"],
+            "targets": stacked["labels"],
+        }
+
+    def missing(self) -> list[tuple[int, int | str]]:
+        """Return the index and view of what is not in the folder yet; of copies of a picture the first."""
+        views: list[int | str] = [*range(self.count)] if self.count else [PLAIN]
+        wanted = {(content, view): index for index, content in reversed([*enumerate(self.contents)]) for view in views}
+        return sorted(
+            ((index, view) for (content, view), index in wanted.items() if not self.folder.file(content, view).exists()),
+            key=lambda pair: (pair[0], str(pair[1])),
+        )
+
+    def make(self, model: HCast, workers: int = 0, processes: Processes = ALONE) -> None:
+        """Make what is missing; each process its share, and all wait for the others.
+
+        Args:
+            model: Whose stem is frozen.
+            workers: Processes that read pictures and compute superpixels.
+            processes: Who does it.
+
+        Raises:
+            OSError: if the folder has no room.
+        """
+        missing = self.missing()
+        share = [missing[i] for i in processes.share(len(missing))]
+        if share:
+            _check_room(self.folder.folder, len(missing), model.config, model.stem.proj.in_features)
+        name = "augmented views" if self.count else "views"
+        with tqdm(total=len(share), desc=name, disable=not (processes.is_main and share), leave=False) as bar:
+            for contents, views, tensors in self._run(model, share, workers):
+                for number, (content, view) in enumerate(zip(contents, views)):
+                    self._write(content, view, {key: value[number].contiguous() for key, value in tensors.items()})
+                bar.update(len(contents))
+
+        processes.gather(None)
+
+    @torch.inference_mode()
+    def _run(self, model: HCast, missing: list[tuple[int, int | str]], workers: int) -> Iterator[tuple]:
+        """Yield the contents, views and tensors of each batch that the stem has seen."""
+        device = next(model.parameters()).device
+        images = _Missing(self, missing)
+        collate = SuperpixelCollate(model.config, device=torch.device("cpu"))
+        loader = DataLoader(
+            images,
+            BATCH,
+            num_workers=workers,
+            collate_fn=functools.partial(_collate, collate=collate),
+            worker_init_fn=start_quietly,
+        )
+        number = model.config.num_superpixels
+        training = model.training
+        model.eval()
+        try:
+            for places, batch in start_workers(loader):
+                if not places:
+                    continue
+                segments = batch["segments"].to(device)
+                means = model.superpixel_means(batch["images"].to(device), segments, number)
+                tensors = {"features": means.features.half().cpu(), "area": means.area.to(torch.int32).cpu()}
+                if means.descriptor is not None:
+                    tensors["descriptor"] = means.descriptor.half().cpu()
+                tensors["segments"] = batch["segments"].to(torch.uint8 if number <= 256 else torch.int32)
+                chosen = [missing[place] for place in places]
+                yield [self.contents[i] for i, _ in chosen], [view for _, view in chosen], tensors
+        finally:
+            model.train(training)
+
+    def _write(self, content: str, view: int | str, tensors: dict[str, Tensor]) -> None:
+        file = self.folder.file(content, view)
+        file.parent.mkdir(exist_ok=True)
+        with whole_file(file, sync=False) as temporary:  # a damaged view is told of, and made again
+            save_file(tensors, temporary)
+
+
+class _Missing(Dataset):
+    """The images of views that are to be made, with their place in the list."""
+
+    def __init__(self, views: ViewSet, missing: list[tuple[int, int | str]]):
+        self.views, self.missing = views, missing
+
+    def __len__(self) -> int:
+        return len(self.missing)
+
+    def __getitem__(self, place: int) -> tuple[int, tuple] | None:
+        index, view = self.missing[place]
+        seed = self.views.folder.view_seed(self.views.contents[index], view)
+        sample = self.views.dataset[index, seed]
+        return None if sample is None else (place, sample)
+
+
+def _collate(batch: list[tuple[int, tuple] | None], collate: SuperpixelCollate) -> tuple[list[int], dict | None]:
+    """Return the places of samples that could be read, and their batch."""
+    samples = [sample for sample in batch if sample is not None]
+    return [place for place, _ in samples], collate([sample for _, sample in samples])
+
+
+def stem_digest(model: HCast) -> str:
+    """Return the SHA-256 of the tensors of a model's pretrained part."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.stem.body.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def content_digest(picture: str | Path | bytes) -> str:
+    """Return the SHA-256 of a picture's file, or of its bytes; of a file that cannot be read, of its name."""
+    try:
+        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+    except OSError:
+        content = str(picture).encode(errors="surrogateescape")
+    return hashlib.sha256(content).hexdigest()
+
+
+def view_bytes(config: HCastConfig, features: int) -> int:
+    """Return about how many bytes a view takes: halves of a stem's features, and the segments."""
+    return 2 * config.num_superpixels * features + config.image_size**2
+
+
+def _check_room(folder: Path, count: int, config: HCastConfig, features: int) -> None:
+    needed, free = count * view_bytes(config, features), shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"{folder}: {count} views take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free: choose "
+            "another folder with --view-cache, fewer --augment-views, or 0 for augmentation on the fly"
+        )
+
+
+def _fields(data: HCastConfig | TrainConfig, names: tuple[str, ...]) -> dict:
+    return {name: value for name, value in dataclasses.asdict(data).items() if name in names}
