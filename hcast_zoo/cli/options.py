@@ -149,6 +149,8 @@ def add_fields(parser: argparse.ArgumentParser, dataclass: type) -> None:
         if isinstance(kind, types.UnionType):  # X | None
             kind = next(t for t in typing.get_args(kind) if t is not type(None))
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        if choices := field.metadata.get("choices"):
+            options["choices"] = choices
         default = "" if field.default in (None, "") else f" ({field.default})"
         text = (field.metadata["help"] + default).replace("%", "%%")
         parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **options)

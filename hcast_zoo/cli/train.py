@@ -105,6 +105,7 @@ def train(args: argparse.Namespace) -> int:
     from ..network.config import HCastConfig
 
     with needs_extra("train", "training runs"):
+        from ..training import recipe
         from ..training.trainer import Trainer
 
     options = _train_options(args)
@@ -112,18 +113,17 @@ def train(args: argparse.Namespace) -> int:
         earlier = os.path.join(args.output, PICTURES)
         options["keep"] = earlier if os.path.exists(earlier) else None  # what was held out stays so as data grows
     listing, taxonomy = _list_for_training(options)
-    if not args.recipe and not options.get("paper_exact"):
+    if args.recipe in recipe.BY_SIZE or not (args.recipe or options.get("paper_exact")):
         options = _take_recipe_by_size(args, options, len(listing.part(options["train_split"]).pictures))
     settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
     train_set, val_set = _training_sets(listing, taxonomy, options, settings.cache)
-    changes = {name: options[name] for name in MODEL_OPTIONS if name in options}
-    changes["level_classes"] = train_set.taxonomy.level_classes
     init = None
     if options["model"] in VARIANTS:
-        config = HCastConfig.from_variant(options["model"], **changes)
+        config = HCastConfig.from_variant(options["model"])
     else:
         init = _load_start(options["model"], args.recipe)
-        config = init.config.replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+        config = init.config
+    config = _change_config(config, options, train_set.taxonomy.level_classes)
 
     trainer = Trainer(
         config=config,
@@ -161,17 +161,46 @@ def _list_for_training(options: dict) -> tuple:
     return list_pictures(options, taxonomy, (options["train_split"], options["val_split"])), taxonomy
 
 
+def _change_config(config, options: dict, level_classes: tuple[int, ...]):
+    """Return a config with the options of the model; superpixels and clusters follow the image size unless given."""
+    changes = {name: options[name] for name in MODEL_OPTIONS if name in options}
+    if "image_size" in changes:
+        changes = {**config.tokens_at(changes["image_size"]), **changes}
+    return config.replace(
+        level_classes=level_classes, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    )
+
+
 def _take_recipe_by_size(args: argparse.Namespace, options: dict, pictures: int) -> dict:
     """Return options with the settings of the recipe for a number of pictures where none were given; tell which."""
     from ..training import recipe
 
-    content = recipe.by_size(pictures)
+    if not hasattr(args, "model") and (args.recipe or recipe.name_by_size(pictures)) != "paper":
+        options = {**options, "model": recipe.START}
+    content = recipe.by_size(pictures, _has_pretrained_stem(options["model"]), args.recipe)
     taken = {name: value for name, value in content.settings.items() if not hasattr(args, name)}
-    shown = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in taken.items())
+    shown = " ".join(_as_option(name, value) for name, value in {"model": options["model"], **taken}.items())
     _tell(f"recipe {content.name}, for {pictures} training pictures ({content.description}): {shown or 'the defaults'}")
     if taken:
         _tell(f"--recipe {' or '.join(n for n in recipe.BY_SIZE if n != content.name)} takes another")
     return {**options, **taken}
+
+
+def _as_option(name: str, value: object) -> str:
+    """Return a setting as it is written on the command line."""
+    word = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{word}" if value else f"--no-{word}"
+    return f"--{word} {value if value != '' else chr(34) * 2}"
+
+
+def _has_pretrained_stem(model: str) -> bool:
+    """Return whether a variant or weights have a stem of timm's."""
+    from ..weights import file as weights
+
+    if model in VARIANTS:
+        return VARIANTS[model].get("stem", "conv") != "conv"
+    return weights.read(weights.resolve(model), tensors=False).config.stem != "conv"
 
 
 def _tell(text: str) -> None:
@@ -227,7 +256,7 @@ def _train_options(args: argparse.Namespace) -> dict:
 
     given = {k: v for k, v in vars(args).items() if k not in ("command", "run", "recipe", "output", "accept_changes")}
     told: dict = {}
-    if args.recipe:
+    if args.recipe and args.recipe not in recipe.BY_SIZE:
         content = recipe.load(args.recipe)
         exact = given.get("paper_exact", content.settings.get("paper_exact", False))
         told = content.options(exact)

@@ -52,6 +52,11 @@ def choose_loading(
     return Loading(batch_size, max(0, workers))
 
 
+def choose_readers(batch_size: int, image_size: int, share: int = 1) -> int:
+    """Return how many processes should read and augment pictures for a training; see :func:`choose_loading`."""
+    return max(0, min(processors() // max(1, share), MAX_READERS, _room(batch_size, image_size)))
+
+
 def processors() -> int:
     """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -27,17 +27,23 @@ class SeededSampler(Sampler):
     Args:
         length: Size of the data set.
         seed: Seed of the run.
+        weights: (length,) how often each is drawn, with replacement; by default each comes once an epoch.
     """
 
-    def __init__(self, length: int, seed: int):
+    def __init__(self, length: int, seed: int, weights: Tensor | None = None):
         self.length, self.seed, self.epoch = length, seed, 0
+        self.weights = None if weights is None else weights.double().numpy()
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        yield from zip(rng.permutation(self.length).tolist(), rng.integers(2**32, size=self.length).tolist())
+        if self.weights is None:
+            order = rng.permutation(self.length)
+        else:
+            order = rng.choice(self.length, self.length, p=self.weights / self.weights.sum())
+        yield from zip(order.tolist(), rng.integers(2**32, size=self.length).tolist())
 
 
 class SuperpixelCollate:

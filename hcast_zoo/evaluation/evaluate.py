@@ -1,7 +1,7 @@
 """Evaluation: metrics of a model on a data set, for each decoding."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -131,6 +131,7 @@ def measure(
         progress=progress and processes.is_main,
         num_clusters=num_clusters,
         superpixel_cache=superpixel_cache,
+        collate=getattr(dataset, "collate", None),
     )
     paths: dict[str, Tensor] = {}
     labels = None
@@ -164,15 +165,16 @@ def _run(
     progress: bool,
     num_clusters: tuple[int, ...] | None,
     superpixel_cache: str | Path | None = None,
+    collate: Callable | None = None,
 ) -> tuple[list[list[Tensor]], list[Tensor]]:
-    """Return batches of logits, a list of levels each, and of labels."""
+    """Return batches of logits, a list of levels each, and of labels; ``collate`` is that of a set of other things."""
     device = next(model.parameters()).device
     options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network knows no clusters
     loader = DataLoader(
         dataset,
         pictures_at_once(model.config, batch_size),
         num_workers=workers,
-        collate_fn=SuperpixelCollate(model.config, cache=superpixel_cache, device=device),
+        collate_fn=collate or SuperpixelCollate(model.config, cache=superpixel_cache, device=device),
         worker_init_fn=start_quietly,
     )
     training = model.training

@@ -16,6 +16,7 @@ NUM_STAGES = 4
 STEM = re.compile(r"conv|timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # a name that timm knows: no Hub, no folder
 GROUPINGS = ("tokens", "descriptor")
 TOKEN_POOLINGS = ("top_left", "area")
+FEWEST = 4  # superpixels or clusters that a smaller picture keeps
 MAX_LEVELS = 100  # the same as for a taxonomy
 MAX_CLASSES = 100_000_000
 MAX_NUMBER = 1e9  # bound for float fields; also rejects inf and nan
@@ -244,6 +245,21 @@ class HCastConfig:
         if len(changes.get("level_classes", self.level_classes)) != len(self.level_classes):
             changes.setdefault("head_stages", None)
         return dataclasses.replace(self, **changes)
+
+    def tokens_at(self, image_size: int) -> dict:
+        """Return ``num_superpixels`` and ``num_clusters`` for another image size, in proportion to its area.
+
+        Example:
+            >>> HCastConfig(image_size=224).tokens_at(96)
+            {'num_superpixels': 36, 'num_clusters': (12, 6, 4, 4)}
+        """
+        ratio = (image_size / self.image_size) ** 2
+        superpixels = max(round(self.num_superpixels * ratio), min(self.num_superpixels, FEWEST))
+        clusters: list[int] = []
+        for number in self.num_clusters:
+            scaled = max(round(number * ratio), min(number, FEWEST))
+            clusters.append(min(scaled, *clusters, superpixels))
+        return {"num_superpixels": superpixels, "num_clusters": tuple(clusters)}
 
     @property
     def grid_size(self) -> int:

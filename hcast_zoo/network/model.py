@@ -8,7 +8,7 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from .config import HCastConfig
+from .config import NUM_STAGES, HCastConfig
 from .encoder import Encoder
 from .layers import init_block_weights
 from .stems import PretrainedStem, SuperpixelMeans
@@ -137,6 +137,19 @@ class HCast(Encoder):
     def forward_heads(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Turn level features into one (B, classes) tensor of logits per level."""
         return tuple(head(self.head_drop(x)) for head, x in zip(self.heads, features))
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Return how parameters form layers, for layer-wise learning rates; a pooling is a layer of its own."""
+        blocks = (
+            r"^stages\.(\d+)"
+            if coarse
+            else [
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^stages\.(\d+)\.pool", (NUM_STAGES * 1000,)),
+                (r"^norm", (99999,)),
+            ]
+        )  # timm's mark for the layer before
+        return dict(stem=r"^cls_token|pos_embed|stem", blocks=blocks)
 
     def no_weight_decay(self) -> set[str]:
         """Return names of parameters that weight decay should leave alone."""

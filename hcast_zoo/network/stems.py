@@ -30,6 +30,11 @@ class SuperpixelMeans:
     descriptor: Tensor | None
     area: Tensor
 
+    def __getitem__(self, chosen) -> "SuperpixelMeans":
+        """Return those of some pictures of the batch."""
+        descriptor = None if self.descriptor is None else self.descriptor[chosen]
+        return SuperpixelMeans(self.features[chosen], descriptor, self.area[chosen])
+
     def to(self, *args, **kwargs) -> "SuperpixelMeans":
         """Return the same on another device or in another dtype, as :meth:`torch.Tensor.to` does."""
         descriptor = None if self.descriptor is None else self.descriptor.to(*args, **kwargs)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from ..taxonomy.tree import UNKNOWN
+from .losses import HierarchicalLoss
+from .settings import TrainConfig
 
 POWERS = {"natural": 0.0, "sqrt": 0.5, "balanced": 1.0}
 
@@ -61,3 +63,17 @@ def class_weights(priors: list[Tensor], kind: str) -> list[Tensor] | None:
     power = POWERS[kind]
     weights = [prior**-power for prior in priors]
     return [weight / (weight * prior).sum() for weight, prior in zip(weights, priors)]
+
+
+def make_loss(
+    labels: Tensor, level_classes: tuple[int, ...], settings: TrainConfig, weights: Tensor | None
+) -> HierarchicalLoss:
+    """Return the loss of the settings for (S, L) training labels, drawn as often as (S,) weights say."""
+    priors = level_priors(labels, level_classes, weights)
+    return HierarchicalLoss(
+        settings.kl_weight,
+        smoothing=settings.smoothing,
+        priors=priors if settings.logit_adjustment else None,
+        adjustment=settings.logit_adjustment,
+        class_weights=class_weights(priors, settings.class_weights),
+    )

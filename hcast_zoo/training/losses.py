@@ -104,6 +104,10 @@ class HierarchicalLoss(nn.Module):
         kl_weight: Weight of the Tree-path KL; 0 leaves it out. The paper uses 0.5.
         level_weights: Weight of each level's cross-entropy, coarse to fine; 1 by default.
         smoothing: Label smoothing in [0, 1) for hard targets; soft targets are used as they are.
+        priors: One (C_l,) share of each class a level: the loss is of the logits plus their logarithm times
+            ``adjustment``, so that the logits themselves are those of classes of equal size (Menon et al., 2021).
+        adjustment: Strength of the priors.
+        class_weights: One (C_l,) weight of each class a level, of the cross-entropies.
         binary: Use binary cross-entropy for each class instead. As in the official code, every positive target of
             the finest level then counts as 1, so do not smooth (docs/official_differences.md, 31).
 
@@ -124,8 +128,14 @@ class HierarchicalLoss(nn.Module):
         level_weights: Sequence[float] | None = None,
         smoothing: float = 0.0,
         binary: bool = False,
+        *,
+        priors: Sequence[Tensor] | None = None,
+        adjustment: float = 1.0,
+        class_weights: Sequence[Tensor] | None = None,
     ):
         super().__init__()
+        self.offsets = None if priors is None else [adjustment * prior.log() for prior in priors]
+        self.class_weights = class_weights
         self.kl_weight, self.level_weights, self.smoothing, self.binary = kl_weight, level_weights, smoothing, binary
 
     def forward(self, level_logits: Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
@@ -145,13 +155,18 @@ class HierarchicalLoss(nn.Module):
             targets = soft_targets(targets, classes, self.smoothing)
         if [t.shape[-1] for t in targets] != classes:
             raise ValueError(f"expected targets of {classes} classes, got {[t.shape[-1] for t in targets]}")
+        if self.offsets is not None:
+            level_logits = [x + offset.to(x.device) for x, offset in zip(level_logits, self.offsets)]
         weights = self.level_weights or [1.0] * len(classes)
         level_loss = level_cross_entropy
         if self.binary:
             level_loss = level_binary_cross_entropy
             targets = (*targets[:-1], (targets[-1] > 0).float())
 
-        parts = [w * level_loss(x, t) for w, x, t in zip(weights, level_logits, targets, strict=True)]
+        weighted = targets
+        if self.class_weights is not None:
+            weighted = [t * weight.to(t.device) for t, weight in zip(targets, self.class_weights)]
+        parts = [w * level_loss(x, t) for w, x, t in zip(weights, level_logits, weighted, strict=True)]
         loss = torch.stack(parts).sum()
         return loss + self.kl_weight * tree_path_kl(level_logits, targets) if self.kl_weight else loss
 

@@ -45,12 +45,20 @@ class Recipe:
 FEW_PICTURES = 2_000  # to train on; with fewer, the small recipe is taken
 MANY_PICTURES = 20_000  # with as many, the paper's
 _GENTLE = {
-    "model": "hcast_small.emoji_art",
     "mix_prob": 0.0,
     "random_erasing": 0.0,
     "batch_size": 32,
     "lr": 4e-3,
     "warmup_epochs": 1,
+}
+_FROZEN = {  # from weights with a pretrained stem, which stays as it is
+    **_GENTLE,
+    "freeze": "stem",
+    "fit_heads": True,
+    "auto_augment": "",
+    "crop_scale": 0.6,
+    "lr": 1e-3,
+    "ema_decay": 0.9,
 }
 BY_SIZE = {
     "small": (
@@ -63,12 +71,35 @@ BY_SIZE = {
     ),
     "paper": ("tens of thousands of pictures: the settings of the paper, from scratch unless --model is given", {}),
 }
+START = "hcast_lite.in1k"  # of the small and the medium recipe
+VIEWS = 1_600  # in all; a GiB of their folder
+MOST_VIEWS = 4  # of a picture
 
 
-def by_size(pictures: int) -> "Recipe":
-    """Return the recipe for a number of training pictures."""
-    name = "small" if pictures < FEW_PICTURES else "medium" if pictures < MANY_PICTURES else "paper"
-    return load(name)
+def by_size(pictures: int, pretrained_stem: bool, name: str | None = None) -> "Recipe":
+    """Return the recipe for a number of training pictures.
+
+    Args:
+        pictures: How many.
+        pretrained_stem: Whether training starts from a model with a pretrained stem.
+        name: The recipe to take; by the number of pictures by default.
+    """
+    name = name or name_by_size(pictures)
+    content = load(name)
+    if name == "paper" or not pretrained_stem:
+        return content
+
+    views = min(max(VIEWS // max(pictures, 1), 2), MOST_VIEWS)
+    settings = {**_FROZEN, "augment_views": views, "epochs": 8 if name == "small" else 12}
+    description = (
+        f"{content.description}; the pretrained stem is kept, and its features of {views} views of each picture"
+    )
+    return dataclasses.replace(content, settings=settings, description=description)
+
+
+def name_by_size(pictures: int) -> str:
+    """Return the name of the recipe for a number of training pictures."""
+    return "small" if pictures < FEW_PICTURES else "medium" if pictures < MANY_PICTURES else "paper"
 
 
 def names() -> list[str]:

@@ -1,16 +1,20 @@
 """The log of a training run: ``log.jsonl`` and TensorBoard's files."""
 
 import contextlib
+import importlib.util
 import json
 import math
+import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
+from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
 from tqdm import tqdm
 
 from ..common.files import write_whole
+
+PROJECT = "hcast-zoo"  # what the trackers call it
 
 
 class RunLog:
@@ -19,11 +23,21 @@ class RunLog:
     Args:
         folder: Of the run.
         is_main: Whether this process is the one that writes.
+        trackers: Of accelerate: ``tensorboard``, ``wandb``, ``mlflow``.
+        settings: Of the run, for the trackers.
+
+    Raises:
+        ImportError: if a tracker is not installed.
     """
 
-    def __init__(self, folder: Path, is_main: bool):
+    def __init__(self, folder: Path, is_main: bool, trackers: Sequence[str], settings: dict):
         self.folder, self.is_main = folder, is_main
         self.file = folder / "log.jsonl"
+        self.names, self.settings = trackers, settings
+        self.trackers: list[GeneralTracker] = []
+        for name in trackers:
+            if importlib.util.find_spec(name) is None:
+                raise ImportError(f"--track {name}: pip install {name}")
 
     @contextlib.contextmanager
     def open_at(self, step: int) -> Iterator[None]:
@@ -36,8 +50,32 @@ class RunLog:
             lines = [line for line in self.file.read_text().splitlines() if _line_step(line) <= step]
             write_whole(self.file, "".join(line + "\n" for line in lines))
 
-        with SummaryWriter(str(self.folder / "tensorboard"), purge_step=step) as self.board:
+        self.trackers = [self._start(name, step) for name in self.names]
+        try:
             yield
+        finally:
+            for tracker in self.trackers:
+                tracker.finish()
+
+    def _start(self, name: str, step: int) -> GeneralTracker:
+        """Return a tracker that goes on with the run that an earlier process began."""
+        remembered = self.folder / f"{name}.id"
+        known = remembered.read_text().strip() if remembered.exists() else None
+        tracker: GeneralTracker
+        if name == "tensorboard":
+            tracker = TensorBoardTracker(name, logging_dir=str(self.folder), purge_step=step)
+        elif name == "wandb":
+            known = known or secrets.token_hex(4)
+            tracker = WandBTracker(PROJECT, id=known, name=self.folder.name, resume="allow", dir=str(self.folder))
+        else:
+            tracker = MLflowTracker(PROJECT, run_name=self.folder.name, run_id=known)
+
+        if hasattr(tracker, "start"):  # earlier versions of accelerate start it at once
+            tracker.start()
+        if name != "tensorboard":
+            write_whole(remembered, known or tracker.tracker.info.run_id)
+            tracker.store_init_configuration(self.settings)
+        return tracker
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write numbers by their names; those that are not finite are null in ``log.jsonl``."""
@@ -48,8 +86,8 @@ class RunLog:
         with open(self.file, "a") as file:
             file.write(json.dumps({"step": step, **line}, allow_nan=False) + "\n")
 
-        for key, value in values.items():
-            self.board.add_scalar(key, value, step)
+        for tracker in self.trackers:
+            tracker.log(values, step=step)
 
         tqdm.write(f"step {step}: " + ", ".join(f"{k} {v:.5g}" for k, v in values.items()), file=sys.stderr)
 

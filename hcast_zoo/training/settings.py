@@ -50,6 +50,11 @@ class TrainConfig:
         choices=FREEZE,
     )
     stem_lr: float | None = option(None, "Peak learning rate of a pretrained stem, scaled as --lr is; --lr by default")
+    stem_weights: str | None = option(
+        None,
+        "Where the pretrained stem of a new model comes from: weights of ours with the same stem, a file of timm's "
+        "model, timm (what it downloads), or none; by default packaged weights that have it, else timm",
+    )
     fit_heads: bool = option(
         False, "Start heads from a logistic regression on the features of the training pictures, not at random"
     )
@@ -61,13 +66,20 @@ class TrainConfig:
     )
     kl_weight: float = option(0.5, "Weight of the Tree-path KL loss")
     smoothing: float = option(0.1, "Label smoothing")
+    teacher: str | None = option(
+        None,
+        "Model to learn from beside the labels: timm:NAME, a classifier of the leaves, or H-CAST weights with the tree",
+    )
+    teacher_weight: float = option(0.5, "Share of the teacher in the loss, 0 to 1")
+    teacher_temperature: float = option(2.0, "What the logits of teacher and student are divided by")
     sampler: str = option(
         "natural",
         "How often pictures are drawn: natural, all alike; balanced, every class alike; sqrt, between them",
         choices=SAMPLERS,
     )
     logit_adjustment: float = option(
-        0.0, "Strength of logit adjustment by the share of each class in the training pictures; 1 as published, 0 is off"
+        0.0,
+        "Strength of logit adjustment by the share of each class in the training pictures; 1 as published, 0 is off",
     )
     class_weights: str = option(
         "none",
@@ -96,7 +108,7 @@ class TrainConfig:
         "for small pictures, which workers cannot load fast enough",
     )
     seed: int = option(0, "Seed of all random numbers")
-    workers: int = option(2, "Processes that load pictures")
+    workers: int | None = option(None, "Processes that load pictures; by default as many as there are processors, or 8")
     checkpoint_steps: int = option(500, "Steps between checkpoints; there is also one after each validation")
     eval_epochs: int = option(1, "Epochs between validations")
     patience: int | None = option(None, "Stop after so many validations in turn that are not better; None: never")
@@ -122,7 +134,7 @@ class TrainConfig:
             raise ValueError(f"batch_size: expected an even number, got {self.batch_size}")
         if self.epochs < 1 or self.checkpoint_steps < 1 or self.eval_epochs < 1:
             raise ValueError("epochs, checkpoint_steps, eval_epochs: expected 1 or more")
-        if not 0 <= self.workers <= MAX_WORKERS:
+        if self.workers is not None and not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers: expected 0 to {MAX_WORKERS}, got {self.workers}")
 
         for field in dataclasses.fields(self):
@@ -139,6 +151,11 @@ class TrainConfig:
             raise ValueError(f"layer_decay: expected a factor in (0, 1], got {self.layer_decay}")
         if unknown := [name for name in self.trackers if name not in TRACKERS]:
             raise ValueError(f"track: expected {', '.join(TRACKERS)} or none, got {brief(unknown[0])}")
+        if not (0 <= self.teacher_weight <= 1 and self.teacher_temperature > 0):
+            raise ValueError(
+                "teacher_weight, teacher_temperature: expected a share from 0 to 1 and a positive number, got "
+                f"{self.teacher_weight} and {self.teacher_temperature}"
+            )
         self._check_views()
 
         if self.on_device and (self.auto_augment or self.paper_exact):
@@ -154,9 +171,13 @@ class TrainConfig:
         if not self.augment_views:
             return
         if self.freeze == "none":
-            raise ValueError("augment_views: expected freeze stem or encoder, for features of a stem that learns change")
+            raise ValueError(
+                "augment_views: expected freeze stem or encoder, for features of a stem that learns change"
+            )
         if self.mixes or self.on_device or self.paper_exact:
             raise ValueError("augment_views: expected mix_prob 0, on_device and paper_exact off: views are not mixed")
+        if self.teacher:
+            raise ValueError("augment_views: expected 0 with a teacher, which needs the pictures themselves")
 
     @property
     def trackers(self) -> list[str]:

@@ -1,17 +1,21 @@
 """What a training starts from: weights of a model, a pretrained stem, and heads fitted to the training pictures."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..common.text import clip
 from ..network.config import HCastConfig
-from ..network.stems import TIMM, PretrainedStem
+from ..network.stems import TIMM, PretrainedStem, weighted_mean
 from ..taxonomy.tree import UNKNOWN
 from ..weights import file as weights
 
+BODY = "stem.body."  # how the names of the pretrained part's tensors begin
+CHECKPOINTS = (".pth", ".pt", ".bin")  # how the names of timm's files end; other files are ours
 FITTED_STEPS = 100  # of L-BFGS, at most
 PENALTY = 1e-3  # on the squares of a fitted head's weights, for features of unit deviation
 
@@ -34,39 +38,38 @@ def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
     config: HCastConfig = model.config
     source = source or packaged_stem(config) or "timm"
     if source == "timm":
-        state = _download(config)
-    elif Path(source).suffix == ".pth":
-        state = torch.load(source, map_location="cpu", weights_only=True)
+        stem.body.load_state_dict(_download(config), strict=False)
+    elif Path(source).suffix in CHECKPOINTS:
+        _load_checkpoint(stem.body, source)
     else:
         content = weights.load(source)
         if content.config.stem != config.stem:
             raise ValueError(f"stem_weights: expected weights with the stem {config.stem}, got {content.config.stem}")
-        state = {
-            key.removeprefix("stem.body."): value
-            for key, value in content.state_dict.items()
-            if key.startswith("stem.body.")
-        }
-
-    own = stem.body.state_dict()
-    state = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
-    if missing := sorted(set(own) - set(state)):
-        raise ValueError(
-            f"stem_weights: {source} is not of {config.stem.removeprefix(TIMM)}: it has no fitting {missing[0]}, nor "
-            f"{len(missing) - 1} others"
-        )
-    stem.body.load_state_dict(state)
+        state = content.state_dict.items()
+        stem.body.load_state_dict({k.removeprefix(BODY): value for k, value in state if k.startswith(BODY)})
     return source
 
 
 def packaged_stem(config: HCastConfig) -> str | None:
     """Return the name of packaged weights that have a config's stem, or None."""
-    names = (name for name, entry in weights.packaged().items() if name.split(".")[0].startswith("hcast_lite"))
-    return next((name for name in names if weights.load_config(name).stem == config.stem), None)
+    for name in weights.packaged():
+        if weights.read(weights.resolve(name), tensors=False).config.stem == config.stem:
+            return name
+    return None
+
+
+def _load_checkpoint(body: torch.nn.Module, file: str) -> None:
+    """Load a file of timm's model, by the tensors' names, or by their order where they have others."""
+    for by_order in (False, True):
+        try:
+            timm.models.load_checkpoint(body, file, strict=not by_order, remap=by_order)
+            return
+        except (RuntimeError, AssertionError) as error:
+            wrong = error
+    raise ValueError(f"stem_weights: {file} is of another model than {type(body).__name__}: {clip(wrong)}") from wrong
 
 
 def _download(config: HCastConfig) -> dict[str, Tensor]:
-    import timm
-
     name = config.stem.removeprefix(TIMM)
     try:
         return timm.create_model(name, pretrained=True, num_classes=0, in_chans=config.in_chans).state_dict()
@@ -75,3 +78,125 @@ def _download(config: HCastConfig) -> dict[str, Tensor]:
             f"stem_weights: timm cannot get the weights of {name} ({error}): give a file with --stem-weights, or none "
             "to start from random values"
         ) from error
+
+
+@torch.no_grad()
+def fit_evidence(model: torch.nn.Module, batches: Iterable[dict | None]) -> None:
+    """Start a new model on a pretrained stem from what the stem tells of the training pictures.
+
+    Features are standardised by the superpixels of the first batch. A token's evidence are its features' principal
+    components among the pictures, and all residual branches start at zero, so that the class token of every stage, the
+    mean of its tokens' evidence, holds them whole.
+
+    Args:
+        model: With a pretrained stem.
+        batches: ``images``, as averages over superpixels, of training pictures.
+    """
+    stem = model.stem
+    device = next(model.parameters()).device
+    pictures = []
+    for batch in batches:
+        if batch is None:
+            continue
+        means = batch["images"].to(device)
+        if not pictures:
+            stem.fit_statistics(means.features, means.area > 0)
+        pictures.append(weighted_mean(means.features, means.area)[:, 0])
+
+    rows = (torch.cat(pictures) - stem.feature_mean) / stem.feature_std
+    centre = rows.mean(0)
+    components = torch.linalg.svd(rows - centre, full_matrices=False).Vh[: model.config.embed_dim]  # [C or fewer, F]
+    scale = ((rows - centre) @ components.T).square().mean().sqrt().clamp(min=1e-6)
+
+    torch.nn.init.zeros_(stem.evidence.weight)
+    torch.nn.init.zeros_(stem.evidence.bias)
+    stem.evidence.weight[: len(components)] = components / scale
+    stem.evidence.bias[: len(components)] = -components @ centre / scale
+    for stage in model.stages:
+        last = [layer for block in stage.blocks for layer in (block.attn.proj, block.mlp.fc2)]
+        if stage.pool is not None:
+            last.append(stage.pool.fc2[1])
+        for layer in last:
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+
+
+def fit_heads(model: torch.nn.Module, batches: Iterable[dict | None], smoothing: float = 0.0) -> None:
+    """Start each level's head from a logistic regression on what it reads, so that training begins near its end.
+
+    Args:
+        model: With heads of linear layers.
+        batches: ``images``, ``segments`` and ``labels`` (B, L) int64 of training pictures.
+        smoothing: Of the labels.
+    """
+    training = model.training
+    model.eval()
+    features, labels = collect_features(model, batches)
+    for head, values, label in zip(model.heads, features, labels.T):
+        known = label != UNKNOWN
+        if known.any():
+            fit_head(head, values[known], label[known], smoothing)
+    model.train(training)
+
+
+@torch.no_grad()
+def collect_features(model: torch.nn.Module, batches: Iterable[dict | None]) -> tuple[list[Tensor], Tensor]:
+    """Return what the heads read, one (S, C) float32 tensor a level, and the (S, L) labels."""
+    device = next(model.parameters()).device
+    features, labels = [], []
+    for batch in batches:
+        if batch is None:
+            continue
+        output = model(batch["images"].to(device), batch["segments"].to(device))
+        features.append([x.float() for x in output.level_features])
+        labels.append(batch["labels"].to(device))
+
+    if not labels:
+        raise ValueError("none of the training pictures can be read")
+    return [torch.cat(level) for level in zip(*features)], torch.cat(labels)
+
+
+def fit_head(head: torch.nn.Linear, features: Tensor, labels: Tensor, smoothing: float = 0.0) -> None:
+    """Set a head to the multinomial logistic regression of (S,) int64 labels on (S, C) features."""
+    centre = features.mean(0)
+    scale = (features - centre).square().mean().sqrt().clamp(min=1e-6)
+    rows = (features - centre) / scale
+    weight = torch.zeros_like(head.weight, dtype=rows.dtype).requires_grad_()
+    bias = torch.zeros_like(head.bias, dtype=rows.dtype).requires_grad_()
+    solver = torch.optim.LBFGS([weight, bias], max_iter=FITTED_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        value = F.cross_entropy(rows @ weight.T + bias, labels, label_smoothing=smoothing)
+        value = value + PENALTY * weight.square().sum()
+        value.backward()
+        return value
+
+    solver.step(loss)
+    with torch.no_grad():
+        head.weight.copy_(weight / scale)
+        head.bias.copy_(bias - weight @ centre / scale)
+
+
+def freeze(model: torch.nn.Module, what: str) -> None:
+    """Keep a part of a model as it is: ``stem``, or ``encoder``, all but the heads; ``none`` changes nothing.
+
+    Raises:
+        ValueError: if the stem is the paper's, which is not pretrained.
+    """
+    if what == "none":
+        return
+    if what == "stem" or isinstance(getattr(model, "stem", None), PretrainedStem):
+        model.freeze_stem()
+    if what == "encoder":
+        model.requires_grad_(False)
+        model.heads.requires_grad_(True)
+
+
+def set_training(model: torch.nn.Module, what: str) -> None:
+    """Put a model in training mode, less the part that is frozen; see :func:`freeze`."""
+    model.train()
+    if what == "encoder":
+        for name, child in model.named_children():
+            if name not in ("heads", "head_drop"):
+                child.eval()

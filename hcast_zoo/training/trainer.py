@@ -8,16 +8,16 @@ one alone prints, logs and writes.
 """
 
 import contextlib
+import copy
 import dataclasses
 import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import timm.optim
 import timm.scheduler
 import torch
 from accelerate import Accelerator
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..common.claim import claim, digest_of, own_folder
+from ..common.machine import choose_readers
 from ..common.processes import Processes, copy_buffers
 from ..common.text import clip
 from ..data.dataset import HierarchicalDataset
@@ -37,11 +38,17 @@ from ..weights import file as weights
 from . import checkpoint
 from .augmentation import make_mixup, train_transform
 from .average import make_average
+from .estimate import as_time, estimate_seconds
 from .gpu_loader import DeviceLoader
-from .losses import HierarchicalLoss
-from .repeated import RepeatedSampler
+from .imbalance import make_loss, sample_weights
+from .optimizer import make_optimizer
 from .run_log import RunLog
 from .settings import CHANGEABLE, TrainConfig
+from .start import fit_evidence, fit_heads, freeze, load_stem, set_training
+from .teacher import distillation_loss, load_teacher
+from .views import FOLDER, ViewFolder, ViewSet
+
+FITTING_BATCH = 32  # pictures at once when heads are fitted
 
 
 class DivergedError(ValueError):
@@ -109,22 +116,32 @@ class Trainer:
         train_set.transform, val_set.transform = train_transform(config, settings), eval_transform(config)
         train_set.random_background = settings.random_background
         train_set.official_reading = val_set.official_reading = settings.paper_exact
-        self.val_set, self.taxonomy = val_set, train_set.taxonomy
+        self.train_set, self.taxonomy = train_set, train_set.taxonomy
+        self.val_set: HierarchicalDataset | ViewSet = val_set
 
         seed_everything(settings.seed)
         model = self.make_model()
-        if init is not None:
-            model.load_state_dict(weights.fit(init.state_dict, model, settings.paper_exact), strict=False)
-        self.ema = make_average(model, settings)
-        optimizer = timm.optim.create_optimizer_v2(
-            model, settings.opt, lr=settings.lr * settings.batch_size * world / 512, weight_decay=settings.weight_decay
-        )
-        if settings.paper_exact and world > 1:  # docs/official_differences.md, 45
-            self.sampler = RepeatedSampler(len(train_set), settings.seed, world, settings.batch_size)
+        if init is None:
+            load_stem(model, settings.stem_weights)
         else:
-            self.sampler = SeededSampler(len(train_set), settings.seed)
+            model.load_state_dict(weights.fit(init.state_dict, model, settings.paper_exact), strict=False)
+        freeze(model, settings.freeze)
+        self.is_new = init is None
+        self.fits_heads = settings.fit_heads and (init is None or init.taxonomy != self.taxonomy)
+        self.ema = make_average(model, settings)
+        optimizer = make_optimizer(model, settings, settings.batch_size * world)
+        drawn = sample_weights(train_set.labels, settings.sampler)
+        self.workers = settings.workers
+        if self.workers is None:
+            self.workers = choose_readers(settings.batch_size, config.image_size, world)
+        self.sampler = SeededSampler(len(train_set), settings.seed, drawn)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.loader = self._make_loader(train_set)
+        self.views = None
+        if settings.augment_views:
+            folder = ViewFolder(settings.view_cache or self.output / FOLDER, model, settings)
+            self.views = ViewSet(train_set, folder, settings.augment_views)
+            self.val_set = ViewSet(val_set, folder)
+        self.loader = self._make_loader(train_set if self.views is None else self.views)
 
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
@@ -140,10 +157,14 @@ class Trainer:
             step_on_epochs=settings.paper_exact,
             updates_per_epoch=len(self.loader),
         )
-        self.loss = HierarchicalLoss(settings.kl_weight, smoothing=settings.smoothing)
+        self.loss = make_loss(train_set.labels, config.level_classes, settings, drawn)
+        self.teacher = None
+        if settings.teacher:
+            self.teacher = load_teacher(settings.teacher, self.taxonomy, config).to(self.accelerator.device)
         self.criterion = f"accuracy/{self.taxonomy.levels[-1]}" if settings.paper_exact else "fpa"
-        self.log = RunLog(self.output, self.processes.is_main)
+        self.log = RunLog(self.output, self.processes.is_main, settings.trackers, dataclasses.asdict(settings))
         self.step, self.best = 0, -1.0
+        self.not_better = 0  # validations in turn
         self.epoch_loss = 0.0, 0  # sum and number of this process's batches in the epoch
 
     def make_model(self) -> torch.nn.Module:
@@ -153,7 +174,7 @@ class Trainer:
         """
         return HCast(self.config)
 
-    def _make_loader(self, train_set: HierarchicalDataset) -> DataLoader | DeviceLoader:
+    def _make_loader(self, train_set: HierarchicalDataset | ViewSet) -> DataLoader | DeviceLoader:
         config, settings = self.config, self.settings
         mixup = make_mixup(config, settings)
         if settings.on_device:
@@ -171,21 +192,23 @@ class Trainer:
                 mixup=mixup,
             )
 
-        collate = SuperpixelCollate(
-            config=config,
-            mixup=mixup,
-            paper_exact=settings.paper_exact,
-            cache=None if settings.augments else settings.superpixel_cache,
-            device=self.accelerator.device,
-        )
+        collate: Callable = ViewSet.collate
+        if isinstance(train_set, HierarchicalDataset):
+            collate = SuperpixelCollate(
+                config=config,
+                mixup=mixup,
+                paper_exact=settings.paper_exact,
+                cache=None if settings.augments else settings.superpixel_cache,
+                device=self.accelerator.device,
+            )
         return self.accelerator.prepare(
             DataLoader(
                 train_set,
                 settings.batch_size,
                 sampler=self.sampler,
                 drop_last=True,
-                num_workers=settings.workers,
-                persistent_workers=settings.workers > 0,
+                num_workers=self.workers,
+                persistent_workers=self.workers > 0,
                 collate_fn=collate,
                 worker_init_fn=start_quietly,
             )
@@ -213,7 +236,10 @@ class Trainer:
         self._schedule()
         settings, steps = self.settings, len(self.loader)
         with self.log.open_at(self.step):
-            while self.step < settings.epochs * steps:
+            if self._goes_on():
+                self._tell_time()
+                self._prepare()
+            while self._goes_on():
                 epoch, done = divmod(self.step, steps)
                 self.sampler.epoch = epoch
                 mean = self._train_epoch(self._rest_of_epoch(done), epoch, done)
@@ -226,10 +252,68 @@ class Trainer:
                 if validate or self.step % settings.checkpoint_steps == 0:
                     self._save_checkpoint()
 
+        if self.views is not None and settings.view_cache is None and self.processes.is_main:
+            shutil.rmtree(self.output / FOLDER, ignore_errors=True)  # a finished run needs them no more
         return self.best
 
+    def _goes_on(self) -> bool:
+        """Return whether there are epochs left, and patience."""
+        patience = self.settings.patience
+        if patience is not None and self.not_better >= patience:
+            return False
+        return self.step < self.settings.epochs * len(self.loader)
+
+    def _tell_time(self) -> None:
+        """Print about how long the rest of the run will take."""
+        settings, model = self.settings, self.accelerator.unwrap_model(self.model)
+        if not self.processes.is_main or settings.on_device or not isinstance(model, HCast):
+            return
+
+        steps = settings.epochs * len(self.loader) - self.step
+        validations = -(-steps // (len(self.loader) * settings.eval_epochs))
+        seconds = estimate_seconds(
+            model,
+            self.loss,
+            self.train_set,
+            [] if self.views is None else [self.views, self.val_set],
+            pictures=steps * settings.batch_size,
+            validated=validations * len(self.val_set),
+            workers=self.workers,
+        )
+        if seconds is not None:
+            print(f"about {as_time(seconds)} on this machine, for {steps} steps", file=sys.stderr)
+
+    def _prepare(self) -> None:
+        """Make views that are missing, and fit the heads of a run that begins."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.views is not None:
+            for views in (self.views, self.val_set):
+                views.make(model, self.workers, self.processes)
+        if not self.fits_heads or self.best >= 0:
+            return
+
+        if self.is_new and self.views is not None:
+            fit_evidence(model, self._fitting_batches())
+        fit_heads(model, self._fitting_batches(), self.settings.smoothing)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(model.state_dict())
+        self._validate()
+        self._save_checkpoint()
+
+    def _fitting_batches(self) -> Iterable[dict | None]:
+        """Yield every training picture once, or every view."""
+        if self.views is None:
+            plain = copy.copy(self.train_set)
+            plain.transform = eval_transform(self.config)
+            yield from DataLoader(plain, FITTING_BATCH, collate_fn=SuperpixelCollate(self.config))
+            return
+
+        for view in range(self.settings.augment_views):
+            order = [(index, view) for index in range(len(self.views))]
+            yield from DataLoader(self.views, FITTING_BATCH, sampler=order, collate_fn=ViewSet.collate)
+
     def _train_epoch(self, loader: Iterable, epoch: int, done: int) -> float:
-        self.model.train()
+        set_training(self.accelerator.unwrap_model(self.model), self.settings.freeze)
         if done == 0:
             self.epoch_loss = 0.0, 0
         bar = tqdm(
@@ -265,10 +349,12 @@ class Trainer:
 
     def _train_step(self, batch: dict) -> float:
         seed_everything((self.settings.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
-        with self.accelerator.autocast():
-            output = self.model(batch["images"], batch.get("segments"))
-        loss = self.loss([x.float() for x in output.level_logits], batch["targets"])
-        self.accelerator.backward(loss)
+        parts = split_batch(batch, self.settings.accumulate)
+        value = 0.0
+        for number, (share, part) in enumerate(parts, 1):
+            # Gradients are averaged over the processes once, with the last part's.
+            with contextlib.nullcontext() if number == len(parts) else self.accelerator.no_sync(self.model):
+                value += share * self._backward(part, share)
         if self.settings.clip_grad is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)
         self.optimizer.step()
@@ -279,10 +365,22 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.accelerator.unwrap_model(self.model), step=self.step)
 
-        value = loss.item()
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value}", rate)
         return value
+
+    def _backward(self, batch: dict, share: float) -> float:
+        """Add the gradients of a part of a batch, with its share of the whole; return its loss."""
+        with self.accelerator.autocast():
+            output = self.model(batch["images"], batch.get("segments"))
+        logits = [x.float() for x in output.level_logits]
+        loss = self.loss(logits, batch["targets"])
+        if self.teacher is not None:
+            weight, temperature = self.settings.teacher_weight, self.settings.teacher_temperature
+            told = self.teacher(batch["images"], temperature)
+            loss = (1 - weight) * loss + weight * distillation_loss(logits, told, temperature)
+        self.accelerator.backward(loss * share)
+        return loss.item()
 
     def _check_weights(self) -> None:
         """Make sure that weights that are about to be kept are finite."""
@@ -328,6 +426,7 @@ class Trainer:
         self.log.write(self.step, {f"val/{key}": value for key, value in metrics.items()})
         reached = metrics.get(self.criterion, 0.0)  # not there where no picture has a label
         better = reached > self.best
+        self.not_better = 0 if better else self.not_better + 1
         self.best = max(reached, self.best)
 
         if self.processes.is_main:
@@ -372,7 +471,9 @@ class Trainer:
         losses = self.processes.gather(self.epoch_loss)  # every process has a file in it
 
         if self.processes.is_main:
-            checkpoint.seal(new, {"step": self.step, "best": self.best, "epoch_losses": losses})
+            checkpoint.seal(
+                new, {"step": self.step, "best": self.best, "not_better": self.not_better, "epoch_losses": losses}
+            )
             checkpoint.promote(new)
 
     def _resume(self) -> None:
@@ -388,6 +489,7 @@ class Trainer:
 
             self.step = progress["step"]
             self.best = progress["best"] if "best" in progress else progress["best_fpa"]  # its name in 0.1
+            self.not_better = progress.get("not_better", 0)
             if "epoch_losses" in progress:
                 total, count = progress["epoch_losses"][self.processes.rank]
                 self.epoch_loss = total, count
@@ -409,3 +511,21 @@ class Trainer:
         if isinstance(found, checkpoint.CheckpointError):
             raise found
         return found
+
+
+def split_batch(batch: dict, count: int) -> list[tuple[float, dict]]:
+    """Cut a batch into so many parts of nearly equal size; return each with its share of the whole."""
+    if count == 1:
+        return [(1.0, batch)]
+    size = len(batch["labels"])
+    step = -(-size // count)
+    parts = []
+    for start in range(0, size, step):
+        chosen = slice(start, start + step)
+        part = {
+            key: tuple(level[chosen] for level in value) if isinstance(value, tuple) else value[chosen]
+            for key, value in batch.items()
+        }
+        parts.append((len(part["labels"]) / size, part))
+
+    return parts

@@ -1,8 +1,8 @@
 """Views of pictures: what a frozen stem tells of their superpixels, computed once and kept in a folder.
 
-A picture has a plain view, as evaluation sees it, and several augmented ones, from which each epoch takes one. A view is
-a file named by the picture's content, so that copies share it, a run that was stopped goes on where it was, and runs
-with the same stem and augmentation may share a folder.
+A picture has a plain view, as evaluation sees it, and several augmented ones, from which each epoch takes one. A view
+is a file named by the picture's content, so that copies share it, a run that was stopped goes on where it was, and
+runs with the same stem and augmentation may share a folder.
 """
 
 import dataclasses
@@ -141,11 +141,13 @@ class ViewSet(Dataset):
     def missing(self) -> list[tuple[int, int | str]]:
         """Return the index and view of what is not in the folder yet; of copies of a picture the first."""
         views: list[int | str] = [*range(self.count)] if self.count else [PLAIN]
-        wanted = {(content, view): index for index, content in reversed([*enumerate(self.contents)]) for view in views}
-        return sorted(
-            ((index, view) for (content, view), index in wanted.items() if not self.folder.file(content, view).exists()),
-            key=lambda pair: (pair[0], str(pair[1])),
-        )
+        seen: set[str] = set()
+        found: list[tuple[int, int | str]] = []
+        for index, content in enumerate(self.contents):
+            if content not in seen:
+                found += [(index, view) for view in views if not self.folder.file(content, view).exists()]
+            seen.add(content)
+        return found
 
     def make(self, model: HCast, workers: int = 0, processes: Processes = ALONE) -> None:
         """Make what is missing; each process its share, and all wait for the others.

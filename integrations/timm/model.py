@@ -315,19 +315,6 @@ class TimmHCast(HCast):
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
-    def group_matcher(self, coarse: bool = False) -> dict:
-        """Return how parameters form layers, for layer-wise learning rates; a pooling is a layer of its own."""
-        blocks = (
-            r"^stages\.(\d+)"
-            if coarse
-            else [
-                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-                (r"^stages\.(\d+)\.pool", (NUM_STAGES * 1000,)),
-                (r"^norm", (99999,)),
-            ]
-        )  # timm's mark for the layer before
-        return dict(stem=r"^cls_token|pos_embed|stem", blocks=blocks)
-
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dict[str, Tensor]:
     """Fit a checkpoint to a model: the only place where keys change.
