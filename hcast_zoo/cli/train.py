@@ -139,7 +139,7 @@ def train(args: argparse.Namespace) -> int:
     best = trainer.train()
     if trainer.processes.is_main:
         if options["calibrate"]:
-            _calibrate_run(args.output, val_set, settings.workers)
+            _calibrate_run(args.output, val_set, trainer.workers)
         print(
             to_json({f"best_val_{trainer.criterion}": best, "weights": os.path.join(args.output, "best.safetensors")})
         )
