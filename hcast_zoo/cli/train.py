@@ -179,6 +179,8 @@ def _take_recipe_by_size(args: argparse.Namespace, options: dict, pictures: int)
         options = {**options, "model": recipe.START}
     content = recipe.by_size(pictures, _has_pretrained_stem(options["model"]), args.recipe)
     taken = {name: value for name, value in content.settings.items() if not hasattr(args, name)}
+    if "augment_views" in taken and not recipe.allows_views({**options, **taken}):
+        taken["augment_views"] = 0
     shown = " ".join(_as_option(name, value) for name, value in {"model": options["model"], **taken}.items())
     _tell(f"recipe {content.name}, for {pictures} training pictures ({content.description}): {shown or 'the defaults'}")
     if taken:

@@ -86,15 +86,29 @@ def by_size(pictures: int, pretrained_stem: bool, name: str | None = None) -> "R
     """
     name = name or name_by_size(pictures)
     content = load(name)
-    if name == "paper" or not pretrained_stem:
+    if name == "paper":
         return content
+    batch = min(content.settings["batch_size"], max(pictures - pictures % 2, 2))
+    if not pretrained_stem:
+        return dataclasses.replace(content, settings={**content.settings, "batch_size": batch})
 
     views = min(max(VIEWS // max(pictures, 1), 2), MOST_VIEWS)
-    settings = {**_FROZEN, "augment_views": views, "epochs": 8 if name == "small" else 12}
+    settings = {
+        **_FROZEN,
+        "batch_size": min(batch, _FROZEN["batch_size"]),
+        "augment_views": views,
+        "epochs": 8 if name == "small" else 12,
+    }
     description = (
         f"{content.description}; the pretrained stem is kept, and its features of {views} views of each picture"
     )
     return dataclasses.replace(content, settings=settings, description=description)
+
+
+def allows_views(options: dict) -> bool:
+    """Return whether a training with some options can be on views that are made once."""
+    whole = options.get("teacher") or options.get("on_device") or options.get("mix_prob") or options.get("paper_exact")
+    return not whole and options.get("freeze", "none") != "none"
 
 
 def name_by_size(pictures: int) -> str:

@@ -13,6 +13,8 @@ from ..network.config import HCastConfig
 from ..network.stems import TIMM, PretrainedStem, weighted_mean
 from ..taxonomy.tree import UNKNOWN
 from ..weights import file as weights
+from .imbalance import class_weights, level_priors, sample_weights
+from .settings import TrainConfig
 
 BODY = "stem.body."  # how the names of the pretrained part's tensors begin
 CHECKPOINTS = (".pth", ".pt", ".bin")  # how the names of timm's files end; other files are ours
@@ -121,21 +123,31 @@ def fit_evidence(model: torch.nn.Module, batches: Iterable[dict | None]) -> None
             torch.nn.init.zeros_(layer.bias)
 
 
-def fit_heads(model: torch.nn.Module, batches: Iterable[dict | None], smoothing: float = 0.0) -> None:
+def fit_heads(model: torch.nn.Module, batches: Iterable[dict | None], settings: TrainConfig) -> None:
     """Start each level's head from a logistic regression on what it reads, so that training begins near its end.
 
     Args:
         model: With heads of linear layers.
         batches: ``images``, ``segments`` and ``labels`` (B, L) int64 of training pictures.
-        smoothing: Of the labels.
+        settings: Tell the labels' smoothing, and what evens out classes of unequal size.
     """
     training = model.training
     model.eval()
     features, labels = collect_features(model, batches)
-    for head, values, label in zip(model.heads, features, labels.T):
-        known = label != UNKNOWN
-        if known.any():
-            fit_head(head, values[known], label[known], smoothing)
+    drawn = sample_weights(labels.cpu(), settings.sampler)
+    priors = level_priors(labels.cpu(), model.config.level_classes, drawn)
+    weights_of_classes = class_weights(priors, settings.class_weights) or [torch.ones_like(prior) for prior in priors]
+    for level, (head, values) in enumerate(zip(model.heads, features)):
+        known = labels[:, level] != UNKNOWN
+        if not known.any():
+            continue
+        target = labels[known, level]
+        importance = weights_of_classes[level].to(target.device)[target]
+        if drawn is not None:
+            importance = importance * drawn.to(target.device)[known]
+        offset = settings.logit_adjustment * priors[level].log().to(target.device)
+        fit_head(head, values[known], target, importance / importance.sum(), offset, settings.smoothing)
+
     model.train(training)
 
 
@@ -156,8 +168,19 @@ def collect_features(model: torch.nn.Module, batches: Iterable[dict | None]) -> 
     return [torch.cat(level) for level in zip(*features)], torch.cat(labels)
 
 
-def fit_head(head: torch.nn.Linear, features: Tensor, labels: Tensor, smoothing: float = 0.0) -> None:
-    """Set a head to the multinomial logistic regression of (S,) int64 labels on (S, C) features."""
+def fit_head(
+    head: torch.nn.Linear, features: Tensor, labels: Tensor, importance: Tensor, offset: Tensor, smoothing: float = 0.0
+) -> None:
+    """Set a head to the multinomial logistic regression of labels on features.
+
+    Args:
+        head: To set.
+        features: (S, C).
+        labels: (S,) int64.
+        importance: (S,) that sum to 1.
+        offset: (classes,) that the logits are raised by while they are fitted.
+        smoothing: Of the labels.
+    """
     centre = features.mean(0)
     scale = (features - centre).square().mean().sqrt().clamp(min=1e-6)
     rows = (features - centre) / scale
@@ -167,8 +190,9 @@ def fit_head(head: torch.nn.Linear, features: Tensor, labels: Tensor, smoothing:
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = F.cross_entropy(rows @ weight.T + bias, labels, label_smoothing=smoothing)
-        value = value + PENALTY * weight.square().sum()
+        logits = rows @ weight.T + bias + offset
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        value = (importance * losses).sum() + PENALTY * weight.square().sum()
         value.backward()
         return value
 

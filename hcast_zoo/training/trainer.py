@@ -49,6 +49,7 @@ from .teacher import distillation_loss, load_teacher
 from .views import FOLDER, ViewFolder, ViewSet
 
 FITTING_BATCH = 32  # pictures at once when heads are fitted
+FITTING_VIEWS = 2  # of each picture
 
 
 class DivergedError(ValueError):
@@ -110,26 +111,23 @@ class Trainer:
             "taxonomy_sha256": digest_of(train_set.taxonomy.to_dict()),
             "start_weights_sha256": None if init is None else init.digest(),
         }
-        with own_folder(self.output, self.processes), self.accelerator.main_process_first():
-            self._claim_folder(made_of, accept_changes)
-
         train_set.transform, val_set.transform = train_transform(config, settings), eval_transform(config)
         train_set.random_background = settings.random_background
         train_set.official_reading = val_set.official_reading = settings.paper_exact
         self.train_set, self.taxonomy = train_set, train_set.taxonomy
         self.val_set: HierarchicalDataset | ViewSet = val_set
 
-        seed_everything(settings.seed)
-        model = self.make_model()
-        if init is None:
-            load_stem(model, settings.stem_weights)
-        else:
-            model.load_state_dict(weights.fit(init.state_dict, model, settings.paper_exact), strict=False)
-        freeze(model, settings.freeze)
         self.is_new = init is None
         self.fits_heads = settings.fit_heads and (init is None or init.taxonomy != self.taxonomy)
+        model = self._start_model(init)
+        self.teacher = None
+        if settings.teacher:
+            self.teacher = load_teacher(settings.teacher, self.taxonomy, config).to(self.accelerator.device)
         self.ema = make_average(model, settings)
         optimizer = make_optimizer(model, settings, settings.batch_size * world)
+        with own_folder(self.output, self.processes), self.accelerator.main_process_first():
+            self._claim_folder(made_of, accept_changes)
+
         drawn = sample_weights(train_set.labels, settings.sampler)
         self.workers = settings.workers
         if self.workers is None:
@@ -158,9 +156,6 @@ class Trainer:
             updates_per_epoch=len(self.loader),
         )
         self.loss = make_loss(train_set.labels, config.level_classes, settings, drawn)
-        self.teacher = None
-        if settings.teacher:
-            self.teacher = load_teacher(settings.teacher, self.taxonomy, config).to(self.accelerator.device)
         self.criterion = f"accuracy/{self.taxonomy.levels[-1]}" if settings.paper_exact else "fpa"
         self.log = RunLog(self.output, self.processes.is_main, settings.trackers, dataclasses.asdict(settings))
         self.step, self.best = 0, -1.0
@@ -173,6 +168,17 @@ class Trainer:
         It is called with images and segments, and returns an output that has ``level_logits``.
         """
         return HCast(self.config)
+
+    def _start_model(self, init: weights.Weights | None) -> torch.nn.Module:
+        """Return the model that training starts from, with what stays as it is frozen."""
+        seed_everything(self.settings.seed)
+        model = self.make_model()
+        if init is None:
+            load_stem(model, self.settings.stem_weights)
+        else:
+            model.load_state_dict(weights.fit(init.state_dict, model, self.settings.paper_exact), strict=False)
+        freeze(model, self.settings.freeze)
+        return model
 
     def _make_loader(self, train_set: HierarchicalDataset | ViewSet) -> DataLoader | DeviceLoader:
         config, settings = self.config, self.settings
@@ -294,21 +300,21 @@ class Trainer:
 
         if self.is_new and self.views is not None:
             fit_evidence(model, self._fitting_batches())
-        fit_heads(model, self._fitting_batches(), self.settings.smoothing)
+        fit_heads(model, self._fitting_batches(), self.settings)
         if self.ema is not None:
             self.ema.module.load_state_dict(model.state_dict())
         self._validate()
         self._save_checkpoint()
 
     def _fitting_batches(self) -> Iterable[dict | None]:
-        """Yield every training picture once, or every view."""
+        """Yield every training picture once, or some views of each."""
         if self.views is None:
             plain = copy.copy(self.train_set)
             plain.transform = eval_transform(self.config)
             yield from DataLoader(plain, FITTING_BATCH, collate_fn=SuperpixelCollate(self.config))
             return
 
-        for view in range(self.settings.augment_views):
+        for view in range(min(self.settings.augment_views, FITTING_VIEWS)):
             order = [(index, view) for index in range(len(self.views))]
             yield from DataLoader(self.views, FITTING_BATCH, sampler=order, collate_fn=ViewSet.collate)
 

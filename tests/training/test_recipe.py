@@ -109,10 +109,42 @@ def test_the_start_is_asked_for(tmp_path, picture_folder, capsys, monkeypatch):
 
 @pytest.mark.parametrize("pictures, name", [(10, "small"), (1999, "small"), (2000, "medium"), (20_000, "paper")])
 def test_the_number_of_pictures_chooses_a_recipe(pictures, name, capsys):
-    args = make_parser().parse_args(["train", "--output", "x", "--data", "d", "--epochs", "3"])
-    found = commands._take_recipe_by_size(args, commands._train_options(args), pictures)
+    found = by_size(pictures, "--epochs", "3")
     assert f"recipe {name}, for {pictures} training pictures" in capsys.readouterr().err
     assert found["epochs"] == 3  # what is given goes before
-    assert found["model"] == ("hcast_small" if name == "paper" else "hcast_small.emoji_art")
-    TrainConfig(**{f.name: found[f.name] for f in dataclasses.fields(TrainConfig) if f.name in found})
-    assert options("--data", "d", "--recipe", name)["model"] == found["model"]
+    assert found["model"] == ("hcast_small" if name == "paper" else "hcast_lite.in1k")
+    settings = TrainConfig(**{f.name: found[f.name] for f in dataclasses.fields(TrainConfig) if f.name in found})
+    assert settings.freeze == ("none" if name == "paper" else "stem")
+    assert by_size(7, "--epochs", "3", "--recipe", name).keys() >= found.keys()
+    assert by_size(7, "--recipe", name)["model"] == found["model"]
+
+
+def test_the_recipe_follows_the_start(capsys):
+    """Of a start without a pretrained stem all is trained; views are left out where they cannot be had."""
+    for model in ("hcast_small.emoji_art", "hcast_small"):
+        found = by_size(200, "--model", model)
+        assert "freeze" not in found and "augment_views" not in found and found["lr"] == 4e-3
+    assert by_size(200, "--model", "hcast_lite")["freeze"] == "stem"
+    assert [by_size(count)["augment_views"] for count in (50, 600, 1999)] == [4, 2, 2]
+    assert [by_size(count)["batch_size"] for count in (5, 20, 50)] == [4, 20, 32]  # at least one step an epoch
+
+    for given in (["--freeze", "none"], ["--teacher", "t"], ["--on-device"], ["--mix-prob", "0.5"]):
+        found = by_size(200, *given)
+        assert found["augment_views"] == 0
+        TrainConfig(**{f.name: found[f.name] for f in dataclasses.fields(TrainConfig) if f.name in found})
+
+
+def by_size(pictures: int, *arguments) -> dict:
+    args = make_parser().parse_args(["train", "--output", "x", "--data", "d", *arguments])
+    return commands._take_recipe_by_size(args, commands._train_options(args), pictures)
+
+
+def test_superpixels_and_clusters_follow_the_image_size():
+    config = HCastConfig.from_variant("hcast_tiny")
+    small = commands._change_config(config, {"image_size": 96}, (2, 5))
+    assert (small.image_size, small.num_superpixels, small.num_clusters) == (96, 36, (12, 6, 4, 4))
+    given = commands._change_config(config, {"image_size": 96, "num_clusters": [16, 8, 4, 2]}, (2, 5))
+    assert (given.num_superpixels, given.num_clusters) == (36, (16, 8, 4, 2))
+    assert commands._change_config(config, {}, (2, 5)) == config.replace(level_classes=(2, 5))
+    for size in range(8, 640, 8):  # every size gives a config that is valid
+        HCastConfig(**{**config.to_dict(), "image_size": size, **config.tokens_at(size)})

@@ -89,11 +89,12 @@ def test_a_folder_of_views_is_for_one_stem_and_augmentation(picture_folder, taxo
     assert not again.views.missing() and not again.val_set.missing()
 
     for changes, named in (
-        ({"seed": 1}, "seed 0 -> 1; .*stem_sha256|stem_sha256.*seed 0 -> 1"),
+        ({"seed": 1}, "stem_sha256"),  # of random values, here
         ({"hflip": 0.0}, "hflip 0.5 -> 0.0"),
     ):
         with pytest.raises(ValueError, match=rf"views of another stem or augmentation .*({named})"):
-            make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "c", **{**FROZEN, **changes}, view_cache=cache)
+            other = tmp_path / next(iter(changes))
+            make_run(picture_folder, taxonomy, hybrid_config, other, **{**FROZEN, **changes}, view_cache=cache)
 
     next((tmp_path / "views").rglob("*.safetensors")).write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"is damaged .*: delete it"):
@@ -102,7 +103,9 @@ def test_a_folder_of_views_is_for_one_stem_and_augmentation(picture_folder, taxo
 
 
 def test_a_linear_probe_changes_heads_alone(picture_folder, taxonomy, hybrid_config, tmp_path):
-    run = make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "run", **{**FROZEN, "freeze": "encoder"})
+    run = make_run(
+        picture_folder, taxonomy, hybrid_config, tmp_path / "run", **{**FROZEN, "freeze": "encoder", "fit_heads": False}
+    )
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
     run.train()
     changed = {key for key, value in run.model.state_dict().items() if not torch.equal(value, before[key])}

@@ -1,0 +1,151 @@
+"""How well does the small recipe do on a few hundred pictures, beside simple classifiers of the same frozen features?
+
+    python recipes/cut_outs.py --emoji emoji_art.parquet --output cut_outs
+    python benchmarks/small_data.py --data cut_outs --output runs/small_data
+
+Writes docs/small_data_NAME.md, NAME being the folder of the data. Every arm and seed is a run folder; the same command
+resumes, and keeps those that are finished. Settings were chosen on the validation pictures; test pictures are only
+measured.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import report
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hcast_zoo.cli import main as run_command
+from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.data.readers import read
+from hcast_zoo.data.splits import hold_out
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.evaluation.evaluate import evaluate
+from hcast_zoo.network.stems import weighted_mean
+from hcast_zoo.sharing.model_card import code_version
+from hcast_zoo.training.settings import TrainConfig
+from hcast_zoo.training.views import ViewFolder, ViewSet
+from hcast_zoo.weights import file as weights
+
+FRACTION = 0.15  # for validation, and for test
+START = "hcast_lite.in1k"
+ARMS = {
+    f"`{START}`, small recipe": ["--model", START],
+    "`hcast_lite`: the frozen stem alone, small recipe": ["--model", "hcast_lite"],
+    f"`{START}`, linear probe (`--freeze encoder`)": ["--model", START, "--freeze", "encoder"],
+}
+TEXT = """# A few hundred pictures
+
+{data}
+
+| method | validation | test | test, of each seed |
+|---|---|---|---|
+{rows}
+
+Full-path accuracy in percent; for the simple classifiers that of the leaf, whose path follows. A picture of the test
+set is {picture:.1f} points; the standard error of a figure near 75 is {error:.1f}. Simple classifiers read the frozen
+stem's last features (1,280, those that EfficientNet-Lite0's own classifier reads), averaged over the picture.
+
+Written by `python benchmarks/small_data.py{options}`, {version}.
+"""
+
+
+def train(name: str, options: list[str], seed: int, args: argparse.Namespace) -> Path:
+    """Train an arm with a seed, if that is not done; return its folder."""
+    folder = args.output / f"{''.join(c if c.isalnum() else '_' for c in name)}_{seed}"
+    if not (folder / "done").exists():
+        command = ["train", "--data", str(args.data), "--val-fraction", str(FRACTION), "--test-fraction", str(FRACTION)]
+        command += ["--output", str(folder), "--seed", str(seed), "--view-cache", str(args.output / f"views_{seed}")]
+        if code := run_command([*command, *options, *args.options]):
+            raise SystemExit(code)
+        (folder / "done").touch()
+    return folder
+
+
+def measure(folder: Path, parts: dict[str, HierarchicalDataset]) -> dict[str, float]:
+    content = weights.load(folder)
+    model = weights.build(content)
+    found = {}
+    for part in ("val", "test"):
+        parts[part].transform = eval_transform(content.config)
+        found[part] = evaluate(model, parts[part], ("best_path",), progress=False)["best_path"]["fpa"]
+    return found
+
+
+def simple_classifiers(parts: dict[str, HierarchicalDataset], output: Path) -> dict[str, dict[str, float]]:
+    """Return the accuracy of classifiers of the frozen stem's features of whole pictures."""
+    content = weights.load(START)
+    model = weights.build(content)
+    folder = ViewFolder(output / "views_plain", model, TrainConfig())
+    size = getattr(model.stem.body, "head_hidden_size", model.stem.body.num_features)
+    features, labels = {}, {}
+    for part, dataset in parts.items():
+        dataset.transform = eval_transform(content.config)
+        views = ViewSet(dataset, folder)
+        views.make(model)
+        batch = ViewSet.collate([views[index] for index in range(len(views))])
+        means = batch["images"]
+        features[part] = weighted_mean(means.features, means.area)[:, 0, -size:].numpy()
+        labels[part] = batch["labels"][:, -1].numpy()
+
+    found = {}
+    for name, classifier in (
+        ("1-NN by cosine", KNeighborsClassifier(1, metric="cosine")),
+        ("logistic regression", make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))),
+    ):
+        classifier.fit(features["train"], labels["train"])
+        found[name] = {part: 100 * classifier.score(features[part], labels[part]) for part in ("val", "test")}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder tree in no parts")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", type=int, nargs="+", default=range(len(ARMS)), help="which, by number")
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("options", nargs="*", help="more options of `hcast-zoo train`, after --")
+    args = parser.parse_args()
+
+    listing = hold_out(read(args.data, None, ()), FRACTION, FRACTION)
+    parts = {"train": HierarchicalDataset.from_listing(listing.part("train"))}
+    for part in ("val", "test"):
+        parts[part] = HierarchicalDataset.from_listing(listing.part(part), parts["train"].taxonomy)
+
+    rows, results = [], {}
+    for name, found in simple_classifiers(parts, args.output).items():
+        rows.append([name, f"{found['val']:.1f}", f"{found['test']:.1f}", ""])
+    for number in args.arms:
+        name, options = list(ARMS.items())[number]
+        seeds = [measure(train(name, options, seed, args), parts) for seed in args.seeds]
+        results[name] = seeds
+        val, test = (statistics.mean(found[part] for found in seeds) for part in ("val", "test"))
+        rows.append([name, f"{val:.1f}", f"{test:.1f}", ", ".join(f"{found['test']:.1f}" for found in seeds)])
+
+    count = len(parts["test"])
+    levels = " > ".join(map(str, parts["train"].taxonomy.level_classes))
+    data = (
+        f"{args.data.name}: {', '.join(f'{len(dataset)} pictures to {part}' for part, dataset in parts.items())}; "
+        f"levels of {levels} nodes; seeds {', '.join(map(str, args.seeds))}."
+    )
+    text = TEXT.format(
+        data=data,
+        rows="\n".join("| " + " | ".join(row) + " |" for row in rows),
+        picture=100 / count,
+        error=100 * (0.75 * 0.25 / count) ** 0.5,
+        options="".join(f" {option}" for option in args.options),
+        version=code_version(),
+    )
+    report.write(args.docs, f"small_data_{args.data.name}.md", text)
+    (args.output / "results.json").write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()
