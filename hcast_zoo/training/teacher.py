@@ -162,7 +162,8 @@ def _order_leaves(model: nn.Module, name: str, taxonomy: Taxonomy) -> list[int]:
         tree = trees.load(IMAGENET)
         labels = [tree.path_names(path)[-1] for path in tree.paths]
     if classes != len(leaves) or labels is None or sorted(labels) != sorted(leaves):
-        known = "" if labels is None else f", such as {brief(next((x for x in labels if x not in leaves), labels[0]))}"
+        other = None if labels is None else next((label for label in labels if label not in leaves), None)
+        known = "" if other is None else f", such as {brief(other)},"
         raise TeacherError(
             f"teacher: the {classes} classes of timm's {name}{known} are not the {len(leaves)} leaves of the tree: "
             "expected a model of the same names (label_names in its configuration), or of ImageNet for its tree"

@@ -42,6 +42,7 @@ from .estimate import as_time, estimate_seconds
 from .gpu_loader import DeviceLoader
 from .imbalance import make_loss, sample_weights
 from .optimizer import make_optimizer
+from .repeated import RepeatedSampler
 from .run_log import RunLog
 from .settings import CHANGEABLE, TrainConfig
 from .start import fit_evidence, fit_heads, freeze, load_stem, set_training
@@ -132,7 +133,10 @@ class Trainer:
         self.workers = settings.workers
         if self.workers is None:
             self.workers = choose_readers(settings.batch_size, config.image_size, world)
-        self.sampler = SeededSampler(len(train_set), settings.seed, drawn)
+        if settings.paper_exact and world > 1:  # docs/official_differences.md, 45
+            self.sampler = RepeatedSampler(len(train_set), settings.seed, world, settings.batch_size)
+        else:
+            self.sampler = SeededSampler(len(train_set), settings.seed, drawn)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.views = None
         if settings.augment_views:
