@@ -51,14 +51,17 @@ _GENTLE = {
     "lr": 4e-3,
     "warmup_epochs": 1,
 }
-_FROZEN = {  # from weights with a pretrained stem, which stays as it is
+_FROZEN = {  # from weights with a pretrained stem
     **_GENTLE,
-    "freeze": "stem",
     "fit_heads": True,
     "auto_augment": "",
     "crop_scale": 0.6,
     "lr": 1e-3,
     "ema_decay": 0.9,
+}
+_KEPT = {  # of the same: few pictures teach the heads alone
+    "small": ("all but the heads", {"freeze": "encoder", "epochs": 1, "warmup_epochs": 0}),
+    "medium": ("the stem", {"freeze": "stem", "epochs": 12}),
 }
 BY_SIZE = {
     "small": (
@@ -93,15 +96,10 @@ def by_size(pictures: int, pretrained_stem: bool, name: str | None = None) -> "R
         return dataclasses.replace(content, settings={**content.settings, "batch_size": batch})
 
     views = min(max(VIEWS // max(pictures, 1), 2), MOST_VIEWS)
-    settings = {
-        **_FROZEN,
-        "batch_size": min(batch, _FROZEN["batch_size"]),
-        "augment_views": views,
-        "epochs": 8 if name == "small" else 12,
-    }
-    description = (
-        f"{content.description}; the pretrained stem is kept, and its features of {views} views of each picture"
-    )
+    kept, frozen = _KEPT[name]
+    settings = {**_FROZEN, **frozen, "batch_size": min(batch, _FROZEN["batch_size"]), "augment_views": views}
+    start = content.description.split(":")[0]
+    description = f"{start}: from packaged weights; {kept} stays as it is, and sees {views} views of each picture once"
     return dataclasses.replace(content, settings=settings, description=description)
 
 

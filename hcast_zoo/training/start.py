@@ -18,8 +18,8 @@ from .settings import TrainConfig
 
 BODY = "stem.body."  # how the names of the pretrained part's tensors begin
 CHECKPOINTS = (".pth", ".pt", ".bin")  # how the names of timm's files end; other files are ours
-FITTED_STEPS = 100  # of L-BFGS, at most
-PENALTY = 1e-3  # on the squares of a fitted head's weights, for features of unit deviation
+FITTED_STEPS = 60  # of L-BFGS, at most
+PENALTY = 3e-3  # on the squares of a fitted head's weights, for features of unit deviation
 
 
 def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
@@ -186,7 +186,7 @@ def fit_head(
     rows = (features - centre) / scale
     weight = torch.zeros_like(head.weight, dtype=rows.dtype).requires_grad_()
     bias = torch.zeros_like(head.bias, dtype=rows.dtype).requires_grad_()
-    solver = torch.optim.LBFGS([weight, bias], max_iter=FITTED_STEPS, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS([weight, bias], max_iter=FITTED_STEPS, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()

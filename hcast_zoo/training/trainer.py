@@ -50,7 +50,6 @@ from .teacher import distillation_loss, load_teacher
 from .views import FOLDER, ViewFolder, ViewSet
 
 FITTING_BATCH = 32  # pictures at once when heads are fitted
-FITTING_VIEWS = 2  # of each picture
 
 
 class DivergedError(ValueError):
@@ -311,14 +310,14 @@ class Trainer:
         self._save_checkpoint()
 
     def _fitting_batches(self) -> Iterable[dict | None]:
-        """Yield every training picture once, or some views of each."""
+        """Yield every training picture once, or all its views."""
         if self.views is None:
             plain = copy.copy(self.train_set)
             plain.transform = eval_transform(self.config)
             yield from DataLoader(plain, FITTING_BATCH, collate_fn=SuperpixelCollate(self.config))
             return
 
-        for view in range(min(self.settings.augment_views, FITTING_VIEWS)):
+        for view in range(self.settings.augment_views):
             order = [(index, view) for index in range(len(self.views))]
             yield from DataLoader(self.views, FITTING_BATCH, sampler=order, collate_fn=ViewSet.collate)
 

@@ -114,7 +114,7 @@ def test_the_number_of_pictures_chooses_a_recipe(pictures, name, capsys):
     assert found["epochs"] == 3  # what is given goes before
     assert found["model"] == ("hcast_small" if name == "paper" else "hcast_lite.in1k")
     settings = TrainConfig(**{f.name: found[f.name] for f in dataclasses.fields(TrainConfig) if f.name in found})
-    assert settings.freeze == ("none" if name == "paper" else "stem")
+    assert settings.freeze == {"paper": "none", "medium": "stem", "small": "encoder"}[name]
     assert by_size(7, "--epochs", "3", "--recipe", name).keys() >= found.keys()
     assert by_size(7, "--recipe", name)["model"] == found["model"]
 
@@ -124,7 +124,7 @@ def test_the_recipe_follows_the_start(capsys):
     for model in ("hcast_small.emoji_art", "hcast_small"):
         found = by_size(200, "--model", model)
         assert "freeze" not in found and "augment_views" not in found and found["lr"] == 4e-3
-    assert by_size(200, "--model", "hcast_lite")["freeze"] == "stem"
+    assert by_size(200, "--model", "hcast_lite")["freeze"] == "encoder"
     assert [by_size(count)["augment_views"] for count in (50, 600, 1999)] == [4, 2, 2]
     assert [by_size(count)["batch_size"] for count in (5, 20, 50)] == [4, 20, 32]  # at least one step an epoch
 
