@@ -12,6 +12,7 @@ from .losses import HierarchicalLoss
 from .views import ViewSet
 
 PICTURES = 4  # that are timed
+FEW_PICTURES = 200  # to go through, below which nobody has to wait
 FORWARD = 1 / 3  # of the time of a training step, which goes back too
 
 
@@ -25,7 +26,7 @@ def estimate_seconds(
     validated: int,
     workers: int,
 ) -> float | None:
-    """Return about how many seconds a training will take; None if the pictures that are timed cannot be read.
+    """Return about how many seconds a training will take; None if it is short, or no picture that is timed is readable.
 
     The model's parameters and statistics stay as they are.
 
@@ -38,6 +39,10 @@ def estimate_seconds(
         validated: Pictures that validations will go through, all together.
         workers: Processes that read pictures.
     """
+    made = sum(len(part.missing()) for part in views)
+    if made + pictures < FEW_PICTURES:
+        return None
+
     samples, reading = _timed(lambda: [dataset[index, index] for index in range(min(PICTURES, len(dataset)))])
     collate = SuperpixelCollate(model.config, device=torch.device("cpu"))
     batch, cutting = _timed(lambda: collate([sample[:2] for sample in samples if sample is not None]))
@@ -58,7 +63,6 @@ def estimate_seconds(
 
     count = len(batch["labels"])
     loading, stem, step = (reading + cutting) / count, stem / count, step / count
-    made = sum(len(part.missing()) for part in views)
     each = loading / workers + stem if workers else loading + stem
     if views:
         return made * each + pictures * step + validated * step * FORWARD

@@ -316,3 +316,49 @@ def test_weights_are_float32_unless_half_is_asked_for(picture_folder, taxonomy, 
         run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / str(half), epochs=1, save_half=half)
         run.train()
         assert weights.load(tmp_path / str(half) / "last.safetensors").state_dict["cls_token"].dtype == dtype
+
+
+def test_a_batch_in_parts_has_the_same_gradients(picture_folder, taxonomy, tiny_config, tmp_path):
+    """With dropout and batch norms as in evaluation; a part of unequal size counts for its share."""
+    config = tiny_config.replace(pool_drop_rate=0.0)
+    gradients = []
+    for parts in (1, 3):
+        run = make_run(
+            picture_folder, taxonomy, config, tmp_path / f"run{parts}", accumulate=parts, mix_prob=0.0, batch_size=8
+        )
+        run.sampler.epoch = 0
+        run.optimizer.zero_grad = lambda: None
+        run.model.eval()
+        run._train_step(next(iter(run.loader)))
+        gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
+    for whole, cut in zip(*gradients):
+        torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-3)
+
+
+def test_patience_ends_a_run_and_keeps_it_ended(picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):
+    scores = iter([10.0, 30.0, 20.0, 30.0, 40.0])
+    monkeypatch.setattr("hcast_zoo.training.trainer.evaluate", lambda *_, **__: {"best_path": {"fpa": next(scores)}})
+    settings = dict(epochs=9, patience=2)
+    assert make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **settings).train() == 30.0
+    again = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **settings)
+    assert again.train() == 30.0 and again.step == 4 * 3
+    assert next(scores) == 40.0  # two validations that are not better ended it
+
+
+def test_a_tracker_that_is_not_installed_is_named(picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):
+    from hcast_zoo.training import run_log
+
+    monkeypatch.setattr(run_log.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="--track wandb: pip install wandb"):
+        make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", track="wandb")
+    with pytest.raises(ValueError, match="track: expected tensorboard, wandb, mlflow or none, got 'comet'"):
+        make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", track="comet")
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
+def test_trackers_of_accelerate(tracker, picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):
+    pytest.importorskip(tracker)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", track=f"tensorboard+{tracker}").train()
+    assert (tmp_path / f"run/{tracker}.id").read_text()
