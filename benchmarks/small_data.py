@@ -1,6 +1,6 @@
 """How well does the small recipe do on a few hundred pictures, beside simple classifiers of the same frozen features?
 
-    python recipes/cut_outs.py --emoji emoji_art.parquet --output cut_outs
+    python recipes/cut_outs.py --emoji emoji_art.parquet --output cut_outs --split
     python benchmarks/small_data.py --data cut_outs --output runs/small_data
 
 Writes docs/small_data_NAME.md, NAME being the folder of the data. Every arm and seed is a run folder; the same command
@@ -22,22 +22,28 @@ from sklearn.preprocessing import StandardScaler
 
 from hcast_zoo.cli import main as run_command
 from hcast_zoo.data.dataset import HierarchicalDataset
-from hcast_zoo.data.readers import read
-from hcast_zoo.data.splits import hold_out
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.evaluation.evaluate import evaluate
 from hcast_zoo.network.stems import weighted_mean
 from hcast_zoo.sharing.model_card import code_version
+from hcast_zoo.training.recipe import by_size
 from hcast_zoo.training.settings import TrainConfig
-from hcast_zoo.training.views import ViewFolder, ViewSet
+from hcast_zoo.training.views import AUGMENTATIONS, ViewFolder, ViewSet
 from hcast_zoo.weights import file as weights
 
-FRACTION = 0.15  # for validation, and for test
+VIEWS = "views"  # the folder of all arms
 START = "hcast_lite.in1k"
 ARMS = {
     f"`{START}`, small recipe": ["--model", START],
     "`hcast_lite`: the frozen stem alone, small recipe": ["--model", "hcast_lite"],
-    f"`{START}`, linear probe (`--freeze encoder`)": ["--model", START, "--freeze", "encoder"],
+    f"`{START}`, all but the stem (`--freeze stem --epochs 4`)": [
+        "--model",
+        START,
+        "--freeze",
+        "stem",
+        "--epochs",
+        "4",
+    ],
 }
 TEXT = """# A few hundred pictures
 
@@ -59,8 +65,8 @@ def train(name: str, options: list[str], seed: int, args: argparse.Namespace) ->
     """Train an arm with a seed, if that is not done; return its folder."""
     folder = args.output / f"{''.join(c if c.isalnum() else '_' for c in name)}_{seed}"
     if not (folder / "done").exists():
-        command = ["train", "--data", str(args.data), "--val-fraction", str(FRACTION), "--test-fraction", str(FRACTION)]
-        command += ["--output", str(folder), "--seed", str(seed), "--view-cache", str(args.output / f"views_{seed}")]
+        command = ["train", "--data", str(args.data), "--output", str(folder), "--seed", str(seed), "--recipe", "small"]
+        command += ["--view-cache", str(args.output / VIEWS)]
         if code := run_command([*command, *options, *args.options]):
             raise SystemExit(code)
         (folder / "done").touch()
@@ -81,7 +87,9 @@ def simple_classifiers(parts: dict[str, HierarchicalDataset], output: Path) -> d
     """Return the accuracy of classifiers of the frozen stem's features of whole pictures."""
     content = weights.load(START)
     model = weights.build(content)
-    folder = ViewFolder(output / "views_plain", model, TrainConfig())
+    settings = by_size(len(parts["train"]), pretrained_stem=True, name="small").settings
+    augmentation = {name: settings[name] for name in AUGMENTATIONS if name in settings}
+    folder = ViewFolder(output / VIEWS, model, TrainConfig(**augmentation))
     size = getattr(model.stem.body, "head_hidden_size", model.stem.body.num_features)
     features, labels = {}, {}
     for part, dataset in parts.items():
@@ -105,7 +113,7 @@ def simple_classifiers(parts: dict[str, HierarchicalDataset], output: Path) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder tree in no parts")
+    parser.add_argument("--data", type=Path, required=True, help="folder tree in parts train, val and test")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", type=int, nargs="+", default=range(len(ARMS)), help="which, by number")
@@ -113,10 +121,9 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="more options of `hcast-zoo train`, after --")
     args = parser.parse_args()
 
-    listing = hold_out(read(args.data, None, ()), FRACTION, FRACTION)
-    parts = {"train": HierarchicalDataset.from_listing(listing.part("train"))}
+    parts = {"train": HierarchicalDataset.load(args.data, split="train")}
     for part in ("val", "test"):
-        parts[part] = HierarchicalDataset.from_listing(listing.part(part), parts["train"].taxonomy)
+        parts[part] = HierarchicalDataset.load(args.data, parts["train"].taxonomy, part)
 
     rows, results = [], {}
     for name, found in simple_classifiers(parts, args.output).items():

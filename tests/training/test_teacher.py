@@ -55,6 +55,7 @@ def test_a_timm_teacher_is_matched_by_the_names_of_its_classes(taxonomy, tiny_co
     model.pretrained_cfg = {**model.pretrained_cfg, "label_names": ["otter", *names[1:]]}
     with pytest.raises(TeacherError, match="such as 'otter', are not the 6 leaves"):
         load_teacher("timm:test_efficientnet", taxonomy, tiny_config)
+    monkeypatch.undo()
     thousand = timm.create_model("test_efficientnet").eval()
     monkeypatch.setattr(teacher.timm, "create_model", lambda name, pretrained: thousand)
     with pytest.raises(TeacherError, match="the 1000 classes of timm's test_efficientnet"):
