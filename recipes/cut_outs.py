@@ -5,8 +5,9 @@
     python recipes/cut_outs.py --emoji emoji_art/emoji_art.parquet --output composites --photographs photographs
 
 Each thing (animal, plant, food, vehicle) is drawn by seven artists, on transparent ground, or with ``--photographs`` at
-a random place over a crop of a photograph. They are in no parts, or with ``--split`` of each thing five to train on, one
-to validate and one to test, chosen at random by the thing's name. Licences are EmojiArt's (see its builder) and the photographs' own.
+a random place over a crop of a photograph. Pictures are in no parts; or with ``--split`` of each thing five are to
+train on, one to validate and one to test, chosen by the thing's name. Licences are EmojiArt's (see its builder) and the
+photographs' own.
 """
 
 import argparse
