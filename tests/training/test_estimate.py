@@ -8,6 +8,7 @@ from hcast_zoo.training.estimate import as_time
 from tests.training.test_trainer import make_run
 
 
+@pytest.mark.slow
 def test_the_time_is_told_of_long_runs_alone(picture_folder, taxonomy, tiny_config, tmp_path, capsys):
     """And telling it changes nothing: the run's numbers are those of one that did not tell."""
     logs = []

@@ -338,6 +338,12 @@ def test_a_batch_in_parts_has_the_same_gradients(picture_folder, taxonomy, tiny_
 def test_patience_ends_a_run_and_keeps_it_ended(picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):
     scores = iter([10.0, 30.0, 20.0, 30.0, 40.0])
     monkeypatch.setattr("hcast_zoo.training.trainer.evaluate", lambda *_, **__: {"best_path": {"fpa": next(scores)}})
+
+    def step(run, batch):
+        run.step += 1
+        return 1.0
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
     settings = dict(epochs=9, patience=2)
     assert make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **settings).train() == 30.0
     again = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **settings)

@@ -81,6 +81,7 @@ def test_a_run_on_views_resumes_to_the_bit(picture_folder, taxonomy, hybrid_conf
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_a_folder_of_views_is_for_one_stem_and_augmentation(picture_folder, taxonomy, hybrid_config, tmp_path):
     cache = str(tmp_path / "views")
     run = make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "a", **FROZEN, view_cache=cache)
@@ -102,6 +103,7 @@ def test_a_folder_of_views_is_for_one_stem_and_augmentation(picture_folder, taxo
         [again.val_set[index] for index in range(len(again.val_set))]
 
 
+@pytest.mark.slow
 def test_a_linear_probe_changes_heads_alone(picture_folder, taxonomy, hybrid_config, tmp_path):
     run = make_run(
         picture_folder, taxonomy, hybrid_config, tmp_path / "run", **{**FROZEN, "freeze": "encoder", "fit_heads": False}
