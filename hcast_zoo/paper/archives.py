@@ -22,6 +22,10 @@ SMALL = 2**28  # bytes that any archive may unfold to
 MAX_RATIO = 200  # of what an archive unfolds to, to its size; texts have 20 at most, pictures 2
 
 
+# What tarfile and zipfile raise of damage; the last two are of numbers in a tar's headers that are none, or absurd.
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, ValueError, MemoryError)
+
+
 class ArchiveError(ValueError):
     """An archive is damaged, or would write outside its folder."""
 
@@ -30,7 +34,7 @@ def is_archive(path: Path) -> bool:
     """Tell whether a file is a tar, perhaps compressed, or a zip."""
     try:
         return path.is_file() and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path))
-    except (EOFError, zlib.error, LZMAError):  # truncated before the first member
+    except DAMAGE:  # before the first member
         return False
 
 
@@ -46,7 +50,7 @@ def first_names(archive: Path) -> list[str]:
                 return content.namelist()[:64]
         with tarfile.open(archive, "r:*") as content:
             return [member.name for member, _ in zip(content, range(64))]
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError) as error:
+    except DAMAGE as error:
         raise ArchiveError(f"{archive}: damaged or incomplete archive: {error}: download it again") from error
 
 
@@ -86,12 +90,18 @@ def unpack(
     try:
         for _ in tqdm(_unpack(archive, folder, target), f"unpack {archive.name}", unit="file", disable=not progress):
             pass
+    except ArchiveError:
+        raise
     except tarfile.FilterError as error:
         raise ArchiveError(f"{archive}: {error}: do not trust this archive") from error
     except (NotImplementedError, OverflowError) as error:
         raise ArchiveError(f"{archive}: this Python cannot unpack it: {error}: unpack it with another tool") from error
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError) as error:
+    except DAMAGE as error:
         raise ArchiveError(f"{archive}: damaged or incomplete archive: {error}: download it again") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ArchiveError(f"{archive}: damaged archive: {error}: download it again") from error  # by bzip2
 
     write_whole(folder / DONE, json.dumps({**_read_done(folder), archive.name: entry}, indent=1))
 
@@ -139,6 +149,8 @@ def _unpack_tar(
 
 def _inside(name: str) -> str:
     """Return a member's name, after checking that it stays in the folder; zipfile and tarfile do not enforce this."""
+    if "\0" in name:
+        raise ArchiveError(f"member {name!r} has a NUL in its name: do not trust this archive")
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise ArchiveError(f"member {name!r} would be written outside the folder: do not trust this archive")

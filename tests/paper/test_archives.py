@@ -191,6 +191,28 @@ def test_a_disk_without_room(tmp_path, monkeypatch):
         archives.unpack(file, tmp_path / "out", progress=False)
 
 
+def test_damage_within_bzip2_is_told(tmp_path):
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a", "x" * 1000)
+    content = bytearray(file.read_bytes())
+    content[35] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(ArchiveError, match="damaged"):
+        unpack(file, tmp_path / "out", progress=False)
+
+
+def test_a_size_that_is_no_number_is_damage(tmp_path):
+    file = tmp_path / "a.tar"
+    member = tarfile.TarInfo("a")
+    member.pax_headers = {"GNU.sparse.size": "-inf"}
+    with tarfile.open(file, "w") as archive:
+        archive.addfile(member)
+    assert not is_archive(file)
+    with pytest.raises(ArchiveError, match="damaged"):
+        unpack(file, tmp_path / "out", progress=False)
+
+
 def test_a_pipe_is_no_archive(tmp_path):
     os.mkfifo(tmp_path / "pipe.tar")
     with pytest.raises(archives.ArchiveError, match="expected a file, got a pipe"):
