@@ -16,8 +16,9 @@ from tqdm import tqdm
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.loading import SuperpixelCollate
 from hcast_zoo.data.transforms import eval_transform
-from hcast_zoo.sharing.model_card import checksum, code_version
+from hcast_zoo.sharing.model_card import code_version
 from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import checksum
 
 MODEL = "hcast_small.emoji_art"
 PATHS = ("--model", "--data", "--flat", "--docs", "--example", "--outside")

@@ -64,7 +64,7 @@ def _compare(report, args: argparse.Namespace) -> None:
     from ..inference.predictor import Predictor
     from ..inspection.journal import Journal
     from ..inspection.suspects import answers
-    from ..sharing.model_card import checksum
+    from ..weights.file import checksum
 
     predictor = Predictor(args.model, device=choose_device(args.device), threshold=args.confidence)
     readable = [index for index, measured in enumerate(report.measured) if measured.error is None]

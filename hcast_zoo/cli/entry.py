@@ -9,7 +9,9 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 import warnings
+from collections.abc import Iterator
 
 from ..common.signals import Ended, ending_as_interrupts
 from ..common.text import clip, printable
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     """Run a command; return the exit code."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _silence() if args.quiet else contextlib.nullcontext():
             warnings.showwarning = _show_warning
             return args.run(args)
     except Ended:
@@ -53,8 +55,24 @@ def _run(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ImportError) as error:  # bad input; anything else is a bug of ours
+        if args.verbose:
+            traceback.print_exc()
         print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
         return 2
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Show no bars and no warnings."""
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    warnings.simplefilter("ignore")
+    try:
+        yield
+    finally:
+        del os.environ["TQDM_DISABLE"]
+        if before is not None:
+            os.environ["TQDM_DISABLE"] = before
 
 
 def _open_closed_streams() -> None:

@@ -73,7 +73,6 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "first batch are torch's (%(default)s)",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the computation (%(default)s)")
-    parser.add_argument("--verbose", action="store_true", help="say how the engine compares with torch")
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:

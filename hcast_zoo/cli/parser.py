@@ -4,14 +4,13 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
-from .. import __version__
 from ..adaptation.config import FREE, AdaptConfig
-from ..common.choices import DECODERS, EXPORT_FORMATS, FEEDBACK, PARTS, SORT_AS, TABLE_LAYOUTS, TABLE_SUFFIXES
+from ..common.choices import DECODERS, EXPORT_FORMATS, FEEDBACK, PARTS, SHELLS, SORT_AS, TABLE_LAYOUTS, TABLE_SUFFIXES
 from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
 from ..training.settings import TrainConfig
-from . import answer, data, frameworks, predict, share, train, trust
+from . import answer, data, doctor, frameworks, predict, share, train, trust
 from . import paper as paper_commands
 from .options import (
     add_clusters,
@@ -25,6 +24,15 @@ from .options import (
     batch_size,
     fraction,
 )
+from .overview import Help, Overview, example, overview
+
+
+class Version(argparse.Action):
+    """Print the versions of what matters; they are only looked up when asked for."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(doctor.version_text())
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,12 +44,21 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = Parser(prog="hcast-zoo", description="Classify pictures along a taxonomy with H-CAST.")
-    parser.add_argument("--version", action="version", version=f"hcast-zoo {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser = Parser(
+        prog="hcast-zoo",
+        description="Classify pictures along a taxonomy with H-CAST.",
+        usage="hcast-zoo [-h] [--version] COMMAND ...",
+        formatter_class=Overview,
+    )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the versions of what matters, and end")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="hcast-zoo")
+    texts = {}
 
     def command(name: str, run: Callable, text: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, help=text, description=text)
+        texts[name] = text
+        sub = subparsers.add_parser(name, description=text, epilog=example(name), formatter_class=Help)
+        sub.add_argument("-q", "--quiet", action="store_true", help="show no progress and no warnings")
+        sub.add_argument("-v", "--verbose", action="store_true", help="tell more; of an error, where it came up")
         sub.set_defaults(run=run)
         return sub
 
@@ -50,8 +67,19 @@ def make_parser() -> argparse.ArgumentParser:
     _add_data(command)
     _add_paper(command)
     _add_sharing(command)
+    _add_own(command)
 
+    parser.epilog = overview(texts)
     return parser
+
+
+def _add_own(command: Callable) -> None:
+    """Add the commands about this program."""
+    p = command("doctor", doctor.doctor, "tell what this machine and environment offer, and what is missing")
+    p.add_argument("--json", action="store_true", help="one JSON object")
+
+    p = command("completion", doctor.completion, "print a script that completes commands and options in a shell")
+    p.add_argument("shell", choices=SHELLS, help="which shell")
 
 
 def _add_answers(command: Callable) -> None:

@@ -148,13 +148,12 @@ def _predictions(predictor, files: list[str], loading: Loading) -> Iterable:
 
 def _source(predictor, args: argparse.Namespace):
     """Return what tables and pages say of the model."""
-    from ..common.files import sha256
     from ..inference.tables import Source
-    from ..weights import file as weights
+    from ..weights.file import checksum
 
     return Source(
         model=os.path.basename(args.model),
-        sha256=sha256(weights.resolve(args.model)),
+        sha256=checksum(args.model),
         levels=predictor.taxonomy.levels,
         top_k=args.top_k or 0,
         sets=args.set is not None,
@@ -201,7 +200,7 @@ def _predict_parts(
     from tqdm import tqdm
 
     from ..common.claim import digest_of
-    from ..sharing.model_card import checksum
+    from ..weights.file import checksum
 
     with needs_extra("train", "parquet files"):
         from ..inference.parquet_job import predict_parts

@@ -13,3 +13,4 @@ FREEZE = ("none", "stem", "encoder")  # see training.settings
 SAMPLERS = ("natural", "sqrt", "balanced")  # see training.imbalance
 CLASS_WEIGHTS = ("none", "sqrt", "balanced")
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # of accelerate; see training.run_log
+SHELLS = ("bash", "zsh", "tcsh")  # see cli.doctor.completion

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from .. import __version__
 from ..common.choices import ENGINES, PRECISIONS
 from ..common.extras import needs_extra
-from ..common.files import sha256, whole_file
+from ..common.files import whole_file
 from ..network.config import HCastConfig, check_clusters
 from ..network.model import HCast
-from ..weights.file import resolve
+from ..weights.file import checksum
 from .graph import Graph, load_packages, trace, write_onnx
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.2}  # largest change of a probability on the first batch
@@ -325,7 +325,7 @@ def _make(name: str, model: HCast, precision: str, num_clusters: tuple[int, ...]
 def onnx_file(model: HCast, num_clusters: tuple[int, ...] | None, source: str | Path | None) -> Path:
     """Return the ONNX file of a model, which is written if the cache has none of these weights and versions yet."""
     load_packages(check=False)
-    digest = None if source is None else sha256(resolve(source))
+    digest = None if source is None else checksum(source)
     config = model.config if num_clusters is None else model.config.replace(num_clusters=num_clusters)
     versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript")}
     made_of = {"weights": digest, "config": config.to_dict(), "hcast_zoo": __version__, **versions}

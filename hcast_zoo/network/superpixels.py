@@ -57,7 +57,7 @@ def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
     height, width = image.shape[:2]
     if _seeds_blocks(height, width, num_superpixels) == 0:
         return grid(height, width, num_superpixels).numpy()
-    cv2 = _load_cv2()
+    cv2 = load_cv2()
     lab = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2LAB)
     algorithm = cv2.ximgproc.createSuperpixelSEEDS(
         width, height, 3, num_superpixels, num_levels=1, prior=2, histogram_bins=5, double_step=False
@@ -294,7 +294,12 @@ def _seeds_blocks(height: int, width: int, num_superpixels: int) -> int:
     return (height // block_height) * (width // block_width)
 
 
-def _load_cv2():
+def load_cv2():
+    """Return OpenCV with its extra modules.
+
+    Raises:
+        ImportError: if it is missing, or another build of OpenCV hides them; the message says what to install.
+    """
     try:
         import cv2
     except ImportError as error:

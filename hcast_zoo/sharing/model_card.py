@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .. import __version__
-from ..common.files import MAX_TEXT, check_file, sha256, write_whole
+from ..common.files import MAX_TEXT, check_file, write_whole
 from ..common.text import brief, printable
 from ..network.config import is_number
 from ..taxonomy.guarantee import read_guarantee
@@ -199,11 +199,6 @@ def packaged_evaluations(name: str) -> list[Evaluation]:
     """Return the evaluations that come with a packaged weight."""
     with resources.as_file(resources.files("hcast_zoo.model_cards") / f"{name}.json") as path:
         return read_evaluations(path)
-
-
-def checksum(source: str) -> str:
-    """Return the SHA-256 of the file that some weights are in."""
-    return sha256(weights.resolve(source))
 
 
 def code_version() -> str:

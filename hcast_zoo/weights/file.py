@@ -303,6 +303,11 @@ def resolve(source: str | Path) -> Path:
     )
 
 
+def checksum(source: str | Path) -> str:
+    """Return the SHA-256 of the file that some weights are in; see :func:`resolve`."""
+    return sha256(resolve(source))
+
+
 def _write_published(
     path: Path, config: HCastConfig, taxonomy: Taxonomy | None, state: dict[str, Tensor], metadata: dict[str, str]
 ) -> None:

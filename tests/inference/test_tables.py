@@ -7,7 +7,7 @@ import pytest
 
 from hcast_zoo.cli import main
 from hcast_zoo.inference.predictor import Predictor
-from hcast_zoo.sharing.model_card import checksum
+from hcast_zoo.weights.file import checksum
 
 LEVELS = ("class", "family", "species")
 

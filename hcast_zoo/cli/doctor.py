@@ -1,0 +1,157 @@
+"""What `hcast-zoo doctor`, `--version` and `completion` do: tell what is here, and what to install for the rest."""
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+
+from .. import __version__
+from ..common.extras import needs_extra
+from ..common.machine import SHARED_MEMORY, processors
+from ..common.text import to_json
+
+SHOWN = (
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "mmpretrain",
+    "huggingface-hub",
+    "opencv-contrib-python-headless",
+)
+EXTRAS = {  # what each is for
+    "check": "finding near duplicates in data",
+    "train": "training, and parquet files",
+    "transformers": "the transformers integration",
+    "mmpretrain": "the mmpretrain integration",
+    "demo": "the page in a browser",
+    "export": "ONNX files",
+    "engines": "faster prediction on a CPU",
+    "heic": "photographs of an iPhone",
+    "completion": "completing commands by the tab key",
+}
+GIB = 2**30
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of what matters, by package; None for one that is not installed."""
+    return {"hcast-zoo": __version__, "python": platform.python_version()} | {name: _version(name) for name in SHOWN}
+
+
+def version_text() -> str:
+    """Return the versions of what is installed, on one line."""
+    there = [f"{name} {version}" for name, version in versions().items() if version]
+    return f"{there[0]} ({', '.join(there[1:])})"
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Print what this machine and environment offer, what is missing, and what to do about it."""
+    facts = {"versions": versions(), "machine": _machine(), "extras": _extras(), "weights": _weights()}
+    advice = _advice(facts)
+    if args.json:
+        print(to_json({**facts, "advice": advice}))
+        return 1 if advice else 0
+
+    for name, version in facts["versions"].items():
+        print(f"{name:32}{version or 'not installed'}")
+    print()
+    for name, value in facts["machine"].items():
+        print(f"{name:32}{value}")
+    print()
+    for extra, missing in facts["extras"].items():
+        state = f"missing {', '.join(missing)}" if missing else "yes"
+        print(f"{f'{EXTRAS[extra]} [{extra}]':48}{state}")
+    print()
+    for name, state in facts["weights"].items():
+        print(f"{name:32}{state}")
+
+    print()
+    for line in advice:
+        print(f"! {line}")
+    if not advice:
+        print("All is well.")
+    return 1 if advice else 0
+
+
+def completion(args: argparse.Namespace) -> int:
+    """Print a script that completes commands and options in a shell."""
+    with needs_extra("completion", "completions"):
+        import shtab
+
+    from .parser import make_parser
+
+    print(shtab.complete(make_parser(), args.shell))
+    return 0
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _machine() -> dict[str, str]:
+    import torch
+
+    from ..common.processes import choose_device
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    facts = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": f"{processors()}, {capability}",
+        "bfloat16 on the CPU": "fast" if bf16 else "no instructions for it: --precision bf16 will be slow",
+        "device for --device auto": choose_device("auto"),
+    }
+    if os.path.isdir(SHARED_MEMORY):
+        facts["shared memory for workers"] = f"{shutil.disk_usage(SHARED_MEMORY).free / GIB:.1f} GiB free"
+    with contextlib.suppress(OSError):
+        facts["disk"] = f"{shutil.disk_usage('.').free / GIB:.1f} GiB free here"
+    return facts
+
+
+def _extras() -> dict[str, list[str]]:
+    """Return the packages of each extra that are not installed."""
+    from packaging.requirements import Requirement
+
+    missing: dict[str, list[str]] = {extra: [] for extra in EXTRAS}
+    for text in importlib.metadata.requires("hcast-zoo") or ():
+        requirement = Requirement(text)
+        extra = re.search(r'extra == "([^"]+)"', text)
+        if extra is None or extra[1] not in missing or requirement.name == "hcast-zoo":
+            continue
+        version = _version(requirement.name)
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            missing[extra[1]].append(str(requirement).partition(";")[0])
+
+    return missing
+
+
+def _weights() -> dict[str, str]:
+    """Return whether each file of weights in the package is whole."""
+    from ..weights.errors import WeightsError
+    from ..weights.file import packaged, resolve
+
+    states = {}
+    for name in packaged():
+        try:
+            states[name] = f"{resolve(name).stat().st_size / 1e6:.0f} MB, checksum right"
+        except WeightsError as error:
+            states[name] = f"damaged: {error}"
+    return states
+
+
+def _advice(facts: dict) -> list[str]:
+    """Return what is wrong, as a line each that says how to mend it."""
+    from ..network.superpixels import load_cv2
+
+    lines = [f"{name}: {state}" for name, state in facts["weights"].items() if state.startswith("damaged")]
+    try:
+        load_cv2()
+    except ImportError as error:
+        lines.append(str(error))
+    return lines
