@@ -49,31 +49,32 @@ def version_text() -> str:
 
 def doctor(args: argparse.Namespace) -> int:
     """Print what this machine and environment offer, what is missing, and what to do about it."""
-    facts = {"versions": versions(), "machine": _machine(), "extras": _extras(), "weights": _weights()}
-    advice = _advice(facts)
+    packages, machine, extras, weights = versions(), _machine(), _extras(), _weights()
+    advice = _advice(weights)
     if args.json:
-        print(to_json({**facts, "advice": advice}))
+        facts = {"versions": packages, "machine": machine, "extras": extras, "weights": weights, "advice": advice}
+        print(to_json(facts))
         return 1 if advice else 0
 
-    for name, version in facts["versions"].items():
-        print(f"{name:32}{version or 'not installed'}")
-    print()
-    for name, value in facts["machine"].items():
-        print(f"{name:32}{value}")
-    print()
-    for extra, missing in facts["extras"].items():
+    _print_table({name: version or "not installed" for name, version in packages.items()})
+    _print_table(machine)
+    for extra, missing in extras.items():
         state = f"missing {', '.join(missing)}" if missing else "yes"
         print(f"{f'{EXTRAS[extra]} [{extra}]':48}{state}")
     print()
-    for name, state in facts["weights"].items():
-        print(f"{name:32}{state}")
+    _print_table(weights)
 
-    print()
     for line in advice:
         print(f"! {line}")
     if not advice:
         print("All is well.")
     return 1 if advice else 0
+
+
+def _print_table(facts: dict[str, str]) -> None:
+    for name, value in facts.items():
+        print(f"{name:32}{value}")
+    print()
 
 
 def completion(args: argparse.Namespace) -> int:
@@ -145,11 +146,11 @@ def _weights() -> dict[str, str]:
     return states
 
 
-def _advice(facts: dict) -> list[str]:
+def _advice(weights: dict[str, str]) -> list[str]:
     """Return what is wrong, as a line each that says how to mend it."""
     from ..network.superpixels import load_cv2
 
-    lines = [f"{name}: {state}" for name, state in facts["weights"].items() if state.startswith("damaged")]
+    lines = [f"{name}: {state}" for name, state in weights.items() if state.startswith("damaged")]
     try:
         load_cv2()
     except ImportError as error:

@@ -4,7 +4,7 @@ import argparse
 
 GROUPS = {
     "label pictures": ("predict", "segment", "adapt", "demo"),
-    "train on your own": ("data", "train", "evaluate", "calibrate", "recipes"),
+    "train on your own": ("data", "train", "evaluate", "calibrate", "drift", "recipes"),
     "pass a model on": ("info", "export", "publish"),
     "the paper, and other tools": ("convert", "repro", "timm", "mm-train"),
     "this program": ("doctor", "completion"),
@@ -18,6 +18,7 @@ EXAMPLES = {
     "train": "hcast-zoo train --data birds --output runs/birds --val-fraction 0.15",
     "evaluate": "hcast-zoo evaluate --model runs/birds",
     "calibrate": "hcast-zoo calibrate runs/birds --output birds.safetensors",
+    "drift": "hcast-zoo drift birds.safetensors --data photos-of-this-year",
     "recipes": "hcast-zoo recipes cub",
     "info": "hcast-zoo info --list",
     "export": "hcast-zoo export runs/birds --output birds.onnx",

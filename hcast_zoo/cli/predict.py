@@ -5,6 +5,7 @@ import collections
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ..common.extras import needs_extra
 from ..common.files import check_file
@@ -66,7 +67,7 @@ def predict(args: argparse.Namespace) -> int:
                 missed=missed,
             )
 
-    source = _source(predictor, args) if table or args.sort_into or args.report else None
+    source: Any = _source(predictor, args) if table or args.sort_into or args.report else None
     predictions = _predictions(predictor, files, loading)
     if args.sort_into:
         predictions = _sort(predictions, predictor, source, options, args)

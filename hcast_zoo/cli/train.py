@@ -55,7 +55,7 @@ def evaluate(args: argparse.Namespace) -> int:
             tell=teller(args.verbose),
         )
         measured = measure(
-            engine,
+            engine,  # type: ignore[arg-type]  # stands in for its model
             dataset,
             args.decode,
             content.calibration,
@@ -311,6 +311,7 @@ def split(args: argparse.Namespace) -> int:
 def _record(args: argparse.Namespace, measured, data: str) -> None:
     """Write an evaluation to its card, with file names in place of this machine's paths."""
     from ..sharing import model_card as card
+    from ..weights.file import checksum
 
     model, file = (os.path.basename(os.path.normpath(path)) for path in (args.model, args.data))
     command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
@@ -318,7 +319,7 @@ def _record(args: argparse.Namespace, measured, data: str) -> None:
         args.card,
         args.model,
         card.Evaluation(
-            sha256=card.checksum(args.model),
+            sha256=checksum(args.model),
             data=data or file,
             split=args.split,
             pictures=measured.pictures,

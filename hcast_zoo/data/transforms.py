@@ -6,6 +6,7 @@ a single prediction would spend more time on that than on the picture.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Compose:
         self.transforms = transforms
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        value = picture
+        value: Any = picture
         for step in self.transforms:
             value = step(value)
 
