@@ -82,9 +82,7 @@ def completion(args: argparse.Namespace) -> int:
     with needs_extra("completion", "completions"):
         import shtab
 
-    from .parser import make_parser
-
-    print(shtab.complete(make_parser(), args.shell))
+    print(shtab.complete(args.parser, args.shell))
     return 0
 
 

@@ -67,18 +67,19 @@ def make_parser() -> argparse.ArgumentParser:
     _add_data(command)
     _add_paper(command)
     _add_sharing(command)
-    _add_own(command)
+    _add_own(command, parser)
 
     parser.epilog = overview(texts)
     return parser
 
 
-def _add_own(command: Callable) -> None:
+def _add_own(command: Callable, parser: argparse.ArgumentParser) -> None:
     """Add the commands about this program."""
     p = command("doctor", doctor.doctor, "tell what this machine and environment offer, and what is missing")
     p.add_argument("--json", action="store_true", help="one JSON object")
 
     p = command("completion", doctor.completion, "print a script that completes commands and options in a shell")
+    p.set_defaults(parser=parser)
     p.add_argument("shell", choices=SHELLS, help="which shell")
 
 
