@@ -28,6 +28,7 @@ _PUBLIC = {
     "VARIANTS": "network.config",
     "convert_official": "weights.official",
     "load_model": "weights.file",
+    "roll_up": "taxonomy.rollup",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
