@@ -10,7 +10,7 @@ from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
 from ..training.settings import TrainConfig
-from . import answer, data, doctor, frameworks, predict, share, train, trust
+from . import answer, data, doctor, evaluate, frameworks, predict, share, train, trust
 from . import paper as paper_commands
 from .options import (
     add_clusters,
@@ -148,7 +148,7 @@ def _add_answers(command: Callable) -> None:
     p.add_argument("--json", action="store_true", help="one JSON object per line")
     add_clusters(p)
 
-    p = command("evaluate", train.evaluate, "print accuracy, FPA, TICE and wAP on a labelled data set")
+    p = command("evaluate", evaluate.evaluate, "print accuracy, FPA, TICE and wAP on a labelled data set")
     p.add_argument(
         "--data", help="folder tree, .csv, .tsv, .jsonl or .parquet file (of a run's weights: the run's own pictures)"
     )
@@ -157,6 +157,19 @@ def _add_answers(command: Callable) -> None:
     p.add_argument("--decode", choices=DECODERS, nargs="+", default=list(DECODERS), help="decodings to compare (all)")
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
+    p.add_argument(
+        "--report",
+        metavar="DIR",
+        help="write a page (the tree by recall, worst confusions, reliability), metrics.json, metrics.csv, nodes.csv",
+    )
+    p.add_argument(
+        "--beside",
+        metavar="FILE",
+        help="compare with another model: its leaf probabilities, .csv or .parquet, a column per leaf and one `file`",
+    )
+    p.add_argument(
+        "--abundance", metavar="FILE.csv", help="leaf and number a row: how frequent each is, to weigh accuracy by"
+    )
     p.add_argument("--superpixel-cache", metavar="DIR", help="folder that caches the superpixel maps")
     p.add_argument(
         "--allow-missing", action="store_true", help="end with exit code 0 though some pictures cannot be read"

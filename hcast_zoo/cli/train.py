@@ -1,4 +1,4 @@
-"""The commands that make weights or measure them: train, evaluate; and data split."""
+"""The commands that make weights: train; and data split."""
 
 import argparse
 import dataclasses
@@ -9,8 +9,7 @@ from ..common.extras import needs_extra
 from ..common.text import printable, to_json
 from ..network.config import VARIANTS
 from ..training.settings import TrainConfig
-from .answer import engine_device, teller
-from .labelled import LISTING_DEFAULTS, PICTURES, list_pictures, load_labelled, loading, tell_left_out
+from .labelled import LISTING_DEFAULTS, PICTURES, list_pictures
 
 TRAIN_DEFAULTS = {
     "train_split": "train",
@@ -31,72 +30,6 @@ MODEL_OPTIONS = (
     "mean",
     "std",
 )
-
-
-def evaluate(args: argparse.Namespace) -> int:
-    """Print a row of metrics for each decoding."""
-    from ..common.processes import join
-    from ..evaluation.evaluate import measure
-    from ..inference.engines import make_engine
-    from ..weights import file as weights
-
-    if args.card and args.num_clusters:
-        raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
-    content, dataset = load_labelled(args)
-    with join() as processes:
-        model = weights.build(content, engine_device(args, processes))
-        how = loading(args, model, len(dataset), processes.count)
-        engine = make_engine(
-            model,
-            args.engine,
-            args.precision,
-            num_clusters=args.num_clusters,
-            source=args.model,
-            tell=teller(args.verbose),
-        )
-        measured = measure(
-            engine,  # type: ignore[arg-type]  # stands in for its model
-            dataset,
-            args.decode,
-            content.calibration,
-            processes=processes,
-            batch_size=how.batch_size,
-            workers=how.workers,
-            superpixel_cache=args.superpixel_cache,
-        )
-
-    if not processes.is_main:
-        return 0
-    results, left_out = measured.results, measured.left_out
-    if args.card:
-        _record(args, measured, content.taxonomy.name)
-    code = tell_left_out(left_out, len(dataset), args.allow_missing)
-
-    if args.json:
-        print(
-            to_json(
-                {
-                    "model": args.model,
-                    "data": args.data,
-                    "split": args.split,
-                    "pictures": measured.pictures,
-                    "left_out": left_out,
-                    "num_clusters": args.num_clusters,
-                    "engine": args.engine,
-                    "precision": args.precision,
-                    "results": results,
-                }
-            )
-        )
-        return code if processes.count == 1 else 0
-
-    names = list(next(iter(results.values())))
-    print("\t".join(["decoding", *map(printable, names)]))
-    for mode, values in results.items():
-        print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
-
-    # A launcher would take any other code for a crash, and start the job again.
-    return code if processes.count == 1 else 0
 
 
 def train(args: argparse.Namespace) -> int:
@@ -306,26 +239,3 @@ def split(args: argparse.Namespace) -> int:
     else:
         print("\n".join(f"{printable(part)}\t{count}" for part, count in counts.items()))
     return 0
-
-
-def _record(args: argparse.Namespace, measured, data: str) -> None:
-    """Write an evaluation to its card, with file names in place of this machine's paths."""
-    from ..sharing import model_card as card
-    from ..weights.file import checksum
-
-    model, file = (os.path.basename(os.path.normpath(path)) for path in (args.model, args.data))
-    command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
-    card.record(
-        args.card,
-        args.model,
-        card.Evaluation(
-            sha256=checksum(args.model),
-            data=data or file,
-            split=args.split,
-            pictures=measured.pictures,
-            results=measured.results,
-            command=command,
-            commit=card.code_version(),
-            left_out=measured.left_out,
-        ),
-    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..common.processes import ALONE, Processes
@@ -14,8 +14,9 @@ from ..data.dataset import HierarchicalDataset
 from ..data.loading import SuperpixelCollate, start_quietly, start_workers
 from ..network.memory import pictures_at_once
 from ..network.model import HCast
+from ..taxonomy.backoff import trusted_probabilities
 from ..taxonomy.calibration import Calibration
-from ..taxonomy.decode import decode
+from ..taxonomy.tree import Taxonomy
 from .metrics import HierarchicalMetrics
 
 
@@ -27,11 +28,53 @@ class Measured:
         results: Decoding to metric to percent.
         pictures: How many were measured.
         left_out: How many of the data set could not be read.
+        answers: Decoding to the answers that the metrics are of.
+        labels: (N, L) int64, of the measured pictures.
+        numbers: (N,) int64, index of each in the data set.
+        logits: One (N, C_l) tensor per level, calibrated, if they were asked for.
     """
 
     results: dict[str, dict[str, float]]
     pictures: int
     left_out: int
+    answers: dict[str, "Answers"] = dataclasses.field(default_factory=dict)
+    labels: Tensor | None = None
+    numbers: Tensor | None = None
+    logits: tuple[Tensor, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a decoding says of N pictures.
+
+    Attributes:
+        paths: (N, L) int64.
+        confidences: (N,) probability of each path.
+        level_confidences: (N, L), of each level's own choice of node.
+        trust: (N, L), see :func:`hcast_zoo.taxonomy.backoff.trusted_probabilities`.
+    """
+
+    paths: Tensor
+    confidences: Tensor
+    level_confidences: Tensor
+    trust: Tensor
+
+
+class _Numbered(Dataset):
+    """Some pictures of a data set, with their index as one more label: broken ones are left out on the way."""
+
+    def __init__(self, dataset: HierarchicalDataset, numbers: Sequence[int]):
+        self.dataset, self.numbers = dataset, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> tuple | None:
+        sample = self.dataset[self.numbers[index]]
+        if sample is None:
+            return None
+        picture, labels = sample
+        return picture, torch.cat([labels, torch.tensor([self.numbers[index]])])
 
 
 def collect_logits(
@@ -120,9 +163,14 @@ def measure(
     progress: bool = True,
     num_clusters: tuple[int, ...] | None = None,
     superpixel_cache: str | Path | None = None,
+    keep_logits: bool = False,
 ) -> Measured:
-    """Return the metrics of :func:`evaluate`, and of how many pictures they are; the arguments are the same."""
-    share = Subset(dataset, processes.share(len(dataset)))
+    """Return the metrics of :func:`evaluate`, and what they are of; the arguments are the same.
+
+    Args:
+        keep_logits: Also return all logits; they take 4 bytes per picture and node.
+    """
+    share = _Numbered(dataset, processes.share(len(dataset)))
     batches, label_batches = _run(
         model=model,
         dataset=share,
@@ -133,27 +181,52 @@ def measure(
         superpixel_cache=superpixel_cache,
         collate=getattr(dataset, "collate", None),
     )
-    paths: dict[str, Tensor] = {}
-    labels = None
+    answers: dict[str, Answers] = {}
+    labels, logits = None, None
     if label_batches:  # a share may be empty, or all its pictures broken
-        logits: Sequence[Tensor] = tuple(torch.cat(level) for level in zip(*batches))
+        logits = tuple(torch.cat(level) for level in zip(*batches))
         labels = torch.cat(label_batches)
-        if calibration is not None:
-            logits = calibration.logits(logits)  # the path temperature moves no path
-        paths = {mode: decode(logits, dataset.taxonomy, mode).paths.cpu() for mode in decoders}
+        calibration = calibration or Calibration.identity(len(logits))
+        answers = {mode: _answers(logits, dataset.taxonomy, mode, calibration) for mode in decoders}
+        logits = tuple(calibration.logits(logits)) if keep_logits else None
 
-    shares = [s for s in processes.gather((paths, labels)) if s[0]]
+    shares = [s for s in processes.gather((answers, labels, logits)) if s[0]]
     if not shares:
         raise ValueError("none of the pictures can be read")
+    whole = {mode: _join([found[mode] for found, _, _ in shares]) for mode in decoders}
+    truth = torch.cat([labels for _, labels, _ in shares])
     results = {}
     for mode in decoders:
         metrics = HierarchicalMetrics(dataset.taxonomy)
-        for found, truth in shares:
-            metrics.update(found[mode], truth)
+        metrics.update(whole[mode].paths, truth[:, :-1])
         results[mode] = metrics.compute()
 
-    pictures = sum(len(truth) for _, truth in shares)
-    return Measured(results, pictures, len(dataset) - pictures)
+    return Measured(
+        results=results,
+        pictures=len(truth),
+        left_out=len(dataset) - len(truth),
+        answers=whole,
+        labels=truth[:, :-1],
+        numbers=truth[:, -1],
+        logits=tuple(torch.cat(level) for level in zip(*(s[2] for s in shares))) if keep_logits else None,
+    )
+
+
+def _answers(logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str, calibration: Calibration) -> Answers:
+    decoded = calibration.decode(logits, taxonomy, mode)
+    return Answers(
+        paths=decoded.paths.cpu(),
+        confidences=decoded.path_probabilities.cpu(),
+        level_confidences=decoded.level_probabilities.cpu(),
+        trust=trusted_probabilities(decoded, taxonomy).cpu(),
+    )
+
+
+def _join(parts: Sequence[Answers]) -> Answers:
+    columns = {
+        field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(Answers)
+    }
+    return Answers(**columns)
 
 
 @torch.inference_mode()

@@ -222,7 +222,7 @@ class CurvePoint:
 
     Attributes:
         threshold: In [0, 1].
-        coverage: Mean share of the root's bits that the answers tell, in [0, 1]: 0 if all are empty, 1 if all are leaves.
+        coverage: Mean share of the bits that the answers tell, in [0, 1]: 0 if all are empty, 1 if all are leaves.
         risk: Share of wrong answers among all pictures, in [0, 1]; an empty answer is not wrong.
     """
 

@@ -1,0 +1,204 @@
+"""What ``hcast-zoo evaluate`` does: measure a model on labelled pictures, alone or beside another."""
+
+import argparse
+import csv
+import dataclasses
+import os
+import sys
+
+from ..common.text import printable, to_json
+from .answer import engine_device, teller
+from .labelled import load_labelled, loading, tell_left_out
+
+SHOWN = 10  # disagreements that are printed
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Print a row of metrics for each decoding."""
+    from ..common.processes import join
+    from ..evaluation.evaluate import measure
+    from ..inference.engines import make_engine
+    from ..weights import file as weights
+
+    if args.card and args.num_clusters:
+        raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
+    content, dataset = load_labelled(args)
+    with join() as processes:
+        model = weights.build(content, engine_device(args, processes))
+        how = loading(args, model, len(dataset), processes.count)
+        engine = make_engine(
+            model,
+            args.engine,
+            args.precision,
+            num_clusters=args.num_clusters,
+            source=args.model,
+            tell=teller(args.verbose),
+        )
+        measured = measure(
+            engine,  # type: ignore[arg-type]  # stands in for its model
+            dataset,
+            args.decode,
+            content.calibration,
+            processes=processes,
+            batch_size=how.batch_size,
+            workers=how.workers,
+            superpixel_cache=args.superpixel_cache,
+            keep_logits=args.beside is not None,
+        )
+
+    if not processes.is_main:
+        return 0
+    results, left_out = measured.results, measured.left_out
+    details = _details(args, measured, dataset, content)
+    if args.card:
+        _record(args, measured, content.taxonomy.name)
+    code = tell_left_out(left_out, len(dataset), args.allow_missing)
+
+    if args.json:
+        print(
+            to_json(
+                {
+                    "model": args.model,
+                    "data": args.data,
+                    "split": args.split,
+                    "pictures": measured.pictures,
+                    "left_out": left_out,
+                    "num_clusters": args.num_clusters,
+                    "engine": args.engine,
+                    "precision": args.precision,
+                    "results": results,
+                    **details,
+                }
+            )
+        )
+        return code if processes.count == 1 else 0
+
+    names = list(next(iter(results.values())))
+    print("\t".join(["decoding", *map(printable, names)]))
+    for mode, values in results.items():
+        print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
+
+    if "beside" in details:
+        _print_beside(details["beside"])
+
+    # A launcher would take any other code for a crash, and start the job again.
+    return code if processes.count == 1 else 0
+
+
+def _details(args: argparse.Namespace, measured, dataset, content) -> dict:
+    """Return what goes beside the results into JSON: metrics with intervals, the other model; write reports."""
+    from ..evaluation.report import make_report, write_report
+    from ..weights.file import checksum
+
+    details: dict = {}
+    if args.json or args.report:
+        abundance = _read_abundance(args.abundance) if args.abundance else None
+        reports = [make_report(measured, mode, content.taxonomy, abundance) for mode in args.decode]
+        details["hierarchical"] = {
+            report.decoding: {name: dataclasses.asdict(found) for name, found in report.metrics.items()}
+            for report in reports
+        }
+
+    if args.beside:
+        details["beside"] = _beside(args, measured, dataset, content)
+    if args.report:
+        about = {
+            "model": os.path.basename(args.model),
+            "sha256": checksum(args.model),
+            "data": os.path.basename(args.data),
+            "split": args.split,
+            "pictures": measured.pictures,
+            "left_out": measured.left_out,
+        }
+        write_report(args.report, measured, reports, dataset, content.config, about)
+    return details
+
+
+def _read_abundance(path: str) -> dict[str, float]:
+    """Read a table of two columns: names of leaves, and how frequent each is."""
+    found = {}
+    with open(path, newline="", encoding="utf-8-sig") as source:
+        for line, row in enumerate(csv.reader(source), 1):
+            try:
+                name, count = row
+                found[name] = float(count)
+            except ValueError as error:
+                if line > 1:  # the first may be a header
+                    raise ValueError(f"{path} line {line}: expected a name and a number, got {row}") from error
+            if found.get(row[0] if row else "", 0) < 0:
+                raise ValueError(f"{path} line {line}: expected a number of 0 or more, got {row}")
+    return found
+
+
+def _beside(args: argparse.Namespace, measured, dataset, content) -> dict:
+    """Compare with the other model's probabilities; return the numbers and the disagreements, as plain data."""
+    from ..evaluation.beside import compare_beside, read_probabilities
+    from ..taxonomy.calibration import Calibration
+    from ..taxonomy.decode import path_probabilities
+
+    mode = next((mode for mode in args.decode if mode != "independent"), None)
+    if mode is None:
+        raise ValueError("--beside needs a decoding that gives paths of the tree: best_path or top_down")
+    numbers = measured.numbers.tolist()
+    names = [dataset.name(number) for number in range(len(dataset))]
+    theirs = read_probabilities(args.beside, content.taxonomy, names)[numbers]
+    calibration = content.calibration or Calibration.identity(len(content.taxonomy.levels))
+    ours = path_probabilities(measured.logits, content.taxonomy, mode, path_temperature=calibration.path_temperature)
+    paths = measured.answers[mode].paths
+    found = compare_beside(ours, theirs, measured.labels, paths, content.taxonomy)
+
+    queue = []
+    for row in found.queue:
+        best = content.taxonomy.paths[int(theirs[row].argmax())]
+        queue.append(
+            {
+                "file": names[numbers[row]],
+                "ours": list(content.taxonomy.path_names(paths[row].tolist())),
+                "theirs": list(content.taxonomy.path_names(best)),
+                "label": list(content.taxonomy.path_names(measured.labels[row].tolist())),
+            }
+        )
+    return {**dataclasses.asdict(found), "decoding": mode, "queue": queue}
+
+
+def _print_beside(found: dict) -> None:
+    """Print both models, their product, and where they disagree."""
+    print()
+    names = list(found["results"]["ours"])
+    print("\t".join(["model", *map(printable, names)]))
+    for model, values in found["results"].items():
+        print("\t".join([model, *(f"{values[name]:.2f}" for name in names)]))
+
+    best = max(found["results"], key=lambda model: found["results"][model].get("fpa", 0))
+    print(
+        f"best: {best}; they agree on {found['agree']:.1f} % of the pictures, and are right on "
+        f"{found['right_where_both_agree']:.1f} % of these; the other {len(found['queue'])} hold "
+        f"{found['errors_in_queue']:.1f} % of our errors",
+        file=sys.stderr,
+    )
+    for row in found["queue"][:SHOWN]:
+        ours, theirs = (" > ".join(row[name]) for name in ("ours", "theirs"))
+        print(printable(f"{row['file']}: ours {ours}; theirs {theirs}"))
+
+
+def _record(args: argparse.Namespace, measured, data: str) -> None:
+    """Write an evaluation to its card, with file names in place of this machine's paths."""
+    from ..sharing import model_card as card
+    from ..weights.file import checksum
+
+    model, file = (os.path.basename(os.path.normpath(path)) for path in (args.model, args.data))
+    command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
+    card.record(
+        args.card,
+        args.model,
+        card.Evaluation(
+            sha256=checksum(args.model),
+            data=data or file,
+            split=args.split,
+            pictures=measured.pictures,
+            results=measured.results,
+            command=command,
+            commit=card.code_version(),
+            left_out=measured.left_out,
+        ),
+    )

@@ -1,0 +1,115 @@
+"""``evaluate --report`` and ``--beside``, by the command."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from hcast_zoo.cli import main
+from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.evaluation.beside import compare_beside
+from hcast_zoo.evaluation.hierarchical import hierarchical_metrics
+from hcast_zoo.inference.predictor import Predictor
+from tests.inference.test_gallery import Page
+
+
+def leaf_table(taxonomy, rows, file, named=True):
+    """Write probabilities of leaves, backwards, with columns in another order than the tree's."""
+    leaves = [taxonomy.path_names(path)[-1] for path in taxonomy.paths]
+    with open(file, "w", newline="") as sink:
+        writer = csv.writer(sink)
+        writer.writerow([*(["file"] if named else []), *reversed(leaves)])
+        for name, probabilities in rows[::-1] if named else rows:
+            writer.writerow([*([name] if named else []), *reversed(probabilities)])
+    return str(file)
+
+
+@pytest.fixture
+def command(picture_folder, tiny_weights):
+    (next((picture_folder / "val/bird/gull").rglob("1.png"))).write_bytes(b"")  # measured on 11 of 12
+    options = ["--split", "val", "--allow-missing", "--decode", "best_path"]
+    return ["evaluate", "--data", str(picture_folder), "--model", str(tiny_weights), *options]
+
+
+def test_report(command, picture_folder, taxonomy, tiny_weights, tmp_path, capsys):
+    abundance = tmp_path / "abundance.csv"
+    abundance.write_text("species,count\nlion,3\nwolf,1\n")
+    folder = tmp_path / "report"
+    assert main([*command, "--report", str(folder), "--abundance", str(abundance), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "metrics.csv", "metrics.json", "nodes.csv"]
+
+    stored = json.loads((folder / "metrics.json").read_text())
+    assert stored["results"] == printed["results"] and stored["pictures"] == 11
+    assert stored["reports"][0]["metrics"] == printed["hierarchical"]["best_path"]
+    with open(folder / "metrics.csv") as source:
+        rows = {row["metric"]: row for row in csv.DictReader(source)}
+    assert float(rows["fpa"]["value"]) == pytest.approx(printed["results"]["best_path"]["fpa"], abs=1e-4)
+    assert float(rows["hops"]["low"]) <= float(rows["hops"]["value"]) <= float(rows["hops"]["high"])
+
+    data = HierarchicalDataset.load(picture_folder, taxonomy, "val")
+    pairs = [
+        (p.path, label)
+        for p, label in zip(Predictor(tiny_weights).predict(data.pictures), data.labels)
+        if p.error is None
+    ]
+    paths = torch.tensor([taxonomy.labels(path) for path, _ in pairs])
+    labels = torch.stack([label for _, label in pairs])
+    expected = hierarchical_metrics(paths, labels, taxonomy, samples=0)["hops"].value
+    assert printed["hierarchical"]["best_path"]["hops"]["value"] == pytest.approx(expected)
+    with open(folder / "nodes.csv") as source:
+        assert sum(int(row["pictures"]) for row in csv.DictReader(source) if row["level"] == "species") == 11
+
+    page = Page((folder / "index.html").read_text())
+    assert page.tags.count("img") >= 1 and page.tags.count("svg") == 5 and "script" not in page.tags
+
+
+def test_beside_another_model(command, picture_folder, taxonomy, tmp_path, capsys):
+    data = HierarchicalDataset.load(picture_folder, taxonomy, "val")
+    truth = [taxonomy.paths.index(tuple(row)) for row in data.labels.tolist()]
+    rows = []
+    for number, leaf in enumerate(truth):
+        probabilities = [0.1] * 6
+        probabilities[leaf if number else leaf - 1] = 2.0  # one wrong, and not normalised
+        rows.append((data.name(number), probabilities))
+
+    named = leaf_table(taxonomy, rows, tmp_path / "theirs.csv")
+    assert main([*command, "--beside", named, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["beside"]
+    assert found["results"]["theirs"]["fpa"] == pytest.approx(100 * 10 / 11)
+    assert found["results"]["ours"]["fpa"] < found["results"]["product"]["fpa"]
+    assert len(found["queue"]) == round(11 * (1 - found["agree"] / 100))
+    assert all(row["ours"] != row["theirs"] for row in found["queue"])
+
+    ordered = leaf_table(taxonomy, rows, tmp_path / "ordered.csv", named=False)
+    assert main([*command, "--beside", ordered, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["beside"] == found
+    assert main([*command, "--beside", named]) == 0
+    captured = capsys.readouterr()
+    assert "\nproduct\t" in captured.out and "they agree on" in captured.err
+
+    for broken, message in (
+        (rows[1:], "got none for 1, such as"),
+        ([(name, ["x"] * 6) for name, _ in rows], "expected a number"),
+    ):
+        assert main([*command, "--beside", leaf_table(taxonomy, broken, tmp_path / "broken.csv")]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_disagreement_holds_the_errors(taxonomy):
+    """Two models that err independently: most errors of either are where they disagree."""
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.randint(6, (2000,), generator=rng)
+    labels = torch.tensor(taxonomy.paths)[truth]
+
+    def model():
+        answer = truth.where(torch.rand(2000, generator=rng) > 0.2, torch.randint(6, (2000,), generator=rng))
+        certainty = torch.where(answer == truth, 3.0, 1.5)  # less sure of what is wrong
+        return torch.nn.functional.one_hot(answer, 6) * certainty[:, None] + torch.rand(2000, 6, generator=rng)
+
+    ours, theirs = (model().double().softmax(-1) for _ in range(2))
+    found = compare_beside(ours, theirs, labels, torch.tensor(taxonomy.paths)[ours.argmax(-1)], taxonomy)
+    assert found.right_where_both_agree > 98 and found.errors_in_queue > 90
+    assert found.results["product"]["fpa"] > max(found.results[name]["fpa"] for name in ("ours", "theirs"))
+    assert found.levels["class"] > found.levels["species"]
