@@ -110,7 +110,7 @@ def _details(args: argparse.Namespace, measured, dataset, content) -> dict:
             "pictures": measured.pictures,
             "left_out": measured.left_out,
         }
-        write_report(args.report, measured, reports, dataset, content.config, about)
+        write_report(args.report, measured, reports, dataset=dataset, config=content.config, about=about)
     return details
 
 

@@ -207,19 +207,25 @@ def _plot(
 def _confusions(measured: Measured, decoding: str, dataset: HierarchicalDataset, config: HCastConfig) -> str:
     """Return the pairs of nodes that are taken for one another most often, with example pictures."""
     taxonomy, paths, labels = dataset.taxonomy, measured.answers[decoding].paths, measured.labels
-    pairs: dict[tuple[str, str], list[int]] = {}
+    pairs: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
     for row, (path, label) in enumerate(zip(paths.tolist(), labels.tolist())):
         found, true = (taxonomy.path_names(p) for p in (path, label))
         cut = found[: len(true)]
         if cut != true and cut:
-            pairs.setdefault((true[-1], cut[-1]), []).append(row)
+            pairs.setdefault((true, cut), []).append(row)
 
     parts = []
-    for (true, found), rows in sorted(pairs.items(), key=lambda item: -len(item[1]))[:WORST]:
+    worst = sorted(pairs.items(), key=lambda item: (-len(item[1]), -_severity(*item[0])))
+    for (true, found), rows in worst[:WORST]:
         figures = [_example(dataset, int(measured.numbers[row]), config) for row in rows[:EXAMPLES]]
-        parts.append(f"<p><b>{write_text(true)}</b> taken for <b>{write_text(found)}</b>: {len(rows)}</p>")
+        parts.append(f"<p><b>{write_text(true[-1])}</b> taken for <b>{write_text(found[-1])}</b>: {len(rows)}</p>")
         parts.append(f'<div class="grid">{"".join(figures)}</div>')
     return "\n".join(parts) or "<p>None.</p>"
+
+
+def _severity(true: tuple[str, ...], found: tuple[str, ...]) -> int:
+    """Return how many levels of a path are not shared."""
+    return len(true) - sum(a == b for a, b in zip(true, found))
 
 
 def _example(dataset: HierarchicalDataset, number: int, config: HCastConfig) -> str:

@@ -72,7 +72,7 @@ def workspace(tmp_path, monkeypatch, picture_folder, tiny_weights, taxonomy):
 
 
 def write_parquet(file):
-    """Write the emoji of tests/pictures, in every split."""
+    """Write the emoji of tests/pictures, in every split, twice: calibration asks for ten pictures."""
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
@@ -82,7 +82,7 @@ def write_parquet(file):
         path = tree.path_names(tree.path_to(*tree.find(picture.stem.replace("_", " "))))
         rows += [
             {"image": picture.read_bytes(), "split": split, **dict(zip(tree.levels, path))}
-            for split in ("train", "val", "test")
+            for split in ("train", "val", "test") * 2
         ]
     pq.write_table(pa.Table.from_pylist(rows), file)
 
