@@ -8,6 +8,7 @@ A time is a ratio of medians: both sides run in turn, in one process, on as many
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 import timm
@@ -72,10 +73,11 @@ def speed_table(runs: int) -> str:
     against = sum(p.numel() for p in rival.parameters()) / 1e6
     text = table(["variant", "parameters (M)", "feature maps", f"time / {RIVAL}'s", "spread"], rows)
     versions = f"torch {torch.__version__.split('+')[0]}, timm {timm.__version__}"
-    return (
-        f"{text}\n`{RIVAL}` has {against:.1f} M. Forward passes of {BATCH} images of 224 pixels, medians of {runs} "
-        f"runs in turn, float32, {torch.get_num_threads()} threads, {processor()}, {versions}.\n"
+    told = (
+        f"`{RIVAL}` has {against:.1f} M. Forward passes of {BATCH} images, medians of {runs} runs in turn, float32, "
+        f"{torch.get_num_threads()} thread(s), {processor()}, {versions}."
     )
+    return f"{text}\n{textwrap.fill(told, 120, break_on_hyphens=False)}\n"
 
 
 if __name__ == "__main__":

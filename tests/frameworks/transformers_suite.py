@@ -82,6 +82,10 @@ class HCastModelTest(ModelTesterMixin, unittest.TestCase):
 
     def setUp(self):
         self.model_tester = HCastModelTester(self)
+        if "eager_matches_sdpa" in self._testMethodName and "bf16" in self._testMethodName:
+            # Hidden states are tokens in the order in which cluster centres were chosen, and rounding to half precision
+            # may choose others, so the mixin must compare logits.
+            self.all_model_classes = (HCastForImageClassification,)
         self.config_tester = ConfigTester(
             self, config_class=HCastConfig, has_text_modality=False, embed_dim=48, num_heads=3
         )

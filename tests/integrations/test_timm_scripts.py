@@ -29,12 +29,13 @@ import sys
 import timm, torch
 from timm.data import create_dataset
 
-assert __name__ == "__main__"
-dataset = create_dataset("", root=sys.argv[2], split="val", class_map=None)
-assert dataset.filename(0, basename=True).endswith(".png") and dataset.reader.class_to_idx
-loader = torch.utils.data.DataLoader(dataset, None, num_workers=1, multiprocessing_context=sys.argv[3])
-picture, label = next(iter(loader))
-print(sys.argv[0], timm.create_model(sys.argv[1], device="meta").num_classes, picture.getpixel((0, 0)), len(dataset))
+if __name__ == "__main__":
+    dataset = create_dataset("", root=sys.argv[2], split="val", class_map=None)
+    assert dataset.filename(0, basename=True).endswith(".png") and dataset.reader.class_to_idx
+    loader = torch.utils.data.DataLoader(dataset, None, num_workers=1, multiprocessing_context=sys.argv[3])
+    picture, label = next(iter(loader))
+    classes = timm.create_model(sys.argv[1], device="meta").num_classes
+    print(sys.argv[0], classes, picture.getpixel((0, 0)), len(dataset))
 """
 
 
