@@ -236,10 +236,10 @@ def end_to_end(args):
             Image.fromarray(np.roll(pixels, number * 7, (0, 1))).save(file, quality=90)
             files.append(str(file))
 
-        predictor = Predictor()
+        predictor = Predictor("hcast_small.emoji_art")
         config = predictor.model.config.replace(image_size=224, num_superpixels=196, num_clusters=(64, 32, 16, 8))
         state = weights.fit(predictor.model.state_dict(), HCast(config))
-        grid = Predictor()
+        grid = Predictor("hcast_small.emoji_art")
         for one, method in ((predictor, config.superpixels), (grid, "grid")):
             one.model = HCast(config.replace(superpixels=method)).eval()
             one.model.load_state_dict(state)
@@ -277,7 +277,7 @@ def startup(args):
     python = run("-c", "pass")
     yield row("import hcast_zoo", "an empty Python", compare(run("-c", "import hcast_zoo"), python, args.runs))
     yield row("hcast-zoo --help", "an empty Python", compare(run("-m", "hcast_zoo", "--help"), python, args.runs))
-    predict = run("-m", "hcast_zoo", "predict", str(PICTURE))
+    predict = run("-m", "hcast_zoo", "predict", str(PICTURE), "--model", "hcast_small.emoji_art")
     yield row("hcast-zoo predict, one picture", "import torch", compare(predict, run("-c", "import torch"), 3))
 
 

@@ -140,7 +140,7 @@ def test_through_the_hub(server, expected, tmp_path, capsys):  # noqa: F811
     """Publish, then load by core, timm, mmpretrain, transformers with hcast_zoo, and transformers without."""
     published = server.run("-m", "hcast_zoo", "publish", NAME, "--repo", REPO)
     assert published.returncode == 0, published.stderr
-    assert main(["predict", str(PICTURE), "--json"]) == 0
+    assert main(["predict", str(PICTURE), "--model", NAME, "--json"]) == 0
     path = json.loads(capsys.readouterr().out)["path"]
 
     core = server.run("-m", "hcast_zoo", "predict", str(PICTURE), "--model", REPO, "--json")

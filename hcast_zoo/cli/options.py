@@ -6,11 +6,9 @@ import types
 import typing
 from fractions import Fraction
 
-from ..common.choices import DECODERS, ENGINES, PRECISIONS
+from ..common.choices import DECODERS, DEFAULT_MODEL, ENGINES, PRECISIONS
 from ..common.text import clip
 from ..training.settings import MAX_WORKERS
-
-DEFAULT_MODEL = "hcast_small.emoji_art"
 
 
 def add_listing(parser: argparse.ArgumentParser) -> None:

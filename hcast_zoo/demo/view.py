@@ -235,10 +235,13 @@ def subtrees(taxonomy: Taxonomy) -> list[tuple[str, str]]:
 
 
 def example_pictures(taxonomy: Taxonomy) -> list[Path]:
-    """Return the packaged pictures that are named after a label of the taxonomy."""
+    """Return the packaged photographs that are named after a label of the taxonomy, or else such drawings."""
     known = {name for names in taxonomy.names for name in names}
     folder = Path(str(resources.files("hcast_zoo.pictures")))
-    return sorted(path for path in folder.glob("*.png") if path.stem.replace("_", " ") in known)
+    for pattern in ("*.jpg", "*.png"):  # photographs, drawings
+        if named := sorted(path for path in folder.glob(pattern) if path.stem.replace("_", " ") in known):
+            return named
+    return []
 
 
 def _branches_html(branches: Sequence[Branch], taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..common.choices import DEFAULT_MODEL
 from ..common.formats import is_picture_name
 from ..common.machine import processors
 from ..common.walk import LeftOut, Skipped, walk
@@ -40,7 +41,7 @@ class Predictor:
     """A model, its taxonomy, its calibration and its preprocessing.
 
     Args:
-        source: Weights: a name such as ``hcast_small.emoji_art``, a file or a folder; see :func:`weights.load`.
+        source: Weights: a name such as ``hcast_lite.in1k``, a file or a folder; see :func:`weights.load`.
         decoder: How levels become a path, one of ``decode.DECODERS``.
         device: Where the model runs; ``auto`` for an accelerator if there is one.
         num_clusters: Other cluster counts than the weights' config's; no fine-tuning is needed.
@@ -68,7 +69,7 @@ class Predictor:
 
     def __init__(
         self,
-        source: str | Path = "hcast_small.emoji_art",
+        source: str | Path = DEFAULT_MODEL,
         decoder: str = "best_path",
         device: str | torch.device = "cpu",
         *,

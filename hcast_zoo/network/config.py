@@ -262,6 +262,11 @@ class HCastConfig:
         return {"num_superpixels": superpixels, "num_clusters": tuple(clusters)}
 
     @property
+    def sampling(self) -> int:
+        """Pixels between those, from the top left on, whose superpixels tokens are made for; 1 if each pixel counts."""
+        return 1 if self.token_pooling == "area" else self.feature_stride
+
+    @property
     def grid_size(self) -> int:
         """Side of the grid of 8x8-pixel cells the position embedding covers."""
         return self.image_size // CELL_SIZE

@@ -35,6 +35,7 @@ class Encoding:
     assignments: tuple[Tensor, ...]
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    evidence: Tensor | None = None
 
 
 class Stage(nn.Module):
@@ -229,6 +230,7 @@ class Encoder(nn.Module):
             assignments=tuple(passed.assignments),
             hidden_states=(tokens, *passed.block_outputs) if output_hidden_states else None,
             attentions=tuple(passed.attentions) if output_attentions else None,
+            evidence=carried.evidence if output_attentions and carried is not None else None,
         )
 
     def prepare_segments(self, images: Tensor, segments: Tensor | None, num_superpixels: int) -> Tensor:

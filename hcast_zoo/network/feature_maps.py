@@ -5,6 +5,31 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .config import CELL_SIZE
+from .model import segment_map
+from .stems import cell_shares
+
+
+def feature_map(tokens: Tensor, segments: Tensor, assignments: Sequence[Tensor], token_pooling: str) -> Tensor:
+    """Lay the tokens of a stage out over the image.
+
+    Args:
+        tokens: (B, N, C) of the stage after these poolings.
+        segments: (B, H, W) int64 superpixels.
+        assignments: Of each pooling before the stage.
+        token_pooling: See :class:`HCastConfig`: with ``"top_left"``, a cell of 8x8 pixels has the token of its top-left
+            pixel's segment; with ``"area"``, the mean of its pixels' tokens.
+
+    Returns:
+        (B, C, h, w).
+    """
+    if token_pooling == "top_left":
+        return scatter(tokens, cell_labels(segments, assignments)[-1])
+
+    labels = segment_map(segments, tuple(assignments), len(assignments) + 1)
+    grid = -(-labels.shape[1] // CELL_SIZE), -(-labels.shape[2] // CELL_SIZE)
+    counts = cell_shares(labels, grid, tokens.shape[1])  # [B, N, hw]
+    shares = (counts / counts.sum(1, keepdim=True)).to(tokens.dtype)
+    return (tokens.mT @ shares).unflatten(2, grid)
 
 
 def cell_labels(segments: Tensor, assignments: Sequence[Tensor]) -> list[Tensor]:

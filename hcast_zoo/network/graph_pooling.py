@@ -10,6 +10,7 @@ from .layers import Attention, masked_mean
 from .stems import Carried
 
 ASSIGN_SCALE = 5.0  # from cosine similarities to logits; fixed, not learned (docs/official_differences.md, 15)
+DESCRIPTOR_SCALE = 15.0  # for descriptors: sharper, so that clusters of clusters keep their edges
 # Points closer than this (squared distance over the image's largest squared norm) count as one: copies of a token
 # differ by rounding, and a choice among them would make an answer depend on its batch.
 SAME_POINT = 1e-10
@@ -139,14 +140,16 @@ class GraphPooling(nn.Module):
         if self.centroid_fc is None:
             assert carried is not None and carried.descriptor is not None
             node_features = compared = carried.descriptor
+            scale = DESCRIPTOR_SCALE
         else:
             node_features, compared = self.centroid_fc(nodes, mask), nodes
+            scale = ASSIGN_SCALE
         indices = farthest_point_sampling(compared, num_clusters, valid)
         gather = indices[..., None].expand(-1, -1, nodes.shape[-1])  # [B, M, C]
 
         unit = F.normalize(node_features, dim=-1)
         centres = unit.gather(1, indices[..., None].expand(-1, -1, unit.shape[-1]))  # [B, M, C]
-        assignment = (ASSIGN_SCALE * unit @ centres.transpose(1, 2)).softmax(-1).to(tokens.dtype)  # [B, N, M]
+        assignment = (scale * unit @ centres.transpose(1, 2)).softmax(-1).to(tokens.dtype)  # [B, N, M]
         weight = assignment if mask is None else assignment * mask[..., None].to(assignment.dtype)
 
         hidden = self.fc1(tokens)  # [B, 1 + N, 4C]

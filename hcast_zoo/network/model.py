@@ -5,6 +5,7 @@ Behaviour follows the authors' code (pseulki/HCAST at f1352a2c6a54); sources are
 """
 
 import dataclasses
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ class HCastOutput:
         level_features: One (B, C) tensor per level: the class token its head reads.
         hidden_states: On request, (B, 1 + N, C) tokens entering stage 1 and leaving each block.
         attentions: On request, (B, heads, 1 + N, 1 + N) attention probabilities of each block.
+        evidence: With the attentions, (B, N, C) what each superpixel says of the labels: the class token of a stage
+            starts from its mean by area. None for the paper's stem, which has none.
     """
 
     level_logits: tuple[Tensor, ...]
@@ -34,6 +37,7 @@ class HCastOutput:
     level_features: tuple[Tensor, ...]
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    evidence: Tensor | None = None
 
     def segment_map(self, stage: int) -> Tensor:
         """Return the (B, H, W) int64 segmentation that a stage (1 to 4) sees; see :func:`segment_map`."""
@@ -42,11 +46,12 @@ class HCastOutput:
     def detach(self) -> "HCastOutput":
         """Return the same numbers without their graph."""
 
-        def cut(values: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
-            return None if values is None else tuple(value.detach() for value in values)
+        def cut(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(cut, value))
+            return None if value is None else value.detach()
 
-        tensors = {f.name: cut(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "segments"}
-        return HCastOutput(segments=self.segments.detach(), **tensors)
+        return HCastOutput(**{field.name: cut(getattr(self, field.name)) for field in dataclasses.fields(self)})
 
 
 class HCast(Encoder):
@@ -132,6 +137,7 @@ class HCast(Encoder):
             level_features=encoding.level_features,
             hidden_states=encoding.hidden_states,
             attentions=encoding.attentions,
+            evidence=encoding.evidence,
         )
 
     def forward_heads(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

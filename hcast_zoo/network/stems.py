@@ -13,6 +13,10 @@ TIMM = "timm:"
 EXPANSION = 6  # of a block's hidden layer, in inverted bottlenecks; 4 in transformers
 MAPS_AT_ONCE = 4  # a layer's input and output, what it computes in, and one that is kept
 EARLY_STRIDES = (2, 4)  # of the feature maps that still follow the edges of things
+# What grouping compares, and how much each part weighs; chosen on 80 drawings over photographs, all trained on by
+# recipes/in1k, whose card has the IoU on others.
+COLOUR_WEIGHT, EARLY_WEIGHT, PLACE_WEIGHT = 1.0, 0.5, 0.8
+CHROMA = 2.0  # weight of red against green, and of both against blue, beside brightness
 NEEDS_TIMM = "this model's stem is a timm model: pip install timm"
 
 
@@ -287,8 +291,8 @@ def describe(
 ) -> Tensor:
     """Describe superpixels by what edges are made of: colours, early features, and where they are.
 
-    Each part is centred on the picture's mean and scaled to a mean square of 1 over the picture, so that no part
-    outweighs the others and a cosine compares deviations. Gradients stop here: grouping does not train the stem.
+    Each part is centred on the picture's mean and scaled to a mean square of its weight over the picture, so that a
+    cosine compares deviations. Gradients stop here: grouping does not train the stem.
 
     Args:
         images: (B, C, H, W) normalised.
@@ -301,18 +305,36 @@ def describe(
         (B, N, D) float.
     """
     with torch.no_grad():
-        parts = [pixel_means(images, segments, num_superpixels)]
+        parts = [(opponent_colours(pixel_means(images, segments, num_superpixels)), COLOUR_WEIGHT)]
         for features in early:
             means, area = area_means([features], segments, num_superpixels)
-            parts.append(means)
+            parts.append((means, EARLY_WEIGHT))
+        parts.append((pixel_means(pixel_places(images), segments, num_superpixels), PLACE_WEIGHT))
         if area is None:
             area = cell_shares(segments, (1, 1), num_superpixels)[..., 0]
 
         valid = (area > 0)[..., None]
         scaled = []
-        for part in parts:
+        for part, weight in parts:
             centred = torch.where(valid, part - weighted_mean(part, area), 0.0)
             power = weighted_mean(centred.square().sum(-1, keepdim=True), area)
-            scaled.append(centred / power.clamp(min=1e-6).sqrt())
+            scaled.append(weight * centred / power.clamp(min=1e-6).sqrt())
 
         return torch.cat(scaled, -1)
+
+
+def opponent_colours(colours: Tensor) -> Tensor:
+    """Return brightness, red against green and yellow against blue of (..., 3) colours; other channels stay."""
+    if colours.shape[-1] != 3:
+        return colours
+    red, green, blue = colours.unbind(-1)
+    brightness = (red + green + blue) / 3
+    return torch.stack([brightness, CHROMA * (red - green) / 2, CHROMA * ((red + green) / 4 - blue / 2)], -1)
+
+
+def pixel_places(images: Tensor) -> Tensor:
+    """Return (B, 2, H, W): row and column of each pixel, from -1 to 1."""
+    batch, _, height, width = images.shape
+    rows = torch.linspace(-1, 1, height, device=images.device, dtype=images.dtype)[:, None].expand(-1, width)
+    columns = torch.linspace(-1, 1, width, device=images.device, dtype=images.dtype)[None].expand(height, -1)
+    return torch.stack([rows, columns]).expand(batch, -1, -1, -1)

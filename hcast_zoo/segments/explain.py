@@ -2,7 +2,8 @@
 
 A level reads the class token of its stage. What that token took from each segment is the attention of the stage's
 blocks, weighted by its positive gradient on the level's score. The pooling assignments say which superpixels form a
-segment, and the blocks of earlier stages what the class token had seen before.
+segment, and the blocks of earlier stages what the class token had seen before. With a pretrained stem the class token
+also starts from the segments' evidence, whose mean by area is an attention, too.
 """
 
 import dataclasses
@@ -11,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..network.config import CELL_SIZE
 from ..network.model import HCast, HCastOutput
 from ..taxonomy.tree import UNKNOWN
 
@@ -63,13 +63,18 @@ def explain_levels(
         if segments is not None:
             segments = segments.clone()
         output = model(images, segments, num_clusters=num_clusters, output_attentions=True)
-        explanation = explain_output(output, model.config.depths, model.config.head_stages, targets)
+        c = model.config
+        explanation = explain_output(output, c.depths, c.head_stages, targets, c.sampling)
 
     return output.detach(), explanation
 
 
 def explain_output(
-    output: HCastOutput, depths: Sequence[int], head_stages: Sequence[int], targets: Tensor | None = None
+    output: HCastOutput,
+    depths: Sequence[int],
+    head_stages: Sequence[int],
+    targets: Tensor | None = None,
+    sampling: int = 1,
 ) -> Explanation:
     """Explain where each level looks, from an output with attentions and their graph.
 
@@ -78,6 +83,7 @@ def explain_output(
         depths: Blocks of each stage; a network without pooling is one stage.
         head_stages: Stage from 1 that each level reads.
         targets: (B, L) int64; see :func:`explain_levels`.
+        sampling: Pixels between those whose superpixels have a token; see :attr:`HCastConfig.sampling`.
 
     Raises:
         ValueError: if the output has no attentions, or targets are not as expected.
@@ -92,16 +98,20 @@ def explain_output(
     count = output.attentions[0].shape[-1] - 1
 
     # A superpixel without a cell is an empty token: it gets attention, but shows nothing.
-    seen = _pixel_counts(output.segments[:, ::CELL_SIZE, ::CELL_SIZE], count) > 0
+    seen = _pixel_counts(output.segments[:, ::sampling, ::sampling], count) > 0
     ends = torch.tensor(depths).cumsum(0).tolist()
     shares, focus = [], []
     for level, (logits, stage) in enumerate(zip(output.level_logits, head_stages)):
         score = logits.gather(1, targets[:, level, None]).sum()
         used = output.attentions[: ends[stage - 1]]
-        gradients = torch.autograd.grad(score, used, retain_graph=True)
+        sources = used if output.evidence is None else (*used, output.evidence)
+        gradients = torch.autograd.grad(score, sources, retain_graph=True)
         weights = [(g * a).clamp(min=0).mean(1).detach() for g, a in zip(gradients, used)]  # [B, 1 + N, 1 + N]
         stages = [weights[end - depth : end] for end, depth in zip(ends[:stage], depths)]
         relevance = class_token_relevance(stages, output.assignments[: stage - 1])
+        if output.evidence is not None:
+            told = (gradients[-1] * output.evidence).sum(-1).clamp(min=0).detach()  # [B, N]
+            relevance = _add_evidence(relevance, told, output.assignments)
         relevance[0] = relevance[0] * seen
         shares.append(_to_shares(relevance[-1], seen if stage == 1 else None))
         focus.append(_to_shares(relevance[0], seen))
@@ -139,6 +149,16 @@ def class_token_relevance(weights: Sequence[Sequence[Tensor]], assignments: Sequ
             relevance = torch.cat([relevance[:, :1], (part @ relevance[:, 1:, None])[..., 0]], 1)
 
     return found[::-1]
+
+
+def _add_evidence(relevance: list[Tensor], told: Tensor, assignments: Sequence[Tensor]) -> list[Tensor]:
+    """Add (B, N) contributions of superpixels, and of the segments that they are in, to the relevance of each stage."""
+    found = []
+    for stage, own in enumerate(relevance):
+        found.append(own + told)
+        if stage + 1 < len(relevance):
+            told = (told[:, None] @ assignments[stage].detach())[:, 0]
+    return found
 
 
 def focus_map(focus: Tensor, segments: Tensor) -> Tensor:

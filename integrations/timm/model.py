@@ -19,7 +19,7 @@ from hcast_zoo.common.text import clip
 from hcast_zoo.network.config import CELL_SIZE, NUM_STAGES, HCastConfig, check_clusters
 from hcast_zoo.network.embedding import fit_position, resample_position
 from hcast_zoo.network.encoder import run_stages
-from hcast_zoo.network.feature_maps import cell_labels, scatter
+from hcast_zoo.network.feature_maps import feature_map
 from hcast_zoo.network.graph_pooling import farthest_point_sampling
 from hcast_zoo.network.layers import init_block_weights
 from hcast_zoo.network.model import HCast, HCastOutput
@@ -202,7 +202,8 @@ class TimmHCast(HCast):
             return_prefix_tokens: Return (features, (B, 1, C) class token) for each stage.
             norm: Pass them through the final norm.
             stop_early: Do not run stages after the last of ``indices``.
-            output_fmt: ``"NCHW"`` gives each 8x8-pixel cell the token of its segment, ``"NLC"`` the tokens.
+            output_fmt: ``"NCHW"`` gives each 8x8-pixel cell the token of its top-left pixel's segment, or the mean of
+                its pixels' tokens where ``token_pooling`` is ``"area"``; ``"NLC"`` the tokens.
             intermediates_only: Leave out the final features.
             segments: See :meth:`forward`.
             num_clusters: See :meth:`forward`.
@@ -215,13 +216,12 @@ class TimmHCast(HCast):
         take, last = feature_take_indices(len(self.stages), indices)
         last = last + 1 if stop_early or intermediates_only else max(last + 1, self.feature_stage)
         states, segments, assignments = self._forward_stages(x, segments, num_clusters, last)
-        labels = cell_labels(segments, assignments)
         intermediates = []
         for index in take:
             tokens = self.norm(states[index]) if norm else states[index]
             cls, tokens = tokens[:, :1], tokens[:, 1:]
             if output_fmt == "NCHW":
-                tokens = scatter(tokens, labels[index])
+                tokens = feature_map(tokens, segments, assignments[:index], self.config.token_pooling)
             intermediates.append((tokens, cls) if return_prefix_tokens else tokens)
 
         if intermediates_only:

@@ -22,7 +22,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from hcast_zoo.network.encoder import Encoder, Encoding, Stage
-from hcast_zoo.network.feature_maps import cell_labels, scatter
+from hcast_zoo.network.feature_maps import feature_map
 from hcast_zoo.network.graph_pooling import CentroidProjection, GraphPooling
 from hcast_zoo.network.layers import Attention, Block
 from hcast_zoo.training.losses import HierarchicalLoss
@@ -326,11 +326,13 @@ class HCastBackbone(BackboneMixin, HCastPreTrainedModel):
         )
 
         ends = itertools.accumulate(self.config.depths, initial=0)
-        cells = cell_labels(encoding.segments, encoding.assignments)
+        poolings = [0, *range(len(self.config.depths))]  # before each: none before the stem's and stage 1's tokens
         maps = []
-        for name, end, labels in zip(self.stage_names, ends, [cells[0], *cells]):  # stem and stage 1: superpixels
+        for name, end, count in zip(self.stage_names, ends, poolings):
             if name in self.out_features:
-                maps.append(scatter(encoding.hidden_states[end][:, 1:], labels))
+                tokens = encoding.hidden_states[end][:, 1:]
+                assignments = encoding.assignments[:count]
+                maps.append(feature_map(tokens, encoding.segments, assignments, self.config.token_pooling))
 
         return BackboneOutput(
             feature_maps=tuple(maps),

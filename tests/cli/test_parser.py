@@ -255,7 +255,7 @@ def test_predict_imports_what_it_needs_alone():
     """torchvision, timm and torch's compiler each take about as long to import as torch; a prediction uses none."""
     code = (
         "import sys; from hcast_zoo.cli import main\n"
-        "code = main(['predict', sys.argv[1]])\n"
+        "code = main(['predict', sys.argv[1], '--model', 'hcast_small.emoji_art'])\n"
         "slow = ('torchvision', 'timm', 'torch._dynamo', 'huggingface_hub', 'transformers')\n"
         "print(code, [name for name in slow if name in sys.modules])"
     )

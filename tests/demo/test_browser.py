@@ -104,7 +104,7 @@ def browse(driver):
 
 @pytest.mark.skipif(not weights.packaged(), reason="no packaged weights")
 def test_from_upload_to_adaptation(browse, tmp_path):
-    predictor = Predictor()
+    predictor = Predictor("hcast_small.emoji_art")
     (expected,) = predictor.predict([LION])
     browser = browse(predictor)
     assert browser.text("#answer", "Drop a picture")

@@ -28,7 +28,9 @@ def sorted_files(folder):
 @pytest.mark.parametrize("how", ["link", "copy"])
 def test_each_picture_is_in_its_node_s_folder(how, tmp_path, capsys):
     pictures, output = tmp_path / "pictures", tmp_path / "sorted"
-    shutil.copytree(Path(__file__).parents[1] / "pictures", pictures, ignore=shutil.ignore_patterns("*.py", "*.md"))
+    shutil.copytree(
+        Path(__file__).parents[1] / "pictures", pictures, ignore=shutil.ignore_patterns("*.py", "*.md", "*.jpg")
+    )
     (pictures / "broken.png").write_bytes(b"")
     model, options = "hcast_tiny.emoji_art", ["--back-off", "0.7"]
     command = ["predict", str(pictures), "--model", model, *options, "--sort-into", str(output), "--sort-as", how]

@@ -1,15 +1,19 @@
 """Pretrained stems, averages by area, grouping on a descriptor; and one answer of a hybrid through every door."""
 
 import builtins
+import copy
 import importlib.util
+import itertools
 
 import pytest
 import torch
 
 from hcast_zoo.network import stems
 from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.feature_maps import feature_map
 from hcast_zoo.network.model import HCast
 from hcast_zoo.network.stems import Carried, area_means, weighted_mean
+from hcast_zoo.segments.explain import explain_levels
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights import file as weights
 from tests.tiny import LEVELS, TREE
@@ -215,3 +219,44 @@ def test_every_door(hybrid, images, tmp_path):
     for door, logits in answers.items():
         for ours, core in zip(logits, expected):
             torch.testing.assert_close(ours, core, atol=1e-5, rtol=0, msg=lambda text, door=door: f"{door}: {text}")
+
+
+def test_an_explanation_shows_the_evidence(hybrid, images):
+    """Where attention adds nothing, a level looks at what its score rises with: the gradient times the evidence."""
+    model = copy.deepcopy(hybrid)
+    for stage in model.stages:
+        torch.nn.init.zeros_(stage.blocks[0].attn.proj.weight)
+    torch.nn.init.normal_(model.stem.evidence.weight)  # so that superpixels speak for and against
+    row = torch.arange(64)[:, None] // 16
+    segments = (row * 4 + torch.arange(64) // 16).expand(2, 64, 64).clone()
+    segments[segments == 14] = 13
+    segments[:, 9:15, 9:15] = 14  # has no top-left pixel of a cell, but pixels count
+    kept = []
+    handle = model.stem.register_forward_hook(lambda *call: kept.append(call[2][1]))
+    output, explanation = explain_levels(model, images, segments)
+    again = model(images.clone().requires_grad_(), segments)
+    handle.remove()
+
+    for level, scores in enumerate(again.level_logits):
+        gradient = torch.autograd.grad(scores.amax(1).sum(), kept[1], retain_graph=True)[0]
+        told = (gradient * kept[1]).sum(-1).clamp(min=0).detach()
+        torch.testing.assert_close(explanation.focus[:, level], told / told.sum(1, keepdim=True), rtol=1e-3, atol=1e-5)
+    assert (explanation.focus[:, :, 14] > 0).any()
+    assert output.evidence.shape == (2, 16, 48) and not output.evidence.requires_grad
+
+
+def test_feature_maps_have_the_mean_of_a_cells_pixels():
+    """By area; else the token of the cell's top-left pixel."""
+    generator = torch.Generator().manual_seed(0)
+    segments = torch.randint(0, 6, (2, 16, 20), generator=generator)
+    assignment = torch.rand(2, 6, 3, generator=generator)
+    tokens = torch.randn(2, 3, 4, generator=generator)
+    parent = assignment.argmax(-1)
+    by_pixel = torch.stack([t[p[s]] for t, p, s in zip(tokens, parent, segments)]).permute(0, 3, 1, 2)
+
+    found = feature_map(tokens, segments, [assignment], "area")
+    assert found.shape == (2, 4, 2, 3)
+    for row, column in itertools.product(range(2), range(3)):
+        inside = by_pixel[:, :, torch.arange(16) * 2 // 16 == row][:, :, :, torch.arange(20) * 3 // 20 == column]
+        torch.testing.assert_close(found[:, :, row, column], inside.mean((2, 3)))
+    torch.testing.assert_close(feature_map(tokens, segments, [assignment], "top_left"), by_pixel[:, :, ::8, ::8])

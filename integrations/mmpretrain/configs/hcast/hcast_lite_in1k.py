@@ -9,8 +9,8 @@ That is its twin. Inherit this one, under `read_base()`, by
 
     from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_lite_in1k import *
 
-Expected: the packaged weights' numbers are in model_cards/hcast_lite.in1k.md; they were constructed by
-`recipes/in1k.py`. This recipe was not run to its end: cost not measured.
+Expected: the packaged weights' numbers are in model_cards/hcast_lite.in1k.md; they were distilled by
+`recipes/in1k`. This recipe was not run to its end: cost not measured.
 """
 
 from mmengine.config import read_base

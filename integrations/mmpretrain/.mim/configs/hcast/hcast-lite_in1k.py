@@ -5,8 +5,8 @@ photographs of. Image size, superpixels and taxonomy are the weights' own.
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-lite_in1k.py
 
-Expected: the packaged weights' numbers are in model_cards/hcast_lite.in1k.md; they were constructed by
-`recipes/in1k.py`. This recipe was not run to its end: cost not measured.
+Expected: the packaged weights' numbers are in model_cards/hcast_lite.in1k.md; they were distilled by
+`recipes/in1k`. This recipe was not run to its end: cost not measured.
 """
 
 _base_ = [

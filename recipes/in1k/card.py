@@ -1,0 +1,74 @@
+"""Measure the packaged weights on held-out pictures, and write their card.
+
+    python recipes/in1k/card.py --shards runs/in1k/shards --teacher efficientnet-lite0-57934424.pth
+
+After ``recipes/ship_weights.py``, which puts the weights and their facts into the package.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from measure import encodings, measure_gates, read_heads
+from shards import load
+from teacher import Teacher
+from torch import Tensor
+
+from hcast_zoo.evaluation.metrics import HierarchicalMetrics
+from hcast_zoo.paper import trees
+from hcast_zoo.sharing import model_card
+from hcast_zoo.taxonomy.decode import DECODERS, decode
+from hcast_zoo.weights import file as weights
+
+NAME = "hcast_lite.in1k"
+CARD = Path(__file__).parents[2] / "model_cards" / f"{NAME}.md"
+DATA = {
+    "photograph": "crops of photographs, labelled by EfficientNet-Lite0",
+    "composite": "cut-outs over photographs, labelled by EfficientNet-Lite0",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True)
+    args = parser.parse_args()
+    teacher = Teacher(args.teacher, trees.load("imagenet"))
+    content = weights.load(NAME)
+    model = weights.build(content)
+    for part in ("fresh", "development"):
+        for kind, name in DATA.items():
+            data = load(sorted(args.shards.glob(f"{part}_{kind}_?.pt")))
+            found = encodings(model, data)
+            write(name, part, data, measure_decoders(read_heads(model, found), data, teacher))
+            write(f"gates: {name}", part, data, {"leaf head and segments": measure_gates(model, data, found)})
+
+
+def measure_decoders(logits: tuple[Tensor, ...], data: dict, teacher: Teacher) -> dict[str, dict[str, float]]:
+    """Return the metrics of each decoding; labels are the teacher's, rolled up the tree."""
+    labels = torch.stack([level.argmax(-1) for level in teacher.roll_up(data["logits"])], 1)
+    results = {}
+    for mode in DECODERS:
+        metrics = HierarchicalMetrics(teacher.taxonomy)
+        metrics.update(decode(logits, teacher.taxonomy, mode).paths, labels)
+        results[mode] = metrics.compute()
+    return results
+
+
+def write(name: str, part: str, data: dict, results: dict[str, dict[str, float]]) -> None:
+    print(name, part, results, flush=True)
+    evaluation = model_card.Evaluation(
+        sha256=model_card.checksum(NAME),
+        data=name,
+        split=part,
+        pictures=len(data["area"]),
+        results=results,
+        command=f"python recipes/in1k/{os.path.basename(__file__)}",
+        commit=model_card.code_version(),
+    )
+    model_card.record(CARD, NAME, evaluation)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The weights that name photographs, as shipped: what the first command answers, and the gates that segments passed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hcast_zoo.cli import main
+from hcast_zoo.common.choices import DEFAULT_MODEL
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.network.encoder import Encoding
+from hcast_zoo.network.model import HCast, segment_map
+from hcast_zoo.network.stems import SuperpixelMeans
+from hcast_zoo.segments.explain import explain_levels
+from hcast_zoo.segments.metrics import best_union_iou
+from hcast_zoo.weights import file as weights
+
+PICTURES = Path(__file__).parents[1] / "pictures"
+SIDE = 140  # of a cut-out, in pixels
+pytestmark = pytest.mark.slow
+
+
+def test_the_first_command(capsys):
+    assert main(["predict", str(PICTURES / "tabby.jpg"), str(PICTURES / "espresso.jpg"), "--json"]) == 0
+    paths = [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()]
+    assert paths == [["mammal", "cat", "tabby"], ["food or drink", "drink", "espresso"]]
+
+
+@pytest.fixture(scope="module")
+def model() -> HCast:
+    return weights.load_model(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="module")
+def composites(model) -> tuple[torch.Tensor, torch.Tensor]:
+    """Drawings over photographs: (12, 3, 224, 224) normalised pictures, and the (12, 224, 224) bool drawings."""
+    pictures, masks = [], []
+    for ground in ("tabby.jpg", "espresso.jpg"):
+        for number, drawing in enumerate(sorted(PICTURES.glob("*.png"))):
+            with Image.open(PICTURES / ground) as photograph, Image.open(drawing) as file:
+                picture = photograph.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+                cut_out = file.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            place = 84 * (number % 2), 42 * (number % 3)
+            picture.paste(cut_out, place, cut_out)
+            mask = Image.new("L", picture.size)
+            mask.paste(cut_out.getchannel("A"), place)
+            pictures.append(eval_transform(model.config.replace(crop_pct=1.0))(picture))
+            masks.append(torch.from_numpy(np.array(mask)) > 127)
+    return torch.stack(pictures), torch.stack(masks)
+
+
+@pytest.fixture(scope="module")
+@torch.no_grad()
+def cached(model, composites) -> tuple[SuperpixelMeans, torch.Tensor]:
+    count = model.config.num_superpixels
+    segments = model.prepare_segments(composites[0], None, count)
+    return model.superpixel_means(composites[0], segments, count), segments
+
+
+@torch.no_grad()
+def run(model: HCast, means: SuperpixelMeans, segments: torch.Tensor, clusters=None) -> Encoding:
+    start = model.start_from_means(means, segments)
+    return model.encode_tokens(*start, segments, clusters or model.config.num_clusters)
+
+
+@torch.no_grad()
+def read(model: HCast, encoding: Encoding) -> tuple[torch.Tensor, ...]:
+    return model.forward_heads(encoding.level_features)
+
+
+def test_token_swap(model, cached):
+    """With another picture's tokens every level answers what it answers to the other picture."""
+    means, segments = cached
+    own = read(model, run(model, means, segments))
+    other = SuperpixelMeans(*(x.roll(6, 0) for x in (means.features, means.descriptor, means.area)))  # the other ground
+    swapped = read(model, run(model, other, segments.roll(6, 0)))
+    for logits, theirs in zip(own, swapped):
+        torch.testing.assert_close(logits.roll(6, 0), theirs, atol=1e-3, rtol=1e-3)
+        assert (logits.argmax(-1) != theirs.argmax(-1)).all()
+
+
+def test_deletion(model, composites, cached):
+    """Hiding the quarter of the superpixels that a level looks at costs its answer more than hiding as many others."""
+    means, segments = cached
+    _, explanation = explain_levels(model, composites[0], segments)
+    own = read(model, run(model, means, segments))
+    for level, logits in enumerate(own):
+        answer = logits.argmax(-1, keepdim=True)
+        order = explanation.focus[:, level].argsort(1, descending=True)
+        count = order.shape[1] // 4
+        costs = []
+        for hidden in (order[:, :count], order[:, count : 2 * count]):
+            shown = SuperpixelMeans(means.features, means.descriptor, means.area.scatter(1, hidden, 0.0))
+            left = read(model, run(model, shown, segments))[level]
+            costs.append((logits.log_softmax(-1) - left.log_softmax(-1)).gather(1, answer).mean().item())
+        assert costs[0] > costs[1] + 0.1, (level, costs)
+
+
+def test_segments_follow_the_drawings(model, composites, cached):
+    """Mean IoU of the best union of segments with the drawing; a lion over a tabby is harder than what the card has."""
+    for clusters, stages, bars in (((16, 8, 4, 2), (2, 3, 4), (75, 65, 50)), (model.config.num_clusters, (4,), (75,))):
+        encoding = run(model, *cached, clusters)
+        for stage, bar in zip(stages, bars):
+            maps = segment_map(encoding.segments, encoding.assignments, stage)
+            ious = [best_union_iou(labels, mask) for labels, mask in zip(maps, composites[1])]
+            assert sum(ious) / len(ious) >= bar, (clusters, stage, ious)
