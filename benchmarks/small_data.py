@@ -11,6 +11,7 @@ measured.
 import argparse
 import json
 import statistics
+import sys
 from pathlib import Path
 
 import report
@@ -57,7 +58,7 @@ Full-path accuracy in percent; for the simple classifiers that of the leaf, whos
 set is {picture:.1f} points; the standard error of a figure near 75 is {error:.1f}. Simple classifiers read the frozen
 stem's last features (1,280, those that EfficientNet-Lite0's own classifier reads), averaged over the picture.
 
-Written by `python benchmarks/small_data.py{options}`, {version}.
+Written by `python benchmarks/small_data.py --data {name} --output runs/small_data{options}`, {version}.
 """
 
 
@@ -146,7 +147,8 @@ def main() -> None:
         rows="\n".join("| " + " | ".join(row) + " |" for row in rows),
         picture=100 / count,
         error=100 * (0.75 * 0.25 / count) ** 0.5,
-        options="".join(f" {option}" for option in args.options),
+        name=args.data.name,
+        options="".join(f" {word}" for word in sys.argv[5:]),
         version=code_version(),
     )
     report.write(args.docs, f"small_data_{args.data.name}.md", text)

@@ -187,10 +187,11 @@ class Encoder(nn.Module):
         if isinstance(images, SuperpixelMeans):  # of a frozen stem, whose work was done before
             if segments is None:
                 raise ValueError("segments: expected those that the superpixels' averages were made with, got None")
-            tokens, valid, carried = self.start_from_means(images, segments)
+            start: tuple[Tensor, Tensor, Carried | None] = self.start_from_means(images, segments)
         else:
             segments = self.prepare_segments(images, segments, num_superpixels)
-            tokens, valid, carried = self.start(images, segments, num_superpixels)
+            start = self.start(images, segments, num_superpixels)
+        tokens, valid, carried = start
         return self.encode_tokens(
             tokens,
             valid,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
@@ -37,7 +38,7 @@ def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
     if not isinstance(stem, PretrainedStem) or source == "none":
         return None
 
-    config: HCastConfig = model.config
+    config = cast(HCastConfig, model.config)
     source = source or packaged_stem(config) or "timm"
     if source == "timm":
         stem.body.load_state_dict(_download(config), strict=False)
@@ -96,7 +97,7 @@ def fit_evidence(model: torch.nn.Module, batches: Iterable[dict | None]) -> None
     """
     stem = model.stem
     device = next(model.parameters()).device
-    pictures = []
+    pictures: list[Tensor] = []
     for batch in batches:
         if batch is None:
             continue
@@ -146,7 +147,14 @@ def fit_heads(model: torch.nn.Module, batches: Iterable[dict | None], settings: 
         if drawn is not None:
             importance = importance * drawn.to(target.device)[known]
         offset = settings.logit_adjustment * priors[level].log().to(target.device)
-        fit_head(head, values[known], target, importance / importance.sum(), offset, settings.smoothing)
+        fit_head(
+            head,
+            values[known],
+            target,
+            importance=importance / importance.sum(),
+            offset=offset,
+            smoothing=settings.smoothing,
+        )
 
     model.train(training)
 
@@ -169,7 +177,13 @@ def collect_features(model: torch.nn.Module, batches: Iterable[dict | None]) -> 
 
 
 def fit_head(
-    head: torch.nn.Linear, features: Tensor, labels: Tensor, importance: Tensor, offset: Tensor, smoothing: float = 0.0
+    head: torch.nn.Linear,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    importance: Tensor,
+    offset: Tensor,
+    smoothing: float = 0.0,
 ) -> None:
     """Set a head to the multinomial logistic regression of labels on features.
 

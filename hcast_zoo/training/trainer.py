@@ -129,15 +129,15 @@ class Trainer:
             self._claim_folder(made_of, accept_changes)
 
         drawn = sample_weights(train_set.labels, settings.sampler)
-        self.workers = settings.workers
-        if self.workers is None:
-            self.workers = choose_readers(settings.batch_size, config.image_size, world)
+        readers = choose_readers(settings.batch_size, config.image_size, world)
+        self.workers = readers if settings.workers is None else settings.workers
+        self.sampler: SeededSampler
         if settings.paper_exact and world > 1:  # docs/official_differences.md, 45
             self.sampler = RepeatedSampler(len(train_set), settings.seed, world, settings.batch_size)
         else:
             self.sampler = SeededSampler(len(train_set), settings.seed, drawn)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.views = None
+        self.views: ViewSet | None = None
         if settings.augment_views:
             folder = ViewFolder(settings.view_cache or self.output / FOLDER, model, settings)
             self.views = ViewSet(train_set, folder, settings.augment_views)
@@ -284,7 +284,7 @@ class Trainer:
             model,
             self.loss,
             self.train_set,
-            [] if self.views is None else [self.views, self.val_set],
+            [views for views in (self.views, self.val_set) if isinstance(views, ViewSet)],
             pictures=steps * settings.batch_size,
             validated=validations * len(self.val_set),
             workers=self.workers,
