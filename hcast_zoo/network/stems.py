@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import memory
+from .memory import check_config
 
 TIMM = "timm:"
 EXPANSION = 6  # of a block's hidden layer, in inverted bottlenecks; 4 in transformers
@@ -188,7 +188,7 @@ def create_body(config: Any, device=None, dtype=None) -> nn.Module:
     """
     device = torch.device(device or torch.get_default_device())
     sketch = _create_on(torch.device("meta"), config)
-    memory.check_config(config, stem=_picture_bytes(sketch, config) + (device.type != "meta") * _bytes(sketch))
+    check_config(config, stem=_picture_bytes(sketch, config) + (device.type != "meta") * _bytes(sketch))
     body = sketch if device.type == "meta" else _create_on(device, config)
 
     return body if dtype is None else body.to(dtype)
