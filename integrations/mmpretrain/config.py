@@ -4,6 +4,8 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+from hcast_zoo.data.listing import find_split
+from hcast_zoo.data.readers import find_shards, read, split_folders
 from hcast_zoo.network.config import VARIANTS, HCastConfig
 from hcast_zoo.paper import trees
 from hcast_zoo.taxonomy.calibration import Calibration
@@ -45,7 +47,8 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
 
     Args:
         source: The name of a data set of the paper (see :mod:`hcast_zoo.paper.trees`); the name or file of weights; a
-            JSON or CSV file, or a tree of folders; the plain data of :meth:`Taxonomy.to_dict`; or a taxonomy.
+            JSON or CSV file, or a tree of folders; pictures (folders, in parts or not, or parquet), of which it is the
+            tree of the training labels; the plain data of :meth:`Taxonomy.to_dict`; or a taxonomy.
 
     Raises:
         TaxonomyError: if there is none, or it is no tree.
@@ -69,7 +72,18 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
             f"no taxonomy {str(source)!r}: expected a .json or .csv file, a folder, or one of {', '.join(known)}"
         )
 
-    return Taxonomy.load(source)
+    return _tree_of(Path(source))
+
+
+@functools.lru_cache(maxsize=8)
+def _tree_of(source: Path) -> Taxonomy:
+    """Return the tree of a file or folder; of pictures in parts, that of the training labels, as training takes it."""
+    if source.suffix.lower() in (".parquet", ".jsonl") or (source.is_dir() and find_shards(source)):
+        listing = read(source, wanted=("train",))
+        return (listing.part("train") if listing.splits else listing).taxonomy()
+    parts = split_folders(source, ("train",)) if source.is_dir() else []
+    train = find_split("train", parts)
+    return Taxonomy.load(source / train if train else source)
 
 
 def load_calibration(source: str | Path | Mapping | None, num_levels: int) -> Calibration:

@@ -30,6 +30,7 @@ class HierarchicalClsHead(ClsHead):
         drop_rate: Dropout before the layers.
         calibration: Temperatures for decoding: plain data of :meth:`Calibration.to_dict`, or the
             name or file of weights, whose own they are if they have any. None changes nothing.
+        num_classes: Of mmpretrain's flat heads; may be given if it is the finest level's.
         loss: The loss; see :class:`.loss.HierarchicalLoss`.
         init_cfg: mmengine's initialisation.
 
@@ -48,6 +49,7 @@ class HierarchicalClsHead(ClsHead):
         calibration: str | Mapping | None = None,
         loss: dict | nn.Module | None = None,
         init_cfg: dict | list | None = None,
+        num_classes: int | None = None,
     ):
         super().__init__(
             loss=loss or dict(type="HierarchicalLoss"),
@@ -55,6 +57,12 @@ class HierarchicalClsHead(ClsHead):
         )
         self.taxonomy = None if taxonomy is None else load_taxonomy(taxonomy)
         self.level_classes = self._check_levels(level_classes)
+        if num_classes not in (None, self.level_classes[-1]):
+            raise ValueError(
+                f"num_classes={num_classes} is of flat heads, and the finest level here has {self.level_classes[-1]} "
+                "classes: say which classes all levels have by taxonomy= (a .json or .csv file, a folder of your "
+                "pictures, weights) or level_classes=[...], coarse to fine"
+            )
         self.in_channels = in_channels
         levels = len(self.level_classes)
         self.in_indices = tuple(in_indices or (stage - 1 for stage in default_head_stages(levels)))
@@ -73,7 +81,10 @@ class HierarchicalClsHead(ClsHead):
         given = None if level_classes is None else tuple(level_classes)
         if self.taxonomy is None:
             if not given or any(type(n) is not int or n < 1 for n in given):
-                raise ValueError(f"expected a taxonomy, or level_classes with at least one level, got {given!r}")
+                raise ValueError(
+                    f"expected a taxonomy, or level_classes with at least one level, got {given!r}. num_classes, which "
+                    "flat heads take, does not tell the classes of the other levels"
+                )
             return given
 
         if given not in (None, self.taxonomy.level_classes):

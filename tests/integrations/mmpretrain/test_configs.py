@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import zipfile
+from itertools import product
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmpretrain.registry import MODELS, TRANSFORMS
+from mmpretrain.registry import DATASETS, MODELS, TRANSFORMS
+from PIL import Image
 
 import hcast_zoo.integrations.mmpretrain as package
 from hcast_zoo.integrations.mmpretrain.hcast import MIM
@@ -19,6 +21,7 @@ from hcast_zoo.paper import trees
 from hcast_zoo.paper.benchmarks import BENCHMARKS
 from hcast_zoo.weights.file import load, packaged
 
+ROOT = Path(__file__).parents[3]
 PURE = Path(package.__file__).parent / "configs" / "hcast"
 NAMES = sorted(p.stem for p in (MIM / "configs" / "hcast").glob("*.py"))
 PAPER = {  # levels, superpixels, published full-path accuracy as the docstring must tell it
@@ -176,3 +179,27 @@ def test_in_the_wheel(tmp_path):
 def test_unknown_config():
     with pytest.raises(FileNotFoundError, match="hcast-small_dogs"):
         ours("hcast-small_dogs")
+
+
+def test_own_pictures_in_five_lines(tmp_path, monkeypatch):
+    """The page's block, on folders in parts; the head and the data sets get the same tree."""
+    labels = ("owls/snowy", "owls/barn", "gulls/herring")
+    for number, (part, path) in enumerate(product(("training", "valid", "test"), labels)):
+        file = tmp_path / "birds" / part / path / f"{number}.png"
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 40), (20 * number, 0, 0)).save(file)
+    page = (ROOT / "docs/mmpretrain.md").read_text()
+    block = page.partition("Five lines are")[2].partition("```python\n")[2].partition("```")[0]
+    assert len(block.splitlines()) == 5
+    (tmp_path / "own.py").write_text(block)
+    monkeypatch.chdir(tmp_path)
+
+    config = Config.fromfile("own.py")
+    head = MODELS.build(config.model.head)
+    assert head.level_classes == (2, 3) and head.taxonomy.names[1] == ("herring", "barn", "snowy")
+    for loader, count in ((config.train_dataloader, 3), (config.val_dataloader, 3), (config.test_dataloader, 3)):
+        dataset = DATASETS.build(loader.dataset)
+        assert len(dataset) == count and dataset.taxonomy == head.taxonomy
+
+    with pytest.raises(ValueError, match="num_classes=200 is of flat heads, and the finest level here has 3"):
+        MODELS.build({**config.model.head, "num_classes": 200})
