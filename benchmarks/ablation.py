@@ -33,7 +33,7 @@ from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import UNKNOWN
 from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.training.trainer import Trainer
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 
 SETTINGS = dict(
     min_lr=1e-6,
@@ -231,7 +231,7 @@ def measure(
     # Nothing is chosen on the validation pictures: these are the average weights after the last step.
     model = trainer.make_model()
     model.load_state_dict(
-        {key: value.float() for key, value in weights.load(folder / "last.safetensors").state_dict.items()}
+        {key: value.float() for key, value in load_weights(folder / "last.safetensors").state_dict.items()}
     )
     test.transform = eval_transform(config)
     results, right = score(model.eval().to(trainer.accelerator.device), test, taxonomy)

@@ -21,9 +21,9 @@ from torchvision import transforms as tv
 from tqdm import tqdm
 
 from hcast_zoo import Taxonomy
-from hcast_zoo.adaptation import report as adapt_picture
 from hcast_zoo.adaptation.adapt import adapt, node_log_probability
 from hcast_zoo.adaptation.config import AdaptConfig
+from hcast_zoo.adaptation.report import adapt_picture, draw_sheet
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.evaluation.evaluate import collect_logits
 from hcast_zoo.inference.predictor import Predictor
@@ -31,7 +31,7 @@ from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.segments.metrics import best_union_iou, rand_distance
 from hcast_zoo.taxonomy.calibration import Calibration, fit_calibration
 from hcast_zoo.taxonomy.decode import decode
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, build_model, load_weights
 
 EXAMPLE = "tests/pictures/helicopter.png"
 
@@ -133,19 +133,19 @@ def main() -> None:
     parser.add_argument("--example-target", default="helicopter", help="and what it should be seen as (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the wrong labels")
     args = parser.parse_args()
-    content = weights.load(args.model)
-    model = weights.build(content)
-    dataset = report.load_data(args, content)
+    weights = load_weights(args.model)
+    model = build_model(weights)
+    dataset = report.load_data(args, weights)
     dataset.skip_broken = False
-    calibration = content.calibration or calibrate(args, content, model)
-    cases = make_cases(content.taxonomy)
+    calibration = weights.calibration or calibrate(args, weights, model)
+    cases = make_cases(weights.taxonomy)
     rng = np.random.default_rng(args.seed)
     results: dict[str, list[Result]] = {case.name: [] for case in cases}
     for index in tqdm(range(len(dataset)), "adapt", smoothing=0.05):
         image, labels = dataset[index]
-        segments = model.prepare_segments(image[None], None, content.config.num_superpixels)
-        mask = object_mask(dataset, index, content.config)
-        wrong = wrong_leaf(labels.tolist(), content.taxonomy, rng)
+        segments = model.prepare_segments(image[None], None, weights.config.num_superpixels)
+        mask = object_mask(dataset, index, weights.config)
+        wrong = wrong_leaf(labels.tolist(), weights.taxonomy, rng)
         for case in cases:
             config = AdaptConfig(free=(case.free,), steps=args.steps, step_size=args.step_size, radius=args.radius)
             target = (
@@ -159,16 +159,16 @@ def main() -> None:
             a = adapt(
                 model,
                 image[None],
-                content.taxonomy,
+                weights.taxonomy,
                 target,
                 feedback=case.feedback,
                 config=config,
                 segments=segments,
                 calibration=calibration,
             )
-            results[case.name].append(measure(a, labels, mask, content.taxonomy, calibration))
+            results[case.name].append(measure(a, labels, mask, weights.taxonomy, calibration))
 
-    write_report(args, content, calibration, cases, results)
+    write_report(args, weights, calibration, cases, results)
 
 
 def make_cases(taxonomy: Taxonomy) -> list[Case]:
@@ -183,13 +183,13 @@ def make_cases(taxonomy: Taxonomy) -> list[Case]:
     return cases
 
 
-def calibrate(args, content: weights.Weights, model) -> Calibration:
+def calibrate(args, weights: Weights, model) -> Calibration:
     """Fit on held-out pictures, as `hcast-zoo calibrate` does."""
     held_out = HierarchicalDataset.load(
-        args.data, content.taxonomy, args.val_split, transform=report.eval_transform(content.config)
+        args.data, weights.taxonomy, args.val_split, transform=report.eval_transform(weights.config)
     )
     return fit_calibration(
-        *collect_logits(model, held_out), content.taxonomy, f"{content.taxonomy.name}, split {args.val_split}"
+        *collect_logits(model, held_out), weights.taxonomy, f"{weights.taxonomy.name}, split {args.val_split}"
     )
 
 
@@ -350,9 +350,9 @@ def verdict_target(cases: list[Case], results: dict[str, list[Result]]) -> str:
 
 
 def draw_example(args, path: Path) -> None:
-    adapted = adapt_picture.adapt_picture(Predictor(args.model), args.example, args.example_target)
+    adapted = adapt_picture(Predictor(args.model), args.example, args.example_target)
     path.parent.mkdir(parents=True, exist_ok=True)
-    adapt_picture.draw_sheet(adapted).save(path, optimize=True)
+    draw_sheet(adapted).save(path, optimize=True)
 
 
 if __name__ == "__main__":

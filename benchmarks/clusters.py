@@ -18,7 +18,7 @@ from tqdm import tqdm
 from hcast_zoo import HCast, HCastConfig
 from hcast_zoo.evaluation.metrics import HierarchicalMetrics
 from hcast_zoo.taxonomy.decode import decode
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 
@@ -44,16 +44,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="rounds of timing (%(default)s)")
     parser.add_argument("--time-batch", type=int, default=16, help="pictures of the timed batch (%(default)s)")
     args = parser.parse_args()
-    content = weights.load(args.model)
-    model, default = weights.build(content), content.config.num_clusters
-    dataset = report.load_data(args, content)
-    batches = report.load_batches(dataset, content.config, args.batch_size)
-    settings = list(dict.fromkeys(scaled(content.config, scale) for scale in SCALES))
-    metrics = {s: measure(model, batches, content.taxonomy, s) for s in tqdm(settings, "accuracy")}
+    weights = load_weights(args.model)
+    model, default = build_model(weights), weights.config.num_clusters
+    dataset = report.load_data(args, weights)
+    batches = report.load_batches(dataset, weights.config, args.batch_size)
+    settings = list(dict.fromkeys(scaled(weights.config, scale) for scale in SCALES))
+    metrics = {s: measure(model, batches, weights.taxonomy, s) for s in tqdm(settings, "accuracy")}
     ratios = time_ratios(model, batches, settings, args.rounds, args.time_batch)
     quartiles = {s: statistics.quantiles(r, n=4, method="inclusive") for s, r in ratios.items()}
 
-    header = ["clusters", "FPA", "TICE", *content.taxonomy.levels, "time", "quartiles"]
+    header = ["clusters", "FPA", "TICE", *weights.taxonomy.levels, "time", "quartiles"]
     rows = []
     for s in settings:
         low, median, high = quartiles[s]
@@ -67,7 +67,7 @@ def main() -> None:
         "clusters.md",
         TEXT.format(
             default="/".join(map(str, default)),
-            provenance=report.provenance(args, content, len(dataset)),
+            provenance=report.provenance(args, weights, len(dataset)),
             table=report.table(header, rows),
             error=standard_error(metrics[default]["fpa"], len(dataset)),
             rounds=args.rounds,

@@ -23,7 +23,7 @@ from hcast_zoo.taxonomy.backoff import back_off
 from hcast_zoo.taxonomy.calibration import Calibration, calibration_errors, fit_calibration
 from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import UNKNOWN
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -102,18 +102,18 @@ def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
     parser.add_argument("--val-split", default="val", help="to calibrate on, if the weights are not (%(default)s)")
     args = parser.parse_args()
-    content = weights.load(args.model)
-    model, taxonomy = weights.build(content), content.taxonomy
-    dataset = report.load_data(args, content)
+    weights = load_weights(args.model)
+    model, taxonomy = build_model(weights), weights.taxonomy
+    dataset = report.load_data(args, weights)
     held_out = HierarchicalDataset.load(args.data, taxonomy, args.val_split, transform=dataset.transform)
     val, test = (collect_logits(model, d, args.batch_size) for d in (held_out, dataset))
-    calibration = content.calibration or fit_calibration(*val, taxonomy, f"{taxonomy.name}, split {args.val_split}")
+    calibration = weights.calibration or fit_calibration(*val, taxonomy, f"{taxonomy.name}, split {args.val_split}")
     draw(args.docs / PICTURE, *test, taxonomy, calibration)
     report.write(
         args.docs,
         "decoding.md",
         TEXT.format(
-            provenance=report.provenance(args, content, len(test[1])),
+            provenance=report.provenance(args, weights, len(test[1])),
             fitted_on=calibration.fitted_on,
             picture=PICTURE.as_posix(),
             decoders=decoder_table(*test, taxonomy, calibration),

@@ -22,7 +22,7 @@ from hcast_zoo.evaluation.metrics import HierarchicalMetrics
 from hcast_zoo.inference.engines import OFFERED, make_engine
 from hcast_zoo.inference.predictor import Predictor
 from hcast_zoo.taxonomy.decode import decode
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 TEXT = """# Engines
 
@@ -63,10 +63,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs to time (%(default)s)")
     parser.add_argument("--files", type=int, default=500, help="picture files, end to end (%(default)s)")
     args = parser.parse_args()
-    content = weights.load(args.model)
-    model = weights.build(content)
-    dataset = report.load_data(args, content)
-    batches = report.load_batches(dataset, content.config, args.batch_size)
+    weights = load_weights(args.model)
+    model = build_model(weights)
+    dataset = report.load_data(args, weights)
+    batches = report.load_batches(dataset, weights.config, args.batch_size)
     reference = run(make_engine(model), batches)
 
     rows = []
@@ -81,7 +81,7 @@ def main() -> None:
         args.docs,
         "engines.md",
         TEXT.format(
-            provenance=report.provenance(args, content, len(dataset)),
+            provenance=report.provenance(args, weights, len(dataset)),
             table="\n".join(rows),
             batch=args.batch_size,
             files=len(files),

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from hcast_zoo import Predictor
 from hcast_zoo.data.pictures import read_picture
 from hcast_zoo.data.transforms import eval_transform
-from hcast_zoo.segments import drawing as visualize
+from hcast_zoo.segments.drawing import Segmentation, stage_panel
 from hcast_zoo.segments.metrics import boundaries
 from hcast_zoo.segments.report import segment_picture
 
@@ -35,7 +35,7 @@ def draw_stages(predictor: Predictor, file: Path) -> plt.Figure:
     axes[0].set_title("picture", fontsize=10)
     read = {reading.stage: reading.text.replace(": ", "\n", 1) for reading in segmented.readings}
     for stage, (axis, labels) in enumerate(zip(axes[1:], maps), 1):
-        axis.imshow(visualize.stage_panel(segmented.segmentation, stage))
+        axis.imshow(stage_panel(segmented.segmentation, stage))
         axis.set_title(f"stage {stage}: {len(np.unique(labels[labels >= 0]))} segments", fontsize=10)
         axis.set_xlabel(read.get(stage, "no label\nis read here"), fontsize=10)
 
@@ -55,7 +55,7 @@ def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure
     hook.remove()
     segments, pooling = output.segments[0].numpy(), pooled[0]
     centres, assignment = pooling.indices[0].tolist(), pooling.assignment[0].numpy()
-    view = visualize.Segmentation.from_output(picture, output, config).view(segments.shape[0])
+    view = Segmentation.from_output(picture, output, config).view(segments.shape[0])
     lines = boundaries(segments)
 
     figure, axes = plt.subplots(1, shown + 2, figsize=(PANEL_IN * (shown + 2), PANEL_IN * 1.2), layout="constrained")
@@ -81,7 +81,7 @@ def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure
         axis.set_title(f"probability of cluster {number + 1}", fontsize=10)
 
     figure.colorbar(image, ax=axes[-2], shrink=0.7)
-    axes[-1].imshow(visualize.stage_panel(visualize.Segmentation.from_output(picture, output, config), 2))
+    axes[-1].imshow(stage_panel(Segmentation.from_output(picture, output, config), 2))
     axes[-1].set_title("most probable cluster", fontsize=10)
     for axis in axes:
         axis.set(xticks=[], yticks=[])

@@ -18,11 +18,11 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from hcast_zoo import HCast, HCastConfig, HCastOutput, HierarchicalDataset, Taxonomy
-from hcast_zoo.network import superpixels
+from hcast_zoo.network.superpixels import grid_superpixels
 from hcast_zoo.segments.explain import Explanation, explain_output
 from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.training.trainer import Trainer
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, load_weights
 
 
 class FlatViT(nn.Module):
@@ -68,7 +68,7 @@ class FlatViT(nn.Module):
 
     def output(self, images: Tensor, feature: Tensor, attentions: Sequence[Tensor] = ()) -> HCastOutput:
         """Return the output of one (B, C) class token that all levels read; its segments are the patches."""
-        patches = superpixels.grid(*images.shape[2:], self.config.num_superpixels).expand(len(images), -1, -1)
+        patches = grid_superpixels(*images.shape[2:], self.config.num_superpixels).expand(len(images), -1, -1)
         logits = tuple(head(feature) for head in self.heads)
         return HCastOutput(
             level_logits=logits,
@@ -107,12 +107,12 @@ class FlatTrainer(Trainer):
         return FlatViT(self.config)
 
 
-def load(source: str) -> tuple[FlatViT, weights.Weights]:
+def load(source: str) -> tuple[FlatViT, Weights]:
     """Return a trained flat ViT, in eval mode, and the content of its file."""
-    content = weights.load(source)
-    model = FlatViT(content.config)
-    model.load_state_dict({k: v.float() for k, v in content.state_dict.items()})
-    return model.eval(), content
+    weights = load_weights(source)
+    model = FlatViT(weights.config)
+    model.load_state_dict({k: v.float() for k, v in weights.state_dict.items()})
+    return model.eval(), weights
 
 
 def flat_config(config: HCastConfig, depth: int | None = None) -> HCastConfig:

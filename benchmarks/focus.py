@@ -19,7 +19,7 @@ from hcast_zoo.evaluation.metrics import HierarchicalMetrics
 from hcast_zoo.segments.explain import agreement, explain_levels, focus_map
 from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import UNKNOWN, Taxonomy
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 HIDDEN = 0.2  # part of the pixels that is hidden
 
@@ -68,13 +68,13 @@ def main() -> None:
     parser.add_argument("--flat", help="weights of benchmarks/flat_vit.py, trained on the same taxonomy")
     parser.add_argument("--page", default="focus.md", help="name of the report (%(default)s)")
     args = parser.parse_args()
-    content = weights.load(args.model)
-    model = weights.build(content)
+    weights = load_weights(args.model)
+    model = build_model(weights)
     models = {"H-CAST": (model, functools.partial(explain_levels, model))}
     flat_text = NO_FLAT
     if args.flat:
         flat, flat_content = flat_vit.load(args.flat)
-        if flat_content.taxonomy != content.taxonomy or flat.config.image_size != model.config.image_size:
+        if flat_content.taxonomy != weights.taxonomy or flat.config.image_size != model.config.image_size:
             raise SystemExit("expected a flat ViT of the same taxonomy and picture size")
         models["flat ViT"] = flat, lambda images, segments: flat.explain(images)
         flat_text = FLAT.format(
@@ -84,11 +84,11 @@ def main() -> None:
             hcast=flat_vit.parameters(model) / 1e6,
         )
 
-    dataset = report.load_data(args, content)
-    batches = report.load_batches(dataset, content.config, args.batch_size)
+    dataset = report.load_data(args, weights)
+    batches = report.load_batches(dataset, weights.config, args.batch_size)
     agreements, hiding = [], []
     for title, (network, explain) in models.items():
-        found = measure(network, explain, batches, content.taxonomy)
+        found = measure(network, explain, batches, weights.taxonomy)
         agreements.append(
             [
                 title,
@@ -107,7 +107,7 @@ def main() -> None:
         )
 
         for level, before, seen, chance in zip(
-            content.taxonomy.levels, *(found[k].T for k in ("before", "seen", "random"))
+            weights.taxonomy.levels, *(found[k].T for k in ("before", "seen", "random"))
         ):
             hiding.append(
                 [
@@ -122,7 +122,7 @@ def main() -> None:
         args.docs,
         args.page,
         TEXT.format(
-            provenance=report.provenance(args, content, len(dataset)),
+            provenance=report.provenance(args, weights, len(dataset)),
             hidden=HIDDEN,
             flat=flat_text,
             agreement=report.table(["network", "FPA", "tokens", "all", "right", "wrong", "by chance"], agreements),

@@ -21,7 +21,7 @@ from hcast_zoo.data.pictures import on_background
 from hcast_zoo.segments.drawing import Segmentation, strip
 from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import UNKNOWN
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 PANEL, LINE, GAP = 96, 18, 16  # pixels, in the gallery
 MEASURES = {"boundary": +1, "compactness": -1, "scatter": +1}  # +1: higher is more fragmented
@@ -54,9 +54,9 @@ picture, then what stages 1 to 4 see.
 
 def main() -> None:
     args = report.make_parser(__doc__.splitlines()[0]).parse_args()
-    content = weights.load(args.model)
-    model = weights.build(content)
-    dataset = report.load_data(args, content)
+    weights = load_weights(args.model)
+    model = build_model(weights)
+    dataset = report.load_data(args, weights)
     right, values, paths = measure(model, dataset, args.batch_size)
     if right.all() or not right.any():
         raise SystemExit(f"expected right and wrong pictures, got {right.sum()} right of {len(right)}")
@@ -88,7 +88,7 @@ def main() -> None:
         TEXT.format(
             right=right.sum(),
             wrong=(~right).sum(),
-            provenance=report.provenance(args, content, len(dataset)),
+            provenance=report.provenance(args, weights, len(dataset)),
             table=report.table(header, rows),
             verdict=verdict(found, values.shape[1]),
         ),

@@ -19,8 +19,8 @@ from report import load_data, make_parser, provenance, table, write
 
 from hcast_zoo import Prediction, Predictor
 from hcast_zoo.data.pictures import read_picture
-from hcast_zoo.segments import drawing as visualize
-from hcast_zoo.weights import file as weights
+from hcast_zoo.segments.drawing import PANEL, compose_sheet
+from hcast_zoo.weights.file import load_weights
 
 THRESHOLDS = (0.5, 0.9)
 PHOTOGRAPHS = (
@@ -127,13 +127,13 @@ def main() -> None:
     parser = make_parser(__doc__.splitlines()[0])
     parser.add_argument("--outside", type=Path, help="parquet file of another data set")
     args = parser.parse_args()
-    content = weights.load(args.model)
+    weights = load_weights(args.model)
     predictor = Predictor(args.model)
-    dataset = load_data(args, content)
+    dataset = load_data(args, weights)
     dataset.transform = None
     known = [dataset[i] for i in range(len(dataset))]
     pictures = [picture.convert("RGB") for picture, _ in known]
-    truth = [content.taxonomy.path_names(labels.tolist()) for _, labels in known]
+    truth = [weights.taxonomy.path_names(labels.tolist()) for _, labels in known]
     first, whole = row("**EmojiArt, the artist never seen**", predictor, pictures, None, truth)
     rows, inside = [first], [p.path_probability for p in whole]
     for name, change in CHANGES.items():
@@ -160,7 +160,7 @@ def main() -> None:
         Path(__file__)
         .with_name("limits.md.in")
         .read_text()
-        .replace("{provenance}", provenance(args, content, len(pictures)))
+        .replace("{provenance}", provenance(args, weights, len(pictures)))
         .replace(
             "{table}",
             table(
@@ -168,7 +168,7 @@ def main() -> None:
                     "pictures",
                     "number",
                     "path",
-                    *content.taxonomy.levels,
+                    *weights.taxonomy.levels,
                     *(f"{t:g}: {what}" for t in THRESHOLDS for what in ("any", "emoji")),
                     "told apart",
                     "right",
@@ -190,8 +190,8 @@ def main() -> None:
 
 def draw(shown: dict[str, tuple[Image.Image, Prediction]]) -> Image.Image:
     """Set pictures side by side, each with its answer below."""
-    panel = (visualize.PANEL, visualize.PANEL)
-    return visualize.sheet(
+    panel = (PANEL, PANEL)
+    return compose_sheet(
         [
             [(ImageOps.fit(picture, panel), [name, *answer.path, f"path {answer.path_probability:.0%}"])]
             for name, (picture, answer) in shown.items()

@@ -21,7 +21,7 @@ from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.evaluation.evaluate import collect_logits
 from hcast_zoo.sharing.model_card import code_version
 from hcast_zoo.taxonomy.decode import decode
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 ARMS = {
     "natural": [],
@@ -82,9 +82,9 @@ def write_pictures(rows: list[dict], folder: Path) -> Path:
 
 def measure(folder: Path, data: Path, counts: dict[str, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return which paths are right, and the number of training pictures of each one's leaf."""
-    content = weights.load(folder / "last.safetensors")
+    content = load_weights(folder / "last.safetensors")
     dataset = HierarchicalDataset.load(data, content.taxonomy, "val+test", transform=eval_transform(content.config))
-    logits, labels = collect_logits(weights.build(content), dataset)
+    logits, labels = collect_logits(build_model(content), dataset)
     right = (decode(logits, content.taxonomy).paths == labels).all(1)
     names = content.taxonomy.names[-1]
     return right, torch.tensor([counts[names[label]] for label in labels[:, -1]])

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.decode import decode
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 TEXT = """# Lower precision
 
@@ -49,11 +49,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7, help="pairs of runs to time (%(default)s)")
     parser.add_argument("--only", nargs="+", help="rows to measure (all)")
     args = parser.parse_args()
-    content = weights.load(args.model)
-    model = weights.build(content)
-    dataset = report.load_data(args, content)
-    batches = report.load_batches(dataset, content.config, args.batch_size)
-    calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
+    weights = load_weights(args.model)
+    model = build_model(weights)
+    dataset = report.load_data(args, weights)
+    batches = report.load_batches(dataset, weights.config, args.batch_size)
+    calibration = weights.calibration or Calibration.identity(len(weights.config.level_classes))
     reference = run(model, batches, "float32")
     rows, compile_time = [], "; not measured here"
     for name, make in VARIANTS.items():
@@ -73,7 +73,7 @@ def main() -> None:
                 batches=batches,
                 reference=reference,
                 calibration=calibration,
-                taxonomy=content.taxonomy,
+                taxonomy=weights.taxonomy,
                 args=args,
             )
         )
@@ -82,7 +82,7 @@ def main() -> None:
         args.docs,
         "precision.md",
         TEXT.format(
-            provenance=report.provenance(args, content, len(dataset)),
+            provenance=report.provenance(args, weights, len(dataset)),
             table="\n".join(rows),
             batch=args.batch_size,
             runs=args.runs,

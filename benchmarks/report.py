@@ -17,8 +17,7 @@ from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.loading import SuperpixelCollate
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.sharing.model_card import code_version
-from hcast_zoo.weights import file as weights
-from hcast_zoo.weights.file import checksum
+from hcast_zoo.weights.file import Weights, checksum
 
 MODEL = "hcast_small.emoji_art"
 PATHS = ("--model", "--data", "--flat", "--docs", "--example", "--outside")
@@ -36,7 +35,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def load_data(args: argparse.Namespace, content: weights.Weights) -> HierarchicalDataset:
+def load_data(args: argparse.Namespace, content: Weights) -> HierarchicalDataset:
     """Return the pictures to measure, with the preprocessing of some weights."""
     transform = eval_transform(content.config)
     dataset = HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
@@ -53,7 +52,7 @@ def load_batches(dataset: HierarchicalDataset, config, batch_size: int) -> list[
     return list(tqdm(loader, "read", leave=False))
 
 
-def provenance(args: argparse.Namespace, content: weights.Weights, pictures: int) -> str:
+def provenance(args: argparse.Namespace, content: Weights, pictures: int) -> str:
     """Return a paragraph on what was measured, by which code, and the command that does it again."""
     words, name = [f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"], False
     for word in sys.argv[1:]:

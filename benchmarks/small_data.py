@@ -27,10 +27,10 @@ from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.evaluation.evaluate import evaluate
 from hcast_zoo.network.stems import weighted_mean
 from hcast_zoo.sharing.model_card import code_version
-from hcast_zoo.training.recipe import by_size
+from hcast_zoo.training.recipe import recipe_by_size
 from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.training.views import AUGMENTATIONS, ViewFolder, ViewSet
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 VIEWS = "views"  # the folder of all arms
 START = "hcast_lite.in1k"
@@ -75,8 +75,8 @@ def train(name: str, options: list[str], seed: int, args: argparse.Namespace) ->
 
 
 def measure(folder: Path, parts: dict[str, HierarchicalDataset]) -> dict[str, float]:
-    content = weights.load(folder)
-    model = weights.build(content)
+    content = load_weights(folder)
+    model = build_model(content)
     found = {}
     for part in ("val", "test"):
         parts[part].transform = eval_transform(content.config)
@@ -86,9 +86,9 @@ def measure(folder: Path, parts: dict[str, HierarchicalDataset]) -> dict[str, fl
 
 def simple_classifiers(parts: dict[str, HierarchicalDataset], output: Path) -> dict[str, dict[str, float]]:
     """Return the accuracy of classifiers of the frozen stem's features of whole pictures."""
-    content = weights.load(START)
-    model = weights.build(content)
-    settings = by_size(len(parts["train"]), pretrained_stem=True, name="small").settings
+    content = load_weights(START)
+    model = build_model(content)
+    settings = recipe_by_size(len(parts["train"]), pretrained_stem=True, name="small").settings
     augmentation = {name: settings[name] for name in AUGMENTATIONS if name in settings}
     folder = ViewFolder(output / VIEWS, model, TrainConfig(**augmentation))
     size = getattr(model.stem.body, "head_hidden_size", model.stem.body.num_features)

@@ -32,11 +32,11 @@ from torch.profiler import ProfilerActivity, profile
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.inference.engines import TorchEngine
 from hcast_zoo.inference.predictor import Predictor
-from hcast_zoo.network import graph_pooling as pooling
-from hcast_zoo.network import superpixels
 from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.graph_pooling import farthest_point_sampling
 from hcast_zoo.network.model import HCast
-from hcast_zoo.weights import file as weights
+from hcast_zoo.network.superpixels import seeds_superpixels, segment_normalized, to_uint8
+from hcast_zoo.weights.file import fit_state_dict
 
 RIVALS = ("deit_small_patch16_224", "vit_small_patch16_224")
 LEVELS = (13, 38, 200)
@@ -85,7 +85,7 @@ def inputs(model: HCast, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     noise = torch.rand(batch, 3, size // 16, size // 16, generator=torch.Generator().manual_seed(0))
     images = torch.nn.functional.interpolate(noise, size=(size, size), mode="bicubic")
     images = (images - 0.5) / 0.25
-    return images, superpixels.from_normalized(images, c.num_superpixels, c.mean, c.std).clone()
+    return images, segment_normalized(images, c.num_superpixels, c.mean, c.std).clone()
 
 
 def seconds(function: Callable) -> float:
@@ -205,9 +205,9 @@ def stages(args):
         return model(images, segments)
 
     def sampling():
-        pooling.farthest_point_sampling(points, 64, valid)
-        pooling.farthest_point_sampling(points[:, :64], 32)
-        pooling.farthest_point_sampling(points[:, :32], 16)
+        farthest_point_sampling(points, 64, valid)
+        farthest_point_sampling(points[:, :64], 32)
+        farthest_point_sampling(points[:, :32], 16)
 
     yield row("farthest point sampling, batch 16", "our forward", compare(sampling, whole, args.runs), "<= 0.04")
     yield row("stem, batch 16", "our forward", compare(lambda: model.stem(images), whole, args.runs))
@@ -238,7 +238,7 @@ def end_to_end(args):
 
         predictor = Predictor("hcast_small.emoji_art")
         config = predictor.model.config.replace(image_size=224, num_superpixels=196, num_clusters=(64, 32, 16, 8))
-        state = weights.fit(predictor.model.state_dict(), HCast(config))
+        state = fit_state_dict(predictor.model.state_dict(), HCast(config))
         grid = Predictor("hcast_small.emoji_art")
         for one, method in ((predictor, config.superpixels), (grid, "grid")):
             one.model = HCast(config.replace(superpixels=method)).eval()
@@ -264,9 +264,9 @@ def seeds(args):
     """Superpixels alone, against one forward pass of the network for the same image."""
     model = ours()
     images, segments = inputs(model, 1)
-    pixels = superpixels.to_uint8(images, model.config.mean, model.config.std)[0].numpy()
+    pixels = to_uint8(images, model.config.mean, model.config.std)[0].numpy()
     with torch.inference_mode():
-        result = compare(lambda: superpixels.seeds(pixels), lambda: model(images, segments), args.runs * 3)
+        result = compare(lambda: seeds_superpixels(pixels), lambda: model(images, segments), args.runs * 3)
     yield row("superpixels of one image, one core", "our forward, batch 1", result)
 
 

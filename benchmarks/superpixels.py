@@ -14,11 +14,12 @@ import torch
 from adaptation import object_mask
 from tqdm import tqdm
 
-from hcast_zoo.network import superpixels
+from hcast_zoo.network.config import SUPERPIXELS
+from hcast_zoo.network.superpixels import segment_normalized
 from hcast_zoo.segments.metrics import best_union_iou, boundary_recall
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.decode import decode
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 TEXT = """# Superpixels
 
@@ -55,17 +56,17 @@ def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=50, help="images to time, each by every method (%(default)s)")
     args = parser.parse_args()
-    content = weights.load(args.model)
-    model = weights.build(content)
-    dataset = report.load_data(args, content)
-    calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
-    batches = report.load_batches(dataset, content.config, args.batch_size)
-    masks = [object_mask(dataset, i, content.config) for i in range(len(dataset))]
-    times = measure_time(batches, content.config, args.runs)
+    weights = load_weights(args.model)
+    model = build_model(weights)
+    dataset = report.load_data(args, weights)
+    calibration = weights.calibration or Calibration.identity(len(weights.config.level_classes))
+    batches = report.load_batches(dataset, weights.config, args.batch_size)
+    masks = [object_mask(dataset, i, weights.config) for i in range(len(dataset))]
+    times = measure_time(batches, weights.config, args.runs)
     rows = []
-    for method in superpixels.METHODS:
+    for method in SUPERPIXELS:
         right, recall, iou = measure(
-            model=model, batches=batches, masks=masks, method=method, calibration=calibration, taxonomy=content.taxonomy
+            model=model, batches=batches, masks=masks, method=method, calibration=calibration, taxonomy=weights.taxonomy
         )
         ratios = [a / b for a, b in zip(times[method], times["seeds"])]
         spread = "" if method == "seeds" else f" ({min(ratios):.1f} to {max(ratios):.1f})"
@@ -77,10 +78,10 @@ def main() -> None:
         args.docs,
         "superpixels.md",
         TEXT.format(
-            provenance=report.provenance(args, content, len(dataset)),
+            provenance=report.provenance(args, weights, len(dataset)),
             table="\n".join(rows),
             runs=args.runs,
-            made_for=f"`{content.config.superpixels}`",
+            made_for=f"`{weights.config.superpixels}`",
         ),
     )
 
@@ -91,7 +92,7 @@ def measure(model, batches, masks, method, calibration, taxonomy) -> tuple[float
     c = model.config
     right, recalls, ious, index = [], [], [], 0
     for batch in tqdm(batches, method, leave=False):
-        segments = superpixels.from_normalized(batch["images"], c.num_superpixels, c.mean, c.std, method)
+        segments = segment_normalized(batch["images"], c.num_superpixels, c.mean, c.std, method)
         logits = calibration.logits(model(batch["images"], segments).level_logits)
         right += (decode(logits, taxonomy).paths == batch["labels"]).all(1).tolist()
 
@@ -109,11 +110,11 @@ def measure_time(batches, config, runs: int) -> dict[str, list[float]]:
     images = torch.cat([b["images"] for b in batches])[:runs]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    times: dict[str, list[float]] = {method: [] for method in superpixels.METHODS}
+    times: dict[str, list[float]] = {method: [] for method in SUPERPIXELS}
     for image in [images[:1], *images.split(1)]:  # the first is to warm up
-        for method in superpixels.METHODS:
+        for method in SUPERPIXELS:
             start = time.perf_counter()
-            superpixels.from_normalized(image, config.num_superpixels, config.mean, config.std, method)
+            segment_normalized(image, config.num_superpixels, config.mean, config.std, method)
             times[method].append(time.perf_counter() - start)
 
     torch.set_num_threads(threads)

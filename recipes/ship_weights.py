@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from hcast_zoo.common.files import sha256
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights, packaged_weights, save_weights
+from hcast_zoo.weights.header import SHIPPED, SHIPPED_INDEX
 
 
 def main() -> None:
@@ -23,23 +24,23 @@ def main() -> None:
     parser.add_argument("name", help="VARIANT.DATASET")
     parser.add_argument("--training", required=True, help="how they were trained, a sentence or two")
     args = parser.parse_args()
-    content = weights.load(args.source)
+    weights = load_weights(args.source)
     facts = json.loads((Path(__file__).parent / f"{args.name}.json").read_text(encoding="utf-8"))
-    content.metadata = {"name": args.name, "training": args.training, **facts}
-    file = weights.FOLDER / f"{args.name}.safetensors"
-    weights.save(content, file, torch.float16)
+    weights.metadata = {"name": args.name, "training": args.training, **facts}
+    file = SHIPPED / f"{args.name}.safetensors"
+    save_weights(weights, file, torch.float16)
     index = {
-        **weights.packaged(),
+        **packaged_weights(),
         args.name: {
             "file": file.name,
             "sha256": sha256(file),
-            "description": f"{content.taxonomy.name}: levels {' > '.join(map(str, content.config.level_classes))}, "
-            f"{content.config.image_size} pixels; {facts['license']}",
+            "description": f"{weights.taxonomy.name}: levels {' > '.join(map(str, weights.config.level_classes))}, "
+            f"{weights.config.image_size} pixels; {facts['license']}",
         },
     }
 
     # The first of a variant is its default.
-    weights.INDEX.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n", encoding="utf-8")
+    SHIPPED_INDEX.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

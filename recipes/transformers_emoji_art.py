@@ -28,7 +28,7 @@ from hcast_zoo.integrations.transformers import (
     compute_metrics,
     from_core,
 )
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 
 SCRATCH = CoreConfig.from_variant(
     "hcast_small", image_size=96, num_superpixels=36, num_clusters=(16, 8, 4, 4), crop_pct=1.0, drop_path_rate=0.1
@@ -52,7 +52,7 @@ def main() -> None:
     set_seed(args.seed)
     taxonomy = Taxonomy.load(args.data / "taxonomy.json")
     if args.init:
-        model = from_core(weights.load(args.init))
+        model = from_core(load_weights(args.init))
     else:
         model = HCastForImageClassification(
             HCastConfig.from_core(SCRATCH.replace(level_classes=taxonomy.level_classes), taxonomy)

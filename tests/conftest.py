@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.model import HCast
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights.file import Weights, save
+from hcast_zoo.weights.file import Weights, save_weights
 from hcast_zoo.weights.official import convert_official
 from tests.tiny import make_config, make_model, make_taxonomy
 
@@ -71,7 +71,7 @@ def tiny_model() -> HCast:
 @pytest.fixture
 def tiny_weights(tiny_model, taxonomy, tmp_path) -> Path:
     path = tmp_path / "tiny.safetensors"
-    save(Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {"name": "tiny"}), path)
+    save_weights(Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {"name": "tiny"}), path)
     return path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import hcast_zoo
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights, packaged_weights
 
 ROOT = Path(__file__).parent.parent
 FRAMEWORKS = {"timm", "transformers", "mmengine", "mmcv", "mmpretrain", "accelerate", "gradio"}
@@ -120,12 +120,12 @@ def test_import_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("name", list(weights.packaged()))
+@pytest.mark.parametrize("name", list(packaged_weights()))
 def test_packaged_weights_load(name):
-    content = weights.load(name)
-    assert content.taxonomy.level_classes == content.config.level_classes
-    assert content.metadata["license"] and content.metadata["name"] == name
-    weights.build(content)
+    weights = load_weights(name)
+    assert weights.taxonomy.level_classes == weights.config.level_classes
+    assert weights.metadata["license"] and weights.metadata["name"] == name
+    build_model(weights)
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_wheel_contents(tmp_path):
     listed = {re.sub(f"^({'|'.join(folders)})", lambda m: folders[m[1]], f) for f in listed.stdout.split()}
     assert not listed - names
     assert not any(n.startswith(("tests/", "integrations/", "recipes/")) for n in names)
-    if not weights.packaged():
+    if not packaged_weights():
         pytest.skip("no packaged weights yet")
     wheel.extractall(tmp_path / "site")
     picture = next((ROOT / "tests/pictures").glob("*.png"))
@@ -200,3 +200,17 @@ def test_no_call_passes_six_arguments_by_position():
                 if name not in ("zip", "permute"):
                     found.append(f"{file.relative_to(ROOT)}:{node.lineno} {name}")
     assert not found
+
+
+def test_our_modules_keep_their_names():
+    """What one file calls ``weights.load`` is so called in all: functions are imported, by names of their own."""
+    modules = {file.stem for folder in ("hcast_zoo", "integrations") for file in (ROOT / folder).rglob("*.py")}
+    renamed = []
+    for file in (f for folder in ("hcast_zoo", "integrations", "benchmarks") for f in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            ours = isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("hcast_zoo"))
+            for alias in node.names if ours else ():
+                if alias.asname and alias.name in modules and alias.name != (node.module or "").split(".")[-1]:
+                    renamed.append(f"{file.relative_to(ROOT)}:{node.lineno} {alias.name} as {alias.asname}")
+
+    assert not renamed

@@ -23,10 +23,10 @@ from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.inference.predictor import Predictor
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.model import HCast
-from hcast_zoo.sharing import publish
+from hcast_zoo.sharing.publish import assemble
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, build_model, load_weights, save_weights
 from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 pytest.importorskip("transformers")
@@ -41,16 +41,16 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def expected() -> list[np.ndarray]:
     """The core's logits."""
-    content = weights.load(NAME)
-    image = eval_transform(content.config)(read_picture(PICTURE))[None]
+    weights = load_weights(NAME)
+    image = eval_transform(weights.config)(read_picture(PICTURE))[None]
     with torch.inference_mode():
-        return [x.numpy() for x in weights.build(content)(image).level_logits]
+        return [x.numpy() for x in build_model(weights)(image).level_logits]
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("hub") / "repository"
-    publish.assemble(NAME, folder, REPO)
+    assemble(NAME, folder, REPO)
     return folder
 
 
@@ -195,27 +195,27 @@ def test_a_folder_written_by_transformers(tmp_path, expected):
     """What ``save_pretrained`` writes, the core reads."""
     from hcast_zoo.integrations.transformers import from_core
 
-    from_core(weights.load(NAME)).save_pretrained(tmp_path)
-    content = weights.load(tmp_path)
-    assert isinstance(content.taxonomy, Taxonomy)
+    from_core(load_weights(NAME)).save_pretrained(tmp_path)
+    weights = load_weights(tmp_path)
+    assert isinstance(weights.taxonomy, Taxonomy)
     with torch.inference_mode():
-        image = eval_transform(content.config)(read_picture(PICTURE))[None]
-        equal(weights.build(content)(image).level_logits, expected)
+        image = eval_transform(weights.config)(read_picture(PICTURE))[None]
+        equal(build_model(weights)(image).level_logits, expected)
 
 
 def test_calibrated_paths(tiny_model, taxonomy, tmp_path):
     """Temperatures that travel with the weights give the same path and probability through every door."""
     from transformers import pipeline
 
-    content = weights.Weights(
+    weights = Weights(
         tiny_model.config,
         taxonomy,
         tiny_model.state_dict(),
         {"name": "tiny"},
         Calibration((0.1, 3.0, 0.5), 0.7, "test"),
     )
-    weights.save(content, tmp_path / "tiny.safetensors")
-    publish.assemble(tmp_path / "tiny.safetensors", tmp_path / "repository")
+    save_weights(weights, tmp_path / "tiny.safetensors")
+    assemble(tmp_path / "tiny.safetensors", tmp_path / "repository")
     core = next(Predictor(tmp_path / "tiny.safetensors").predict([PICTURE]))
     plain = Predictor(tmp_path / "tiny.safetensors")
     plain.calibration = Calibration.identity(3)
@@ -236,7 +236,7 @@ def test_calibrated_paths(tiny_model, taxonomy, tmp_path):
                 head=dict(type="HierarchicalClsHead", in_channels=48, taxonomy=file, calibration=file),
             )
         ).eval()
-        model.load_state_dict({classifier_key(k): v for k, v in content.state_dict.items()})
+        model.load_state_dict({classifier_key(k): v for k, v in weights.state_dict.items()})
         with torch.inference_mode():
             image = eval_transform(tiny_model.config)(read_picture(PICTURE))[None]
             sample = model.head.predict(model.backbone(image))[0]

@@ -10,7 +10,7 @@ from PIL import Image
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.model import HCast
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, save_weights
 
 TREE = [
     ("bird", "owl", "barn owl"),
@@ -55,7 +55,7 @@ def make_weights(path: Path) -> Path:
     state = model.state_dict()
     # Heads of new models are nearly zero, and would answer the same to every picture.
     state = {k: torch.randn_like(v) if k.startswith("heads.") else v for k, v in state.items()}
-    weights.save(weights.Weights(model.config, taxonomy, state, {"name": "tiny", "license": "CC0-1.0"}), path)
+    save_weights(Weights(model.config, taxonomy, state, {"name": "tiny", "license": "CC0-1.0"}), path)
     return path
 
 

@@ -7,8 +7,7 @@ from PIL import Image
 
 from ..data.pictures import PictureError, read_picture
 from ..inference.predictor import Prediction, Predictor
-from ..segments import drawing as visualize
-from ..segments.drawing import Segmentation
+from ..segments.drawing import Segmentation, compose_sheet, stage_panel
 from ..segments.metrics import rand_distance
 from .adapt import Adaptation, adapt, node_log_probability
 from .config import AdaptConfig
@@ -129,11 +128,11 @@ def draw_sheet(adapted: AdaptedPicture) -> Image.Image:
             texts.append(f"target {adapted.target}: {adapted.probability[row]:.1%}")
         panels = [(segmentation.view(), texts)]
         for stage in range(1, len(segmentation.maps) + 1):
-            panels.append((visualize.stage_panel(segmentation, stage), [f"segments of stage {stage}"]))
+            panels.append((stage_panel(segmentation, stage), [f"segments of stage {stage}"]))
 
         columns.append(panels)
 
-    return visualize.sheet([*zip(*columns)])
+    return compose_sheet([*zip(*columns)])
 
 
 def write_sheet(adapted: AdaptedPicture, folder: str | Path) -> Path:

@@ -133,12 +133,12 @@ def _extras() -> dict[str, list[str]]:
 def _weights() -> dict[str, str]:
     """Return whether each file of weights in the package is whole."""
     from ..weights.errors import WeightsError
-    from ..weights.file import packaged, resolve
+    from ..weights.file import find_weights, packaged_weights
 
     states = {}
-    for name in packaged():
+    for name in packaged_weights():
         try:
-            states[name] = f"{resolve(name).stat().st_size / 1e6:.0f} MB, checksum right"
+            states[name] = f"{find_weights(name).stat().st_size / 1e6:.0f} MB, checksum right"
         except WeightsError as error:
             states[name] = f"damaged: {error}"
     return states

@@ -18,13 +18,13 @@ def evaluate(args: argparse.Namespace) -> int:
     from ..common.processes import join
     from ..evaluation.evaluate import measure
     from ..inference.engines import make_engine
-    from ..weights import file as weights
+    from ..weights.file import build_model
 
     if args.card and args.num_clusters:
         raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
     content, dataset = load_labelled(args)
     with join() as processes:
-        model = weights.build(content, engine_device(args, processes))
+        model = build_model(content, engine_device(args, processes))
         how = loading(args, model, len(dataset), processes.count)
         engine = make_engine(
             model,
@@ -183,22 +183,22 @@ def _print_beside(found: dict) -> None:
 
 def _record(args: argparse.Namespace, measured, data: str) -> None:
     """Write an evaluation to its card, with file names in place of this machine's paths."""
-    from ..sharing import model_card as card
+    from ..sharing.model_card import Evaluation, code_version, record_evaluation
     from ..weights.file import checksum
 
     model, file = (os.path.basename(os.path.normpath(path)) for path in (args.model, args.data))
     command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
-    card.record(
+    record_evaluation(
         args.card,
         args.model,
-        card.Evaluation(
+        Evaluation(
             sha256=checksum(args.model),
             data=data or file,
             split=args.split,
             pictures=measured.pictures,
             results=measured.results,
             command=command,
-            commit=card.code_version(),
+            commit=code_version(),
             left_out=measured.left_out,
         ),
     )

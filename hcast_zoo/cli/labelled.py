@@ -22,9 +22,9 @@ def load_labelled(args: argparse.Namespace) -> tuple:
     """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
     from ..data.dataset import HierarchicalDataset
     from ..data.transforms import eval_transform
-    from ..weights import file as weights
+    from ..weights.file import load_weights
 
-    content = weights.load(args.model)
+    content = load_weights(args.model)
     if content.taxonomy is None:
         raise ValueError(f"{args.model} has no taxonomy")
     options = {**LISTING_DEFAULTS, **vars(args)}

@@ -11,12 +11,12 @@ from ..common.text import to_json
 
 def data_prepare(args: argparse.Namespace) -> int:
     """Prepare a data set of the paper; print what it holds."""
-    from ..paper import benchmarks as paper
+    from ..paper.benchmarks import find_benchmark
     from ..paper.prepare import prepare
 
     output = args.output or os.path.join("data", args.dataset)
     prepared = prepare(
-        paper.find(args.dataset),
+        find_benchmark(args.dataset),
         args.sources,
         output,
         seed=args.seed,
@@ -33,13 +33,13 @@ def data_prepare(args: argparse.Namespace) -> int:
 
 def data_info(args: argparse.Namespace) -> int:
     """Describe the paper's data sets."""
-    from ..paper import benchmarks as paper
-    from ..paper import trees
+    from ..paper.benchmarks import BENCHMARKS, find_benchmark
+    from ..paper.trees import load_tree, only_children, shallow_leaves
 
-    for name in [args.dataset] if args.dataset else paper.BENCHMARKS:
-        benchmark = paper.find(name)
-        tree = None if benchmark.tree is None else trees.load(benchmark.tree)
-        single = {} if tree is None else trees.only_children(tree)
+    for name in [args.dataset] if args.dataset else BENCHMARKS:
+        benchmark = find_benchmark(name)
+        tree = None if benchmark.tree is None else load_tree(benchmark.tree)
+        single = {} if tree is None else only_children(tree)
         levels = benchmark.levels if tree is None else dict(zip(tree.levels, tree.level_classes))
         if args.json:
             print(
@@ -62,7 +62,7 @@ def data_info(args: argparse.Namespace) -> int:
 
         if args.dataset:
             if tree is not None:
-                print(f"every leaf at level {tree.levels[-1]}: {'no' if trees.shallow_leaves(tree) else 'yes'}")
+                print(f"every leaf at level {tree.levels[-1]}: {'no' if shallow_leaves(tree) else 'yes'}")
             for level, nodes in single.items():
                 print(f"{level} nodes with one child: {len(nodes)} of {levels[level]}")
             for fpa, source in benchmark.published:
@@ -75,23 +75,23 @@ def data_info(args: argparse.Namespace) -> int:
 
 def recipes(args: argparse.Namespace) -> int:
     """List the recipes, or show one."""
-    from ..training import recipe
+    from ..training.recipe import load_recipe, recipe_names
 
     if args.recipe:
-        print(to_json(dataclasses.asdict(recipe.load(args.recipe)), indent=1))
+        print(to_json(dataclasses.asdict(load_recipe(args.recipe)), indent=1))
         return 0
-    for name in recipe.names():
-        print(f"{name}\t{recipe.load(name).description}")
+    for name in recipe_names():
+        print(f"{name}\t{load_recipe(name).description}")
     return 0
 
 
 def repro(args: argparse.Namespace) -> int:
     """Print our numbers beside the published ones."""
     from ..common.processes import choose_device, join
-    from ..paper import benchmarks as paper
+    from ..paper.benchmarks import find_benchmark
     from ..paper.reproduce import OFFICIAL_DECODER, reproduce, table
 
-    benchmark = paper.find(args.dataset)
+    benchmark = find_benchmark(args.dataset)
     device = choose_device(args.device)
     loading = choose_loading(benchmark.pictures.get(args.split, 0), 224, device, args.batch_size, args.workers)
     with join() as processes:

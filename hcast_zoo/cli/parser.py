@@ -10,8 +10,7 @@ from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
 from ..training.settings import TrainConfig
-from . import answer, data, doctor, evaluate, frameworks, predict, share, train, trust
-from . import paper as paper_commands
+from . import answer, data, doctor, evaluate, frameworks, paper, predict, share, trust
 from .options import (
     add_clusters,
     add_decoding,
@@ -25,6 +24,7 @@ from .options import (
     fraction,
 )
 from .overview import Help, Overview, example, overview
+from .train import split, train
 
 
 class Version(argparse.Action):
@@ -216,7 +216,7 @@ def _add_answers(command: Callable) -> None:
 
 def _add_training(command: Callable) -> None:
     """Add the commands that make or change weights."""
-    p = command("train", train.train, "train or fine-tune; the same command resumes a run that was stopped")
+    p = command("train", train, "train or fine-tune; the same command resumes a run that was stopped")
     p.add_argument(
         "--recipe",
         metavar="NAME",
@@ -346,7 +346,7 @@ def _add_data(command: Callable) -> None:
     actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
     text = "unpack archives, check them, and list pictures, labels and splits for train, evaluate and repro"
     p = actions.add_parser("prepare", help=text, description=text)
-    p.set_defaults(run=paper_commands.data_prepare)
+    p.set_defaults(run=paper.data_prepare)
     p.add_argument("dataset", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
     p.add_argument(
         "sources",
@@ -360,7 +360,7 @@ def _add_data(command: Callable) -> None:
     p.add_argument("--no-check", action="store_true", help="do not decode every picture to see that it can be read")
     text = "hold pictures out for validation and test, and write the list, for train and evaluate"
     p = actions.add_parser("split", help=text, description=text)
-    p.set_defaults(run=train.split)
+    p.set_defaults(run=split)
     p.add_argument("data", metavar="DATA", help="folder tree, .csv, .tsv or .jsonl file")
     p.add_argument("--output", required=True, metavar="FILE", help=".csv file to write")
     add_listing(p)
@@ -390,12 +390,12 @@ def _add_data(command: Callable) -> None:
     p.add_argument("--json", action="store_true", help="one JSON object")
     text = "list the data sets, or describe one: its levels, nodes with one child, and peculiarities"
     p = actions.add_parser("info", help=text, description=text)
-    p.set_defaults(run=paper_commands.data_info)
+    p.set_defaults(run=paper.data_info)
     p.add_argument("dataset", nargs="?", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))
     p.add_argument("--json", action="store_true", help="one JSON object per data set")
     text = "copy a data set, with training labels known only down to some level, as in real collections"
     p = actions.add_parser("free-grain", help=text, description=text)
-    p.set_defaults(run=paper_commands.free_grain)
+    p.set_defaults(run=paper.free_grain)
     p.add_argument("source", metavar="IN", help=".csv, .jsonl or .parquet file")
     p.add_argument("output", metavar="OUT", help="file of the same format to write")
     p.add_argument("--taxonomy", required=True, help=".json or .csv file; its levels name the columns")
@@ -414,12 +414,12 @@ def _add_data(command: Callable) -> None:
 
 def _add_paper(command: Callable) -> None:
     """Add the commands for the paper's recipes and numbers."""
-    p = command("recipes", paper_commands.recipes, "list the recipes for `train --recipe NAME`, or show one")
+    p = command("recipes", paper.recipes, "list the recipes for `train --recipe NAME`, or show one")
     p.add_argument("recipe", nargs="?", metavar="NAME", help="recipe to show, as JSON")
 
     p = command(
         "repro",
-        paper_commands.repro,
+        paper.repro,
         "measure checkpoints on one of the paper's data sets, beside the published numbers",
     )
     p.add_argument("dataset", metavar="NAME", choices=BENCHMARKS, help=", ".join(BENCHMARKS))

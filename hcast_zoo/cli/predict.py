@@ -129,10 +129,10 @@ def _tree_above(source: str | None):
     if source is None:
         return None
 
-    from ..paper import trees
+    from ..paper.trees import load_tree, tree_names
     from ..taxonomy.tree import Taxonomy
 
-    return trees.load(source) if source in trees.names() else Taxonomy.load(source)
+    return load_tree(source) if source in tree_names() else Taxonomy.load(source)
 
 
 def _predictions(predictor, files: list[str], loading: Loading) -> Iterable:

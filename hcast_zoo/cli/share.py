@@ -21,23 +21,23 @@ def demo(args: argparse.Namespace) -> int:
 
 def convert(args: argparse.Namespace) -> int:
     """Write converted weights."""
-    from ..paper import benchmarks as paper
-    from ..paper import trees
+    from ..paper.benchmarks import find_benchmark
+    from ..paper.trees import load_tree
     from ..taxonomy.tree import Taxonomy
-    from ..weights import file as weights
+    from ..weights.file import Weights, save_weights
     from ..weights.official import convert_official, projection_head, read_checkpoint
     from ..weights.source import open_source
 
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
     told = {}
     if args.dataset:
-        benchmark = paper.find(args.dataset)
+        benchmark = find_benchmark(args.dataset)
         if taxonomy is None and benchmark.tree is None:
             raise ValueError(
                 f"the tree of {benchmark.title} comes with its lists: give --taxonomy FOLDER/taxonomy.json, of the "
                 f"folder that hcast-zoo data prepare {args.dataset} wrote"
             )
-        told, taxonomy = benchmark.official, taxonomy or trees.load(benchmark.tree)
+        told, taxonomy = benchmark.official, taxonomy or load_tree(benchmark.tree)
     if args.num_superpixels is not None:
         told = {**told, "num_superpixels": args.num_superpixels}
 
@@ -59,7 +59,7 @@ def convert(args: argparse.Namespace) -> int:
     metadata = {"heads": "none"} if headless else {}
     if args.keep_projection:
         _keep_projection(projection_head(checkpoint), args)
-    weights.save(weights.Weights(config, taxonomy, state, metadata), args.output)
+    save_weights(Weights(config, taxonomy, state, metadata), args.output)
     levels = "no head" if headless else f"levels {config.level_classes}"
     print(f"{args.output}: {len(state)} tensors, {levels}", file=sys.stderr)
 
@@ -104,7 +104,7 @@ def export(args: argparse.Namespace) -> int:
 
 def publish(args: argparse.Namespace) -> int:
     """Publish, or write the would-be repository; print its files and the address of the commit."""
-    from ..sharing import model_card as card
+    from ..sharing.model_card import read_evaluations
     from ..sharing.publish import publish as publish_model
     from ..sharing.space import publish_space
 
@@ -116,7 +116,7 @@ def publish(args: argparse.Namespace) -> int:
     if args.space:
         published = publish_space(args.model, args.repo, requirement=args.requirement, **options)
     else:
-        evaluations = card.read_evaluations(args.evaluations) if args.evaluations else None
+        evaluations = read_evaluations(args.evaluations) if args.evaluations else None
         published = publish_model(args.model, args.repo, evaluations=evaluations, preview=args.preview, **options)
 
     if args.json:
@@ -132,11 +132,11 @@ def publish(args: argparse.Namespace) -> int:
 def info(args: argparse.Namespace) -> int:
     """Describe weights, list all tags, or pin a tag's checksum."""
     from ..taxonomy.guarantee import KEY, read_guarantee
-    from ..weights import file as weights
-    from ..weights import tags
+    from ..weights.file import load_weights, packaged_weights
+    from ..weights.tags import pin
 
     if args.pin:
-        tags.pin(args.model or "", args.pin)
+        pin(args.model or "", args.pin)
         print(f"{args.model}: pinned SHA-256 {args.pin}", file=sys.stderr)
         return 0
 
@@ -145,12 +145,12 @@ def info(args: argparse.Namespace) -> int:
         return 0
 
     if args.model is None:
-        index = weights.packaged()
+        index = packaged_weights()
         for name, entry in index.items():
             print(to_json({"name": name, **entry}) if args.json else f"{name}\t{entry.get('description', '')}")
         return 0
 
-    content = weights.load(args.model)
+    content = load_weights(args.model)
     guarantee = read_guarantee(content.metadata, content.calibration)
     description = {
         "config": content.config.to_dict(),
@@ -169,12 +169,12 @@ def info(args: argparse.Namespace) -> int:
 def _list_tags(as_json: bool) -> None:
     """Print a row for each name that weights have: in the package, and on the Hub by others."""
     from ..network.model import HCast
-    from ..weights import file as weights
-    from ..weights import tags
+    from ..weights.file import packaged_weights, read_weights, shipped_path
+    from ..weights.tags import TAGS, describe_tag
 
     rows = []
-    for name, entry in weights.packaged().items():
-        content = weights.read(weights.FOLDER / entry["file"], tensors=False)
+    for name, entry in packaged_weights().items():
+        content = read_weights(shipped_path(entry), tensors=False)
         rows.append(
             {
                 "name": name,
@@ -185,12 +185,12 @@ def _list_tags(as_json: bool) -> None:
                 "where": "in the package",
                 "verified": "SHA-256 of the package",
                 "sha256": entry["sha256"],
-                "cached": str(weights.FOLDER / entry["file"]),
+                "cached": str(shipped_path(entry)),
                 "description": entry.get("description", ""),
             }
         )
 
-    rows += [tags.describe(name) for name in tags.TAGS]
+    rows += [describe_tag(name) for name in TAGS]
     if as_json:
         for row in rows:
             print(to_json(row))

@@ -38,7 +38,7 @@ def train(args: argparse.Namespace) -> int:
     from ..network.config import HCastConfig
 
     with needs_extra("train", "training runs"):
-        from ..training import recipe
+        from ..training.recipe import BY_SIZE
         from ..training.trainer import Trainer
 
     options = _train_options(args)
@@ -46,7 +46,7 @@ def train(args: argparse.Namespace) -> int:
         earlier = os.path.join(args.output, PICTURES)
         options["keep"] = earlier if os.path.exists(earlier) else None  # what was held out stays so as data grows
     listing, taxonomy = _list_for_training(options)
-    if args.recipe in recipe.BY_SIZE or not (args.recipe or options.get("paper_exact")):
+    if args.recipe in BY_SIZE or not (args.recipe or options.get("paper_exact")):
         options = _take_recipe_by_size(args, options, len(listing.part(options["train_split"]).pictures))
     settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
     train_set, val_set = _training_sets(listing, taxonomy, options, settings.cache)
@@ -106,18 +106,18 @@ def _change_config(config, options: dict, level_classes: tuple[int, ...]):
 
 def _take_recipe_by_size(args: argparse.Namespace, options: dict, pictures: int) -> dict:
     """Return options with the settings of the recipe for a number of pictures where none were given; tell which."""
-    from ..training import recipe
+    from ..training.recipe import BY_SIZE, START, allows_views, name_by_size, recipe_by_size
 
-    if not hasattr(args, "model") and (args.recipe or recipe.name_by_size(pictures)) != "paper":
-        options = {**options, "model": recipe.START}
-    content = recipe.by_size(pictures, _has_pretrained_stem(options["model"]), args.recipe)
+    if not hasattr(args, "model") and (args.recipe or name_by_size(pictures)) != "paper":
+        options = {**options, "model": START}
+    content = recipe_by_size(pictures, _has_pretrained_stem(options["model"]), args.recipe)
     taken = {name: value for name, value in content.settings.items() if not hasattr(args, name)}
-    if "augment_views" in taken and not recipe.allows_views({**options, **taken}):
+    if "augment_views" in taken and not allows_views({**options, **taken}):
         taken["augment_views"] = 0
     shown = " ".join(_as_option(name, value) for name, value in {"model": options["model"], **taken}.items())
     _tell(f"recipe {content.name}, for {pictures} training pictures ({content.description}): {shown or 'the defaults'}")
     if taken:
-        _tell(f"--recipe {' or '.join(n for n in recipe.BY_SIZE if n != content.name)} takes another")
+        _tell(f"--recipe {' or '.join(n for n in BY_SIZE if n != content.name)} takes another")
     return {**options, **taken}
 
 
@@ -131,11 +131,11 @@ def _as_option(name: str, value: object) -> str:
 
 def _has_pretrained_stem(model: str) -> bool:
     """Return whether a variant or weights have a stem of timm's."""
-    from ..weights import file as weights
+    from ..weights.file import find_weights, read_weights
 
     if model in VARIANTS:
         return VARIANTS[model].get("stem", "conv") != "conv"
-    return weights.read(weights.resolve(model), tensors=False).config.stem != "conv"
+    return read_weights(find_weights(model), tensors=False).config.stem != "conv"
 
 
 def _tell(text: str) -> None:
@@ -168,13 +168,13 @@ def _calibrate_run(output: str, val_set, workers: int) -> None:
     """Store with the best weights of a run the temperatures that its validation pictures give."""
     from ..evaluation.evaluate import collect_logits
     from ..taxonomy.calibration import fit_calibration
-    from ..weights import file as weights
+    from ..weights.file import build_model, load_weights, save_weights
 
     path = os.path.join(output, "best.safetensors")
-    content = weights.load(path)
+    content = load_weights(path)
     if content.taxonomy is None:
         return
-    logits, labels = collect_logits(weights.build(content), val_set, workers=workers, progress=False)
+    logits, labels = collect_logits(build_model(content), val_set, workers=workers, progress=False)
     try:
         content.calibration = fit_calibration(
             logits, labels, content.taxonomy, f"{content.taxonomy.name or 'data'}, val"
@@ -182,25 +182,23 @@ def _calibrate_run(output: str, val_set, workers: int) -> None:
     except ValueError as error:
         print(f"note: not calibrated: {printable(str(error))}", file=sys.stderr)
         return
-    weights.save(content, path)
+    save_weights(content, path)
 
 
 def _train_options(args: argparse.Namespace) -> dict:
     """Return what to train with: options that were given, else the recipe's, else the defaults; tell of the recipe."""
-    from ..training import recipe
+    from ..training.recipe import BY_SIZE, EXACT, MENDED, load_recipe
 
     given = {k: v for k, v in vars(args).items() if k not in ("command", "run", "recipe", "output", "accept_changes")}
     told: dict = {}
-    if args.recipe and args.recipe not in recipe.BY_SIZE:
-        content = recipe.load(args.recipe)
+    if args.recipe and args.recipe not in BY_SIZE:
+        content = load_recipe(args.recipe)
         exact = given.get("paper_exact", content.settings.get("paper_exact", False))
         told = content.options(exact)
         known = {*TRAIN_DEFAULTS, *MODEL_OPTIONS, "data", *(f.name for f in dataclasses.fields(TrainConfig))}
         if unknown := sorted(set(told) - known):
             raise ValueError(f"recipe {content.name}: unknown settings {', '.join(unknown)}")
-        print(
-            f"recipe {content.name}: {content.description}; {recipe.EXACT if exact else recipe.MENDED}", file=sys.stderr
-        )
+        print(f"recipe {content.name}: {content.description}; {EXACT if exact else MENDED}", file=sys.stderr)
 
     options = {**TRAIN_DEFAULTS, **told, **given}
     if "data" not in options:
@@ -210,12 +208,12 @@ def _train_options(args: argparse.Namespace) -> dict:
 
 def _load_start(model: str, recipe: str | None):
     """Return the weights that training starts from."""
-    from ..weights import file as weights
+    from ..weights.file import WeightsError, check_weights, load_weights
     from ..weights.hub import HubError
 
     try:
-        content = weights.load(model)
-    except (weights.WeightsError, HubError) as error:
+        content = load_weights(model)
+    except (WeightsError, HubError) as error:
         hint = (
             ". The recipe starts from CAST's ImageNet weights: get the file of hcast_small.cast_in1k, see "
             "`hcast-zoo info --list`, turn it with `hcast-zoo convert FILE cast_small.safetensors`, and say --model "
@@ -223,7 +221,7 @@ def _load_start(model: str, recipe: str | None):
         )
         raise type(error)(f"{error}{hint if recipe and not os.path.exists(model) else ''}") from error
 
-    weights.check(content)
+    check_weights(content)
     return content
 
 

@@ -16,13 +16,13 @@ FEW_PICTURES = 100
 def calibrate(args: argparse.Namespace) -> int:
     """Write weights with fitted temperatures and what was asked to promise; print them, and the calibration errors."""
     from ..evaluation.evaluate import collect_logits
-    from ..taxonomy import guarantee as promises
     from ..taxonomy.calibration import calibration_errors, cross_fitted_errors, fit_calibration
-    from ..weights import file as weights
+    from ..taxonomy.guarantee import KEY, measure_guarantee, measure_reference
+    from ..weights.file import build_model, save_weights
 
     content, dataset = load_labelled(args)
     taxonomy = content.taxonomy
-    model = weights.build(content, args.device)
+    model = build_model(content, args.device)
     how = loading(args, model, len(dataset))
     logits, labels = collect_logits(model, dataset, how.batch_size, how.workers)
     if len(labels) < MIN_PICTURES:
@@ -30,7 +30,7 @@ def calibrate(args: argparse.Namespace) -> int:
 
     data, today = f"{taxonomy.name or 'data'}, split {args.split}", datetime.date.today().isoformat()
     if args.target_accuracy is not None or args.sets:
-        content.calibration, guarantee = promises.measure_guarantee(
+        content.calibration, guarantee = measure_guarantee(
             logits,
             labels,
             taxonomy,
@@ -41,12 +41,12 @@ def calibrate(args: argparse.Namespace) -> int:
         )
     else:
         content.calibration = fit_calibration(logits, labels, taxonomy, data)
-        guarantee = promises.measure_reference(logits, labels, taxonomy, content.calibration, data=data, date=today)
+        guarantee = measure_reference(logits, labels, taxonomy, content.calibration, data=data, date=today)
 
-    content.metadata[promises.KEY] = to_json(guarantee.to_dict())
+    content.metadata[KEY] = to_json(guarantee.to_dict())
     before = calibration_errors(logits, labels, taxonomy)
     after = cross_fitted_errors(logits, labels, taxonomy)
-    weights.save(content, args.output)
+    save_weights(content, args.output)
     code = tell_left_out(len(dataset) - len(labels), len(dataset), args.allow_missing)
     if len(labels) < FEW_PICTURES:
         print(
@@ -93,9 +93,9 @@ def drift(args: argparse.Namespace) -> int:
 
     from ..evaluation.drift import check_drift
     from ..taxonomy.guarantee import read_guarantee
-    from ..weights import file as weights
+    from ..weights.file import load_weights
 
-    content = weights.load(args.model)
+    content = load_weights(args.model)
     guarantee = read_guarantee(content.metadata, content.calibration)
     if content.taxonomy is None or guarantee is None:
         raise ValueError(f"{args.model} was not calibrated with dates and data: run `hcast-zoo calibrate` on it")
@@ -148,10 +148,10 @@ def _label(args: argparse.Namespace, content, guarantee) -> tuple:
     from ..evaluation.drift import check_promise
     from ..evaluation.evaluate import collect_logits
     from ..taxonomy.selective import Judged
-    from ..weights import file as weights
+    from ..weights.file import build_model
 
     _, dataset = load_labelled(args)
-    model = weights.build(content, args.device)
+    model = build_model(content, args.device)
     how = loading(args, model, len(dataset))
     logits, labels = collect_logits(model, dataset, how.batch_size, how.workers)
     decoded = content.calibration.decode(logits, content.taxonomy)

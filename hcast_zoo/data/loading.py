@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..common.signals import ENDING, replaced
-from ..network import superpixels
 from ..network.config import HCastConfig
+from ..network.superpixels import segment_images, wrapped_seeds
 from .superpixel_cache import SuperpixelCache
 
 
@@ -107,8 +107,8 @@ class SuperpixelCollate:
             return self.cache(images)
         c = self.config
         if self.paper_exact and c.superpixels == "seeds" and c.in_chans == 3:
-            return superpixels.wrapped_seeds(images, c.num_superpixels, c.mean, c.std)
-        return superpixels.segment_images(images, self.config).contiguous()
+            return wrapped_seeds(images, c.num_superpixels, c.mean, c.std)
+        return segment_images(images, self.config).contiguous()
 
 
 def seed_everything(seed: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..common.extras import needs_extra
 from ..common.text import brief, clip
-from ..network import memory
+from ..network.memory import check_memory
 from ..taxonomy.tree import Taxonomy
 from .listing import Listing, choose_columns, collect
 
@@ -140,7 +140,7 @@ class Unfolded:
                 f"{self.path}: {self.stored:,} bytes unfold to {size:,} or more, over {MAX_RATIO} times as many: no "
                 "pictures do so; do not trust this file"
             )
-        memory.check(size, str(self.path), "its pictures and labels, all in memory,")
+        check_memory(size, str(self.path), "its pictures and labels, all in memory,")
 
 
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from ..common.files import check_file
 from ..common.formats import is_picture_name
 from ..common.text import brief
 from ..common.walk import Skipped, is_junk
-from ..network import memory
+from ..network.memory import check_memory
 from ..taxonomy.names import clean_name
 from ..taxonomy.sources import lines, read_table, walk
 from ..taxonomy.tree import Taxonomy
@@ -146,7 +146,7 @@ def _read_shards(
     group_by: str | None,
 ) -> Listing:
     """Read several parquet files as one; without a column for it, a name tells the part: ``train-00000-of-00004``."""
-    memory.check(sum(shard.stat().st_size for shard in shards), str(source), "its pictures, all in memory,")
+    check_memory(sum(shard.stat().st_size for shard in shards), str(source), "its pictures, all in memory,")
     listings = [_read_file(shard, taxonomy, levels, group_by) for shard in shards]
     parts = [common_split(shard.name) or common_split(shard.parent.name) for shard in shards]
     return join_listings(source, listings, parts)

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.files import whole_file
-from ..network import superpixels
 from ..network.config import HCastConfig
+from ..network.superpixels import seeds_superpixels, segment_images, to_uint8
 
 
 class SuperpixelCache:
@@ -33,8 +33,8 @@ class SuperpixelCache:
         """Return the (B, H, W) int64 maps of normalised (B, C, H, W) images."""
         c = self.config
         if c.superpixels != "seeds":
-            return superpixels.segment_images(images, c)
-        pixels = superpixels.to_uint8(images, c.mean, c.std).numpy()
+            return segment_images(images, c)
+        pixels = to_uint8(images, c.mean, c.std).numpy()
         return torch.from_numpy(np.stack([self.segment(image) for image in pixels]))
 
     def segment(self, image: np.ndarray) -> np.ndarray:
@@ -52,7 +52,7 @@ class SuperpixelCache:
         except (OSError, SyntaxError):  # not there, or damaged, for which Pillow raises both
             pass
 
-        labels = superpixels.seeds(image, number)
+        labels = seeds_superpixels(image, number)
         self._write(labels, file)
         return labels
 

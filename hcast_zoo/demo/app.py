@@ -19,8 +19,19 @@ from ..adaptation.config import AdaptConfig
 from ..common.choices import DECODERS
 from ..inference.predictor import Predictor
 from ..network.config import NUM_STAGES
-from . import view as page
 from .guard import REFUSED, Guard, check_upload, refuse_other_files
+from .view import (
+    adapt_to,
+    answer_html,
+    caption_html,
+    error_text,
+    example_pictures,
+    heading_html,
+    look_at,
+    message_html,
+    model_name,
+    subtrees,
+)
 
 LOOPBACK = "127.0.0.1"
 MAX_UPLOAD = 20 * 2**20  # bytes of one picture
@@ -116,19 +127,19 @@ def build_app(predictor: Predictor) -> gr.Blocks:
     """
     config = predictor.model.config
     with gr.Blocks(
-        title=f"{page.model_name(predictor)}: hcast-zoo", analytics_enabled=False, delete_cache=(KEEP, KEEP)
+        title=f"{model_name(predictor)}: hcast-zoo", analytics_enabled=False, delete_cache=(KEEP, KEEP)
     ) as app:
-        gr.HTML(page.heading_html(predictor), apply_default_css=False)
+        gr.HTML(heading_html(predictor), apply_default_css=False)
 
         with gr.Row():
             with gr.Column(scale=3, min_width=280):
-                picture = _picture(page.example_pictures(predictor.taxonomy))
+                picture = _picture(example_pictures(predictor.taxonomy))
                 settings = _settings(predictor)
 
             with gr.Column(scale=4, min_width=320):
                 message = gr.HTML(elem_id="message", apply_default_css=False)
                 answer = gr.HTML(
-                    page.caption_html("Drop a picture to see what it is."),
+                    caption_html("Drop a picture to see what it is."),
                     js_on_load=CLICK,
                     elem_id="answer",
                     apply_default_css=False,
@@ -202,15 +213,15 @@ def classify(predictor: Predictor, file: str | None, stage: int, *settings) -> t
     """Return message, answer, what :func:`show_stage` shows, its two answers, and two empty ones for adaptation."""
     nothing = "", "", None, None, "", "", gr.Image(visible=False)
     if file is None:
-        return "", page.caption_html("Drop a picture to see what it is."), *nothing[2:]
+        return "", caption_html("Drop a picture to see what it is."), *nothing[2:]
 
     try:
         chosen = configure(predictor, *settings)
-        seen = page.look(chosen, file)
+        seen = look_at(chosen, file)
     except (ValueError, OSError) as error:
-        return page.message_html(page.error_text(error)), *nothing[1:]
+        return message_html(error_text(error)), *nothing[1:]
 
-    answer = page.answer_html(seen, predictor.taxonomy, predictor.model.config.head_stages)
+    answer = answer_html(seen, predictor.taxonomy, predictor.model.config.head_stages)
     shown = seen.panels, seen.captions
     return "", answer, shown, *show_stage(shown, stage), *nothing[5:]
 
@@ -220,18 +231,18 @@ def show_stage(shown: tuple | None, stage: int) -> tuple:
     if shown is None:
         return None, ""
     panels, captions = shown
-    return panels[stage], page.caption_html(captions[stage])
+    return panels[stage], caption_html(captions[stage])
 
 
 def adapt(predictor: Predictor, file: str | None, target: str, steps: int, *settings) -> tuple:
     """Return what came of adapting to a target, as HTML, and the sheet of before and after."""
     if file is None or not target:
         what = "Drop a picture first." if file is None else "Click a node of the tree, or write its name."
-        return page.message_html(what), gr.Image(visible=False)
+        return message_html(what), gr.Image(visible=False)
     try:
-        text, sheet = page.adapt(configure(predictor, *settings), file, target, AdaptConfig(steps=int(steps)))
+        text, sheet = adapt_to(configure(predictor, *settings), file, target, AdaptConfig(steps=int(steps)))
     except (ValueError, OSError) as error:
-        return page.message_html(page.error_text(error)), gr.Image(visible=False)
+        return message_html(error_text(error)), gr.Image(visible=False)
     return text, gr.Image(sheet, visible=True)
 
 
@@ -301,7 +312,7 @@ def _settings(predictor: Predictor) -> list[gr.components.Component]:
                 elem_id="decoder",
             ),
             gr.Dropdown(
-                page.subtrees(predictor.taxonomy),
+                subtrees(predictor.taxonomy),
                 value=list(predictor.within or []),
                 multiselect=True,
                 allow_custom_value=True,
@@ -335,7 +346,7 @@ def _adaptation() -> tuple:
     with gr.Column(elem_id="adaptation"):
         gr.HTML(
             "<h2>Not what you see?</h2>"
-            + page.caption_html(
+            + caption_html(
                 "Click a node of the tree, or write the name of any. The model takes a few steps towards it, for this "
                 "picture alone, and its segments follow: above before, below after."
             ),

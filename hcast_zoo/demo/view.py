@@ -75,7 +75,7 @@ class Look:
     captions: tuple[str, ...]
 
 
-def look(predictor: Predictor, file: str | Path) -> Look:
+def look_at(predictor: Predictor, file: str | Path) -> Look:
     """Label and segment a picture.
 
     Raises:
@@ -151,7 +151,7 @@ def grow_tree(
     return tuple(branches)
 
 
-def adapt(predictor: Predictor, file: str | Path, target: str, config: AdaptConfig) -> tuple[str, Image.Image]:
+def adapt_to(predictor: Predictor, file: str | Path, target: str, config: AdaptConfig) -> tuple[str, Image.Image]:
     """Adapt to a target; return what came of it as HTML, and the sheet of before and after. See :mod:`adapt_picture`.
 
     Raises:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..common.extras import needs_extra
-from ..network import superpixels
 from ..network.config import HCastConfig
 from ..network.model import HCast
+from ..network.superpixels import segment_images
 from ..taxonomy.tree import Taxonomy
-from ..weights import file as weights
+from ..weights.file import Weights
 
 
 class Graph(nn.Module):
@@ -61,10 +61,10 @@ def output_names(config: HCastConfig, taxonomy: Taxonomy | None) -> tuple[str, .
     return (*(f"logits_{name}" for name in levels), *(f"assignment_{stage}" for stage in poolings))
 
 
-def metadata(content: weights.Weights) -> dict[str, str]:
+def metadata(weights: Weights) -> dict[str, str]:
     """Return the texts that go with a graph: those of a safetensors file, ``config`` and ``taxonomy`` as JSON."""
-    texts = {k: v for k, v in content.metadata.items() if k != "format"}
-    parts = {"config": content.config, "taxonomy": content.taxonomy, "calibration": content.calibration}
+    texts = {k: v for k, v in weights.metadata.items() if k != "format"}
+    parts = {"config": weights.config, "taxonomy": weights.taxonomy, "calibration": weights.calibration}
     return texts | {k: json.dumps(v.to_dict(), ensure_ascii=False) for k, v in parts.items() if v is not None}
 
 
@@ -75,7 +75,7 @@ def example(config: HCastConfig, batch_size: int, seed: int = 0) -> tuple[Tensor
     coarse = torch.randn(batch_size, config.in_chans, 7, 7, generator=generator)
     images = nn.functional.interpolate(coarse, (size, size), mode="bicubic")
     images = images + 0.1 * torch.randn(images.shape, generator=generator)
-    segments = superpixels.segment_images(images, config)
+    segments = segment_images(images, config)
     return images, segments.contiguous()
 
 

@@ -20,10 +20,10 @@ from ..common.walk import LeftOut, Skipped, walk
 from ..data.loading import read_ahead, start_quietly, start_workers
 from ..data.pictures import Picture, PictureError, is_picture, picture_name, read_picture
 from ..data.transforms import eval_transform
-from ..network import superpixels
 from ..network.config import HCastConfig, check_clusters
 from ..network.memory import pictures_at_once
 from ..network.model import HCast, HCastOutput
+from ..network.superpixels import segment_images
 from ..taxonomy.above import check_above, sum_upwards
 from ..taxonomy.backoff import back_off, check_threshold
 from ..taxonomy.calibration import Calibration
@@ -31,7 +31,7 @@ from ..taxonomy.decode import check_decoder, check_top_k, node_probabilities, to
 from ..taxonomy.guarantee import Guarantee, read_guarantee
 from ..taxonomy.subtree import Subtree
 from ..taxonomy.tree import UNKNOWN, Taxonomy
-from ..weights import file as weights
+from ..weights.file import WeightsError, build_model, is_headless, load_weights
 from .engines import check_engine, make_engine
 from .prediction import Prediction
 from .sets import SetMaker
@@ -85,9 +85,9 @@ class Predictor:
         set_level: str | None = None,
     ):
         check_engine(engine, precision)
-        content = weights.load(source)
-        if weights.is_headless(content):
-            raise weights.WeightsError(
+        content = load_weights(source)
+        if is_headless(content):
+            raise WeightsError(
                 f"{source} has no classifier head, so it gives no labels: train from it with "
                 f"hcast-zoo train --model {source}"
             )
@@ -95,7 +95,7 @@ class Predictor:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
         check_decoder(decoder)
         self.taxonomy: Taxonomy = content.taxonomy if taxonomy is None else check_above(taxonomy, content.taxonomy)
-        self.model: HCast = weights.build(content, device)
+        self.model: HCast = build_model(content, device)
         self.transform = eval_transform(content.config)
         self.calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
         self._flat = None
@@ -405,7 +405,7 @@ class _Pictures(Dataset):
         except PictureError as error:
             return _Item(file, error=error.reason)
 
-        segments = superpixels.segment_images(image[None], self.config)[0]
+        segments = segment_images(image[None], self.config)[0]
         return _Item(file, image, segments)
 
 

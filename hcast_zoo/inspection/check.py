@@ -11,9 +11,8 @@ from ..data.readers import SPLIT_NAMES, Listing, find_split
 from ..inference.predictor import Prediction
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import UNKNOWN, Taxonomy
-from . import scan
 from .duplicates import groups_of, near_groups
-from .scan import Measured
+from .scan import Measured, colours, hashes
 from .suspects import Suspect, find_suspect
 
 FEW = 5  # training pictures of a node, below which it is too small to learn
@@ -338,7 +337,7 @@ def find_copies(listing: Listing, measured: Sequence[Measured], distance: int) -
     first_of = {index: group[0] for group in exact for index in group}
     kept = [i for i, m in enumerate(measured) if m.error is None and not m.blank and first_of.get(i, i) == i]
     distinct = [measured[index] for index in kept]
-    near = near_groups(scan.hashes(distinct), scan.colours(distinct), distance) if kept else []
+    near = near_groups(hashes(distinct), colours(distinct), distance) if kept else []
 
     members = {group[0]: group for group in exact}
     found = []

@@ -6,8 +6,9 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..common import page as common
 from ..common.files import write_whole
+from ..common.page import write_page as write_page_file
+from ..common.page import write_text
 from ..common.text import clip
 from ..data.pictures import PictureError
 from ..data.thumbnails import make_thumbnail
@@ -99,7 +100,7 @@ def write_page(report: Report, path: str | Path) -> None:
     """
     title = f"{report.listing.source.resolve().name}: what to mend"
     body = "\n".join(_Page(report, Path(path).parent).body())
-    write_whole(path, common.write_page(title, body, STYLE))
+    write_whole(path, write_page_file(title, body, STYLE))
 
 
 class _Page:
@@ -224,7 +225,7 @@ class _Page:
         picture, measured = self.report.listing.pictures[index], self.report.measured[index]
         image = self._thumbnail(picture)
         if not isinstance(picture, bytes):
-            image = f'<a href="{common.write_text(self._link(picture))}">{image or "open"}</a>'
+            image = f'<a href="{write_text(self._link(picture))}">{image or "open"}</a>'
         part = f'<span class="part">{_text(self._part(index))}</span> ' if self.report.listing.splits else ""
         size = f"{measured.width} x {measured.height}"
         label = _text(self.report.label(index) or "no label")
@@ -298,7 +299,7 @@ class _Page:
 
 
 def _text(text: str) -> str:
-    return common.write_text(clip(text, 500))
+    return write_text(clip(text, 500))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

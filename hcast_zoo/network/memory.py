@@ -13,7 +13,7 @@ class MemoryBudgetError(ValueError):
     """Something asks for more memory than the budget; the message names the field, the figure and the budget."""
 
 
-def budget() -> int:
+def memory_budget() -> int:
     """Return the bytes that a model with one picture, or a table of pictures, may take.
 
     Raises:
@@ -29,7 +29,7 @@ def budget() -> int:
     return int(number * 2**30)
 
 
-def check(size: int, field: str, what: str) -> None:
+def check_memory(size: int, field: str, what: str) -> None:
     """Raise MemoryBudgetError if a number of bytes is above the budget.
 
     Args:
@@ -37,10 +37,10 @@ def check(size: int, field: str, what: str) -> None:
         field: What a user can change.
         what: What takes the memory.
     """
-    if size > budget():
+    if size > memory_budget():
         raise MemoryBudgetError(
-            f"{field}: {what} would take {gibibytes(size)} of memory, expected at most {gibibytes(budget())}: choose "
-            f"less, or raise the budget with the environment variable {VARIABLE}"
+            f"{field}: {what} would take {gibibytes(size)} of memory, expected at most {gibibytes(memory_budget())}: "
+            f"choose less, or raise the budget with the environment variable {VARIABLE}"
         )
 
 
@@ -60,13 +60,13 @@ def check_config(config: Any, stem: int = 0) -> None:
         MemoryBudgetError: with the name of the field that asks for most.
     """
     parts = {"stem": stem, **parameter_bytes(config), **{f"{k} ": v for k, v in picture_bytes(config).items()}}
-    if sum(parts.values()) <= budget():
+    if sum(parts.values()) <= memory_budget():
         return
     field = max(parts, key=parts.__getitem__)
     name = field.strip()
     value = getattr(config, name)
     needs = "the model and one picture" if len(str(value)) > 60 else f"{value}: the model and one picture"
-    check(sum(parts.values()), name, f"{needs}, most of it ({gibibytes(parts[field])}) because of this,")
+    check_memory(sum(parts.values()), name, f"{needs}, most of it ({gibibytes(parts[field])}) because of this,")
 
 
 def parameter_bytes(config: Any) -> dict[str, int]:
@@ -103,5 +103,5 @@ def resized_bytes(short_side: float) -> int:
 
 def pictures_at_once(config: Any, wanted: int) -> int:
     """Return how many pictures of a batch fit into the budget together, from 1 to ``wanted``."""
-    left = budget() - sum(parameter_bytes(config).values())
+    left = memory_budget() - sum(parameter_bytes(config).values())
     return max(1, min(wanted, left // max(1, sum(picture_bytes(config).values()))))

@@ -30,7 +30,7 @@ CV2_HELP = (
 )
 
 
-def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
+def seeds_superpixels(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
     """Segment a picture into superpixels by SEEDS on its Lab colours.
 
     OpenCV makes a grid of at most ``num_superpixels`` blocks and moves their boundaries. If the image is too small for
@@ -56,7 +56,7 @@ def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
         raise ValueError(f"expected num_superpixels of 1 or more, got {num_superpixels}")
     height, width = image.shape[:2]
     if _seeds_blocks(height, width, num_superpixels) == 0:
-        return grid(height, width, num_superpixels).numpy()
+        return grid_superpixels(height, width, num_superpixels).numpy()
     cv2 = load_cv2()
     lab = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2LAB)
     algorithm = cv2.ximgproc.createSuperpixelSEEDS(
@@ -67,7 +67,7 @@ def seeds(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
     return algorithm.getLabels().astype(np.int64)
 
 
-def grid(height: int, width: int, num_superpixels: int = 196) -> Tensor:
+def grid_superpixels(height: int, width: int, num_superpixels: int = 196) -> Tensor:
     """Return a (H, W) int64 map of at most ``num_superpixels`` equal rectangles, for tracing and tiny images."""
     rows, cols = grid_shape(height, width, num_superpixels)
     row = torch.arange(height) * rows // height
@@ -75,7 +75,7 @@ def grid(height: int, width: int, num_superpixels: int = 196) -> Tensor:
     return row[:, None] * cols + col
 
 
-def from_normalized(
+def segment_normalized(
     images: Tensor, num_superpixels: int, mean: tuple[float, ...], std: tuple[float, ...], method: str = "seeds"
 ) -> Tensor:
     """Segment each of a batch of normalised images.
@@ -111,7 +111,7 @@ def from_normalized(
         height, width = images.shape[2:]
         if torch.jit.is_tracing():
             height, width = int(height), int(width)  # in a trace, sizes are tensors
-        labels = grid(height, width, num_superpixels).to(images.device)
+        labels = grid_superpixels(height, width, num_superpixels).to(images.device)
         return labels.expand(images.shape[0], -1, -1)
 
     # A custom operator, for compilers and transforms; its first call imports torch's compiler, so elsewhere go without.
@@ -159,7 +159,7 @@ def prepare_segments(
 
 def segment_images(images: Tensor, config: HCastConfig, num_superpixels: int | None = None) -> Tensor:
     """Return the (B, H, W) int64 superpixels of normalised (B, C, H, W) images, made as a config says."""
-    return from_normalized(
+    return segment_normalized(
         images, num_superpixels or config.num_superpixels, config.mean, config.std, config.superpixels
     )
 
@@ -199,7 +199,9 @@ def wrapped_seeds(images: Tensor, num_superpixels: int, mean: Sequence[float], s
     """
     shift, scale = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (mean, std))
     pixels = ((images.double() * scale + shift) * 255).to(torch.int64) % 256
-    maps = [seeds(picture, num_superpixels) for picture in pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy()]
+    maps = [
+        seeds_superpixels(picture, num_superpixels) for picture in pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    ]
     return torch.from_numpy(np.stack(maps))
 
 
@@ -259,7 +261,7 @@ def _seeds(images: Tensor, num_superpixels: int, mean: list[float], std: list[fl
     pixels = to_uint8(images, mean, std).numpy()
     # OpenCV releases the interpreter lock, so threads help. Their number does not change the maps.
     with ThreadPoolExecutor(max(1, min(len(pixels), torch.get_num_threads()))) as pool:
-        maps = list(pool.map(lambda image: seeds(image, num_superpixels), pixels))
+        maps = list(pool.map(lambda image: seeds_superpixels(image, num_superpixels), pixels))
     labels = np.stack(maps) if maps else np.zeros(pixels.shape[:3], np.int64)
     return torch.from_numpy(labels).to(images.device)
 

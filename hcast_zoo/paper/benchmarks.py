@@ -253,7 +253,7 @@ def _later() -> list[Benchmark]:
 BENCHMARKS.update({benchmark.name: benchmark for benchmark in _later()})
 
 
-def find(name: str) -> Benchmark:
+def find_benchmark(name: str) -> Benchmark:
     """Return a benchmark by its name.
 
     Raises:

@@ -13,9 +13,9 @@ import numpy as np
 
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
-from . import trees
 from .benchmarks import Benchmark, Lists
-from .readers import Content, DataError, Picture, find
+from .readers import Content, DataError, Picture, find_file
+from .trees import from_paths, load_tree, numbered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_rows(benchmark: Benchmark, roots: Sequence[Path]) -> list[Row]:
     assert lists is not None
     rows = []
     for split, name in lists.files.items():
-        file = find(roots, name)
+        file = find_file(roots, name)
         given = lists.has_depth and split == "train"
         count = (1 if lists.leaf_only else len(benchmark.levels)) + given
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
@@ -101,11 +101,11 @@ def _depth(benchmark: Benchmark, nodes: Sequence[int], given: int, where: str) -
 def _tree(benchmark: Benchmark, rows: Sequence[Row], roots: Sequence[Path]) -> Taxonomy:
     """Return the packaged tree; else the one that the lists, or a file beside them, define."""
     if benchmark.tree is not None:
-        return trees.load(benchmark.tree)
+        return load_tree(benchmark.tree)
     lists = benchmark.lists
     assert lists is not None
     if lists.leaf_only:
-        paths = _read_tree(find(roots, *lists.tree_files), len(benchmark.levels))
+        paths = _read_tree(find_file(roots, *lists.tree_files), len(benchmark.levels))
     else:
         paths = sorted({row.nodes for row in rows}, key=lambda nodes: nodes[-1])
 
@@ -114,11 +114,11 @@ def _tree(benchmark: Benchmark, rows: Sequence[Row], roots: Sequence[Path]) -> T
         raise DataError(f"{benchmark.title}: expected one path for each of {len(leaves)} leaves, numbered from 0")
     names = []
     for number, (level, count) in enumerate(benchmark.levels.items()):
-        known = _read_names(find(roots, lists.names[number]), level, count) if lists.names else None
-        names.append(known or trees.numbered(level, count))
+        known = _read_names(find_file(roots, lists.names[number]), level, count) if lists.names else None
+        names.append(known or numbered(level, count))
 
     try:
-        tree = trees.from_paths(benchmark.title, list(benchmark.levels), paths, names)
+        tree = from_paths(benchmark.title, list(benchmark.levels), paths, names)
     except TaxonomyError as error:
         raise DataError(f"{benchmark.title}: {error}") from error
 
@@ -151,10 +151,10 @@ def _read_names(file: Path, level: str, count: int) -> tuple[str, ...]:
 def _folder_of(lists: Lists, rows: Sequence[Row], roots: Sequence[Path]) -> Callable[[Path], Path]:
     """Return the function from a path in a list to the picture's file."""
     if lists.pictures == "cub":  # its lists say train/CLASS/FILE, of folders that their authors made
-        images = find(roots, "images.txt").parent / "images"
+        images = find_file(roots, "images.txt").parent / "images"
         return lambda path: images.joinpath(*path.parts[-2:])
 
-    bases = {top: find(roots, top, f"ILSVRC/Data/CLS-LOC/{top}") for top in {row.path.parts[0] for row in rows}}
+    bases = {top: find_file(roots, top, f"ILSVRC/Data/CLS-LOC/{top}") for top in {row.path.parts[0] for row in rows}}
 
     def file(path: Path) -> Path:
         top, *rest = path.parts
@@ -199,7 +199,7 @@ def deal(content: Content, fine: float, middle: float, seed: int, order: dict[st
 def official_order(content: Content, roots: Sequence[Path], layout: str) -> dict[str, int]:
     """Return the place of each training picture's file name in the list that the official code draws along."""
     if layout == "aircraft":
-        lines = find(roots, "data/images_variant_trainval.txt", "images_variant_trainval.txt").read_text("utf-8")
+        lines = find_file(roots, "data/images_variant_trainval.txt", "images_variant_trainval.txt").read_text("utf-8")
         return {f"{line.split(' ', 1)[0]}.jpg": place for place, line in enumerate(lines.splitlines())}
     files = sorted((p.file for p in content.pictures if p.split == "train"), key=lambda file: file.parts[-2:])
     return {file.name: place for place, file in enumerate(files)}

@@ -20,10 +20,22 @@ from tqdm import tqdm
 
 from ..common.files import whole_file, write_whole
 from ..data.pictures import PictureError, open_picture
-from . import archives, lists, trees
-from . import readers as layouts
+from . import lists
+from .archives import first_names, is_archive, unpack
 from .benchmarks import ILSVRC, Benchmark
-from .readers import Content, DataError, Picture
+from .readers import (
+    VAL_SOLUTION,
+    Content,
+    DataError,
+    Picture,
+    breeds_target,
+    read_aircraft,
+    read_breeds,
+    read_cub,
+    read_inat,
+    read_val_labels,
+)
+from .trees import leaf_ids, load_tree
 
 VAL_FRACTION = 0.1
 SPLITS = ("train", "val", "test")
@@ -117,10 +129,10 @@ def read(benchmark: Benchmark, roots: Sequence[Path], partial: bool = False) -> 
             content.pictures = [picture for picture in content.pictures if picture.file.exists()]
         return content
 
-    tree = trees.load(benchmark.tree)
+    tree = load_tree(benchmark.tree)
     if benchmark.layout == "breeds":
-        return layouts.read_breeds(roots, tree, trees.leaf_ids(benchmark.tree), partial)
-    readers = {"cub": layouts.read_cub, "aircraft": layouts.read_aircraft, "inat": layouts.read_inat}
+        return read_breeds(roots, tree, leaf_ids(benchmark.tree), partial)
+    readers = {"cub": read_cub, "aircraft": read_aircraft, "inat": read_inat}
     return readers[benchmark.layout](roots, tree)
 
 
@@ -166,7 +178,7 @@ def _checksums(benchmark: Benchmark, sources: Sequence[Path], remarks: list[str]
 
 def _gather(benchmark: Benchmark, sources: Sequence[Path], output: Path, progress: bool) -> list[Path]:
     """Unpack the archives into the output folder; return the folders to look in."""
-    files = [s for s in sources if archives.is_archive(s)]
+    files = [s for s in sources if is_archive(s)]
     if wrong := [s for s in sources if s.is_file() and s not in files and s.suffix not in LISTS]:
         raise DataError(f"{wrong[0]}: expected a folder, or a whole .tar, .tgz, .tar.gz or .zip")
 
@@ -175,7 +187,7 @@ def _gather(benchmark: Benchmark, sources: Sequence[Path], output: Path, progres
         _unpack_imagenet(benchmark, files, output, folders, progress)
     else:
         for file in files:
-            archives.unpack(file, output, progress=progress)
+            unpack(file, output, progress=progress)
 
     return list(dict.fromkeys([output, *folders]))
 
@@ -186,23 +198,23 @@ def _unpack_imagenet(
     """Unpack what is needed of ImageNet; the labels first, so that only the needed validation pictures follow."""
     listed = None
     if benchmark.lists is None:
-        leaf_ids = set(trees.leaf_ids(benchmark.tree))
+        ids = set(leaf_ids(benchmark.tree))
     elif files:
         rows = lists.read_rows(benchmark, folders)
-        leaf_ids = {row.path.parts[-2] for row in rows}
+        ids = {row.path.parts[-2] for row in rows}
         listed = {row.path.stem for row in rows if row.split == "test"}
     else:
         return
 
     def has_labels(file: Path) -> bool:
-        return any("devkit" in name or name.endswith(layouts.VAL_SOLUTION) for name in archives.first_names(file))
+        return any("devkit" in name or name.endswith(VAL_SOLUTION) for name in first_names(file))
 
     images = listed
     for file in sorted(files, key=lambda file: not has_labels(file)):
-        labels = None if listed is not None else layouts.read_val_labels([output])
+        labels = None if listed is not None else read_val_labels([output])
         if labels is not None:
-            images = {image for image, name in labels.items() if name in leaf_ids}
-        archives.unpack(file, output, layouts.breeds_target(leaf_ids, images), benchmark.name, progress)
+            images = {image for image, name in labels.items() if name in ids}
+        unpack(file, output, breeds_target(ids, images), benchmark.name, progress)
 
 
 def _check_counts(benchmark: Benchmark, content: Content, partial: bool) -> None:

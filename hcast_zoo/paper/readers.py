@@ -11,7 +11,7 @@ from pathlib import Path
 from ..common.files import check_file
 from ..common.formats import is_picture_name
 from ..taxonomy.tree import Taxonomy
-from . import trees
+from .trees import with_names
 
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 VAL_SOLUTION = "LOC_val_solution.csv"  # Kaggle's; ImageNet's own labels of the validation pictures are in the devkit
@@ -52,7 +52,7 @@ class Content:
 
 def read_cub(roots: Sequence[Path], tree: Taxonomy) -> Content:
     """Read CUB-200-2011: ``images.txt``, ``classes.txt``, ``image_class_labels.txt``, ``train_test_split.txt``."""
-    root = find(roots, "images.txt").parent
+    root = find_file(roots, "images.txt").parent
     files = [root / f"{name}.txt" for name in ("classes", "images", "image_class_labels", "train_test_split")]
     classes, images, labels, splits = map(_read_pairs, files)
     names = {number: name.partition(".")[2] for number, name in classes.items()}  # 001.Black_footed_Albatross
@@ -84,7 +84,7 @@ def read_cub(roots: Sequence[Path], tree: Taxonomy) -> Content:
 
 def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
     """Read FGVC-Aircraft: ``data/images_{variant,family,manufacturer}_{train,val,test}.txt``; train and val train."""
-    root = find(roots, "data/variants.txt", "variants.txt").parent
+    root = find_file(roots, "data/variants.txt", "variants.txt").parent
     given: dict[str, dict[str, str]] = {}
     splits: dict[str, str] = {}
     for level in tree.levels:
@@ -126,7 +126,7 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
         level_names.append(names)
 
     pictures = [Picture(root / "images" / f"{i}.jpg", index[name], splits[i]) for i, name in variants.items()]
-    return Content(pictures, trees.with_names(tree, [*level_names, None]), remarks)
+    return Content(pictures, with_names(tree, [*level_names, None]), remarks)
 
 
 def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], partial: bool = False) -> Content:
@@ -135,8 +135,8 @@ def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], 
     A flat ``val`` needs its labels: Kaggle's ``LOC_val_solution.csv`` or ImageNet's development kit. ``partial`` leaves
     out the classes that have no folder.
     """
-    train = find(roots, "train", "ILSVRC/Data/CLS-LOC/train")
-    val = find(roots, "val", "ILSVRC/Data/CLS-LOC/val")
+    train = find_file(roots, "train", "ILSVRC/Data/CLS-LOC/train")
+    val = find_file(roots, "val", "ILSVRC/Data/CLS-LOC/val")
     pictures = [Picture(file, leaf, "train") for leaf, file in _class_folders(train, leaf_ids, partial)]
     if any((val / name).is_dir() for name in leaf_ids):
         pictures += [Picture(file, leaf, "test") for leaf, file in _class_folders(val, leaf_ids, partial)]
@@ -168,7 +168,7 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
     remarks: list[str] = []
     categories: dict = {}
     for split, part in (("train", "train_mini"), ("test", "val")):
-        path = find(roots, f"{part}.json")
+        path = find_file(roots, f"{part}.json")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             files = {image["id"]: image["file_name"] for image in data["images"]}
@@ -183,7 +183,7 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
             )
         if wrong := [image for image, _ in labels if image not in files]:
             raise DataError(f"{path}: {len(wrong)} annotations of pictures that it does not list: {_some(wrong)}")
-        folder = find(roots, part).parent
+        folder = find_file(roots, part).parent
         pictures += [Picture(folder / files[image], leaf, split) for image, leaf in labels]
 
     names = []
@@ -194,7 +194,7 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
             raise DataError(f"train_mini.json and val.json: categories without {error}") from error
         names.append(_name_nodes(tree, level, given, remarks))
 
-    return Content(pictures, trees.with_names(tree, names), remarks)
+    return Content(pictures, with_names(tree, names), remarks)
 
 
 def read_val_labels(roots: Sequence[Path]) -> dict[str, str] | None:
@@ -207,7 +207,7 @@ def read_val_labels(roots: Sequence[Path]) -> dict[str, str] | None:
         ImportError: if scipy is not there, which reads the development kit's Matlab file.
     """
     try:
-        path = find(roots, VAL_SOLUTION)
+        path = find_file(roots, VAL_SOLUTION)
     except DataError:
         pass
     else:
@@ -215,7 +215,7 @@ def read_val_labels(roots: Sequence[Path]) -> dict[str, str] | None:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
 
     try:
-        path = find(roots, f"{DEVKIT}/ILSVRC2012_validation_ground_truth.txt")
+        path = find_file(roots, f"{DEVKIT}/ILSVRC2012_validation_ground_truth.txt")
     except DataError:
         return None
 
@@ -256,7 +256,7 @@ def breeds_target(leaf_ids: Collection[str], images: Collection[str] | None) -> 
     return target
 
 
-def find(roots: Sequence[Path], *names: str) -> Path:
+def find_file(roots: Sequence[Path], *names: str) -> Path:
     """Return the first file or folder of some names in some folders, or one folder deeper.
 
     Raises:

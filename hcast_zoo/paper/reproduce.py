@@ -10,11 +10,10 @@ from ..data.dataset import HierarchicalDataset
 from ..data.transforms import eval_transform
 from ..evaluation.evaluate import evaluate
 from ..taxonomy.tree import Taxonomy
-from ..weights import file as weights
-from ..weights.file import Weights
+from ..weights.file import Weights, build_model, load_weights
 from ..weights.official import convert_official, read_checkpoint
-from . import trees
 from .benchmarks import Benchmark
+from .trees import load_tree, same_tree
 
 # How the official code answers: each level's own choice (docs/official_differences.md, 34).
 OFFICIAL_DECODER = "independent"
@@ -90,7 +89,7 @@ def reproduce(
         dataset = HierarchicalDataset.load(
             data, taxonomy, split, transform=eval_transform(content.config), skip_broken=False
         )
-        model = weights.build(content, processes.device(device))
+        model = build_model(content, processes.device(device))
         results.append(
             evaluate(
                 model,
@@ -128,7 +127,7 @@ def reproduce(
 def _is_tree_of(taxonomy: Taxonomy, benchmark: Benchmark) -> bool:
     """Tell whether a prepared tree is the benchmark's; of one that comes with its lists, the levels are known."""
     if benchmark.tree is not None:
-        return trees.same_tree(taxonomy, trees.load(benchmark.tree))
+        return same_tree(taxonomy, load_tree(benchmark.tree))
     return dict(zip(taxonomy.levels, taxonomy.level_classes)) == benchmark.levels
 
 
@@ -142,7 +141,7 @@ def load_checkpoint(benchmark: Benchmark, source: str | Path, taxonomy: Taxonomy
         config, state = convert_official(read_checkpoint(str(source)), **benchmark.official)
         content = Weights(config, None, state)
     else:
-        content = weights.load(source)
+        content = load_weights(source)
 
     if content.config.level_classes != taxonomy.level_classes:
         raise ValueError(
@@ -150,7 +149,7 @@ def load_checkpoint(benchmark: Benchmark, source: str | Path, taxonomy: Taxonomy
             f"{benchmark.title} {taxonomy.level_classes}"
         )
 
-    if content.taxonomy is not None and not trees.same_tree(content.taxonomy, taxonomy):
+    if content.taxonomy is not None and not same_tree(content.taxonomy, taxonomy):
         raise ValueError(
             f"{source}: its taxonomy {content.taxonomy.name!r} is another tree than that of "
             f"{benchmark.title}, or in another order"

@@ -8,15 +8,15 @@ from pathlib import Path
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
 
-FOLDER = Path(__file__).parent / "label_trees"
+TREES = Path(__file__).parent / "label_trees"
 
 
-def names() -> list[str]:
+def tree_names() -> list[str]:
     """Return the names of the trees."""
-    return sorted(path.stem for path in FOLDER.glob("*.json"))
+    return sorted(path.stem for path in TREES.glob("*.json"))
 
 
-def load(name: str) -> Taxonomy:
+def load_tree(name: str) -> Taxonomy:
     """Return a tree. Node i of a level is class i of the official checkpoints' head; names are those that are known.
 
     Where the data set names no node of a level (CUB's orders and families), or its names come with the pictures only
@@ -34,7 +34,7 @@ def leaf_ids(name: str) -> list[str]:
     Raises:
         TaxonomyError: if the taxonomy is not one of the trees here that have some.
     """
-    ids = _parse(name).get("leaf_ids") if name in names() else None
+    ids = _parse(name).get("leaf_ids") if name in tree_names() else None
     if ids is None:
         raise TaxonomyError(f"the taxonomy {name!r} has no identifiers of leaves: match by name or order")
     return ids
@@ -79,14 +79,14 @@ def shallow_leaves(tree: Taxonomy) -> list[tuple[str, ...]]:
 
 
 def _parse(name: str) -> dict:
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((TREES / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @functools.lru_cache(maxsize=8)
 def _read(name: str) -> Taxonomy:
     """Read ``paths`` of node indices, and names for the levels whose names are known."""
-    if name not in names():
-        raise TaxonomyError(f"no tree {name!r}: expected one of {', '.join(names())}")
+    if name not in tree_names():
+        raise TaxonomyError(f"no tree {name!r}: expected one of {', '.join(tree_names())}")
     tree = _parse(name)
     paths, levels = tree["paths"], tree["levels"]
     counts = [max(path[depth] for path in paths) + 1 for depth in range(len(levels))]

@@ -176,7 +176,7 @@ def stage_panel(segmentation: Segmentation, stage: int, size: int = PANEL) -> Im
     return draw_boundaries(average_colours(segmentation.view(size), labels), labels, INK)
 
 
-def sheet(columns: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]) -> Image.Image:
+def compose_sheet(columns: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]) -> Image.Image:
     """Arrange columns of panels, each with lines of text below it, on one sheet.
 
     Args:

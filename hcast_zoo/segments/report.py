@@ -14,8 +14,17 @@ from ..common.choices import PARTS
 from ..data.pictures import read_picture
 from ..inference.predictor import Prediction, Predictor
 from ..taxonomy.tree import UNKNOWN
-from . import drawing as visualize
-from .drawing import PANEL, Segmentation
+from .drawing import (
+    PANEL,
+    Segmentation,
+    average_colours,
+    compose_sheet,
+    draw_boundaries,
+    draw_focus,
+    label_picture,
+    resize_labels,
+    stage_panel,
+)
 from .explain import agreement, explain_levels, focus_map
 
 
@@ -137,14 +146,14 @@ def draw_sheet(segmented: SegmentedPicture) -> Image.Image:
         readings = [r for r in segmented.readings if r.stage == stage]
         count = len(np.unique(labels))
         title = f"{count} superpixels" if stage == 1 else f"{count} segment" + "s" * (count > 1)
-        column = [(visualize.stage_panel(segmentation, stage), [title, *(r.text for r in readings)])]
+        column = [(stage_panel(segmentation, stage), [title, *(r.text for r in readings)])]
         for r in readings:
-            focus = visualize.resize_labels(r.focus, PANEL)
-            column.append((visualize.draw_focus(view, focus), [f"where {r.level} looks"]))
+            focus = resize_labels(r.focus, PANEL)
+            column.append((draw_focus(view, focus), [f"where {r.level} looks"]))
 
         columns.append(column)
 
-    return visualize.sheet(columns)
+    return compose_sheet(columns)
 
 
 def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
@@ -166,16 +175,16 @@ def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PA
     for stage in range(1, len(segmentation.maps) + 1):
         labels = arrays[f"stage_{stage}"] = segmentation.labels(stage)
         if "overlays" in parts:
-            visualize.average_colours(picture, labels).save(folder / f"stage_{stage}.average.png")
-            visualize.draw_boundaries(picture, labels).save(folder / f"stage_{stage}.boundaries.png")
+            average_colours(picture, labels).save(folder / f"stage_{stage}.average.png")
+            draw_boundaries(picture, labels).save(folder / f"stage_{stage}.boundaries.png")
         if "labels" in parts:
-            visualize.label_picture(labels).save(folder / f"stage_{stage}.labels.png")
+            label_picture(labels).save(folder / f"stage_{stage}.labels.png")
 
     for number, reading in enumerate(segmented.readings, 1):
         focus = segmentation.in_picture(reading.focus, 0)
         arrays |= {f"share_{number}": reading.shares, f"focus_{number}": focus}
         if "overlays" in parts:
-            visualize.draw_focus(picture, focus).save(folder / f"level_{number}.focus.png")
+            draw_focus(picture, focus).save(folder / f"level_{number}.focus.png")
 
     if "arrays" in parts:
         np.savez_compressed(folder / "segments.npz", **arrays)  # type: ignore[arg-type]

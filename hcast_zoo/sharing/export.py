@@ -16,7 +16,7 @@ from ..common.files import whole_file
 from ..inference.engines import onnx_session
 from ..inference.graph import Graph, example, load_packages, metadata, output_names, trace, write_onnx
 from ..network.config import HCastConfig, check_clusters
-from ..weights import file as weights
+from ..weights.file import build_model, load_weights
 
 TOLERANCE = 1e-4  # largest difference of an output from the model's
 
@@ -57,7 +57,7 @@ def export(
     """Write a model as one graph; a failure leaves no file, or the old one.
 
     Args:
-        source: Weights; see :func:`hcast_zoo.weights.file.load`.
+        source: Weights; see :func:`hcast_zoo.weights.file.load_weights`.
         output: File to write.
         format: ``"onnx"`` or ``"pt2"``.
         batch_size: The only one that the graph takes; None for any.
@@ -76,19 +76,19 @@ def export(
         raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
     if opset is not None and format != "onnx":
         raise ValueError(f"opset: only ONNX has one, not {format}")
-    content = weights.load(source)
+    weights = load_weights(source)
     if num_clusters is not None:
-        num_clusters = check_clusters(num_clusters, content.config.num_superpixels)
-        content.config = content.config.replace(num_clusters=num_clusters)
+        num_clusters = check_clusters(num_clusters, weights.config.num_superpixels)
+        weights.config = weights.config.replace(num_clusters=num_clusters)
 
     if format == "onnx":
         load_packages(check)
-    graph = Graph(weights.build(content), num_clusters).eval()
-    outputs = output_names(content.config, content.taxonomy)
+    graph = Graph(build_model(weights), num_clusters).eval()
+    outputs = output_names(weights.config, weights.taxonomy)
     write, run = {"onnx": (write_onnx, _run_onnx), "pt2": (_write_pt2, _run_pt2)}[format]
     with whole_file(output, suffix=f".{format}") as temporary:  # torch asks for its suffix
-        opset = write(trace(graph, batch_size), temporary, outputs, metadata(content), opset)  # type: ignore[operator]
-        difference = _compare(graph, content.config, temporary, run, batch_size) if check else None
+        opset = write(trace(graph, batch_size), temporary, outputs, metadata(weights), opset)  # type: ignore[operator]
+        difference = _compare(graph, weights.config, temporary, run, batch_size) if check else None
 
     return Export(file=str(output), inputs=("images", "segments"), outputs=outputs, opset=opset, difference=difference)
 

@@ -17,8 +17,7 @@ from ..common.files import MAX_TEXT, check_file, write_whole
 from ..common.text import brief, printable
 from ..network.config import is_number
 from ..taxonomy.guarantee import read_guarantee
-from ..weights import file as weights
-from ..weights.file import Weights
+from ..weights.file import Weights, load_weights
 
 METRICS = {"fpa": "FPA", "tice": "TICE", "wap": "wAP"}
 NOT_STATED = "Not stated."
@@ -84,7 +83,7 @@ class Evaluation:
         return {plain(mode): [f"{v:.2f}" for v in values.values()] for mode, values in self.results.items()}
 
 
-def render(
+def render_card(
     content: Weights,
     evaluations: Sequence[Evaluation] = (),
     name: str = "",
@@ -157,14 +156,14 @@ def _calibration_facts(content: Weights) -> dict[str, str]:
     return facts
 
 
-def record(path: str | Path, source: str, evaluation: Evaluation) -> None:
+def record_evaluation(path: str | Path, source: str, evaluation: Evaluation) -> None:
     """Write an evaluation to the JSON file beside a card, and the card anew.
 
     Evaluations of the same split, and those of other weights than ``source`` is now, are replaced.
 
     Args:
         path: The card, a ``.md`` file.
-        source: The weights; see :func:`hcast_zoo.weights.file.load`.
+        source: The weights; see :func:`hcast_zoo.weights.file.load_weights`.
         evaluation: What was measured.
     """
     path = Path(path)
@@ -175,7 +174,7 @@ def record(path: str | Path, source: str, evaluation: Evaluation) -> None:
             evaluations.append(other)
 
     evaluations.append(evaluation)
-    text = render(weights.load(source), evaluations, path.stem)
+    text = render_card(load_weights(source), evaluations, path.stem)
     write_whole(path.with_suffix(".json"), json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
     write_whole(path, text)
 

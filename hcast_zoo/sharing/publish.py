@@ -14,10 +14,9 @@ from huggingface_hub.utils import validate_repo_id
 from ..common.extras import needs_extra
 from ..common.files import sha256
 from ..segments.drawing import segment_strip
-from ..weights import file as weights
+from ..weights.file import build_model, load_weights, packaged_weights, save_weights
 from ..weights.hub import HubError
-from . import model_card as card
-from .model_card import Evaluation
+from .model_card import Evaluation, packaged_evaluations, render_card
 
 PREVIEW = "preview.png"
 
@@ -54,7 +53,7 @@ def assemble(
     transformers runs where hcast-zoo is not installed, the model card ``README.md``, and a preview picture.
 
     Args:
-        source: Weights; see :func:`hcast_zoo.weights.file.load`.
+        source: Weights; see :func:`hcast_zoo.weights.file.load_weights`.
         folder: New or empty folder.
         repo: ``org/name`` the card speaks of.
         evaluations: Measured numbers for the card; those that come with a packaged weight by default.
@@ -67,19 +66,19 @@ def assemble(
         ValueError: if the folder holds other files.
         ImportError: if transformers is missing.
     """
-    content = weights.load(source)
+    weights = load_weights(source)
     folder = empty_folder(folder)
     if evaluations is None:
-        evaluations = card.packaged_evaluations(str(source)) if str(source) in weights.packaged() else []
-    weights.save(content, folder / "model.safetensors", dtype)
-    if content.taxonomy is not None:
-        content.taxonomy.save(folder / "taxonomy.json")
+        evaluations = packaged_evaluations(str(source)) if str(source) in packaged_weights() else []
+    save_weights(weights, folder / "model.safetensors", dtype)
+    if weights.taxonomy is not None:
+        weights.taxonomy.save(folder / "taxonomy.json")
     if preview is not None:
-        segment_strip(weights.build(content), preview).save(folder / PREVIEW)
-    text = card.render(content, evaluations, Path(source).stem, repo, PREVIEW if preview is not None else None)
+        segment_strip(build_model(weights), preview).save(folder / PREVIEW)
+    text = render_card(weights, evaluations, Path(source).stem, repo, PREVIEW if preview is not None else None)
     (folder / "README.md").write_text(text, encoding="utf-8")
-    config = _integration("transformers").write_repository(content, folder)
-    config.update(_integration("timm").hub_config(content))
+    config = _integration("transformers").write_repository(weights, folder)
+    config.update(_integration("timm").hub_config(weights))
     (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
     return list_files(folder)
@@ -123,7 +122,7 @@ def publish(
     version that are no longer part of it are removed.
 
     Args:
-        source: Weights; see :func:`hcast_zoo.weights.file.load`.
+        source: Weights; see :func:`hcast_zoo.weights.file.load_weights`.
         repo: ``org/name``; created if it is not there.
         private: Create it for its members only; an existing repository stays as it is.
         revision: Branch to commit to, created if it is not there; the main branch by default.

@@ -8,8 +8,8 @@ from huggingface_hub import SpaceCardData
 
 from .. import __version__
 from ..common.extras import needs_extra
-from ..weights import file as weights
-from ..weights import hub
+from ..weights.file import load_weights, packaged_weights
+from ..weights.hub import parse_repository
 from .model_card import plain
 from .publish import File, Published, check_repo, empty_folder, list_files, send
 
@@ -38,8 +38,8 @@ def assemble_space(source: str, folder: str | Path, requirement: str | None = No
     It runs on the version of Gradio that is installed here, so try the page first.
 
     Args:
-        source: The weights, by a name that a Space can load: one of :func:`weights.packaged`, or ``org/name`` on the
-            Hub.
+        source: The weights, by a name that a Space can load: one of
+            :func:`hcast_zoo.weights.file.packaged_weights`, or ``org/name`` on the Hub.
         folder: New or empty folder.
         requirement: What pip installs in the Space: ``hcast-zoo[demo]`` from its index by default.
 
@@ -49,11 +49,11 @@ def assemble_space(source: str, folder: str | Path, requirement: str | None = No
         WeightsError, HubError: if the weights cannot be loaded.
         ImportError: if Gradio is missing.
     """
-    published = None if Path(source).exists() else hub.parse(source)
-    if published is None and source not in weights.packaged():
+    published = None if Path(source).exists() else parse_repository(source)
+    if published is None and source not in packaged_weights():
         raise ValueError(
             f"expected weights that a Space can load, org/name on the Hub or one of "
-            f"{', '.join(weights.packaged())}, got {source!r}: publish them first"
+            f"{', '.join(packaged_weights())}, got {source!r}: publish them first"
         )
 
     requirement = requirement or f"hcast-zoo[demo]>={__version__}"
@@ -63,18 +63,18 @@ def assemble_space(source: str, folder: str | Path, requirement: str | None = No
     with needs_extra("demo", "Spaces"):
         version = metadata.version(SDK)
 
-    content = weights.load(source)
-    if content.taxonomy is None:
+    weights = load_weights(source)
+    if weights.taxonomy is None:
         raise ValueError(f"{source} has no taxonomy to name labels with")
     folder = empty_folder(folder)
-    title = plain(content.metadata.get("name") or source)
+    title = plain(weights.metadata.get("name") or source)
     data = SpaceCardData(
         title=title,
         sdk=SDK,
         sdk_version=version,
         python_version=PYTHON,
         app_file="app.py",
-        license=plain(content.metadata.get("license", "other")).lower(),
+        license=plain(weights.metadata.get("license", "other")).lower(),
         models=[published[0]] if published else None,
         tags=["hcast", "hcast-zoo", "hierarchical-classification"],
         pinned=False,

@@ -74,7 +74,7 @@ def verify(folder: Path) -> dict:
     return progress
 
 
-def find(output: Path) -> tuple[Path, dict, str | None] | None:
+def find_checkpoint(output: Path) -> tuple[Path, dict, str | None] | None:
     """Return the newest checkpoint of a run that is whole, its progress, and what is wrong with a newer one.
 
     None if the run has no checkpoint.

@@ -79,7 +79,7 @@ VIEWS = 1_600  # in all; a GiB of their folder
 MOST_VIEWS = 4  # of a picture
 
 
-def by_size(pictures: int, pretrained_stem: bool, name: str | None = None) -> "Recipe":
+def recipe_by_size(pictures: int, pretrained_stem: bool, name: str | None = None) -> "Recipe":
     """Return the recipe for a number of training pictures.
 
     Args:
@@ -88,7 +88,7 @@ def by_size(pictures: int, pretrained_stem: bool, name: str | None = None) -> "R
         name: The recipe to take; by the number of pictures by default.
     """
     name = name or name_by_size(pictures)
-    content = load(name)
+    content = load_recipe(name)
     if name == "paper":
         return content
     batch = min(content.settings["batch_size"], max(pictures - pictures % 2, 2))
@@ -114,7 +114,7 @@ def name_by_size(pictures: int) -> str:
     return "small" if pictures < FEW_PICTURES else "medium" if pictures < MANY_PICTURES else "paper"
 
 
-def names() -> list[str]:
+def recipe_names() -> list[str]:
     """Return the names of the recipes in the package: by the number of pictures, then the paper's data sets."""
     return [*BY_SIZE, *_paper_names()]
 
@@ -123,7 +123,7 @@ def _paper_names() -> list[str]:
     return sorted(file.name.removesuffix(".json") for file in _folder().iterdir() if file.name.endswith(".json"))
 
 
-def load(source: str) -> Recipe:
+def load_recipe(source: str) -> Recipe:
     """Return a recipe of the package by its name, or one in a JSON file.
 
     Raises:
@@ -138,12 +138,12 @@ def load(source: str) -> Recipe:
         check_file(source, MAX_TEXT)
         text = Path(source).read_text(encoding="utf-8")
     else:
-        raise ValueError(f"no recipe {source!r}: expected a .json file, or one of {', '.join(names())}")
+        raise ValueError(f"no recipe {source!r}: expected a .json file, or one of {', '.join(recipe_names())}")
 
     try:
         data = {"description": "", "paper_exact": {}, **json.loads(text)}
         if like := data.pop("like", None):
-            base = load(like)
+            base = load_recipe(like)
             data["settings"] = {**base.settings, **data["settings"]}
             data["paper_exact"] = {**base.paper_exact, **data["paper_exact"]}
         return Recipe(Path(source).stem, **data)

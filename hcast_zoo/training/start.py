@@ -13,7 +13,7 @@ from ..common.text import clip
 from ..network.config import HCastConfig
 from ..network.stems import TIMM, PretrainedStem, weighted_mean
 from ..taxonomy.tree import UNKNOWN
-from ..weights import file as weights
+from ..weights.file import find_weights, load_weights, packaged_weights, read_weights
 from .imbalance import class_weights, level_priors, sample_weights
 from .settings import TrainConfig
 
@@ -45,7 +45,7 @@ def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
     elif Path(source).suffix in CHECKPOINTS:
         _load_checkpoint(stem.body, source)
     else:
-        content = weights.load(source)
+        content = load_weights(source)
         if content.config.stem != config.stem:
             raise ValueError(f"stem_weights: expected weights with the stem {config.stem}, got {content.config.stem}")
         state = content.state_dict.items()
@@ -55,8 +55,8 @@ def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
 
 def packaged_stem(config: HCastConfig) -> str | None:
     """Return the name of packaged weights that have a config's stem, or None."""
-    for name in weights.packaged():
-        if weights.read(weights.resolve(name), tensors=False).config.stem == config.stem:
+    for name in packaged_weights():
+        if read_weights(find_weights(name), tensors=False).config.stem == config.stem:
             return name
     return None
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from ..common.text import brief, clip
 from ..network.config import HCastConfig
 from ..network.stems import TIMM
-from ..paper import trees
+from ..paper.trees import load_tree
 from ..taxonomy.decode import node_probabilities
 from ..taxonomy.tree import UNKNOWN, Taxonomy
-from ..weights import file as weights
+from ..weights.file import Weights, build_model, load_weights
 from .losses import level_cross_entropy
 
 IMAGENET = "imagenet"  # the tree whose leaves are in the order of ImageNet's classes
@@ -64,10 +64,10 @@ class Teacher(nn.Module):
 class HierarchicalTeacher(Teacher):
     """A teacher that is an H-CAST model with the same tree."""
 
-    def __init__(self, content: weights.Weights, taxonomy: Taxonomy, config: HCastConfig):
+    def __init__(self, content: Weights, taxonomy: Taxonomy, config: HCastConfig):
         own = content.config
         super().__init__(taxonomy, config, own.mean, own.std, own.image_size)
-        self.model = weights.build(content).requires_grad_(False)
+        self.model = build_model(content).requires_grad_(False)
 
     def probabilities(self, images: Tensor, temperature: float) -> tuple[Tensor, ...]:
         """Return the nodes' probabilities by best_path, the levels' logits divided by the temperature."""
@@ -132,7 +132,7 @@ def load_teacher(source: str, taxonomy: Taxonomy, config: HCastConfig) -> Teache
         ValueError: if it cannot be loaded.
     """
     if not source.startswith(TIMM):
-        content = weights.load(source)
+        content = load_weights(source)
         own = content.taxonomy
         if own is None or (own.names, own.paths) != (taxonomy.names, taxonomy.paths):
             raise TeacherError(
@@ -159,7 +159,7 @@ def _order_leaves(model: nn.Module, name: str, taxonomy: Taxonomy) -> list[int]:
     classes = model.num_classes
     labels = model.pretrained_cfg.get("label_names")
     if labels is None and classes == 1000:
-        tree = trees.load(IMAGENET)
+        tree = load_tree(IMAGENET)
         labels = [tree.path_names(path)[-1] for path in tree.paths]
     if classes != len(leaves) or labels is None or sorted(labels) != sorted(leaves):
         other = None if labels is None else next((label for label in labels if label not in leaves), None)

@@ -34,10 +34,10 @@ from ..data.transforms import eval_transform
 from ..evaluation.evaluate import evaluate
 from ..network.config import HCastConfig
 from ..network.model import HCast
-from ..weights import file as weights
-from . import checkpoint
+from ..weights.file import Weights, fit_state_dict, save_weights
 from .augmentation import make_mixup, train_transform
 from .average import make_average
+from .checkpoint import NEWEST, UNFINISHED, CheckpointError, find_checkpoint, promote, seal
 from .estimate import as_time, estimate_seconds
 from .gpu_loader import DeviceLoader
 from .imbalance import make_loss, sample_weights
@@ -85,7 +85,7 @@ class Trainer:
         train_set: HierarchicalDataset,
         val_set: HierarchicalDataset,
         output: str | Path,
-        init: weights.Weights | None = None,
+        init: Weights | None = None,
         *,
         accept_changes: bool = False,
     ):
@@ -172,14 +172,14 @@ class Trainer:
         """
         return HCast(self.config)
 
-    def _start_model(self, init: weights.Weights | None) -> torch.nn.Module:
+    def _start_model(self, init: Weights | None) -> torch.nn.Module:
         """Return the model that training starts from, with what stays as it is frozen."""
         seed_everything(self.settings.seed)
         model = self.make_model()
         if init is None:
             load_stem(model, self.settings.stem_weights)
         else:
-            model.load_state_dict(weights.fit(init.state_dict, model, self.settings.paper_exact), strict=False)
+            model.load_state_dict(fit_state_dict(init.state_dict, model, self.settings.paper_exact), strict=False)
         freeze(model, self.settings.freeze)
         return model
 
@@ -400,8 +400,8 @@ class Trainer:
 
     def _diverged(self, what: str, rate: float) -> DivergedError:
         kept = "no checkpoint was written yet"
-        with contextlib.suppress(checkpoint.CheckpointError):
-            if found := checkpoint.find(self.output):
+        with contextlib.suppress(CheckpointError):
+            if found := find_checkpoint(self.output):
                 kept = f"the checkpoint of step {found[1]['step']} in {found[0]} is kept"
         return DivergedError(
             f"step {self.step}: {what}, at learning rate {rate:.3g}; {kept}. Usual causes: too high a learning rate "
@@ -439,11 +439,11 @@ class Trainer:
         self.best = max(reached, self.best)
 
         if self.processes.is_main:
-            content = weights.Weights(self.config, self.taxonomy, model.state_dict())
+            content = Weights(self.config, self.taxonomy, model.state_dict())
             dtype = torch.float16 if self.settings.save_half else None
-            weights.save(content, self.output / "last.safetensors", dtype)
+            save_weights(content, self.output / "last.safetensors", dtype)
             if better:
-                weights.save(content, self.output / "best.safetensors", dtype)
+                save_weights(content, self.output / "best.safetensors", dtype)
 
         self.accelerator.wait_for_everyone()
 
@@ -471,7 +471,7 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         """Write ``checkpoint/`` at once, and keep the one before: a crash leaves the old one or the new one."""
         self._check_weights()
-        new = self.output / checkpoint.UNFINISHED
+        new = self.output / UNFINISHED
         self.accelerator.wait_for_everyone()
         if self.processes.is_main:
             shutil.rmtree(new, ignore_errors=True)
@@ -480,10 +480,8 @@ class Trainer:
         losses = self.processes.gather(self.epoch_loss)  # every process has a file in it
 
         if self.processes.is_main:
-            checkpoint.seal(
-                new, {"step": self.step, "best": self.best, "not_better": self.not_better, "epoch_losses": losses}
-            )
-            checkpoint.promote(new)
+            seal(new, {"step": self.step, "best": self.best, "not_better": self.not_better, "epoch_losses": losses})
+            promote(new)
 
     def _resume(self) -> None:
         found = self._find_checkpoint()
@@ -494,7 +492,7 @@ class Trainer:
             try:
                 self.accelerator.load_state(folder)
             except Exception as error:  # a checkpoint without hashes, or one of other versions of torch
-                raise checkpoint.CheckpointError(f"{folder} cannot be loaded: {clip(error)}") from error
+                raise CheckpointError(f"{folder} cannot be loaded: {clip(error)}") from error
 
             self.step = progress["step"]
             self.best = progress["best"] if "best" in progress else progress["best_fpa"]  # its name in 0.1
@@ -504,20 +502,20 @@ class Trainer:
                 self.epoch_loss = total, count
             self.accelerator.wait_for_everyone()  # before the first process makes a new checkpoint of it
             if wrong and self.processes.is_main:  # else the next checkpoint would push the whole one out
-                shutil.rmtree(self.output / checkpoint.NEWEST)
-                checkpoint.promote(folder)
+                shutil.rmtree(self.output / NEWEST)
+                promote(folder)
 
     def _find_checkpoint(self) -> tuple[Path, dict, str | None] | None:
         """Return what the first process finds, in every process."""
         found: Any = None
         if self.processes.is_main:
             try:
-                found = checkpoint.find(self.output)
-            except checkpoint.CheckpointError as error:
+                found = find_checkpoint(self.output)
+            except CheckpointError as error:
                 found = error
 
         found = self.processes.gather(found)[0]
-        if isinstance(found, checkpoint.CheckpointError):
+        if isinstance(found, CheckpointError):
             raise found
         return found
 

@@ -18,12 +18,12 @@ from ..network.embedding import fit_position
 from ..network.model import HCast
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.tree import Taxonomy
-from . import hub, tags
 from .errors import WeightsError as WeightsError
-from .header import FOLDER as FOLDER
-from .header import INDEX as INDEX
-from .header import packaged as packaged
+from .header import packaged_weights as packaged_weights
 from .header import read_metadata as read_metadata
+from .header import shipped_path as shipped_path
+from .hub import download_file, parse_repository
+from .tags import TAGS, default_tag, fetch_tag
 
 RUN_FILES = ("best.safetensors", "last.safetensors")  # of a training run, the one to take first
 MAX_CONFIG = 2**28  # bytes of a config.json with its taxonomy
@@ -57,7 +57,7 @@ class Weights:
         return digest.hexdigest()
 
 
-def save(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -> None:
+def save_weights(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a safetensors file at once: a crash leaves the old file or the new one.
 
     Args:
@@ -87,7 +87,7 @@ def _sort_header(file: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + file[end:]
 
 
-def load(source: str | Path) -> Weights:
+def load_weights(source: str | Path) -> Weights:
     """Read weights.
 
     Args:
@@ -99,14 +99,14 @@ def load(source: str | Path) -> Weights:
         WeightsError: if the source is not found, damaged, a pickle, or lacks a valid config.
         HubError: if a repository cannot be read.
     """
-    path = resolve(source)
-    repository = None if Path(source).exists() else hub.parse(str(source))
+    path = find_weights(source)
+    repository = None if Path(source).exists() else parse_repository(str(source))
     if repository and "config" not in read_metadata(path):
-        hub.download(repository[0], "config.json", repository[1])  # beside the weights, where read looks
-    return read(path)
+        download_file(repository[0], "config.json", repository[1])  # beside the weights, where read looks
+    return read_weights(path)
 
 
-def read(path: str | Path, tensors: bool = True) -> Weights:
+def read_weights(path: str | Path, tensors: bool = True) -> Weights:
     """Read a weights file; without ``tensors`` only its header, which takes a millisecond.
 
     A file that ``save_pretrained`` of transformers wrote has its config and taxonomy in the ``config.json`` beside it.
@@ -172,14 +172,14 @@ def _read_config_json(path: Path) -> dict[str, str]:
     return found
 
 
-def build(weights: Weights, device: str | torch.device = "cpu") -> HCast:
+def build_model(weights: Weights, device: str | torch.device = "cpu") -> HCast:
     """Return a model in eval mode, float32, with these weights.
 
     Raises:
         WeightsError: if the tensors are those of another model; the message names some of them.
         ValueError: if there is no such device.
     """
-    model = check(weights)
+    model = check_weights(weights)
     # A copy, because tensors of a mapped file are not aligned, which makes kernels slower and moves last bits.
     state = {
         k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.state_dict.items()
@@ -188,7 +188,7 @@ def build(weights: Weights, device: str | torch.device = "cpu") -> HCast:
     return model.to(check_device(device)).eval()
 
 
-def check(weights: Weights) -> HCast:
+def check_weights(weights: Weights) -> HCast:
     """Check that tensors are those of the config, before any memory is taken for what a config asks for.
 
     Returns:
@@ -223,7 +223,7 @@ def is_headless(weights: Weights) -> bool:
     return weights.metadata.get("heads") == "none" and not any(k.startswith("heads.") for k in weights.state_dict)
 
 
-def fit(state_dict: dict[str, Tensor], model: HCast, official: bool = False) -> dict[str, Tensor]:
+def fit_state_dict(state_dict: dict[str, Tensor], model: HCast, official: bool = False) -> dict[str, Tensor]:
     """Return what of a state dict can start a model of another image size or other classes.
 
     The position embedding is resampled; heads of other shapes are left out. Load the result with ``strict=False``.
@@ -266,24 +266,24 @@ def _move_finest_head(state: dict[str, Tensor], level: int) -> dict[str, Tensor]
     return {k: v for k, v in state.items() if not k.startswith("heads.")} | moved
 
 
-def resolve(source: str | Path) -> Path:
+def find_weights(source: str | Path) -> Path:
     """Return the file a name, a file, a folder or a repository on the Hub stands for.
 
     The checksum of a file in the package is verified. What exists on disk goes before the Hub.
     """
-    index = packaged()
+    index = packaged_weights()
     name = str(source)
     names = [n for n in index if n == name or n.split(".")[0] == name]
     if names:
-        path = FOLDER / index[names[0]]["file"]
+        path = shipped_path(index[names[0]])
         if not path.exists() or sha256(path) != index[names[0]]["sha256"]:
             raise WeightsError(f"{path} is missing or damaged: reinstall hcast-zoo")
         return path
 
-    published = name if name in tags.TAGS else tags.default(name)
+    published = name if name in TAGS else default_tag(name)
     path = Path(source)
     if published and not path.exists():
-        return tags.fetch(published, _write_published)
+        return fetch_tag(published, _write_published)
     if path.is_dir():
         files = [path / "model.safetensors", *(path / name for name in RUN_FILES)]
         found = next((file for file in files if file.exists()), None)
@@ -295,28 +295,28 @@ def resolve(source: str | Path) -> Path:
         return found
     if path.exists():
         return path
-    if repository := hub.parse(str(source)):
-        return hub.download(repository[0], "model.safetensors", repository[1])
+    if repository := parse_repository(str(source)):
+        return download_file(repository[0], "model.safetensors", repository[1])
     raise WeightsError(
         f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, org/name on the "
-        f"Hub, or one of {', '.join([*index, *tags.TAGS])}"
+        f"Hub, or one of {', '.join([*index, *TAGS])}"
     )
 
 
 def checksum(source: str | Path) -> str:
     """Return the SHA-256 of the file that some weights are in; see :func:`resolve`."""
-    return sha256(resolve(source))
+    return sha256(find_weights(source))
 
 
 def _write_published(
     path: Path, config: HCastConfig, taxonomy: Taxonomy | None, state: dict[str, Tensor], metadata: dict[str, str]
 ) -> None:
-    save(Weights(config, taxonomy, state, metadata), path)
+    save_weights(Weights(config, taxonomy, state, metadata), path)
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:
     """Return the model of some weights, in eval mode; :func:`load` tells what ``source`` can be."""
-    return build(load(source), device)
+    return build_model(load_weights(source), device)
 
 
 def _parse_calibration(text: str | None, num_levels: int) -> Calibration | None:

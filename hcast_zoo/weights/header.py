@@ -9,13 +9,18 @@ from ..common.files import check_file
 from ..common.text import clip
 from .errors import WeightsError
 
-FOLDER = Path(__file__).parent / "shipped"
-INDEX = FOLDER / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
+SHIPPED = Path(__file__).parent / "shipped"
+SHIPPED_INDEX = SHIPPED / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
 
 
-def packaged() -> dict[str, dict]:
+def packaged_weights() -> dict[str, dict]:
     """Return the weights in the package: name to ``file``, ``sha256`` and what else the index tells."""
-    return json.loads(INDEX.read_text()) if INDEX.exists() else {}
+    return json.loads(SHIPPED_INDEX.read_text()) if SHIPPED_INDEX.exists() else {}
+
+
+def shipped_path(entry: dict) -> Path:
+    """Return the file of an entry of :func:`packaged_weights`."""
+    return SHIPPED / entry["file"]
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ class HubError(OSError):
     """A repository on the Hub cannot be read; the message says why and what to do."""
 
 
-def parse(source: str) -> tuple[str, str | None] | None:
+def parse_repository(source: str) -> tuple[str, str | None] | None:
     """Split ``org/name``, ``org/name@revision`` or ``hf-hub:org/name`` into repository and revision.
 
     Returns:
@@ -20,7 +20,7 @@ def parse(source: str) -> tuple[str, str | None] | None:
     return (match["repo"], match["revision"]) if match and not source.endswith(".safetensors") else None
 
 
-def download(repo: str, filename: str, revision: str | None = None) -> Path:
+def download_file(repo: str, filename: str, revision: str | None = None) -> Path:
     """Return a file of a model repository in the local cache, fetching it if it is not there yet.
 
     A download that breaks off is taken up again by the next call; until it is complete, and has the size the Hub

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..common.text import clip
-from . import hub
+from .hub import download_file
 
 _HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)/(?P<path>[^@]+)(?:@(?P<revision>[\w./-]+))?")
 _DRIVE = re.compile(r"https://drive\.google\.com/(?:file/d/|uc\?.*?id=|open\?.*?id=)(?P<id>[\w-]+)")
@@ -33,7 +33,7 @@ def open_source(source: str) -> Iterator[Path]:
         match = _HUB.fullmatch(source)
         if match is None:
             raise ValueError(f"{clip(source)}: expected hf://org/name/path or hf://org/name/path@revision")
-        yield hub.download(match["repo"], match["path"], match["revision"])
+        yield download_file(match["repo"], match["path"], match["revision"])
     elif source.startswith(("https://", "http://")):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / ("checkpoint.safetensors" if source.endswith(".safetensors") else "checkpoint.pth")

@@ -19,15 +19,15 @@ from ..common.files import sha256, write_whole
 from ..common.text import clip
 from ..network.config import HCastConfig
 from ..taxonomy.tree import Taxonomy
-from . import hub
 from .errors import WeightsError
+from .hub import HubError, download_file
 from .official import convert_official, read_checkpoint
 from .published import TAGS, Tag
 
 IMAGENET_TREE = Path(__file__).parents[1] / "paper" / "label_trees" / "imagenet.json"
 
 
-def fetch(name: str, write: Callable) -> Path:
+def fetch_tag(name: str, write: Callable) -> Path:
     """Return the converted file of a tag, from the cache or by downloading and converting it.
 
     Args:
@@ -39,7 +39,7 @@ def fetch(name: str, write: Callable) -> Path:
         HubError: if it cannot be downloaded.
     """
     tag = TAGS[name]
-    path = folder() / f"{name}.safetensors"
+    path = cache_folder() / f"{name}.safetensors"
     expected = pinned(name)
     if path.exists():
         found = _source_of(path)
@@ -48,9 +48,9 @@ def fetch(name: str, write: Callable) -> Path:
 
     print(f"{name}: {tag.address}; licence: {tag.license}", file=sys.stderr)
     try:
-        source = hub.download(tag.repo, tag.path)
-    except hub.HubError as error:
-        raise hub.HubError(
+        source = download_file(tag.repo, tag.path)
+    except HubError as error:
+        raise HubError(
             f"{name}: {error}. A copy of the file works too: hcast-zoo convert FILE {name}.safetensors"
         ) from error
 
@@ -124,10 +124,10 @@ def _source_of(path: Path) -> str | None:
         return None  # made again
 
 
-def describe(name: str) -> dict:
+def describe_tag(name: str) -> dict:
     """Return what ``hcast-zoo info --list`` tells of a tag."""
     tag, pin_of_user = TAGS[name], pinned(name)
-    cached = folder() / f"{name}.safetensors"
+    cached = cache_folder() / f"{name}.safetensors"
     return {
         "name": name,
         "data": tag.data,
@@ -142,12 +142,12 @@ def describe(name: str) -> dict:
     }
 
 
-def default(variant: str) -> str | None:
+def default_tag(variant: str) -> str | None:
     """Return the tag that a variant's bare name stands for where the package has no weights of it, or None."""
     return next((name for name in TAGS if name.partition(".")[0] == variant), None)
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """Return the folder of converted files and pins, in the Hub's cache of assets."""
     from huggingface_hub import cached_assets_path, constants
 
@@ -175,7 +175,7 @@ def pin(name: str, digest: str) -> None:
 
 
 def _pins() -> Path:
-    return folder() / "pins.json"
+    return cache_folder() / "pins.json"
 
 
 def _read_pins() -> dict[str, str]:

@@ -7,15 +7,16 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from hcast_zoo.network import model as core
 from hcast_zoo.network.config import NUM_STAGES
 from hcast_zoo.network.embedding import fit_position
+from hcast_zoo.network.model import HCast as CoreHCast
+from hcast_zoo.network.model import HCastOutput
 
 from .config import model_config
 
 
 @MODELS.register_module()
-class HCast(core.HCast, BaseBackbone):
+class HCast(CoreHCast, BaseBackbone):
     """H-CAST backbone: superpixel tokens through four stages, each on a coarser segmentation.
 
     Its parameters are those of :class:`hcast_zoo.HCast` without ``heads``, by the same names.
@@ -81,7 +82,7 @@ class HCast(core.HCast, BaseBackbone):
     def init_weights(self) -> None:
         """Draw the parameters (when the core's constructor calls), or apply ``init_cfg`` (when mmengine does)."""
         if len(self.heads):  # still there: we are in the constructor
-            core.HCast.init_weights(self)
+            CoreHCast.init_weights(self)
         else:
             BaseModule.init_weights(self)
 
@@ -94,11 +95,11 @@ class HCast(core.HCast, BaseBackbone):
         """
         return self.select(self.forward_stages(x, segments))
 
-    def forward_stages(self, x: Tensor, segments: Tensor | None = None) -> core.HCastOutput:
+    def forward_stages(self, x: Tensor, segments: Tensor | None = None) -> HCastOutput:
         """Return the core's output, which also tells the segmentation of each stage. It has no logits."""
         return super().forward(x, segments)
 
-    def select(self, output: core.HCastOutput) -> tuple[Tensor, ...]:
+    def select(self, output: HCastOutput) -> tuple[Tensor, ...]:
         """Return the features of ``out_indices``."""
         return tuple(output.level_features[i] for i in self.out_indices)
 

@@ -7,31 +7,31 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 
 SCHEME = "hcast-zoo://"
 
 
 def load_from_hcast_zoo(filename: str, map_location=None) -> dict:
-    """Load weights by name, as ``hcast-zoo://hcast_small.emoji_art``; see :func:`load_weights`."""
-    return load_weights(filename.removeprefix(SCHEME), map_location)
+    """Load weights by name, as ``hcast-zoo://hcast_small.emoji_art``; see :func:`read_checkpoint`."""
+    return read_checkpoint(filename.removeprefix(SCHEME), map_location)
 
 
-def load_weights(source: str | Path, map_location=None) -> dict:
+def read_checkpoint(source: str | Path, map_location=None) -> dict:
     """Return weights as a checkpoint of a :class:`.classifier.HierarchicalClassifier`.
 
     Args:
-        source: A name, file or folder, as :func:`hcast_zoo.weights.file.load` takes.
+        source: A name, file or folder, as :func:`hcast_zoo.weights.file.load_weights` takes.
         map_location: Device of the tensors.
 
     Raises:
         WeightsError: if there are no such weights.
     """
-    content = weights.load(source)
+    weights = load_weights(source)
     meta = {}
-    if content.taxonomy is not None:
-        meta["dataset_meta"] = {"classes": content.taxonomy.names[-1], "taxonomy": content.taxonomy.to_dict()}
-    state = {classifier_key(k): v.to(map_location or "cpu") for k, v in content.state_dict.items()}
+    if weights.taxonomy is not None:
+        meta["dataset_meta"] = {"classes": weights.taxonomy.names[-1], "taxonomy": weights.taxonomy.to_dict()}
+    state = {classifier_key(k): v.to(map_location or "cpu") for k, v in weights.state_dict.items()}
     return {"state_dict": state, "meta": meta}
 
 
@@ -54,7 +54,7 @@ def load_from_local(filename: str, map_location=None) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} can not be found.")
     if path.suffix == ".safetensors":
-        return load_weights(path, map_location)
+        return read_checkpoint(path, map_location)
     with torch.serialization.safe_globals(_log_globals()):
         return torch.load(path, map_location=map_location, weights_only=True)
 

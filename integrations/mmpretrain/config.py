@@ -7,11 +7,11 @@ from pathlib import Path
 from hcast_zoo.data.listing import find_split
 from hcast_zoo.data.readers import find_shards, read, split_folders
 from hcast_zoo.network.config import VARIANTS, HCastConfig
-from hcast_zoo.paper import trees
+from hcast_zoo.paper.trees import load_tree, tree_names
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import WeightsError, find_weights, packaged_weights, read_weights
 
 ARCHITECTURES = tuple(name.removeprefix("hcast_") for name in VARIANTS)
 
@@ -35,7 +35,7 @@ def model_config(arch: str | Mapping, **changes) -> HCastConfig:
 
     try:
         return _content(str(arch))[0].replace(**changes)
-    except weights.WeightsError as error:
+    except WeightsError as error:
         raise ValueError(
             f"unknown arch {arch!r}: expected one of {', '.join(ARCHITECTURES)}, a dict of HCastConfig's "
             f"fields, or weights; {error}"
@@ -57,17 +57,17 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
         return source
     if isinstance(source, Mapping):
         return Taxonomy.from_dict(dict(source))
-    if str(source) in trees.names():
-        return trees.load(str(source))
+    if str(source) in tree_names():
+        return load_tree(str(source))
 
-    if str(source) in weights.packaged() or Path(source).suffix == ".safetensors":
+    if str(source) in packaged_weights() or Path(source).suffix == ".safetensors":
         taxonomy = _content(str(source))[1]
         if taxonomy is None:
             raise TaxonomyError(f"the weights {source} have no taxonomy")
         return taxonomy
 
     if not Path(source).exists():
-        known = [*trees.names(), *weights.packaged()]
+        known = [*tree_names(), *packaged_weights()]
         raise TaxonomyError(
             f"no taxonomy {str(source)!r}: expected a .json or .csv file, a folder, or one of {', '.join(known)}"
         )
@@ -106,5 +106,5 @@ def load_calibration(source: str | Path | Mapping | None, num_levels: int) -> Ca
 @functools.lru_cache(maxsize=8)
 def _content(source: str) -> tuple[HCastConfig, Taxonomy | None, Calibration | None]:
     """Read what weights say of themselves once, for all parts of a config that name them."""
-    content = weights.read(weights.resolve(source), tensors=False)
-    return content.config, content.taxonomy, content.calibration
+    weights = read_weights(find_weights(source), tensors=False)
+    return weights.config, weights.taxonomy, weights.calibration

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from hcast_zoo.data import dataset as core
+from hcast_zoo.data.dataset import HierarchicalDataset as CoreDataset
 from hcast_zoo.paper.trees import leaf_ids
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.tree import UNKNOWN, Taxonomy
@@ -72,7 +72,7 @@ class HierarchicalDataset(BaseDataset):
         return rows
 
     def _file_rows(self) -> list[dict]:
-        dataset = core.HierarchicalDataset.load(Path(self.ann_file).expanduser(), self.taxonomy, self.split)
+        dataset = CoreDataset.load(Path(self.ann_file).expanduser(), self.taxonomy, self.split)
         self.taxonomy = dataset.taxonomy
         rows = []
         for picture, labels in zip(dataset.pictures, dataset.labels.tolist()):

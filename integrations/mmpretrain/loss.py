@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from hcast_zoo.training import losses as core
+from hcast_zoo.training.losses import HierarchicalLoss as CoreLoss
 
 
 @MODELS.register_module()
-class HierarchicalLoss(core.HierarchicalLoss):
+class HierarchicalLoss(CoreLoss):
     """Sum of the levels' cross-entropies plus ``kl_weight`` times the Tree-path KL; see the core's class.
 
     Args:

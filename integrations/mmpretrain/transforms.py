@@ -14,7 +14,7 @@ from torchvision.transforms import Compose
 
 from hcast_zoo.data.pictures import PictureError, from_array, on_background, open_picture
 from hcast_zoo.data.transforms import short_side, to_tensor
-from hcast_zoo.network import superpixels
+from hcast_zoo.network.superpixels import segment_normalized
 
 from .config import model_config
 
@@ -155,9 +155,7 @@ class GenerateSuperpixels(BaseTransform):
         """Add the map."""
         config = self.config
         image = self.normalize(Image.fromarray(np.ascontiguousarray(results["img"][..., ::-1])))
-        labels = superpixels.from_normalized(
-            image[None], config.num_superpixels, config.mean, config.std, config.superpixels
-        )[0]
+        labels = segment_normalized(image[None], config.num_superpixels, config.mean, config.std, config.superpixels)[0]
         narrow = torch.int16 if config.num_superpixels <= torch.iinfo(torch.int16).max else torch.int64
         results[SEGMENTS] = labels.to(narrow, copy=True)  # a quarter of the bytes on their way from the worker
         return results

@@ -11,8 +11,8 @@ from timm.models import PretrainedCfg
 
 from hcast_zoo.common.text import clip
 from hcast_zoo.network.config import VARIANTS, HCastConfig
-from hcast_zoo.weights import header
 from hcast_zoo.weights.errors import WeightsError
+from hcast_zoo.weights.header import packaged_weights, read_metadata, shipped_path
 from hcast_zoo.weights.published import TAGS
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def sources() -> dict[str, Source]:
     the error comes when the weights are asked for.
     """
     found = {}
-    for name, entry in header.packaged().items():
+    for name, entry in packaged_weights().items():
         try:
-            found[name] = _read_source(header.FOLDER / entry["file"])
+            found[name] = _read_source(shipped_path(entry))
         except WeightsError as error:
             _logger.warning("%s", error)
             found[name] = Source(HCastConfig.from_variant(name.split(".")[0]))
@@ -104,13 +104,13 @@ def _read_source(path: Path) -> Source:
     Raises:
         WeightsError: if the header is damaged.
     """
-    metadata = header.read_metadata(path)
+    metadata = read_metadata(path)
     try:
         source = Source(
             config=HCastConfig.from_dict(json.loads(metadata["config"])),
             labels=json.loads(metadata.get("taxonomy", "null")),
         )
-        describe(source)
+        describe_source(source)
     except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: invalid config or taxonomy in the metadata: {clip(error)}") from error
 
@@ -119,16 +119,16 @@ def _read_source(path: Path) -> Source:
 
 def make_cfgs() -> dict[str, PretrainedCfg]:
     """Return the timm pretrained configs of all tags, for ``generate_default_cfgs``."""
-    packaged = header.packaged()
+    packaged = packaged_weights()
     cfgs = {}
     for name, source in sources().items():
-        fields = describe(source)
+        fields = describe_source(source)
         if name in TAGS:
             tag = TAGS[name]
             fields["license"] = tag.license
             cfgs[name] = UnpublishedCfg(hf_hub_id=tag.repo, hf_hub_filename=tag.path, **fields)
         elif name in packaged:
-            cfgs[name] = PretrainedCfg(file=str(header.FOLDER / packaged[name]["file"]), **fields)
+            cfgs[name] = PretrainedCfg(file=str(shipped_path(packaged[name])), **fields)
         elif name.endswith(".untrained"):
             cfgs[name] = PretrainedCfg(**fields)
         else:
@@ -139,7 +139,7 @@ def make_cfgs() -> dict[str, PretrainedCfg]:
     return cfgs
 
 
-def describe(source: Source) -> dict[str, Any]:
+def describe_source(source: Source) -> dict[str, Any]:
     """Return the fields of a pretrained config that a source fixes."""
     config = source.config
     return dict(

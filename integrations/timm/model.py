@@ -27,7 +27,20 @@ from hcast_zoo.network.superpixels import prepare_segments
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.official import convert_official, is_official
 
-from . import pretrained as tags
+from .pretrained import (
+    MODEL_FIELDS,
+    ImageSize,
+    fetch_cfg,
+    how_to_get,
+    image_shape,
+    is_reserved,
+    make_config,
+    plain_cfg,
+    resize_superpixels,
+    sources,
+    tell_of_size,
+    verify_file,
+)
 
 __all__ = ["TimmHCast", "checkpoint_filter_fn", "create_hcast"]
 
@@ -47,11 +60,11 @@ def choose_clusters(
 
 
 @register_notrace_function
-def check_size(x: Tensor, img_size: tags.ImageSize, num_superpixels: int) -> None:
+def check_size(x: Tensor, img_size: ImageSize, num_superpixels: int) -> None:
     """Warn of images of another size than the model's, whose superpixels are larger or smaller for it."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
-    (height, width), (own_height, own_width) = x.shape[2:], tags.image_shape(img_size)
+    (height, width), (own_height, own_width) = x.shape[2:], image_shape(img_size)
     if (height, width) == (own_height, own_width):
         return
     warnings.warn(
@@ -103,8 +116,8 @@ class TimmHCast(HCast):
         self.feature_info = [
             dict(num_chs=cfg.embed_dim, reduction=CELL_SIZE, module=f"stages.{i}") for i in range(NUM_STAGES)
         ]
-        self._traits = {"img_size": tags.image_shape(img_size or cfg.image_size)}
-        self._model_args = {k: v for k, v in self.config.to_dict().items() if k in tags.MODEL_FIELDS}
+        self._traits = {"img_size": image_shape(img_size or cfg.image_size)}
+        self._model_args = {k: v for k, v in self.config.to_dict().items() if k in MODEL_FIELDS}
         self._model_args["taxonomy"] = taxonomy.to_dict() if taxonomy else None
 
     @property
@@ -304,8 +317,8 @@ class TimmHCast(HCast):
         """Resample the position embedding for another image size, and scale the number of superpixels with it."""
         c = self.config
         before = self._traits["img_size"]
-        self.config = c.replace(**tags.resize(c.num_superpixels, before, img_size, c.num_clusters[0]))
-        tags.tell_of_size(before, img_size, c.num_superpixels, self.config.num_superpixels)
+        self.config = c.replace(**resize_superpixels(c.num_superpixels, before, img_size, c.num_clusters[0]))
+        tell_of_size(before, img_size, c.num_superpixels, self.config.num_superpixels)
         grid = (self.config.grid_size,) * 2
         self.pos_embed = nn.Parameter(resample_position(self.pos_embed.detach(), grid), self.pos_embed.requires_grad)
         update_model_input_size(self, img_size, num_superpixels=self.config.num_superpixels)
@@ -348,7 +361,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dic
 
 def _has_new_levels(model: TimmHCast) -> bool:
     cfg = getattr(model, "pretrained_cfg", {})
-    source = tags.sources().get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
+    source = sources().get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
     return source is None or source.headless or source.config.level_classes != model.config.level_classes
 
 
@@ -365,12 +378,12 @@ def create_hcast(
     A bare name without weights is the paper's network, whatever size its first tag has.
     """
     if pretrained_cfg is None and not pretrained:
-        pretrained_cfg = tags.plain(variant)
+        pretrained_cfg = plain_cfg(variant)
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
-    cfg, source = tags.fetch(cfg) if pretrained else (cfg, None)
-    config, model_kwargs = tags.make_config(variant, cfg, kwargs, source, pretrained)
+    cfg, source = fetch_cfg(cfg) if pretrained else (cfg, None)
+    config, model_kwargs = make_config(variant, cfg, kwargs, source, pretrained)
     if pretrained:
-        tags.verify(cfg)
+        verify_file(cfg)
 
     try:
         return build_model_with_cfg(
@@ -385,8 +398,8 @@ def create_hcast(
             **kwargs,
         )
     except (OSError, EntryNotFoundError) as error:
-        if pretrained and tags.is_reserved(cfg):
-            raise RuntimeError(tags.how_to_get(cfg)) from error
+        if pretrained and is_reserved(cfg):
+            raise RuntimeError(how_to_get(cfg)) from error
         raise
     except TypeError as error:
         raise TypeError(clip(error)) from error  # names of arguments may come from a file

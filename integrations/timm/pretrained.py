@@ -11,10 +11,10 @@ from timm.models import PretrainedCfg
 from hcast_zoo.network.config import CELL_SIZE, HCastConfig
 from hcast_zoo.network.superpixels import GRID_NOTE
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights import file as weights
-from hcast_zoo.weights import published
+from hcast_zoo.weights.file import find_weights, packaged_weights, read_weights, shipped_path
+from hcast_zoo.weights.published import TAGS
 
-from .cfgs import HUB_ORGANIZATION, Source, describe, sources
+from .cfgs import HUB_ORGANIZATION, Source, describe_source, sources
 
 ImageSize = int | tuple[int, int]  # side, or height and width, in pixels
 
@@ -28,12 +28,12 @@ MODEL_FIELDS = tuple(
 NO_DROP = dict(drop_rate=0.0, drop_path_rate=0.0)  # in timm, regularisation is the caller's and never the weights'
 
 
-def plain(variant: str) -> PretrainedCfg:
+def plain_cfg(variant: str) -> PretrainedCfg:
     """Return the pretrained config of a variant's bare name, for a new network: the paper's, whatever its tags hold."""
-    return PretrainedCfg(architecture=variant, **describe(Source(HCastConfig.from_variant(variant))))
+    return PretrainedCfg(architecture=variant, **describe_source(Source(HCastConfig.from_variant(variant))))
 
 
-def fetch(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
+def fetch_cfg(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
     """Return the config with the file of a tag that others publish, downloaded and converted, and what it holds.
 
     Any other config comes back as it is, and None.
@@ -44,25 +44,25 @@ def fetch(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
     """
     name = f"{cfg.architecture}.{cfg.tag}"
     own = cfg.file or cfg.state_dict or cfg.url  # of the caller
-    if name not in published.TAGS or own or cfg.hf_hub_id != published.TAGS[name].repo:
+    if name not in TAGS or own or cfg.hf_hub_id != TAGS[name].repo:
         return cfg, None
-    path = weights.resolve(name)
-    header = weights.read(path, tensors=False)
-    source = Source(header.config, header.taxonomy and header.taxonomy.to_dict(), published.TAGS[name].classes == 0)
-    told = {k: v for k, v in describe(source).items() if k not in ("mean", "std", "interpolation", "crop_pct")}
+    path = find_weights(name)
+    header = read_weights(path, tensors=False)
+    source = Source(header.config, header.taxonomy and header.taxonomy.to_dict(), TAGS[name].classes == 0)
+    told = {k: v for k, v in describe_source(source).items() if k not in ("mean", "std", "interpolation", "crop_pct")}
     return dataclasses.replace(cfg, file=str(path), **told), source
 
 
-def verify(cfg: PretrainedCfg) -> None:
+def verify_file(cfg: PretrainedCfg) -> None:
     """Verify the checksum of the file if it is one of the package's.
 
     Raises:
         WeightsError: if the file is missing or damaged.
     """
     name = f"{cfg.architecture}.{cfg.tag}"
-    entry = weights.packaged().get(name)
-    if entry is not None and cfg.file == str(weights.FOLDER / entry["file"]):
-        weights.resolve(name)
+    entry = packaged_weights().get(name)
+    if entry is not None and cfg.file == str(shipped_path(entry)):
+        find_weights(name)
 
 
 def is_reserved(cfg: PretrainedCfg) -> bool:
@@ -77,7 +77,7 @@ def how_to_get(cfg: PretrainedCfg) -> str:
         f"{name} has no published weights ({cfg.hf_hub_id} cannot be loaded). Convert a checkpoint of the authors' "
         f"code, or train it, and load the file: `hcast-zoo convert checkpoint.pth {cfg.tag}.safetensors`, then "
         f"timm.create_model('{name}', checkpoint_path='{cfg.tag}.safetensors'). "
-        f"Available with pretrained=True: {', '.join(weights.packaged())}"
+        f"Available with pretrained=True: {', '.join(packaged_weights())}"
     )
 
 
@@ -141,7 +141,7 @@ def make_config(
     clusters = given.get("num_clusters", fields["num_clusters"])
     least = clusters[0] if isinstance(clusters, (list, tuple)) and clusters else 1  # the config tells what is wrong
     trained = fields["num_superpixels"]
-    fields.update(resize(trained, before, size, least))
+    fields.update(resize_superpixels(trained, before, size, least))
     config = HCastConfig.from_dict({**fields, "in_chans": in_chans, **given})
     if pretrained:
         tell_of_size(before, size, trained, config.num_superpixels)
@@ -149,7 +149,7 @@ def make_config(
     return config, dict(img_size=size, in_chans=in_chans, num_classes=num_classes, taxonomy=taxonomy)
 
 
-def resize(num_superpixels: int, before: ImageSize, after: ImageSize, least: int) -> dict[str, int]:
+def resize_superpixels(num_superpixels: int, before: ImageSize, after: ImageSize, least: int) -> dict[str, int]:
     """Return the fields of a config that another image size changes.
 
     The number of superpixels grows with the pixels, so that a superpixel keeps its size. The position embedding is

@@ -10,7 +10,7 @@ from timm.models._hub import save_config_for_hf
 from hcast_zoo.network.config import VARIANTS, HCastConfig
 from hcast_zoo.weights.file import Weights
 
-from . import pretrained as tags
+from .pretrained import MODEL_FIELDS, Source, describe_source
 
 
 def hub_config(content: Weights) -> dict:
@@ -18,9 +18,9 @@ def hub_config(content: Weights) -> dict:
 
     They are written by timm itself, from a model on the meta device.
     """
-    fields = {k: v for k, v in content.config.to_dict().items() if k in tags.MODEL_FIELDS}
+    fields = {k: v for k, v in content.config.to_dict().items() if k in MODEL_FIELDS}
     taxonomy = content.taxonomy and content.taxonomy.to_dict()
-    cfg = tags.describe(tags.Source(content.config, taxonomy))
+    cfg = describe_source(Source(content.config, taxonomy))
     cfg.pop("label_names")  # config.json has them as id2label
     model = timm.create_model(
         variant_of(content.config),

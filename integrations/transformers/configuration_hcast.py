@@ -9,7 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from hcast_zoo.network.config import CELL_SIZE, IMAGENET_MEAN, IMAGENET_STD, NUM_STAGES, default_head_stages
 from hcast_zoo.network.config import HCastConfig as CoreConfig
-from hcast_zoo.network.memory import LABEL, check
+from hcast_zoo.network.memory import LABEL, check_memory
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.tree import Taxonomy
 
@@ -110,7 +110,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
         # Tables of labels are made next, so this cannot wait for the check of the whole.
         for field, classes in (("level_classes", self.level_classes), ("num_labels", (num_labels,))):
             total = sum(n for n in classes if isinstance(n, int)) if isinstance(classes, tuple) else 0
-            check(total * LABEL, field, f"{total:,} classes")
+            check_memory(total * LABEL, field, f"{total:,} classes")
 
         if (tree := self.get_taxonomy()) is not None:
             if self.level_classes not in (None, tree.level_classes):

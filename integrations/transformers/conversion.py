@@ -10,7 +10,7 @@ def from_core(weights: Weights, **kwargs) -> HCastForImageClassification:
     """Return a model in eval mode, float32, with these weights.
 
     Args:
-        weights: What :func:`hcast_zoo.weights.file.load` reads.
+        weights: What :func:`hcast_zoo.weights.file.load_weights` reads.
         kwargs: Further fields of the config, such as ``kl_weight``.
 
     Raises:
@@ -26,7 +26,7 @@ def from_core(weights: Weights, **kwargs) -> HCastForImageClassification:
 
 
 def to_core(model: HCastForImageClassification, metadata: dict[str, str] | None = None) -> Weights:
-    """Return the model's weights for :func:`hcast_zoo.weights.file.save`, sharing its tensors.
+    """Return the model's weights for :func:`hcast_zoo.weights.file.save_weights`, sharing its tensors.
 
     Args:
         model: A classifier.

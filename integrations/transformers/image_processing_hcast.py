@@ -28,8 +28,8 @@ from transformers.processing_utils import ImagesKwargs
 from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.data.transforms import middle, short_side
 from hcast_zoo.network.config import HCastConfig as CoreConfig
-from hcast_zoo.network.memory import check, resized_bytes
-from hcast_zoo.network.superpixels import from_normalized
+from hcast_zoo.network.memory import check_memory, resized_bytes
+from hcast_zoo.network.superpixels import segment_normalized
 
 DEFAULTS = CoreConfig()
 
@@ -169,7 +169,7 @@ class HierarchicalProcessing:
             # Values above 1 are grey levels that were not rescaled.
             image = image / 255 if image.max() > 1 else image
             normalization = (0.0,) * image.shape[1], (1.0,) * image.shape[1]
-        return from_normalized(image, num_superpixels, *normalization, method)[0].contiguous()
+        return segment_normalized(image, num_superpixels, *normalization, method)[0].contiguous()
 
 
 class HCastImageProcessor(HierarchicalProcessing, TorchvisionBackend):
@@ -293,7 +293,7 @@ def _check_sizes(
         if sides:
             pixels = min(sides) * max(sides)
             wanted = resized_bytes(sides[0]) if len(sides) == 1 else 0
-            check(max(wanted, 16 * pixels), field, f"a picture of {' x '.join(map(str, sides))} pixels")
+            check_memory(max(wanted, 16 * pixels), field, f"a picture of {' x '.join(map(str, sides))} pixels")
     if num_superpixels is not None and not 1 <= num_superpixels <= 65536:
         raise ValueError(f"num_superpixels: expected 1 to 65536, got {num_superpixels}")
 

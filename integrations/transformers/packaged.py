@@ -57,9 +57,9 @@ def packaged_name(source: str | os.PathLike) -> str | None:
     if owner not in ("", OWNER) or not name.startswith("hcast_"):
         return None
 
-    from hcast_zoo.weights import file as weights  # imports torch, which `import transformers` alone does not
+    from hcast_zoo.weights.file import packaged_weights  # imports torch, which `import transformers` alone does not
 
-    return name if name in weights.packaged() and not os.path.isdir(source) else None
+    return name if name in packaged_weights() and not os.path.isdir(source) else None
 
 
 def _cached_files(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
@@ -73,19 +73,19 @@ def _cached_files(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -
 @functools.cache
 def _folder(name: str) -> tempfile.TemporaryDirectory:
     """Return a folder that transformers can load; it is removed when this process ends."""
-    from hcast_zoo.weights import file as weights
+    from hcast_zoo.weights.file import find_weights, read_weights
 
     from .configuration_hcast import HCastConfig
     from .image_processing_hcast import HCastImageProcessor
 
-    file = weights.resolve(name)
-    content = weights.read(file, tensors=False)
+    file = find_weights(name)
+    weights = read_weights(file, tensors=False)
     folder = tempfile.TemporaryDirectory(prefix="hcast_zoo-")
     path = Path(folder.name)
-    config = HCastConfig.from_core(content.config, content.taxonomy, content.calibration, dtype="float32")
+    config = HCastConfig.from_core(weights.config, weights.taxonomy, weights.calibration, dtype="float32")
     config.architectures = ["HCastForImageClassification"]
     config.save_pretrained(path)
-    HCastImageProcessor.from_core(content.config).save_pretrained(path)
+    HCastImageProcessor.from_core(weights.config).save_pretrained(path)
 
     try:
         (path / "model.safetensors").symlink_to(file)

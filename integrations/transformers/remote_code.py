@@ -54,7 +54,7 @@ class RemoteCodeError(RuntimeError):
     """A module cannot be made self-contained; the message names the module and the import."""
 
 
-def generate() -> dict[str, str]:
+def generate_remote_code() -> dict[str, str]:
     """Return the files: name to Python source.
 
     Raises:
@@ -100,7 +100,7 @@ def check_self_contained(name: str, source: str) -> None:
             )
 
 
-def write(folder: str | Path) -> list[Path]:
+def write_remote_code(folder: str | Path) -> list[Path]:
     """Write the files into a folder that ``save_pretrained`` of a model and of an image processor has written.
 
     ``config.json`` and ``preprocessor_config.json`` get the ``auto_map`` that leads the Auto classes to them.
@@ -109,7 +109,7 @@ def write(folder: str | Path) -> list[Path]:
         The files, the two changed ones last.
     """
     folder, written = Path(folder), []
-    for name, source in generate().items():
+    for name, source in generate_remote_code().items():
         written.append(folder / name)
         written[-1].write_text(source, encoding="utf-8")
 
@@ -131,4 +131,4 @@ def write(folder: str | Path) -> list[Path]:
     return written
 
 
-__all__ = ["AUTO_MAP", "CUSTOM_PIPELINES", "RemoteCodeError", "generate", "write"]
+__all__ = ["AUTO_MAP", "CUSTOM_PIPELINES", "RemoteCodeError", "generate_remote_code", "write_remote_code"]

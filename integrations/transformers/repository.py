@@ -5,9 +5,9 @@ from pathlib import Path
 
 from hcast_zoo.weights.file import Weights
 
-from . import remote_code
 from .configuration_hcast import HCastConfig
 from .image_processing_hcast import HCastImageProcessor
+from .remote_code import write_remote_code
 
 
 def write_repository(content: Weights, folder: Path) -> dict:
@@ -30,4 +30,4 @@ def add_remote_code(folder: str | Path, config: HCastConfig) -> None:
     folder = Path(folder)
     if not (folder / "preprocessor_config.json").exists():
         HCastImageProcessor.from_core(config.to_core()).save_pretrained(folder)
-    remote_code.write(folder)
+    write_remote_code(folder)

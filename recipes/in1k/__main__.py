@@ -32,8 +32,8 @@ from teacher import Teacher
 
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.model import HCast
-from hcast_zoo.paper import trees
-from hcast_zoo.weights import file as weights
+from hcast_zoo.paper.trees import load_tree
+from hcast_zoo.weights.file import Weights, save_weights
 
 WIDTH = 480  # what keeps most of the teacher's answers and the file under 40 MB
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-4)
     args = parser.parse_args()
 
-    taxonomy = trees.load("imagenet")
+    taxonomy = load_tree("imagenet")
     config = HCastConfig.from_variant(
         "hcast_lite_384", embed_dim=WIDTH, depths=(1, 1, 1, 1), level_classes=taxonomy.level_classes
     )
@@ -73,8 +73,8 @@ def main() -> None:
         train_stages(model, teacher, development, args.output, steps=args.steps, batch=args.batch_size, lr=args.lr)
 
     weigh_levels(model)
-    content = weights.Weights(config, taxonomy, model.state_dict())
-    weights.save(content, args.output / "best.safetensors", torch.float16)
+    content = Weights(config, taxonomy, model.state_dict())
+    save_weights(content, args.output / "best.safetensors", torch.float16)
     report = {
         "pictures": args.samples,
         "steps": {"class token": args.token_steps, "stages": args.steps},

@@ -16,10 +16,10 @@ from teacher import Teacher
 from torch import Tensor
 
 from hcast_zoo.evaluation.metrics import HierarchicalMetrics
-from hcast_zoo.paper import trees
-from hcast_zoo.sharing import model_card
+from hcast_zoo.paper.trees import load_tree
+from hcast_zoo.sharing.model_card import Evaluation, checksum, code_version, record_evaluation
 from hcast_zoo.taxonomy.decode import DECODERS, decode
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 NAME = "hcast_lite.in1k"
 CARD = Path(__file__).parents[2] / "model_cards" / f"{NAME}.md"
@@ -34,9 +34,9 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
     args = parser.parse_args()
-    teacher = Teacher(args.teacher, trees.load("imagenet"))
-    content = weights.load(NAME)
-    model = weights.build(content)
+    teacher = Teacher(args.teacher, load_tree("imagenet"))
+    content = load_weights(NAME)
+    model = build_model(content)
     for part in ("fresh", "development"):
         for kind, name in DATA.items():
             data = load(sorted(args.shards.glob(f"{part}_{kind}_?.pt")))
@@ -58,16 +58,16 @@ def measure_decoders(logits: tuple[Tensor, ...], data: dict, teacher: Teacher) -
 
 def write(name: str, part: str, data: dict, results: dict[str, dict[str, float]]) -> None:
     print(name, part, results, flush=True)
-    evaluation = model_card.Evaluation(
-        sha256=model_card.checksum(NAME),
+    evaluation = Evaluation(
+        sha256=checksum(NAME),
         data=name,
         split=part,
         pictures=len(data["area"]),
         results=results,
         command=f"python recipes/in1k/{os.path.basename(__file__)}",
-        commit=model_card.code_version(),
+        commit=code_version(),
     )
-    model_card.record(CARD, NAME, evaluation)
+    record_evaluation(CARD, NAME, evaluation)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from benchmarks import report
 from hcast_zoo import Predictor
 from hcast_zoo.data.pictures import read_picture
 from hcast_zoo.sharing.publish import assemble
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 from tests.tiny import make_pictures
 
 TOLERANCE = 1e-5
@@ -124,7 +124,7 @@ def main() -> int:
             missed += largest > TOLERANCE or other > 0
             rows.append([what, f"{largest:.1e}", other, len(files)])
             print(*rows[-1], flush=True)
-    name = weights.load(args.model).metadata.get("name", "the model")
+    name = load_weights(args.model).metadata.get("name", "the model")
     text = (
         f"`{name}`, float32, CPU; compared with one picture at a time on one thread. Tolerance {TOLERANCE:g}; "
         f"above it, or of another path: {missed} of {len(rows)} ways.\n\n" + report.table(HEADER, rows)

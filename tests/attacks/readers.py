@@ -28,8 +28,7 @@ from hcast_zoo.inference.predictor import Predictor
 from hcast_zoo.network.model import HCast
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.tree import UNKNOWN, Taxonomy
-from hcast_zoo.weights import file as weights
-from hcast_zoo.weights.file import WeightsError
+from hcast_zoo.weights.file import Calibration, HCastConfig, WeightsError, build_model, load_weights, save_weights
 from tests.attacks.mutations import HOSTILE, mutate_bytes, mutate_plain, mutate_png, mutate_text
 from tests.tiny import LEVELS, TREE, draw, make_pictures, make_tree, make_weights
 
@@ -105,9 +104,7 @@ class Pictures(Reader):
             *(save(rgb, kind) for kind in ("TGA", "PCX", "SGI", "DDS", "QOI", "ICNS") if kind in Image.SAVE),
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n",
         ]
-        self.transform = eval_transform(
-            weights.HCastConfig(image_size=32, num_superpixels=16, num_clusters=(8, 4, 2, 2))
-        )
+        self.transform = eval_transform(HCastConfig(image_size=32, num_superpixels=16, num_clusters=(8, 4, 2, 2)))
 
     def make(self, rng: random.Random) -> bytes:
         if rng.random() < 0.3:
@@ -170,9 +167,9 @@ class WeightFiles(Reader):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
-        content = weights.load(make_weights(folder / "good.safetensors"))
-        content.calibration = weights.Calibration((1.0, 1.5, 2.0), 1.2, "val")
-        weights.save(content, folder / "good.safetensors")
+        weights = load_weights(make_weights(folder / "good.safetensors"))
+        weights.calibration = Calibration((1.0, 1.5, 2.0), 1.2, "val")
+        save_weights(weights, folder / "good.safetensors")
         self.good = (folder / "good.safetensors").read_bytes()
         self.end = 8 + int.from_bytes(self.good[:8], "little")
         self.header = json.loads(self.good[8 : self.end])
@@ -211,10 +208,10 @@ class WeightFiles(Reader):
     def read(self, source: tuple[str, bytes]) -> None:
         file = self.folder / source[0]
         file.write_bytes(source[1])
-        content = weights.load(file)
-        model = weights.build(content)
-        expect(isinstance(model, HCast) and content.config == model.config, "no model of the config")
-        if content.taxonomy is None:
+        weights = load_weights(file)
+        model = build_model(weights)
+        expect(isinstance(model, HCast) and weights.config == model.config, "no model of the config")
+        if weights.taxonomy is None:
             return
         picture = self.folder / "p.png"
         self.picture.save(picture)
@@ -222,7 +219,7 @@ class WeightFiles(Reader):
         if answer.error is None:
             numbers = (*answer.probabilities, answer.path_probability, answer.runner_up_probability)
             expect(all(0 <= p <= 1 + 1e-6 for p in numbers), f"probabilities {numbers}")
-            labels = content.taxonomy.labels(answer.path)
+            labels = weights.taxonomy.labels(answer.path)
             expect(UNKNOWN not in labels or len(answer.path) < len(labels), "a path that is none")
 
 
@@ -347,7 +344,7 @@ class CommandLine(Reader):
 
     def _leave_out(self) -> None:
         from hcast_zoo.demo import app as demo
-        from hcast_zoo.sharing import export
+        from hcast_zoo.sharing.export import Export, export
         from hcast_zoo.training import trainer
 
         cli.options.DEFAULT_MODEL = str(
@@ -355,14 +352,14 @@ class CommandLine(Reader):
         )  # the packaged one takes half a second to load
         trainer.Trainer.train = lambda self: 0.0
         demo.run = lambda *arguments, **options: None
-        build = export.export
+        build = export
 
         def check_only(source, path, *arguments, **options):
-            weights.build(weights.load(source))
+            build_model(load_weights(source))
             expect(build is not None, "no export")
-            return export.Export(str(path), ("images",), ("logits",), None, 0.0)
+            return Export(str(path), ("images",), ("logits",), None, 0.0)
 
-        export.export = check_only
+        export = check_only
 
     def warm(self) -> None:
         for words in self.commands:

@@ -19,10 +19,10 @@ from hcast_zoo import Predictor
 from hcast_zoo.cli import main
 from hcast_zoo.common import files
 from hcast_zoo.common.files import write_whole
-from hcast_zoo.inference import parquet_job as parts
+from hcast_zoo.inference.parquet_job import write_part
 from hcast_zoo.inference.predictor import find_pictures
-from hcast_zoo.sharing import model_card as card
-from hcast_zoo.weights import file as weights
+from hcast_zoo.sharing.model_card import record_evaluation
+from hcast_zoo.weights.file import load_weights, save_weights
 from tests.sharing.test_model_card import evaluation  # noqa: F401 (a fixture)
 
 
@@ -86,15 +86,15 @@ def test_a_link_is_written_through(tmp_path):
 
 def test_every_lasting_file_is_old_or_new(tmp_path, tiny_weights, taxonomy, evaluation, full_disk):  # noqa: F811
     taxonomy.save(tmp_path / "t.json")
-    card.record(tmp_path / "c.md", str(tiny_weights), evaluation)
+    record_evaluation(tmp_path / "c.md", str(tiny_weights), evaluation)
     before = {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
-    content = weights.load(tiny_weights)
+    weights = load_weights(tiny_weights)
     full_disk()
     for write in (
         lambda: taxonomy.save(tmp_path / "t.json"),
-        lambda: weights.save(content, tiny_weights),
-        lambda: card.record(tmp_path / "c.md", str(tiny_weights), evaluation),
-        lambda: parts.write_part(tmp_path / "p.parquet", []),
+        lambda: save_weights(weights, tiny_weights),
+        lambda: record_evaluation(tmp_path / "c.md", str(tiny_weights), evaluation),
+        lambda: write_part(tmp_path / "p.parquet", []),
     ):
         with pytest.raises(OSError, match="No space left on device"):
             write()

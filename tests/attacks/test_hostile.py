@@ -32,15 +32,15 @@ from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.data.splits import hold_out
 from hcast_zoo.data.transforms import eval_transform, middle_box
 from hcast_zoo.network.config import HCastConfig
-from hcast_zoo.paper.readers import find as find_file
+from hcast_zoo.paper.readers import find_file as find_file
 from hcast_zoo.segments.report import free_folder
-from hcast_zoo.sharing import model_card as card
+from hcast_zoo.sharing.model_card import Evaluation, read_evaluations, render_card
 from hcast_zoo.taxonomy.sources import MAX_LEVELS, TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.training import checkpoint, recipe
-from hcast_zoo.weights import file as weights
-from hcast_zoo.weights import hub
-from hcast_zoo.weights.file import WeightsError
+from hcast_zoo.training.checkpoint import verify
+from hcast_zoo.training.recipe import load_recipe
+from hcast_zoo.weights.file import Weights, WeightsError, build_model, load_weights, save_weights
+from hcast_zoo.weights.hub import parse_repository
 from hcast_zoo.weights.official import read_checkpoint
 
 WILD = [
@@ -347,7 +347,7 @@ def test_any_fields_are_a_config_or_an_error(data):
 
 def rewrite(file, **metadata):
     """Replace metadata of a weights file; tensors stay."""
-    content = weights.load(file)
+    content = load_weights(file)
     known = {"config": json.dumps(content.config.to_dict()), "taxonomy": json.dumps(content.taxonomy.to_dict())}
     save_file({k: v.clone() for k, v in content.state_dict.items()}, file, {**known, **metadata})
 
@@ -371,27 +371,27 @@ def rewrite(file, **metadata):
 def test_metadata_of_weights(tiny_weights, metadata, message):
     rewrite(tiny_weights, **metadata)
     with pytest.raises(WeightsError, match=message) as caught:
-        weights.load(tiny_weights)
+        load_weights(tiny_weights)
     assert len(str(caught.value)) < 1000
 
 
 def test_tensors_of_weights(tiny_weights):
-    content = weights.load(tiny_weights)
+    content = load_weights(tiny_weights)
     content.state_dict["cls_token"] = content.state_dict["cls_token"].to(torch.int64)
     with pytest.raises(WeightsError, match=r"cls_token is torch\.int64, not a kind of torch\.float32"):
-        weights.build(content)
+        build_model(content)
     good = tiny_weights.read_bytes()
     for name, change in (("cut", good[:-100]), ("longer", good + b"x"), ("header", b"\xff" * 8 + good[8:])):
         tiny_weights.write_bytes(change)
         with pytest.raises(WeightsError, match="expected a complete safetensors file"):
-            weights.load(tiny_weights)
+            load_weights(tiny_weights)
         assert name
 
 
 def test_a_giant_is_not_made_for_small_tensors(tiny_weights, picture_folder, tmp_path, capsys):
     """A config of 65,536 channels asks for terabytes, here only on paper."""
     pytest.importorskip("accelerate")
-    config = {**weights.load(tiny_weights).config.to_dict(), "embed_dim": 65536, "num_heads": 8, "pool_heads": 8}
+    config = {**load_weights(tiny_weights).config.to_dict(), "embed_dim": 65536, "num_heads": 8, "pool_heads": 8}
     rewrite(tiny_weights, config=json.dumps(config))
     picture = str(next((picture_folder / "val").rglob("*.png")))
     for command in (["predict", picture], ["train", "--data", str(picture_folder), "--output", str(tmp_path / "run")]):
@@ -497,13 +497,13 @@ def wild(tiny_model, tiny_config, tmp_path):
         WILD[0],
     )
     metadata = {key: "".join(WILD).replace("\0", "") for key in ("name", "license", "description", "limits", "data")}
-    weights.save(weights.Weights(tiny_config, t, tiny_model.state_dict(), metadata), tmp_path / "wild.safetensors")
+    save_weights(Weights(tiny_config, t, tiny_model.state_dict(), metadata), tmp_path / "wild.safetensors")
     return tmp_path / "wild.safetensors"
 
 
 @pytest.mark.slow
 def test_hostile_names_reach_no_terminal(wild, picture_folder, tmp_path, capsys):
-    t, rows = weights.load(wild).taxonomy, []
+    t, rows = load_weights(wild).taxonomy, []
     for number, path in enumerate(t.paths):
         image = next((picture_folder / "val").rglob("*.png")).read_bytes()
         rows.append((image, *t.path_names(path), "val"))
@@ -557,8 +557,8 @@ def test_hostile_names_reach_no_card(wild):
         "date": WILD[0],
         "torch": WILD[3],
     }
-    content = weights.load(wild)
-    text = card.render(content, [card.Evaluation(**entry)], "x", "org/name")
+    content = load_weights(wild)
+    text = render_card(content, [Evaluation(**entry)], "x", "org/name")
     assert "<script" not in text and "\x1b" not in text and "\x9b" not in text and "\n# head" not in text
 
 
@@ -583,7 +583,7 @@ def test_no_picture_leads_out_of_the_output(tmp_path, name):
 
 @pytest.mark.parametrize("source", ["../x", "a/../b", "org/..", "-x/y", "org/name@../x" * 2, "a/b\n", "https://x/y"])
 def test_no_repository_leads_out(source):
-    parsed = hub.parse(source)
+    parsed = parse_repository(source)
     assert parsed is None or (".." not in parsed[0].split("/") and parsed[0].isprintable())
 
 
@@ -702,12 +702,12 @@ def test_any_numbers_of_an_evaluation(tmp_path):
     ):
         file.write_text(json.dumps([{**good, **change}]))
         with pytest.raises(ValueError, match="expected evaluations written by"):
-            card.read_evaluations(file)
+            read_evaluations(file)
     file.write_text("[" * 100_000)
     with pytest.raises(ValueError, match="expected evaluations written by"):
-        card.read_evaluations(file)
+        read_evaluations(file)
     file.write_text(json.dumps([good]))
-    assert len(card.read_evaluations(file)) == 1
+    assert len(read_evaluations(file)) == 1
 
 
 def test_a_file_name_of_any_length_in_a_short_error(tmp_path):
@@ -733,9 +733,9 @@ def test_what_is_no_file_is_refused_by_every_door(tmp_path, kind, taxonomy, tiny
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     make("config.json")
     for read, path in (
-        (weights.load, make("w.safetensors")),
-        (weights.load, make("folder/model.safetensors").parent),
-        (weights.load, tmp_path / "model.safetensors"),  # whose config is beside it
+        (load_weights, make("w.safetensors")),
+        (load_weights, make("folder/model.safetensors").parent),
+        (load_weights, tmp_path / "model.safetensors"),  # whose config is beside it
         (Taxonomy.load, make("t.json")),
         (Taxonomy.load, make("t.csv")),
         (lambda p: HierarchicalDataset.load(p, taxonomy), make("d.csv")),
@@ -743,10 +743,10 @@ def test_what_is_no_file_is_refused_by_every_door(tmp_path, kind, taxonomy, tiny
         (lambda p: HierarchicalDataset.load(p, taxonomy), make("d.parquet")),
         (read_checkpoint, make("c.pth")),
         (read_checkpoint, make("c.safetensors")),
-        (recipe.load, make("recipe.json")),
-        (card.read_evaluations, make("evaluations.json")),
+        (load_recipe, make("recipe.json")),
+        (read_evaluations, make("evaluations.json")),
         (lambda p: claim(p, {"a": {}}, holds="a job", mend="another"), make("plan.json")),
-        (checkpoint.verify, make("checkpoint/progress.json").parent),
+        (verify, make("checkpoint/progress.json").parent),
         (lambda p: find_file([p.parent], p.name), make("train_mini.json")),
     ):
         with pytest.raises(ValueError, match="expected a file, got a pipe, a socket or a device"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hcast_zoo.cli import main
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("hcast_zoo", "integrations", "benchmarks", "recipes")
@@ -154,18 +154,18 @@ def test_a_pickle_is_never_run(name, tmp_path, capsys):
 
 def test_templates_are_no_programs(tiny_model, taxonomy):
     """Braces in names stay braces, in the card and on a Space."""
-    from hcast_zoo.sharing import model_card as card
+    from hcast_zoo.sharing.model_card import Evaluation, render_card
     from hcast_zoo.taxonomy.tree import Taxonomy
 
     evil = "{{ 7 * 7 }}{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}"
     t = Taxonomy((evil, *taxonomy.levels[1:]), taxonomy.names, taxonomy.parents, evil)
-    content = weights.Weights(
+    weights = Weights(
         tiny_model.config,
         t,
         tiny_model.state_dict(),
         dict.fromkeys(("name", "license", "description", "limits", "training", "data"), evil),
     )
     results = {"best_path": {"fpa": 1.0, f"accuracy/{evil}": 2.0}, evil: {"fpa": 1.0, "x": 2.0}}
-    evaluation = card.Evaluation("00", evil, evil, 1, results, evil, evil, evil, evil)
-    text = card.render(content, [evaluation], evil, None)
+    evaluation = Evaluation("00", evil, evil, 1, results, evil, evil, evil, evil)
+    text = render_card(weights, [evaluation], evil, None)
     assert "49" not in text and "subclass" in text and "<class" not in text

@@ -17,7 +17,7 @@ from hcast_zoo.network.config import VARIANTS
 from hcast_zoo.segments.explain import agreement
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.training.settings import TrainConfig
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights, save_weights
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = TrainConfig(epochs=1, batch_size=4, warmup_epochs=0, workers=0, checkpoint_steps=1, ema_decay=0, lr=0.01)
@@ -222,10 +222,10 @@ def test_the_flat_vit_trains_resumes_and_is_compared(
     flat_vit.main()
     lines = [json.loads(line) for line in (tmp_path / "flat/log.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 3 and "val/fpa" in lines[1]
-    resumed = weights.load(tmp_path / "flat/last.safetensors").state_dict
+    resumed = load_weights(tmp_path / "flat/last.safetensors").state_dict
     monkeypatch.setattr(sys, "argv", [*command[:-3], str(tmp_path / "whole"), *command[-2:]])
     flat_vit.main()
-    whole = weights.load(tmp_path / "whole/last.safetensors").state_dict
+    whole = load_weights(tmp_path / "whole/last.safetensors").state_dict
     assert all(torch.equal(resumed[key], value) for key, value in whole.items())
     text = run("focus", "--flat", str(tmp_path / "flat/best.safetensors"))
     assert text.count("| flat ViT |") == 4 and "4 blocks of 48" in text and "flat_vit.py --like" not in text
@@ -313,9 +313,9 @@ def test_precision_command(run):
 
 @pytest.mark.slow
 def test_adaptation_command(run, masked_files, tiny_weights, tmp_path):
-    content = weights.load(tiny_weights)
-    content.calibration = Calibration((0.2, 0.4, 1.0), fitted_on="nothing")  # temperatures fitted here would be 50
-    weights.save(content, tiny_weights)
+    weights = load_weights(tiny_weights)
+    weights.calibration = Calibration((0.2, 0.4, 1.0), fitted_on="nothing")  # temperatures fitted here would be 50
+    save_weights(weights, tiny_weights)
     text = run("adaptation", "--example", str(masked_files[0]), "--example-target", "wolf", "--steps", "2")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| true species | `tokens`")]
     assert len(rows) == 1 and float(rows[0][3]) > float(rows[0][2])

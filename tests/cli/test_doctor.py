@@ -12,7 +12,7 @@ from hcast_zoo.cli import main
 from hcast_zoo.cli.doctor import EXTRAS
 from hcast_zoo.cli.overview import EXAMPLES, GROUPS
 from hcast_zoo.cli.parser import make_parser
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import packaged_weights
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -63,14 +63,16 @@ def test_doctor_tells_what_is_here(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert code == (1 if facts["advice"] else 0)
     assert facts["versions"]["torch"] and set(facts["extras"]) == set(EXTRAS)
-    assert set(facts["weights"]) == set(weights.packaged())
+    assert set(facts["weights"]) == set(packaged_weights())
     assert all("checksum right" in state for state in facts["weights"].values())
 
 
 def test_doctor_finds_damaged_weights(capsys, monkeypatch):
-    index = weights.packaged()
+    index = packaged_weights()
     name = next(iter(index))
-    monkeypatch.setattr(weights, "packaged", lambda: index | {name: {**index[name], "sha256": "0" * 64}})
+    monkeypatch.setattr(
+        "hcast_zoo.weights.file.packaged_weights", lambda: index | {name: {**index[name], "sha256": "0" * 64}}
+    )
     assert main(["doctor"]) == 1
     assert f"! {name}: damaged" in capsys.readouterr().out
 

@@ -49,9 +49,9 @@ def test_from_a_folder_to_a_card_in_two_commands(birds, tmp_path, capsys):
     results = json.loads(captured.out.splitlines()[-1])
     assert results["pictures"] >= 4 and results["results"]["best_path"]["tice"] == 0
     assert "--split test" in (tmp_path / "card.md").read_text()
-    from hcast_zoo.weights import file as weights
+    from hcast_zoo.weights.file import load_weights
 
-    assert weights.load(run).calibration is not None
+    assert load_weights(run).calibration is not None
 
 
 @pytest.mark.slow
@@ -73,9 +73,9 @@ def test_a_table_trains_without_a_taxonomy(birds, tmp_path, kind, capsys):
         (tmp_path / "d.csv").write_text("\n".join(lines), "utf-16")
     run = str(tmp_path / "run")
     assert main(["train", "--data", str(tmp_path / f"d.{kind}"), "--output", run, *TINY]) == 0
-    from hcast_zoo.weights import file as weights
+    from hcast_zoo.weights.file import load_weights
 
-    assert weights.load(run).taxonomy.levels == ("order", "species")
+    assert load_weights(run).taxonomy.levels == ("order", "species")
 
 
 def test_a_list_saved_on_windows_is_read(birds, tmp_path, tiny_weights, capsys):

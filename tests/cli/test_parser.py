@@ -11,13 +11,13 @@ import torch
 from hcast_zoo.adaptation import adapt
 from hcast_zoo.cli import main
 from hcast_zoo.cli.parser import DECODERS, EXPORT_FORMATS, FEEDBACK
-from hcast_zoo.paper import trees
 from hcast_zoo.paper.benchmarks import BENCHMARKS
-from hcast_zoo.sharing import export
+from hcast_zoo.paper.trees import load_tree, tree_names
+from hcast_zoo.sharing.export import EXPORT_FORMATS as WRITTEN_FORMATS
 from hcast_zoo.taxonomy import decode
-from hcast_zoo.training import recipe
+from hcast_zoo.training.recipe import BY_SIZE, recipe_names
 from hcast_zoo.training.settings import TrainConfig
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 from tests.conftest import FIXTURES
 
 
@@ -99,7 +99,7 @@ def test_calibrate_then_back_off_within_a_subtree(picture_folder, tiny_weights, 
     assert [line[0] for line in lines] == ["of", "class", "family", "species", "path"]
     assert main([*command, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["pictures"] == 12 and result["calibration"] == weights.load(output).calibration.to_dict()
+    assert result["pictures"] == 12 and result["calibration"] == load_weights(output).calibration.to_dict()
     assert main(["info", str(output)]) == 0
     assert json.loads(capsys.readouterr().out)["calibration"] == result["calibration"]
     command = ["predict", str(picture_folder / "val"), "--model", str(output), "--within", "bird", "--within", "wolf"]
@@ -148,7 +148,7 @@ def test_train_resume_and_fine_tune(picture_folder, tmp_path, capsys, tiny_weigh
     ]
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
-    assert weights.load(result["weights"]).config.embed_dim == 48
+    assert load_weights(result["weights"]).config.embed_dim == 48
     assert main(command) == 0  # finished: nothing to do
     assert json.loads(capsys.readouterr().out) == result
     assert main([*command, "--lr", "0.3"]) == 2
@@ -163,12 +163,12 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
     description = json.loads(capsys.readouterr().out)
     assert description["config"]["level_classes"] == [13, 38, 200] and description["levels"] is None
     assert main(["convert", source, str(output), "--num-heads", "3", "--dataset", "cub"]) == 0
-    assert weights.load(output).taxonomy == trees.load("cub")
+    assert load_weights(output).taxonomy == load_tree("cub")
     assert main(["convert", source, str(output), "--num-heads", "3", "--dataset", "aircraft"]) == 2
     assert "taxonomy has (30, 70, 100) classes, the checkpoint (13, 38, 200)" in capsys.readouterr().err
     official = str(FIXTURES / "tiny_2level_state.safetensors")
     assert main(["convert", official, str(output), "--num-heads", "3", "--dataset", "living17"]) == 0
-    assert weights.load(output).config.num_superpixels == 256
+    assert load_weights(output).config.num_superpixels == 256
     taxonomy.save(tmp_path / "t.json")
     assert main(["convert", source, str(output), "--num-heads", "3", "--taxonomy", str(tmp_path / "t.json")]) == 2
     assert "taxonomy has (2, 4, 6) classes, the checkpoint (13, 38, 200)" in capsys.readouterr().err
@@ -245,10 +245,10 @@ def test_help_imports_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]" and "predict" in result.stdout
-    assert EXPORT_FORMATS == export.EXPORT_FORMATS
+    assert EXPORT_FORMATS == WRITTEN_FORMATS
     assert DECODERS == decode.DECODERS and FEEDBACK == adapt.FEEDBACK
-    assert set(BENCHMARKS) == set(recipe.names()) - set(recipe.BY_SIZE)
-    assert {b.tree for b in BENCHMARKS.values()} - {None} == set(trees.names()) - {"imagenet"}
+    assert set(BENCHMARKS) == set(recipe_names()) - set(BY_SIZE)
+    assert {b.tree for b in BENCHMARKS.values()} - {None} == set(tree_names()) - {"imagenet"}
 
 
 def test_predict_imports_what_it_needs_alone():

@@ -8,7 +8,7 @@ import torch
 from hcast_zoo.cli import main
 from hcast_zoo.evaluation import evaluate
 from hcast_zoo.taxonomy.guarantee import KEY
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights, save_weights
 
 
 @pytest.fixture
@@ -91,10 +91,10 @@ def test_other_temperatures_void_a_promise(answers, picture_folder, tiny_weights
     answers(0, taxonomy)
     data = ["--data", str(picture_folder), "--allow-missing"]
     assert main(["calibrate", str(tiny_weights), *data, "--sets", "--output", str(output)]) == 0
-    content = weights.load(output)
+    content = load_weights(output)
     assert len(json.loads(content.metadata[KEY])["scores"]["leaves"]) == 200
     content.calibration = type(content.calibration).identity(3)
-    weights.save(content, output)
+    save_weights(content, output)
     picture = str(next((picture_folder / "val").rglob("*.png")))
     assert main(["predict", picture, "--model", str(output), "--set", "0.9"]) == 2
     assert "calibrated anew after their promises" in capsys.readouterr().err

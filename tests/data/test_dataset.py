@@ -171,19 +171,19 @@ def test_augmented_samples_do_not_depend_on_workers(picture_folder, taxonomy, ti
 
 def test_segments_follow_mixing(picture_folder, taxonomy, tiny_config):
     pytest.importorskip("accelerate")
-    from hcast_zoo.network import superpixels
+    from hcast_zoo.network.superpixels import segment_normalized
     from hcast_zoo.training.augmentation import make_mixup
     from hcast_zoo.training.settings import TrainConfig
 
     data = HierarchicalDataset.load(picture_folder, taxonomy, "train", transform=eval_transform(tiny_config))
     mixup = make_mixup(tiny_config, TrainConfig(mixup=0.0, cutmix=1.0))
     samples = [data[i, 5] for i in (0, 11)]
-    maps = [superpixels.from_normalized(s[0][None], 16, tiny_config.mean, tiny_config.std) for s in samples]
+    maps = [segment_normalized(s[0][None], 16, tiny_config.mean, tiny_config.std) for s in samples]
     mixed = SuperpixelCollate(tiny_config, mixup)(samples)
     official = SuperpixelCollate(tiny_config, mixup, paper_exact=True)(samples)
     assert torch.equal(mixed["images"], official["images"]) and not torch.equal(mixed["images"][0], samples[0][0])
     assert torch.equal(official["segments"], torch.cat(maps))
-    again = superpixels.from_normalized(mixed["images"], 16, tiny_config.mean, tiny_config.std)
+    again = segment_normalized(mixed["images"], 16, tiny_config.mean, tiny_config.std)
     assert torch.equal(mixed["segments"], again)
     assert Taxonomy.from_dict(taxonomy.to_dict()) == data.taxonomy
 

@@ -4,7 +4,7 @@ import torch
 
 from hcast_zoo import HCastConfig
 from hcast_zoo.data.superpixel_cache import SuperpixelCache
-from hcast_zoo.network import superpixels
+from hcast_zoo.network.superpixels import seeds_superpixels, segment_images
 from hcast_zoo.training.settings import TrainConfig
 
 CONFIG = HCastConfig(image_size=64, num_superpixels=16, num_clusters=(8, 4, 4, 2))
@@ -19,13 +19,15 @@ def images():
 @pytest.fixture
 def counted(monkeypatch):
     calls = []
-    real = superpixels.seeds
-    monkeypatch.setattr(superpixels, "seeds", lambda *args: calls.append(args) or real(*args))
+    real = seeds_superpixels
+    monkeypatch.setattr(
+        "hcast_zoo.data.superpixel_cache.seeds_superpixels", lambda *args: calls.append(args) or real(*args)
+    )
     return calls
 
 
 def direct(images, config=CONFIG):
-    return superpixels.segment_images(images, config)
+    return segment_images(images, config)
 
 
 def test_maps_are_the_same_and_made_once(images, counted, tmp_path):

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from hcast_zoo import Predictor
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, save_weights
 
 gradio = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
@@ -36,7 +36,7 @@ SETTINGS = ("best_path", [], False, 0.5, 8, 4, 2)
 def predictor(tmp_path_factory) -> Predictor:
     model, taxonomy = make_model(), make_taxonomy()
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    weights.save(weights.Weights(model.config, taxonomy, model.state_dict(), {"name": "tiny"}), file)
+    save_weights(Weights(model.config, taxonomy, model.state_dict(), {"name": "tiny"}), file)
     return Predictor(file)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hcast_zoo import Predictor
 from hcast_zoo.demo.view import ARROW
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import packaged_weights
 from tests.demo.test_view import HOSTILE, hostile  # noqa: F401 (a fixture)
 
 pytest.importorskip("gradio")
@@ -102,7 +102,7 @@ def browse(driver):
         yield lambda predictor: Browser(driver, stack.enter_context(demo.serving(predictor)))
 
 
-@pytest.mark.skipif(not weights.packaged(), reason="no packaged weights")
+@pytest.mark.skipif(not packaged_weights(), reason="no packaged weights")
 def test_from_upload_to_adaptation(browse, tmp_path):
     predictor = Predictor("hcast_small.emoji_art")
     (expected,) = predictor.predict([LION])

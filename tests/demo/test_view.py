@@ -10,9 +10,23 @@ from hcast_zoo import Predictor
 from hcast_zoo.adaptation.adapt import node_log_probability
 from hcast_zoo.adaptation.config import AdaptConfig
 from hcast_zoo.data.pictures import PictureError, read_picture
-from hcast_zoo.demo import view as page
+from hcast_zoo.demo.view import (
+    PANEL,
+    _chance,
+    adapt_to,
+    answer_html,
+    caption_html,
+    error_text,
+    example_pictures,
+    grow_tree,
+    heading_html,
+    look_at,
+    message_html,
+    model_name,
+    subtrees,
+)
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, save_weights
 
 HOSTILE = (
     '<img src=x onerror="window.hit=1">',
@@ -49,8 +63,8 @@ def hostile(tiny_config, tiny_model, tmp_path):
         (script, img, template),
         img,
     )
-    content = weights.Weights(tiny_config, taxonomy, tiny_model.state_dict(), {"name": script, "limits": img})
-    weights.save(content, tmp_path / "hostile.safetensors")
+    weights = Weights(tiny_config, taxonomy, tiny_model.state_dict(), {"name": script, "limits": img})
+    save_weights(weights, tmp_path / "hostile.safetensors")
     return Predictor(tmp_path / "hostile.safetensors")
 
 
@@ -85,12 +99,12 @@ def tensors(*levels):
 
 def test_tree_along_a_path(taxonomy):
     values = tensors([0.9, 0.1], [0.7, 0.2, 0.1, 0.0], [0.3, 0.4, 0.1, 0.1, 0.05, 0.05])
-    top, middle, fine = page.grow_tree(values, values, taxonomy, ("bird", "owl", "barn owl"), siblings=2)
+    top, middle, fine = grow_tree(values, values, taxonomy, ("bird", "owl", "barn owl"), siblings=2)
     assert [(n.name, n.chosen) for n in top.nodes] == [("bird", True), ("mammal", False)] and top.others == 0
     assert [n.name for n in middle.nodes] == ["owl", "gull"]  # the children of bird alone
     assert [(n.name, n.index) for n in fine.nodes] == [("barn owl", 0), ("snowy owl", 1)]  # chosen first
     assert fine.own == ("snowy owl", pytest.approx(0.4)) and top.below and middle.below and fine.below
-    (branch,) = page.grow_tree(
+    (branch,) = grow_tree(
         tensors([0.4, 0.3, 0.2, 0.1]), values, Taxonomy.from_paths([*map(tuple, "abcd")]), "c", siblings=2
     )
     assert [n.name for n in branch.nodes] == ["c", "a"]
@@ -99,27 +113,27 @@ def test_tree_along_a_path(taxonomy):
 
 def test_tree_of_a_path_that_stops_early(taxonomy):
     values = tensors([0.9, 0.1], [0.7, 0.2, 0.1, 0.0], [0.3, 0.4, 0.1, 0.1, 0.05, 0.05])
-    _, middle = page.grow_tree(values, values, taxonomy, ("bird",))
+    _, middle = grow_tree(values, values, taxonomy, ("bird",))
     assert [(n.name, n.chosen) for n in middle.nodes] == [("owl", False), ("gull", False)]
-    (top,) = page.grow_tree(values, values, taxonomy, ())
+    (top,) = grow_tree(values, values, taxonomy, ())
     assert not any(n.chosen for n in top.nodes)
     shallow = Taxonomy.from_paths([("a", "b"), ("c",)])
-    assert len(page.grow_tree(tensors([0.5, 0.5], [1.0]), values, shallow, ("c",))) == 1  # nothing is below a leaf
+    assert len(grow_tree(tensors([0.5, 0.5], [1.0]), values, shallow, ("c",))) == 1  # nothing is below a leaf
 
 
 def test_tree_of_a_path_that_is_none(taxonomy):
     values = tensors([0.9, 0.1], [0.1, 0.2, 0.7, 0.0], [0.3, 0.4, 0.1, 0.1, 0.05, 0.05])
-    _, middle, fine = page.grow_tree(values, values, taxonomy, ("bird", "cat", "snowy owl"))
+    _, middle, fine = grow_tree(values, values, taxonomy, ("bird", "cat", "snowy owl"))
     assert [n.name for n in middle.nodes] == ["cat", "gull", "owl"] and not middle.below and not fine.below
 
 
 def test_look_is_the_predictors_answer(predictor, picture, tiny_config):
-    seen = page.look(predictor, picture)
+    seen = look_at(predictor, picture)
     (expected,) = predictor.predict([picture])
     assert seen.prediction == expected
     assert [b.nodes[0].name for b in seen.tree] == list(expected.path)
     assert [b.nodes[0].probability for b in seen.tree][-1] == pytest.approx(expected.path_probability, abs=1e-5)
-    assert len(seen.panels) == len(seen.captions) == 5 and {p.size for p in seen.panels} == {(page.PANEL, page.PANEL)}
+    assert len(seen.panels) == len(seen.captions) == 5 and {p.size for p in seen.panels} == {(PANEL, PANEL)}
     colours = [len(np.unique(np.asarray(p).reshape(-1, 3), axis=0)) for p in seen.panels]
     assert colours[0] > colours[1] > colours[4]  # a colour a segment, and that of the lines
     for level, stage in zip(predictor.taxonomy.levels, tiny_config.head_stages):
@@ -127,21 +141,21 @@ def test_look_is_the_predictors_answer(predictor, picture, tiny_config):
 
 
 def test_look_takes_settings(predictor, picture):
-    seen = page.look(predictor.with_settings(num_clusters=(3, 1, 1, 1), within=["owl"], threshold=1.0), picture)
+    seen = look_at(predictor.with_settings(num_clusters=(3, 1, 1, 1), within=["owl"], threshold=1.0), picture)
     assert seen.captions[3].startswith("Stage 3: 1 segment.")
     assert seen.prediction.path == ("bird", "owl")  # which are certain here, and the owl is not
     assert [n.name for n in seen.tree[0].nodes] == ["bird"]  # nothing outside of owl has a probability
     assert sorted(n.name for n in seen.tree[2].nodes) == ["barn owl", "snowy owl"]
-    seen = page.look(predictor.with_settings(threshold=1.0), picture)
-    text = Parsed(page.answer_html(seen, predictor.taxonomy, predictor.model.config.head_stages)).text
+    seen = look_at(predictor.with_settings(threshold=1.0), picture)
+    text = Parsed(answer_html(seen, predictor.taxonomy, predictor.model.config.head_stages)).text
     assert text.startswith("no answer") and f"{seen.prediction.reason[1:]}." in text and len(seen.tree) == 1
     with pytest.raises(PictureError):
-        page.look(predictor, "nowhere.png")
+        look_at(predictor, "nowhere.png")
 
 
 def test_adapt(predictor, picture):
     before = {name: x.clone() for name, x in predictor.model.state_dict().items()}
-    text, sheet = page.adapt(predictor, picture, "species:wolf", AdaptConfig(steps=2))
+    text, sheet = adapt_to(predictor, picture, "species:wolf", AdaptConfig(steps=2))
     with torch.no_grad():
         logits = predictor.model(predictor.transform(read_picture(picture))[None]).level_logits
     probability = node_log_probability(logits, predictor.taxonomy, (2, 5)).exp().item()
@@ -150,18 +164,18 @@ def test_adapt(predictor, picture):
 
 
 def test_every_text_is_escaped(hostile, picture):
-    seen = page.look(hostile, picture)
+    seen = look_at(hostile, picture)
     taxonomy = hostile.taxonomy
-    answer = Parsed(page.answer_html(seen, taxonomy, hostile.model.config.head_stages))
+    answer = Parsed(answer_html(seen, taxonomy, hostile.model.config.head_stages))
     assert set(answer.tags) == {"div", "span", "ul", "li", "button"}
     for branch in seen.tree:
         for node in branch.nodes:
             key = f"{taxonomy.levels[branch.level]}:{node.name}"
             assert key in answer.nodes and taxonomy.find(key) == (branch.level, node.index)
     assert "\x1b" not in answer.text and "\x00" not in answer.text and "\N{RIGHT-TO-LEFT OVERRIDE}" not in answer.text
-    text, _ = page.adapt(hostile, picture, answer.nodes[0], AdaptConfig(steps=1))
+    text, _ = adapt_to(hostile, picture, answer.nodes[0], AdaptConfig(steps=1))
     heading, message, caption = (
-        Parsed(x) for x in (page.heading_html(hostile), page.message_html(HOSTILE[0]), page.caption_html(HOSTILE[1]))
+        Parsed(x) for x in (heading_html(hostile), message_html(HOSTILE[0]), caption_html(HOSTILE[1]))
     )
     assert set(Parsed(text).tags) <= {"div"} and set(heading.tags) == {"div", "h1", "p", "b"}
     assert message.text == HOSTILE[0] and message.tags == ["div"] and caption.text == HOSTILE[1]
@@ -169,24 +183,24 @@ def test_every_text_is_escaped(hostile, picture):
 
 
 def test_words(predictor):
-    assert page.error_text(PictureError("no such file", "/tmp/x.png")) == "No such file"
-    assert page.error_text(ValueError("")) == "" and page.message_html("") == ""
-    assert page.model_name(predictor) == "tiny" and "not calibrated" in page.heading_html(predictor)
-    assert [page._chance(p) for p in (0, 0.0004, 0.0007, 0.5)] == ["0.0%", "&lt;0.1%", "0.1%", "50.0%"]
+    assert error_text(PictureError("no such file", "/tmp/x.png")) == "No such file"
+    assert error_text(ValueError("")) == "" and message_html("") == ""
+    assert model_name(predictor) == "tiny" and "not calibrated" in heading_html(predictor)
+    assert [_chance(p) for p in (0, 0.0004, 0.0007, 0.5)] == ["0.0%", "&lt;0.1%", "0.1%", "50.0%"]
 
 
 def test_choices(taxonomy, monkeypatch):
-    assert page.subtrees(taxonomy) == [
+    assert subtrees(taxonomy) == [
         ("bird (class)", "class:bird"),
         ("mammal (class)", "class:mammal"),
         *((f"{name} (family)", f"family:{name}") for name in ("owl", "gull", "cat", "dog")),
     ]
-    monkeypatch.setattr(page, "MAX_CHOICES", 5)
-    assert len(page.subtrees(taxonomy)) == 2
+    monkeypatch.setattr("hcast_zoo.demo.view.MAX_CHOICES", 5)
+    assert len(subtrees(taxonomy)) == 2
 
 
 def test_examples_are_what_the_model_knows(taxonomy):
-    assert [path.name for path in page.example_pictures(taxonomy)] == ["lion.png"]
-    assert page.example_pictures(Taxonomy.from_paths([("a",)])) == []
-    (insect,) = page.example_pictures(Taxonomy.from_paths([("lady beetle",)]))
+    assert [path.name for path in example_pictures(taxonomy)] == ["lion.png"]
+    assert example_pictures(Taxonomy.from_paths([("a",)])) == []
+    (insect,) = example_pictures(Taxonomy.from_paths([("lady beetle",)]))
     assert read_picture(insect).size == (96, 96)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from hcast_zoo.cli import main
 from hcast_zoo.cli.parser import make_parser
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights, packaged_weights
 from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def write_parquet(file):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    tree = weights.load("hcast_small.emoji_art").taxonomy
+    tree = load_weights("hcast_small.emoji_art").taxonomy
     rows = []
     for picture in sorted((ROOT / "tests/pictures").glob("*.png")):
         path = tree.path_names(tree.path_to(*tree.find(picture.stem.replace("_", " "))))
@@ -239,4 +239,4 @@ def test_reasons_are_given():
 
 
 def test_packaged_weights_are_what_the_pages_name():
-    assert "hcast_small.emoji_art" in weights.packaged()
+    assert "hcast_small.emoji_art" in packaged_weights()

@@ -8,13 +8,13 @@ from hcast_zoo.evaluation import drift
 from hcast_zoo.evaluation.drift import check_drift, check_promise, permutation_test
 from hcast_zoo.taxonomy.guarantee import Guarantee
 from hcast_zoo.taxonomy.selective import Judged, Promise
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import find_weights, read_weights
 from tests.conftest import load_npz
 
 
 @pytest.fixture(scope="module")
 def tree():
-    return weights.read(weights.resolve("hcast_tiny.emoji_art"), tensors=False).taxonomy
+    return read_weights(find_weights("hcast_tiny.emoji_art"), tensors=False).taxonomy
 
 
 def pictures(split):

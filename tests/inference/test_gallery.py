@@ -9,7 +9,7 @@ from hcast_zoo.cli import main
 from hcast_zoo.inference import gallery
 from hcast_zoo.inference.predictor import Predictor
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights, save_weights
 
 
 class Page(html.parser.HTMLParser):
@@ -64,12 +64,12 @@ def test_the_page_shows_every_picture_and_the_most_doubtful_first(report, pictur
 
 
 def test_names_cannot_bring_code(report, tiny_weights, tmp_path):
-    content = weights.load(tiny_weights)
-    tree = content.taxonomy.to_dict()
+    weights = load_weights(tiny_weights)
+    tree = weights.taxonomy.to_dict()
     hostile = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>']
     tree["names"][0] = hostile
-    content.taxonomy = Taxonomy.from_dict(tree)
-    weights.save(content, tmp_path / "hostile.safetensors")
+    weights.taxonomy = Taxonomy.from_dict(tree)
+    save_weights(weights, tmp_path / "hostile.safetensors")
     _, text = report("--back-off", "0.36", model=tmp_path / "hostile.safetensors")
     page = Page(text)
     assert "script" not in page.tags and "x" not in page.addresses

@@ -15,7 +15,7 @@ from hcast_zoo.taxonomy.backoff import back_off
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.decode import decode, node_probabilities
 from hcast_zoo.taxonomy.subtree import Subtree
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, load_weights, save_weights
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_find_pictures(picture_folder):
 def test_wrong_use_is_explained(tiny_model, tiny_weights, tmp_path):
     with pytest.raises(ValueError, match="unknown decoding"):
         Predictor(tiny_weights, "beam")
-    weights.save(weights.Weights(tiny_model.config, None, tiny_model.state_dict()), tmp_path / "bare.safetensors")
+    save_weights(Weights(tiny_model.config, None, tiny_model.state_dict()), tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="no taxonomy"):
         Predictor(tmp_path / "bare.safetensors")
 
@@ -121,11 +121,11 @@ def test_restriction_back_off_and_calibration(files, tiny_weights, tiny_model, t
     with torch.no_grad():  # all levels are for a lion, whatever this torch's random weights are
         for head, node in zip(tiny_model.heads, (1, 2, 3)):
             head.bias[node] += 0.5
-    content = weights.load(tiny_weights)
-    content.state_dict = tiny_model.state_dict()
+    weights = load_weights(tiny_weights)
+    weights.state_dict = tiny_model.state_dict()
     temperatures, within = (0.2, 0.4, 1.0), ["mammal", "gull"]  # below 1: the tiny model's logits hardly differ
-    content.calibration = Calibration(temperatures, 1.3)
-    weights.save(content, tmp_path / "calibrated.safetensors")
+    weights.calibration = Calibration(temperatures, 1.3)
+    save_weights(weights, tmp_path / "calibrated.safetensors")
     picture = eval_transform(tiny_model.config)(Image.open(files[0]))
     with torch.no_grad():
         logits = tiny_model(picture[None]).level_logits
@@ -168,9 +168,9 @@ def test_other_settings_for_the_same_model(files, tiny_weights, taxonomy):
 
 
 def test_probabilities_of_nodes_are_calibrated(tiny_model, taxonomy, tiny_weights, tmp_path):
-    content = weights.load(tiny_weights)
-    content.calibration = Calibration((2.0, 3.0, 0.5), 1.5)
-    weights.save(content, tmp_path / "calibrated.safetensors")
+    weights = load_weights(tiny_weights)
+    weights.calibration = Calibration((2.0, 3.0, 0.5), 1.5)
+    save_weights(weights, tmp_path / "calibrated.safetensors")
     predictor = Predictor(tmp_path / "calibrated.safetensors")
     logits = [torch.randn(2, n) for n in taxonomy.level_classes]
     scaled = [x / t for x, t in zip(logits, (2.0, 3.0, 0.5))]

@@ -10,7 +10,7 @@ from PIL import Image
 
 import hcast_zoo  # noqa: F401  registers
 from hcast_zoo.inference.predictor import Predictor
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 
 from .pictures import write_formats
 
@@ -44,9 +44,9 @@ def transformers_door():
     pytest.importorskip("transformers")
     from hcast_zoo.integrations.transformers import HCastImageProcessor, HCastImageProcessorPil, from_core
 
-    content = weights.load(NAME)
-    processors = [kind.from_core(content.config) for kind in (HCastImageProcessor, HCastImageProcessorPil)]
-    return from_core(content), processors
+    weights = load_weights(NAME)
+    processors = [kind.from_core(weights.config) for kind in (HCastImageProcessor, HCastImageProcessorPil)]
+    return from_core(weights), processors
 
 
 @pytest.fixture(scope="module")

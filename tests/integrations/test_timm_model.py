@@ -348,11 +348,11 @@ def test_fx(x, train):
 
 def test_core_functions_accept_the_model(model, taxonomy, tmp_path):
     """A model trained in timm is saved, loaded and evaluated by the core like any other."""
-    from hcast_zoo.weights.file import Weights, save
+    from hcast_zoo.weights.file import Weights, save_weights
 
     named = make(taxonomy=taxonomy.to_dict())
     assert named.taxonomy == taxonomy and named.config.level_classes == taxonomy.level_classes
-    save(Weights(named.config, named.taxonomy, named.state_dict()), tmp_path / "mine.safetensors")
+    save_weights(Weights(named.config, named.taxonomy, named.state_dict()), tmp_path / "mine.safetensors")
     core = hcast_zoo.load_model(tmp_path / "mine.safetensors")
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():

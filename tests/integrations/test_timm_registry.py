@@ -14,14 +14,13 @@ from timm.models import PretrainedCfg, get_arch_pretrained_cfgs, save_for_hf
 
 from hcast_zoo import Predictor, load_model
 from hcast_zoo.data.pictures import read_picture
-from hcast_zoo.integrations.timm import cfgs as tags
+from hcast_zoo.integrations.timm.cfgs import PAPER_DATASETS, Source, describe_source, make_cfgs, sources
 from hcast_zoo.network.config import VARIANTS, HCastConfig
-from hcast_zoo.weights import file as weights
-from hcast_zoo.weights import header
+from hcast_zoo.weights.file import WeightsError, load_weights, packaged_weights
 from tests.integrations.test_timm_model import TINY
 from tests.weights.test_hub import server  # noqa: F401  (a fixture)
 
-PACKAGED = list(weights.packaged())
+PACKAGED = list(packaged_weights())
 SMALL = "hcast_small.emoji_art"
 
 
@@ -62,7 +61,7 @@ def test_the_registry_knows_the_models():
     assert timm.is_model("hcast_small") and timm.is_model_pretrained("hcast_small")
     assert not timm.is_model_pretrained("hcast_small.cub") and not timm.is_model_pretrained("hcast_base")
     found = timm.list_models("hcast_small*", include_tags=True)
-    assert {f"hcast_small.{tag}" for tag in (*tags.PAPER_DATASETS, "cast_in1k", "cast_moco_in1k")} < set(found)
+    assert {f"hcast_small.{tag}" for tag in (*PAPER_DATASETS, "cast_in1k", "cast_moco_in1k")} < set(found)
     assert timm.get_pretrained_cfg("hcast_small").tag == SMALL.split(".")[1]
     assert timm.get_pretrained_cfg("hcast_small.cast_in1k").hf_hub_id == "twke/CAST"
     assert timm.get_pretrained_cfg("hcast_base").tag == "cast_moco_in1k"
@@ -71,14 +70,14 @@ def test_the_registry_knows_the_models():
         timm.get_pretrained_cfg("hcast_small.imagenet")
 
 
-@pytest.mark.parametrize("name", sorted(tags.sources()))
+@pytest.mark.parametrize("name", sorted(sources()))
 def test_each_tag_makes_the_model_it_describes(name):
-    cfg, config = timm.get_pretrained_cfg(name), tags.sources()[name].config
+    cfg, config = timm.get_pretrained_cfg(name), sources()[name].config
     model = timm.create_model(name, device="meta")
     expected = {**config.to_dict(), "drop_path_rate": 0.0}
     assert model.config.to_dict() == expected
     assert cfg.input_size == (config.in_chans, config.image_size, config.image_size)
-    if tags.sources()[name].headless:
+    if sources()[name].headless:
         assert cfg.num_classes == model.num_classes == len(model.heads) == 0
         return
 
@@ -104,7 +103,7 @@ def test_another_size_is_built_where_its_weights_are_asked_for():
 
 
 def test_paper_tags_are_the_official_models():
-    sizes = {tag: timm.create_model(f"hcast_small.{tag}", device="meta").config for tag in tags.PAPER_DATASETS}
+    sizes = {tag: timm.create_model(f"hcast_small.{tag}", device="meta").config for tag in PAPER_DATASETS}
     assert sizes["cub"].level_classes == (13, 38, 200) and sizes["cub"].head_stages == (4, 3, 2)
     assert sizes["living17"].num_superpixels == 256 and sizes["aircraft"].num_superpixels == 196
     assert sizes["inat21_mini"].mean == (0.466, 0.471, 0.380)
@@ -119,31 +118,37 @@ def test_pretrained_loads_the_packaged_weights(name):
     with torch.no_grad():
         for a, b in zip(core(x).level_logits, model.forward_levels(x), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
-    taxonomy = weights.load(name).taxonomy
+    taxonomy = load_weights(name).taxonomy
     assert model.taxonomy == taxonomy and model.pretrained_cfg["label_names"] == taxonomy.names[-1]
 
 
-def test_a_damaged_package_is_noticed(monkeypatch):
-    index = weights.packaged()
+def ship(index, folder, monkeypatch):
+    """Give the package another index of its weights."""
+    (folder / "index.json").write_text(json.dumps(index))
+    monkeypatch.setattr("hcast_zoo.weights.header.SHIPPED_INDEX", folder / "index.json")
+
+
+def test_a_damaged_package_is_noticed(tmp_path, monkeypatch):
+    index = packaged_weights()
     index[SMALL]["sha256"] = "0" * 64
-    monkeypatch.setattr(weights, "packaged", lambda: index)
+    ship(index, tmp_path, monkeypatch)
     timm.create_model(SMALL)
-    with pytest.raises(weights.WeightsError, match="missing or damaged: reinstall"):
+    with pytest.raises(WeightsError, match="missing or damaged: reinstall"):
         timm.create_model(SMALL, pretrained=True)
 
 
 def test_a_damaged_file_does_not_break_the_import(tmp_path, monkeypatch, caplog):
     (tmp_path / "bad.safetensors").write_bytes(b"")
-    monkeypatch.setattr(header, "FOLDER", tmp_path)
-    monkeypatch.setattr(header, "packaged", lambda: {"hcast_small.bad": {"file": "bad.safetensors", "sha256": "0"}})
-    tags.sources.cache_clear()
+    monkeypatch.setattr("hcast_zoo.weights.header.SHIPPED", tmp_path)
+    ship({"hcast_small.bad": {"file": "bad.safetensors", "sha256": "0"}}, tmp_path, monkeypatch)
+    sources.cache_clear()
     try:
-        assert tags.sources()["hcast_small.bad"].config.image_size == 224
+        assert sources()["hcast_small.bad"].config.image_size == 224
         assert "complete safetensors file" in caplog.text
-        assert timm.models.generate_default_cfgs(tags.make_cfgs())["hcast_small"].cfgs["bad"].file
+        assert timm.models.generate_default_cfgs(make_cfgs())["hcast_small"].cfgs["bad"].file
     finally:
         monkeypatch.undo()
-        tags.sources.cache_clear()
+        sources.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -311,7 +316,7 @@ def test_the_transform_follows_a_crop(tiny_model, tmp_path):
         mean=(0.1, 0.2, 0.3),
         std=(0.3, 0.2, 0.1),
     )
-    cfg = PretrainedCfg(**tags.describe(tags.Source(config)))
+    cfg = PretrainedCfg(**describe_source(Source(config)))
     model = timm.create_model("hcast_tiny", pretrained_cfg=cfg, device="meta")
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     picture = Image.effect_noise((90, 70), 50).convert("RGB")

@@ -14,7 +14,7 @@ from hcast_zoo import HCastConfig as CoreConfig
 from hcast_zoo import Taxonomy
 from hcast_zoo.integrations.transformers import HCastConfig
 from hcast_zoo.taxonomy.sources import TaxonomyError
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights, packaged_weights
 
 TINY = dict(
     image_size=32, embed_dim=48, depths=(1, 1, 1, 1), num_heads=3, num_superpixels=16, num_clusters=(8, 4, 2, 2)
@@ -43,12 +43,12 @@ def test_core_config_survives(config, tiny_config, taxonomy):
     assert config.get_taxonomy() == taxonomy
 
 
-@pytest.mark.parametrize("name", list(weights.packaged()))
+@pytest.mark.parametrize("name", list(packaged_weights()))
 def test_packaged_configs_survive(name):
-    content = weights.load(name)
-    config = HCastConfig.from_core(content.config, content.taxonomy)
-    assert config.to_core() == content.config and config.get_taxonomy() == content.taxonomy
-    assert config.num_labels == content.config.level_classes[-1]
+    weights = load_weights(name)
+    config = HCastConfig.from_core(weights.config, weights.taxonomy)
+    assert config.to_core() == weights.config and config.get_taxonomy() == weights.taxonomy
+    assert config.num_labels == weights.config.level_classes[-1]
 
 
 def test_json_round_trip(config, folder):

@@ -22,7 +22,7 @@ from hcast_zoo.data.pictures import PictureError, on_background, to_8_bit
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.integrations.transformers import HCastImageProcessor, HCastImageProcessorPil
 from hcast_zoo.integrations.transformers.image_processing_hcast import load_picture
-from hcast_zoo.network.superpixels import from_normalized
+from hcast_zoo.network.superpixels import segment_normalized
 
 PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
 BACKENDS = [HCastImageProcessor, HCastImageProcessorPil]
@@ -65,7 +65,7 @@ def test_pixels_and_superpixels_are_the_cores(config, pictures, backend, change)
     expected = by_the_core(config, pictures)
     batch = backend.from_core(config)(pictures, return_segments=True, return_tensors="pt")
     assert torch.equal(batch["pixel_values"], expected)
-    assert torch.equal(batch["segments"], from_normalized(expected, 36, config.mean, config.std))
+    assert torch.equal(batch["segments"], segment_normalized(expected, 36, config.mean, config.std))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -15,8 +15,7 @@ from hcast_zoo import HierarchicalLoss, Taxonomy
 from hcast_zoo.integrations.transformers import HCastConfig, HCastForImageClassification, HCastModel, from_core, to_core
 from hcast_zoo.network.model import HCast
 from hcast_zoo.taxonomy.decode import decode
-from hcast_zoo.weights import file as weights
-from hcast_zoo.weights.file import Weights, WeightsError
+from hcast_zoo.weights.file import Weights, WeightsError, build_model, load_weights, packaged_weights, save_weights
 
 TOLERANCE = dict(atol=1e-5, rtol=0)
 
@@ -62,12 +61,12 @@ def test_golden_models(golden, images, segments):
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("name", list(weights.packaged()))
+@pytest.mark.parametrize("name", list(packaged_weights()))
 def test_packaged_weights(name):
-    content = weights.load(name)
-    core, ours = weights.build(content), from_core(content)
-    side = content.config.image_size
-    pixels = torch.randn(2, content.config.in_chans, side, side, generator=torch.Generator().manual_seed(0))
+    weights = load_weights(name)
+    core, ours = build_model(weights), from_core(weights)
+    side = weights.config.image_size
+    pixels = torch.randn(2, weights.config.in_chans, side, side, generator=torch.Generator().manual_seed(0))
     assert_same_logits(ours(pixels), core(pixels))
 
 
@@ -90,7 +89,7 @@ def test_a_core_file_and_ours_are_the_same_file(content, model, folder, pixels):
     saved = load_file(folder / "model.safetensors")
     core = HCast(content.config).eval()
     core.load_state_dict(saved)
-    weights.save(content, folder / "model.safetensors")
+    save_weights(content, folder / "model.safetensors")
     for loaded in (AutoModelForImageClassification.from_pretrained(folder), model):
         assert_same_logits(loaded(pixels), core(pixels))
     features, info = AutoModel.from_pretrained(folder, output_loading_info=True)
@@ -101,13 +100,13 @@ def test_a_core_file_and_ours_are_the_same_file(content, model, folder, pixels):
 
 @torch.no_grad()
 def test_half_precision_files_load_as_the_config_says(content, folder, pixels, model):
-    weights.save(content, folder / "model.safetensors", torch.float16)
+    save_weights(content, folder / "model.safetensors", torch.float16)
     loaded = AutoModelForImageClassification.from_pretrained(folder)
     assert loaded.dtype == torch.float32
     halved = Weights(
         content.config, None, {k: v.half() if v.is_floating_point() else v for k, v in content.state_dict.items()}
     )
-    assert_same_logits(loaded(pixels), weights.build(halved)(pixels))
+    assert_same_logits(loaded(pixels), build_model(halved)(pixels))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -126,7 +125,7 @@ def test_eager_and_sdpa_agree_with_the_core(content, pixels, mask_empty):
     """Also with empty superpixels, which ``mask_empty`` hides."""
     content.config = content.config.replace(mask_empty=mask_empty)
     segments = torch.arange(32)[:, None].expand(2, 32, 32) // 4  # 8 of 16 superpixels
-    core = weights.build(content)(pixels, segments, output_attentions=True, output_hidden_states=True)
+    core = build_model(content)(pixels, segments, output_attentions=True, output_hidden_states=True)
     for implementation in ("eager", "sdpa"):
         ours = from_core(content)
         ours.set_attn_implementation(implementation)

@@ -15,12 +15,12 @@ from transformers.utils import ModelOutput
 import hcast_zoo  # noqa: F401  registers the models
 from hcast_zoo.integrations.transformers import HCastConfig, HCastForImageClassification, HCastImageProcessor, from_core
 from hcast_zoo.network.feature_maps import cell_labels
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 
 
 @pytest.fixture
 def model(tiny_weights):
-    return from_core(weights.load(tiny_weights))
+    return from_core(load_weights(tiny_weights))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_transformers_splits_a_batch_of_all_levels(model, picture_folder, tiny_w
             return outputs
 
     files = [str(path) for path in sorted((picture_folder / "val").rglob("*.png"))[:5]]
-    processor = HCastImageProcessor.from_core(weights.load(tiny_weights).config)
+    processor = HCastImageProcessor.from_core(load_weights(tiny_weights).config)
     found = Untouched(model=model, image_processor=processor, device="cpu")(files, batch_size=4)
     for file, output in zip(files, found, strict=True):
         alone = model(**processor(file, return_tensors="pt"))
@@ -75,7 +75,7 @@ def test_transformers_splits_a_batch_of_all_levels(model, picture_folder, tiny_w
 @torch.no_grad()
 def test_backbone_maps(tiny_weights, pixels, tmp_path):
     """AutoBackbone gives each stage as (B, C, H/8, W/8); each cell has the token of its segment."""
-    content = weights.load(tiny_weights)
+    content = load_weights(tiny_weights)
     classifier = from_core(content)
     classifier.save_pretrained(tmp_path)
     backbone = AutoBackbone.from_pretrained(tmp_path, out_indices=(0, 1, 2, 3, 4))

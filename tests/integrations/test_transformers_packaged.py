@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 
 from hcast_zoo import Predictor
 from hcast_zoo.integrations.transformers.packaged import packaged_name
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 
 NAME = "hcast_tiny.fashion_mnist"
 
@@ -17,11 +17,11 @@ NAME = "hcast_tiny.fashion_mnist"
 @pytest.mark.parametrize("name", [NAME, f"hcast_zoo/{NAME}"])
 def test_auto_classes(name):
     model = AutoModelForImageClassification.from_pretrained(name)
-    content = weights.load(NAME)
+    weights = load_weights(NAME)
     assert model.dtype == torch.float32 and model.config.name_or_path == name
-    assert AutoConfig.from_pretrained(name).taxonomy == content.taxonomy.to_dict()
+    assert AutoConfig.from_pretrained(name).taxonomy == weights.taxonomy.to_dict()
     for key, value in model.state_dict().items():
-        assert torch.equal(value, content.state_dict[key].to(value.dtype)), key
+        assert torch.equal(value, weights.state_dict[key].to(value.dtype)), key
     assert AutoImageProcessor.from_pretrained(name).crop_size == {"height": 32, "width": 32}
     assert AutoModel.from_pretrained(name).config.image_size == 32
 

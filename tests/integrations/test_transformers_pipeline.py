@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from hcast_zoo import Calibration, Predictor, Taxonomy
 from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, load_weights
 
 TASK = "hierarchical-image-classification"
 
@@ -25,9 +25,9 @@ def files(picture_folder):
 
 @pytest.fixture
 def folder(tiny_weights, tmp_path):
-    content = weights.load(tiny_weights)
-    from_core(content).save_pretrained(tmp_path / "repo")
-    HCastImageProcessor.from_core(content.config).save_pretrained(tmp_path / "repo")
+    weights = load_weights(tiny_weights)
+    from_core(weights).save_pretrained(tmp_path / "repo")
+    HCastImageProcessor.from_core(weights.config).save_pretrained(tmp_path / "repo")
     return str(tmp_path / "repo")
 
 
@@ -97,7 +97,7 @@ def test_pictures_keep_their_transparency(folder, tmp_path):
 def test_shallow_leaves_end_the_path(tiny_model):
     tree = Taxonomy.from_paths([("bird", "owl", "barn owl"), ("fish",)])
     config = tiny_model.config.replace(level_classes=tree.level_classes)
-    model = from_core(weights.Weights(config, tree, type(tiny_model)(config).state_dict()))
+    model = from_core(Weights(config, tree, type(tiny_model)(config).state_dict()))
     for head in model.heads:
         head.weight.data.zero_()
     model.heads[0].bias.data = model.heads[0].bias.new_tensor([-9.0, 9.0])
@@ -108,7 +108,7 @@ def test_shallow_leaves_end_the_path(tiny_model):
 
 
 def test_a_model_without_names_is_an_error(tiny_model):
-    model = from_core(weights.Weights(tiny_model.config, None, tiny_model.state_dict()))
+    model = from_core(Weights(tiny_model.config, None, tiny_model.state_dict()))
     processor = HCastImageProcessor.from_core(tiny_model.config)
     with pytest.raises(ValueError, match="no taxonomy"):
         pipeline(TASK, model=model, image_processor=processor, device="cpu")(Image.new("RGB", (32, 32)))
@@ -196,7 +196,7 @@ class TestOptions:
 def test_scores_mean_the_same_in_every_pipeline(tiny_model, taxonomy, files):
     """The finest level's score is calibrated in transformers' own pipeline too."""
     calibration = Calibration((1.0, 2.0, 3.0), 1.5, "test")
-    model = from_core(weights.Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {}, calibration))
+    model = from_core(Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {}, calibration))
     parts = {"model": model, "image_processor": HCastImageProcessor.from_core(tiny_model.config), "device": "cpu"}
     stock = pipeline("image-classification", **parts)(files[0])[0]
     ours = pipeline(TASK, **parts, decoder="independent")(files[0])["levels"][-1]

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 
 OURS = "hcast_zoo.integrations.transformers"
 ORDERS = {
@@ -47,9 +47,9 @@ def run(code, *arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("order", list(ORDERS))
 def test_any_order_of_imports(order, tiny_weights, tmp_path):
-    content = weights.load(tiny_weights)
-    from_core(content).save_pretrained(tmp_path / "repo")
-    HCastImageProcessor.from_core(content.config).save_pretrained(tmp_path / "repo")
+    weights = load_weights(tiny_weights)
+    from_core(weights).save_pretrained(tmp_path / "repo")
+    HCastImageProcessor.from_core(weights.config).save_pretrained(tmp_path / "repo")
     output, messages = run(ORDERS[order] + CHECK, str(tmp_path / "repo"))
     assert output == EXPECTED
     assert "already registered" not in messages and "not supported" not in messages

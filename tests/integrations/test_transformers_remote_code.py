@@ -16,7 +16,18 @@ pytest.importorskip("transformers")
 
 import hcast_zoo
 from hcast_zoo.integrations.transformers import HCastImageProcessor, from_core, remote_code
-from hcast_zoo.weights import file as weights
+from hcast_zoo.integrations.transformers.remote_code import (
+    AUTO_MAP,
+    CORE,
+    CORE_MODULES,
+    MODULES,
+    RemoteCodeError,
+    check_self_contained,
+    flatten,
+    generate_remote_code,
+    write_remote_code,
+)
+from hcast_zoo.weights.file import build_model, load_weights
 from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
@@ -25,11 +36,11 @@ PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
 @pytest.fixture
 def repository(tiny_weights, tmp_path):
     """A folder as a publisher would make it, with timm's keys in config.json too."""
-    content = weights.load(tiny_weights)
+    content = load_weights(tiny_weights)
     folder = tmp_path / "hcast-tiny"
     from_core(content).save_pretrained(folder)
     HCastImageProcessor.from_core(content.config).save_pretrained(folder)
-    remote_code.write(folder)
+    write_remote_code(folder)
     data = json.loads((folder / "config.json").read_text())
     data |= {"architecture": "hcast_tiny", "pretrained_cfg": {"tag": "animals"}, "num_classes": 6}
     (folder / "config.json").write_text(json.dumps(data))
@@ -38,7 +49,7 @@ def repository(tiny_weights, tmp_path):
 
 def source_of(name):
     core = Path(hcast_zoo.__file__).parent
-    for folder in (*(core / room for room in remote_code.CORE), Path(remote_code.__file__).parent):
+    for folder in (*(core / room for room in CORE), Path(remote_code.__file__).parent):
         if (folder / name).exists():
             return (folder / name).read_text()
     raise AssertionError(f"{name} is no module of ours")
@@ -53,17 +64,17 @@ def test_generated_code_is_our_modules():
                 node.module, node.level = node.module.split(".")[-1], 1
             return node
 
-    files = remote_code.generate()
+    files = generate_remote_code()
     for name, source in files.items():
         assert source.startswith("# Generated from hcast-zoo")
         compile(source, name, "exec")
         assert ast.dump(ast.parse(source)) == ast.dump(Flat().visit(ast.parse(source_of(name)))), name
-    modules = {f"{m}.py" for m in (*remote_code.CORE_MODULES, *remote_code.MODULES)}
+    modules = {f"{m}.py" for m in (*CORE_MODULES, *MODULES)}
     assert set(files) == modules and {ref.split(".")[0] + ".py" for ref in references()} <= modules
 
 
 def references():
-    for value in remote_code.AUTO_MAP.values():
+    for value in AUTO_MAP.values():
         yield from [value] if isinstance(value, str) else value
 
 
@@ -79,7 +90,7 @@ def test_generated_code_imports_nothing_of_ours_but_its_neighbours():
         "transformers",
         "cv2",
     }
-    files = remote_code.generate()
+    files = generate_remote_code()
     for name, source in files.items():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Import):
@@ -108,8 +119,8 @@ def test_generated_code_imports_nothing_of_ours_but_its_neighbours():
     ],
 )
 def test_other_imports_of_ours_are_refused(line):
-    with pytest.raises(remote_code.RemoteCodeError, match=r"expected `from \.name import"):
-        remote_code.check_self_contained("file.py", remote_code.flatten(line + "\n"))
+    with pytest.raises(RemoteCodeError, match=r"expected `from \.name import"):
+        check_self_contained("file.py", flatten(line + "\n"))
 
 
 def test_written_configs(repository):
@@ -117,8 +128,8 @@ def test_written_configs(repository):
     assert config["auto_map"]["AutoModel"] == "modeling_hcast.HCastModel"
     assert config["model_type"] == "hcast" and config["dtype"] == "float32"
     processor = json.loads((repository / "preprocessor_config.json").read_text())
-    assert processor["auto_map"] == {"AutoImageProcessor": remote_code.AUTO_MAP["AutoImageProcessor"]}
-    assert remote_code.write(repository)[-2:] == [repository / "config.json", repository / "preprocessor_config.json"]
+    assert processor["auto_map"] == {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
+    assert write_remote_code(repository)[-2:] == [repository / "config.json", repository / "preprocessor_config.json"]
 
 
 def test_registered_classes_come_before_remote_code(repository):
@@ -205,11 +216,11 @@ def test_without_hcast_zoo(repository, tiny_weights, tmp_path, picture_folder):
 
     from hcast_zoo import Predictor
 
-    content = weights.load(tiny_weights)
+    content = load_weights(tiny_weights)
     inputs = HCastImageProcessor.from_core(content.config)(
         [Image.open(p) for p in PICTURES], return_tensors="pt", return_segments=True
     )
-    core = weights.build(content)
+    core = build_model(content)
     with torch.no_grad():
         expected = core(inputs["pixel_values"])
     with np.load(tmp_path / "out.npz") as tensors:
@@ -259,7 +270,7 @@ def test_a_model_saved_again_keeps_its_code(repository, tiny_weights, tmp_path):
 @pytest.mark.slow
 def test_a_registered_model_saves_code_on_request(tiny_weights, tmp_path):
     """A folder of ``save_pretrained(remote_code=True)`` alone, with its image processor, used without hcast_zoo."""
-    model = from_core(weights.load(tiny_weights))
+    model = from_core(load_weights(tiny_weights))
     model.save_pretrained(tmp_path / "plain")
     assert not list((tmp_path / "plain").glob("*.py"))
     model.save_pretrained(tmp_path / "with_code", remote_code=True)
@@ -281,7 +292,7 @@ import hcast_zoo
 from hcast_zoo.integrations.transformers import from_core
 from hcast_zoo.weights import file
 
-from_core(file.load(sys.argv[1])).push_to_hub("me/hcast-code", remote_code=True)
+from_core(file.load_weights(sys.argv[1])).push_to_hub("me/hcast-code", remote_code=True)
 """
 
 

@@ -108,8 +108,8 @@ class TestLora:
         peft = pytest.importorskip("peft")
         from hcast_zoo.integrations.transformers import HCastForImageClassification
 
-        content = Weights(tiny_model.config, taxonomy, tiny_model.state_dict())
-        from_core(content).save_pretrained(tmp_path / "base")
+        weights = Weights(tiny_model.config, taxonomy, tiny_model.state_dict())
+        from_core(weights).save_pretrained(tmp_path / "base")
         config = peft.LoraConfig(target_modules=["qkv"], modules_to_save=kept, init_lora_weights=False)
         model = peft.get_peft_model(HCastForImageClassification.from_pretrained(tmp_path / "base"), config).train()
         statistics = model.base_model.model.stem[1].norm.running_mean.clone()
@@ -123,7 +123,7 @@ class TestLora:
         base = HCastForImageClassification.from_pretrained(tmp_path / "base")
         again = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
         with torch.inference_mode():
-            trained, plain = model(images32).level_logits, from_core(content)(images32).level_logits
+            trained, plain = model(images32).level_logits, from_core(weights)(images32).level_logits
             for ours, loaded, before in zip(trained, again(images32).level_logits, plain):
                 torch.testing.assert_close(loaded, ours, atol=1e-6, rtol=0)
                 assert (ours - before).abs().max() > 1e-3

@@ -12,14 +12,14 @@ from hcast_zoo.network.config import VARIANTS, HCastConfig
 from hcast_zoo.network.memory import (
     VARIABLE,
     MemoryBudgetError,
-    budget,
     check_config,
+    memory_budget,
     parameter_bytes,
     picture_bytes,
     pictures_at_once,
 )
 from hcast_zoo.network.model import HCast
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import WeightsError, load_model, load_weights
 
 GIANTS = [
     (dict(num_superpixels=65536, num_clusters=(65536,) * 4), "num_superpixels: 65536: .* GiB"),
@@ -58,10 +58,10 @@ def test_weights_refuse(tiny_weights, giant):
     from tests.attacks.test_hostile import rewrite
 
     fields, message = giant
-    config = {**weights.load(tiny_weights).config.to_dict(), "head_stages": None, **fields}
+    config = {**load_weights(tiny_weights).config.to_dict(), "head_stages": None, **fields}
     rewrite(tiny_weights, config=json.dumps(config))
-    with pytest.raises(weights.WeightsError, match=message):
-        weights.load_model(tiny_weights)
+    with pytest.raises(WeightsError, match=message):
+        load_model(tiny_weights)
 
 
 def test_timm_refuses(giant):
@@ -118,14 +118,14 @@ def test_the_image_processor_refuses(fields, message, backend):
 
 def test_the_budget_is_the_user_s(monkeypatch):
     config = HCastConfig(num_superpixels=6000, num_clusters=(64, 32, 16, 8))
-    assert budget() == 8 * 2**30
+    assert memory_budget() == 8 * 2**30
     monkeypatch.setenv(VARIABLE, "1.5")
     with pytest.raises(MemoryBudgetError, match=r"expected at most 1\.5 GiB"):
         check_config(config)
     for wrong in ("much", "-1", "nan", "0", "1e99"):
         monkeypatch.setenv(VARIABLE, wrong)
         with pytest.raises(ValueError, match=f"{VARIABLE}: expected a number of GiB"):
-            budget()
+            memory_budget()
     assert pickle.loads(pickle.dumps(config)) == config
 
 

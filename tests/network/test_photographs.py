@@ -16,7 +16,7 @@ from hcast_zoo.network.model import HCast, segment_map
 from hcast_zoo.network.stems import SuperpixelMeans
 from hcast_zoo.segments.explain import explain_levels
 from hcast_zoo.segments.metrics import best_union_iou
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_model
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 SIDE = 140  # of a cut-out, in pixels
@@ -31,7 +31,7 @@ def test_the_first_command(capsys):
 
 @pytest.fixture(scope="module")
 def model() -> HCast:
-    return weights.load_model(DEFAULT_MODEL)
+    return load_model(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")

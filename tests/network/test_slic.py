@@ -5,9 +5,9 @@ import torch
 from torch.testing import assert_close
 
 from hcast_zoo import HCast, HCastConfig
-from hcast_zoo.network import superpixels
 from hcast_zoo.network.config import IMAGENET_MEAN, IMAGENET_STD
 from hcast_zoo.network.slic import grid_shape, rgb_to_lab, slic
+from hcast_zoo.network.superpixels import segment_normalized, to_rgb
 
 
 def reference_step(pixels, centres, rows, cols, high, wide):
@@ -90,7 +90,7 @@ def test_the_model_makes_and_exports_them():
     )
     model, images = HCast(config).eval(), torch.randn(2, 3, 32, 32)
     output = model(images)
-    expected = slic(superpixels.to_rgb(images, IMAGENET_MEAN, IMAGENET_STD), 16)
+    expected = slic(to_rgb(images, IMAGENET_MEAN, IMAGENET_STD), 16)
     assert torch.equal(output.segments, expected)
 
     class Logits(torch.nn.Module):
@@ -121,7 +121,7 @@ def test_wrong_arguments_are_explained(images, options, message):
 
 def test_an_unknown_method_is_explained():
     with pytest.raises(ValueError, match="one of seeds, slic, grid, got 'watershed'"):
-        superpixels.from_normalized(torch.rand(1, 3, 8, 8), 4, IMAGENET_MEAN, IMAGENET_STD, "watershed")
+        segment_normalized(torch.rand(1, 3, 8, 8), 4, IMAGENET_MEAN, IMAGENET_STD, "watershed")
     with pytest.raises(ValueError, match="superpixels: expected 'seeds', 'slic' or 'grid'"):
         HCastConfig(superpixels="watershed")
 

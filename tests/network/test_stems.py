@@ -15,7 +15,7 @@ from hcast_zoo.network.model import HCast
 from hcast_zoo.network.stems import Carried, area_means, weighted_mean
 from hcast_zoo.segments.explain import explain_levels
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, load_model, load_weights, read_weights, save_weights
 from tests.tiny import LEVELS, TREE
 
 FIELDS = dict(
@@ -189,7 +189,7 @@ def test_every_door(hybrid, images, tmp_path):
     expected = hybrid(images).level_logits
     taxonomy = Taxonomy.from_paths(TREE, LEVELS, "animals")
     file = tmp_path / "model.safetensors"
-    weights.save(weights.Weights(hybrid.config, taxonomy, hybrid.state_dict(), {"name": "tiny"}), file)
+    save_weights(Weights(hybrid.config, taxonomy, hybrid.state_dict(), {"name": "tiny"}), file)
 
     import timm
 
@@ -197,17 +197,17 @@ def test_every_door(hybrid, images, tmp_path):
 
     timm_fields = {k: v for k, v in HYBRID.items() if k != "image_size"}
     door = timm.create_model("hcast_tiny", img_size=64, **timm_fields).eval()
-    door.load_state_dict(weights.read(file).state_dict)
-    answers = {"core": weights.load_model(file)(images).level_logits, "timm": door.forward_levels(images)}
+    door.load_state_dict(read_weights(file).state_dict)
+    answers = {"core": load_model(file)(images).level_logits, "timm": door.forward_levels(images)}
     if importlib.util.find_spec("transformers"):
         from hcast_zoo.integrations.transformers import from_core
 
-        from_core(weights.load(file)).save_pretrained(tmp_path / "saved")
+        from_core(load_weights(file)).save_pretrained(tmp_path / "saved")
         from transformers import AutoModelForImageClassification
 
         door = AutoModelForImageClassification.from_pretrained(tmp_path / "saved").eval()
         answers["transformers"] = door(images).level_logits
-        answers["core, from transformers"] = weights.load_model(tmp_path / "saved")(images).level_logits
+        answers["core, from transformers"] = load_model(tmp_path / "saved")(images).level_logits
 
     if importlib.util.find_spec("mmpretrain"):
         from mmpretrain.registry import MODELS

@@ -6,46 +6,46 @@ import numpy as np
 import pytest
 import torch
 
-from hcast_zoo.network import superpixels
 from hcast_zoo.network.config import IMAGENET_MEAN, IMAGENET_STD
+from hcast_zoo.network.superpixels import grid_superpixels, seeds_superpixels, segment_normalized, to_uint8
 
 
 def test_seeds_maps_are_bit_identical_to_the_official(inputs):
     for i in range(2):
         pixels = inputs["seeds_input_uint8"][i]
         for number, key in ((196, "segments"), (256, "segments_256")):
-            labels = superpixels.seeds(pixels, number)
+            labels = seeds_superpixels(pixels, number)
             assert labels.dtype == np.int64
             np.testing.assert_array_equal(labels, inputs[key][i])
 
 
 def test_seeds_sees_the_official_pixels(inputs, images):
-    pixels = superpixels.to_uint8(images, IMAGENET_MEAN, IMAGENET_STD)
+    pixels = to_uint8(images, IMAGENET_MEAN, IMAGENET_STD)
     np.testing.assert_array_equal(pixels.numpy(), inputs["seeds_input_uint8"])
 
 
 def test_from_normalized_is_each_image_by_itself(images, segments):
-    assert torch.equal(superpixels.from_normalized(images, 196, IMAGENET_MEAN, IMAGENET_STD), segments)
-    assert torch.equal(superpixels.from_normalized(images[1:], 196, IMAGENET_MEAN, IMAGENET_STD), segments[1:])
-    assert superpixels.from_normalized(images[:0], 196, IMAGENET_MEAN, IMAGENET_STD).shape == (0, 224, 224)
+    assert torch.equal(segment_normalized(images, 196, IMAGENET_MEAN, IMAGENET_STD), segments)
+    assert torch.equal(segment_normalized(images[1:], 196, IMAGENET_MEAN, IMAGENET_STD), segments[1:])
+    assert segment_normalized(images[:0], 196, IMAGENET_MEAN, IMAGENET_STD).shape == (0, 224, 224)
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 50), (3, 50), (8, 8), (17, 5), (37, 100), (64, 64), (224, 160)])
 @pytest.mark.parametrize("number", [1, 4, 16, 50, 196])
 def test_labels_are_in_range_at_any_size(height, width, number):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    for labels in (superpixels.seeds(image, number), superpixels.grid(height, width, number).numpy()):
+    for labels in (seeds_superpixels(image, number), grid_superpixels(height, width, number).numpy()):
         assert labels.shape == (height, width) and labels.min() >= 0 and labels.max() < number
 
 
 def test_grid_is_regular():
-    labels = superpixels.grid(224, 224, 196)
+    labels = grid_superpixels(224, 224, 196)
     assert labels.unique(return_counts=True)[1].tolist() == [256] * 196
 
 
 def test_pixels_out_of_range_and_nan():
     image = torch.tensor([float("nan"), 1e9, -1e9, 0.0]).expand(1, 3, 1, 4)
-    pixels = superpixels.to_uint8(image, (0.5,) * 3, (0.5,) * 3)
+    pixels = to_uint8(image, (0.5,) * 3, (0.5,) * 3)
     assert pixels[0, 0, :, 0].tolist() == [0, 255, 0, 127]
 
 
@@ -60,15 +60,15 @@ def test_pixels_out_of_range_and_nan():
 )
 def test_wrong_image_is_explained(image):
     with pytest.raises(ValueError, match=r"RGB image \(H, W, 3\) uint8"):
-        superpixels.seeds(image)
+        seeds_superpixels(image)
     with pytest.raises(ValueError, match="1 or more"):
-        superpixels.seeds(np.zeros((4, 4, 3), np.uint8), 0)
+        seeds_superpixels(np.zeros((4, 4, 3), np.uint8), 0)
 
 
 def test_missing_contrib_modules_name_the_mend(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", types.ModuleType("cv2"))
     with pytest.raises(ImportError, match="pip install --force-reinstall"):
-        superpixels.seeds(np.zeros((64, 64, 3), np.uint8), 16)
+        seeds_superpixels(np.zeros((64, 64, 3), np.uint8), 16)
     monkeypatch.delitem(sys.modules, "cv2")
     real = builtins.__import__
 
@@ -79,7 +79,7 @@ def test_missing_contrib_modules_name_the_mend(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", no_cv2)
     with pytest.raises(ImportError, match="pip install opencv-contrib-python-headless"):
-        superpixels.seeds(np.zeros((64, 64, 3), np.uint8), 16)
+        seeds_superpixels(np.zeros((64, 64, 3), np.uint8), 16)
 
 
 def test_operator_traces():
@@ -96,8 +96,8 @@ def test_half_precision_gives_the_same_superpixels(dtype, method):
     levels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 48, 48), dtype=np.uint8))
     mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
     images = (levels / 255 - mean) / std
-    expected = superpixels.from_normalized(images, 36, IMAGENET_MEAN, IMAGENET_STD, method)
-    halves = superpixels.from_normalized(images.to(dtype), 36, IMAGENET_MEAN, IMAGENET_STD, method)
+    expected = segment_normalized(images, 36, IMAGENET_MEAN, IMAGENET_STD, method)
+    halves = segment_normalized(images.to(dtype), 36, IMAGENET_MEAN, IMAGENET_STD, method)
     assert torch.equal(halves, expected)
 
 

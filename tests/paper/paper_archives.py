@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hcast_zoo.paper import trees
+from hcast_zoo.paper.trees import leaf_ids, load_tree
 
 # What FGVC-Aircraft calls its coarser nodes; here, families and manufacturers by the tree's numbers.
 MAKER, FAMILY = "Maker {:02}", "Family {:02}"
@@ -35,7 +35,7 @@ def write_tar(path: Path, files: dict[str, bytes | str], mode: str = "w:gz") -> 
 
 def cub_files(classes: int = 200, train: int = 2, test: int = 1, size: int = 12) -> dict[str, bytes | str]:
     """Return CUB_200_2011.tgz's files; pictures of the first ``classes`` only."""
-    names = [f"{i:03}.{name}" for i, name in enumerate(trees.load("cub").names[-1], 1)]
+    names = [f"{i:03}.{name}" for i, name in enumerate(load_tree("cub").names[-1], 1)]
     rows = [(name, i, part) for i, name in enumerate(names[:classes], 1) for part in "1" * train + "0" * test]
     files = {"attributes.txt": "1 has_bill_shape::curved_(up_or_down)\n"}
     images, labels, splits = [], [], []
@@ -54,7 +54,7 @@ def cub_files(classes: int = 200, train: int = 2, test: int = 1, size: int = 12)
 
 def aircraft_files() -> dict[str, bytes | str]:
     """Return fgvc-aircraft-2013b.tar.gz's files: of each variant, a picture to train, to validate and to test."""
-    tree = trees.load("aircraft")
+    tree = load_tree("aircraft")
     base = "fgvc-aircraft-2013b/data"
     files: dict[str, bytes | str] = {}
     lists: dict[str, list[str]] = {}
@@ -77,7 +77,7 @@ def aircraft_files() -> dict[str, bytes | str]:
 
 def imagenet_folder(root: Path, name: str = "living17", train: int = 2, flat: bool = False) -> Path:
     """Write ImageNet's folders, with one class that the data set does not have; ``flat``: val without folders."""
-    ids = [*trees.leaf_ids(name), "n99999999"]
+    ids = [*leaf_ids(name), "n99999999"]
     for leaf, wnid in enumerate(ids):
         (root / "train" / wnid).mkdir(parents=True)
         for number in range(train):
@@ -92,7 +92,7 @@ def imagenet_tars(folder: Path, name: str = "living17") -> dict[str, Path]:
     """Write ImageNet's own archives: a tar of tars, a flat tar, and the development kit with its Matlab file."""
     import scipy.io
 
-    ids = [*trees.leaf_ids(name), "n99999999"]
+    ids = [*leaf_ids(name), "n99999999"]
     classes = {
         f"{wnid}.tar": write_tar(
             folder / "class.tar", {f"{wnid}_{i}.JPEG": jpeg(leaf) for i in range(2)}, "w"
@@ -131,7 +131,7 @@ def imagenet_tars(folder: Path, name: str = "living17") -> dict[str, Path]:
 
 def inat_archives(folder: Path, species: int = 40) -> list[Path]:
     """Write iNat21-Mini's four archives: all categories, and pictures of the first species."""
-    tree = trees.load("inat21_mini")
+    tree = load_tree("inat21_mini")
     categories = [
         {
             "id": i,

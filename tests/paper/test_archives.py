@@ -7,8 +7,7 @@ import zipfile
 import pytest
 from torchvision.datasets.utils import calculate_md5
 
-from hcast_zoo.paper import archives
-from hcast_zoo.paper.archives import ArchiveError, first_names, is_archive, unpack
+from hcast_zoo.paper.archives import SMALL, ArchiveError, first_names, is_archive, shutil, unpack
 
 FILES = {"data/a.txt": b"a", "data/deep/b.txt": b"bb" * 5000}
 
@@ -138,24 +137,24 @@ def pack_zip(path, flag=0, method=0):
 
 
 def test_encrypted_and_unknown_zips_are_told(tmp_path):
-    with pytest.raises(archives.ArchiveError, match=r"'a\.txt' is encrypted: unpack it yourself"):
-        archives.unpack(pack_zip(tmp_path / "e.zip", flag=1), tmp_path / "out", progress=False)
-    with pytest.raises(archives.ArchiveError, match=r"cannot unpack it: .*compression"):
-        archives.unpack(pack_zip(tmp_path / "m.zip", method=99), tmp_path / "out", progress=False)
+    with pytest.raises(ArchiveError, match=r"'a\.txt' is encrypted: unpack it yourself"):
+        unpack(pack_zip(tmp_path / "e.zip", flag=1), tmp_path / "out", progress=False)
+    with pytest.raises(ArchiveError, match=r"cannot unpack it: .*compression"):
+        unpack(pack_zip(tmp_path / "m.zip", method=99), tmp_path / "out", progress=False)
 
 
 @pytest.mark.parametrize("time", ["1e400", "-1e400", "nan", str(2**62), "-5"])
 def test_times_that_no_clock_has(tmp_path, time):
     file = pack_tar(tmp_path / "t.tar", (entry("a", mtime=time), b"x"))
-    assert archives.unpack(file, tmp_path / "out", progress=False)
+    assert unpack(file, tmp_path / "out", progress=False)
     assert (tmp_path / "out/a").read_bytes() == b"x" and (tmp_path / "out/a").stat().st_mtime == 0
 
 
 @pytest.mark.parametrize("name", [".unpacked.json", ".unpacked.json/x", "./.unpacked.json", ".UNPACKED.json"])
 def test_a_member_named_like_our_own_file(tmp_path, name):
     file = pack_tar(tmp_path / "t.tar", (entry(name), b"[1]"))
-    with pytest.raises(archives.ArchiveError, match="the name of the file that tells what is unpacked"):
-        archives.unpack(file, tmp_path / "out", progress=False)
+    with pytest.raises(ArchiveError, match="the name of the file that tells what is unpacked"):
+        unpack(file, tmp_path / "out", progress=False)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -164,8 +163,8 @@ def test_an_own_file_that_is_none(tmp_path, content):
     file = pack_tar(tmp_path / "t.tar", (entry("a"), b"x"))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/.unpacked.json").write_text(content)
-    assert archives.unpack(file, tmp_path / "out", progress=False)
-    assert not archives.unpack(file, tmp_path / "out", progress=False)
+    assert unpack(file, tmp_path / "out", progress=False)
+    assert not unpack(file, tmp_path / "out", progress=False)
 
 
 def test_bombs_are_not_unpacked(tmp_path):
@@ -177,18 +176,18 @@ def test_bombs_are_not_unpacked(tmp_path):
     }
     file = pack_tar(tmp_path / "t.tar", (entry("hole", **sparse), b"1\n0\n1\n".ljust(512, b"\0") + b"x"))
     with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as content:
-        content.writestr("zeros", b"\0" * (archives.SMALL + 1))
+        content.writestr("zeros", b"\0" * (SMALL + 1))
     for bomb in (file, tmp_path / "z.zip"):
-        with pytest.raises(archives.ArchiveError, match="over 200 times as many"):
-            archives.unpack(bomb, tmp_path / "out", progress=False)
+        with pytest.raises(ArchiveError, match="over 200 times as many"):
+            unpack(bomb, tmp_path / "out", progress=False)
     assert sum(f.stat().st_size for f in (tmp_path / "out").rglob("*")) == 0
 
 
 def test_a_disk_without_room(tmp_path, monkeypatch):
     file = pack_tar(tmp_path / "t.tar", (entry("a"), b"x" * 4000), (entry("b"), b"y" * 4000))
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=6000))
-    with pytest.raises(archives.ArchiveError, match=r"member 'b' needs 9,024 bytes.*6,000 free: make room"):
-        archives.unpack(file, tmp_path / "out", progress=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=6000))
+    with pytest.raises(ArchiveError, match=r"member 'b' needs 9,024 bytes.*6,000 free: make room"):
+        unpack(file, tmp_path / "out", progress=False)
 
 
 def test_damage_within_bzip2_is_told(tmp_path):
@@ -215,5 +214,5 @@ def test_a_size_that_is_no_number_is_damage(tmp_path):
 
 def test_a_pipe_is_no_archive(tmp_path):
     os.mkfifo(tmp_path / "pipe.tar")
-    with pytest.raises(archives.ArchiveError, match="expected a file, got a pipe"):
-        archives.unpack(tmp_path / "pipe.tar", tmp_path / "out", progress=False)
+    with pytest.raises(ArchiveError, match="expected a file, got a pipe"):
+        unpack(tmp_path / "pipe.tar", tmp_path / "out", progress=False)

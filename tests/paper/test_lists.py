@@ -9,14 +9,13 @@ import pytest
 
 from hcast_zoo.cli import main
 from hcast_zoo.data.dataset import HierarchicalDataset
-from hcast_zoo.paper import benchmarks as paper
-from hcast_zoo.paper import trees
+from hcast_zoo.paper.benchmarks import find_benchmark
 from hcast_zoo.paper.prepare import prepare
 from hcast_zoo.paper.readers import DataError
 from hcast_zoo.paper.reproduce import reproduce, table
+from hcast_zoo.paper.trees import load_tree
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights import file as weights
-from hcast_zoo.weights.file import Weights
+from hcast_zoo.weights.file import Weights, save_weights
 from tests.paper.paper_archives import cub_files, jpeg, write_tar
 
 # Leaves of a tiny ImageNet-3L: (basic, subordinate, fine-grained), and ImageNet's identifiers of the leaves.
@@ -27,7 +26,7 @@ NAMES = {"basic": ["fish", "bird"], "subord": ["bony", "shark", "owl"], "finegra
 
 
 def tiny(name, levels=None, **pictures):
-    benchmark = paper.find(name)
+    benchmark = find_benchmark(name)
     levels = benchmark.levels if levels is None else levels
     return dataclasses.replace(benchmark, pictures=pictures, per_leaf={}, levels=levels)
 
@@ -98,12 +97,12 @@ def test_numbers_beside_the_published_one(imagenet, tiny_config, tmp_path):
 
     config = tiny_config.replace(level_classes=tuple(LEVELS.values()), head_stages=None)
     tree = Taxonomy.load(tmp_path / "data/taxonomy.json")
-    weights.save(Weights(config, tree, HCast(config).state_dict()), tmp_path / "w.safetensors")
+    save_weights(Weights(config, tree, HCast(config).state_dict()), tmp_path / "w.safetensors")
     found = reproduce(benchmark, [tmp_path / "w.safetensors"], tmp_path / "data", ["independent"], progress=False)
     assert found.pictures == 4 and table(found)[-1][0].startswith("published (FreeGrainLearning's README: H-CAST with")
     assert "63.20" in table(found)[-1]
     with pytest.raises(ValueError, match="is not that of ImageNet-F"):
-        reproduce(paper.find("imagenet_f"), [], tmp_path / "data", ["independent"], progress=False)
+        reproduce(find_benchmark("imagenet_f"), [], tmp_path / "data", ["independent"], progress=False)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +183,7 @@ def test_cub_f_draws_as_the_official_code(cub, tmp_path):
 
 def test_cub_real(cub, tmp_path):
     """Its lists name folders that their authors made of CUB's; a picture is found in CUB's own."""
-    tree = trees.load("cub")
+    tree = load_tree("cub")
     files = sorted(name.split("images/")[1] for name in cub_files(classes=3, train=10) if name.endswith(".jpg"))
     rows = {"train": [], "val": []}
     for i, file in enumerate(files):

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from hcast_zoo.data.dataset import HierarchicalDataset
-from hcast_zoo.paper import benchmarks as paper
-from hcast_zoo.paper import readers as layouts
-from hcast_zoo.paper import trees
+from hcast_zoo.paper.benchmarks import BENCHMARKS, find_benchmark
 from hcast_zoo.paper.prepare import prepare, split_validation
-from hcast_zoo.paper.readers import DataError, Picture
+from hcast_zoo.paper.readers import DataError, Picture, find_file
+from hcast_zoo.paper.trees import leaf_ids, load_tree, tree_names
 from hcast_zoo.taxonomy.tree import Taxonomy
 from tests.paper.paper_archives import (
     aircraft_files,
@@ -28,7 +27,7 @@ from tests.paper.paper_archives import (
 
 def tiny(name, **pictures):
     """A benchmark that counts the pictures of the tiny archive."""
-    return dataclasses.replace(paper.find(name), pictures=pictures, per_leaf={})
+    return dataclasses.replace(find_benchmark(name), pictures=pictures, per_leaf={})
 
 
 def labels_of(folder, split):
@@ -52,7 +51,7 @@ class TestCub:
         prepared = prepare(tiny("cub", train=400, test=200), [archive], tmp_path / "cub", progress=False)
         assert prepared.pictures == {"train": 200, "val": 200, "test": 200}
         assert prepared.levels == {"order": 13, "family": 38, "species": 200}
-        tree = trees.load("cub")
+        tree = load_tree("cub")
         assert Taxonomy.load(tmp_path / "cub/taxonomy.json") == tree
         for split in ("train", "val", "test"):
             assert labels_of(tmp_path / "cub", split) == [list(path) for path in tree.paths]
@@ -82,9 +81,9 @@ class TestCub:
             DataError,
             match="CUB-200-2011: expected 5994 train pictures, found 400: the data set is not whole; --partial accepts",
         ):
-            prepare(paper.find("cub"), [archive], tmp_path / "cub", progress=False)
+            prepare(find_benchmark("cub"), [archive], tmp_path / "cub", progress=False)
         assert not (tmp_path / "cub/data.jsonl").exists()
-        prepare(paper.find("cub"), [archive], tmp_path / "cub", progress=False, partial=True)
+        prepare(find_benchmark("cub"), [archive], tmp_path / "cub", progress=False, partial=True)
 
     @pytest.mark.parametrize(
         "change, message",
@@ -148,7 +147,7 @@ class TestAircraft:
         assert prepared.levels == {"manufacturer": 30, "family": 70, "variant": 100}
         taxonomy = Taxonomy.load(tmp_path / "air/taxonomy.json")
         assert taxonomy.path_names(taxonomy.paths[15]) == ("Maker 02", "Family 08", "ATR-72")
-        assert sorted(labels_of(tmp_path / "air", "test")) == sorted(map(list, trees.load("aircraft").paths))
+        assert sorted(labels_of(tmp_path / "air", "test")) == sorted(map(list, load_tree("aircraft").paths))
 
     def test_names_that_differ_from_the_tree(self, tmp_path):
         """A node with two names, and two nodes with one name, are told and kept apart."""
@@ -164,7 +163,7 @@ class TestAircraft:
         assert "family 'Family 00' of the data set is 2 nodes of the tree: 0, 1" in prepared.remarks
         taxonomy = Taxonomy.load(tmp_path / "air/taxonomy.json")
         assert taxonomy.names[1][:3] == ("Family 00 (family 0)", "Family 00 (family 1)", "Family 02 / Family 69")
-        assert taxonomy.parents == trees.load("aircraft").parents
+        assert taxonomy.parents == load_tree("aircraft").parents
 
     @pytest.mark.parametrize(
         "name, change, message",
@@ -202,26 +201,26 @@ class TestBreeds:
         root = imagenet_folder(tmp_path / "imagenet", name)
         prepared = prepare(tiny(name, train=2 * levels, test=levels), [root], tmp_path / "out", progress=False)
         assert prepared.pictures == {"train": levels, "val": levels, "test": levels}
-        assert labels_of(tmp_path / "out", "test") == [list(path) for path in trees.load(name).paths]
+        assert labels_of(tmp_path / "out", "test") == [list(path) for path in load_tree(name).paths]
         found = HierarchicalDataset.load(tmp_path / "out", split="train+val")
         for picture, label in zip(found.pictures, found.labels.tolist()):
-            assert picture.parent.name == trees.leaf_ids(name)[label[-1]]
+            assert picture.parent.name == leaf_ids(name)[label[-1]]
 
     def test_kaggle(self, tmp_path):
         """Flat validation pictures, whose classes are in a list."""
         root = imagenet_folder(tmp_path / "kaggle/ILSVRC/Data/CLS-LOC", flat=True)
-        ids = [*trees.leaf_ids("living17"), "n99999999"]
+        ids = [*leaf_ids("living17"), "n99999999"]
         lines = [f"ILSVRC2012_val_{i:08},{wnid} 85 1 499 272 {wnid} 1 2 3 4 \n" for i, wnid in enumerate(ids, 1)]
         with pytest.raises(DataError, match="expected a folder a class, or the labels of its pictures"):
             run("living17", root, tmp_path / "out")
         (tmp_path / "kaggle/LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(lines[::-1]))
         for source in (tmp_path / "kaggle", root):
             assert run("living17", source, tmp_path / "out").pictures == {"train": 34, "val": 34, "test": 34}
-            assert labels_of(tmp_path / "out", "test") == [list(p) for p in trees.load("living17").paths[::-1]]
+            assert labels_of(tmp_path / "out", "test") == [list(p) for p in load_tree("living17").paths[::-1]]
 
     def test_kaggle_zip(self, tmp_path):
         root = imagenet_folder(tmp_path / "kaggle/ILSVRC/Data/CLS-LOC", flat=True)
-        rows = [f"ILSVRC2012_val_{i:08},{wnid} 1 2 3 4\n" for i, wnid in enumerate(trees.leaf_ids("living17"), 1)]
+        rows = [f"ILSVRC2012_val_{i:08},{wnid} 1 2 3 4\n" for i, wnid in enumerate(leaf_ids("living17"), 1)]
         (tmp_path / "kaggle/LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(rows))
         archive = shutil.make_archive(tmp_path / "kaggle", "zip", tmp_path / "kaggle")
         shutil.rmtree(root)
@@ -233,9 +232,9 @@ class TestBreeds:
         tars = imagenet_tars(tmp_path)
         prepared = run("living17", list(tars.values()), tmp_path / "out")
         assert prepared.pictures == {"train": 34, "val": 34, "test": 34}
-        assert labels_of(tmp_path / "out", "test") == [list(path) for path in trees.load("living17").paths]
+        assert labels_of(tmp_path / "out", "test") == [list(path) for path in load_tree("living17").paths]
         # Only the classes of the data set were unpacked.
-        assert sorted(p.name for p in (tmp_path / "out/train").iterdir()) == sorted(trees.leaf_ids("living17"))
+        assert sorted(p.name for p in (tmp_path / "out/train").iterdir()) == sorted(leaf_ids("living17"))
         assert len(list((tmp_path / "out/val").iterdir())) == 34
         with pytest.raises(DataError, match="expected a folder a class, or the labels"):
             run("living17", [tars["train"], tars["val"]], tmp_path / "out2")
@@ -245,8 +244,8 @@ class TestBreeds:
     def test_broken(self, tmp_path):
         root = imagenet_folder(tmp_path / "imagenet")
         with pytest.raises(DataError, match="expected 1700 test pictures, found 34"):
-            prepare(paper.find("living17"), [root], tmp_path / "out", progress=False)
-        few = dataclasses.replace(paper.find("living17"), pictures={"test": 34}, per_leaf={"train": (3, 5)})
+            prepare(find_benchmark("living17"), [root], tmp_path / "out", progress=False)
+        few = dataclasses.replace(find_benchmark("living17"), pictures={"test": 34}, per_leaf={"train": (3, 5)})
         with pytest.raises(DataError, match="expected 3 to 5 train pictures of eft, found 2"):
             prepare(few, [root], tmp_path / "out", progress=False)
         (root / "train/n01631663/n01631663_0.JPEG").write_bytes(b"")
@@ -264,7 +263,7 @@ class TestInat:
         prepared = run("inat21_mini", archives, tmp_path / "inat", partial=True)
         assert prepared.pictures == {"train": 40, "val": 40, "test": 40}
         assert prepared.levels == {"order": 273, "family": 1103, "species": 10000}
-        tree = trees.load("inat21_mini")
+        tree = load_tree("inat21_mini")
         assert sorted(labels_of(tmp_path / "inat", "test")) == [list(path) for path in tree.paths[:40]]
         taxonomy = Taxonomy.load(tmp_path / "inat/taxonomy.json")
         assert taxonomy.path_names(taxonomy.paths[3]) == ("Order1", "Family2", "Genus species3")
@@ -272,7 +271,7 @@ class TestInat:
             r for r in prepared.remarks if "not the archive as distributed" in r
         )
         with pytest.raises(DataError, match="expected 500000 train pictures, found 80"):
-            prepare(paper.find("inat21_mini"), archives, tmp_path / "inat", progress=False)
+            prepare(find_benchmark("inat21_mini"), archives, tmp_path / "inat", progress=False)
 
     @pytest.mark.parametrize(
         "change, message",
@@ -332,11 +331,11 @@ def test_no_source(tmp_path, source):
 
 
 def test_benchmarks_and_trees_agree():
-    assert sorted([*paper.BENCHMARKS, "imagenet"]) == trees.names()
-    for name, benchmark in paper.BENCHMARKS.items():
+    assert sorted([*BENCHMARKS, "imagenet"]) == tree_names()
+    for name, benchmark in BENCHMARKS.items():
         assert benchmark.name == name and benchmark.published
         if benchmark.layout == "breeds":
-            assert benchmark.pictures["test"] == 50 * len(trees.leaf_ids(name))
+            assert benchmark.pictures["test"] == 50 * len(leaf_ids(name))
     with pytest.raises(ValueError, match="no data set 'no': expected one of cub"):
-        paper.find("no")
-    assert layouts.find([Path(__file__).parent], "test_prepare.py").name == "test_prepare.py"
+        find_benchmark("no")
+    assert find_file([Path(__file__).parent], "test_prepare.py").name == "test_prepare.py"

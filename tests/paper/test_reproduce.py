@@ -14,12 +14,11 @@ from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.evaluation.metrics import HierarchicalMetrics
 from hcast_zoo.network.model import HCast
-from hcast_zoo.paper import benchmarks as paper
-from hcast_zoo.paper import trees
+from hcast_zoo.paper.benchmarks import CITED, find_benchmark
 from hcast_zoo.paper.prepare import prepare
 from hcast_zoo.paper.reproduce import reproduce, table
-from hcast_zoo.weights import file as weights
-from hcast_zoo.weights.file import Weights, save
+from hcast_zoo.paper.trees import load_tree, with_names
+from hcast_zoo.weights.file import Weights, load_weights, save_weights
 from hcast_zoo.weights.official import convert_official
 from tests.conftest import FIXTURES
 from tests.paper.paper_archives import cub_files, write_tar
@@ -29,21 +28,21 @@ from tests.paper.paper_archives import cub_files, write_tar
 def cub(tmp_path):
     """A prepared part of CUB: three pictures of each of four species."""
     archive = write_tar(tmp_path / "CUB_200_2011.tgz", cub_files(classes=4))
-    prepare(paper.find("cub"), [archive], tmp_path / "cub", partial=True, progress=False)
+    prepare(find_benchmark("cub"), [archive], tmp_path / "cub", partial=True, progress=False)
     return tmp_path / "cub"
 
 
 @pytest.fixture
 def cub_weights(tiny_config, tmp_path):
     """Two tiny models with CUB's tree: one always answers an albatross, one its order and family, and a cuckoo."""
-    tree, files = trees.load("cub"), []
+    tree, files = load_tree("cub"), []
     config = tiny_config.replace(level_classes=tree.level_classes)
     for number, answer in enumerate([(11, 34, 0), (11, 34, 3)]):
         state = HCast(config).state_dict()
         for level, node in enumerate(answer):
             state[f"heads.{level}.bias"][node] += 100
         files.append(tmp_path / f"seed{number}.safetensors")
-        save(Weights(config, tree, state), files[-1])
+        save_weights(Weights(config, tree, state), files[-1])
     return files
 
 
@@ -51,7 +50,7 @@ def test_official_checkpoint(cub, tmp_path):
     """An official .pth gives what the official rules give: argmax of each level, of the converted model."""
     official = load_file(FIXTURES / "tiny_3level_state.safetensors")
     torch.save({"model": official, "epoch": 99}, tmp_path / "best_checkpoint.pth")
-    benchmark = dataclasses.replace(paper.find("cub"), official={"num_heads": 3})
+    benchmark = dataclasses.replace(find_benchmark("cub"), official={"num_heads": 3})
     found = reproduce(benchmark, [tmp_path / "best_checkpoint.pth"], cub, ["independent"], progress=False)
     config, state = convert_official(official, num_heads=3)
     model = HCast(config).eval()
@@ -64,11 +63,11 @@ def test_official_checkpoint(cub, tmp_path):
             metrics.update(torch.stack([x.argmax(-1) for x in logits], 1), label[None])
     assert found.results == ({"independent": metrics.compute()},) and found.mean == found.results[0]
     assert found.pictures == 4 and found.expected == 5794 and found.deviation is None
-    assert found.published == ((84.9, paper.CITED), (83.28, paper.CITED))
+    assert found.published == ((84.9, CITED), (83.28, CITED))
 
 
 def test_seeds(cub, cub_weights):
-    found = reproduce(paper.find("cub"), cub_weights, cub, DECODERS, progress=False)
+    found = reproduce(find_benchmark("cub"), cub_weights, cub, DECODERS, progress=False)
     first, second = (result["independent"] for result in found.results)
     assert (first["fpa"], first["tice"], first["accuracy/order"]) == (25, 0, 75)  # three albatrosses and a cuckoo
     assert (second["fpa"], second["tice"], second["accuracy/species"]) == (0, 100, 25)
@@ -77,23 +76,23 @@ def test_seeds(cub, cub_weights):
     assert found.mean["best_path"]["tice"] == found.deviation["top_down"]["tice"] == 0
     rows = table(found)
     assert rows[0] == ["", "fpa", "tice", "wap", "accuracy/order", "accuracy/family", "accuracy/species"]
-    assert [row[0] for row in rows[1:]] == [*DECODERS, f"published ({paper.CITED})", f"published ({paper.CITED})"]
+    assert [row[0] for row in rows[1:]] == [*DECODERS, f"published ({CITED})", f"published ({CITED})"]
     assert rows[3][1:3] == ["12.50 ± 17.68", "50.00 ± 70.71"] and rows[-1][1:3] == ["83.28", "-"]
-    assert reproduce(paper.find("cub"), cub_weights[:1], cub, DECODERS, split="val", progress=False).published == ()
+    assert reproduce(find_benchmark("cub"), cub_weights[:1], cub, DECODERS, split="val", progress=False).published == ()
 
 
 def test_another_tree(cub, cub_weights, tiny_weights, tmp_path):
     def fails(message, name="cub", files=cub_weights[:1], data=cub):
         with pytest.raises(ValueError, match=message):
-            reproduce(paper.find(name), files, data, ["best_path"], progress=False)
+            reproduce(find_benchmark(name), files, data, ["best_path"], progress=False)
 
     fails("its taxonomy 'CUB-200-2011' is not that of FGVC-Aircraft", "aircraft")
     fails("nowhere: expected a prepared data set: hcast-zoo data prepare cub", data=tmp_path / "nowhere")
     fails(r"its levels have \(2, 4, 6\) classes, those of CUB-200-2011 \(13, 38, 200\)", files=[tiny_weights])
-    content = weights.load(cub_weights[0])
-    tree = content.taxonomy
-    content.taxonomy = trees.with_names(tree, [None, None, tree.names[2][::-1]])
-    save(content, tmp_path / "turned.safetensors")
+    weights = load_weights(cub_weights[0])
+    tree = weights.taxonomy
+    weights.taxonomy = with_names(tree, [None, None, tree.names[2][::-1]])
+    save_weights(weights, tmp_path / "turned.safetensors")
     fails("is another tree than that of CUB-200-2011, or in another order", files=[tmp_path / "turned.safetensors"])
 
 
@@ -101,7 +100,7 @@ def test_a_broken_picture(cub, cub_weights):
     """Numbers of fewer pictures would be no reproduction."""
     HierarchicalDataset.load(cub, split="test").pictures[0].write_bytes(b"")
     with pytest.raises(PictureError):
-        reproduce(paper.find("cub"), cub_weights[:1], cub, ["best_path"], progress=False)
+        reproduce(find_benchmark("cub"), cub_weights[:1], cub, ["best_path"], progress=False)
 
 
 @pytest.mark.slow

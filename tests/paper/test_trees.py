@@ -3,12 +3,22 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from hcast_zoo.paper import trees
+from hcast_zoo.paper.trees import (
+    TREES,
+    is_number,
+    leaf_ids,
+    load_tree,
+    only_children,
+    same_tree,
+    shallow_leaves,
+    tree_names,
+    with_names,
+)
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy
 
 # Levels, and how many nodes of every level but the finest have one child.
-TREES = {
+EXPECTED = {
     "cub": ((13, 38, 200), (8, 12)),
     "aircraft": ((30, 70, 100), (14, 54)),
     "living17": ((17, 34), (0,)),
@@ -21,61 +31,61 @@ TREES = {
 
 
 def test_all_trees_are_tested():
-    assert trees.names() == sorted(TREES)
+    assert tree_names() == sorted(EXPECTED)
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_tree(name):
     """Levels, every leaf's path, and the nodes with one child, against the file's plain lists."""
-    levels, single = TREES[name]
-    tree = trees.load(name)
+    levels, single = EXPECTED[name]
+    tree = load_tree(name)
     assert tree.level_classes == levels
-    paths = json.loads((trees.FOLDER / f"{name}.json").read_text())["paths"]
+    paths = json.loads((TREES / f"{name}.json").read_text())["paths"]
     assert [list(path) for path in tree.paths] == sorted(paths, key=lambda path: path[-1])
-    assert trees.shallow_leaves(tree) == []
+    assert shallow_leaves(tree) == []
     children = defaultdict(set)
     for path in paths:
         for depth, node in enumerate(path[:-1]):
             children[depth, node].add(path[depth + 1])
     expected = Counter(depth for (depth, _), nodes in children.items() if len(nodes) == 1)
-    found = {level: len(nodes) for level, nodes in trees.only_children(tree).items()}
+    found = {level: len(nodes) for level, nodes in only_children(tree).items()}
     assert tuple(found.values()) == tuple(expected[depth] for depth in range(len(levels) - 1)) == single
 
 
 def test_names():
-    cub = trees.load("cub")
+    cub = load_tree("cub")
     assert cub.path_names(cub.paths[0]) == ("order 11", "family 34", "Black_footed_Albatross")
-    assert [trees.is_number(cub, level) for level in range(3)] == [True, True, False]
-    named = trees.with_names(cub, [[f"O{i}" for i in range(13)], None, None])
+    assert [is_number(cub, level) for level in range(3)] == [True, True, False]
+    named = with_names(cub, [[f"O{i}" for i in range(13)], None, None])
     assert named.path_names(named.paths[0]) == ("O11", "family 34", "Black_footed_Albatross")
-    assert trees.leaf_ids("living17")[0] == "n01631663"
+    assert leaf_ids("living17")[0] == "n01631663"
     for name in ("cub", "no"):
         with pytest.raises(TaxonomyError, match=f"'{name}' has no identifiers of leaves"):
-            trees.leaf_ids(name)
+            leaf_ids(name)
     with pytest.raises(TaxonomyError, match="no tree 'no': expected one of aircraft, cub"):
-        trees.load("no")
+        load_tree("no")
 
 
 def test_imagenet():
     """Names that a person would use, in ImageNet's order, and the licence of WordNet."""
-    tree = trees.load("imagenet")
+    tree = load_tree("imagenet")
     assert tree.path_names(tree.paths[340]) == ("mammal", "hoofed animal", "zebra")
     assert tree.path_names(tree.paths[281])[-2:] == ("cat", "tabby")
     assert tree.path_names(tree.paths[889]) == ("musical instrument", "string instrument", "violin")
     cranes = [tree.path_names(tree.paths[leaf]) for leaf in (134, 517)]
     assert [path[0] for path in cranes] == ["bird", "electronics or instrument"]
-    assert trees.leaf_ids("imagenet")[340] == "n02391049"
-    assert "Princeton" in json.loads((trees.FOLDER / "imagenet.json").read_text())["license"]
+    assert leaf_ids("imagenet")[340] == "n02391049"
+    assert "Princeton" in json.loads((TREES / "imagenet.json").read_text())["license"]
 
 
 def test_the_odd_gull():
     """What `data info cub` tells: a gull with the kingfishers, in a family of its own."""
-    cub = trees.load("cub")
+    cub = load_tree("cub")
     gull, kingfisher, other = (
         cub.paths[cub.names[2].index(name)] for name in ("Red_legged_Kittiwake", "Belted_Kingfisher", "California_Gull")
     )
     assert gull[0] == kingfisher[0] == 4 != other[0] and gull[1] != kingfisher[1]
-    assert cub.names[1][gull[1]] in trees.only_children(cub)["family"]
+    assert cub.names[1][gull[1]] in only_children(cub)["family"]
 
 
 def test_same_tree(taxonomy):
@@ -84,17 +94,17 @@ def test_same_tree(taxonomy):
         [[f"{level} {i}" for i in range(len(names))] for level, names in zip(taxonomy.levels, taxonomy.names)],
         taxonomy.parents,
     )
-    assert trees.same_tree(taxonomy, numbered) and trees.same_tree(numbered, taxonomy)
-    swapped = trees.with_names(taxonomy, [None, None, taxonomy.names[2][::-1]])
-    assert not trees.same_tree(taxonomy, swapped)
+    assert same_tree(taxonomy, numbered) and same_tree(numbered, taxonomy)
+    swapped = with_names(taxonomy, [None, None, taxonomy.names[2][::-1]])
+    assert not same_tree(taxonomy, swapped)
     moved = Taxonomy(taxonomy.levels, taxonomy.names, [taxonomy.parents[0], (0, 1, 1, 2, 2, 3)])
-    assert not trees.same_tree(taxonomy, moved)
-    assert not trees.same_tree(taxonomy, trees.load("cub"))
+    assert not same_tree(taxonomy, moved)
+    assert not same_tree(taxonomy, load_tree("cub"))
 
 
 def test_two_parents(tmp_path, monkeypatch):
-    monkeypatch.setattr(trees, "FOLDER", tmp_path)
+    monkeypatch.setattr("hcast_zoo.paper.trees.TREES", tmp_path)
     broken = {"dataset": "Broken", "levels": ["a", "b"], "names": {}, "paths": [[0, 0], [1, 0]]}
     (tmp_path / "broken.json").write_text(json.dumps(broken))
     with pytest.raises(TaxonomyError, match="node 0 of level 'b' has two parents"):
-        trees.load("broken")
+        load_tree("broken")

@@ -8,8 +8,17 @@ from PIL import Image
 
 from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
-from hcast_zoo.segments import drawing as visualize
-from hcast_zoo.segments.drawing import GAP, PANEL, Segmentation, segment_strip
+from hcast_zoo.segments.drawing import (
+    GAP,
+    PANEL,
+    Segmentation,
+    average_colours,
+    compose_sheet,
+    draw_boundaries,
+    draw_focus,
+    label_picture,
+    segment_strip,
+)
 from hcast_zoo.segments.metrics import boundaries
 
 RNG = np.random.default_rng(0)
@@ -57,7 +66,7 @@ def test_labels_lie_where_the_model_saw_them(tiny_model):
 
 def test_average_colours():
     image, labels = picture(7, 5), RNG.integers(-1, 4, (5, 7))
-    found, pixels = np.asarray(visualize.average_colours(image, labels)), np.asarray(image)
+    found, pixels = np.asarray(average_colours(image, labels)), np.asarray(image)
     for label in range(4):
         mean = pixels[labels == label].mean(0)
         assert np.abs(found[labels == label] - mean).max() <= 0.5
@@ -74,7 +83,7 @@ def test_boundaries():
             assert edge[y, x] == (right or below)
     halves = np.repeat([[0, 0, 0, 1, 1, 1]], 4, 0)
     assert boundaries(halves, 2)[0].tolist() == [False, True, True, False, False, False]
-    drawn = np.asarray(visualize.draw_boundaries(Image.new("RGB", (6, 4)), halves, (1, 2, 3)))
+    drawn = np.asarray(draw_boundaries(Image.new("RGB", (6, 4)), halves, (1, 2, 3)))
     assert drawn[0].tolist() == [[0, 0, 0]] * 2 + [[1, 2, 3]] + [[0, 0, 0]] * 3
 
 
@@ -82,7 +91,7 @@ def test_boundaries():
 def test_label_pictures_hold_the_labels(count, tmp_path):
     labels = RNG.integers(-1, count, (30, 40))
     labels[0, 0] = count - 1
-    visualize.label_picture(labels).save(tmp_path / "labels.png")
+    label_picture(labels).save(tmp_path / "labels.png")
     with Image.open(tmp_path / "labels.png") as file:
         assert np.array_equal(np.asarray(file).astype(int) - 1, labels)
         assert file.mode == ("P" if count <= 255 else "I;16")
@@ -93,13 +102,13 @@ def test_label_pictures_hold_the_labels(count, tmp_path):
 def test_focus_colours_only_where_a_level_looks():
     focus = np.zeros((4, 6), np.float32)
     focus[:, 3:] = 0.01
-    found = np.asarray(visualize.draw_focus(Image.new("RGB", (6, 4), (90, 90, 90)), focus))
+    found = np.asarray(draw_focus(Image.new("RGB", (6, 4), (90, 90, 90)), focus))
     assert (found[:, :3] == 90).all() and (found[:, 3:, 0] > found[:, 3:, 2] + 50).all()
-    assert (np.asarray(visualize.draw_focus(Image.new("RGB", (6, 4), (90, 90, 90)), focus * 0)) == 90).all()
+    assert (np.asarray(draw_focus(Image.new("RGB", (6, 4), (90, 90, 90)), focus * 0)) == 90).all()
 
 
 def test_pictures_of_another_size_are_refused():
-    for draw in (visualize.average_colours, visualize.draw_boundaries, visualize.draw_focus):
+    for draw in (average_colours, draw_boundaries, draw_focus):
         with pytest.raises(ValueError, match=r"expected an RGB picture of 6x4 pixels.*got RGB 5x4"):
             draw(picture(5, 4), np.zeros((4, 6), int))
         with pytest.raises(ValueError, match="got L 6x4"):
@@ -122,7 +131,7 @@ def test_segment_strip(tiny_model, tmp_path):
 
 def test_sheet():
     panel = Image.new("RGB", (PANEL, PANEL), (200, 0, 0))
-    sheet = visualize.sheet([[(panel, ["a"])], [(panel, ["x" * 500, "\x1b[31m"]), (panel, [])]])
+    sheet = compose_sheet([[(panel, ["a"])], [(panel, ["x" * 500, "\x1b[31m"]), (panel, [])]])
     assert sheet.width == 2 * (PANEL + GAP) + GAP and sheet.height > 2 * PANEL
     pixels = np.asarray(sheet)
     assert (pixels[:, -GAP:] == 255).all()  # the long line was cut

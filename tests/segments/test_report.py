@@ -9,9 +9,9 @@ from hcast_zoo import Predictor, Taxonomy
 from hcast_zoo.cli import main
 from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
-from hcast_zoo.segments import report as segment
 from hcast_zoo.segments.explain import explain_levels
-from hcast_zoo.weights import file as weights
+from hcast_zoo.segments.report import draw_sheet, free_folder, segment_picture, write_folder
+from hcast_zoo.weights.file import Weights, save_weights
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def picture(tmp_path):
 @pytest.mark.parametrize("decoder", ["best_path", "independent"])
 def test_a_segmented_picture_is_the_prediction_and_its_explanation(picture, tiny_weights, tiny_model, decoder):
     predictor = Predictor(tiny_weights, decoder)
-    found = segment.segment_picture(predictor, picture)
+    found = segment_picture(predictor, picture)
     expected = next(predictor.predict([picture]))
     assert found.prediction.path == expected.path
     assert found.prediction.probabilities == pytest.approx(expected.probabilities)
@@ -50,16 +50,16 @@ def test_a_path_that_ends_early(picture, tiny_config, tiny_model, tmp_path):
     with torch.no_grad():
         model.heads[0].bias.copy_(torch.tensor([50.0, 0.0]))  # always a stone
     path = tmp_path / "shallow.safetensors"
-    weights.save(weights.Weights(config, shallow, model.state_dict()), path)
-    found = segment.segment_picture(Predictor(path), picture)
+    save_weights(Weights(config, shallow, model.state_dict()), path)
+    found = segment_picture(Predictor(path), picture)
     assert found.prediction.path == ("stone",)
     assert [r.node for r in found.readings] == ["stone", None, None] and found.readings[1].text == "level_2: -"
-    assert segment.draw_sheet(found).width > 1000
+    assert draw_sheet(found).width > 1000
 
 
 def test_files(picture, tiny_weights, tmp_path):
-    found = segment.segment_picture(Predictor(tiny_weights), picture)
-    folder = segment.write_folder(found, tmp_path / "out")
+    found = segment_picture(Predictor(tiny_weights), picture)
+    folder = write_folder(found, tmp_path / "out")
     assert folder.name == "a_b"
     stages, levels = range(1, 5), range(1, 4)
     assert {p.name for p in folder.iterdir()} == {
@@ -78,13 +78,13 @@ def test_files(picture, tiny_weights, tmp_path):
                 assert np.array_equal(np.asarray(labels).astype(int) - 1, file[f"stage_{stage}"])
         assert (file["stage_1"][:, :10] == -1).all() and (file["stage_1"][:, 10:50] >= 0).all()
         assert file["share_3"].sum() == pytest.approx(1, abs=1e-5) and (file["focus_1"][:, :10] == 0).all()
-    only = segment.write_folder(found, tmp_path / "out", ("sheet",))
+    only = write_folder(found, tmp_path / "out", ("sheet",))
     assert only.name == "a_b-2" and [p.name for p in only.iterdir()] == ["sheet.png"]
 
 
 def test_names_stay_apart_and_inside(tmp_path):
     def make_folder(output, file):
-        folder = segment.free_folder(output, file)
+        folder = free_folder(output, file)
         folder.mkdir(parents=True)
         return folder
 
@@ -92,7 +92,7 @@ def test_names_stay_apart_and_inside(tmp_path):
     names = [make_folder(output, f).name for f in ("x/lion.png", "y/lion.jpg", "lion.png", "..png", "/a/:.png")]
     assert names == ["lion", "lion-2", "lion-3", "picture", "_"]
     (output / "cat").write_text("someone's file")
-    assert segment.free_folder(output, "cat.png").name == "cat-2"
+    assert free_folder(output, "cat.png").name == "cat-2"
     assert (output / "cat").read_text() == "someone's file"
 
 
@@ -104,16 +104,16 @@ def test_names_stay_apart_and_inside(tmp_path):
 def test_fewer_segments_than_clusters(pixels, tiny_weights, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "plain.png")
     predictor = Predictor(tiny_weights, num_clusters=(16, 16, 16, 16))
-    found = segment.segment_picture(predictor, tmp_path / "plain.png")
+    found = segment_picture(predictor, tmp_path / "plain.png")
     assert found.segmentation.maps[3].max() < 16 and np.isfinite(found.agreement)
-    assert segment.draw_sheet(found).height > 400
+    assert draw_sheet(found).height > 400
 
 
 def test_an_answer_that_is_not_finite(picture, tiny_weights):
     predictor = Predictor(tiny_weights)
     predictor.transform = lambda p: torch.full((3, 32, 32), torch.nan)
     with pytest.raises(PictureError, match="not finite"):
-        segment.segment_picture(predictor, picture)
+        segment_picture(predictor, picture)
 
 
 def test_command(picture_folder, tiny_weights, tmp_path, capsys):
@@ -199,7 +199,7 @@ def test_clusters_change_answers_through_every_command(picture_folder, taxonomy,
         for parameter in (*tiny_model.stages.parameters(), *tiny_model.heads.parameters()):
             parameter *= 4  # so that attention, and with it the clusters, matters
     path = tmp_path / "decided.safetensors"
-    weights.save(weights.Weights(tiny_model.config, taxonomy, tiny_model.state_dict()), path)
+    save_weights(Weights(tiny_model.config, taxonomy, tiny_model.state_dict()), path)
     files = sorted(str(p) for p in (picture_folder / "val").rglob("*.png"))[:3]
     images = torch.stack([eval_transform(tiny_model.config)(Image.open(f)) for f in files])
     with torch.no_grad():

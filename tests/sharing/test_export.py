@@ -8,8 +8,8 @@ import torch
 
 from hcast_zoo.cli import main
 from hcast_zoo.network.model import HCast
-from hcast_zoo.sharing import export as exporting
-from hcast_zoo.weights import file as weights
+from hcast_zoo.sharing.export import Graph, example, export, output_names
+from hcast_zoo.weights.file import HCastConfig, Taxonomy, packaged_weights
 
 OUTPUTS = ["logits_class", "logits_family", "logits_species", "assignment_1", "assignment_2", "assignment_3"]
 
@@ -29,7 +29,7 @@ def test_the_core_is_one_graph(tiny_config, changes):
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     with torch.inference_mode():
         for size in (2, 5, 3):
-            images, segments = exporting.example(tiny_config, size)
+            images, segments = example(tiny_config, size)
             segments[:, :16] = 0  # some superpixels are empty
             for ours, theirs in zip(expected(model, images, segments), expected(compiled, images, segments)):
                 torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
@@ -41,7 +41,7 @@ def test_training_step_is_one_graph(tiny_config):
     model = HCast(tiny_config.replace(drop_path_rate=0.2, drop_rate=0.1)).train()
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
-    images, segments = exporting.example(tiny_config, 4)
+    images, segments = example(tiny_config, 4)
     sum(x.square().mean() for x in compiled(images, segments).level_logits).backward()
     assert all(p.grad is not None for p in model.stages.parameters())
 
@@ -59,8 +59,8 @@ def test_onnx_by_the_command(tiny_weights, tiny_model, taxonomy, tmp_path, capsy
     content = onnx.load(file)
     onnx.checker.check_model(content, full_check=True)
     texts = {p.key: p.value for p in content.metadata_props}
-    assert weights.HCastConfig.from_dict(json.loads(texts["config"])) == tiny_model.config
-    assert weights.Taxonomy.from_dict(json.loads(texts["taxonomy"])) == taxonomy and texts["name"] == "tiny"
+    assert HCastConfig.from_dict(json.loads(texts["config"])) == tiny_model.config
+    assert Taxonomy.from_dict(json.loads(texts["taxonomy"])) == taxonomy and texts["name"] == "tiny"
 
     session = ort.InferenceSession(file)
     assert [(x.name, x.shape, x.type) for x in session.get_inputs()] == [
@@ -70,7 +70,7 @@ def test_onnx_by_the_command(tiny_weights, tiny_model, taxonomy, tmp_path, capsy
     assert [x.name for x in session.get_outputs()] == OUTPUTS
     assert session.get_outputs()[2].shape == ["batch", 6] and session.get_outputs()[3].shape == ["batch", 16, 8]
     for size in (1, 4):
-        images, segments = exporting.example(tiny_model.config, size, seed=9)
+        images, segments = example(tiny_model.config, size, seed=9)
         segments[0] %= 3  # fewer superpixels than clusters, and many cells of one: sums of repeated rows
         found = session.run(None, {"images": images.numpy(), "segments": segments.numpy()})
         for ours, theirs in zip(expected(tiny_model, images, segments), found):
@@ -85,33 +85,33 @@ def test_pt2(tiny_weights, tiny_model, taxonomy, tmp_path, capsys):
     texts = dict.fromkeys(["config", "taxonomy", "outputs"], "")
     program = torch.export.load(file, extra_files=texts)
     assert json.loads(texts["outputs"]) == OUTPUTS
-    assert weights.Taxonomy.from_dict(json.loads(texts["taxonomy"])) == taxonomy
-    images, segments = exporting.example(tiny_model.config, 5, seed=9)
+    assert Taxonomy.from_dict(json.loads(texts["taxonomy"])) == taxonomy
+    images, segments = example(tiny_model.config, 5, seed=9)
     for ours, theirs in zip(expected(tiny_model, images, segments), program.module()(images, segments)):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_fixed_batch_and_clusters(tiny_weights, tiny_model, tmp_path):
-    told = exporting.export(tiny_weights, tmp_path / "one.pt2", "pt2", batch_size=1, num_clusters=(6, 5, 4, 3))
+    told = export(tiny_weights, tmp_path / "one.pt2", "pt2", batch_size=1, num_clusters=(6, 5, 4, 3))
     assert told.difference < 1e-5
     program = torch.export.load(tmp_path / "one.pt2", extra_files=(texts := {"config": ""})).module()
     assert json.loads(texts["config"])["num_clusters"] == [6, 5, 4, 3]
-    assignments = program(*exporting.example(tiny_model.config, 1))[3:]
+    assignments = program(*example(tiny_model.config, 1))[3:]
     assert [x.shape for x in assignments] == [(1, 16, 6), (1, 6, 5), (1, 5, 4)]
     with pytest.raises((AssertionError, RuntimeError)):  # RuntimeError in torch 2.7
-        program(*exporting.example(tiny_model.config, 2))
+        program(*example(tiny_model.config, 2))
 
 
 @pytest.mark.slow
 def test_a_wrong_graph_is_found_and_not_left(tiny_weights, tmp_path, monkeypatch, capsys):
-    forward = exporting.Graph.forward
+    forward = Graph.forward
 
-    class Wrong(exporting.Graph):
+    class Wrong(Graph):
         def forward(self, images, segments):
             outputs = forward(self, images, segments)
             return (outputs[0] + 0.001 * torch.compiler.is_exporting(), *outputs[1:])
 
-    monkeypatch.setattr(exporting, "Graph", Wrong)
+    monkeypatch.setattr("hcast_zoo.sharing.export.Graph", Wrong)
     command = ["export", str(tiny_weights), "--output", str(tmp_path / "wrong.pt2"), "--format", "pt2"]
     assert main(command) == 2
     assert "differs from the model by 0.001" in capsys.readouterr().err
@@ -121,9 +121,9 @@ def test_a_wrong_graph_is_found_and_not_left(tiny_weights, tmp_path, monkeypatch
 
 
 def test_names_without_and_with_odd_taxonomies(tiny_config, taxonomy):
-    assert exporting.output_names(tiny_config, None)[:3] == ("logits_1", "logits_2", "logits_3")
-    odd = weights.Taxonomy.from_paths([("a", "b"), ("a", "c")], ("my class", "my/class"))
-    assert exporting.output_names(tiny_config.replace(level_classes=(1, 2), last_pool=True), odd) == (
+    assert output_names(tiny_config, None)[:3] == ("logits_1", "logits_2", "logits_3")
+    odd = Taxonomy.from_paths([("a", "b"), ("a", "c")], ("my class", "my/class"))
+    assert output_names(tiny_config.replace(level_classes=(1, 2), last_pool=True), odd) == (
         "logits_1",
         "logits_2",
         "assignment_1",
@@ -150,14 +150,14 @@ def test_wrong_arguments(tiny_weights, tmp_path, arguments, message, capsys):
 def test_the_packaged_model(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    name = next(iter(weights.packaged()))
-    assert exporting.export(name, tmp_path / "packaged.onnx").difference < 1e-4
+    name = next(iter(packaged_weights()))
+    assert export(name, tmp_path / "packaged.onnx").difference < 1e-4
 
 
 @pytest.mark.parametrize("package", ["onnxscript", "onnxruntime"])
 def test_a_missing_extra_is_named_before_the_work(package, tiny_weights, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", types.ModuleType("onnxscript"))
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(exporting, "trace", lambda *a: pytest.fail("traced"))
+    monkeypatch.setattr("hcast_zoo.sharing.export.trace", lambda *a: pytest.fail("traced"))
     with pytest.raises(ImportError, match=r"pip install 'hcast-zoo\[export\]'"):
-        exporting.export(tiny_weights, tmp_path / "x.onnx")
+        export(tiny_weights, tmp_path / "x.onnx")

@@ -6,8 +6,14 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hcast_zoo.cli import main
-from hcast_zoo.sharing import model_card as card
-from hcast_zoo.weights import file as weights
+from hcast_zoo.sharing.model_card import (
+    Evaluation,
+    packaged_evaluations,
+    read_evaluations,
+    record_evaluation,
+    render_card,
+)
+from hcast_zoo.weights.file import checksum, load_weights, packaged_weights
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 
@@ -15,39 +21,39 @@ CARDS = Path(__file__).parents[2] / "model_cards"
 @pytest.fixture
 def evaluation():
     results = {"best_path": {"fpa": 12.345, "tice": 0.0, "wap": 20.0, "accuracy/class": 50.0}}
-    return card.Evaluation("00", "Animals", "test", 12, results, "hcast-zoo evaluate", "commit a", "2026-01-01", "2.14")
+    return Evaluation("00", "Animals", "test", 12, results, "hcast-zoo evaluate", "commit a", "2026-01-01", "2.14")
 
 
-@pytest.mark.parametrize("name", list(weights.packaged()))
+@pytest.mark.parametrize("name", list(packaged_weights()))
 def test_packaged_cards_are_what_was_measured(name):
-    evaluations = card.packaged_evaluations(name)
-    assert evaluations and all(e.sha256 == weights.packaged()[name]["sha256"] for e in evaluations)
+    evaluations = packaged_evaluations(name)
+    assert evaluations and all(e.sha256 == packaged_weights()[name]["sha256"] for e in evaluations)
     text = (CARDS / f"{name}.md").read_text(encoding="utf-8")
-    assert text == card.render(weights.load(name), evaluations, name), "run hcast-zoo evaluate --card again"
+    assert text == render_card(load_weights(name), evaluations, name), "run hcast-zoo evaluate --card again"
 
 
 def test_no_card_without_weights():
-    assert {p.stem for p in CARDS.glob("*.md")} - {"template"} == set(weights.packaged())
+    assert {p.stem for p in CARDS.glob("*.md")} - {"template"} == set(packaged_weights())
 
 
 def test_metadata_for_the_hub(tiny_weights, evaluation):
-    text = card.render(weights.load(tiny_weights), [evaluation], repo="org/tiny")
+    text = render_card(load_weights(tiny_weights), [evaluation], repo="org/tiny")
     data = ModelCard(text).data
     assert data.library_name == "transformers" and data.pipeline_tag == "image-classification"
     assert data.eval_results[0].metric_value == 12.35 and data.eval_results[0].dataset_name == "Animals"
     assert '"org/tiny"' in text and '"hf-hub:org/tiny"' in text
     assert "| best_path | 12.35 | 0.00 | 20.00 | 50.00 |" in text
-    assert "Not measured yet" in card.render(weights.load(tiny_weights))
+    assert "Not measured yet" in render_card(load_weights(tiny_weights))
 
 
 def test_markup_in_metadata_stays_text(tiny_weights, evaluation):
-    content = weights.load(tiny_weights)
-    content.metadata = {
+    weights = load_weights(tiny_weights)
+    weights.metadata = {
         "name": 'x"); import os #\n---\nlicense: mit',
         "license": "MIT\n---",
         "description": "{{ 7 * 7 }} <script>\x1b[31m`a`|",
     }
-    text = card.render(content, [dataclasses.replace(evaluation, data="<b>|\n---")])
+    text = render_card(weights, [dataclasses.replace(evaluation, data="<b>|\n---")])
     assert "{{ 7 \\* 7 }}" in text and "<script>" not in text and "<b>" not in text and "\x1b" not in text
     assert ModelCard(text).data.license == "mit ---" and 'Predictor("ximportos---license:mit")' in text
 
@@ -63,18 +69,18 @@ def test_evaluate_writes_the_card(picture_folder, tiny_weights, tmp_path, capsys
         ("val", ["top_down"]),
     ]
     assert str(tmp_path) not in path.read_text() and str(tmp_path) not in json.dumps(stored)
-    evaluations = card.read_evaluations(path.with_suffix(".json"))
-    assert path.read_text() == card.render(weights.load(tiny_weights), evaluations, "tiny")
+    evaluations = read_evaluations(path.with_suffix(".json"))
+    assert path.read_text() == render_card(load_weights(tiny_weights), evaluations, "tiny")
     fpa = stored[1]["results"]["top_down"]["fpa"]
     assert f"| top_down | {fpa:.2f} |" in path.read_text()
-    assert stored[0]["sha256"] == card.checksum(str(tiny_weights))
+    assert stored[0]["sha256"] == checksum(str(tiny_weights))
 
 
 def test_numbers_of_other_weights_are_dropped(tiny_weights, tmp_path, evaluation):
     path = tmp_path / "tiny.md"
-    card.record(path, str(tiny_weights), evaluation)
-    card.record(path, str(tiny_weights), dataclasses.replace(evaluation, sha256="11", split="val"))
-    assert [e.split for e in card.read_evaluations(path.with_suffix(".json"))] == ["val"]
+    record_evaluation(path, str(tiny_weights), evaluation)
+    record_evaluation(path, str(tiny_weights), dataclasses.replace(evaluation, sha256="11", split="val"))
+    assert [e.split for e in read_evaluations(path.with_suffix(".json"))] == ["val"]
     path.with_suffix(".json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match="written by `hcast-zoo evaluate --card`"):
-        card.read_evaluations(path.with_suffix(".json"))
+        read_evaluations(path.with_suffix(".json"))

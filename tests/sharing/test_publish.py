@@ -6,9 +6,9 @@ import pytest
 
 from hcast_zoo.cli import main
 from hcast_zoo.data.pictures import PictureError
-from hcast_zoo.sharing import model_card as card
-from hcast_zoo.sharing import publish
-from hcast_zoo.weights import file as weights
+from hcast_zoo.sharing.model_card import record_evaluation
+from hcast_zoo.sharing.publish import assemble, publish
+from hcast_zoo.weights.file import load_weights
 from hcast_zoo.weights.hub import HubError
 from tests.sharing.test_model_card import evaluation  # noqa: F401 (a fixture)
 from tests.weights.test_hub import server  # noqa: F401 (a fixture)
@@ -29,7 +29,7 @@ except hub.HubError as error:
 @pytest.fixture
 def repository(tiny_weights, tmp_path, evaluation, picture_folder):  # noqa: F811
     picture = next((picture_folder / "val").rglob("*.png"))
-    publish.assemble(tiny_weights, tmp_path / "repo", "org/tiny", [evaluation], picture)
+    assemble(tiny_weights, tmp_path / "repo", "org/tiny", [evaluation], picture)
     return tmp_path / "repo"
 
 
@@ -48,30 +48,30 @@ def test_files_of_a_repository(repository, tiny_weights, taxonomy):
     config = json.loads((repository / "config.json").read_text())
     assert config["model_type"] == "hcast" and config["architecture"].startswith("hcast_")
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32] and config["id2label"]["0"] == "barn owl"
-    assert weights.load(repository).taxonomy == taxonomy
+    assert load_weights(repository).taxonomy == taxonomy
     text = (repository / "README.md").read_text()
     assert "org/tiny" in text and "preview.png" in text and "12.35" in text
 
 
 def test_assembling_twice_gives_the_same_bytes(tiny_weights, tmp_path):
-    first = publish.assemble(tiny_weights, tmp_path / "a", "org/tiny")
-    assert first == publish.assemble(tiny_weights, tmp_path / "b", "org/tiny")
+    first = assemble(tiny_weights, tmp_path / "a", "org/tiny")
+    assert first == assemble(tiny_weights, tmp_path / "b", "org/tiny")
 
 
 def test_wrong_input_is_explained(tiny_weights, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
     with pytest.raises(ValueError, match="expected an empty folder"):
-        publish.assemble(tiny_weights, tmp_path / "full")
+        assemble(tiny_weights, tmp_path / "full")
     with pytest.raises(PictureError, match="no such file"):
-        publish.assemble(tiny_weights, tmp_path / "out", preview="nowhere.png")
+        assemble(tiny_weights, tmp_path / "out", preview="nowhere.png")
     for repo in ("tiny", "a/b/c", "org/ti ny", "../x"):
         with pytest.raises(HubError, match="expected a repository org/name"):
-            publish.publish(tiny_weights, repo, dry_run=True)
+            publish(tiny_weights, repo, dry_run=True)
 
 
 def test_dry_run(tiny_weights, tmp_path, capsys, evaluation):  # noqa: F811
-    card.record(tmp_path / "tiny.md", str(tiny_weights), evaluation)
+    record_evaluation(tmp_path / "tiny.md", str(tiny_weights), evaluation)
     command = [
         "publish",
         str(tiny_weights),
@@ -114,8 +114,8 @@ def test_publish(server, tiny_weights):  # noqa: F811
     assert not [r for r in server.requests()[before:] if r[0] == "PUT" or "/commit/" in r[1]]
     run(revision="next", message="Second")
     loaded = server.python(
-        "import json; from hcast_zoo.weights import file as weights; "
-        "print(json.dumps([weights.load('org/tiny' + r).metadata['name'] for r in ('', '@v1.0', "
+        "import json; from hcast_zoo.weights.file import load_weights; "
+        "print(json.dumps([load_weights('org/tiny' + r).metadata['name'] for r in ('', '@v1.0', "
         "'@next')]))"
     )
     assert loaded == ["tiny"] * 3

@@ -10,13 +10,12 @@ import yaml
 
 from hcast_zoo import __version__
 from hcast_zoo.cli import main
-from hcast_zoo.sharing import space
-from hcast_zoo.weights import file as weights
-from hcast_zoo.weights.file import WeightsError
+from hcast_zoo.sharing.space import assemble_space, publish_space
+from hcast_zoo.weights.file import WeightsError, packaged_weights
 from hcast_zoo.weights.hub import HubError
 from tests.weights.test_hub import server, upload  # noqa: F401 (server is a fixture)
 
-PACKAGED = next(iter(weights.packaged()), None)
+PACKAGED = next(iter(packaged_weights()), None)
 PUBLISH = """
 import json
 from hcast_zoo.sharing import space
@@ -53,7 +52,7 @@ def test_files_of_a_space(with_gradio, tmp_path, capsys):
     assert data["title"] == PACKAGED and data["license"] == "cc-by-sa-4.0" and body.startswith(f"# {PACKAGED}")
     assert (output / "requirements.txt").read_text() == f"hcast-zoo[demo]>={__version__}\n"
     compile((output / "app.py").read_text(), "app.py", "exec")
-    assert space.assemble_space(PACKAGED, tmp_path / "again") == space.assemble_space(PACKAGED, tmp_path / "third")
+    assert assemble_space(PACKAGED, tmp_path / "again") == assemble_space(PACKAGED, tmp_path / "third")
     assert main(command) == 2 and "expected an empty folder" in capsys.readouterr().err
     assert main([*command[:-2], str(tmp_path / "own"), "--requirement", "hcast-zoo[demo] @ https://x/y.whl"]) == 0
     assert (tmp_path / "own/requirements.txt").read_text() == "hcast-zoo[demo] @ https://x/y.whl\n"
@@ -70,7 +69,7 @@ def test_files_of_a_space(with_gradio, tmp_path, capsys):
 )
 def test_wrong_input_is_explained(with_gradio, tiny_weights, tmp_path, source, options, message):
     with pytest.raises(ValueError, match=message):
-        space.publish_space(
+        publish_space(
             (source or "").format(file=tiny_weights), "org/page", dry_run=True, output=tmp_path / "out", **options
         )
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
@@ -78,9 +77,9 @@ def test_wrong_input_is_explained(with_gradio, tiny_weights, tmp_path, source, o
 
 def test_wrong_usage_is_explained(with_gradio, tmp_path, capsys):
     with pytest.raises(HubError, match="expected a repository org/name"):
-        space.publish_space("org/tiny", "page", dry_run=True)
+        publish_space("org/tiny", "page", dry_run=True)
     with pytest.raises((HubError, WeightsError), match="org/tiny"):  # which is not in the cache
-        space.publish_space("org/tiny", "org/page", dry_run=True)
+        publish_space("org/tiny", "org/page", dry_run=True)
     for options, message in (
         (["--space", "--preview", "x.png"], "--preview does not go with --space"),
         (["--space", "--evaluations", "x.json"], "--evaluations does not go with --space"),
@@ -97,7 +96,7 @@ def test_without_gradio(monkeypatch, tmp_path):
 
     monkeypatch.setattr(metadata, "version", missing)
     with pytest.raises(ImportError, match=r"pip install 'hcast-zoo\[demo\]'"):
-        space.assemble_space(PACKAGED, tmp_path / "out")
+        assemble_space(PACKAGED, tmp_path / "out")
 
 
 @pytest.mark.hub

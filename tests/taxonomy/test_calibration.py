@@ -15,7 +15,7 @@ from hcast_zoo.taxonomy.calibration import (
     fit_temperature,
 )
 from hcast_zoo.taxonomy.decode import decode
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import WeightsError, load_weights, save_weights
 from tests.taxonomy.test_decode import random_logits
 
 
@@ -117,13 +117,13 @@ def test_unknown_labels_are_left_out(taxonomy):
 
 
 def test_it_travels_with_the_weights(tiny_weights, tmp_path):
-    content = weights.load(tiny_weights)
-    assert content.calibration is None  # a file from before calibration was known
-    content.calibration = Calibration((0.5, 1.0, 2.0), 1.5, "pictures, split val")
-    weights.save(content, tmp_path / "calibrated.safetensors")
-    again = weights.load(tmp_path / "calibrated.safetensors")
-    assert again.calibration == content.calibration and again.metadata == content.metadata
-    assert all(torch.equal(v, again.state_dict[k]) for k, v in content.state_dict.items())
+    weights = load_weights(tiny_weights)
+    assert weights.calibration is None  # a file from before calibration was known
+    weights.calibration = Calibration((0.5, 1.0, 2.0), 1.5, "pictures, split val")
+    save_weights(weights, tmp_path / "calibrated.safetensors")
+    again = load_weights(tmp_path / "calibrated.safetensors")
+    assert again.calibration == weights.calibration and again.metadata == weights.metadata
+    assert all(torch.equal(v, again.state_dict[k]) for k, v in weights.state_dict.items())
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,11 @@ def test_it_travels_with_the_weights(tiny_weights, tmp_path):
     ],
 )
 def test_broken_calibrations_are_explained(tiny_weights, text, message):
-    content = weights.load(tiny_weights)
-    metadata = {"config": json.dumps(content.config.to_dict()), "calibration": text}
-    save_file(content.state_dict, tiny_weights, metadata)
-    with pytest.raises(weights.WeightsError, match=message):
-        weights.load(tiny_weights)
+    weights = load_weights(tiny_weights)
+    metadata = {"config": json.dumps(weights.config.to_dict()), "calibration": text}
+    save_file(weights.state_dict, tiny_weights, metadata)
+    with pytest.raises(WeightsError, match=message):
+        load_weights(tiny_weights)
 
 
 def test_wrong_shapes_are_explained(taxonomy):

@@ -17,10 +17,9 @@ from hcast_zoo.common import claim
 from hcast_zoo.common.claim import own_folder
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.training import checkpoint
-from hcast_zoo.training.checkpoint import CheckpointError
+from hcast_zoo.training.checkpoint import CheckpointError, find_checkpoint
 from hcast_zoo.training.trainer import DivergedError
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 from tests.training.test_trainer import make_run
 
 
@@ -77,7 +76,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(picture_folder, tiny_weights, tm
     error = capsys.readouterr().err.splitlines()[-1]
     assert "step 3: the loss is nan, at learning rate " in error and "checkpoint of step 2" in error
     assert "--lr" in error and "--clip-grad" in error and "half precision" in error
-    assert checkpoint.find(tmp_path / "run")[1]["step"] == 2
+    assert find_checkpoint(tmp_path / "run")[1]["step"] == 2
     for value in load_file(tmp_path / "run/checkpoint/model.safetensors").values():
         assert value.isfinite().all()
 
@@ -149,15 +148,15 @@ DAMAGES = {
 
 
 def test_every_damage_to_a_checkpoint_is_found(stopped, tmp_path):
-    assert checkpoint.find(stopped)[1]["step"] == 2
+    assert find_checkpoint(stopped)[1]["step"] == 2
     for name, (file, damage) in DAMAGES.items():
         run = shutil.copytree(stopped, tmp_path / name)
         damage(run / "checkpoint" / file)
-        folder, progress, wrong = checkpoint.find(run)
+        folder, progress, wrong = find_checkpoint(run)
         assert folder.name == "checkpoint.old" and progress["step"] == 1 and file in wrong, name
         shutil.rmtree(run / "checkpoint.old")
         with pytest.raises(CheckpointError, match=r"no checkpoint of this run is whole .*restore one, or delete"):
-            checkpoint.find(run)
+            find_checkpoint(run)
 
 
 def test_the_checkpoint_before_a_damaged_one_is_taken(make, stopped, tmp_path, capsys):
@@ -197,7 +196,7 @@ def test_a_broken_plan_is_explained(make, stopped):
 def test_other_data_taxonomy_or_weights_are_refused(
     make, stopped, picture_folder, taxonomy, tiny_config, tiny_weights, tmp_path, capsys
 ):
-    init = weights.load(tiny_weights)
+    init = load_weights(tiny_weights)
     with pytest.raises(ValueError, match=r"start_weights_sha256 None -> '.*--accept-changes"):
         make(init=init, epochs=1)
     moved = shutil.copytree(picture_folder, tmp_path / "moved")

@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from hcast_zoo.cli import train as commands
 from hcast_zoo.cli.parser import make_parser
+from hcast_zoo.cli.train import _train_options
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.transforms import to_tensor
-from hcast_zoo.paper import trees
+from hcast_zoo.paper.trees import load_tree
 from hcast_zoo.training.losses import soft_targets
 from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.training.trainer import Trainer
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights
 from hcast_zoo.weights.official import convert_official
 from tests.conftest import load_npz
 
@@ -67,7 +67,7 @@ def png(pixels: np.ndarray) -> bytes:
 def make_run(golden: dict, labels: torch.Tensor, pictures: np.ndarray, output) -> tuple[Trainer, dict[str, str]]:
     """Build the run; return it and our names to the official ones."""
     words = "train --recipe cub --paper-exact --batch-size 8 --lr 0.016 --epochs 8 --workers 0 --output"
-    options = commands._train_options(make_parser().parse_args([*words.split(), str(output)]))
+    options = _train_options(make_parser().parse_args([*words.split(), str(output)]))
     settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
     state = {}
     for name, text in zip(golden["state_keys"].tolist(), golden["state_shapes"].tolist()):
@@ -78,11 +78,11 @@ def make_run(golden: dict, labels: torch.Tensor, pictures: np.ndarray, output) -
     official = {id(value): name for name, value in state.items()}
     names = {k: "pos_embed" if k == "pos_embed" else official[id(v)] for k, v in converted.items()}
     config = config.replace(num_superpixels=options["num_superpixels"], drop_path_rate=0.0, pool_drop_rate=0.0)
-    tree = trees.load("cub")
+    tree = load_tree("cub")
     rows = [tuple(row) for row in labels.tolist()]
     files = [png(p) for p in pictures]
     train_set, val_set = (HierarchicalDataset(files[:n], rows[:n], tree) for n in (len(files), 2))
-    return Trainer(config, settings, train_set, val_set, output, weights.Weights(config, tree, converted)), names
+    return Trainer(config, settings, train_set, val_set, output, Weights(config, tree, converted)), names
 
 
 def mix(images: torch.Tensor, golden: dict, step: int) -> torch.Tensor:

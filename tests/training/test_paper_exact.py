@@ -12,7 +12,7 @@ pytest.importorskip("accelerate")
 
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.loading import seed_everything
-from hcast_zoo.network import superpixels
+from hcast_zoo.network.superpixels import seeds_superpixels, segment_normalized, wrapped_seeds
 from hcast_zoo.training.augmentation import HierarchicalMixup, train_transform
 from hcast_zoo.training.average import OfficialAverage
 from hcast_zoo.training.repeated import RepeatedSampler
@@ -136,10 +136,8 @@ def test_official_reading_and_wrapped_bytes(tmp_path, taxonomy):
 
     images = torch.rand(1, 3, 64, 64) * 1.4 - 0.2  # outside [0, 1]
     mean, std = (0.0,) * 3, (1.0,) * 3
-    wrapped = superpixels.wrapped_seeds(images, 16, mean, std)
+    wrapped = wrapped_seeds(images, 16, mean, std)
     bytes_seen = (images.double() * 255).numpy().astype(np.int64).astype(np.uint8)[0].transpose(1, 2, 0)
-    assert np.array_equal(wrapped[0].numpy(), superpixels.seeds(bytes_seen, 16))
+    assert np.array_equal(wrapped[0].numpy(), seeds_superpixels(bytes_seen, 16))
     inside = images.clamp(0, 1)
-    assert torch.equal(
-        superpixels.wrapped_seeds(inside, 16, mean, std), superpixels.from_normalized(inside, 16, mean, std)
-    )
+    assert torch.equal(wrapped_seeds(inside, 16, mean, std), segment_normalized(inside, 16, mean, std))

@@ -4,15 +4,15 @@ import json
 import pytest
 
 from hcast_zoo.cli import main
-from hcast_zoo.cli import train as commands
 from hcast_zoo.cli.parser import make_parser
+from hcast_zoo.cli.train import LISTING_DEFAULTS, _change_config, _take_recipe_by_size, _train_options
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.paper.benchmarks import BENCHMARKS
 from hcast_zoo.training.settings import TrainConfig
 
 
 def options(*arguments) -> dict:
-    return commands._train_options(make_parser().parse_args(["train", "--output", "x", *arguments]))
+    return _train_options(make_parser().parse_args(["train", "--output", "x", *arguments]))
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -58,7 +58,7 @@ def test_options_override(capsys):
         "taxonomy": None,
         "model": "hcast_small",
         "calibrate": True,
-        **commands.LISTING_DEFAULTS,
+        **LISTING_DEFAULTS,
     }
     assert not capsys.readouterr().err
 
@@ -136,15 +136,15 @@ def test_the_recipe_follows_the_start(capsys):
 
 def by_size(pictures: int, *arguments) -> dict:
     args = make_parser().parse_args(["train", "--output", "x", "--data", "d", *arguments])
-    return commands._take_recipe_by_size(args, commands._train_options(args), pictures)
+    return _take_recipe_by_size(args, _train_options(args), pictures)
 
 
 def test_superpixels_and_clusters_follow_the_image_size():
     config = HCastConfig.from_variant("hcast_tiny")
-    small = commands._change_config(config, {"image_size": 96}, (2, 5))
+    small = _change_config(config, {"image_size": 96}, (2, 5))
     assert (small.image_size, small.num_superpixels, small.num_clusters) == (96, 36, (12, 6, 4, 4))
-    given = commands._change_config(config, {"image_size": 96, "num_clusters": [16, 8, 4, 2]}, (2, 5))
+    given = _change_config(config, {"image_size": 96, "num_clusters": [16, 8, 4, 2]}, (2, 5))
     assert (given.num_superpixels, given.num_clusters) == (36, (16, 8, 4, 2))
-    assert commands._change_config(config, {}, (2, 5)) == config.replace(level_classes=(2, 5))
+    assert _change_config(config, {}, (2, 5)) == config.replace(level_classes=(2, 5))
     for size in range(8, 640, 8):  # every size gives a config that is valid
         HCastConfig(**{**config.to_dict(), "image_size": size, **config.tokens_at(size)})

@@ -3,11 +3,11 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from hcast_zoo.paper import trees
+from hcast_zoo.paper.trees import load_tree
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.training import teacher
 from hcast_zoo.training.teacher import TeacherError, distillation_loss, load_teacher, roll_up
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 from tests.tiny import LEVELS, TREE
 
 
@@ -27,8 +27,8 @@ def test_probabilities_are_summed_up_an_uneven_tree():
 
 def test_an_hcast_teacher_sees_what_the_student_sees(tiny_weights, tiny_config, taxonomy):
     """Its own normalisation and size are restored: the nodes are those of its answer to its own images."""
-    content = weights.load(tiny_weights)
-    model = weights.build(content)
+    content = load_weights(tiny_weights)
+    model = build_model(content)
     own = torch.rand(3, 3, 32, 32)
     student = tiny_config.replace(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     images, theirs = (
@@ -60,7 +60,7 @@ def test_a_timm_teacher_is_matched_by_the_names_of_its_classes(taxonomy, tiny_co
     monkeypatch.setattr(teacher.timm, "create_model", lambda name, pretrained: thousand)
     with pytest.raises(TeacherError, match="the 1000 classes of timm's test_efficientnet"):
         load_teacher("timm:test_efficientnet", taxonomy, tiny_config)
-    assert load_teacher("timm:test_efficientnet", trees.load("imagenet"), tiny_config).order.tolist() == [*range(1000)]
+    assert load_teacher("timm:test_efficientnet", load_tree("imagenet"), tiny_config).order.tolist() == [*range(1000)]
 
 
 def test_another_tree_is_refused(tiny_weights, tiny_config):

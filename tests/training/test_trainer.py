@@ -23,7 +23,7 @@ from hcast_zoo.training.augmentation import HierarchicalMixup, train_transform
 from hcast_zoo.training.losses import soft_targets
 from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.training.trainer import Trainer
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import load_weights
 
 SETTINGS = dict(epochs=2, batch_size=4, workers=0, warmup_epochs=1, lr=0.1, ema_decay=0.9, checkpoint_steps=2)
 
@@ -73,11 +73,11 @@ def test_a_run_learns_and_writes_its_files(picture_folder, taxonomy, tiny_config
     assert len(losses) == 12 and losses[-1] < 0.75 * losses[0]
     fpa = [entry["val/fpa"] for entry in log if "val/fpa" in entry]
     assert best == max(fpa) and best > 100 / 6
-    content = weights.load(tmp_path / "run/best.safetensors")
+    content = load_weights(tmp_path / "run/best.safetensors")
     assert content.taxonomy == taxonomy and content.config == tiny_config
     assert content.state_dict["cls_token"].dtype == torch.float32
     assert any((tmp_path / "run/tensorboard").iterdir())
-    for value in weights.load(tmp_path / "run/last.safetensors").state_dict.values():
+    for value in load_weights(tmp_path / "run/last.safetensors").state_dict.values():
         assert value.isfinite().all()
 
 
@@ -139,7 +139,7 @@ def test_another_run_in_the_folder_is_refused(picture_folder, taxonomy, tiny_con
 
 
 def test_starting_from_weights(picture_folder, taxonomy, tiny_config, tiny_weights, tmp_path):
-    init = weights.load(tiny_weights)
+    init = load_weights(tiny_weights)
     run = make_run(picture_folder, taxonomy, tiny_config.replace(image_size=48), tmp_path / "run", init)
     assert torch.equal(run.model.heads[2].weight, init.state_dict["heads.2.weight"])
     assert run.model.pos_embed.shape[1] == 37
@@ -293,7 +293,7 @@ class TestPaperExact:
         """The weights themselves by the finest accuracy, or their average by the full path."""
         run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", paper_exact=exact)
         best = run.train()
-        kept = weights.load(tmp_path / "run/last.safetensors").state_dict["cls_token"]
+        kept = load_weights(tmp_path / "run/last.safetensors").state_dict["cls_token"]
         raw, average = (m.state_dict()["cls_token"] for m in (run.model, run.ema.module))
         assert torch.equal(kept, raw) == exact and torch.equal(kept, average) == (not exact)
         log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
@@ -315,7 +315,7 @@ def test_weights_are_float32_unless_half_is_asked_for(picture_folder, taxonomy, 
     for half, dtype in ((False, torch.float32), (True, torch.float16)):
         run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / str(half), epochs=1, save_half=half)
         run.train()
-        assert weights.load(tmp_path / str(half) / "last.safetensors").state_dict["cls_token"].dtype == dtype
+        assert load_weights(tmp_path / str(half) / "last.safetensors").state_dict["cls_token"].dtype == dtype
 
 
 def test_a_batch_in_parts_has_the_same_gradients(picture_folder, taxonomy, tiny_config, tmp_path):

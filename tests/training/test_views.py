@@ -11,7 +11,7 @@ pytest.importorskip("accelerate")
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.model import HCast
 from hcast_zoo.training.views import ViewFolder, ViewSet
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import Weights, save_weights
 from tests.training.test_trainer import make_run
 
 FROZEN = dict(freeze="stem", augment_views=2, fit_heads=True, mix_prob=0.0, stem_weights="none", lr=0.02)
@@ -118,7 +118,7 @@ def test_a_stem_comes_from_weights(picture_folder, taxonomy, hybrid_config, tiny
     torch.manual_seed(3)
     other = HCast(hybrid_config.replace(level_classes=(5,), embed_dim=96))
     file = tmp_path / "other.safetensors"
-    weights.save(weights.Weights(other.config, None, other.state_dict()), file)
+    save_weights(Weights(other.config, None, other.state_dict()), file)
     torch.save(other.stem.body.state_dict(), tmp_path / "body.pth")
     for source in (str(file), str(tmp_path / "body.pth")):
         run = make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "run", **{**FROZEN, "stem_weights": source})

@@ -19,7 +19,7 @@ from mmpretrain.registry import MODELS
 from transformers import AutoModel, AutoModelForImageClassification
 
 from hcast_zoo.cli import main
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import is_headless, load_model, load_weights
 
 
 def gap(found, expected) -> float:
@@ -40,13 +40,13 @@ def through_timm(name: str, from_tag: bool) -> torch.nn.Module:
     """Build by the tag alone; for a file, with its architecture told."""
     if from_tag:
         return timm.create_model(name, pretrained=True).eval()
-    content = weights.load(name)
-    headless = weights.is_headless(content)
-    fields = {} if headless else {"level_classes": content.config.level_classes}
-    overlay = {"file": name, "num_classes": 0 if headless else content.config.level_classes[-1]}
+    weights = load_weights(name)
+    headless = is_headless(weights)
+    fields = {} if headless else {"level_classes": weights.config.level_classes}
+    overlay = {"file": name, "num_classes": 0 if headless else weights.config.level_classes[-1]}
     told = ("embed_dim", "depths", "num_superpixels", "num_clusters")
-    fields |= {field: getattr(content.config, field) for field in told}
-    fields["img_size"] = content.config.image_size
+    fields |= {field: getattr(weights.config, field) for field in told}
+    fields["img_size"] = weights.config.image_size
     return timm.create_model("hcast_small", pretrained=True, pretrained_cfg_overlay=overlay, **fields).eval()
 
 
@@ -56,9 +56,9 @@ def doors(images: torch.Tensor, folder: Path, picture: str, name: str, source: s
     row: dict = {}
     if source:
         row["convert"] = command("convert", source, name)
-    content = weights.load(name)
-    output = weights.load_model(name)(images)
-    headless = weights.is_headless(content)
+    weights = load_weights(name)
+    output = load_model(name)(images)
+    headless = is_headless(weights)
     expected = output.level_features if headless else output.level_logits
     row["load_model"] = "ok"
     row["predict"] = command("predict", picture, "--model", name)

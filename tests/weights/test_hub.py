@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hcast_zoo.weights import hub
+from hcast_zoo.weights.hub import parse_repository
 
 pytestmark = pytest.mark.hub
 TESTS = Path(__file__).parents[1]
@@ -86,18 +86,18 @@ def server(tmp_path):
     ],
 )
 def test_names_of_repositories(source, expected):
-    assert hub.parse(source) == expected
+    assert parse_repository(source) == expected
 
 
 LOAD = """
 import json, sys
 from hcast_zoo.weights import hub
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import WeightsError, load_weights
 answers = []
 for source in sys.argv[1:] or {sources!r}:
     try:
-        answers.append(weights.load(source).metadata["name"])
-    except (hub.HubError, weights.WeightsError) as error:
+        answers.append(load_weights(source).metadata["name"])
+    except (hub.HubError, WeightsError) as error:
         answers.append(str(error))
 print(json.dumps(answers))
 """

@@ -10,9 +10,9 @@ import torch
 
 from hcast_zoo import Predictor
 from hcast_zoo.cli import main
-from hcast_zoo.paper import trees
-from hcast_zoo.weights import file as weights
+from hcast_zoo.paper.trees import load_tree
 from hcast_zoo.weights import hub, tags
+from hcast_zoo.weights.file import WeightsError, is_headless, load_model, load_weights, packaged_weights
 from hcast_zoo.weights.source import open_source
 from tests.weights.layouts import HEADLESS, LAYOUTS, moco, supervised
 from tests.weights.test_hub import LOAD, TESTS, server  # noqa: F401  (a fixture)
@@ -35,8 +35,8 @@ def published(tmp_path, monkeypatch):
         torch.save(checkpoint, file)
         return hashlib.sha256(file.read_bytes()).hexdigest()
 
-    monkeypatch.setattr(hub, "download", download)
-    monkeypatch.setattr(tags, "folder", lambda: _made(tmp_path / "cache"))
+    monkeypatch.setattr("hcast_zoo.weights.tags.download_file", download)
+    monkeypatch.setattr("hcast_zoo.weights.tags.cache_folder", lambda: _made(tmp_path / "cache"))
     return put
 
 
@@ -47,14 +47,14 @@ def _made(path):
 
 def test_a_tag_is_converted_once_and_pinned(published, tmp_path, capsys):
     digest = published(SUPERVISED, supervised())
-    content = weights.load(SUPERVISED)
+    content = load_weights(SUPERVISED)
     said = capsys.readouterr().err
     assert digest in said and "licence: MIT" in said and "twke/CAST" in said
     assert content.config.level_classes == (1000,) and content.config.embed_dim == 48
     assert content.taxonomy.names[0][:2] == ("tench", "goldfish") and len(set(content.taxonomy.names[0])) == 1000
     assert content.metadata["source_sha256"] == digest and content.metadata["license"].startswith("MIT")
     (tmp_path / f"{SUPERVISED}.pth").unlink()
-    assert weights.load(SUPERVISED).metadata["name"] == SUPERVISED  # from the cache
+    assert load_weights(SUPERVISED).metadata["name"] == SUPERVISED  # from the cache
     assert capsys.readouterr().err == ""
 
 
@@ -77,8 +77,8 @@ def test_training_starts_from_a_tag(published, name, checkpoint, picture_folder,
     ]
     sizes = ["--image-size", "64", "--num-superpixels", "64", "--epochs", "1", "--batch-size", "4", "--workers", "0"]
     assert main([*command, *sizes, "--warmup-lr", "1e-12", "--ema-decay", "0", "--no-cache"]) == 0
-    trained = weights.load(json.loads(capsys.readouterr().out)["weights"])
-    start = weights.load(name)
+    trained = load_weights(json.loads(capsys.readouterr().out)["weights"])
+    start = load_weights(name)
     assert trained.config.level_classes == (2, 4, 6) and len(trained.taxonomy.levels) == 3
     for key in ("stem.0.conv.weight", "stages.1.blocks.0.mlp.fc1.weight", "cls_token"):
         torch.testing.assert_close(trained.state_dict[key], start.state_dict[key].float(), atol=1e-6, rtol=0)
@@ -93,10 +93,10 @@ def test_levels_above_imagenets_classes(published, request, capsys):
     (flat,) = json.loads(capsys.readouterr().out)["path"]
     assert main([*command, "--taxonomy", "imagenet"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    tree = trees.load("imagenet")
+    tree = load_tree("imagenet")
     assert answer["path"][-1] == flat and len(answer["path"]) == len(tree.levels) == 3
 
-    content = weights.load(SUPERVISED)
+    content = load_weights(SUPERVISED)
     _, output = Predictor(SUPERVISED).answer(picture)
     leaves = output.level_logits[0][0].softmax(-1).double()
     for level, (name, probability) in enumerate(zip(answer["path"], answer["probabilities"])):
@@ -113,16 +113,16 @@ def test_levels_above_imagenets_classes(published, request, capsys):
 def test_a_changed_file_is_refused_until_it_is_pinned(published, capsys):
     first = published(SUPERVISED, supervised())
     tags.pin(SUPERVISED, "0" * 64)
-    with pytest.raises(weights.WeightsError, match=f"expected {'0' * 64}, got {first}"):
-        weights.load(SUPERVISED)
-    assert sorted(p.name for p in tags.folder().iterdir()) == ["pins.json"]
+    with pytest.raises(WeightsError, match=f"expected {'0' * 64}, got {first}"):
+        load_weights(SUPERVISED)
+    assert sorted(p.name for p in tags.cache_folder().iterdir()) == ["pins.json"]
     assert main(["info", SUPERVISED, "--pin", first]) == 0
-    weights.load(SUPERVISED)
+    load_weights(SUPERVISED)
 
     second = published(SUPERVISED, {**supervised(), "epoch": 300})
-    assert weights.load(SUPERVISED).metadata["source_sha256"] == first  # what was accepted stays
+    assert load_weights(SUPERVISED).metadata["source_sha256"] == first  # what was accepted stays
     assert main(["info", SUPERVISED, "--pin", second]) == 0
-    assert weights.load(SUPERVISED).metadata["source_sha256"] == second
+    assert load_weights(SUPERVISED).metadata["source_sha256"] == second
     assert main(["info", "hcast_small.nothing", "--pin", first]) == 2
     assert main(["info", SUPERVISED, "--pin", "12"]) == 2
 
@@ -142,20 +142,20 @@ def test_a_changed_file_is_refused_until_it_is_pinned(published, capsys):
 )
 def test_another_checkpoint_leaves_nothing_in_the_cache(published, name, checkpoint, message):
     published(name, checkpoint)
-    with pytest.raises(weights.WeightsError, match=message):
-        weights.load(name)
-    assert list(tags.folder().iterdir()) == []
+    with pytest.raises(WeightsError, match=message):
+        load_weights(name)
+    assert list(tags.cache_folder().iterdir()) == []
 
 
 def test_a_missing_file_tells_what_else_works(published):
     with pytest.raises(hub.HubError, match=f"hcast-zoo convert FILE {SUPERVISED}.safetensors"):
-        weights.load(SUPERVISED)
-    assert list(tags.folder().iterdir()) == []
+        load_weights(SUPERVISED)
+    assert list(tags.cache_folder().iterdir()) == []
 
 
 def test_weights_without_a_head(published, tmp_path, capsys, request):
     published(MOCO, moco())
-    model = weights.load_model(MOCO)
+    model = load_model(MOCO)
     with torch.no_grad():
         output = model(torch.zeros(1, 3, 224, 224))
     assert output.level_logits == () and output.level_features[0].shape == (1, 48)
@@ -172,16 +172,16 @@ def test_levels_cannot_be_asked_of_self_supervised_weights(tmp_path, capsys):
     projection = tmp_path / "projection.safetensors"
     assert main(["convert", str(tmp_path / "moco.pth"), str(out), "--keep-projection", str(projection)]) == 0
     assert "no head" in capsys.readouterr().err and projection.exists()
-    assert weights.is_headless(weights.load(out))
+    assert is_headless(load_weights(out))
 
 
 def test_info_lists_every_name(published, capsys):
     digest = published(SUPERVISED, supervised())
-    weights.load(SUPERVISED)
+    load_weights(SUPERVISED)
     capsys.readouterr()
     assert main(["info", "--list", "--json"]) == 0
     rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
-    assert set(rows) == {*weights.packaged(), *tags.TAGS}
+    assert set(rows) == {*packaged_weights(), *tags.TAGS}
     assert rows[SUPERVISED]["verified"] == "pinned" and rows[SUPERVISED]["sha256"] == digest
     assert rows[MOCO]["verified"].startswith("no") and rows[MOCO]["cached"] is None and rows[MOCO]["classes"] == 0
     assert all(row["license"] and row["where"] and row["parameters"] > 0 for row in rows.values())
@@ -218,7 +218,7 @@ def test_a_checkpoint_from_the_web(web, tmp_path, capsys):
     assert main(["convert", f"{address}/missing.pth", str(out)]) == 2
     assert "cannot download" in capsys.readouterr().err and not out.exists()
     assert main(["convert", f"{address}/best.pth", str(out)]) == 0
-    assert weights.load(out).config.level_classes == (1000,)
+    assert load_weights(out).config.level_classes == (1000,)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hcast_zoo.integrations.mmpretrain.backbone import HCast
 from hcast_zoo.integrations.mmpretrain.config import model_config
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.embedding import resample_position
-from hcast_zoo.weights.file import packaged
+from hcast_zoo.weights.file import packaged_weights
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ class TestStructure:
         assert f"hcast_{name}" in VARIANTS
 
     def test_weights_name_an_architecture(self):
-        for name in packaged():
+        for name in packaged_weights():
             assert model_config(name, num_superpixels=None).num_superpixels > 0
 
     def test_is_a_backbone_in_the_registry(self, arch):

@@ -10,8 +10,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-import hcast_zoo.weights.file as core
 from hcast_zoo.integrations.mmpretrain.checkpoint import classifier_key, load_from_local
+from hcast_zoo.weights.file import WeightsError, load_weights, packaged_weights
 
 
 def core_key(key: str) -> str:
@@ -29,17 +29,17 @@ def test_weights_file(classifier, tiny_weights, taxonomy):
     for value in classifier.state_dict().values():
         value.zero_()
     checkpoint = load_checkpoint(classifier, str(tiny_weights), strict=True)
-    expected = core.load(tiny_weights).state_dict
+    expected = load_weights(tiny_weights).state_dict
     assert all(torch.equal(v, expected[core_key(k)]) for k, v in classifier.state_dict().items())
     meta = checkpoint["meta"]["dataset_meta"]
     assert meta["taxonomy"] == taxonomy.to_dict() and meta["classes"] == taxonomy.names[-1]
 
 
-@pytest.mark.parametrize("name", list(core.packaged()))
+@pytest.mark.parametrize("name", list(packaged_weights()))
 def test_packaged_weights_by_name(name):
     state = CheckpointLoader.load_checkpoint(f"hcast-zoo://{name}")["state_dict"]
-    assert {core_key(k) for k in state} == set(core.load(name).state_dict)
-    with pytest.raises(core.WeightsError, match="no weights 'hcast_huge'"):
+    assert {core_key(k) for k in state} == set(load_weights(name).state_dict)
+    with pytest.raises(WeightsError, match="no weights 'hcast_huge'"):
         CheckpointLoader.load_checkpoint("hcast-zoo://hcast_huge")
 
 

@@ -17,9 +17,9 @@ from PIL import Image
 import hcast_zoo.integrations.mmpretrain as package
 from hcast_zoo.integrations.mmpretrain.hcast import MIM
 from hcast_zoo.integrations.mmpretrain.transforms import GenerateSuperpixels, check_pipeline
-from hcast_zoo.paper import trees
 from hcast_zoo.paper.benchmarks import BENCHMARKS
-from hcast_zoo.weights.file import load, packaged
+from hcast_zoo.paper.trees import load_tree
+from hcast_zoo.weights.file import load_weights, packaged_weights
 
 ROOT = Path(__file__).parents[3]
 PURE = Path(package.__file__).parent / "configs" / "hcast"
@@ -53,7 +53,7 @@ def plain(value):
 
 
 def test_names():
-    with_weights = [name.replace("_", "-").replace(".", "_") for name in packaged()]
+    with_weights = [name.replace("_", "-").replace(".", "_") for name in packaged_weights()]
     assert sorted([*with_weights, *(f"hcast-small_{n}" for n in PAPER)]) == NAMES
 
 
@@ -78,7 +78,7 @@ def test_settings_of_the_paper(name):
     assert MODELS.build(config.model.head).level_classes == levels
     backbone = config.model.backbone
     benchmark = BENCHMARKS[name.replace("-", "_")]
-    assert levels == trees.load(benchmark.name).level_classes
+    assert levels == load_tree(benchmark.name).level_classes
     assert superpixels == benchmark.official.get("num_superpixels", 196)
     assert (backbone.arch, backbone.drop_path_rate) == ("small", 0.1)
     assert backbone.get("num_superpixels", 196) == superpixels
@@ -103,7 +103,7 @@ def test_pipelines_build(name):
         check_pipeline(transforms)
     maps = next(t for t in transforms if isinstance(t, GenerateSuperpixels))
     arch = config.model.backbone.arch
-    expected = PAPER[name.partition("_")[2]][1] if arch == "small" else load(arch).config.num_superpixels
+    expected = PAPER[name.partition("_")[2]][1] if arch == "small" else load_weights(arch).config.num_superpixels
     assert maps.config.num_superpixels == expected
 
 

@@ -13,11 +13,10 @@ from PIL import Image
 
 from hcast_zoo.integrations.mmpretrain.config import load_taxonomy
 from hcast_zoo.integrations.mmpretrain.dataset import HierarchicalDataset
-from hcast_zoo.paper import trees
-from hcast_zoo.paper.trees import leaf_ids
+from hcast_zoo.paper.trees import leaf_ids, load_tree, tree_names
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights.file import packaged
+from hcast_zoo.weights.file import packaged_weights
 
 
 @pytest.fixture
@@ -156,14 +155,14 @@ class TestAroundMmpretrain:
 
 class TestTaxonomies:
     def test_trees_of_the_paper(self):
-        for name in trees.names():
-            assert load_taxonomy(name) == trees.load(name)
+        for name in tree_names():
+            assert load_taxonomy(name) == load_tree(name)
 
     def test_sources(self, taxonomy, tmp_path, tiny_weights):
         taxonomy.save(tmp_path / "tree.json")
         for source in (taxonomy, taxonomy.to_dict(), tmp_path / "tree.json", str(tiny_weights)):
             assert load_taxonomy(source) == taxonomy
-        for name in packaged():
+        for name in packaged_weights():
             assert load_taxonomy(name).level_classes
 
     def test_wrong_match(self, folder):

@@ -9,7 +9,8 @@ from hcast_zoo.integrations.mmpretrain.head import HierarchicalClsHead
 from hcast_zoo.integrations.mmpretrain.loss import HierarchicalLoss
 from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.training import losses as core
+from hcast_zoo.training.losses import HierarchicalLoss as CoreLoss
+from hcast_zoo.training.losses import soft_targets
 
 
 @pytest.fixture
@@ -49,22 +50,22 @@ def test_any_number_of_levels(feats, levels):
 def test_loss_is_the_cores(head, feats):
     loss = head.loss(feats, samples(LABELS))
     assert set(loss) == {"loss"}
-    assert torch.equal(loss["loss"], core.HierarchicalLoss()(head(feats), torch.tensor(LABELS)))
+    assert torch.equal(loss["loss"], CoreLoss()(head(feats), torch.tensor(LABELS)))
 
 
 def test_loss_of_mixed_targets(taxonomy, feats):
     """Smoothing what was mixed is mixing what was smoothed, the core's order."""
     head = HierarchicalClsHead(48, taxonomy, loss=dict(type="HierarchicalLoss", smoothing=0.1, loss_weight=2.0))
     classes, labels = taxonomy.level_classes, torch.tensor(LABELS)
-    mixed = [0.3 * t + 0.7 * t.flip(0) for t in core.soft_targets(labels, classes)]
+    mixed = [0.3 * t + 0.7 * t.flip(0) for t in soft_targets(labels, classes)]
     data = [DataSample().set_gt_score(row) for row in torch.cat(mixed, -1)]
-    smoothed = [0.3 * t + 0.7 * t.flip(0) for t in core.soft_targets(labels, classes, smoothing=0.1)]
-    expected = 2 * core.HierarchicalLoss()(head(feats), smoothed)
+    smoothed = [0.3 * t + 0.7 * t.flip(0) for t in soft_targets(labels, classes, smoothing=0.1)]
+    expected = 2 * CoreLoss()(head(feats), smoothed)
     assert torch.allclose(head.loss(feats, data)["loss"], expected, rtol=1e-6)
 
 
 def test_hard_targets_are_smoothed_by_the_core(feats, head):
-    expected = core.HierarchicalLoss(smoothing=0.1)(head(feats), torch.tensor(LABELS))
+    expected = CoreLoss(smoothing=0.1)(head(feats), torch.tensor(LABELS))
     assert torch.equal(HierarchicalLoss(smoothing=0.1)(head(feats), torch.tensor(LABELS)), expected)
 
 

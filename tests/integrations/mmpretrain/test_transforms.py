@@ -13,8 +13,8 @@ from PIL import Image
 from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.integrations.mmpretrain.transforms import GenerateSuperpixels, LoadPicture, PackHierarchicalInputs
-from hcast_zoo.network import superpixels
 from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.superpixels import grid_superpixels, segment_normalized
 
 PICTURES = sorted((Path(__file__).parents[2] / "pictures").glob("*.png"))
 
@@ -98,7 +98,7 @@ class TestGenerateSuperpixels:
     def test_maps_are_the_cores(self, picture):
         config = HCastConfig(image_size=96, num_superpixels=36, num_clusters=(16, 8, 4, 4))
         image = eval_transform(config)(read_picture(picture))[None]
-        expected = superpixels.from_normalized(image, 36, config.mean, config.std)[0]
+        expected = segment_normalized(image, 36, config.mean, config.std)[0]
         arch = config.to_dict()
         results = pipeline(
             dict(type="LoadPicture"), dict(type="ResizeToModel", arch=arch), dict(type="GenerateSuperpixels", arch=arch)
@@ -108,7 +108,7 @@ class TestGenerateSuperpixels:
     def test_arguments(self):
         assert GenerateSuperpixels(num_superpixels=256).config.num_superpixels == 256
         results = GenerateSuperpixels(num_superpixels=64, method="grid")({"img": np.zeros((32, 32, 3), np.uint8)})
-        assert torch.equal(results["segments"].long(), superpixels.grid(32, 32, 64))
+        assert torch.equal(results["segments"].long(), grid_superpixels(32, 32, 64))
         with pytest.raises(ValueError, match="superpixels: expected 'seeds', 'slic' or 'grid'"):
             GenerateSuperpixels(method="watershed")
 
