@@ -1,0 +1,230 @@
+"""What can be trusted: promised accuracy, conformal sets, drift and calibration on few pictures, on held-out artists.
+
+    pip install '.[benchmarks]'
+    python benchmarks/trust.py --data emoji_art.parquet
+
+Writes the measured parts of docs/trust.md.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import report
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.data.transforms import eval_transform
+from hcast_zoo.evaluation.drift import check_drift, check_promise
+from hcast_zoo.evaluation.evaluate import collect_logits
+from hcast_zoo.evaluation.hierarchical import hierarchical_metrics
+from hcast_zoo.taxonomy.calibration import calibration_errors, cross_fitted_errors, fit_calibration
+from hcast_zoo.taxonomy.conformal import conformal_quantile, leaf_sets, set_scores, subtree_depths, subtree_scores
+from hcast_zoo.taxonomy.decode import path_probabilities
+from hcast_zoo.taxonomy.guarantee import measure_guarantee
+from hcast_zoo.taxonomy.selective import Judged, PromiseError, promise_accuracy
+from hcast_zoo.weights import file as weights
+
+PAGE = "trust.md"
+SPLITS = 1000
+GREY_STEP = 2  # of the test pictures every second is made grey
+
+
+def main() -> None:
+    parser = report.make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--val-split", default="val", help="the other artist (%(default)s)")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the model's answers for the next time")
+    args = parser.parse_args()
+    content = weights.load(args.model)
+    artists = {
+        "val": collect(args, content, args.val_split),
+        "test": collect(args, content, args.split),
+    }
+    grey = collect(args, content, args.split, make_grey, GREY_STEP)
+
+    options = " ".join(f"--{name} {Path(getattr(args, name)).name}" for name in ("data",))
+    for key, text in (
+        ("promises", promises(content, artists)),
+        ("sets", sets(content, artists)),
+        ("drift", drift(content, artists, grey)),
+        ("few", few(content, artists)),
+        ("metrics", metrics(content, artists["test"])),
+    ):
+        report.write_section(args.docs, PAGE, key, text, options)
+
+
+def make_grey(picture: Image.Image) -> Image.Image:
+    return picture.convert("L").convert("RGB")
+
+
+def collect(
+    args, content, split: str, change: Callable | None = None, step: int = 1
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return logits and labels of a split, its pictures perhaps changed."""
+    name = split if change is None else f"{split}_{change.__name__}"
+    file = args.cache and args.cache / f"{name}.pt"
+    if file and file.exists():
+        return torch.load(file)
+
+    transform = eval_transform(content.config)
+    dataset = HierarchicalDataset.load(args.data, content.taxonomy, split)
+    dataset.transform = transform if change is None else lambda picture: transform(change(picture))
+    dataset.pictures, dataset.labels = dataset.pictures[::step], dataset.labels[::step]
+    collected = collect_logits(weights.build(content), dataset, args.batch_size)
+    if file:
+        torch.save(collected, file)
+    return collected
+
+
+def promises(content, artists: dict) -> str:
+    taxonomy, rows = content.taxonomy, []
+    for name, other in (("val", "test"), ("test", "val")):
+        for target in (0.9, 0.95, 0.98):
+            try:
+                calibration, found = measure_guarantee(*artists[name], taxonomy, name, "", target)
+            except PromiseError as error:
+                rows.append([name, f"{target:.0%}", "none", "", "", str(error).rpartition(". ")[2]])
+                continue
+            promise = found.promise
+            logits, labels = artists[other]
+            judged = Judged.of(calibration.decode(logits, taxonomy), labels, taxonomy)
+            answered, wrong = judged.count(promise.threshold)
+            here = f"{promise.answered} of {promise.pictures}, {100 * (1 - promise.wrong / promise.answered):.1f} %"
+            there = f"{answered} of {len(judged)}, {100 * (1 - wrong / answered):.1f} %"
+            rows.append([name, f"{target:.0%}", f"{promise.threshold:g}", here, there, ""])
+
+    header = ["calibrated on", "target", "threshold", "answered, right: tested on", "the other artist", "remark"]
+    return f"{report.table(header, rows)}\n{kept(content, artists)}"
+
+
+def kept(content, artists: dict) -> str:
+    """Return how often promises hold, over samples of all held-out pictures, which are the population here."""
+    parts = [judge(content, *artist) for artist in artists.values()]
+    whole = Judged(np.concatenate([p.trust for p in parts]), np.concatenate([p.right_depth for p in parts]))
+    rng, rows = np.random.default_rng(0), []
+    for target, pictures in ((0.9, 300), (0.9, 1200), (0.95, 600), (0.95, 1200)):
+        made = broken = 0
+        thresholds = []
+        for _ in range(SPLITS):
+            fit, test = (whole.rows(rng.integers(len(whole), size=n)) for n in (pictures // 3, pictures * 2 // 3))
+            try:
+                promise = promise_accuracy(fit, test, target)
+            except PromiseError:
+                continue
+            made += 1
+            thresholds.append(promise.threshold)
+            answered, wrong = whole.count(promise.threshold)
+            broken += 1 - wrong / answered < target
+        rows.append([f"{target:.0%}", pictures, made, broken, f"{np.median(thresholds):g}"])
+
+    return report.table(["target", "pictures", "promises in 1,000 samples", "too high", "median threshold"], rows)
+
+
+def judge(content, logits, labels) -> Judged:
+    return Judged.of(content.calibration.decode(logits, content.taxonomy), labels, content.taxonomy)
+
+
+def sets(content, artists: dict) -> str:
+    taxonomy, calibration = content.taxonomy, content.calibration
+    number = {path: i for i, path in enumerate(taxonomy.paths)}
+    logits = [torch.cat(level) for level in zip(*(a[0] for a in artists.values()))]
+    labels = torch.cat([a[1] for a in artists.values()])
+    split = len(artists["val"][1])
+    leaves = torch.tensor([number[tuple(row)] for row in labels.tolist()])
+    decoded = calibration.decode(logits, taxonomy)
+    temperature = calibration.path_temperature
+    probabilities = path_probabilities(calibration.logits(logits), taxonomy, path_temperature=temperature)
+    scores = {"set": set_scores(probabilities, leaves), "subtree": subtree_scores(decoded, labels)}
+
+    rng, rows = np.random.default_rng(0), []
+    for coverage in (0.8, 0.9, 0.95):
+        for kind, values in scores.items():
+            covered = []
+            for _ in range(SPLITS):
+                mixed = rng.permutation(values)
+                covered.append((mixed[400:] <= conformal_quantile(mixed[:400], coverage)).mean())
+
+            across = [
+                (values[split:] <= conformal_quantile(values[:split], coverage)).mean(),
+                (values[:split] <= conformal_quantile(values[split:], coverage)).mean(),
+            ]
+            quantile = conformal_quantile(values, coverage)
+            if kind == "set":
+                sizes = leaf_sets(probabilities, quantile).sum(-1).double()
+                size = f"{sizes.mean():.1f} leaves, median {sizes.median():.0f}"
+            else:
+                depths = subtree_depths(decoded, quantile)
+                shares = [100 * (depths == d).double().mean().item() for d in range(len(taxonomy.levels) + 1)]
+                size = " / ".join(f"{share:.0f} %" for share in shares)
+            low, high = np.percentile(covered, [2.5, 97.5])
+            rows.append(
+                [
+                    f"{coverage:.0%}",
+                    kind,
+                    f"{100 * np.mean(covered):.2f} ({100 * low:.1f} to {100 * high:.1f})",
+                    " / ".join(f"{100 * share:.1f}" for share in across),
+                    size,
+                ]
+            )
+
+    header = ["asked", "form", "covered, 1,000 random splits", "val > test / test > val", "size"]
+    return report.table(header, rows)
+
+
+def drift(content, artists: dict, grey: tuple) -> str:
+    taxonomy, rows = content.taxonomy, []
+    calibration, found = measure_guarantee(*artists["test"], taxonomy, "test", "", 0.95)
+    for name, (logits, labels) in (("val, the other artist", artists["val"]), ("test in grey", grey)):
+        decoded = calibration.decode(logits, taxonomy)
+        checks = check_drift(found, decoded.path_probabilities.numpy(), decoded.paths.numpy(), taxonomy)
+        promise = check_promise(found, Judged.of(decoded, labels, taxonomy))
+        for check in (*checks, promise):
+            verdict = "**drifted**" if check.drifted else "no"
+            rows.append([name, check.name, f"{check.before:.3f}", f"{check.now:.3f}", f"{check.p_value:.4f}", verdict])
+            name = ""
+    return report.table(["new pictures", "of", "before", "now", "p", "drifted"], rows)
+
+
+def few(content, artists: dict) -> str:
+    taxonomy, rows = content.taxonomy, []
+    logits, labels = artists["val"]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    for pictures in (10, 25, 50, 100, 200, len(labels)):
+        chosen = order[:pictures]
+        part = [x[chosen] for x in logits], labels[chosen]
+        calibration = fit_calibration(*part, taxonomy)
+        own = calibration_errors(*part, taxonomy, calibration)["ece/path"]
+        crossed = cross_fitted_errors(*part, taxonomy)["ece/path"]
+        test = calibration_errors(*artists["test"], taxonomy, calibration)
+        rows.append(
+            [
+                pictures,
+                f"{calibration.path_temperature:.2f}",
+                f"{own:.2f}",
+                f"{crossed:.2f}",
+                f"{test['ece/path']:.2f}",
+                f"{test[f'ece/{taxonomy.levels[-1]}']:.2f}",
+            ]
+        )
+
+    before = calibration_errors(*artists["test"], taxonomy)
+    finest = taxonomy.levels[-1]
+    rows.insert(0, ["none", "1", "", "", f"{before['ece/path']:.2f}", f"{before[f'ece/{finest}']:.2f}"])
+    header = ["pictures", "path temperature", "ECE on themselves", "cross-fitted", "path on test", f"{finest} on test"]
+    return report.table(header, rows)
+
+
+def metrics(content, artist: tuple) -> str:
+    logits, labels = artist
+    decoded = content.calibration.decode(logits, content.taxonomy)
+    found = hierarchical_metrics(decoded.paths, labels, content.taxonomy, decoded.path_probabilities)
+    rows = [[name.replace("_", " "), f"{m.value:.2f}", f"{m.low:.2f} to {m.high:.2f}"] for name, m in found.items()]
+    assert not any(math.isnan(m.value) for m in found.values())
+    return report.table(["metric", "value", "95 % interval"], rows)
+
+
+if __name__ == "__main__":
+    main()
