@@ -27,7 +27,7 @@ Loss = Callable[[Sequence[Tensor]], Tensor]
 
 
 class AdaptationError(ValueError):
-    """Adaptation reached a value that is not finite and was stopped; the model is unchanged."""
+    """Adaptation reached a value that is not finite, or has nothing to change; the model is unchanged."""
 
 
 @dataclasses.dataclass
@@ -108,7 +108,7 @@ def adapt(
         calibration: Of the weights; probabilities are the calibrated ones.
 
     Raises:
-        AdaptationError: if the loss or its gradient is not finite.
+        AdaptationError: if the loss or its gradient is not finite, or does not depend on what may change.
         TaxonomyError: if the target is unknown; the message names the nearest nodes.
         ValueError: if another argument is not as expected.
     """
@@ -242,6 +242,7 @@ def _descend(
 
         # Tensors above the stage where the feedback enters get no gradient.
         gradients = iter(torch.autograd.grad(value, tensors, allow_unused=True))
+        moved = False
         for group in groups:
             mine = []
             for tensor in group.values.values():
@@ -253,6 +254,14 @@ def _descend(
                     f"the gradient of {group.kind} is not finite after {step} steps; the model is unchanged"
                 )
             group.step(mine, config)
+            moved |= _norm(mine) > 0
+
+        if step == 0 and not moved and losses[0] > 0:
+            kinds = ", ".join(group.kind for group in groups)
+            raise AdaptationError(
+                f"the labels of these weights do not depend on what may change ({kinds}): free others, or "
+                "adapt weights whose attention was trained, such as hcast_small.emoji_art"
+            )
 
     assert best is not None  # there is always the loss before the first step
     for group, values in zip(groups, best[2]):

@@ -44,10 +44,10 @@ def add_listing(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
     """Add the options that choose a model."""
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, help="weights: name, file, folder, or org/name on the Hub (%(default)s)"
+        "--model", default=default, help="weights: name, file, folder, or org/name on the Hub (%(default)s)"
     )
     add_device(parser)
 

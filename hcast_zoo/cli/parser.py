@@ -5,7 +5,17 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ..adaptation.config import FREE, AdaptConfig
-from ..common.choices import DECODERS, EXPORT_FORMATS, FEEDBACK, PARTS, SHELLS, SORT_AS, TABLE_LAYOUTS, TABLE_SUFFIXES
+from ..common.choices import (
+    ADAPTED_MODEL,
+    DECODERS,
+    EXPORT_FORMATS,
+    FEEDBACK,
+    PARTS,
+    SHELLS,
+    SORT_AS,
+    TABLE_LAYOUTS,
+    TABLE_SUFFIXES,
+)
 from ..common.text import clip, printable
 from ..network.config import SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
@@ -190,7 +200,7 @@ def _add_answers(command: Callable) -> None:
     )
     p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
     p.add_argument("--json", action="store_true", help="one JSON object")
-    add_model(p)
+    add_model(p, ADAPTED_MODEL)
     add_clusters(p)
     defaults = AdaptConfig()
     p.add_argument("--free", choices=FREE, nargs="+", default=defaults.free, help="what may change (tokens)")

@@ -8,6 +8,8 @@ import itertools
 import pytest
 import torch
 
+from hcast_zoo.adaptation.adapt import AdaptationError, adapt
+from hcast_zoo.adaptation.config import AdaptConfig
 from hcast_zoo.network import stems
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.feature_maps import feature_map
@@ -260,3 +262,19 @@ def test_feature_maps_have_the_mean_of_a_cells_pixels():
         inside = by_pixel[:, :, torch.arange(16) * 2 // 16 == row][:, :, :, torch.arange(20) * 3 // 20 == column]
         torch.testing.assert_close(found[:, :, row, column], inside.mean((2, 3)))
     torch.testing.assert_close(feature_map(tokens, segments, [assignment], "top_left"), by_pixel[:, :, ::8, ::8])
+
+
+def test_adaptation_of_a_hybrid(hybrid, images):
+    """Its labels depend on tokens through attention; where that adds nothing, adaptation says so."""
+    tree, config = Taxonomy.from_paths(TREE, LEVELS), AdaptConfig(steps=2)
+    adaptation = adapt(hybrid, images[:1], tree, (0, 1), config=config)
+    assert adaptation.losses[-1] < adaptation.losses[0] and adaptation.distances["tokens"] > 0
+    with adaptation.applied(hybrid) as adapted:
+        for logits, expected in zip(adapted(images[:1]).level_logits, adaptation.after.level_logits):
+            torch.testing.assert_close(logits, expected)
+
+    model = copy.deepcopy(hybrid)
+    for stage in model.stages:
+        torch.nn.init.zeros_(stage.blocks[0].attn.proj.weight)
+    with pytest.raises(AdaptationError, match=r"do not depend on what may change \(tokens\)"):
+        adapt(model, images[:1], tree, (0, 1), config=config)
