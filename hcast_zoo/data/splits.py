@@ -58,11 +58,11 @@ def hold_out(
             leaves.setdefault(leaf, {}).setdefault(unit, []).append(index)
 
     for units in leaves.values():
-        known = {unit: part for unit, indices in units.items() if (part := _kept(listing, indices, kept or {}))}
-        for unit, part in _sides(units, test_fraction, val_fraction, known).items():
-            if part != "train":
+        known = {unit: earlier for unit, indices in units.items() if (earlier := _kept(listing, indices, kept or {}))}
+        for unit, side in _sides(units, test_fraction, val_fraction, known).items():
+            if side != "train":
                 for index in units[unit]:
-                    splits[index] = part
+                    splits[index] = side
 
     return dataclasses.replace(listing, splits=splits)
 
