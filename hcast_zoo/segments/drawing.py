@@ -17,6 +17,7 @@ from ..data.transforms import view_box
 from ..inference.predictor import forward_picture
 from ..network.config import HCastConfig
 from ..network.model import HCast, HCastOutput
+from ..network.superpixels import load_cv2
 from .metrics import boundaries
 
 OUTSIDE = -1
@@ -125,9 +126,10 @@ def label_picture(labels: np.ndarray) -> Image.Image:
 
 
 def draw_focus(picture: Image.Image, focus: np.ndarray) -> Image.Image:
-    """Colour a grey picture by where a level looks: untouched (nowhere), then yellow to dark red (most).
+    """Colour a grey picture by where a level looks: untouched (nowhere), then dark violet to yellow (most).
 
-    Colour strength is the square root of the focus; otherwise only the sharpest spots would be visible.
+    The colours are viridis, whose steps look equally large, also to the colour-blind and in print. Colour strength is
+    the square root of the focus; otherwise only the sharpest spots would be visible.
 
     Args:
         picture: RGB, of the size of the focus.
@@ -135,9 +137,23 @@ def draw_focus(picture: Image.Image, focus: np.ndarray) -> Image.Image:
     """
     _pixels(picture, focus)
     strength = np.sqrt(focus / max(focus.max(initial=0), 1e-12))
-    heat = Image.fromarray((255 * strength).astype(np.uint8))
-    colours = ImageOps.colorize(heat, "gold", "darkred", "orangered")
-    return Image.composite(colours, ImageOps.grayscale(picture).convert("RGB"), heat.point(lambda v: v * 4 // 5))
+    return _on_grey(picture, (255 * strength).astype(np.uint8))
+
+
+def focus_scale(size: int = PANEL) -> Image.Image:
+    """Return the key to :func:`draw_focus`: its colours on grey, from nowhere (left) to most (right)."""
+    key = Image.new("RGB", (size, size), WHITE)
+    levels = np.broadcast_to(np.linspace(0, 255, size).astype(np.uint8), (GAP, size))
+    key.paste(_on_grey(Image.new("RGB", (size, GAP), (128, 128, 128)), levels), (0, size - GAP))
+    return key
+
+
+def _on_grey(picture: Image.Image, strength: np.ndarray) -> Image.Image:
+    """Colour a grey picture by (H, W) uint8 values."""
+    cv2 = load_cv2()
+    colours = cv2.cvtColor(cv2.applyColorMap(np.ascontiguousarray(strength), cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    opacity = Image.fromarray(np.ascontiguousarray(strength)).point(lambda value: value * 4 // 5)
+    return Image.composite(Image.fromarray(colours), ImageOps.grayscale(picture).convert("RGB"), opacity)
 
 
 @torch.inference_mode()

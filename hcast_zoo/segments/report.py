@@ -138,10 +138,13 @@ def draw_sheet(segmented: SegmentedPicture) -> Image.Image:
     """Draw the picture, its segmentations with the labels read from each, and below them where each level looked."""
     segmentation = segmented.segmentation
     view = segmentation.view()
-    facts = [f"path {segmented.prediction.path_probability:.1%}"]
+    answer = segmented.prediction
+    facts = [" > ".join(answer.path[-2:]) or "no answer", f"whole path: {answer.path_probability:.0%}"]
     if len(segmented.readings) > 1:
-        facts.append(f"focus agreement between levels: {100 * segmented.agreement:.0f} %")
-    columns = [[(view, facts)]]
+        facts.append(f"levels look at the same: {segmented.agreement:.0%}")
+    columns = [
+        [(view, facts), (visualize.focus_scale(), ["where a level looks: from not", "at all (grey) to most (yellow)"])]
+    ]
     for stage, labels in enumerate(segmentation.maps, 1):
         readings = [r for r in segmented.readings if r.stage == stage]
         count = len(np.unique(labels))
