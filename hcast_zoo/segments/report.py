@@ -21,6 +21,7 @@ from .drawing import (
     compose_sheet,
     draw_boundaries,
     draw_focus,
+    focus_scale,
     label_picture,
     resize_labels,
     stage_panel,
@@ -142,9 +143,7 @@ def draw_sheet(segmented: SegmentedPicture) -> Image.Image:
     facts = [" > ".join(answer.path[-2:]) or "no answer", f"whole path: {answer.path_probability:.0%}"]
     if len(segmented.readings) > 1:
         facts.append(f"levels look at the same: {segmented.agreement:.0%}")
-    columns = [
-        [(view, facts), (visualize.focus_scale(), ["where a level looks: from not", "at all (grey) to most (yellow)"])]
-    ]
+    columns = [[(view, facts), (focus_scale(), ["where a level looks: from not", "at all (grey) to most (yellow)"])]]
     for stage, labels in enumerate(segmentation.maps, 1):
         readings = [r for r in segmented.readings if r.stage == stage]
         count = len(np.unique(labels))
