@@ -107,9 +107,11 @@ def fit_evidence(model: torch.nn.Module, batches: Iterable[dict | None]) -> None
         pictures.append(weighted_mean(means.features, means.area)[:, 0])
 
     rows = (torch.cat(pictures) - stem.feature_mean) / stem.feature_std
-    centre = rows.mean(0)
-    components = torch.linalg.svd(rows - centre, full_matrices=False).Vh[: model.config.embed_dim]  # [C or fewer, F]
-    scale = ((rows - centre) @ components.T).square().mean().sqrt().clamp(min=1e-6)
+    centre, spread = rows.mean(0), rows.std(0).clamp(min=1e-3)  # among pictures, not among superpixels
+    rows = (rows - centre) / spread
+    components = torch.linalg.svd(rows, full_matrices=False).Vh[: model.config.embed_dim]  # [C or fewer, F]
+    scale = (rows @ components.T).square().mean().sqrt().clamp(min=1e-6)
+    components = components / spread
 
     torch.nn.init.zeros_(stem.evidence.weight)
     torch.nn.init.zeros_(stem.evidence.bias)

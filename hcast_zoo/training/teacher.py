@@ -12,7 +12,8 @@ from ..network.config import HCastConfig
 from ..network.stems import TIMM
 from ..paper.trees import load_tree
 from ..taxonomy.decode import node_probabilities
-from ..taxonomy.tree import UNKNOWN, Taxonomy
+from ..taxonomy.rollup import roll_up
+from ..taxonomy.tree import Taxonomy
 from ..weights.file import Weights, build_model, load_weights
 from .losses import level_cross_entropy
 
@@ -95,28 +96,6 @@ class FlatTeacher(Teacher):
         """Return the leaves' probabilities, summed up the tree."""
         logits = self.model(images).float() / temperature
         return roll_up(logits.softmax(-1)[:, self.order], self.taxonomy)
-
-
-def roll_up(leaves: Tensor, taxonomy: Taxonomy) -> tuple[Tensor, ...]:
-    """Return the probability of every node, the sum of the leaves' below it.
-
-    Args:
-        leaves: (B, P) probabilities of the paths, in the order of ``taxonomy.paths``.
-        taxonomy: The tree.
-
-    Returns:
-        One (B, C_l) tensor a level, coarse to fine.
-
-    Example:
-        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
-        >>> roll_up(torch.tensor([[0.5, 0.2, 0.3]]), tree)[0]
-        tensor([[0.7000, 0.3000]])
-    """
-    levels = []
-    for path, classes in zip(torch.tensor(taxonomy.paths, device=leaves.device).T, taxonomy.level_classes):
-        node = path.where(path != UNKNOWN, classes)  # shallow leaves add to an extra column, which is cut off
-        levels.append(leaves.new_zeros(len(leaves), classes + 1).index_add(1, node, leaves)[:, :-1])
-    return tuple(levels)
 
 
 def load_teacher(source: str, taxonomy: Taxonomy, config: HCastConfig) -> Teacher:

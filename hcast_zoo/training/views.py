@@ -96,7 +96,7 @@ class ViewFolder:
 class ViewSet(Dataset):
     """The views of a data set's pictures, in the place of images.
 
-    An item is a dictionary of a view's tensors and its ``labels``, or None for a picture that could not be read. An
+    An item is a dictionary of a view's tensors, and the (L,) labels; or None for a picture that could not be read. An
     index that carries a seed, ``(index, seed)``, takes one of the augmented views, a plain index the plain one.
 
     Args:
@@ -113,21 +113,22 @@ class ViewSet(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Tensor] | None:
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[dict[str, Tensor], Tensor] | None:
         view: int | str = PLAIN
         if isinstance(index, tuple):
             index, seed = index
             view = seed % self.count if self.count else PLAIN
         found = self.folder.read(self.contents[index], view)
-        return None if found is None else {**found, "labels": self.labels[index]}
+        return None if found is None else (found, self.labels[index])
 
     @staticmethod
-    def collate(batch: list[dict[str, Tensor] | None]) -> dict | None:
+    def collate(batch: list[tuple[dict[str, Tensor], Tensor] | None]) -> dict | None:
         """Return ``images`` (their averages over superpixels), ``segments``, ``labels`` and ``targets``, the same."""
         samples = [sample for sample in batch if sample is not None]
         if not samples:
             return None
-        stacked = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+        stacked = {key: torch.stack([view[key] for view, _ in samples]) for key in samples[0][0]}
+        labels = torch.stack([labels for _, labels in samples])
         return {
             "images": SuperpixelMeans(
                 stacked["features"].float(),
@@ -135,8 +136,8 @@ class ViewSet(Dataset):
                 stacked["area"].float(),
             ),
             "segments": stacked["segments"].long(),
-            "labels": stacked["labels"],
-            "targets": stacked["labels"],
+            "labels": labels,
+            "targets": labels,
         }
 
     def missing(self) -> list[tuple[int, int | str]]:
