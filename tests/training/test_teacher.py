@@ -4,11 +4,26 @@ import torch
 import torch.nn.functional as F
 
 from hcast_zoo.paper.trees import load_tree
+from hcast_zoo.taxonomy.rollup import roll_up
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.training import teacher
 from hcast_zoo.training.teacher import TeacherError, distillation_loss, load_teacher
 from hcast_zoo.weights.file import build_model, load_weights
 from tests.tiny import LEVELS, TREE
+
+
+def test_probabilities_are_summed_up_an_uneven_tree():
+    tree = Taxonomy.from_paths([("a", "b", "c"), ("a", "b", "d"), ("a", "e"), ("f",)], ("x", "y", "z"))
+    leaves = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    found = roll_up(leaves, tree)
+    for path, probability in zip(tree.paths, leaves[0]):
+        shared = [
+            sum(p for q, p in zip(tree.paths, leaves[0]) if q[: level + 1] == path[: level + 1]) for level in range(3)
+        ]
+        for level, node in enumerate(path):
+            if node >= 0:
+                assert found[level][0, node].item() == pytest.approx(float(shared[level]))
+        assert probability <= min(float(x) for x in shared) + 1e-6
 
 
 def test_an_hcast_teacher_sees_what_the_student_sees(tiny_weights, tiny_config, taxonomy):
