@@ -39,7 +39,8 @@ from .trees import leaf_ids, load_tree
 
 VAL_FRACTION = 0.1
 SPLITS = ("train", "val", "test")
-LISTS = (".json", ".csv", ".txt")  # suffixes of files that may be given beside archives
+LABELS = (".json", ".csv")  # suffixes of files that may be given beside archives
+LISTS = (*LABELS, ".txt")  # the same, where others publish the lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +180,8 @@ def _checksums(benchmark: Benchmark, sources: Sequence[Path], remarks: list[str]
 def _gather(benchmark: Benchmark, sources: Sequence[Path], output: Path, progress: bool) -> list[Path]:
     """Unpack the archives into the output folder; return the folders to look in."""
     files = [s for s in sources if is_archive(s)]
-    if wrong := [s for s in sources if s.is_file() and s not in files and s.suffix not in LISTS]:
+    beside = LISTS if benchmark.lists or benchmark.known else LABELS
+    if wrong := [s for s in sources if s.is_file() and s not in files and s.suffix not in beside]:
         raise DataError(f"{wrong[0]}: expected a folder, or a whole .tar, .tgz, .tar.gz or .zip")
 
     folders = [s if s.is_dir() else s.parent for s in sources if s not in files]
