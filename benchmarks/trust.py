@@ -14,6 +14,7 @@ import numpy as np
 import report
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hcast_zoo.data.dataset import HierarchicalDataset
@@ -65,9 +66,11 @@ def collect(
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return logits and labels of a split, its pictures perhaps changed."""
     name = split if change is None else f"{split}_{change.__name__}"
-    file = args.cache and args.cache / f"{name}.pt"
+    file = args.cache and args.cache / f"{name}.safetensors"
     if file and file.exists():
-        return torch.load(file)
+        kept = load_file(file)
+        labels = kept.pop("labels")
+        return tuple(kept[str(level)] for level in range(len(kept))), labels
 
     transform = eval_transform(content.config)
     dataset = HierarchicalDataset.load(args.data, content.taxonomy, split)
@@ -75,7 +78,8 @@ def collect(
     dataset.pictures, dataset.labels = dataset.pictures[::step], dataset.labels[::step]
     collected = collect_logits(weights.build(content), dataset, args.batch_size)
     if file:
-        torch.save(collected, file)
+        logits, labels = collected
+        save_file({str(level): values for level, values in enumerate(logits)} | {"labels": labels}, file)
     return collected
 
 

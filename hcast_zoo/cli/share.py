@@ -32,12 +32,14 @@ def convert(args: argparse.Namespace) -> int:
     told = {}
     if args.dataset:
         benchmark = find_benchmark(args.dataset)
-        if taxonomy is None and benchmark.tree is None:
+        if taxonomy is None and benchmark.tree is not None:
+            taxonomy = load_tree(benchmark.tree)
+        if taxonomy is None:
             raise ValueError(
                 f"the tree of {benchmark.title} comes with its lists: give --taxonomy FOLDER/taxonomy.json, of the "
                 f"folder that hcast-zoo data prepare {args.dataset} wrote"
             )
-        told, taxonomy = benchmark.official, taxonomy or load_tree(benchmark.tree)
+        told = benchmark.official
     if args.num_superpixels is not None:
         told = {**told, "num_superpixels": args.num_superpixels}
 

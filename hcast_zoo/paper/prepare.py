@@ -130,6 +130,7 @@ def read(benchmark: Benchmark, roots: Sequence[Path], partial: bool = False) -> 
             content.pictures = [picture for picture in content.pictures if picture.file.exists()]
         return content
 
+    assert benchmark.tree is not None  # only lists bring their own
     tree = load_tree(benchmark.tree)
     if benchmark.layout == "breeds":
         return read_breeds(roots, tree, leaf_ids(benchmark.tree), partial)
@@ -200,6 +201,7 @@ def _unpack_imagenet(
     """Unpack what is needed of ImageNet; the labels first, so that only the needed validation pictures follow."""
     listed = None
     if benchmark.lists is None:
+        assert benchmark.tree is not None
         ids = set(leaf_ids(benchmark.tree))
     elif files:
         rows = lists.read_rows(benchmark, folders)

@@ -66,9 +66,14 @@ def faults(source: str) -> list[str]:
     return found
 
 
+ON_COMMAND = {"integrations/timm/scripts.py": "runpy.run_path"}  # `hcast-zoo timm SCRIPT` runs what it is given
+
+
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_no_source_runs_code_from_data(file):
-    assert faults(file.read_text(encoding="utf-8")) == []
+    allowed = ON_COMMAND.get(file.relative_to(ROOT).as_posix())
+    found = faults(file.read_text(encoding="utf-8"))
+    assert [fault.split(": ", 1)[1] for fault in found] == ([allowed] if allowed else [])
 
 
 @pytest.mark.parametrize(
