@@ -11,6 +11,7 @@ from ..network.config import VARIANTS
 from ..training.settings import TrainConfig
 from .labelled import LISTING_DEFAULTS, PICTURES, list_pictures
 
+NOT_SETTINGS = {"command", "run", "recipe", "output", "accept_changes", "quiet", "verbose", "version"}  # of a training
 TRAIN_DEFAULTS = {
     "train_split": "train",
     "val_split": "val",
@@ -189,7 +190,7 @@ def _train_options(args: argparse.Namespace) -> dict:
     """Return what to train with: options that were given, else the recipe's, else the defaults; tell of the recipe."""
     from ..training.recipe import BY_SIZE, EXACT, MENDED, load_recipe
 
-    given = {k: v for k, v in vars(args).items() if k not in ("command", "run", "recipe", "output", "accept_changes")}
+    given = {k: v for k, v in vars(args).items() if k not in NOT_SETTINGS}
     told: dict = {}
     if args.recipe and args.recipe not in BY_SIZE:
         content = load_recipe(args.recipe)
