@@ -27,7 +27,7 @@ from hcast_zoo.taxonomy.conformal import conformal_quantile, leaf_sets, set_scor
 from hcast_zoo.taxonomy.decode import path_probabilities
 from hcast_zoo.taxonomy.guarantee import measure_guarantee
 from hcast_zoo.taxonomy.selective import Judged, PromiseError, promise_accuracy
-from hcast_zoo.weights import file as weights
+from hcast_zoo.weights.file import build_model, load_weights
 
 PAGE = "trust.md"
 SPLITS = 1000
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--val-split", default="val", help="the other artist (%(default)s)")
     parser.add_argument("--cache", type=Path, help="folder that keeps the model's answers for the next time")
     args = parser.parse_args()
-    content = weights.load(args.model)
+    content = load_weights(args.model)
     artists = {
         "val": collect(args, content, args.val_split),
         "test": collect(args, content, args.split),
@@ -76,7 +76,7 @@ def collect(
     dataset = HierarchicalDataset.load(args.data, content.taxonomy, split)
     dataset.transform = transform if change is None else lambda picture: transform(change(picture))
     dataset.pictures, dataset.labels = dataset.pictures[::step], dataset.labels[::step]
-    collected = collect_logits(weights.build(content), dataset, args.batch_size)
+    collected = collect_logits(build_model(content), dataset, args.batch_size)
     if file:
         logits, labels = collected
         save_file({str(level): values for level, values in enumerate(logits)} | {"labels": labels}, file)

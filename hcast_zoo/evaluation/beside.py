@@ -83,13 +83,17 @@ def _by_name(path: str | Path, rows: list, named: int, names: Sequence[str]) -> 
     for row in rows:
         short.setdefault(Path(str(row[named])).name, []).append(row)
 
-    chosen, missing = [], []
+    chosen: list = []
+    missing: list[str] = []
     for name in names:
         found = whole.get(name)
         same = short.get(Path(name).name, [])
         if found is None and len(same) == 1:
             found = same[0]
-        (missing if found is None else chosen).append(name if found is None else found)
+        if found is None:
+            missing.append(name)
+        else:
+            chosen.append(found)
     if missing:
         raise ValueError(f"{path}: expected a row for every picture, got none for {len(missing)}, such as {missing[0]}")
     return chosen

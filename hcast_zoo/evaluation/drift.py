@@ -1,7 +1,7 @@
 """Drift: whether new pictures look to a model like those that its promises were measured on."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -66,9 +66,9 @@ def check_drift(
         classes = taxonomy.level_classes[depth]
         before, now = (_nodes(paths[:, depth], classes) for paths in (old_paths, answers))
         most = int(np.bincount(now, minlength=classes + 1).argmax())
-        share = [float((nodes == most).mean()) for nodes in (before, now)]
+        shares = float((before == most).mean()), float((now == most).mean())
         name = taxonomy.names[depth][most] if most < classes else "none"
-        tests.append((f"{level} mix (share of {name})", before, now, _variation(classes + 1), *share))
+        tests.append((f"{level} mix (share of {name})", before, now, _variation(classes + 1), *shares))
 
     checks = []
     for name, before, now, statistic, mean_before, mean_now in tests:
@@ -124,6 +124,6 @@ def _variation(classes: int) -> Callable[[np.ndarray, np.ndarray], float]:
     return statistic
 
 
-def _nodes(column: Sequence[int], classes: int) -> np.ndarray:
+def _nodes(column: np.ndarray, classes: int) -> np.ndarray:
     """Return nodes with one more class for those whose path has ended."""
-    return np.where(np.asarray(column) == UNKNOWN, classes, column)
+    return np.where(column == UNKNOWN, classes, column)

@@ -37,9 +37,9 @@ class Measured:
     results: dict[str, dict[str, float]]
     pictures: int
     left_out: int
-    answers: dict[str, "Answers"] = dataclasses.field(default_factory=dict)
-    labels: Tensor | None = None
-    numbers: Tensor | None = None
+    answers: dict[str, "Answers"]
+    labels: Tensor
+    numbers: Tensor
     logits: tuple[Tensor, ...] | None = None
 
 

@@ -137,8 +137,8 @@ def measure_guarantee(
 
     promise = None
     if target is not None:
-        judged = [Judged.of(d, labels[index], taxonomy) for d, index in zip(decoded, (fit, test))]
-        promise = promise_accuracy(*judged, target, confidence)
+        fitted, tested = (Judged.of(d, labels[index], taxonomy) for d, index in zip(decoded, (fit, test)))
+        promise = promise_accuracy(fitted, tested, target, confidence)
 
     (test,) = _limited(test)
     chosen = [x[test] for x in level_logits]
