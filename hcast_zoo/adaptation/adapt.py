@@ -302,6 +302,7 @@ def _find_node(
         raise ValueError(
             f"expected a target for the feedback 'target', and none for another, got {target!r} for {feedback!r}"
         )
+
     if isinstance(target, str):
         return taxonomy.find(target)
 

@@ -57,6 +57,7 @@ def _segment_one(predictor, file: str, args: argparse.Namespace) -> bool:
         print(to_json({**segmented.to_dict(), "output": str(folder)}), flush=True)
     else:
         print(printable(f"{file}: {sentence(segmented.prediction)} -> {folder}"), flush=True)
+
     return True
 
 

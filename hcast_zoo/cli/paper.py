@@ -95,7 +95,7 @@ def repro(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     loading = choose_loading(benchmark.pictures.get(args.split, 0), 224, device, args.batch_size, args.workers)
     with join() as processes:
-        found = reproduce(
+        reproduction = reproduce(
             benchmark,
             args.checkpoint,
             args.data or os.path.join("data", args.dataset),
@@ -111,21 +111,22 @@ def repro(args: argparse.Namespace) -> int:
     if not processes.is_main:
         return 0
 
-    if found.expected is not None and found.pictures != found.expected:
+    if reproduction.expected is not None and reproduction.pictures != reproduction.expected:
         print(
-            f"measured on {found.pictures} pictures of {found.expected}: not comparable with what was published",
+            f"measured on {reproduction.pictures} pictures of {reproduction.expected}: not comparable with what was "
+            "published",
             file=sys.stderr,
         )
 
     if args.json:
-        print(to_json(dataclasses.asdict(found)))
+        print(to_json(dataclasses.asdict(reproduction)))
         return 0
 
-    for row in table(found):
+    for row in table(reproduction):
         print("\t".join(row))
     print(
-        f"{benchmark.title}, {found.pictures} pictures, {len(found.checkpoints)} checkpoint(s), percent; published "
-        f"numbers are of `{OFFICIAL_DECODER}`, and only full-path accuracy (fpa) is known here",
+        f"{benchmark.title}, {reproduction.pictures} pictures, {len(reproduction.checkpoints)} checkpoint(s), percent; "
+        f"published numbers are of `{OFFICIAL_DECODER}`, and only full-path accuracy (fpa) is known here",
         file=sys.stderr,
     )
     return 0

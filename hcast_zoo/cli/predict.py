@@ -81,6 +81,7 @@ def predict(args: argparse.Namespace) -> int:
         print(to_json({"output": args.output, "pictures": pictures, "failed": failed}))
     else:
         _print_lines(answers, args.json)
+
     if args.report:
         gallery.write(args.report)
 

@@ -84,28 +84,28 @@ def claim(
         ValueError: if the plans differ, or the one in the folder cannot be read.
     """
     wanted = {**json.loads(json.dumps(plan)), "version": __version__}
-    content = json.dumps(wanted, indent=1)
+    text = json.dumps(wanted, indent=1)
     if not file.exists():
-        write_whole(file, content)
+        write_whole(file, text)
         return []
 
     check_file(file, MAX_TEXT)
     try:
-        found = json.loads(file.read_bytes())
-        if not isinstance(found, dict):
+        earlier = json.loads(file.read_bytes())
+        if not isinstance(earlier, dict):
             raise ValueError("no JSON object")
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}): restore it, or choose another folder") from error
 
-    if not set(plan) & set(found):  # a plan of 0.1 had no sections
-        found = dict.fromkeys(plan, found)
+    if not set(plan) & set(earlier):  # a plan of 0.1 had no sections
+        earlier = dict.fromkeys(plan, earlier)
 
     differ: list[str] = []
     changed: list[str] = []
     for section, values in wanted.items():
         if section == "version":
             continue
-        before = {**(defaults or {}).get(section, {}), **found.get(section, {})}
+        before = {**(defaults or {}).get(section, {}), **earlier.get(section, {})}
         for key, value in values.items():
             if before.get(key) == value or key in changeable or (section == "made_of" and key not in before):
                 continue
@@ -116,13 +116,13 @@ def claim(
     if differ:
         raise ValueError(f"{file.parent} holds {holds} ({'; '.join(differ)}): {mend}")
 
-    told = [f"accepted: {change}" for change in changed]
-    if found.get("version", __version__) != __version__:
-        told.append(f"{file.parent} was begun with hcast-zoo {found['version']}, and goes on with {__version__}")
-    if found.get("version") != __version__ or changed or "made_of" not in found:
-        write_whole(file, content)
+    notes = [f"accepted: {change}" for change in changed]
+    if earlier.get("version", __version__) != __version__:
+        notes.append(f"{file.parent} was begun with hcast-zoo {earlier['version']}, and goes on with {__version__}")
+    if earlier.get("version") != __version__ or changed or "made_of" not in earlier:
+        write_whole(file, text)
 
-    return told
+    return notes
 
 
 def digest_of(data: object) -> str:

@@ -59,8 +59,8 @@ def choose_device(name: str) -> str:
     """Return a device's name as it is; for ``auto`` the accelerator that torch finds (CUDA, MPS, XPU), else ``cpu``."""
     if name != "auto":
         return name
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return "cpu" if found is None else found.type
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if accelerator is None else accelerator.type
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -70,8 +70,8 @@ def check_device(device: str | torch.device) -> torch.device:
         ValueError: if this machine has no such device.
     """
     try:
-        found = torch.device(choose_device(device) if isinstance(device, str) else device)
-        torch.zeros(1, device=found)
+        checked = torch.device(choose_device(device) if isinstance(device, str) else device)
+        torch.zeros(1, device=checked)
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise ValueError(
@@ -79,9 +79,9 @@ def check_device(device: str | torch.device) -> torch.device:
             f"{clip(reason[0])}"
         ) from error
 
-    if found.type == "meta":
+    if checked.type == "meta":
         raise ValueError("expected a device that computes, such as cpu, cuda or mps, got 'meta'")
-    return found
+    return checked
 
 
 @contextlib.contextmanager

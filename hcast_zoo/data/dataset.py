@@ -168,10 +168,10 @@ class HierarchicalDataset(Dataset):
         digest = hashlib.sha256(self.labels.numpy().tobytes())
         for picture in self.pictures:
             if isinstance(picture, bytes):
-                content = picture
+                key = picture
             else:
-                content = os.path.abspath(picture)[shared:].encode(errors="surrogateescape")
-            digest.update(len(content).to_bytes(8, "little") + content)
+                key = os.path.abspath(picture)[shared:].encode(errors="surrogateescape")
+            digest.update(len(key).to_bytes(8, "little") + key)
         return digest.hexdigest()
 
     def open(self, index: int) -> Image.Image:
@@ -185,13 +185,13 @@ class HierarchicalDataset(Dataset):
 
     def few(self, number: int) -> list[tuple[str, int]]:
         """Return the nodes with fewer pictures than a number, by name and count, the fewest first."""
-        found = []
+        few = []
         for level, names in enumerate(self.taxonomy.names):
             known = self.labels[:, level][self.labels[:, level] >= 0]
             counts = torch.bincount(known, minlength=len(names)).tolist()
-            found += [(name, count) for name, count in zip(names, counts) if count < number]
+            few += [(name, count) for name, count in zip(names, counts) if count < number]
 
-        return sorted(found, key=lambda pair: pair[1])
+        return sorted(few, key=lambda pair: pair[1])
 
     def name(self, index: int) -> str:
         """Return the file name of picture ``index``, or its number if it came as bytes."""

@@ -57,13 +57,13 @@ class Listing:
         there = list(dict.fromkeys(self.splits))
         wanted = set()
         for name in split.split("+"):
-            found = find_split(name, there)
-            if found is None:
+            split_name = find_split(name, there)
+            if split_name is None:
                 raise ValueError(
                     f"{self.source}: expected pictures of the part {name!r}; its parts are "
                     f"{', '.join(printable(str(part)) for part in there) or '(none)'}"
                 )
-            wanted.add(found)
+            wanted.add(split_name)
 
         keep = [index for index, part in enumerate(self.splits) if part in wanted]
         return self.take(keep)
@@ -159,20 +159,20 @@ def choose_columns(
         ValueError: if there is no column of pictures or of levels; the message names the columns.
     """
     try:
-        found = find_columns(header, levels, [group_by] if group_by else [])
-        if found.picture is None:
+        columns = find_columns(header, levels, [group_by] if group_by else [])
+        if columns.picture is None:
             raise ValueError(f"no column file (or file_name, image, path ...); it has {brief(list(header))}")
         named = {level.lower() for level in header}
         if taxonomy is not None and levels is None:
             there = [level for level in taxonomy.levels if level.lower() in named]
             if there:
-                found = find_columns(header, there)
-            elif len(found.levels) != len(taxonomy.levels):
+                columns = find_columns(header, there)
+            elif len(columns.levels) != len(taxonomy.levels):
                 raise ValueError(
                     f"no column {', '.join(map(printable, taxonomy.levels))}; it has {brief(list(header))}. Name the "
                     f"columns of the {len(taxonomy.levels)} levels, coarse to fine, by --levels"
                 )
-        if not found.levels:
+        if not columns.levels:
             raise ValueError(f"no column of a level; it has {brief(list(header))}: name them by --levels")
         if group_by not in (None, "folder") and group_by not in header:
             raise ValueError(f"no column {group_by} to group by; it has {brief(list(header))}")
@@ -181,14 +181,15 @@ def choose_columns(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
-    unused = [column for column in found.unused if column != group_by]
+    unused = [column for column in columns.unused if column != group_by]
     if unused and levels is None and taxonomy is None:
         warnings.warn(
-            f"{path}: levels are {', '.join(map(printable, found.levels))}; not used: "
+            f"{path}: levels are {', '.join(map(printable, columns.levels))}; not used: "
             f"{clip(', '.join(map(printable, unused)), 300)} (--levels names others)",
             stacklevel=2,
         )
-    return found
+
+    return columns
 
 
 def collect(
@@ -249,6 +250,7 @@ def _picture(path: Path, line: int, cell: object) -> Path | bytes:
         if cell.get("bytes") is not None:
             return cell["bytes"]
         cell = cell.get("path")
+
     if cell is None:
         return b""  # read as a broken picture, which is left out
     if isinstance(cell, (bytes, bytearray)):
@@ -260,4 +262,5 @@ def _picture(path: Path, line: int, cell: object) -> Path | bytes:
             f"{path} line {line}: expected a picture on this machine, got {brief(cell)}: download the pictures first, "
             "and name their files in a column 'file'"
         )
+
     return path.parent / cell.strip()

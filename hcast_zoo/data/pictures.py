@@ -133,6 +133,7 @@ def from_array(pixels: np.ndarray) -> Image.Image:
         raise PictureError(
             f"expected an array of pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {pixels.shape}{hint}"
         )
+
     if pixels.dtype not in (np.uint8, np.uint16):
         raise PictureError(
             f"expected pixels of uint8 in [0, 255] or uint16, got {pixels.dtype}: scale them and convert with "
@@ -188,6 +189,7 @@ def _open(source: str | os.PathLike | bytes | BinaryIO) -> BinaryIO:
         if len(data) > MAX_BYTES:
             raise PictureError(f"expected {MAX_BYTES:,} bytes at most, got more: is it a picture?")
         return io.BytesIO(data)
+
     if not isinstance(source, (str, os.PathLike)):
         raise PictureError(
             f"expected a picture (a name, bytes, an open file, a PIL image or an array), got {brief(source)}"

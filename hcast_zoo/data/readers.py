@@ -66,11 +66,15 @@ def read(
     if group_by == "folder":
         listing.groups = [str(p.parent) if isinstance(p, Path) else str(i) for i, p in enumerate(listing.pictures)]
     if synonyms:
-        listing.paths = [[synonyms.get(n, n) if isinstance(n, str) else n for n in path] for path in listing.paths]
+        listing.paths = [[_current(name, synonyms) for name in path] for path in listing.paths]
     if not listing.pictures:
         raise ValueError(f"{source}: expected at least one picture, got none")
 
     return listing
+
+
+def _current(name: object, synonyms: Mapping[str, str]) -> object:
+    return synonyms.get(name, name) if isinstance(name, str) else name
 
 
 def read_synonyms(path: str | Path) -> dict[str, str]:
@@ -82,20 +86,20 @@ def read_synonyms(path: str | Path) -> dict[str, str]:
     columns, table = read_table(path)
     if len(columns) != 2:
         raise ValueError(f"{path}: expected two columns, the old name and the new one, got {brief(columns)}")
-    rows = [tuple(clean_name(cell) for cell in row.values()) for _, row in table]
+    rows = [tuple(map(clean_name, row.values())) for _, row in table]
     if [c.lower() for c in columns] != ["old", "new"]:  # then the first row is one of names
         rows.insert(0, (columns[0], columns[1]))
-    found = {old: new for old, new in rows if old and new}
+    synonyms = {old: new for old, new in rows if old and new}
 
-    for old in found:
+    for old in synonyms:
         seen = {old}
-        while found[old] in found:
-            if found[old] in seen:
-                raise ValueError(f"{path}: the name {brief(found[old])} leads in a circle")
-            seen.add(found[old])
-            found[old] = found[found[old]]
+        while synonyms[old] in synonyms:
+            if synonyms[old] in seen:
+                raise ValueError(f"{path}: the name {brief(synonyms[old])} leads in a circle")
+            seen.add(synonyms[old])
+            synonyms[old] = synonyms[synonyms[old]]
 
-    return found
+    return synonyms
 
 
 def _read_folder(
@@ -169,11 +173,11 @@ def split_folders(source: Path, wanted: Sequence[str]) -> list[str]:
     They are parts if one of those that are wanted is there, and at least half of them are wanted or commonly so named.
     """
     names = sorted(child.name for child in source.iterdir() if child.is_dir() and not is_junk(child.name))
-    asked = [name for names in wanted for name in names.split("+")]
-    found = [part for part in (find_split(name, names) for name in asked) if part is not None]
-    known = {name for name in names for others in SPLIT_NAMES.values() if name.lower() in others}
-    parts = known | set(found)
-    return [name for name in names if name in parts] if found and 2 * len(parts) >= len(names) else []
+    asked = {find_split(name, names) for name in "+".join(wanted).split("+")} - {None}
+    usual = set(itertools.chain.from_iterable(SPLIT_NAMES.values()))
+    parts = [name for name in names if name in asked or name.lower() in usual]
+
+    return parts if asked and 2 * len(parts) >= len(names) else []
 
 
 def folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
@@ -198,8 +202,8 @@ def _read_file(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | No
         return read_parquet(path, taxonomy, levels, group_by)
 
     header, rows = read_table(path)
-    found = choose_columns(path, header, taxonomy, levels, group_by)
-    return collect(path, found, rows, taxonomy, group_by)
+    columns = choose_columns(path, header, taxonomy, levels, group_by)
+    return collect(path, columns, rows, taxonomy, group_by)
 
 
 def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | None, group_by: str | None) -> Listing:
@@ -210,8 +214,8 @@ def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | N
         return Listing(path, [], [])
     lines = itertools.chain([first], lines)
     if "path" not in first[1] and "file" not in first[1] and isinstance(first[1].get("file_name"), str):
-        found = choose_columns(path, list(first[1]), taxonomy, levels, group_by)
-        return collect(path, found, ((number, _Row(row)) for number, row in lines), taxonomy, group_by)
+        columns = choose_columns(path, list(first[1]), taxonomy, levels, group_by)
+        return collect(path, columns, ((number, _Row(row)) for number, row in lines), taxonomy, group_by)
 
     listing = Listing(
         source=path, pictures=[], paths=[], levels=None, splits=[], groups=None if group_by is None else []

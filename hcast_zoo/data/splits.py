@@ -42,11 +42,12 @@ def hold_out(
         raise ValueError(
             f"expected fractions of at least 0 that leave pictures to train on, got {val_fraction} and {test_fraction}"
         )
+
     splits = list(listing.splits) if listing.splits is not None else ["train"] * len(listing.pictures)
     there = dict.fromkeys(splits)
     for part, fraction in (("val", val_fraction), ("test", test_fraction)):
-        if fraction and (found := find_split(part, there)) is not None:
-            raise ValueError(f"{listing.source} has a part {found!r}: leave out --{part}-fraction")
+        if fraction and (split := find_split(part, there)) is not None:
+            raise ValueError(f"{listing.source} has a part {split!r}: leave out --{part}-fraction")
 
     train = find_split("train", there)
     leaves: dict[tuple, dict[str, list[int]]] = {}

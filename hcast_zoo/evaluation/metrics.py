@@ -67,8 +67,13 @@ def weighted_average_precision(accuracies: Sequence[float], level_classes: Seque
         >>> weighted_average_precision((90.0, 60.0), (10, 20))
         70.0
     """
-    known = [(a, c) for a, c in zip(accuracies, level_classes, strict=True) if not math.isnan(a)]
-    return sum(a * c for a, c in known) / sum(c for _, c in known) if known else math.nan
+    weighted, total = 0.0, 0
+    for accuracy, classes in zip(accuracies, level_classes, strict=True):
+        if not math.isnan(accuracy):
+            weighted += accuracy * classes
+            total += classes
+
+    return weighted / total if total else math.nan
 
 
 def in_tree(predictions: Tensor, taxonomy: Taxonomy) -> Tensor:

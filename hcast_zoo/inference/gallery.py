@@ -76,6 +76,7 @@ class Gallery:
         if pictures:
             parts += ["<h2>Most doubtful</h2>", self._grid(self.doubtful, with_path=True), "<h2>Along the tree</h2>"]
             parts += self._branches((), self._tree())
+
         if self.errors:
             parts += ["<h2>Not read</h2>", "<ul>"]
             parts += [f"<li>{write_text(p.file)}: {write_text(p.error)}</li>" for p in self.errors]

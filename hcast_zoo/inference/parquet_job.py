@@ -99,14 +99,14 @@ def claim_folder(folder: Path, files: Sequence[str], settings: dict, processes: 
     if parts and not (folder / PLAN).exists():
         raise ValueError(f"{folder} holds parquet files of something else: choose an empty folder")
 
-    told = claim(
+    notes = claim(
         folder / PLAN,
         {"settings": settings, "made_of": made_of},
         holds="predictions of another job",
         mend="go on with the same pictures and options, or choose another folder",
     )
     if processes.is_main:
-        for line in told:
+        for line in notes:
             print(line, file=sys.stderr)
 
 

@@ -424,25 +424,25 @@ def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], objec
     skipped = Skipped()
     for argument in arguments:
         if os.path.isdir(argument):
-            found = _pictures_below(Path(argument), leave_out, skipped)
+            matches = _pictures_below(Path(argument), leave_out, skipped)
         else:
-            found = [] if os.path.lexists(argument) else sorted(glob.glob(argument, recursive=True))
-        files += found or [argument]
+            matches = [] if os.path.lexists(argument) else sorted(glob.glob(argument, recursive=True))
+        files += matches or [argument]
 
     skipped.tell("folders")
     return files
 
 
 def _pictures_below(root: Path, leave_out: Callable[[LeftOut], object], skipped: Skipped) -> list[str]:
-    found = []
+    pictures = []
 
     def note(left: LeftOut) -> None:
         if is_picture_name(left.path.name) and not left.folder and not left.hidden:
-            found.append(str(left.path))
+            pictures.append(str(left.path))
         else:
             leave_out(left)
 
     for folder, _, names in walk(root, note):
-        found += [str(folder / name) for name in names if is_picture_name(name, skipped)]
+        pictures += [str(folder / name) for name in names if is_picture_name(name, skipped)]
 
-    return sorted(found)
+    return sorted(pictures)

@@ -85,6 +85,7 @@ def place(file: Path, folder: Path, *, copy: bool = False) -> Path:
         target.symlink_to(source)
     except OSError as error:
         raise OSError(f"{target}: no link can be made ({error.strerror or error}): say --sort-as copy") from error
+
     return target
 
 

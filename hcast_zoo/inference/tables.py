@@ -53,6 +53,7 @@ def is_table(output: str | Path, layout: str = "flat") -> bool:
         raise ValueError(
             f"{output}: expected a file that ends in {', '.join(TABLE_SUFFIXES)}, or a folder's name without a suffix"
         )
+
     if Path(output).is_dir() and table:
         raise ValueError(f"{output}: expected a file to write, got a folder")
     if layout == "timelapse" and suffix != ".json":
@@ -250,13 +251,13 @@ def _write_timelapse(predictions: Iterable[Prediction], file: Path, names: Seque
             image["detections"] = [box]
         images.append(image)
 
-    content = {
+    document = {
         "info": {"format_version": "1.3", "detector": "whole picture", "classifier": source.model},
         "detection_categories": {"1": "picture"},
         "classification_categories": {key: name for name, key in categories.items()},
         "images": images,
     }
-    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    file.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 WRITERS = {

@@ -14,7 +14,7 @@ import numpy as np
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
 from .benchmarks import Benchmark, Lists
-from .readers import Content, DataError, Picture, find_file
+from .readers import DataError, Picture, RawDataset, find_file
 from .trees import from_paths, load_tree, numbered
 
 
@@ -35,7 +35,7 @@ class Row:
     split: str
 
 
-def read_lists(benchmark: Benchmark, roots: Sequence[Path]) -> Content:
+def read_lists(benchmark: Benchmark, roots: Sequence[Path]) -> RawDataset:
     """Read the lists of a data set, and find its pictures.
 
     Raises:
@@ -51,7 +51,7 @@ def read_lists(benchmark: Benchmark, roots: Sequence[Path]) -> Content:
 
     folder = _folder_of(lists, rows, roots)
     pictures = [Picture(folder(row.path), row.nodes[-1], row.split, row.depth) for row in rows]
-    return Content(pictures, tree)
+    return RawDataset(pictures, tree)
 
 
 def read_rows(benchmark: Benchmark, roots: Sequence[Path]) -> list[Row]:
@@ -166,7 +166,7 @@ def _folder_of(lists: Lists, rows: Sequence[Row], roots: Sequence[Path]) -> Call
     return file
 
 
-def deal(content: Content, fine: float, middle: float, seed: int, order: dict[str, int]) -> Content:
+def deal(content: RawDataset, fine: float, middle: float, seed: int, order: dict[str, int]) -> RawDataset:
     """Return a data set whose training pictures are known down to a drawn level, with the official code's draws.
 
     Args:
@@ -196,7 +196,7 @@ def deal(content: Content, fine: float, middle: float, seed: int, order: dict[st
     return dataclasses.replace(content, pictures=pictures)
 
 
-def official_order(content: Content, roots: Sequence[Path], layout: str) -> dict[str, int]:
+def official_order(content: RawDataset, roots: Sequence[Path], layout: str) -> dict[str, int]:
     """Return the place of each training picture's file name in the list that the official code draws along."""
     if layout == "aircraft":
         lines = find_file(roots, "data/images_variant_trainval.txt", "images_variant_trainval.txt").read_text("utf-8")

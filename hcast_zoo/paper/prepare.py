@@ -25,9 +25,9 @@ from .archives import first_names, is_archive, unpack
 from .benchmarks import ILSVRC, Benchmark
 from .readers import (
     VAL_SOLUTION,
-    Content,
     DataError,
     Picture,
+    RawDataset,
     breeds_target,
     read_aircraft,
     read_breeds,
@@ -122,7 +122,7 @@ def prepare(
     return prepared
 
 
-def read(benchmark: Benchmark, roots: Sequence[Path], partial: bool = False) -> Content:
+def read(benchmark: Benchmark, roots: Sequence[Path], partial: bool = False) -> RawDataset:
     """Read a data set's own files; ``partial`` leaves out what lists name and is not there."""
     if benchmark.layout == "lists":
         content = lists.read_lists(benchmark, roots)
@@ -221,7 +221,7 @@ def _unpack_imagenet(
         unpack(file, output, breeds_target(ids, images), benchmark.name, progress)
 
 
-def _check_counts(benchmark: Benchmark, content: Content, partial: bool) -> None:
+def _check_counts(benchmark: Benchmark, content: RawDataset, partial: bool) -> None:
     found = collections.Counter(p.split for p in content.pictures)
     leaves = {split: collections.Counter(p.leaf for p in content.pictures if p.split == split) for split in found}
     for split in ("train", "test"):
@@ -284,7 +284,7 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
         )
 
 
-def _write(output: Path, benchmark: Benchmark, content: Content, splits: Sequence[str], report: dict) -> None:
+def _write(output: Path, benchmark: Benchmark, content: RawDataset, splits: Sequence[str], report: dict) -> None:
     base, tree = output.resolve(), content.taxonomy
     # Inside the folder a relative name, so that it can be moved; elsewhere, a whole path. Folders are few, files many.
     folders = {folder: folder.resolve() for folder in {picture.file.parent for picture in content.pictures}}

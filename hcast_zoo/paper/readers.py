@@ -1,11 +1,14 @@
-"""How the owners of the paper's data sets lay out their files: a reader for each, to pictures and labels."""
+"""How the owners of the paper's data sets lay out their files: a reader for each, to pictures and labels.
+
+torchvision has no reader of CUB and BREEDS, and its readers of Aircraft and iNaturalist give one level at a time.
+"""
 
 import collections
 import csv
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from ..common.files import check_file
@@ -36,8 +39,8 @@ class Picture:
 
 
 @dataclasses.dataclass
-class Content:
-    """What a data set holds.
+class RawDataset:
+    """A data set as its owners distribute it.
 
     Attributes:
         pictures: Its pictures, in the order of its files.
@@ -50,39 +53,41 @@ class Content:
     remarks: list[str] = dataclasses.field(default_factory=list)
 
 
-def read_cub(roots: Sequence[Path], tree: Taxonomy) -> Content:
+def read_cub(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
     """Read CUB-200-2011: ``images.txt``, ``classes.txt``, ``image_class_labels.txt``, ``train_test_split.txt``."""
     root = find_file(roots, "images.txt").parent
-    files = [root / f"{name}.txt" for name in ("classes", "images", "image_class_labels", "train_test_split")]
-    classes, images, labels, splits = map(_read_pairs, files)
+    class_file, image_file = root / "classes.txt", root / "images.txt"
+    label_file, split_file = root / "image_class_labels.txt", root / "train_test_split.txt"
+    classes, images, labels, splits = map(_read_pairs, (class_file, image_file, label_file, split_file))
+
     names = {number: name.partition(".")[2] for number, name in classes.items()}  # 001.Black_footed_Albatross
-    expected = {str(i): name for i, name in enumerate(tree.names[-1], 1)}
-    if wrong := [f"{i} {names[i]}" for i in names if expected.get(i) != names[i]]:
-        raise DataError(f"{files[0]}: {len(wrong)} classes are not in the paper's tree: {_some(wrong)}")
-    if missing := [expected[i] for i in expected if i not in names]:
-        raise DataError(f"{files[0]}: lacks {len(missing)} classes of the paper's tree: {_some(missing)}")
+    expected = {str(number): name for number, name in enumerate(tree.names[-1], 1)}
+    if strangers := [f"{number} {name}" for number, name in names.items() if expected.get(number) != name]:
+        raise DataError(f"{class_file}: {len(strangers)} classes are not in the paper's tree: {_some(strangers)}")
+    if missing := [name for number, name in expected.items() if number not in names]:
+        raise DataError(f"{class_file}: lacks {len(missing)} classes of the paper's tree: {_some(missing)}")
 
-    for file, known in zip(files[2:], (labels, splits)):
-        if missing := [i for i in images if i not in known]:
-            raise DataError(f"{file}: lacks {len(missing)} pictures of {files[1].name}, such as number {missing[0]}")
+    for file, known in ((label_file, labels), (split_file, splits)):
+        if missing := [image for image in images if image not in known]:
+            raise DataError(f"{file}: lacks {len(missing)} pictures of images.txt, such as number {missing[0]}")
 
-    if wrong := [i for i in images if labels[i] not in expected]:
+    if strangers := [image for image in images if labels[image] not in expected]:
         raise DataError(
-            f"{files[2]}: {len(wrong)} pictures are of a class outside the tree, such as picture "
-            f"{wrong[0]} of class {labels[wrong[0]]}"
+            f"{label_file}: {len(strangers)} pictures are of a class outside the tree, such as picture "
+            f"{strangers[0]} of class {labels[strangers[0]]}"
         )
 
-    if wrong := [i for i in images if splits[i] not in ("0", "1")]:
-        raise DataError(f"{files[3]}: expected 1 for training or 0 for test, got {splits[wrong[0]]!r}")
     pictures = []
-    for i, name in images.items():
-        split = "train" if splits[i] == "1" else "test"
-        pictures.append(Picture(root / "images" / name, int(labels[i]) - 1, split))
+    for image, name in images.items():
+        if splits[image] not in ("0", "1"):
+            raise DataError(f"{split_file}: expected 1 for training or 0 for test, got {splits[image]!r}")
+        split = "train" if splits[image] == "1" else "test"
+        pictures.append(Picture(file=root / "images" / name, leaf=int(labels[image]) - 1, split=split))
 
-    return Content(pictures, tree)
+    return RawDataset(pictures, tree)
 
 
-def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
+def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
     """Read FGVC-Aircraft: ``data/images_{variant,family,manufacturer}_{train,val,test}.txt``; train and val train."""
     root = find_file(roots, "data/variants.txt", "variants.txt").parent
     given: dict[str, dict[str, str]] = {}
@@ -94,7 +99,7 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
             given[level].update(rows)
 
             if level == tree.levels[-1]:
-                if twice := [i for i in rows if i in splits]:
+                if twice := sorted(rows.keys() & splits.keys()):
                     raise DataError(
                         f"{root / f'images_{level}_{part}.txt'}: {len(twice)} pictures are in another "
                         f"split too: {_some(twice)}"
@@ -104,32 +109,37 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> Content:
     variants = given[tree.levels[-1]]
     index = {name: i for i, name in enumerate(tree.names[-1])}
     listed = _read_lines(root / "variants.txt")
-    for where, found in ((root / "variants.txt", listed), (root / "images_variant_*.txt", variants.values())):
-        if wrong := sorted(set(found) - set(index)):
-            raise DataError(f"{where}: {len(wrong)} classes outside the paper's tree: {_some(wrong)}")
+    for path, names in ((root / "variants.txt", listed), (root / "images_variant_*.txt", variants.values())):
+        if strangers := sorted(set(names) - set(index)):
+            raise DataError(f"{path}: {len(strangers)} classes outside the paper's tree: {_some(strangers)}")
 
     if missing := sorted(set(index) - set(listed)):
         raise DataError(f"{root / 'variants.txt'}: lacks {len(missing)} classes of the paper's tree: {_some(missing)}")
+
     level_names: list[Sequence[str] | None] = []
     remarks: list[str] = []
     for depth, file in enumerate(("manufacturers.txt", "families.txt")):
         known = given[tree.levels[depth]]
-        if missing := [i for i in variants if i not in known]:
+        if missing := sorted(variants.keys() - known.keys()):
             raise DataError(
                 f"{root}: images_{tree.levels[depth]}_*.txt lack {len(missing)} pictures of "
                 f"images_variant_*.txt: {_some(missing)}"
             )
 
-        if wrong := sorted(set(known.values()) - set(_read_lines(root / file))):
-            raise DataError(f"{root / file}: lacks {len(wrong)} names that pictures have: {_some(wrong)}")
-        names = _name_nodes(tree, depth, {(index[variants[i]], known[i]) for i in variants}, remarks)
-        level_names.append(names)
+        if strangers := sorted(set(known.values()) - set(_read_lines(root / file))):
+            raise DataError(f"{root / file}: lacks {len(strangers)} names that pictures have: {_some(strangers)}")
 
-    pictures = [Picture(root / "images" / f"{i}.jpg", index[name], splits[i]) for i, name in variants.items()]
-    return Content(pictures, with_names(tree, [*level_names, None]), remarks)
+        called = {(index[name], known[image]) for image, name in variants.items()}
+        level_names.append(_name_nodes(tree, depth, called, remarks))
+
+    pictures = []
+    for image, name in variants.items():
+        pictures.append(Picture(file=root / "images" / f"{image}.jpg", leaf=index[name], split=splits[image]))
+
+    return RawDataset(pictures, with_names(tree, [*level_names, None]), remarks)
 
 
-def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], partial: bool = False) -> Content:
+def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], partial: bool = False) -> RawDataset:
     """Read the classes of a BREEDS data set from ImageNet: ``train/n01440764/*.JPEG``, and ``val`` alike or flat.
 
     A flat ``val`` needs its labels: Kaggle's ``LOC_val_solution.csv`` or ImageNet's development kit. ``partial`` leaves
@@ -137,10 +147,9 @@ def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], 
     """
     train = find_file(roots, "train", "ILSVRC/Data/CLS-LOC/train")
     val = find_file(roots, "val", "ILSVRC/Data/CLS-LOC/val")
-    pictures = [Picture(file, leaf, "train") for leaf, file in _class_folders(train, leaf_ids, partial)]
+    pictures = _class_folders(train, leaf_ids, "train", partial)
     if any((val / name).is_dir() for name in leaf_ids):
-        pictures += [Picture(file, leaf, "test") for leaf, file in _class_folders(val, leaf_ids, partial)]
-        return Content(pictures, tree)
+        return RawDataset(pictures + _class_folders(val, leaf_ids, "test", partial), tree)
 
     # Kaggle's list is four folders above its pictures.
     labels = read_val_labels([*roots, *(p for p in val.parents[:4] if (p / VAL_SOLUTION).exists())])
@@ -154,12 +163,12 @@ def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], 
     for image, name in labels.items():
         file = val / f"{image}.JPEG"
         if name in index and (not partial or file.exists()):
-            pictures.append(Picture(file, index[name], "test"))
+            pictures.append(Picture(file=file, leaf=index[name], split="test"))
 
-    return Content(pictures, tree)
+    return RawDataset(pictures, tree)
 
 
-def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
+def read_inat(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
     """Read iNat21-Mini: ``train_mini.json`` and ``val.json``, whose pictures are in ``train_mini/`` and ``val/``.
 
     The finest classes are the categories' ids; all names are the categories' own.
@@ -167,6 +176,7 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
     pictures: list[Picture] = []
     remarks: list[str] = []
     categories: dict = {}
+    leaves = range(len(tree.names[-1]))
     for split, part in (("train", "train_mini"), ("test", "val")):
         path = find_file(roots, f"{part}.json")
         try:
@@ -177,24 +187,28 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> Content:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: expected images, annotations and categories in JSON: {error!r}") from error
 
-        if wrong := sorted({leaf for _, leaf in labels if leaf not in range(len(tree.names[-1]))}):
+        if strangers := sorted({leaf for _, leaf in labels if leaf not in leaves}):
             raise DataError(
-                f"{path}: {len(wrong)} categories outside the paper's tree of {len(tree.names[-1])}: {_some(wrong)}"
+                f"{path}: {len(strangers)} categories outside the paper's tree of {len(leaves)}: {_some(strangers)}"
             )
-        if wrong := [image for image, _ in labels if image not in files]:
-            raise DataError(f"{path}: {len(wrong)} annotations of pictures that it does not list: {_some(wrong)}")
+        if strangers := [image for image, _ in labels if image not in files]:
+            raise DataError(
+                f"{path}: {len(strangers)} annotations of pictures that it does not list: {_some(strangers)}"
+            )
+
         folder = find_file(roots, part).parent
-        pictures += [Picture(folder / files[image], leaf, split) for image, leaf in labels]
+        for image, leaf in labels:
+            pictures.append(Picture(file=folder / files[image], leaf=leaf, split=split))
 
     names = []
     for level, key in enumerate(("order", "family", "name")):
         try:
-            given = {(i, c[key]) for i, c in categories.items() if i in range(len(tree.names[-1]))}
+            called = {(leaf, category[key]) for leaf, category in categories.items() if leaf in leaves}
         except KeyError as error:
             raise DataError(f"train_mini.json and val.json: categories without {error}") from error
-        names.append(_name_nodes(tree, level, given, remarks))
+        names.append(_name_nodes(tree, level, called, remarks))
 
-    return Content(pictures, with_names(tree, names), remarks)
+    return RawDataset(pictures, with_names(tree, names), remarks)
 
 
 def read_val_labels(roots: Sequence[Path]) -> dict[str, str] | None:
@@ -268,8 +282,8 @@ def find_file(roots: Sequence[Path], *names: str) -> Path:
                 check_file(root / name, error=DataError)
                 return root / name
 
-    for root in roots:
-        for child in sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else ():
+    for root in filter(Path.is_dir, roots):
+        for child in sorted(filter(Path.is_dir, root.iterdir())):
             for name in names:
                 if (child / name).exists():
                     check_file(child / name, error=DataError)
@@ -281,45 +295,56 @@ def find_file(roots: Sequence[Path], *names: str) -> Path:
     )
 
 
-def _class_folders(root: Path, names: Sequence[str], partial: bool) -> Iterable[tuple[int, Path]]:
+def _class_folders(root: Path, names: Sequence[str], split: str, partial: bool) -> list[Picture]:
+    """Return the pictures of folders that are named as the leaves are."""
     missing = {name for name in names if not (root / name).is_dir()}
     if missing and not partial:
         raise DataError(f"{root}: lacks {len(missing)} of the {len(names)} classes: {_some(sorted(missing))}")
-    for leaf, name in ((leaf, name) for leaf, name in enumerate(names) if name not in missing):
+
+    pictures = []
+    for leaf, name in enumerate(names):
+        if name in missing:
+            continue
         for file in sorted((root / name).iterdir()):
             if is_picture_name(file.name):
-                yield leaf, file
+                pictures.append(Picture(file=file, leaf=leaf, split=split))
+
+    return pictures
 
 
-def _name_nodes(tree: Taxonomy, level: int, given: Collection[tuple[int, str]], remarks: list[str]) -> list[str]:
-    """Name the nodes of a level by what the data set calls the ancestors of its leaves, and remark where it disagrees.
+def _name_nodes(tree: Taxonomy, level: int, called: Collection[tuple[int, str]], remarks: list[str]) -> list[str]:
+    """Name the nodes of a level as the data set names the ancestors of its leaves, and remark where the two disagree.
 
     Args:
         tree: The paper's tree.
         level: Which nodes to name.
-        given: A leaf, and what its ancestor at the level is called; several names of a node are joined.
-        remarks: Where to add a sentence a disagreement.
+        called: Pairs of a leaf and the name of its ancestor at the level; several names of a node are joined.
+        remarks: Gets a sentence for each disagreement.
     """
-    called: dict[int, set[str]] = {}
-    for leaf, name in given:
-        called.setdefault(tree.paths[leaf][level], set()).add(name)
-    names = [" / ".join(sorted(called[i])) if i in called else kept for i, kept in enumerate(tree.names[level])]
-    word = tree.levels[level]
-    for i, own in called.items():
-        if len(own) > 1:
-            remarks.append(f"{word} {i} of the tree has several names in the data set: {names[i]}")
+    node_names: dict[int, set[str]] = {}
+    for leaf, name in called:
+        node_names.setdefault(tree.paths[leaf][level], set()).add(name)
 
-    for name in sorted(name for name, count in collections.Counter(names).items() if count > 1):
-        same = [i for i, other in enumerate(names) if other == name]
-        remarks.append(f"{word} {name!r} of the data set is {len(same)} nodes of the tree: {_some(same)}")
-        for i in same:
-            names[i] = f"{name} ({word} {i})"
+    word, names = tree.levels[level], list(tree.names[level])
+    for node, aliases in node_names.items():
+        names[node] = " / ".join(sorted(aliases))
+        if len(aliases) > 1:
+            remarks.append(f"{word} {node} of the tree has several names in the data set: {names[node]}")
+
+    counts = collections.Counter(names)
+    for name in sorted(counts):
+        if counts[name] == 1:
+            continue
+        nodes = [node for node, other in enumerate(names) if other == name]
+        remarks.append(f"{word} {name!r} of the data set is {len(nodes)} nodes of the tree: {_some(nodes)}")
+        for node in nodes:
+            names[node] = f"{name} ({word} {node})"
 
     return names
 
 
 def _read_pairs(path: Path) -> dict[str, str]:
-    """Read ``key rest of the line`` a line."""
+    """Read a key and a value from each line; a blank separates them."""
     pairs = {}
     for number, line in enumerate(_read_lines(path), 1):
         key, blank, value = line.partition(" ")

@@ -83,19 +83,19 @@ def reproduce(
     taxonomy = Taxonomy.load(Path(data) / "taxonomy.json")
     if not _is_tree_of(taxonomy, benchmark):
         raise ValueError(f"{data}: its taxonomy {taxonomy.name!r} is not that of {benchmark.title}")
-    contents = [load_checkpoint(benchmark, checkpoint, taxonomy) for checkpoint in checkpoints]
+    loaded = [load_checkpoint(benchmark, checkpoint, taxonomy) for checkpoint in checkpoints]  # all, before any work
     results = []
-    for content in contents:
+    for weights in loaded:
         dataset = HierarchicalDataset.load(
-            data, taxonomy, split, transform=eval_transform(content.config), skip_broken=False
+            data, taxonomy, split, transform=eval_transform(weights.config), skip_broken=False
         )
-        model = build_model(content, processes.device(device))
+        model = build_model(weights, processes.device(device))
         results.append(
             evaluate(
                 model,
                 dataset,
                 decoders,
-                content.calibration,
+                weights.calibration,
                 processes=processes,
                 batch_size=batch_size,
                 workers=workers,
@@ -158,13 +158,18 @@ def load_checkpoint(benchmark: Benchmark, source: str | Path, taxonomy: Taxonomy
     return content
 
 
-def table(found: Reproduction) -> list[list[str]]:
-    """Return rows of text: a header, a row a decoding (mean ± deviation), and a row a published number."""
-    columns = list(next(iter(found.mean.values())))
+def table(reproduction: Reproduction) -> list[list[str]]:
+    """Return rows of text: a header, a row for each decoding (mean ± deviation) and for each published number."""
+    columns = list(next(iter(reproduction.mean.values())))
     rows = [["", *columns]]
-    for mode, values in found.mean.items():
-        deviation = found.deviation and found.deviation[mode]
-        rows.append([mode, *(f"{values[c]:.2f}" + (f" ± {deviation[c]:.2f}" if deviation else "") for c in columns)])
-    for fpa, source in found.published:
-        rows.append([f"published ({source})", *(f"{fpa:.2f}" if c == "fpa" else "-" for c in columns)])
+    for mode, means in reproduction.mean.items():
+        row = [mode]
+        for column in columns:
+            deviation = f" ± {reproduction.deviation[mode][column]:.2f}" if reproduction.deviation else ""
+            row.append(f"{means[column]:.2f}{deviation}")
+        rows.append(row)
+
+    for fpa, source in reproduction.published:
+        rows.append([f"published ({source})", *(f"{fpa:.2f}" if column == "fpa" else "-" for column in columns)])
+
     return rows

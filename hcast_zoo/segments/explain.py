@@ -138,17 +138,17 @@ def class_token_relevance(weights: Sequence[Sequence[Tensor]], assignments: Sequ
     last = weights[-1][0]
     relevance = torch.zeros_like(last[:, 0])
     relevance[:, 0] = 1
-    found = []
+    relevances = []
     for stage in range(len(weights) - 1, -1, -1):
         for weight in reversed(weights[stage]):
             relevance = relevance + (relevance[:, None] @ weight)[:, 0]
-        found.append(relevance[:, 1:])
+        relevances.append(relevance[:, 1:])
         if stage > 0:
             part = assignments[stage - 1].detach()
             part = part / part.sum(1, keepdim=True)  # [B, N, M]; of each segment, the members sum to 1
             relevance = torch.cat([relevance[:, :1], (part @ relevance[:, 1:, None])[..., 0]], 1)
 
-    return found[::-1]
+    return relevances[::-1]
 
 
 def _add_evidence(relevance: list[Tensor], told: Tensor, assignments: Sequence[Tensor]) -> list[Tensor]:

@@ -57,6 +57,7 @@ def best_union_iou(segments: Tensor, mask: Tensor) -> float:
         raise ValueError(
             f"expected a bool mask of the segments' shape {tuple(segments.shape)}, got {tuple(mask.shape)} {mask.dtype}"
         )
+
     if not mask.any():
         raise ValueError("expected a mask with at least one pixel")
     labels, mask = segments.flatten().long(), mask.flatten()
@@ -86,10 +87,10 @@ def boundary_recall(segments: Tensor, truth: Tensor, tolerance: int = 1) -> floa
     """
     if segments.shape != truth.shape:
         raise ValueError(f"expected segmentations of one shape, got {tuple(segments.shape)} and {tuple(truth.shape)}")
-    found, true = boundaries(segments), boundaries(truth)
+    drawn, true = boundaries(segments), boundaries(truth)
     if not true.any():
         raise ValueError("expected a truth of at least two regions")
-    near = F.max_pool2d(found[None].float(), 2 * tolerance + 1, stride=1, padding=tolerance)[0] > 0
+    near = F.max_pool2d(drawn[None].float(), 2 * tolerance + 1, stride=1, padding=tolerance)[0] > 0
     return 100 * (near & true).sum().item() / true.sum().item()
 
 

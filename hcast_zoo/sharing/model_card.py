@@ -1,6 +1,7 @@
 """Model cards: what a weight is for and how it was made, from its metadata; its numbers, from stored evaluations."""
 
 import dataclasses
+import itertools
 import json
 import re
 import subprocess
@@ -80,7 +81,10 @@ class Evaluation:
     @property
     def rows(self) -> dict[str, list[str]]:
         """Decoding to numbers, as a card prints them."""
-        return {plain(mode): [f"{v:.2f}" for v in values.values()] for mode, values in self.results.items()}
+        rows = {}
+        for mode, values in self.results.items():
+            rows[plain(mode)] = [f"{value:.2f}" for value in values.values()]
+        return rows
 
 
 def render_card(
@@ -93,10 +97,10 @@ def render_card(
     """Return the text of a card, with metadata that the Hub understands.
 
     Args:
-        content: The weights; their metadata has ``name``, ``license``, ``description``, ``limits``, ``training``,
-            ``data`` and ``attribution``, any of which may be missing.
-        evaluations: Its measured numbers.
-        name: Called so if the metadata has no name.
+        weights: Their metadata has ``name``, ``license``, ``description``, ``limits``, ``training``, ``data`` and
+            ``attribution``, any of which may be missing.
+        evaluations: What was measured.
+        name: Title, if the metadata has no name.
         repo: Repository on the Hub that the card is for, if any.
         preview: Picture file beside the card that shows the segmentations, if any.
     """
@@ -114,7 +118,7 @@ def render_card(
         tags=["hcast", "hcast-zoo", "timm", "hierarchical-classification", "taxonomy"],
         model_name=plain(name),
         datasets=sorted({_slug(e.data) for e in evaluations}) or None,
-        eval_results=[result for e in evaluations for result in _hub_results(e)] or None,
+        eval_results=list(itertools.chain.from_iterable(map(_hub_results, evaluations))) or None,
     )
 
     card = ModelCard.from_template(

@@ -113,7 +113,7 @@ def _reason(
     decoded: DecodedPaths, taxonomy: Taxonomy, row: int, depth: int, threshold: float, require_agreement: bool
 ) -> str:
     """Explain why the path stops here."""
-    path, own = decoded.paths[row].tolist(), decoded.level_choices[row].tolist()
+    path, choices = decoded.paths[row].tolist(), decoded.level_choices[row].tolist()
     probabilities = decoded.prefix_probabilities[row].tolist()
     if depth == sum(node != UNKNOWN for node in path):
         agreement = "all levels agree, and " if require_agreement else ""
@@ -121,8 +121,8 @@ def _reason(
 
     level, name = taxonomy.levels[depth], taxonomy.names[depth][path[depth]]
     reasons = []
-    if require_agreement and own[depth] != path[depth]:
-        reasons.append(f"{level} by itself is {taxonomy.names[depth][own[depth]]!r}, not {name!r}")
+    if require_agreement and choices[depth] != path[depth]:
+        reasons.append(f"{level} by itself is {taxonomy.names[depth][choices[depth]]!r}, not {name!r}")
     elif require_agreement and depth and taxonomy.parents[depth - 1][path[depth]] != path[depth - 1]:
         parent = taxonomy.names[depth - 1][taxonomy.parents[depth - 1][path[depth]]]
         reasons.append(f"{level} {name!r} belongs to {parent!r}, not to {taxonomy.names[depth - 1][path[depth - 1]]!r}")

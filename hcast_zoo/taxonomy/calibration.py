@@ -162,6 +162,7 @@ def expected_calibration_error(confidences: Tensor, right: Tensor, bins: int = 1
         raise ValueError(
             f"expected confidences and right (S,), got {tuple(confidences.shape)} and {tuple(right.shape)}"
         )
+
     if len(confidences) == 0:
         return math.nan
     confidences = confidences.double()

@@ -92,16 +92,16 @@ def find_columns(columns: Sequence[str], levels: Sequence[str] | None = None, re
     if levels is not None:
         if missing := [level for level in levels if level.lower() not in by_name]:
             raise ValueError(f"no column {', '.join(missing)}; it has {brief(list(columns))}")
-        found = {level: by_name[level.lower()] for level in levels}
+        chosen = {level: by_name[level.lower()] for level in levels}
     elif len(ranks := _ranks(columns)) > 1:
-        found = ranks
+        chosen = ranks
     else:
-        found = {c: c for c in columns if c not in taken and not is_note(c)}
+        chosen = {c: c for c in columns if c not in taken and not is_note(c)}
 
-    taken.update(found.values())
-    if picture in found.values():
+    taken.update(chosen.values())
+    if picture in chosen.values():
         picture = None
-    return Columns(levels=found, picture=picture, split=split, unused=tuple(c for c in columns if c not in taken))
+    return Columns(levels=chosen, picture=picture, split=split, unused=tuple(c for c in columns if c not in taken))
 
 
 def is_note(column: str) -> bool:
@@ -111,16 +111,16 @@ def is_note(column: str) -> bool:
 
 
 def _ranks(columns: Sequence[str]) -> dict[str, str]:
-    found: dict[str, tuple[str, str]] = {}
+    by_rank: dict[str, tuple[str, str]] = {}
     for column in columns:
         match = INATURALIST.match(column)
         rank = (match[1] if match else column).lower()
         if rank in RANKS:
-            found.setdefault(rank, (match[1] if match else column, column))
-    if len(found) > 1 and "species" not in found and "scientificName" in columns:
-        found["species"] = ("species", "scientificName")
+            by_rank.setdefault(rank, (match[1] if match else column, column))
+    if len(by_rank) > 1 and "species" not in by_rank and "scientificName" in columns:
+        by_rank["species"] = ("species", "scientificName")
 
-    return dict(found[rank] for rank in RANKS if rank in found)
+    return dict(by_rank[rank] for rank in RANKS if rank in by_rank)
 
 
 def _species_of(name: object) -> object:

@@ -329,8 +329,11 @@ def _independent(log_probs: Sequence[Tensor]) -> DecodedPaths:
     """Take each level's most probable node; the runner-up differs at the level with the closest second choice."""
     best = _choices(log_probs)
     level_log = torch.stack([x.amax(-1) for x in log_probs], -1)
-    second = [x.scatter(-1, x.argmax(-1, keepdim=True), -torch.inf).max(-1) for x in log_probs]
-    second_log, second_index = (torch.stack([s[i] for s in second], -1) for i in (0, 1))
+
+    seconds = [x.scatter(-1, x.argmax(-1, keepdim=True), -torch.inf).max(-1) for x in log_probs]
+    second_log = torch.stack([second.values for second in seconds], -1)
+    second_index = torch.stack([second.indices for second in seconds], -1)
+
     level = (level_log - second_log).argmin(-1, keepdim=True)
     runner_up = best.scatter(-1, level, second_index.gather(-1, level))
     runner_up_log = level_log.scatter(-1, level, second_log.gather(-1, level)).sum(-1)

@@ -62,9 +62,9 @@ def complete_paths(rows: Iterable[Sequence[str | None]]) -> list[tuple[str, ...]
         whole = list(names)
         for depth in range(len(whole) - 2, -1, -1):
             below = whole[depth + 1]
-            found = parents[depth + 1].get(below, set()) if below is not None else set()
-            if whole[depth] is None and len(found) == 1:
-                whole[depth] = next(iter(found))
+            candidates = parents[depth + 1].get(below, set()) if below is not None else set()
+            if whole[depth] is None and len(candidates) == 1:
+                whole[depth] = next(iter(candidates))
 
         path: list[str] = []
         for name in whole:

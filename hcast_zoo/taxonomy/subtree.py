@@ -1,6 +1,7 @@
 """Subtree: the part of a taxonomy below some nodes, as a taxonomy of its own."""
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -44,16 +45,22 @@ class Subtree:
 
         if not any(chosen):
             raise TaxonomyError("expected at least one node to restrict to, got none")
-        paths = [path for path in taxonomy.paths if any(i in nodes for i, nodes in zip(path, chosen))]
+
+        paths = []
+        for path in taxonomy.paths:
+            if any(map(operator.contains, chosen, path)):
+                paths.append(path)
+
         kept = tuple(tuple(sorted(set(nodes) - {UNKNOWN})) for nodes in zip(*paths))
         depth = sum(map(bool, kept))  # a path has no gaps, so the levels without a node are the finest ones
-        position = [{index: i for i, index in enumerate(nodes)} for nodes in kept]
+
         names, parents = [], []
+        new_index: dict[int, int] = {}  # of the nodes of the level above
         for level in range(depth):
             names.append(tuple(taxonomy.names[level][index] for index in kept[level]))
             if level > 0:
-                above, new_index = taxonomy.parents[level - 1], position[level - 1]
-                parents.append(tuple(new_index[above[index]] for index in kept[level]))
+                parents.append(tuple(new_index[taxonomy.parents[level - 1][index]] for index in kept[level]))
+            new_index = {index: new for new, index in enumerate(kept[level])}
 
         subtree = Taxonomy(
             levels=taxonomy.levels[:depth], names=tuple(names), parents=tuple(parents), name=taxonomy.name

@@ -133,9 +133,9 @@ class Taxonomy:
             check_path(path, MAX_LEVELS if levels is None else len(levels))
             if len(path) == 0:
                 raise TaxonomyError("expected at least one name in each path, got an empty path")
-            if not all(isinstance(node, str) for node in path):
-                wrong = next(node for node in path if not isinstance(node, str))
-                raise TaxonomyError(f"path {brief(path)}: expected a name, got {brief(wrong)}")
+            for node in path:
+                if not isinstance(node, str):
+                    raise TaxonomyError(f"path {brief(path)}: expected a name, got {brief(node)}")
 
             clean = tuple(map(clean_name, path))
             for depth in range(len(clean)):
@@ -145,11 +145,16 @@ class Taxonomy:
 
         if levels is None:
             levels = [f"level_{depth + 1}" for depth in range(len(nodes))]
-        names = [unique_names(level, list(found), strict_names) for level, found in zip(levels, nodes)]
-        index = [{path: i for i, path in enumerate(found)} for found in nodes]
-        parents = tuple(tuple(index[depth][path[:-1]] for path in found) for depth, found in enumerate(nodes[1:]))
 
-        return cls(tuple(levels), tuple(names), parents, name)
+        names, parents = [], []
+        indices: dict[tuple[str, ...], int] = {}  # of the nodes of the level above, by their paths
+        for depth, (level, level_paths) in enumerate(zip(levels, nodes)):
+            names.append(unique_names(level, list(level_paths), strict_names))
+            if depth:
+                parents.append(tuple(indices[path[:-1]] for path in level_paths))
+            indices = {path: index for index, path in enumerate(level_paths)}
+
+        return cls(tuple(levels), tuple(names), tuple(parents), name)
 
     @classmethod
     def from_csv(
@@ -167,17 +172,17 @@ class Taxonomy:
         header, table = read_table(path)
         if (columns is not None and not {c.lower() for c in columns} <= {c.lower() for c in header}) or not header:
             raise TaxonomyError(f"{path}: expected columns {brief(list(columns or []))}, got {brief(header)}")
-        found = find_columns(header, columns)
-        if not found.levels:
+        chosen = find_columns(header, columns)
+        if not chosen.levels:
             raise TaxonomyError(f"{path}: expected columns of levels, got {brief(header)}; name them (--levels)")
         rows = []
         for line, row in table:
-            names = found.path(row)
+            names = chosen.path(row)
             if not any(names):
                 raise TaxonomyError(f"{path} line {line}: expected a name, got none")
             rows.append(names)
 
-        return cls.from_paths(complete_paths(rows), list(found.levels), Path(path).stem, strict_names=strict_names)
+        return cls.from_paths(complete_paths(rows), list(chosen.levels), Path(path).stem, strict_names=strict_names)
 
     @classmethod
     def from_folder(

@@ -30,8 +30,8 @@ def seal(folder: Path, progress: dict) -> None:
         with open(file, "rb") as written:
             os.fsync(written.fileno())
 
-    content = json.loads(json.dumps({**progress, "files": files}))
-    write_whole(folder / PROGRESS, json.dumps({**content, "sha256": digest_of(content)}))
+    record = json.loads(json.dumps({**progress, "files": files}))
+    write_whole(folder / PROGRESS, json.dumps({**record, "sha256": digest_of(record)}))
 
 
 def promote(folder: Path) -> None:
@@ -58,10 +58,10 @@ def verify(folder: Path) -> dict:
 
     if not isinstance(step, int):
         raise CheckpointError(f"{folder / PROGRESS}: expected a number of steps, got {step!r}")
-    own = progress.pop("sha256", None)
-    if own is None and "files" not in progress:
+    digest = progress.pop("sha256", None)
+    if digest is None and "files" not in progress:
         return progress
-    if own != digest_of(progress):
+    if digest != digest_of(progress):
         raise CheckpointError(f"{folder / PROGRESS} is not as it was written")
 
     for name, expected in progress["files"].items():
@@ -96,4 +96,5 @@ def find_checkpoint(output: Path) -> tuple[Path, dict, str | None] | None:
             f"no checkpoint of this run is whole ({wrong}): restore one, or delete {output / NEWEST} and "
             f"{output / PREVIOUS} to begin again"
         )
+
     return None

@@ -178,6 +178,9 @@ def jitter(images: Tensor, amount: float) -> Tensor:
 def erase(images: Tensor, probability: float) -> None:
     """Fill a random rectangle of some (B, C, H, W) normalised images with noise, in place.
 
+    timm's ``RandomErasing(device=)`` draws its rectangles one image after the other, on the CPU; here they are drawn
+    for the whole batch, on its device.
+
     Source: Zhong et al., Random Erasing Data Augmentation, 2020; areas and aspects are timm's.
     """
     height, width = images.shape[2:]

@@ -153,6 +153,7 @@ class HierarchicalLoss(nn.Module):
             if not targets.is_floating_point() and targets.dtype != torch.bool:
                 targets = targets.long()  # uint8 cannot hold the -1 of an unknown label, nor index in one_hot
             targets = soft_targets(targets, classes, self.smoothing)
+
         if [t.shape[-1] for t in targets] != classes:
             raise ValueError(f"expected targets of {classes} classes, got {[t.shape[-1] for t in targets]}")
         if self.offsets is not None:
@@ -177,6 +178,7 @@ def check_labels(labels: Tensor, level_classes: Sequence[int]) -> None:
         raise ValueError(
             f"expected labels (B, {len(level_classes)}) of an integer dtype, got {tuple(labels.shape)} {labels.dtype}"
         )
+
     if labels.is_meta or torch.compiler.is_compiling() or labels.numel() == 0:
         return
     limit = torch.tensor(level_classes, device=labels.device)

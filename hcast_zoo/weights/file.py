@@ -164,12 +164,12 @@ def _read_config_json(path: Path) -> dict[str, str]:
     if not isinstance(data, dict) or data.get("model_type") != "hcast":
         return {}
     fields = {f.name for f in dataclasses.fields(HCastConfig)}
-    found = {"config": json.dumps({k: v for k, v in data.items() if k in fields})}
+    entries = {"config": json.dumps({k: v for k, v in data.items() if k in fields})}
     for key in ("taxonomy", "calibration"):
         if data.get(key) is not None:
-            found[key] = json.dumps(data[key])
+            entries[key] = json.dumps(data[key])
 
-    return found
+    return entries
 
 
 def build_model(weights: Weights, device: str | torch.device = "cpu") -> HCast:
@@ -241,29 +241,34 @@ def fit_state_dict(state_dict: dict[str, Tensor], model: HCast, official: bool =
     fit_position(state, model.config.grid_size, antialias=not official)
     if official:
         state = _move_finest_head(state, len(model.config.level_classes) - 1)
-    state = {
-        k: v for k, v in state.items() if not k.startswith("heads.") or (k in expected and v.shape == expected[k].shape)
-    }
-    wrong = [
-        k for k, v in expected.items() if not k.startswith("heads.") and (k not in state or state[k].shape != v.shape)
-    ]
 
-    if wrong:
+    def fits(key: str) -> bool:
+        return key in state and key in expected and state[key].shape == expected[key].shape
+
+    body = [key for key in expected if not key.startswith("heads.")]
+    if differing := [key for key in body if not fits(key)]:
         raise WeightsError(
-            f"cannot start from weights of another architecture: {len(wrong)} tensors differ, such as "
-            f"{', '.join(wrong[:3])}"
+            f"cannot start from weights of another architecture: {len(differing)} tensors differ, such as "
+            f"{', '.join(differing[:3])}"
         )
 
-    return state
+    return {key: value for key, value in state.items() if fits(key) or not key.startswith("heads.")}
 
 
 def _move_finest_head(state: dict[str, Tensor], level: int) -> dict[str, Tensor]:
     """Give the finest head the index of another number of levels, for the official code calls it ``head`` always."""
-    last = max((int(k.split(".")[1]) for k in state if k.startswith("heads.")), default=None)
-    if last is None or last == level:
+    last = max((int(key.split(".")[1]) for key in state if key.startswith("heads.")), default=level)
+    if last == level:
         return state
-    moved = {k.replace(f"heads.{last}.", f"heads.{level}."): v for k, v in state.items() if f"heads.{last}." in k}
-    return {k: v for k, v in state.items() if not k.startswith("heads.")} | moved
+
+    moved = {}
+    for key, value in state.items():
+        if key.startswith(f"heads.{last}."):
+            moved[key.replace(f"heads.{last}.", f"heads.{level}.")] = value
+        elif not key.startswith("heads."):
+            moved[key] = value
+
+    return moved
 
 
 def find_weights(source: str | Path) -> Path:
@@ -286,13 +291,14 @@ def find_weights(source: str | Path) -> Path:
         return fetch_tag(published, _write_published)
     if path.is_dir():
         files = [path / "model.safetensors", *(path / name for name in RUN_FILES)]
-        found = next((file for file in files if file.exists()), None)
-        if found is None:
+        weights_file = next((file for file in files if file.exists()), None)
+        if weights_file is None:
             raise WeightsError(
                 f"{path}: expected a folder with model.safetensors, or one of a training run with {RUN_FILES[0]}; it "
                 "has neither" + (". The run has not validated yet" if (path / "run.json").exists() else "")
             )
-        return found
+        return weights_file
+
     if path.exists():
         return path
     if repository := parse_repository(str(source)):

@@ -1,6 +1,7 @@
 """Official H-CAST and CAST checkpoints to ours."""
 
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -128,15 +129,21 @@ def _unwrap(state_dict: dict) -> dict[str, Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(state_dict.get(key), dict):
             state_dict = state_dict[key]
-    state = {str(k).removeprefix("module."): v for k, v in state_dict.items()}
-    if any(k.startswith(MOCO_ENCODER) for k in state):
-        others = [k for k in state if not k.startswith((MOCO_ENCODER, "momentum_encoder.", "predictor."))]
-        if others:
-            raise ValueError(f"not an official MoCo checkpoint: {len(others)} unknown keys, such as {others[:5]}")
-        state = {k.removeprefix(MOCO_ENCODER): v for k, v in state.items() if k.startswith(MOCO_ENCODER)}
 
-    wrong = [k for k, v in state.items() if not isinstance(v, Tensor)]
-    if wrong:
+    state = {str(k).removeprefix("module."): v for k, v in state_dict.items()}
+
+    encoder, others = {}, []
+    for key, value in state.items():
+        if key.startswith(MOCO_ENCODER):
+            encoder[key.removeprefix(MOCO_ENCODER)] = value
+        elif not key.startswith(("momentum_encoder.", "predictor.")):
+            others.append(key)
+
+    if encoder and others:
+        raise ValueError(f"not an official MoCo checkpoint: {len(others)} unknown keys, such as {others[:5]}")
+
+    state = encoder or state
+    if wrong := [key for key, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"expected a state dict of tensors, got other values at {wrong[:5]}")
     return state
 
@@ -218,13 +225,18 @@ def _read_config(state: dict, aliases: dict, keep_last_pool: bool, overrides: di
 
 
 def _read_depths(state: dict, aliases: dict) -> tuple[int, ...]:
-    count = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
     if aliases:
-        return tuple(len({k.split(".")[1] for k in aliases if k.startswith(f"blocks{s}.")}) for s in range(1, 5))
+        return tuple(_count_blocks(aliases, f"blocks{stage}.") for stage in range(1, 5))
+
+    count = _count_blocks(state, "blocks.")
     known = {11: (3, 3, 3, 2), 15: (6, 3, 3, 3), 4: (1, 1, 1, 1)}
     if count not in known:
         raise ValueError(f"cannot tell the depths of {count} blocks without the keys blocks1.* to blocks4.*")
     return known[count]
+
+
+def _count_blocks(keys: Iterable[str], prefix: str) -> int:
+    return len({key.split(".")[1] for key in keys if key.startswith(prefix)})
 
 
 def _rename(key: str, config: HCastConfig) -> str | None:
@@ -246,6 +258,7 @@ def _rename(key: str, config: HCastConfig) -> str | None:
     if match := re.fullmatch(r"pool([1-4])\.pool_block\.(.+)", key):
         dropped = int(match[1]) == NUM_STAGES and not config.last_pool
         return "" if dropped else f"stages.{int(match[1]) - 1}.pool.{match[2]}"
+
     if match := re.fullmatch(r"(\w*head)\.(weight|bias)", key):
         heads = OFFICIAL_HEADS[-len(config.level_classes) :]
         return f"heads.{heads.index(match[1])}.{match[2]}" if match[1] in heads else None

@@ -93,14 +93,14 @@ def load_calibration(source: str | Path | Mapping | None, num_levels: int) -> Ca
         ValueError: if they are not for this number of levels.
     """
     if isinstance(source, Mapping):
-        found = Calibration.from_dict(dict(source))
+        calibration = Calibration.from_dict(dict(source))
     else:
-        found = None if source is None else _content(str(source))[2]
+        calibration = None if source is None else _content(str(source))[2]
 
-    found = found or Calibration.identity(num_levels)
-    if len(found.temperatures) != num_levels:
-        raise ValueError(f"calibration: expected a temperature for each of {num_levels} levels, got {found}")
-    return found
+    calibration = calibration or Calibration.identity(num_levels)
+    if len(calibration.temperatures) != num_levels:
+        raise ValueError(f"calibration: expected a temperature for each of {num_levels} levels, got {calibration}")
+    return calibration
 
 
 @functools.lru_cache(maxsize=8)

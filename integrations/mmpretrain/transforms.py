@@ -76,12 +76,12 @@ class LoadPicture(LoadImageFromFile):
             return open_picture(results["img_bytes"])
         path = results["img_path"]
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
+            encoded = fileio.get(path, backend_args=self.backend_args)
         except OSError as error:
             raise PictureError(error.strerror or str(error), path) from error
 
         try:
-            return open_picture(content)
+            return open_picture(encoded)
         except PictureError as error:
             raise PictureError(error.reason, path) from error
 

@@ -134,6 +134,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.stem != "conv":  # what the core's config fills in for such a stem
             core = self.to_core()
             self.stem_strides, self.token_pooling = core.stem_strides, core.token_pooling
+
         self._follow_changes = True
 
         if num_labels is not None:

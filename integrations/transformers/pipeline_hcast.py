@@ -138,8 +138,10 @@ class HierarchicalImageClassificationPipeline(Pipeline):
             answer["reason"] = [[reason] for reason in short.reasons]
 
         if top_k is not None:
-            own = node_probabilities(calibration.logits(level_logits), self.taxonomy, "independent", within=within)
-            for level, probabilities in enumerate(own):
+            independent = node_probabilities(
+                calibration.logits(level_logits), self.taxonomy, "independent", within=within
+            )
+            for level, probabilities in enumerate(independent):
                 best = probabilities.topk(min(top_k, probabilities.shape[-1]))
                 answer[f"top_scores_{level}"], answer[f"top_nodes_{level}"] = best.values, best.indices
 

@@ -11,9 +11,10 @@ import torch
 from hcast_zoo import Predictor
 from hcast_zoo.cli import main
 from hcast_zoo.paper.trees import load_tree
-from hcast_zoo.weights import hub, tags
 from hcast_zoo.weights.file import WeightsError, is_headless, load_model, load_weights, packaged_weights
+from hcast_zoo.weights.hub import HubError
 from hcast_zoo.weights.source import open_source
+from hcast_zoo.weights.tags import TAGS, cache_folder, pin
 from tests.weights.layouts import HEADLESS, LAYOUTS, moco, supervised
 from tests.weights.test_hub import LOAD, TESTS, server  # noqa: F401  (a fixture)
 
@@ -27,11 +28,11 @@ def published(tmp_path, monkeypatch):
 
     def download(repo, path, revision=None):
         if path not in files:
-            raise hub.HubError(f"{repo} has no {path}")
+            raise HubError(f"{repo} has no {path}")
         return files[path]
 
     def put(name, checkpoint):
-        files[tags.TAGS[name].path] = file = tmp_path / f"{name}.pth"
+        files[TAGS[name].path] = file = tmp_path / f"{name}.pth"
         torch.save(checkpoint, file)
         return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -112,10 +113,10 @@ def test_levels_above_imagenets_classes(published, request, capsys):
 
 def test_a_changed_file_is_refused_until_it_is_pinned(published, capsys):
     first = published(SUPERVISED, supervised())
-    tags.pin(SUPERVISED, "0" * 64)
+    pin(SUPERVISED, "0" * 64)
     with pytest.raises(WeightsError, match=f"expected {'0' * 64}, got {first}"):
         load_weights(SUPERVISED)
-    assert sorted(p.name for p in tags.cache_folder().iterdir()) == ["pins.json"]
+    assert sorted(p.name for p in cache_folder().iterdir()) == ["pins.json"]
     assert main(["info", SUPERVISED, "--pin", first]) == 0
     load_weights(SUPERVISED)
 
@@ -144,13 +145,13 @@ def test_another_checkpoint_leaves_nothing_in_the_cache(published, name, checkpo
     published(name, checkpoint)
     with pytest.raises(WeightsError, match=message):
         load_weights(name)
-    assert list(tags.cache_folder().iterdir()) == []
+    assert list(cache_folder().iterdir()) == []
 
 
 def test_a_missing_file_tells_what_else_works(published):
-    with pytest.raises(hub.HubError, match=f"hcast-zoo convert FILE {SUPERVISED}.safetensors"):
+    with pytest.raises(HubError, match=f"hcast-zoo convert FILE {SUPERVISED}.safetensors"):
         load_weights(SUPERVISED)
-    assert list(tags.cache_folder().iterdir()) == []
+    assert list(cache_folder().iterdir()) == []
 
 
 def test_weights_without_a_head(published, tmp_path, capsys, request):
@@ -181,7 +182,7 @@ def test_info_lists_every_name(published, capsys):
     capsys.readouterr()
     assert main(["info", "--list", "--json"]) == 0
     rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
-    assert set(rows) == {*packaged_weights(), *tags.TAGS}
+    assert set(rows) == {*packaged_weights(), *TAGS}
     assert rows[SUPERVISED]["verified"] == "pinned" and rows[SUPERVISED]["sha256"] == digest
     assert rows[MOCO]["verified"].startswith("no") and rows[MOCO]["cached"] is None and rows[MOCO]["classes"] == 0
     assert all(row["license"] and row["where"] and row["parameters"] > 0 for row in rows.values())
@@ -234,7 +235,7 @@ def test_malformed_addresses(source, message):
 def test_a_hub_that_refuses_leaves_nothing_in_the_cache(server, tmp_path):  # noqa: F811
     """A missing, gated, private or broken repository, and no network: what to do, and no file of a name of ours."""
     torch.save(supervised(), tmp_path / "best.pth")
-    path, load = tags.TAGS[SUPERVISED].path, LOAD.format(sources=[SUPERVISED])
+    path, load = TAGS[SUPERVISED].path, LOAD.format(sources=[SUPERVISED])
     homes = [tmp_path / name for name in ("absent", "gated", "broken", "private", "offline", "unreachable")]
     told = [server.python(load, HF_HOME=str(homes[0]))]
     server.python(f"""
@@ -265,7 +266,7 @@ print(1)""")
 @pytest.mark.hub
 def test_every_layout_through_every_door(server, tmp_path, request):  # noqa: F811
     folder = _made(tmp_path / "files")
-    uploads = {"twke/CAST": {tags.TAGS[SUPERVISED].path: supervised(), tags.TAGS[MOCO].path: moco()}, "org/all": {}}
+    uploads = {"twke/CAST": {TAGS[SUPERVISED].path: supervised(), TAGS[MOCO].path: moco()}, "org/all": {}}
     lines = [["tag: CAST supervised", SUPERVISED], ["tag: CAST MoCo", MOCO]]
     for number, (layout, make) in enumerate(LAYOUTS.items()):
         uploads["org/all"][f"files/{number}.pth"] = make()
