@@ -29,6 +29,7 @@ def check(args: argparse.Namespace) -> int:
         warnings.simplefilter("always")
         listing = list_pictures({**LISTING_DEFAULTS, **vars(args)}, taxonomy, PARTS)
         taxonomy = taxonomy or listing.taxonomy()
+
     notes = [str(warning.message) for warning in told]
     for note in notes:
         warnings.warn(note, stacklevel=1)
@@ -53,6 +54,7 @@ def check(args: argparse.Namespace) -> int:
     else:
         print("\n".join(f"{kind.replace('_', ' ')}\t{count}" for kind, count in counts.items()))
         print(f"{printable(page)} shows {len(measured)} pictures", file=sys.stderr)
+
     return 1 if report.unreadable else 0
 
 

@@ -61,6 +61,7 @@ def doctor(args: argparse.Namespace) -> int:
     for extra, missing in extras.items():
         state = f"missing {', '.join(missing)}" if missing else "yes"
         print(f"{f'{EXTRAS[extra]} [{extra}]':48}{state}")
+
     print()
     _print_table(weights)
 

@@ -111,6 +111,7 @@ def _details(args: argparse.Namespace, measured, dataset, content) -> dict:
             "left_out": measured.left_out,
         }
         write_report(args.report, measured, reports, dataset=dataset, config=content.config, about=about)
+
     return details
 
 
@@ -158,6 +159,7 @@ def _beside(args: argparse.Namespace, measured, dataset, content) -> dict:
                 "label": list(content.taxonomy.path_names(measured.labels[row].tolist())),
             }
         )
+
     return {**dataclasses.asdict(found), "decoding": mode, "queue": queue}
 
 

@@ -55,6 +55,7 @@ def list_pictures(options: dict, taxonomy, wanted: tuple):
         listing = hold_out(listing, options["val_fraction"], options["test_fraction"], kept)
     elif options["keep"]:
         raise ValueError("--keep needs the fractions to hold out of what is new: --val-fraction, --test-fraction")
+
     return listing
 
 

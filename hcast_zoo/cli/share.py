@@ -40,6 +40,7 @@ def convert(args: argparse.Namespace) -> int:
                 f"folder that hcast-zoo data prepare {args.dataset} wrote"
             )
         told = benchmark.official
+
     if args.num_superpixels is not None:
         told = {**told, "num_superpixels": args.num_superpixels}
 
@@ -55,6 +56,7 @@ def convert(args: argparse.Namespace) -> int:
             f"{args.checkpoint} has no classifier head (self-supervised), so it knows no levels: leave out --taxonomy "
             "and --dataset, and train from it"
         )
+
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise ValueError(f"the taxonomy has {taxonomy.level_classes} classes, the checkpoint {config.level_classes}")
 

@@ -46,6 +46,7 @@ def train(args: argparse.Namespace) -> int:
     if (options["val_fraction"] or options["test_fraction"]) and not options["keep"]:
         earlier = os.path.join(args.output, PICTURES)
         options["keep"] = earlier if os.path.exists(earlier) else None  # what was held out stays so as data grows
+
     listing, taxonomy = _list_for_training(options)
     if args.recipe in BY_SIZE or not (args.recipe or options.get("paper_exact")):
         options = _take_recipe_by_size(args, options, len(listing.part(options["train_split"]).pictures))
@@ -57,6 +58,7 @@ def train(args: argparse.Namespace) -> int:
     else:
         init = _load_start(options["model"], args.recipe)
         config = init.config
+
     config = _change_config(config, options, train_set.taxonomy.level_classes)
 
     trainer = Trainer(
@@ -77,6 +79,7 @@ def train(args: argparse.Namespace) -> int:
         print(
             to_json({f"best_val_{trainer.criterion}": best, "weights": os.path.join(args.output, "best.safetensors")})
         )
+
     trainer.accelerator.end_training()
 
     return 0
@@ -162,6 +165,7 @@ def _training_sets(listing, taxonomy, options: dict, cache: bool) -> tuple:
             f"note: {len(few)} nodes have fewer than {FEW_PICTURES} training pictures, too few to learn well: "
             f"{shown}{', ...' if len(few) > 8 else ''}"
         )
+
     return train_set, val_set
 
 
@@ -183,6 +187,7 @@ def _calibrate_run(output: str, val_set, workers: int) -> None:
     except ValueError as error:
         print(f"note: not calibrated: {printable(str(error))}", file=sys.stderr)
         return
+
     save_weights(content, path)
 
 

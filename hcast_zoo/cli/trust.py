@@ -122,6 +122,7 @@ def drift(args: argparse.Namespace) -> int:
     for check in checks:
         row = [printable(check.name), f"{check.before:.3f}", f"{check.now:.3f}", f"{check.p_value:.4f}"]
         print("\t".join([*row, "yes" if check.drifted else "no"]))
+
     verdict = "the promise no longer holds" if drifted else "no sign that the promise no longer holds"
     print(f"{verdict}: {len(confidences)} pictures, compared with {guarantee.data}, {guarantee.date}", file=sys.stderr)
     return 1 if drifted else 0

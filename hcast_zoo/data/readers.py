@@ -114,6 +114,7 @@ def _read_folder(
     for name in METADATA:
         if (source / name).is_file():
             return _split_by_folder(_read_file(source / name, taxonomy, levels, group_by))
+
     if shards := find_shards(source):
         return _read_shards(source, shards, taxonomy, levels, group_by)
 

@@ -82,6 +82,7 @@ def _sides(units: Iterable[str], test_fraction: float, val_fraction: float, know
             free = [unit for unit in new if sides[unit] == "train"]
             if fraction and free and part not in sides.values():
                 sides[free[0]] = part
+
     if new and "train" not in sides.values():
         sides[new[-1]] = "train"
 

@@ -94,6 +94,7 @@ def _by_name(path: str | Path, rows: list, named: int, names: Sequence[str]) -> 
             missing.append(name)
         else:
             chosen.append(found)
+
     if missing:
         raise ValueError(f"{path}: expected a row for every picture, got none for {len(missing)}, such as {missing[0]}")
     return chosen

@@ -146,6 +146,7 @@ def hierarchical_metrics(
         raise ValueError(
             f"expected predictions and labels (N, L), got {tuple(predictions.shape)}, {tuple(labels.shape)}"
         )
+
     found = compare(predictions, labels, taxonomy)
     ones = np.ones(len(labels))
     right = found.right.astype(float)

@@ -220,6 +220,7 @@ def _confusions(measured: Measured, decoding: str, dataset: HierarchicalDataset,
         figures = [_example(dataset, int(measured.numbers[row]), config) for row in rows[:EXAMPLES]]
         parts.append(f"<p><b>{write_text(true[-1])}</b> taken for <b>{write_text(found[-1])}</b>: {len(rows)}</p>")
         parts.append(f'<div class="grid">{"".join(figures)}</div>')
+
     return "\n".join(parts) or "<p>None.</p>"
 
 

@@ -220,6 +220,7 @@ class ChosenEngine(nn.Module):
                 f"no engine gives torch's answers at {self.precision} on the first batch: use --engine torch "
                 f"--precision fp32, or empty {folder()}"
             )
+
         fastest = times[min(times)]
         self.tell(f"engine {fastest.name} is used")  # type: ignore[attr-defined]
         return fastest

@@ -91,6 +91,7 @@ class Predictor:
                 f"{source} has no classifier head, so it gives no labels: train from it with "
                 f"hcast-zoo train --model {source}"
             )
+
         if content.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
         check_decoder(decoder)

@@ -56,6 +56,7 @@ class SetMaker:
                 f"a coverage of {coverage:g} needs {needed} held-out pictures, and the weights have "
                 f"{len(scores.leaves)}: calibrate on more, or ask for less"
             )
+
         depth = None
         if level is not None:
             if level not in taxonomy.levels:

@@ -172,6 +172,7 @@ class Report:
         for group in self.copies:
             flags = {"exact": group.exact, "across_parts": group.across, "labels_differ": group.labels_differ}
             copies.append({**flags, "pictures": [entry(i, **measures(i)) for i in group.pictures]})
+
         data = {
             "data": str(self.listing.source),
             "pictures": len(self.measured),
@@ -194,6 +195,7 @@ class Report:
         if self.suspects is not None:
             data["suspects"] = [entry(i, **dataclasses.asdict(suspect)) for i, suspect in self.suspects.items()]
             data["unknown_labels"] = self.unknown_labels
+
         return data
 
 
@@ -344,6 +346,7 @@ def find_copies(listing: Listing, measured: Sequence[Measured], distance: int) -
     for group in near:
         together = [index for place in group for index in members.pop(kept[place], [kept[place]])]
         found.append(_copies(listing, sorted(together), exact=False))
+
     found += [_copies(listing, group, exact=True) for group in members.values()]
 
     return sorted(found, key=lambda c: (not c.across, not c.labels_differ, not c.exact, c.pictures[0]))

@@ -191,6 +191,7 @@ class Encoder(nn.Module):
         else:
             segments = self.prepare_segments(images, segments, num_superpixels)
             start = self.start(images, segments, num_superpixels)
+
         tokens, valid, carried = start
         return self.encode_tokens(
             tokens,

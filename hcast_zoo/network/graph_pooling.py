@@ -144,6 +144,7 @@ class GraphPooling(nn.Module):
         else:
             node_features, compared = self.centroid_fc(nodes, mask), nodes
             scale = ASSIGN_SCALE
+
         indices = farthest_point_sampling(compared, num_clusters, valid)
         gather = indices[..., None].expand(-1, -1, nodes.shape[-1])  # [B, M, C]
 

@@ -95,6 +95,7 @@ def prepare(
     if benchmark.known is not None:
         order = lists.official_order(content, roots, benchmark.layout)
         content = lists.deal(content, *benchmark.known, seed=seed, order=order)
+
     remarks += content.remarks
     _check_counts(benchmark, content, partial)
     _check_pictures(content.pictures, check, progress)

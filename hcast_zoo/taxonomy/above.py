@@ -23,6 +23,7 @@ def check_above(tree: Taxonomy, flat: Taxonomy) -> Taxonomy:
         raise TaxonomyError(
             f"expected flat weights below a tree, got weights with the levels {', '.join(flat.levels)} of their own"
         )
+
     leaves, classes = tree.names[-1], flat.names[0]
     if leaves != classes:
         different = next((a, b) for a, b in zip((*leaves, None), (*classes, None)) if a != b)
@@ -30,6 +31,7 @@ def check_above(tree: Taxonomy, flat: Taxonomy) -> Taxonomy:
             f"expected a tree whose {len(classes)} leaves are the model's classes, in their order, got "
             f"{len(leaves)}; the first that differ are {different[0]!r} in the tree and {different[1]!r} in the model"
         )
+
     return tree
 
 

@@ -225,7 +225,12 @@ def cross_fitted_errors(
         for name, pair in found.items():
             parts.setdefault(name, []).append(pair)
 
-    return {name: expected_calibration_error(*map(torch.cat, zip(*pairs))) for name, pairs in parts.items()}
+    errors = {}
+    for name, pairs in parts.items():
+        confidences, right = zip(*pairs)
+        errors[name] = expected_calibration_error(torch.cat(confidences), torch.cat(right))
+
+    return errors
 
 
 def _confidences(

@@ -167,4 +167,5 @@ class Scores:
         for group in np.unique(groups):
             quantile = conformal_quantile(scores[mine == group], coverage)
             by_leaf[torch.from_numpy(groups == group)] = quantile
+
         return by_leaf, subtree

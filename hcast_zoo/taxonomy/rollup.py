@@ -42,4 +42,5 @@ def roll_up(leaf_probabilities: Tensor, taxonomy: Taxonomy) -> tuple[Tensor, ...
         column = nodes.where(nodes != UNKNOWN, classes)  # paths that have ended go to an extra column
         sums = shares.new_zeros(len(shares), classes + 1).index_add(1, column, shares)
         levels.append(sums[:, :classes].clamp(max=1))
+
     return tuple(levels)

@@ -57,6 +57,7 @@ def estimate_seconds(
     if views:
         with torch.no_grad():
             images, stem = _timed(lambda: model.superpixel_means(images, segments, model.config.num_superpixels))
+
     _, step = _timed(lambda: loss(model(images, segments).level_logits, batch["labels"].to(device)).backward())
     model.zero_grad()
     model.train(training)

@@ -36,6 +36,7 @@ def make_optimizer(model: torch.nn.Module, settings: TrainConfig, pictures: int)
         if not isinstance(stem, PretrainedStem):
             raise ValueError("stem_lr: expected a model with a pretrained stem (timm:NAME), got the paper's stem")
         scale_rate(optimizer, stem.body.parameters(), settings.stem_lr / settings.lr)
+
     return optimizer
 
 

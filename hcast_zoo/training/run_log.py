@@ -75,6 +75,7 @@ class RunLog:
         if name != "tensorboard":
             write_whole(remembered, known or tracker.tracker.info.run_id)
             tracker.store_init_configuration(self.settings)
+
         return tracker
 
     def write(self, step: int, values: dict[str, float]) -> None:

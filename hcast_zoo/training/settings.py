@@ -143,6 +143,7 @@ class TrainConfig:
                 raise ValueError(
                     f"{field.name}: expected one of {', '.join(choices)}, got {brief(getattr(self, field.name))}"
                 )
+
         if not 1 <= self.accumulate <= self.batch_size:
             raise ValueError(f"accumulate: expected 1 to the batch size, {self.batch_size}, got {self.accumulate}")
         if self.patience is not None and self.patience < 1:
@@ -156,6 +157,7 @@ class TrainConfig:
                 "teacher_weight, teacher_temperature: expected a share from 0 to 1 and a positive number, got "
                 f"{self.teacher_weight} and {self.teacher_temperature}"
             )
+
         self._check_views()
 
         if self.on_device and (self.auto_augment or self.paper_exact):

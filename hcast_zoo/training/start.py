@@ -50,6 +50,7 @@ def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
             raise ValueError(f"stem_weights: expected weights with the stem {config.stem}, got {content.config.stem}")
         state = content.state_dict.items()
         stem.body.load_state_dict({k.removeprefix(BODY): value for k, value in state if k.startswith(BODY)})
+
     return source
 
 

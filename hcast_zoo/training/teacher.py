@@ -125,6 +125,7 @@ def load_teacher(source: str, taxonomy: Taxonomy, config: HCastConfig) -> Teache
         model = timm.create_model(name, pretrained=True).eval()
     except Exception as error:  # of timm, the Hub or the network
         raise ValueError(f"teacher: timm cannot load {name!r}: {clip(error)}") from error
+
     return FlatTeacher(model, _order_leaves(model, name, taxonomy), taxonomy, config).eval()
 
 
@@ -140,6 +141,7 @@ def _order_leaves(model: nn.Module, name: str, taxonomy: Taxonomy) -> list[int]:
     if labels is None and classes == 1000:
         tree = load_tree(IMAGENET)
         labels = [tree.path_names(path)[-1] for path in tree.paths]
+
     if classes != len(leaves) or labels is None or sorted(labels) != sorted(leaves):
         other = None if labels is None else next((label for label in labels if label not in leaves), None)
         known = "" if other is None else f", such as {brief(other)},"
@@ -147,6 +149,7 @@ def _order_leaves(model: nn.Module, name: str, taxonomy: Taxonomy) -> list[int]:
             f"teacher: the {classes} classes of timm's {name}{known} are not the {len(leaves)} leaves of the tree: "
             "expected a model of the same names (label_names in its configuration), or of ImageNet for its tree"
         )
+
     places = {label: index for index, label in enumerate(labels)}
     return [places[leaf] for leaf in leaves]
 

@@ -136,12 +136,14 @@ class Trainer:
             self.sampler = RepeatedSampler(len(train_set), settings.seed, world, settings.batch_size)
         else:
             self.sampler = SeededSampler(len(train_set), settings.seed, drawn)
+
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.views: ViewSet | None = None
         if settings.augment_views:
             folder = ViewFolder(settings.view_cache or self.output / FOLDER, model, settings)
             self.views = ViewSet(train_set, folder, settings.augment_views)
             self.val_set = ViewSet(val_set, folder)
+
         self.loader = self._make_loader(train_set if self.views is None else self.views)
 
         if self.ema is not None:
@@ -210,6 +212,7 @@ class Trainer:
                 cache=None if settings.augments else settings.superpixel_cache,
                 device=self.accelerator.device,
             )
+
         return self.accelerator.prepare(
             DataLoader(
                 train_set,
@@ -298,6 +301,7 @@ class Trainer:
         if self.views is not None:
             for views in (self.views, self.val_set):
                 views.make(model, self.workers, self.processes)
+
         if not self.fits_heads or self.best >= 0:
             return
 
@@ -364,6 +368,7 @@ class Trainer:
             # Gradients are averaged over the processes once, with the last part's.
             with contextlib.nullcontext() if number == len(parts) else self.accelerator.no_sync(self.model):
                 value += share * self._backward(part, share)
+
         if self.settings.clip_grad is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)
         self.optimizer.step()

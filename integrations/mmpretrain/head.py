@@ -63,6 +63,7 @@ class HierarchicalClsHead(ClsHead):
                 "classes: say which classes all levels have by taxonomy= (a .json or .csv file, a folder of your "
                 "pictures, weights) or level_classes=[...], coarse to fine"
             )
+
         self.in_channels = in_channels
         levels = len(self.level_classes)
         self.in_indices = tuple(in_indices or (stage - 1 for stage in default_head_stages(levels)))

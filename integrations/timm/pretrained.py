@@ -130,6 +130,7 @@ def make_config(
         fields["superpixels"] = "grid"  # so that the model gives what its graph will, in which SEEDS cannot run
         if "superpixels" not in given:
             warnings.warn(f"exportable=True: {GRID_NOTE}", stacklevel=2)
+
     levels, taxonomy, num_classes = _choose_levels(tuple(fields["level_classes"]), taxonomy, cfg.num_classes, given)
     if levels != tuple(fields["level_classes"]):
         fields.update(level_classes=levels, head_stages=None)
