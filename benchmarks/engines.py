@@ -18,6 +18,7 @@ import report
 import torch
 from tqdm import tqdm
 
+from hcast_zoo.common.choices import PRECISIONS
 from hcast_zoo.evaluation.metrics import HierarchicalMetrics
 from hcast_zoo.inference.engines import OFFERED, make_engine
 from hcast_zoo.inference.predictor import Predictor
@@ -62,6 +63,7 @@ def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs to time (%(default)s)")
     parser.add_argument("--files", type=int, default=500, help="picture files, end to end (%(default)s)")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="to measure (all)")
     args = parser.parse_args()
     weights = load_weights(args.model)
     model = build_model(weights)
@@ -74,7 +76,7 @@ def main() -> None:
         files = write_files(dataset, Path(folder), args.files)
         base = Predictor(args.model)
         for engine, precisions in OFFERED.items():
-            for precision in precisions:
+            for precision in (p for p in precisions if p in args.precisions):
                 rows.append(measure(engine, precision, base, files, batches, reference, args))
 
     report.write(
