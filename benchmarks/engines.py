@@ -29,9 +29,9 @@ TEXT = """# Engines
 
 ```bash
 pip install 'hcast-zoo[engines]'
-hcast-zoo predict photos --output out.csv --engine auto --verbose         # the fastest one here
-hcast-zoo predict photos --output out.csv --engine openvino --precision bf16
-hcast-zoo evaluate --data birds --split test --model birds.safetensors --engine onnxruntime
+hcast-zoo predict birds --model runs/birds/best.safetensors --engine auto --verbose   # the fastest one here
+hcast-zoo predict birds --model runs/birds/best.safetensors --output out.csv --engine openvino
+hcast-zoo evaluate --data birds --split test --model runs/birds/best.safetensors --engine onnxruntime
 ```
 
 `--engine` and `--precision` say what computes the logits. The model is exported once ([export.md](export.md)), and kept

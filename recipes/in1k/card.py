@@ -17,9 +17,9 @@ from torch import Tensor
 
 from hcast_zoo.evaluation.metrics import HierarchicalMetrics
 from hcast_zoo.paper.trees import load_tree
-from hcast_zoo.sharing.model_card import Evaluation, checksum, code_version, record_evaluation
+from hcast_zoo.sharing.model_card import Evaluation, code_version, record_evaluation
 from hcast_zoo.taxonomy.decode import DECODERS, decode
-from hcast_zoo.weights.file import build_model, load_weights
+from hcast_zoo.weights.file import build_model, checksum, load_weights
 
 NAME = "hcast_lite.in1k"
 CARD = Path(__file__).parents[2] / "model_cards" / f"{NAME}.md"

@@ -195,7 +195,7 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
             "nowhere: expected a prepared data set: hcast",
         ),
         (
-            ["predict", "x.png", "--within", "animals"],
+            ["predict", "x.png", "--model", "hcast_small.emoji_art", "--within", "animals"],
             "no node 'animals' in the taxonomy: did you mean .*'animals-nature'",
         ),
         (["adapt", "x.png", "--target", "dog"], "x.png: no such file"),

@@ -111,12 +111,12 @@ def test_levels_above_imagenets_classes(published, request, capsys):
     assert "got weights with the levels" in capsys.readouterr().err
 
 
-def test_a_changed_file_is_refused_until_it_is_pinned(published, capsys):
+def test_a_changed_file_is_refused_until_it_is_pinned(published, tmp_path, capsys):
     first = published(SUPERVISED, supervised())
     pin(SUPERVISED, "0" * 64)
     with pytest.raises(WeightsError, match=f"expected {'0' * 64}, got {first}"):
         load_weights(SUPERVISED)
-    assert sorted(p.name for p in cache_folder().iterdir()) == ["pins.json"]
+    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["pins.json"]
     assert main(["info", SUPERVISED, "--pin", first]) == 0
     load_weights(SUPERVISED)
 
