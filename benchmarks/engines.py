@@ -27,6 +27,7 @@ from hcast_zoo.weights.file import build_model, load_weights
 
 TEXT = """# Engines
 
+<!-- not run: exports take long; tests/inference/test_engines.py runs the same -->
 ```bash
 pip install 'hcast-zoo[engines]'
 hcast-zoo predict birds --model runs/birds/best.safetensors --engine auto --verbose   # the fastest one here

@@ -14,7 +14,7 @@ from hcast_zoo.paper.trees import load_tree
 from hcast_zoo.weights.file import WeightsError, is_headless, load_model, load_weights, packaged_weights
 from hcast_zoo.weights.hub import HubError
 from hcast_zoo.weights.source import open_source
-from hcast_zoo.weights.tags import TAGS, cache_folder, pin
+from hcast_zoo.weights.tags import TAGS, pin
 from tests.weights.layouts import HEADLESS, LAYOUTS, moco, supervised
 from tests.weights.test_hub import LOAD, TESTS, server  # noqa: F401  (a fixture)
 
@@ -141,17 +141,17 @@ def test_a_changed_file_is_refused_until_it_is_pinned(published, tmp_path, capsy
         (MOCO, supervised(), "expected no classifier head, got one"),
     ],
 )
-def test_another_checkpoint_leaves_nothing_in_the_cache(published, name, checkpoint, message):
+def test_another_checkpoint_leaves_nothing_in_the_cache(published, tmp_path, name, checkpoint, message):
     published(name, checkpoint)
     with pytest.raises(WeightsError, match=message):
         load_weights(name)
-    assert list(cache_folder().iterdir()) == []
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_missing_file_tells_what_else_works(published):
+def test_a_missing_file_tells_what_else_works(published, tmp_path):
     with pytest.raises(HubError, match=f"hcast-zoo convert FILE {SUPERVISED}.safetensors"):
         load_weights(SUPERVISED)
-    assert list(cache_folder().iterdir()) == []
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_weights_without_a_head(published, tmp_path, capsys, request):
