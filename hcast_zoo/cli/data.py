@@ -5,8 +5,9 @@ import os
 import sys
 import warnings
 
-from ..common.machine import choose_loading, processors
+from ..common.machine import processors
 from ..common.text import printable, to_json
+from .labelled import LISTING_DEFAULTS, list_pictures, loading
 
 PARTS = ("train", "val", "test")
 
@@ -22,7 +23,6 @@ def check(args: argparse.Namespace) -> int:
     from ..inspection.page import write_page
     from ..inspection.scan import scan
     from ..taxonomy.tree import Taxonomy
-    from .labelled import LISTING_DEFAULTS, list_pictures
 
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
     with warnings.catch_warnings(record=True) as told:
@@ -62,20 +62,17 @@ def _compare(report, args: argparse.Namespace) -> None:
     """Note in a report which labels a model contradicts."""
     from tqdm import tqdm
 
-    from ..common.processes import choose_device
     from ..inference.predictor import Predictor
     from ..inspection.journal import Journal
     from ..inspection.suspects import answers
     from ..weights.file import checksum
 
-    predictor = Predictor(args.model, device=choose_device(args.device), threshold=args.confidence)
+    predictor = Predictor(args.model, device=args.device, threshold=args.confidence)
     readable = [index for index, measured in enumerate(report.measured) if measured.error is None]
-    loading = choose_loading(
-        len(readable), predictor.model.config.image_size, str(predictor.device), args.batch_size, args.workers
-    )
+    how = loading(args, predictor.model, len(readable))
     journal = Journal(os.path.join(args.output, f"answers-{checksum(args.model)[:16]}-{args.confidence:g}.jsonl"))
     predictions = answers(
-        predictor, [report.listing.pictures[i] for i in readable], journal, loading.batch_size, loading.workers
+        predictor, [report.listing.pictures[i] for i in readable], journal, how.batch_size, how.workers
     )
     bar = tqdm(predictions, "labels", len(readable), unit="picture", disable=not sys.stderr.isatty())
     report.compare(zip(readable, bar), predictor.taxonomy)

@@ -9,9 +9,10 @@ from typing import Any
 
 from ..common.extras import needs_extra
 from ..common.files import check_file
-from ..common.machine import Loading, choose_loading
+from ..common.machine import Loading
 from ..common.text import printable, to_json
 from .answer import engine_device, find, sentence, teller
+from .labelled import loading
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -46,14 +47,7 @@ def predict(args: argparse.Namespace) -> int:
             taxonomy=_tree_above(args.taxonomy),
             **options,
         )
-        loading = choose_loading(
-            len(files),
-            predictor.model.config.image_size,
-            str(predictor.device),
-            batch_size=args.batch_size,
-            workers=args.workers,
-            share=int(os.environ.get("LOCAL_WORLD_SIZE", processes.count)),
-        )
+        how = loading(args, predictor.model, len(files), processes.count)
         if args.output and not table:
             if args.sort_into or args.report:
                 raise ValueError("--sort-into and --report go with a table, or without --output")
@@ -62,13 +56,13 @@ def predict(args: argparse.Namespace) -> int:
                 predictor=predictor,
                 files=files,
                 options=options,
-                loading=loading,
+                how=how,
                 processes=processes,
                 missed=missed,
             )
 
     source: Any = _source(predictor, args) if table or args.sort_into or args.report else None
-    predictions = _predictions(predictor, files, loading)
+    predictions = _predictions(predictor, files, how)
     if args.sort_into:
         predictions = _sort(predictions, predictor, source, options, args)
     if args.report:
@@ -136,12 +130,12 @@ def _tree_above(source: str | None):
     return load_tree(source) if source in tree_names() else Taxonomy.load(source)
 
 
-def _predictions(predictor, files: list[str], loading: Loading) -> Iterable:
+def _predictions(predictor, files: list[str], how: Loading) -> Iterable:
     """Return the predictions of files, behind a bar of progress on a terminal."""
     from tqdm import tqdm
 
     return tqdm(
-        predictor.predict(files, loading.batch_size, loading.workers),
+        predictor.predict(files, how.batch_size, how.workers),
         total=len(files),
         unit="picture",
         disable=len(files) < 2 or not sys.stderr.isatty(),
@@ -194,7 +188,7 @@ def _predict_parts(
     predictor,
     files: list[str],
     options: dict,
-    loading: Loading,
+    how: Loading,
     processes,
     missed: int,
 ) -> int:
@@ -217,8 +211,8 @@ def _predict_parts(
             {"made_of": made_of, **options},
             part_size=args.part_size,
             processes=processes,
-            batch_size=loading.batch_size,
-            workers=loading.workers,
+            batch_size=how.batch_size,
+            workers=how.workers,
         ):
             done, failed = done + pictures, failed + failures
             bar.update(pictures * processes.count)

@@ -15,16 +15,12 @@ FEW_PICTURES = 100
 
 def calibrate(args: argparse.Namespace) -> int:
     """Write weights with fitted temperatures and what was asked to promise; print them, and the calibration errors."""
-    from ..evaluation.evaluate import collect_logits
     from ..taxonomy.calibration import calibration_errors, cross_fitted_errors, fit_calibration
     from ..taxonomy.guarantee import KEY, measure_guarantee, measure_reference
-    from ..weights.file import build_model, save_weights
+    from ..weights.file import save_weights
 
-    content, dataset = load_labelled(args)
+    content, dataset, logits, labels = _collect(args)
     taxonomy = content.taxonomy
-    model = build_model(content, args.device)
-    how = loading(args, model, len(dataset))
-    logits, labels = collect_logits(model, dataset, how.batch_size, how.workers)
     if len(labels) < MIN_PICTURES:
         raise ValueError(f"expected at least {MIN_PICTURES} pictures to calibrate on, got {len(labels)}")
 
@@ -76,6 +72,17 @@ def calibrate(args: argparse.Namespace) -> int:
     if guarantee.promise is not None:
         print(_promise_text(guarantee.promise), file=sys.stderr)
     return code
+
+
+def _collect(args: argparse.Namespace) -> tuple:
+    """Run a model over labelled pictures; return the content of its weights, the data set, the logits, the labels."""
+    from ..evaluation.evaluate import collect_logits
+    from ..weights.file import build_model
+
+    content, dataset = load_labelled(args)
+    model = build_model(content, args.device)
+    how = loading(args, model, len(dataset))
+    return content, dataset, *collect_logits(model, dataset, how.batch_size, how.workers)
 
 
 def _promise_text(promise) -> str:
@@ -147,14 +154,9 @@ def _look(args: argparse.Namespace, content) -> tuple:
 def _label(args: argparse.Namespace, content, guarantee) -> tuple:
     """Return confidences and paths of labelled pictures, and how the promise fares on them."""
     from ..evaluation.drift import check_promise
-    from ..evaluation.evaluate import collect_logits
     from ..taxonomy.selective import Judged
-    from ..weights.file import build_model
 
-    _, dataset = load_labelled(args)
-    model = build_model(content, args.device)
-    how = loading(args, model, len(dataset))
-    logits, labels = collect_logits(model, dataset, how.batch_size, how.workers)
+    _, _, logits, labels = _collect(args)
     decoded = content.calibration.decode(logits, content.taxonomy)
     whole = (decoded.paths >= 0) == (labels >= 0)
     whole = whole.all(1)

@@ -1,5 +1,6 @@
 """Pictures in: any common format is read as 8-bit RGB."""
 
+import hashlib
 import io
 import os
 import stat
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO, TypeGuard, cast
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..common.files import sha256
 from ..common.formats import HEIF_HINT, HEIF_SUFFIXES, formats
 from ..common.text import brief, clip
 
@@ -56,6 +58,15 @@ def picture_name(picture: Any) -> str:
             return str(name)
 
     return NO_NAME
+
+
+def content_digest(picture: str | Path | bytes) -> str:
+    """Return the SHA-256 of a picture's file, or of its bytes.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    return hashlib.sha256(picture).hexdigest() if isinstance(picture, bytes) else sha256(picture)
 
 
 def open_picture(source: Picture) -> Image.Image:

@@ -44,15 +44,17 @@ def eval_transform(config: HCastConfig) -> Compose:
 
     Source: official datasets.py:177-180 (docs/official_differences.md, 25).
     """
+    return Compose([*to_square(config, config.image_size), *to_tensor(config)])
+
+
+def to_square(config: HCastConfig, size: int) -> list[Callable]:
+    """Return the first steps of a preprocessing: the centre of the resized picture, ``size`` pixels a side."""
     resample = Image.Resampling[config.interpolation.upper()]
-    return Compose(
-        [
-            middle,
-            partial(resize, short=short_side(config), resample=resample),
-            partial(center_crop, size=config.image_size),
-            *to_tensor(config),
-        ]
-    )
+    return [
+        middle,
+        partial(resize, short=short_side(config), resample=resample),
+        partial(center_crop, size=size),
+    ]
 
 
 def short_side(config: HCastConfig) -> int:

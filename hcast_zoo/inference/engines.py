@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,6 @@ from ..weights.file import checksum
 from .graph import Graph, load_packages, trace, write_onnx
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.2}  # largest change of a probability on the first batch
-PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 OFFERED = {  # engine to precisions
     "torch": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32",),
@@ -54,6 +54,14 @@ class Logits:
     """
 
     level_logits: tuple[Tensor, ...]
+
+
+class Engine(Protocol):
+    """What computes logits of (B, C, H, W) images and their (B, H, W) segments."""
+
+    name: str
+
+    def __call__(self, images: Tensor, segments: Tensor) -> Logits: ...
 
 
 class TorchEngine(nn.Module):
@@ -159,7 +167,7 @@ class OpenVinoEngine:
         return Logits(tuple(torch.from_numpy(answer[output].copy()) for output in self.outputs))
 
 
-GRAPH_ENGINES = {"onnxruntime": OnnxEngine, "openvino": OpenVinoEngine}
+GRAPH_ENGINES: dict[str, Callable[[Path, str, int], Engine]] = {"onnxruntime": OnnxEngine, "openvino": OpenVinoEngine}
 
 
 class ChosenEngine(nn.Module):
@@ -175,13 +183,13 @@ class ChosenEngine(nn.Module):
     def __init__(
         self,
         reference: TorchEngine,
-        candidates: Sequence[Callable[[Tensor, Tensor], Logits]],
+        candidates: Sequence[Engine],
         precision: str,
         tell: Callable[[str], object] = lambda line: None,
     ):
         super().__init__()
         self.reference, self.candidates, self.precision, self.tell = reference, candidates, precision, tell
-        self.chosen: Callable[[Tensor, Tensor], Logits] | None = None
+        self.chosen: Engine | None = None
 
     @property
     def config(self) -> HCastConfig:
@@ -200,20 +208,22 @@ class ChosenEngine(nn.Module):
             self.chosen = self._choose(images, segments)
         return self.chosen(images, segments)
 
-    def _choose(self, images: Tensor, segments: Tensor) -> Callable[[Tensor, Tensor], Logits]:
-        expected = self.reference(images, segments)
-        times = {}
+    def _choose(self, images: Tensor, segments: Tensor) -> Engine:
+        expected, tolerance = self.reference(images, segments), TOLERANCE[self.precision]
+        times: list[tuple[float, Engine]] = []
         for engine in self.candidates:
             difference, same = compare(engine(images, segments), expected)
-            kept = difference <= TOLERANCE[self.precision]
-            spent = median_time(engine, images, segments) if kept else 0.0
-            if kept:
-                times[spent] = engine
-            self.tell(
-                f"engine {engine.name} {self.precision}: probabilities within {difference:.1e} of torch's, "  # type: ignore[attr-defined]
-                f"{same:.1%} of labels equal, {1000 * spent / len(images):.1f} ms a picture"
-                + ("" if kept else f": not used, expected {TOLERANCE[self.precision]:g} at most")
+            told = (
+                f"engine {engine.name} {self.precision}: probabilities within {difference:.1e} of torch's, "
+                f"{same:.1%} of labels equal"
             )
+            if difference > tolerance:
+                self.tell(f"{told}: not used, expected {tolerance:g} at most")
+                continue
+
+            spent = median_time(engine, images, segments)
+            times.append((spent, engine))
+            self.tell(f"{told}, {1000 * spent / len(images):.1f} ms a picture")
 
         if not times:
             raise EngineError(
@@ -221,8 +231,8 @@ class ChosenEngine(nn.Module):
                 f"--precision fp32, or empty {folder()}"
             )
 
-        fastest = times[min(times)]
-        self.tell(f"engine {fastest.name} is used")  # type: ignore[attr-defined]
+        _, fastest = min(times, key=lambda timed: timed[0])
+        self.tell(f"engine {fastest.name} is used")
         return fastest
 
 
@@ -237,7 +247,7 @@ def compare(found: Logits, expected: Logits) -> tuple[float, float]:
     return max(differences), sum(equal) / len(equal)
 
 
-def median_time(engine: Callable, images: Tensor, segments: Tensor) -> float:
+def median_time(engine: Engine, images: Tensor, segments: Tensor) -> float:
     """Return the seconds that an engine takes for a batch: the median of a few runs."""
     spent = []
     for _ in range(RUNS):
@@ -273,21 +283,18 @@ def make_engine(
     check_engine(engine, precision)
     if num_clusters is not None:
         num_clusters = check_clusters(num_clusters, model.config.num_superpixels)
-    reference = TorchEngine(model, num_clusters=num_clusters)
     if engine == "torch":
         return TorchEngine(model, precision, num_clusters)
 
     device = next(model.parameters()).device
+    names = [engine]
     if engine == "auto":
-        names = [name for name in OFFERED if precision in OFFERED[name] and _installed(name)]
-        if device.type != "cpu":
-            names = ["torch"]
+        there = OFFERED if device.type == "cpu" else ("torch",)
+        names = [name for name in there if precision in OFFERED[name] and _installed(name)]
     elif device.type != "cpu":
         raise EngineError(f"{engine} runs on the CPU here, not on {device}: use --device cpu, or --engine torch")
-    else:
-        names = [engine]
 
-    candidates = []
+    candidates: list[Engine] = []
     for name in names:
         try:
             candidates.append(_make(name, model, precision, num_clusters, source))
@@ -296,7 +303,7 @@ def make_engine(
                 raise
             tell(str(error))
 
-    return ChosenEngine(reference, candidates, precision, tell)
+    return ChosenEngine(TorchEngine(model, num_clusters=num_clusters), candidates, precision, tell)
 
 
 def check_engine(engine: str, precision: str) -> None:
@@ -310,14 +317,14 @@ def check_engine(engine: str, precision: str) -> None:
 
 
 def _installed(name: str) -> bool:
-    return name == "torch" or all(importlib.util.find_spec(package) for package in (PACKAGES[name], "onnxscript"))
+    return name == "torch" or all(importlib.util.find_spec(package) for package in (name, "onnxscript"))
 
 
-def _make(name: str, model: HCast, precision: str, num_clusters: tuple[int, ...] | None, source):
+def _make(name: str, model: HCast, precision: str, num_clusters: tuple[int, ...] | None, source) -> Engine:
     if name == "torch":
         return TorchEngine(model, precision, num_clusters)
     with needs_extra("engines", f"engine {name}"):
-        importlib.import_module(PACKAGES[name])
+        importlib.import_module(name)
 
     file = onnx_file(model, num_clusters, source)
     return GRAPH_ENGINES[name](file, precision, len(model.config.level_classes))

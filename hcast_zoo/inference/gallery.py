@@ -13,8 +13,10 @@ from ..data.pictures import PictureError
 from ..data.thumbnails import make_thumbnail
 from ..network.config import HCastConfig
 from .prediction import Prediction
+from .summary import grow_tree
 from .tables import Source
 
+Node = tuple[str, ...]  # names, coarse to fine
 PER_NODE = 48  # pictures of a node that are shown, so that a page of a large survey still opens on a phone
 MOST_DOUBTFUL = 24  # shown at the top
 MOST_ERRORS = 200
@@ -75,7 +77,7 @@ class Gallery:
         ]
         if pictures:
             parts += ["<h2>Most doubtful</h2>", self._grid(self.doubtful, with_path=True), "<h2>Along the tree</h2>"]
-            parts += self._branches((), self._tree())
+            parts += self._branches((), *grow_tree(self.counts))
 
         if self.errors:
             parts += ["<h2>Not read</h2>", "<ul>"]
@@ -84,15 +86,7 @@ class Gallery:
 
         write_whole(output, write_page("What is in these pictures", "\n".join(parts)))
 
-    def _tree(self) -> dict[tuple[str, ...], int]:
-        """Return the number of pictures at or below each node."""
-        below: collections.Counter[tuple[str, ...]] = collections.Counter()
-        for path, count in self.counts.items():
-            for depth in range(1, len(path) + 1):
-                below[path[:depth]] += count
-        return below
-
-    def _branches(self, path: tuple[str, ...], below: dict[tuple[str, ...], int]) -> list[str]:
+    def _branches(self, path: Node, below: dict[Node, int], children: dict[Node, list[Node]]) -> list[str]:
         """Return what is at a node, and below it, as nested parts that fold."""
         parts = []
         if path in self.heaps:
@@ -102,15 +96,14 @@ class Gallery:
             parts.append(self._grid(self.heaps[path]))
             parts += [f'<p class="faint">and {left} more, of which the model is surer</p>'] if left else []
 
-        nodes = [node for node in below if len(node) == len(path) + 1 and node[: len(path)] == path]
-        for node in sorted(nodes, key=lambda node: (-below[node], node)):
+        for node in children.get(path, []):
             level = self.source.levels[len(path)]
             opened = " open" if len(node) < len(self.source.levels) else ""
             parts.append(
                 f"<details{opened}><summary>{write_text(node[-1])} "
                 f'<span class="faint">{write_text(level)}, {below[node]}</span></summary>'
             )
-            parts += self._branches(node, below)
+            parts += self._branches(node, below, children)
             parts.append("</details>")
 
         return parts

@@ -104,7 +104,7 @@ class Predictor:
             self._flat, self.calibration = self.calibration, Calibration.identity(len(taxonomy.levels))
         self.metadata, self.device = content.metadata, next(self.model.parameters()).device
         self._make_engine = functools.partial(make_engine, self.model, engine, precision, source=source, tell=tell)
-        self.engine = self._make_engine()
+        self.engine = self._make_engine(num_clusters=num_clusters)
         self._set(
             decoder,
             num_clusters=num_clusters,

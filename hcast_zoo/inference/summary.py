@@ -1,7 +1,7 @@
 """Many answers at a glance: how many pictures are at each node, as a tree of text."""
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 Path = tuple[str, ...]
 
@@ -24,24 +24,32 @@ def tree_lines(counts: Mapping[Path, int]) -> list[str]:
         └─ cat 1
            └─ lion 1
     """
-    below: dict[Path, int] = collections.Counter()
-    children: dict[Path, dict[Path, None]] = collections.defaultdict(dict)
-    for path, count in counts.items():
-        for depth in range(len(path) + 1):
-            below[path[:depth]] += count
-            if depth:
-                children[path[: depth - 1]][path[:depth]] = None
-
+    below, children = grow_tree(counts)
     lines = [_count(below[()]) + (f" ({counts[()]} without an answer)" if counts.get(()) else "")]
     lines += _branches((), counts, below, children)
     return lines
 
 
+def grow_tree(counts: Mapping[Path, int]) -> tuple[dict[Path, int], dict[Path, list[Path]]]:
+    """Return how many pictures are at or below each node, and the children of each, the most frequent first."""
+    below: dict[Path, int] = collections.Counter()
+    for path, count in counts.items():
+        for depth in range(len(path) + 1):
+            below[path[:depth]] += count
+
+    children: dict[Path, list[Path]] = {}
+    for node in sorted(below, key=lambda node: (-below[node], node)):
+        if node:
+            children.setdefault(node[:-1], []).append(node)
+
+    return below, children
+
+
 def _branches(
-    path: Path, counts: Mapping[Path, int], below: Mapping[Path, int], children: Mapping[Path, Iterable[Path]]
+    path: Path, counts: Mapping[Path, int], below: Mapping[Path, int], children: Mapping[Path, list[Path]]
 ) -> list[str]:
     """Return the lines of what is below a node."""
-    nodes = sorted(children.get(path, ()), key=lambda node: (-below[node], node))
+    nodes = children.get(path, [])
     lines = []
     for node in nodes:
         last = node is nodes[-1]

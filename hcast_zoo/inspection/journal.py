@@ -2,9 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+AT_ONCE = 256  # pictures between two notes
+Result = TypeVar("Result")
 
 
 class Journal:
@@ -24,6 +27,35 @@ class Journal:
             for key, value in entries:
                 self.known[key] = value
                 file.write(json.dumps([key, value]) + "\n")
+
+
+def resume(
+    pictures: Sequence[Path | bytes],
+    journal: Journal | None,
+    compute: Callable[[list[Path | bytes]], Iterable[Result]],
+    to_data: Callable[[Result], dict],
+    from_data: Callable[[dict], Result],
+) -> Iterator[Result]:
+    """Yield the result for each picture, in order; those in the journal are not computed again.
+
+    Args:
+        pictures: Files, or encoded pictures, which no journal remembers.
+        journal: Results of before, by file; new ones are added. None remembers nothing.
+        compute: From pictures to their results.
+        to_data: From a result to plain data.
+        from_data: And back.
+    """
+    known = journal.known if journal is not None else {}
+    for start in range(0, len(pictures), AT_ONCE):
+        batch = pictures[start : start + AT_ONCE]
+        keys = [file_key(picture) for picture in batch]
+        new = [i for i, key in enumerate(keys) if key is None or key not in known]
+        results = dict(zip(new, compute([batch[i] for i in new]))) if new else {}
+
+        if journal is not None:
+            journal.add((key, to_data(results[i])) for i in new if (key := keys[i]) is not None)
+        for i, key in enumerate(keys):
+            yield results[i] if i in results else from_data(known[str(key)])
 
 
 def _entries(path: Path) -> Iterator[tuple[str, object]]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,12 +10,10 @@ import numpy as np
 from PIL import Image
 
 from ..common.extras import needs_extra
-from ..common.files import sha256
 from ..common.text import clip
-from ..data.pictures import PictureError, read_picture
-from .journal import Journal, file_key
+from ..data.pictures import PictureError, content_digest, read_picture
+from .journal import Journal, resume
 
-AT_ONCE = 256  # pictures between two notes in the journal
 COLOURS = 4  # pixels a side of the thumbnail whose colours are compared
 BLANK = 2.0  # standard deviation of grey values in [0, 255], below which a picture shows nothing
 
@@ -55,19 +52,15 @@ def scan(pictures: Sequence[Path | bytes], journal: Journal | None = None, threa
     Raises:
         ImportError: if imagehash is missing.
     """
-    phash = _phash()
-    known = journal.known if journal is not None else {}
+    read = functools.partial(measure, phash=_phash())
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(pictures), AT_ONCE):
-            batch = pictures[start : start + AT_ONCE]
-            keys = [file_key(picture) for picture in batch]
-            new = [i for i, key in enumerate(keys) if key is None or key not in known]
-            read = dict(zip(new, pool.map(functools.partial(measure, phash=phash), [batch[i] for i in new])))
-
-            if journal is not None:
-                journal.add((key, dataclasses.asdict(read[i])) for i in new if (key := keys[i]) is not None)
-            for i, key in enumerate(keys):
-                yield read[i] if i in read else Measured(**known[str(key)])
+        yield from resume(
+            pictures,
+            journal,
+            compute=lambda new: pool.map(read, new),
+            to_data=dataclasses.asdict,
+            from_data=lambda data: Measured(**data),
+        )
 
 
 def measure(picture: Path | bytes, phash) -> Measured:
@@ -79,7 +72,7 @@ def measure(picture: Path | bytes, phash) -> Measured:
     """
     try:
         image = read_picture(picture)
-        digest = hashlib.sha256(picture).hexdigest() if isinstance(picture, bytes) else sha256(picture)
+        digest = content_digest(picture)
     except PictureError as error:
         return Measured(error=clip(error.reason, 300))
     except OSError as error:

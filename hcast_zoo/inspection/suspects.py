@@ -6,9 +6,7 @@ from pathlib import Path
 
 from ..inference.predictor import Prediction, Predictor
 from ..taxonomy.tree import UNKNOWN, Taxonomy
-from .journal import Journal, file_key
-
-AT_ONCE = 256  # pictures between two notes in the journal
+from .journal import Journal, resume
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,18 +31,14 @@ def answers(
     batch_size: int = 16,
     workers: int = 0,
 ) -> Iterator[Prediction]:
-    """Yield the predictor's answer for each picture, in order; the journal has those of before."""
-    known = journal.known if journal is not None else {}
-    for start in range(0, len(pictures), AT_ONCE):
-        batch = pictures[start : start + AT_ONCE]
-        keys = [file_key(picture) for picture in batch]
-        new = [i for i, key in enumerate(keys) if key is None or key not in known]
-        told = dict(zip(new, predictor.predict([batch[i] for i in new], batch_size, workers))) if new else {}
-
-        if journal is not None:
-            journal.add((key, told[i].to_dict()) for i in new if (key := keys[i]) is not None)
-        for i, key in enumerate(keys):
-            yield told[i] if i in told else Prediction(**known[str(key)])
+    """Return the predictor's answer for each picture, in order; the journal has those of before."""
+    return resume(
+        pictures,
+        journal,
+        compute=lambda new: predictor.predict(new, batch_size, workers),
+        to_data=Prediction.to_dict,
+        from_data=lambda data: Prediction(**data),
+    )
 
 
 def find_suspect(prediction: Prediction, label: Sequence, taxonomy: Taxonomy) -> Suspect | None:

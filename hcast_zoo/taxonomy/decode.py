@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..common.choices import DECODERS
+from .rollup import sum_paths
 from .subtree import Subtree
 from .tree import UNKNOWN, Taxonomy
 
@@ -206,14 +207,7 @@ def node_probabilities(
     if mode == "independent":
         return tuple(x.exp() for x in log_probs)
     paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
-    probabilities = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1)
-    levels = []
-    for x, path in zip(log_probs, paths.T):
-        node = path.where(path != UNKNOWN, x.shape[-1])  # ended paths add to an extra column, which is cut off
-        sums = torch.zeros_like(torch.nn.functional.pad(x, (0, 1)))
-        levels.append(sums.index_add(1, node, probabilities)[:, :-1].clamp(max=1))
-
-    return tuple(levels)
+    return sum_paths(_score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1), taxonomy)
 
 
 def check_logits(level_logits: Sequence[Tensor], taxonomy: Taxonomy) -> None:

@@ -26,9 +26,9 @@ def roll_up(leaf_probabilities: Tensor, taxonomy: Taxonomy) -> tuple[Tensor, ...
         >>> roll_up(torch.tensor([[0.5, 0.2, 0.3]]), tree)
         (tensor([[0.7000, 0.3000]]), tensor([[0.5000, 0.2000, 0.3000]]))
     """
-    paths = torch.tensor(taxonomy.paths, device=leaf_probabilities.device)
-    if leaf_probabilities.ndim != 2 or leaf_probabilities.shape[1] != len(paths):
-        raise ValueError(f"expected probabilities (B, {len(paths)}), got {tuple(leaf_probabilities.shape)}")
+    leaves = len(taxonomy.paths)
+    if leaf_probabilities.ndim != 2 or leaf_probabilities.shape[1] != leaves:
+        raise ValueError(f"expected probabilities (B, {leaves}), got {tuple(leaf_probabilities.shape)}")
     total = leaf_probabilities.sum(-1, keepdim=True)
     bad = ~(leaf_probabilities.isfinite() & (leaf_probabilities >= 0)).all(-1) | ~(total[:, 0] > 0)
     if bad.any():
@@ -36,11 +36,16 @@ def roll_up(leaf_probabilities: Tensor, taxonomy: Taxonomy) -> tuple[Tensor, ...
             f"expected probabilities of 0 or more, not all 0, got others in rows {bad.nonzero()[:5, 0].tolist()}"
         )
 
-    shares = leaf_probabilities / total
+    return sum_paths(leaf_probabilities / total, taxonomy)
+
+
+def sum_paths(probabilities: Tensor, taxonomy: Taxonomy) -> tuple[Tensor, ...]:
+    """Return the probability of every node from (B, P) ones of the paths, which sum to 1; see :func:`roll_up`."""
+    paths = torch.tensor(taxonomy.paths, device=probabilities.device)
     levels = []
     for classes, nodes in zip(taxonomy.level_classes, paths.T):
         column = nodes.where(nodes != UNKNOWN, classes)  # paths that have ended go to an extra column
-        sums = shares.new_zeros(len(shares), classes + 1).index_add(1, column, shares)
+        sums = probabilities.new_zeros(len(probabilities), classes + 1).index_add(1, column, probabilities)
         levels.append(sums[:, :classes].clamp(max=1))
 
     return tuple(levels)

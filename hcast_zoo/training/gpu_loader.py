@@ -7,11 +7,9 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as tvf
 from tqdm import tqdm
@@ -20,7 +18,7 @@ from ..common.text import printable
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SeededSampler, seed_everything
 from ..data.pictures import PictureError
-from ..data.transforms import Compose, center_crop, middle, normalization, resize, short_side
+from ..data.transforms import Compose, normalization, short_side, to_square
 from ..network.config import HCastConfig
 from .settings import TrainConfig
 
@@ -61,9 +59,7 @@ class DeviceLoader:
         progress: bool = True,
     ):
         self.config, self.settings, self.sampler, self.mixup = config, settings, sampler, mixup
-        size = short_side(config)
-        resample = Image.Resampling[config.interpolation.upper()]
-        prepare = Compose([middle, partial(resize, short=size, resample=resample), partial(center_crop, size=size)])
+        prepare = Compose(to_square(config, short_side(config)))
         pictures, kept = [], []
         for index in tqdm(range(len(dataset)), "decode", unit="picture", disable=not progress, leave=False):
             try:

@@ -24,6 +24,7 @@ from ..common.files import whole_file
 from ..common.processes import ALONE, Processes
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SuperpixelCollate, start_quietly, start_workers
+from ..data.pictures import content_digest
 from ..network.config import HCastConfig
 from ..network.model import HCast
 from ..network.stems import SuperpixelMeans
@@ -108,7 +109,7 @@ class ViewSet(Dataset):
     def __init__(self, dataset: HierarchicalDataset, folder: ViewFolder, count: int = 0):
         self.dataset, self.folder, self.count = dataset, folder, count
         self.taxonomy, self.labels = dataset.taxonomy, dataset.labels
-        self.contents = [content_digest(picture) for picture in dataset.pictures]
+        self.contents = [view_key(picture) for picture in dataset.pictures]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -244,13 +245,12 @@ def stem_digest(model: HCast) -> str:
     return digest.hexdigest()
 
 
-def content_digest(picture: str | Path | bytes) -> str:
+def view_key(picture: str | Path | bytes) -> str:
     """Return the SHA-256 of a picture's file, or of its bytes; of a file that cannot be read, of its name."""
     try:
-        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        return content_digest(picture)
     except OSError:
-        content = str(picture).encode(errors="surrogateescape")
-    return hashlib.sha256(content).hexdigest()
+        return content_digest(str(picture).encode(errors="surrogateescape"))
 
 
 def view_bytes(config: HCastConfig, features: int) -> int:

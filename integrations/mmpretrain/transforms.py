@@ -10,10 +10,9 @@ from mmengine import fileio
 from mmpretrain.datasets.transforms import PackInputs, RandomResizedCrop, ResizeEdge
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
-from torchvision.transforms import Compose
 
 from hcast_zoo.data.pictures import PictureError, from_array, on_background, open_picture
-from hcast_zoo.data.transforms import short_side, to_tensor
+from hcast_zoo.data.transforms import Compose, short_side, to_tensor
 from hcast_zoo.network.superpixels import segment_normalized
 
 from .config import model_config
