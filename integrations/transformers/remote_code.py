@@ -19,7 +19,8 @@ CORE = {  # room of hcast_zoo: the modules of it that become files; no two have 
         *("stems", "superpixels"),
     ),
     "taxonomy": (
-        *("backoff", "calibration", "columns", "decode", "lookup", "names", "paths", "sources", "subtree", "tree"),
+        *("backoff", "calibration", "columns", "decode", "lookup"),
+        *("names", "paths", "rollup", "sources", "subtree", "tree"),
     ),
     "training": ("losses",),
 }
