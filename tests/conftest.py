@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers share the cores, and so do the commands that they start
+    THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+else:
+    THREADS = 2
 
 import numpy as np
 import pytest
@@ -19,7 +24,7 @@ from hcast_zoo.weights.official import convert_official
 from tests.tiny import make_config, make_model, make_taxonomy
 
 FIXTURES = Path(__file__).parent / "fixtures"
-torch.set_num_threads(2)
+torch.set_num_threads(THREADS)
 
 
 def load_npz(name: str) -> dict[str, np.ndarray]:
