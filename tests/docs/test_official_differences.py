@@ -1,7 +1,12 @@
 """docs/official_differences.md has an entry for everything that the source cites."""
 
+import dataclasses
 import re
 from pathlib import Path
+
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.training.settings import TrainConfig
+from tests.training.test_recipe import options
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/official_differences.md").read_text(encoding="utf-8")
@@ -39,3 +44,21 @@ def test_what_differs_says_where_it_is_explained():
         text = re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
         for comment in re.findall(r"[Dd]iffers from official.{0,200}", text):
             assert "official_differences.md, " in comment, f"{path}: {comment}"
+
+
+def test_recipes_differ_from_the_official_commands_only_where_it_is_listed():
+    """Of each row of the table in docs/paper.md: the official value is ours, for every data set of the paper."""
+    page = (ROOT / "docs/paper.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (`--[\w-]+`|\(in the code\)) \| ([^|]+) \| `(\w+)`[^|]* \| ([\d, ]*) ?\|$", page, re.MULTILINE
+    )
+    assert len(rows) == page.split("| official argument |")[1].split("\n\n")[0].count("\n|") - 1 == 28
+    for name in ("cub", "aircraft", "inat21_mini", "living17", "nonliving26", "entity13", "entity30"):
+        found = options("--recipe", name, "--paper-exact")
+        kind = {"aircraft": "Aircraft", "cub": "", "inat21_mini": ""}.get(name, "BREEDS")
+        ours = dataclasses.asdict(HCastConfig.from_variant("hcast_small")) | dataclasses.asdict(TrainConfig()) | found
+        for _, official, setting, entries in rows:
+            default, *others = official.strip().split(", ")
+            expected = dict(part.split(" ") for part in others).get(kind, default)
+            assert str(ours[setting]) == expected or float(ours[setting]) == float(expected), (name, setting)
+            assert all(f"#behaviour-{entry} }}" in PAGE for entry in re.findall(r"\d+", entries))

@@ -136,8 +136,9 @@ def test_broken_lists(imagenet, tmp_path, file, text, message):
     assert not (tmp_path / "out/data.jsonl").exists()
 
 
-def test_inat18(tmp_path):
-    """Lists of leaves alone, and a tree with all eight ranks."""
+@pytest.mark.parametrize("orders", [2, 4])
+def test_inat18(tmp_path, orders):
+    """Lists of leaves alone, and a tree with all eight ranks; the official code makes more orders than it has."""
     rows = [[0, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0], [2, 1, 1, 1, 1, 0, 0, 1]]
     (tmp_path / "inat18_tree.json").write_text(json.dumps(rows))
     lines = {"train": [], "val": []}
@@ -149,10 +150,14 @@ def test_inat18(tmp_path):
                 (tmp_path / name).write_bytes(jpeg(leaf))
                 lines[split].append(f"{name} {leaf}\n")
         (tmp_path / f"iNaturalist18_{split}.txt").write_text("".join(lines[split]))
-    benchmark = tiny("inat18", {"supercategory": 2, "order": 2, "species": 3}, train=6, test=3)
+    benchmark = tiny("inat18", {"supercategory": 2, "order": orders, "species": 3}, train=6, test=3)
     assert prepare(benchmark, [tmp_path], tmp_path / "out", progress=False).pictures["test"] == 3
     assert Taxonomy.load(tmp_path / "out/taxonomy.json").paths == ((0, 0, 0), (0, 0, 1), (1, 1, 2))
     assert set(depths(tmp_path / "out")) == {3}
+
+    for levels in ({"supercategory": 2, "order": 1, "species": 3}, {"supercategory": 2, "order": 2, "species": 4}):
+        with pytest.raises(DataError, match="expected classes"):
+            prepare(tiny("inat18", levels, train=6, test=3), [tmp_path], tmp_path / "not", progress=False)
 
 
 @pytest.fixture
