@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from ..adaptation.config import AdaptConfig
+from ..common.progress import hides_bars
 from ..common.text import printable, to_json
 
 
@@ -30,7 +31,7 @@ def segment(args: argparse.Namespace) -> int:
     )
     failed = 0
     with own_folder(args.output):
-        for file in tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty()):
+        for file in tqdm(files, unit="picture", disable=len(files) < 2 or hides_bars() or not sys.stderr.isatty()):
             failed += not _segment_one(predictor, file, args)
 
     if failed:

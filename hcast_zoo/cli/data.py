@@ -6,6 +6,7 @@ import sys
 import warnings
 
 from ..common.machine import processors
+from ..common.progress import hides_bars
 from ..common.text import printable, to_json
 from .labelled import LISTING_DEFAULTS, list_pictures, loading
 
@@ -37,7 +38,7 @@ def check(args: argparse.Namespace) -> int:
     with own_folder(args.output):
         journal = Journal(os.path.join(args.output, "scan.jsonl"))
         pictures = scan(listing.pictures, journal, threads=args.workers or processors())
-        hidden = not sys.stderr.isatty()
+        hidden = hides_bars() or not sys.stderr.isatty()
         measured = list(tqdm(pictures, "pictures", len(listing.pictures), unit="picture", disable=hidden))
         report = examine(listing, measured, taxonomy, args.distance)
         report.notes = notes
@@ -74,5 +75,6 @@ def _compare(report, args: argparse.Namespace) -> None:
     predictions = answers(
         predictor, [report.listing.pictures[i] for i in readable], journal, how.batch_size, how.workers
     )
-    bar = tqdm(predictions, "labels", len(readable), unit="picture", disable=not sys.stderr.isatty())
+    hidden = hides_bars() or not sys.stderr.isatty()
+    bar = tqdm(predictions, "labels", len(readable), unit="picture", disable=hidden)
     report.compare(zip(readable, bar), predictor.taxonomy)

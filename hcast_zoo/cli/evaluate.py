@@ -3,8 +3,10 @@
 import argparse
 import csv
 import dataclasses
+import io
 import os
 import sys
+from pathlib import Path
 
 from ..common.text import printable, to_json
 from .answer import engine_device, teller
@@ -22,6 +24,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
     if args.card and args.num_clusters:
         raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
+    if args.card_pictures is not None and not args.card:
+        raise ValueError("--card-pictures go on a card: give --card CARD.md too")
     content, dataset = load_labelled(args)
     with join() as processes:
         model = build_model(content, engine_device(args, processes))
@@ -51,7 +55,7 @@ def evaluate(args: argparse.Namespace) -> int:
     results, left_out = measured.results, measured.left_out
     details = _details(args, measured, dataset, content)
     if args.card:
-        _record(args, measured, content.taxonomy.name)
+        _record(args, measured, dataset, content.config)
     code = tell_left_out(left_out, len(dataset), args.allow_missing)
 
     if args.json:
@@ -183,24 +187,42 @@ def _print_beside(found: dict) -> None:
         print(printable(f"{row['file']}: ours {ours}; theirs {theirs}"))
 
 
-def _record(args: argparse.Namespace, measured, data: str) -> None:
+def _record(args: argparse.Namespace, measured, dataset, config) -> None:
     """Write an evaluation to its card, with file names in place of this machine's paths."""
-    from ..sharing.model_card import Evaluation, code_version, record_evaluation
+    from ..common.files import write_whole
+    from ..sharing.answer_sheet import answer_sheet
+    from ..sharing.model_card import Evaluation, answer_calibration, code_version, record_evaluation
     from ..weights.file import checksum
 
     model, file = (os.path.basename(os.path.normpath(path)) for path in (args.model, args.data))
     command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
+    answers = measured.answers[args.decode[0]]
+    pictures = None
+    if args.card_pictures is not None:
+        pictures = Path(args.card).stem + (f".{_file_name(args.split)}" if args.split else "") + ".jpg"
+        sink = io.BytesIO()
+        answer_sheet(measured, args.decode[0], dataset, config).save(sink, "JPEG", quality=85, optimize=True)
+        write_whole(Path(args.card).with_name(pictures), sink.getvalue())
+
     record_evaluation(
         args.card,
         args.model,
         Evaluation(
             sha256=checksum(args.model),
-            data=data or file,
+            data=dataset.taxonomy.name or file,
             split=args.split,
             pictures=measured.pictures,
             results=measured.results,
             command=command,
             commit=code_version(),
             left_out=measured.left_out,
+            calibration=answer_calibration(answers, measured.labels, dataset.taxonomy),
+            pictures_file=pictures,
+            credit=args.card_pictures or "",
         ),
     )
+
+
+def _file_name(text: str) -> str:
+    """Return a text without what a file's name may not hold."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)

@@ -44,6 +44,14 @@ def add_listing(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_facts(parser: argparse.ArgumentParser) -> None:
+    """Add the options that tell what a model card says of the weights."""
+    parser.add_argument("--title", metavar="NAME", help="name of the weights on their card")
+    parser.add_argument(
+        "--license", metavar="ID", help="licence of the weights, such as cc-by-4.0 (default: that of the start weights)"
+    )
+
+
 def add_model(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
     """Add the options that choose a model."""
     parser.add_argument(

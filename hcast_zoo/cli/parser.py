@@ -26,6 +26,7 @@ from .options import (
     add_decoding,
     add_device,
     add_engine,
+    add_facts,
     add_fields,
     add_listing,
     add_loading,
@@ -168,6 +169,11 @@ def _add_answers(command: Callable) -> None:
     p.add_argument("--json", action="store_true", help="one JSON object")
     p.add_argument("--card", metavar="CARD.md", help="write the numbers to this model card, and to the .json beside it")
     p.add_argument(
+        "--card-pictures",
+        metavar="CREDIT",
+        help="show some right and some wrong answers on the card; CREDIT says whose pictures they are",
+    )
+    p.add_argument(
         "--report",
         metavar="DIR",
         help="write a page (the tree by recall, worst confusions, reliability), metrics.json, metrics.csv, nodes.csv",
@@ -238,6 +244,8 @@ def _add_training(command: Callable) -> None:
         action="store_true",
         help="resume a run though its data, taxonomy or start weights are no longer the same",
     )
+
+    add_facts(p)
 
     # What is not given is absent, so that a recipe can tell it; train.train knows the other defaults.
     p.argument_default = argparse.SUPPRESS
@@ -492,6 +500,7 @@ def _add_sharing(command: Callable) -> None:
         help="numbers that `evaluate --card` wrote (default: those of the packaged weights)",
     )
     p.add_argument("--preview", metavar="PICTURE", help="picture whose segmentations the card shows")
+    add_facts(p)
     p.add_argument(
         "--space",
         action="store_true",

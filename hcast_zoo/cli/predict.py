@@ -10,6 +10,7 @@ from typing import Any
 from ..common.extras import needs_extra
 from ..common.files import check_file
 from ..common.machine import Loading
+from ..common.progress import hides_bars
 from ..common.text import printable, to_json
 from .answer import engine_device, find, sentence, teller
 from .labelled import loading
@@ -138,7 +139,7 @@ def _predictions(predictor, files: list[str], how: Loading) -> Iterable:
         predictor.predict(files, how.batch_size, how.workers),
         total=len(files),
         unit="picture",
-        disable=len(files) < 2 or not sys.stderr.isatty(),
+        disable=len(files) < 2 or hides_bars() or not sys.stderr.isatty(),
     )
 
 
@@ -203,7 +204,8 @@ def _predict_parts(
 
     made_of = {"model_sha256": checksum(args.model), "taxonomy_sha256": digest_of(predictor.taxonomy.to_dict())}
     done = failed = 0
-    with tqdm(total=len(files), unit="picture", disable=not processes.is_main or not sys.stderr.isatty()) as bar:
+    hidden = not processes.is_main or hides_bars() or not sys.stderr.isatty()
+    with tqdm(total=len(files), unit="picture", disable=hidden) as bar:
         for pictures, failures in predict_parts(
             predictor,
             files,

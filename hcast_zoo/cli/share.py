@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import os
 import sys
 
 from ..common.extras import needs_extra
@@ -113,15 +114,31 @@ def publish(args: argparse.Namespace) -> int:
     from ..sharing.space import publish_space
 
     options = {name: getattr(args, name) for name in ("private", "revision", "tag", "message", "dry_run", "output")}
-    for name in ("evaluations", "preview") if args.space else ("requirement",):
+    for name in ("evaluations", "preview", "title", "license") if args.space else ("requirement",):
         if getattr(args, name):
             raise ValueError(f"--{name} does not go {'with' if args.space else 'without'} --space")
 
     if args.space:
         published = publish_space(args.model, args.repo, requirement=args.requirement, **options)
     else:
-        evaluations = read_evaluations(args.evaluations) if args.evaluations else None
-        published = publish_model(args.model, args.repo, evaluations=evaluations, preview=args.preview, **options)
+        evaluations = None
+        if args.evaluations:
+            if not os.path.isfile(args.evaluations):
+                raise ValueError(
+                    f"{args.evaluations}: no such file; `hcast-zoo evaluate --model {args.model} --card CARD.md` "
+                    "writes CARD.json beside the card"
+                )
+            evaluations = read_evaluations(args.evaluations)
+        facts = {"name": args.title, "license": args.license}
+        published = publish_model(
+            args.model,
+            args.repo,
+            evaluations=evaluations,
+            pictures=os.path.dirname(args.evaluations) if args.evaluations else None,
+            preview=args.preview,
+            facts={key: value for key, value in facts.items() if value},
+            **options,
+        )
 
     if args.json:
         print(to_json(dataclasses.asdict(published)))

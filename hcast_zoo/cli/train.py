@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
+from pathlib import Path
 
 from ..common.extras import needs_extra
 from ..common.text import printable, to_json
@@ -11,7 +12,18 @@ from ..network.config import VARIANTS
 from ..training.settings import TrainConfig
 from .labelled import LISTING_DEFAULTS, PICTURES, list_pictures
 
-NOT_SETTINGS = {"command", "run", "recipe", "output", "accept_changes", "quiet", "verbose", "version"}  # of a training
+NOT_SETTINGS = {  # of a training
+    "command",
+    "run",
+    "recipe",
+    "output",
+    "accept_changes",
+    "title",
+    "license",
+    "quiet",
+    "verbose",
+    "version",
+}
 TRAIN_DEFAULTS = {
     "train_split": "train",
     "val_split": "val",
@@ -39,7 +51,9 @@ def train(args: argparse.Namespace) -> int:
     from ..network.config import HCastConfig
 
     with needs_extra("train", "training runs"):
+        from ..training.provenance import describe_run
         from ..training.recipe import BY_SIZE
+        from ..training.start import stem_source
         from ..training.trainer import Trainer
 
     options = _train_options(args)
@@ -60,6 +74,18 @@ def train(args: argparse.Namespace) -> int:
         config = init.config
 
     config = _change_config(config, options, train_set.taxonomy.level_classes)
+    facts = describe_run(
+        settings,
+        train_set,
+        val_set,
+        data=Path(options["data"]).resolve().name,
+        start=init,
+        start_name=None if init is None else options["model"],
+        stem_source=stem_source(config, settings.stem_weights) if init is None else None,
+        title=getattr(args, "title", None),
+        license=getattr(args, "license", None),
+    )
+    _tell_of_license(facts)
 
     trainer = Trainer(
         config=config,
@@ -69,6 +95,7 @@ def train(args: argparse.Namespace) -> int:
         output=args.output,
         init=init,
         accept_changes=args.accept_changes,
+        facts=facts,
     )
     if trainer.processes.is_main and not any(isinstance(picture, bytes) for picture in listing.pictures):
         write_list(listing, os.path.join(args.output, PICTURES), relative=False)
@@ -83,6 +110,16 @@ def train(args: argparse.Namespace) -> int:
     trainer.accelerator.end_training()
 
     return 0
+
+
+def _tell_of_license(facts: dict[str, str]) -> None:
+    """Say where a licence of one's own differs from that of the weights that training starts from."""
+    base, own = facts.get("base_license"), facts.get("license")
+    if base and own != base:
+        _tell(
+            f"note: licence {printable(own or '')}, but {printable(facts['base_model'])} is {printable(base)}: the "
+            "card names both; see that they go together"
+        )
 
 
 def _list_for_training(options: dict) -> tuple:

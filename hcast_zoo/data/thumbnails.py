@@ -14,7 +14,14 @@ OUTLINE = (255, 196, 0)
 
 
 def make_thumbnail(picture: Picture, config: HCastConfig | None = None, side: int = SIDE) -> str:
-    """Return a picture as a ``data:`` address, about 6 KB.
+    """Return a picture as a ``data:`` address, about 6 KB; see :func:`draw_thumbnail`."""
+    sink = io.BytesIO()
+    draw_thumbnail(picture, config, side).save(sink, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+
+
+def draw_thumbnail(picture: Picture, config: HCastConfig | None = None, side: int = SIDE) -> Image.Image:
+    """Return a small copy of a picture.
 
     Args:
         picture: A file, bytes or an image; see :func:`.pictures.open_picture`.
@@ -29,10 +36,7 @@ def make_thumbnail(picture: Picture, config: HCastConfig | None = None, side: in
     small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     if config is not None:
         _draw_outline(small, view_box(config, whole.size), small.width / whole.width)
-
-    sink = io.BytesIO()
-    small.save(sink, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+    return small
 
 
 def _draw_outline(small: Image.Image, box: tuple[float, float, float, float], scale: float) -> None:

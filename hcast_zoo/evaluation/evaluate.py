@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..common.processes import ALONE, Processes
+from ..common.progress import hides_bars
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SuperpixelCollate, start_quietly, start_workers
 from ..network.memory import pictures_at_once
@@ -254,7 +255,9 @@ def _run(
     model.eval()
     logits, labels = [], []
     try:
-        for batch in tqdm(start_workers(loader), "evaluate", len(loader), disable=not progress, leave=False):
+        for batch in tqdm(
+            start_workers(loader), "evaluate", len(loader), disable=not progress or hides_bars(), leave=False
+        ):
             if batch is None:
                 continue
             segments = batch["segments"].to(device) if "segments" in batch else None

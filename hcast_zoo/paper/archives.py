@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from ..common.files import check_file, write_whole
+from ..common.progress import hides_bars
 
 DONE = ".unpacked.json"  # the archives that are fully unpacked in a folder: name -> size, choice
 ENCRYPTED = 0x1  # flag of a zip's member
@@ -88,7 +89,8 @@ def unpack(
         return False
 
     try:
-        for _ in tqdm(_unpack(archive, folder, target), f"unpack {archive.name}", unit="file", disable=not progress):
+        hidden = not progress or hides_bars()
+        for _ in tqdm(_unpack(archive, folder, target), f"unpack {archive.name}", unit="file", disable=hidden):
             pass
     except ArchiveError:
         raise

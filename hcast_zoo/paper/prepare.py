@@ -19,6 +19,7 @@ from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
 from ..common.files import whole_file, write_whole
+from ..common.progress import hides_bars
 from ..data.pictures import PictureError, open_picture
 from . import lists
 from .archives import first_names, is_archive, unpack
@@ -274,7 +275,7 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
             "check",
             len(pictures),
             unit="picture",
-            disable=not progress or not sys.stderr.isatty(),
+            disable=not progress or not sys.stderr.isatty() or hides_bars(),
         )
         problems = [text for text in found if text]
 

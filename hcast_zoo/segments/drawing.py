@@ -5,6 +5,7 @@ A label map is an int (H, W) array of segment numbers from 0; -1 marks pixels th
 
 import colorsys
 import dataclasses
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -212,17 +213,20 @@ def compose_sheet(columns: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]
         for top, (panel, texts) in zip(tops, column):
             canvas.paste(panel, (left, top))
             for number, text in enumerate(texts):
-                draw.text((left, top + PANEL + GAP // 2 + number * LINE), _fit(text, font), INK, font)
+                draw.text((left, top + PANEL + GAP // 2 + number * LINE), fit_text(text, font), INK, font)
 
     return canvas
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Return printable text that is no wider than a panel."""
-    text = printable(text)
-    if font.getlength(text) <= PANEL:
+def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int = PANEL) -> str:
+    """Return a text that a font can draw, cut to a width in pixels.
+
+    Pillow's own font has the letters of English alone, so others lose their accents.
+    """
+    text = "".join(c for c in unicodedata.normalize("NFKD", printable(text)) if not unicodedata.combining(c))
+    if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > PANEL:
+    while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 import subprocess
 from collections.abc import Sequence
@@ -12,13 +13,19 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from torch import Tensor
 
 from .. import __version__
 from ..common.files import MAX_TEXT, check_file, write_whole
 from ..common.text import brief, printable
+from ..evaluation.evaluate import Answers
 from ..network.config import is_number
+from ..taxonomy.calibration import expected_calibration_error
 from ..taxonomy.guarantee import read_guarantee
-from ..weights.file import Weights, load_weights
+from ..taxonomy.paths import UNKNOWN
+from ..taxonomy.tree import Taxonomy
+from ..weights.file import Weights, find_weights, load_weights, packaged_weights
+from ..weights.hub import parse_repository
 
 METRICS = {"fpa": "FPA", "tice": "TICE", "wap": "wAP"}
 NOT_STATED = "Not stated."
@@ -39,6 +46,9 @@ class Evaluation:
         date: ISO day.
         torch: Version of torch.
         left_out: How many pictures of the split could not be read.
+        calibration: Level, and ``path``, to expected calibration error in percent.
+        pictures_file: Picture of right and wrong answers beside the card; None if there is none.
+        credit: Whose pictures it shows.
     """
 
     sha256: str
@@ -51,14 +61,22 @@ class Evaluation:
     date: str = dataclasses.field(default_factory=lambda: date.today().isoformat())
     torch: str = torch.__version__.split("+")[0]
     left_out: int = 0
+    calibration: dict[str, float] = dataclasses.field(default_factory=dict)
+    pictures_file: str | None = None
+    credit: str = ""
 
     def __post_init__(self):
-        texts = (self.sha256, self.data, self.split or "", self.command, self.commit, self.date, self.torch)
+        texts = [self.sha256, self.data, self.split or "", self.command, self.commit, self.date, self.torch]
+        texts += [self.pictures_file or "", self.credit]
         if not all(isinstance(text, str) for text in texts) or {type(self.pictures), type(self.left_out)} != {int}:
             raise ValueError("expected texts, and a number of pictures")
         tables = list(self.results.values()) if isinstance(self.results, dict) else []
         if not tables or not all(isinstance(t, dict) and t and all(map(is_number, t.values())) for t in tables):
             raise ValueError(f"expected results as numbers of each metric of each decoding, got {brief(self.results)}")
+        if not isinstance(self.calibration, dict) or not all(map(is_number, self.calibration.values())):
+            raise ValueError(f"expected calibration errors as numbers, got {brief(self.calibration)}")
+        if self.pictures_file is not None and Path(self.pictures_file).name != self.pictures_file:
+            raise ValueError(f"expected the name of a picture beside the card, got {brief(self.pictures_file)}")
 
     @property
     def origin(self) -> str:
@@ -72,6 +90,19 @@ class Evaluation:
     def title(self) -> str:
         """Data set and split, as a card prints them."""
         return plain(self.data + (f", split {self.split}" if self.split else ""))
+
+    @property
+    def calibrated(self) -> str:
+        """Expected calibration errors, as a card prints them."""
+        return ", ".join(f"{plain(name)} {value:.1f}" for name, value in self.calibration.items())
+
+    @property
+    def answers(self) -> str:
+        """Markup of the picture of right and wrong answers, or nothing."""
+        if self.pictures_file is None:
+            return ""
+        credit = f"\n\nPictures: {plain(self.credit)}" if self.credit else ""
+        return f"![Right answers above, wrong ones below, of {self.title}]({_code(self.pictures_file)}){credit}"
 
     @property
     def columns(self) -> list[str]:
@@ -93,26 +124,27 @@ def render_card(
     name: str = "",
     repo: str | None = None,
     preview: str | None = None,
+    file: str | None = None,
 ) -> str:
     """Return the text of a card, with metadata that the Hub understands.
 
     Args:
-        weights: Their metadata has ``name``, ``license``, ``description``, ``limits``, ``training``, ``data`` and
-            ``attribution``, any of which may be missing.
+        content: The weights. Their metadata has ``name``, ``license``, ``description``, ``limits``, ``training``,
+            ``settings``, ``data``, ``base_model``, ``base_license`` and ``attribution``, any of which may be missing.
         evaluations: What was measured.
         name: Title, if the metadata has no name.
         repo: Repository on the Hub that the card is for, if any.
         preview: Picture file beside the card that shows the segmentations, if any.
+        file: Weights file beside the card that it is for, where it is for no repository and no packaged name.
     """
     text = {key: plain(value) for key, value in content.metadata.items()}
     name = content.metadata.get("name") or name or repo or "H-CAST"
-    config, taxonomy = content.config, content.taxonomy
-    levels = [str(classes) for classes in config.level_classes]
-    if taxonomy:
-        levels = [f"{plain(level)} ({classes})" for level, classes in zip(taxonomy.levels, levels)]
+    license = content.metadata.get("license")
 
     data = ModelCardData(
-        license=text.get("license", "other").lower(),
+        license=_hub_license(license),
+        license_name=plain(license) if license and _hub_license(license) == "other" else None,
+        base_model=_hub_base(content.metadata.get("base_model")),
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["hcast", "hcast-zoo", "timm", "hierarchical-classification", "taxonomy"],
@@ -126,23 +158,79 @@ def render_card(
         template_str=(resources.files("hcast_zoo.model_cards") / "template.md").read_text(encoding="utf-8"),
         title=plain(name),
         description=text.get("description", "An image classifier along a taxonomy."),
-        facts={
-            "levels, coarse to fine": " > ".join(levels),
-            "picture": f"{config.image_size}x{config.image_size} pixels, {config.num_superpixels} superpixels",
-            "segments of the stages": ", ".join(map(str, (config.num_superpixels, *config.num_clusters[:-1]))),
-            "parameters": f"{sum(v.numel() for v in content.state_dict.values()) / 1e6:.1f} M, "
-            f"{config.embed_dim} wide, blocks {'+'.join(map(str, config.depths))}",
-            **_calibration_facts(content),
-        },
-        source=_code(repo or name),
-        timm_source=_code(f"hf-hub:{repo}" if repo else name),
+        facts=_facts(content),
+        source=_code(repo or file or name),
+        timm_source=None if file and not repo else _code(f"hf-hub:{repo}" if repo else name),
         repo=repo and _code(repo),
         preview=preview,
         evaluations=evaluations,
+        limits=text.get("limits") or _default_limits(content),
+        settings=_told_settings(content.metadata.get("settings", "")),
         license=text.get("license", "Licence not stated"),
-        **{key: text.get(key, NOT_STATED) for key in ("limits", "training", "data", "attribution")},
+        base=_base(text),
+        **{key: text.get(key, NOT_STATED) for key in ("training", "data")},
+        attribution=text.get("attribution", ""),
     )
     return str(card).rstrip() + "\n"
+
+
+def _facts(content: Weights) -> dict[str, str]:
+    """Return the rows of the table of facts."""
+    config, taxonomy = content.config, content.taxonomy
+    levels = [str(classes) for classes in config.level_classes]
+    if taxonomy:
+        levels = [f"{plain(level)} ({classes})" for level, classes in zip(taxonomy.levels, levels)]
+    facts = {
+        "levels, coarse to fine": " > ".join(levels),
+        "picture": f"{config.image_size}x{config.image_size} pixels, {config.num_superpixels} superpixels",
+        "segments of the stages": ", ".join(map(str, (config.num_superpixels, *config.num_clusters[:-1]))),
+        "parameters": f"{sum(v.numel() for v in content.state_dict.values()) / 1e6:.1f} M, "
+        f"{config.embed_dim} wide, blocks {'+'.join(map(str, config.depths))}",
+        **_calibration_facts(content),
+    }
+    if base := _base({key: plain(value) for key, value in content.metadata.items()}):
+        facts["trained from"] = base
+    return facts
+
+
+def _base(text: dict[str, str]) -> str:
+    """Return what weights were trained from and its licence, or nothing."""
+    if "base_model" not in text:
+        return ""
+    return f"{text['base_model']} ({text.get('base_license') or 'licence not stated'})"
+
+
+def _default_limits(content: Weights) -> str:
+    """Return what holds for any weights, where their metadata says nothing of use and limits."""
+    leaves = content.config.level_classes[-1]
+    return (
+        f"For pictures like those that it was trained on. It knows {leaves} leaves and nothing else: any other picture "
+        "gets the name of one of them all the same, and `hcast-zoo predict --back-off 0.5` stops at the level that is "
+        "still likely. Other cameras, places and seasons have to be measured anew."
+    )
+
+
+def _told_settings(text: str) -> str:
+    """Return the settings of a run as options of ``hcast-zoo train``, or nothing."""
+    try:
+        settings = json.loads(text or "{}")
+    except ValueError:
+        return ""
+    if not isinstance(settings, dict):
+        return ""
+    return plain(", ".join(f"{name} {value}" for name, value in settings.items()))
+
+
+def _hub_license(license: str | None) -> str:
+    """Return the licence as an identifier of the Hub's form, or ``other``, which goes with a name."""
+    identifier = (license or "other").lower()
+    return identifier if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", identifier) else "other"
+
+
+def _hub_base(base: str | None) -> str | None:
+    """Return the start weights if they are a repository, the only thing that the Hub takes for a base model."""
+    repository = parse_repository(base) if base else None
+    return repository[0] if repository else None
 
 
 def _calibration_facts(content: Weights) -> dict[str, str]:
@@ -158,6 +246,26 @@ def _calibration_facts(content: Weights) -> dict[str, str]:
             f"{promise.answered} were"
         )
     return facts
+
+
+def answer_calibration(answers: Answers, labels: Tensor, taxonomy: Taxonomy) -> dict[str, float]:
+    """Return the expected calibration error in percent of each level of some answers, and of their paths.
+
+    Args:
+        answers: Of N pictures.
+        labels: (N, L) int64; -1 where unknown, which is left out.
+        taxonomy: The tree.
+    """
+    errors = {}
+    for depth, level in enumerate(taxonomy.levels):
+        known = (labels[:, depth] != UNKNOWN) & (answers.paths[:, depth] != UNKNOWN)
+        right = answers.paths[known, depth] == labels[known, depth]
+        errors[level] = expected_calibration_error(answers.level_confidences[known, depth], right)
+
+    known = (labels != UNKNOWN).any(1)
+    right = ((answers.paths == labels) | (labels == UNKNOWN)).all(1)
+    errors["path"] = expected_calibration_error(answers.confidences[known], right[known])
+    return {name: error for name, error in errors.items() if not math.isnan(error)}
 
 
 def record_evaluation(path: str | Path, source: str, evaluation: Evaluation) -> None:
@@ -178,7 +286,10 @@ def record_evaluation(path: str | Path, source: str, evaluation: Evaluation) -> 
             evaluations.append(other)
 
     evaluations.append(evaluation)
-    text = render_card(load_weights(source), evaluations, path.stem)
+    packaged = str(source) in packaged_weights()
+    file = None if packaged or not Path(source).exists() else find_weights(source).name
+    repo = None if packaged or file else str(source)
+    text = render_card(load_weights(source), evaluations, path.stem, repo, file=file)
     write_whole(path.with_suffix(".json"), json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
     write_whole(path, text)
 

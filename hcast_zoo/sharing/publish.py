@@ -4,7 +4,8 @@ import dataclasses
 import importlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -45,6 +46,9 @@ def assemble(
     evaluations: Sequence[Evaluation] | None = None,
     preview: str | Path | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    pictures: str | Path | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> list[File]:
     """Write a whole repository into a folder; every door loads the folder as it would load the repository.
 
@@ -59,6 +63,8 @@ def assemble(
         evaluations: Measured numbers for the card; those that come with a packaged weight by default.
         preview: Picture to show the segmentations of.
         dtype: Type to store floating-point tensors in; as they are by default.
+        pictures: Folder that holds the pictures of answers that evaluations name; by default those of the package.
+        facts: Metadata that replaces the weights' own, such as ``name`` and ``license``.
 
     Raises:
         WeightsError: if the source holds no usable weights.
@@ -67,9 +73,14 @@ def assemble(
         ImportError: if transformers is missing.
     """
     weights = load_weights(source)
+    weights.metadata.update(facts or {})
     folder = empty_folder(folder)
     if evaluations is None:
         evaluations = packaged_evaluations(str(source)) if str(source) in packaged_weights() else []
+    for evaluation in evaluations:
+        if evaluation.pictures_file:
+            beside = resources.files("hcast_zoo.model_cards") if pictures is None else Path(pictures)
+            (folder / evaluation.pictures_file).write_bytes((beside / evaluation.pictures_file).read_bytes())
     save_weights(weights, folder / "model.safetensors", dtype)
     if weights.taxonomy is not None:
         weights.taxonomy.save(folder / "taxonomy.json")
@@ -115,6 +126,8 @@ def publish(
     output: str | Path | None = None,
     evaluations: Sequence[Evaluation] | None = None,
     preview: str | Path | None = None,
+    pictures: str | Path | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> Published:
     """Publish weights in one commit: the repository changes as a whole, or not at all.
 
@@ -133,6 +146,8 @@ def publish(
         output: New or empty folder to keep the files in; a temporary one by default.
         evaluations: See :func:`assemble`.
         preview: See :func:`assemble`.
+        pictures: See :func:`assemble`.
+        facts: See :func:`assemble`.
 
     Raises:
         HubError: if the Hub refuses or cannot be reached; then no file of the repository has changed.
@@ -142,7 +157,7 @@ def publish(
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(output or temporary)
-        files = assemble(source, folder, repo, evaluations, preview)
+        files = assemble(source, folder, repo, evaluations, preview, pictures=pictures, facts=facts)
         message = message or f"Publish {Path(source).name} with hcast-zoo"
         commit = (
             None

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import functional as tvf
 from tqdm import tqdm
 
+from ..common.progress import hides_bars
 from ..common.text import printable
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SeededSampler, seed_everything
@@ -61,7 +62,9 @@ class DeviceLoader:
         self.config, self.settings, self.sampler, self.mixup = config, settings, sampler, mixup
         prepare = Compose(to_square(config, short_side(config)))
         pictures, kept = [], []
-        for index in tqdm(range(len(dataset)), "decode", unit="picture", disable=not progress, leave=False):
+        for index in tqdm(
+            range(len(dataset)), "decode", unit="picture", disable=not progress or hides_bars(), leave=False
+        ):
             try:
                 picture = dataset.open(index).convert("RGBA")
             except PictureError as error:

@@ -35,11 +35,13 @@ def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
         ValueError: if the source has another stem.
     """
     stem = getattr(model, "stem", None)
-    if not isinstance(stem, PretrainedStem) or source == "none":
+    if not isinstance(stem, PretrainedStem):
         return None
 
     config = cast(HCastConfig, model.config)
-    source = source or packaged_stem(config) or "timm"
+    source = stem_source(config, source)
+    if source is None:
+        return None
     if source == "timm":
         stem.body.load_state_dict(_download(config), strict=False)
     elif Path(source).suffix in CHECKPOINTS:
@@ -52,6 +54,13 @@ def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
         stem.body.load_state_dict({k.removeprefix(BODY): value for k, value in state if k.startswith(BODY)})
 
     return source
+
+
+def stem_source(config: HCastConfig, source: str | None) -> str | None:
+    """Return where :func:`load_stem` takes a stem from; None for the paper's stem, and for random values."""
+    if config.stem == "conv" or source == "none":
+        return None
+    return source or packaged_stem(config) or "timm"
 
 
 def packaged_stem(config: HCastConfig) -> str | None:

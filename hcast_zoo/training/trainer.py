@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..common.claim import claim, digest_of, own_folder
 from ..common.machine import choose_readers
 from ..common.processes import Processes, copy_buffers
+from ..common.progress import hides_bars
 from ..common.text import clip
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SeededSampler, SuperpixelCollate, seed_everything, start_quietly
@@ -42,6 +43,7 @@ from .estimate import as_time, estimate_seconds
 from .gpu_loader import DeviceLoader
 from .imbalance import make_loss, sample_weights
 from .optimizer import make_optimizer
+from .provenance import describe_choice
 from .repeated import RepeatedSampler
 from .run_log import RunLog
 from .settings import CHANGEABLE, TrainConfig
@@ -72,6 +74,7 @@ class Trainer:
         output: Folder of the run. If it holds a checkpoint, the run goes on from there.
         init: Weights to start from; the position embedding is resampled, heads of other classes are new.
         accept_changes: Go on with a run though its data, taxonomy or start weights are no longer the same.
+        facts: Metadata for the weights; see :func:`.provenance.describe_run`.
 
     Raises:
         ValueError: if the folder holds a run with other settings, data, taxonomy or start weights, or is in use by
@@ -88,6 +91,7 @@ class Trainer:
         init: Weights | None = None,
         *,
         accept_changes: bool = False,
+        facts: dict[str, str] | None = None,
     ):
         if config.level_classes != train_set.taxonomy.level_classes or train_set.taxonomy != val_set.taxonomy:
             raise ValueError("model, training set and validation set must have one taxonomy")
@@ -106,6 +110,7 @@ class Trainer:
             )
 
         self.config, self.settings, self.output = config, settings, Path(output)
+        self.facts = facts or {}
         made_of = {
             "data_sha256": digest_of([train_set.digest(), val_set.digest()]),
             "taxonomy_sha256": digest_of(train_set.taxonomy.to_dict()),
@@ -334,7 +339,7 @@ class Trainer:
             f"epoch {epoch + 1}/{self.settings.epochs}",
             len(self.loader),
             initial=done,
-            disable=not self.processes.is_main,
+            disable=not self.processes.is_main or hides_bars(),
         )
 
         for batch in bar:
@@ -444,7 +449,9 @@ class Trainer:
         self.best = max(reached, self.best)
 
         if self.processes.is_main:
-            content = Weights(self.config, self.taxonomy, model.state_dict())
+            chosen = describe_choice(self.step // len(self.loader), self.criterion, reached)
+            facts = {**self.facts, "training": f"{self.facts.get('training', '')} {chosen}".strip()}
+            content = Weights(self.config, self.taxonomy, model.state_dict(), facts)
             dtype = torch.float16 if self.settings.save_half else None
             save_weights(content, self.output / "last.safetensors", dtype)
             if better:

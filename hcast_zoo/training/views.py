@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ..common.claim import claim, digest_of
 from ..common.files import whole_file
 from ..common.processes import ALONE, Processes
+from ..common.progress import hides_bars
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SuperpixelCollate, start_quietly, start_workers
 from ..data.pictures import content_digest
@@ -168,7 +169,8 @@ class ViewSet(Dataset):
         if share:
             _check_room(self.folder.folder, len(missing), model.config, model.stem.proj.in_features)
         name = "augmented views" if self.count else "views"
-        with tqdm(total=len(share), desc=name, disable=not (processes.is_main and share), leave=False) as bar:
+        hidden = not (processes.is_main and share) or hides_bars()
+        with tqdm(total=len(share), desc=name, disable=hidden, leave=False) as bar:
             for contents, views, tensors in self._run(model, share, workers):
                 for number, (content, view) in enumerate(zip(contents, views)):
                     self._write(content, view, {key: value[number].contiguous() for key, value in tensors.items()})

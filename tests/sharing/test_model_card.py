@@ -55,7 +55,8 @@ def test_markup_in_metadata_stays_text(tiny_weights, evaluation):
     }
     text = render_card(weights, [dataclasses.replace(evaluation, data="<b>|\n---")])
     assert "{{ 7 \\* 7 }}" in text and "<script>" not in text and "<b>" not in text and "\x1b" not in text
-    assert ModelCard(text).data.license == "mit ---" and 'Predictor("ximportos---license:mit")' in text
+    assert ModelCard(text).data.license == "other" and ModelCard(text).data.license_name == "MIT ---"
+    assert 'Predictor("ximportos---license:mit")' in text
 
 
 def test_evaluate_writes_the_card(picture_folder, tiny_weights, tmp_path, capsys):
@@ -70,7 +71,7 @@ def test_evaluate_writes_the_card(picture_folder, tiny_weights, tmp_path, capsys
     ]
     assert str(tmp_path) not in path.read_text() and str(tmp_path) not in json.dumps(stored)
     evaluations = read_evaluations(path.with_suffix(".json"))
-    assert path.read_text() == render_card(load_weights(tiny_weights), evaluations, "tiny")
+    assert path.read_text() == render_card(load_weights(tiny_weights), evaluations, "tiny", file="tiny.safetensors")
     fpa = stored[1]["results"]["top_down"]["fpa"]
     assert f"| top_down | {fpa:.2f} |" in path.read_text()
     assert stored[0]["sha256"] == checksum(str(tiny_weights))
