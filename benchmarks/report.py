@@ -20,7 +20,7 @@ from hcast_zoo.sharing.model_card import code_version
 from hcast_zoo.weights.file import Weights, checksum
 
 MODEL = "hcast_small.emoji_art"
-PATHS = ("--model", "--data", "--flat", "--docs", "--example", "--outside")
+PATHS = ("--model", "--data", "--flat", "--docs", "--example", "--outside", "--photographs")
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
