@@ -37,8 +37,8 @@ TEXT = """# Can a true label mend a segmentation?
 
 The authors' slides show one dog that feedback in reverse hierarchy uncovers whole. [Adaptation](adaptation.md) moves
 tokens, similarities or norms until a given node is likely; on drawings over white the segments got no better. Here are
-more ways, on {count} drawings of EmojiArt's test artist over crops of photographs, with the true leaf as the target and,
-as a control, a wrong leaf drawn at random. At most {steps} steps of {step_size}, radius {radius}.
+more ways, on {count} drawings of EmojiArt's test artist over crops of photographs, with the true leaf as the target and
+a wrong leaf, drawn at random, as a control. At most {steps} steps of {step_size}, radius {radius}.
 
 {provenance}
 {table}
@@ -203,6 +203,27 @@ def norm(tensors) -> float:
     return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt().item()
 
 
+def run(
+    model: HCast, scene: Scene, start: dict[str, Tensor], offsets: dict[str, Tensor], kept: dict[str, Tensor]
+) -> tuple[HCastOutput, list[Tensor]]:
+    """Return the output with some tensors moved from their start, and the leaves of its graph.
+
+    Args:
+        model: As stored.
+        scene: The picture.
+        start: What moves, as it was; ``tokens`` are those of the superpixels.
+        offsets: How far, by the same names.
+        kept: What was moved before and stays: an offset for ``tokens``, values for parameters.
+    """
+    leaves = {
+        name: nn.Parameter(offset.clone() if name == "tokens" else start[name] + offset)
+        for name, offset in offsets.items()
+    }
+    values = {name: nn.Parameter(value) for name, value in kept.items()} | leaves
+    shift = values.pop("tokens", None)
+    return twin(model, values, shift)(scene.image, scene.segments), list(leaves.values())
+
+
 def adapt(model: HCast, scene: Scene, way: Way, log_probability: Callable[[HCastOutput], Tensor]) -> HCastOutput:
     """Return the output after adapting to a target by a way; the model stays as it is."""
     borders = Borders(scene.image, scene.segments) if way.price else None
@@ -211,49 +232,33 @@ def adapt(model: HCast, scene: Scene, way: Way, log_probability: Callable[[HCast
         value = -log_probability(output) if way.label else torch.zeros(())
         return value if borders is None else value + way.price * borders.price(output)
 
+    def measure(output: HCastOutput) -> float:
+        return contrast(output.detach(), scene.image) if way.contrast else 0.0
+
     kept: dict[str, Tensor] = {}
     output = None
     for free in way.free:
         start = free_values(model, scene, free)
-        scale = norm(start.values())
+        scale, step_size = norm(start.values()), STEP_SIZE
         moved = {name: torch.zeros_like(value) for name, value in start.items()}
-
-        def forward(offsets: dict[str, Tensor]) -> tuple[HCastOutput, list[Tensor]]:
-            values = {name: nn.Parameter(offset.clone()) for name, offset in offsets.items()}
-            shift = values.get("tokens", kept.get("tokens"))
-            # Leaves of the graph: the offsets, or start and offset together.
-            leaves = {name: nn.Parameter(start[name] + v.detach()) for name, v in values.items() if name != "tokens"}
-            fixed = {name: nn.Parameter(value) for name, value in kept.items() if name not in leaves}
-            out = twin(model, {**fixed, **leaves}, shift)(scene.image, scene.segments)
-            return out, [leaves.get(name, values[name]) for name in offsets]
-
-        output, tensors = forward(moved)
-        value, step_size = loss(output), STEP_SIZE
-        best = value.item()
-        measured = contrast(output.detach(), scene.image) if way.contrast else 0.0
+        output, leaves = run(model, scene, start, moved, kept)
+        value = loss(output)
         for _ in range(STEPS // len(way.free)):
-            gradients = torch.autograd.grad(value, tensors, allow_unused=True)
-            gradients = [torch.zeros_like(t) if g is None else g for t, g in zip(tensors, gradients)]
+            gradients = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=True)
+            gradients = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients)]
             if (length := norm(gradients)) == 0:
                 break
 
-            tried = {
-                name: offset - step_size * scale / length * gradient
-                for (name, offset), gradient in zip(moved.items(), gradients)
-            }
+            step = step_size * scale / length
+            tried = {name: offset - step * g for (name, offset), g in zip(moved.items(), gradients)}
             if (distance := norm(tried.values())) > RADIUS * scale:
                 tried = {name: offset * (RADIUS * scale / distance) for name, offset in tried.items()}
-            new, new_tensors = forward(tried)
+            new, new_leaves = run(model, scene, start, tried, kept)
             new_value = loss(new)
-            new_contrast = contrast(new.detach(), scene.image) if way.contrast else 0.0
-            if new_value.item() >= best or (way.contrast and new_contrast <= measured):
+            if new_value < value and (not way.contrast or measure(new) > measure(output)):
+                moved, output, leaves, value = tried, new, new_leaves, new_value
+            else:
                 step_size /= 2
-                # The graph of the last kept point is spent: make it again.
-                output, tensors = forward(moved)
-                value = loss(output)
-                continue
-            moved, output, tensors, value = tried, new, new_tensors, new_value
-            best, measured = value.item(), new_contrast
 
         kept |= {name: offset if name == "tokens" else start[name] + offset for name, offset in moved.items()}
 

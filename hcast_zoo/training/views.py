@@ -142,19 +142,25 @@ class ViewSet(Dataset):
             "targets": labels,
         }
 
-    def missing(self) -> list[tuple[int, int | str]]:
-        """Return the index and view of what is not in the folder yet; of copies of a picture the first."""
+    def all_views(self) -> list[tuple[int, int | str]]:
+        """Return the index and view of everything that the folder should hold; of copies of a picture the first."""
         views: list[int | str] = [*range(self.count)] if self.count else [PLAIN]
-        seen: set[str] = set()
-        found: list[tuple[int, int | str]] = []
-        for index, content in enumerate(self.contents):
-            if content not in seen:
-                found += [(index, view) for view in views if not self.folder.file(content, view).exists()]
-            seen.add(content)
-        return found
+        first = {content: index for index, content in reversed([*enumerate(self.contents)])}
+        return [(index, view) for index in sorted(first.values()) for view in views]
+
+    def missing(self) -> list[tuple[int, int | str]]:
+        """Return the index and view of what is not in the folder yet."""
+        return [view for view in self.all_views() if not self._has(view)]
+
+    def _has(self, view: tuple[int, int | str]) -> bool:
+        return self.folder.file(self.contents[view[0]], view[1]).exists()
 
     def make(self, model: HCast, workers: int = 0, processes: Processes = ALONE) -> None:
         """Make what is missing; each process its share, and all wait for the others.
+
+        Features depend on the batch they were computed in, by rounding. So batches are always the same parts of the
+        list of all views, and one of which anything is missing is computed whole: a run that was stopped goes on to
+        the bit.
 
         Args:
             model: Whose stem is frozen.
@@ -164,10 +170,12 @@ class ViewSet(Dataset):
         Raises:
             OSError: if the folder has no room.
         """
-        missing = self.missing()
-        share = [missing[i] for i in processes.share(len(missing))]
+        views = self.all_views()
+        batches = [views[start : start + BATCH] for start in range(0, len(views), BATCH)]
+        batches = [batch for batch in batches if not all(map(self._has, batch))]
+        share = [view for i in processes.share(len(batches)) for view in batches[i]]
         if share:
-            _check_room(self.folder.folder, len(missing), model.config, model.stem.proj.in_features)
+            _check_room(self.folder.folder, len(self.missing()), model.config, model.stem.proj.in_features)
         name = "augmented views" if self.count else "views"
         hidden = not (processes.is_main and share) or hides_bars()
         with tqdm(total=len(share), desc=name, disable=hidden, leave=False) as bar:

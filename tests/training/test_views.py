@@ -78,7 +78,7 @@ def test_a_run_on_views_resumes_to_the_bit(picture_folder, taxonomy, hybrid_conf
             run.train()
         make_run(picture_folder, taxonomy, hybrid_config, tmp_path / method, **FROZEN).train()
         a, b = (load_file(tmp_path / d / "last.safetensors") for d in ("whole", method))
-        assert all(torch.equal(a[key], b[key]) for key in a)
+        assert all(torch.equal(a[key], b[key]) for key in a), method
 
 
 @pytest.mark.slow
