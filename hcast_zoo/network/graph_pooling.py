@@ -1,6 +1,7 @@
 """Graph pooling: farthest point sampling of cluster centres, soft assignment, averaging of tokens by cluster."""
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,16 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
     nearest = squared_norm.masked_fill(squared_norm <= same, 0.0)
     if valid is not None:
         nearest = nearest.masked_fill(~valid, -1.0)
+
+    choose = _choose_centres
+    if points.is_cuda and not torch.compiler.is_exporting():
+        choose = _kernel() or choose
+
+    return choose(distances, nearest, same, num_samples)
+
+
+def _choose_centres(distances: Tensor, nearest: Tensor, same: Tensor, num_samples: int) -> Tensor:
+    """Do what :func:`.sampling_kernel.choose_centres` does, in plain torch."""
     chosen = []
     for _ in range(num_samples):
         chosen.append(nearest.argmax(1))  # [B]
@@ -70,6 +81,15 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
         nearest = torch.minimum(nearest, row.masked_fill(row <= same, 0.0))
 
     return torch.stack(chosen, 1)
+
+
+def _kernel() -> Callable[[Tensor, Tensor, Tensor, int], Tensor] | None:
+    """Return the kernel that takes the steps in one launch; None where Triton is not installed."""
+    try:
+        from .sampling_kernel import choose_centres
+    except ImportError:
+        return None
+    return choose_centres
 
 
 class CentroidProjection(nn.Module):

@@ -15,8 +15,8 @@ CORE = {  # room of hcast_zoo: the modules of it that become files; no two have 
     "common": ("choices", "files", "formats", "text", "walk"),
     "data": ("pictures", "transforms"),
     "network": (
-        *("config", "embedding", "encoder", "feature_maps", "graph_pooling", "layers", "memory", "model", "slic"),
-        *("stems", "superpixels"),
+        *("config", "embedding", "encoder", "feature_maps", "graph_pooling", "layers", "memory", "model"),
+        *("sampling_kernel", "slic", "stems", "superpixels"),
     ),
     "taxonomy": (
         *("backoff", "calibration", "columns", "decode", "lookup"),
