@@ -249,6 +249,8 @@ def check_segments(segments: Tensor, images: Tensor, num_superpixels: int) -> No
         return
     if is_vmapped(segments) or not segments.numel():
         return
+    if segments.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # a CUDA graph must not wait for values
     low, high = segments.aminmax()
     if low < 0 or high >= num_superpixels:
         raise ValueError(

@@ -90,6 +90,7 @@ def test_generated_code_imports_nothing_of_ours_but_its_neighbours():
         "transformers",
         "cv2",
     }
+    optional = {"sampling_kernel.py": {"triton"}, "stems.py": {"timm"}}  # in a try block
     files = generate_remote_code()
     for name, source in files.items():
         for node in ast.walk(ast.parse(source)):
