@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py                 # everything, about ten minutes on two cores
     python benchmarks/speed.py forward train   # some parts
+    python benchmarks/speed.py --device cuda   # a GPU instead: checks, times, and writes a CSV in benchmarks/results
 
 Every number is a ratio of medians: both sides run in turn, in one process, on the same input, with the same threads.
 The spread is the smallest and largest ratio of a pair of runs. Superpixels are given, except where they are measured.
@@ -25,6 +26,7 @@ os.environ.setdefault("OMP_PROC_BIND", "true")  # threads that share a core make
 import numpy as np
 import timm
 import torch
+from accelerator import MODES, RESULTS, measure_device
 from PIL import Image
 from report import processor
 from torch.profiler import ProfilerActivity, profile
@@ -51,7 +53,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7, help="pairs of runs; a large batch gets fewer")
     parser.add_argument("--output", type=Path, default=DOCS, help="table to write (%(default)s)")
     parser.add_argument("--peak", choices=("ours", *RIVALS), help=argparse.SUPPRESS)  # how `memory` calls itself
+    gpu = parser.add_argument_group("on another device, instead of the parts")
+    gpu.add_argument("--device", help="cuda; cpu for a trial")
+    gpu.add_argument("--batch-size", type=int, default=256, help="the large batch; the other is 1 (%(default)s)")
+    gpu.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    gpu.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="ways to run a network (all)")
+    gpu.add_argument("--variant", default="hcast_small", help="of ours (%(default)s)")
+    gpu.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV (%(default)s)")
     args = parser.parse_args()
+    if args.device:
+        measure_device(args, processor())
+        return
     torch.set_num_threads(args.threads)
     if args.peak:
         print(json.dumps(peak_memory(args.peak)))

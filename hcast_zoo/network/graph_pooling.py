@@ -65,14 +65,14 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
     if valid is not None:
         nearest = nearest.masked_fill(~valid, -1.0)
 
-    choose = _choose_centres
+    choose = choose_step_by_step
     if points.is_cuda and not torch.compiler.is_exporting():
-        choose = _kernel() or choose
+        choose = load_kernel() or choose
 
     return choose(distances, nearest, same, num_samples)
 
 
-def _choose_centres(distances: Tensor, nearest: Tensor, same: Tensor, num_samples: int) -> Tensor:
+def choose_step_by_step(distances: Tensor, nearest: Tensor, same: Tensor, num_samples: int) -> Tensor:
     """Do what :func:`.sampling_kernel.choose_centres` does, in plain torch."""
     chosen = []
     for _ in range(num_samples):
@@ -83,7 +83,7 @@ def _choose_centres(distances: Tensor, nearest: Tensor, same: Tensor, num_sample
     return torch.stack(chosen, 1)
 
 
-def _kernel() -> Callable[[Tensor, Tensor, Tensor, int], Tensor] | None:
+def load_kernel() -> Callable[[Tensor, Tensor, Tensor, int], Tensor] | None:
     """Return the kernel that takes the steps in one launch; None where Triton is not installed."""
     try:
         from .sampling_kernel import choose_centres

@@ -1,5 +1,6 @@
 """The benchmarks' own parts against plain references, and each command once on a tiny model."""
 
+import csv
 import dataclasses
 import importlib
 import json
@@ -435,3 +436,20 @@ def test_timms_page_has_every_tag(benchmark):
     """The table of docs/timm.md is what the registry holds."""
     table = benchmark("timm_models").tag_table()
     assert table in (Path(__file__).parents[2] / "docs/timm.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_speed_of_a_device(benchmark, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(benchmark("accelerator"), "RIVAL", "vit_tiny_patch16_224")
+    options = "--device cpu --batch-size 2 --runs 1 --modes eager graph --variant hcast_tiny --precision fp32"
+    monkeypatch.setattr(sys, "argv", ["benchmarks/speed.py", *options.split(), "--results", str(tmp_path)])
+    benchmark("speed").main()
+    told = capsys.readouterr().out
+    assert "8 of 8 fixtures give the authors' centres" in told
+    assert "graph, batch 2: not timed: CUDA graphs need a CUDA device" in told
+
+    with open(next(tmp_path.glob("speed-*.csv")), encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    timed = [row for row in rows if row["pictures_per_second"]]
+    assert len(timed) == 6 and all(float(row["p99_ms"]) >= float(row["median_ms"]) for row in timed)
+    assert {row["mode"] for row in rows if row["share"]} == {"farthest point sampling", "SLIC"}
