@@ -199,8 +199,8 @@ def _later() -> list[Benchmark]:
                 "The lists iNaturalist18_train.txt and iNaturalist18_val.txt (a path and a species on each line) are "
                 "those of work on long-tailed recognition. The tree inat18_tree.json is missing in the authors' "
                 "repository and found in forks. Give all three beside the pictures.",
-                "The counts of pictures and supercategories are those of the competition's page. Orders: the authors' code has "
-                "274; those of the tree in a fork end with the 272nd.",
+                "The counts of pictures and supercategories are those of the competition's page. Orders: the authors' "
+                "code has 274; those of the tree in a fork end with the 272nd.",
             ),
             levels={"supercategory": 14, "order": 274, "species": 8142},
             lists=Lists(
