@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from hcast_zoo.cli import main
@@ -242,3 +243,32 @@ def test_calibrated_paths(tiny_model, taxonomy, tmp_path):
             sample = model.head.predict(model.backbone(image))[0]
         assert taxonomy.path_names(sample.pred_path.tolist()) == core.path
         assert sample.pred_path_score.item() == pytest.approx(core.path_probability, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("crop_mode", ["pad", "squash"])
+def test_crop_mode(crop_mode, tiny_model, taxonomy, tmp_path):
+    """How a picture becomes a square travels with the weights: the same pixels, to the bit, through every door."""
+    from transformers import AutoImageProcessor
+
+    config = tiny_model.config.replace(crop_mode=crop_mode, crop_pct=0.9)
+    file, folder = tmp_path / "tiny.safetensors", tmp_path / "repository"
+    save_weights(Weights(config, taxonomy, tiny_model.state_dict(), {"name": "tiny"}), file)
+    assemble(file, folder)
+    picture = read_picture(PICTURE).crop((0, 0, 200, 90))
+    expected = eval_transform(load_weights(file).config)(picture)
+    assert not torch.equal(expected, eval_transform(config.replace(crop_mode="center"))(picture))
+
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    assert torch.equal(transform(picture), expected) and model.config.crop_mode == crop_mode
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert torch.equal(processor(picture, return_tensors="pt")["pixel_values"][0], expected)
+
+    if importlib.util.find_spec("mmpretrain"):
+        import mmpretrain
+
+        step = mmpretrain.registry.TRANSFORMS.build(dict(type="ResizeToModel", arch=str(file)))
+        pixels = np.ascontiguousarray(step({"img": np.asarray(picture)[..., ::-1]})["img"][..., ::-1])
+        assert torch.equal(
+            eval_transform(config.replace(crop_mode="center", crop_pct=1.0))(Image.fromarray(pixels)), expected
+        )

@@ -17,7 +17,7 @@ from ..common.choices import (
     TABLE_SUFFIXES,
 )
 from ..common.text import clip, printable
-from ..network.config import SUPERPIXELS, VARIANTS
+from ..network.config import CROP_MODES, SUPERPIXELS, VARIANTS
 from ..paper.benchmarks import BENCHMARKS
 from ..training.settings import TrainConfig
 from . import answer, data, doctor, evaluate, frameworks, paper, predict, share, trust
@@ -269,6 +269,12 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--num-clusters", type=int, nargs=4)
     p.add_argument("--drop-path-rate", type=float)
     p.add_argument("--crop-pct", type=float, help="centre crop at evaluation")
+    p.add_argument(
+        "--crop-mode",
+        choices=CROP_MODES,
+        help="what is done at evaluation about pictures that are no squares: center cuts off the ends, pad fills up "
+        "with the mean colour, squash resizes both sides alike; with the last two, --crop-pct is 1 by default (center)",
+    )
     p.add_argument("--mean", type=float, nargs="+", help="of a channel's pixels in [0, 1], to normalise by")
     p.add_argument("--std", type=float, nargs="+", help="deviation of the same")
     add_fields(p, TrainConfig)

@@ -40,6 +40,7 @@ MODEL_OPTIONS = (
     "num_clusters",
     "drop_path_rate",
     "crop_pct",
+    "crop_mode",
     "mean",
     "std",
 )
@@ -140,6 +141,8 @@ def _change_config(config, options: dict, level_classes: tuple[int, ...]):
     changes = {name: options[name] for name in MODEL_OPTIONS if name in options}
     if "image_size" in changes:
         changes = {**config.tokens_at(changes["image_size"]), **changes}
+    if changes.get("crop_mode", "center") != "center":
+        changes.setdefault("crop_pct", 1.0)  # whoever does not want pictures cut wants them whole
     return config.replace(
         level_classes=level_classes, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     )

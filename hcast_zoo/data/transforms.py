@@ -40,7 +40,8 @@ def eval_transform(config: HCastConfig) -> Compose:
     """Return the preprocessing of a config: PIL RGB picture to (3, H, W) float32, normalised.
 
     The short side is resized to ``image_size / crop_pct``, the centre cropped. Of a picture that is over 20 times as
-    long as it is wide, only the middle is resized, for the rest would be cropped.
+    long as it is wide, only the middle is resized, for the rest would be cropped. With ``crop_mode`` ``pad``, the long
+    side is resized instead, and the short one filled up with the mean colour; with ``squash``, both sides are.
 
     Source: official datasets.py:177-180 (docs/official_differences.md, 25).
     """
@@ -50,15 +51,17 @@ def eval_transform(config: HCastConfig) -> Compose:
 def to_square(config: HCastConfig, size: int) -> list[Callable]:
     """Return the first steps of a preprocessing: the centre of the resized picture, ``size`` pixels a side."""
     resample = Image.Resampling[config.interpolation.upper()]
-    return [
-        middle,
-        partial(resize, short=short_side(config), resample=resample),
-        partial(center_crop, size=size),
-    ]
+    side = short_side(config)
+    if config.crop_mode == "squash":
+        return [partial(squash, side=side, resample=resample), partial(center_crop, size=size)]
+    if config.crop_mode == "pad":
+        fill = tuple(round(255 * value) for value in config.mean)
+        return [partial(resize_long, long=side, resample=resample), partial(crop_or_pad, size=size, fill=fill)]
+    return [middle, partial(resize, short=side, resample=resample), partial(center_crop, size=size)]
 
 
 def short_side(config: HCastConfig) -> int:
-    """Return the pixels that a picture's short side is resized to before the centre is cropped."""
+    """Return the pixels that a picture's short side (with ``pad`` its long one) is resized to before it is cropped."""
     return int(config.image_size / config.crop_pct)
 
 
@@ -89,6 +92,41 @@ def resize(picture: Image.Image, short: int, resample: Image.Resampling) -> Imag
     return picture if size == picture.size else picture.resize(size, resample)
 
 
+def squash(picture: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
+    """Resize a picture to a square, whatever its shape."""
+    return picture if picture.size == (side, side) else picture.resize((side, side), resample)
+
+
+def resize_long(picture: Image.Image, long: int, resample: Image.Resampling) -> Image.Image:
+    """Resize a picture so that its long side has ``long`` pixels."""
+    size = resized_long(picture.size, long)
+    return picture if size == picture.size else picture.resize(size, resample)
+
+
+def resized_long(size: tuple[int, int], long: int) -> tuple[int, int]:
+    """Return the size (width, height) of a picture whose long side is resized to ``long``; rounded as timm does."""
+    ratio = max(size) / long
+    width, height = (max(1, round(side / ratio)) for side in size)
+    return width, height
+
+
+def crop_or_pad(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Image.Image:
+    """Put a picture in the centre of ``size`` x ``size`` pixels; cut what is too long, fill up the rest."""
+    if min(picture.size) >= size:
+        return center_crop(picture, size)
+    left, top = pad_start(picture.size, size)
+    colour = (*(fill * 3 if len(fill) == 1 else fill), *([255] if picture.mode == "RGBA" else []))
+    square = Image.new(picture.mode, (size, size), colour)
+    square.paste(picture, (left, top))
+    return square
+
+
+def pad_start(size: tuple[int, int], square: int) -> tuple[int, int]:
+    """Return left and top of a picture in a square: negative where it is cut off, rounded as timm rounds them."""
+    left, top = ((square - side) // 2 if side < square else -round((side - square) / 2) for side in size)
+    return left, top
+
+
 def center_crop(picture: Image.Image, size: int) -> Image.Image:
     """Cut ``size`` x ``size`` pixels out of the centre of a picture that has as many."""
     left, top = crop_start(picture.size, size)
@@ -109,13 +147,21 @@ def view_box(config: HCastConfig, size: tuple[int, int]) -> tuple[float, float, 
         size: Width and height of the picture in pixels.
 
     Returns:
-        Left, top, right, bottom in the picture's pixels.
+        Left, top, right, bottom in the picture's pixels; with ``pad``, beyond its edges.
     """
-    at_left, at_top, right, bottom = middle_box(size)
-    size = right - at_left, bottom - at_top
-    crop = config.image_size
-    shown = resized(size, short_side(config))
-    start = crop_start(shown, crop)
+    crop, at_left, at_top = config.image_size, 0, 0
+    if config.crop_mode == "pad":
+        shown = resized_long(size, short_side(config))
+        left, top = pad_start(shown, crop)
+        start = -left, -top
+    elif config.crop_mode == "squash":
+        shown = short_side(config), short_side(config)
+        start = crop_start(shown, crop)
+    else:
+        at_left, at_top, right, bottom = middle_box(size)
+        size = right - at_left, bottom - at_top
+        shown = resized(size, short_side(config))
+        start = crop_start(shown, crop)
     scale = [side / r for side, r in zip(size, shown)]
     left, top = (s * k + at for s, k, at in zip(start, scale, (at_left, at_top)))
     return left, top, left + crop * scale[0], top + crop * scale[1]

@@ -12,6 +12,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CELL_SIZE = 8  # pixels: the stem's stride, so one token cell covers 8x8 pixels
 SUPERPIXELS = ("seeds", "slic", "grid")  # methods to compute them
+CROP_MODES = ("center", "pad", "squash")  # how a picture becomes a square; see data.transforms.to_square
 NUM_STAGES = 4
 STEM = re.compile(r"conv|timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # a name that timm knows: no Hub, no folder
 GROUPINGS = ("tokens", "descriptor")
@@ -53,7 +54,11 @@ class HCastConfig:
         mean: Channel means of the normalisation, for pixels in [0, 1].
         std: Channel deviations of the normalisation.
         interpolation: Resize filter of the preprocessing (``"bicubic"``, ``"bilinear"``).
-        crop_pct: Centre crop as a fraction of the resized picture's short side, in [0.05, 1].
+        crop_pct: Centre crop as a fraction of the resized picture's short side (with ``"pad"`` its long one), in
+            [0.05, 1].
+        crop_mode: What is done about a picture that is no square: ``"center"`` cuts off the ends of its long side;
+            ``"pad"`` puts it on a square of the mean colour; ``"squash"`` resizes both sides alike. With ``crop_pct`` 1
+            the last two show the whole picture.
         stem: ``"conv"``, the paper's; or ``"timm:NAME"``, a timm model whose features become the tokens.
         stem_strides: Strides of that model's feature maps which tokens are made of, by default
             ``(8, 16, 32)``; empty for the paper's stem.
@@ -90,6 +95,7 @@ class HCastConfig:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
+    crop_mode: str = "center"
     stem: str = "conv"
     stem_strides: tuple[int, ...] = ()
     stem_final: bool = False
@@ -174,6 +180,7 @@ class HCastConfig:
         # A tiny crop would resize the picture to a size that fits no memory.
         check(is_number(self.crop_pct) and 0.05 <= self.crop_pct <= 1, "crop_pct", "a fraction in [0.05, 1]")
 
+        check(self.crop_mode in CROP_MODES, "crop_mode", "'center', 'pad' or 'squash'")
         self._validate_stem(check)
 
         for field in ("mean", "std"):

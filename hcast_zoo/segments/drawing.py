@@ -27,6 +27,7 @@ GAP = 12  # pixels between the panels
 FONT_SIZE = 14
 LINE = 18  # pixels: height of a line of text
 INK, WHITE, EDGE = (32, 33, 36), (255, 255, 255), (255, 255, 0)
+PADDING = (124, 116, 104)  # about the mean colour of ImageNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,16 @@ class Segmentation:
         left, top, right, bottom = self.box
         width, height = self.picture.size  # rounding may put the box a fraction of a pixel outside
         box = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-        return self.picture.resize((size, size), Image.Resampling.BICUBIC, box)
+        whole = box[2] - box[0] > right - left - 1 and box[3] - box[1] > bottom - top - 1
+        if whole:
+            return self.picture.resize((size, size), Image.Resampling.BICUBIC, box)
+
+        scale_x, scale_y = size / (right - left), size / (bottom - top)  # a padded picture, on grey
+        at = round((box[0] - left) * scale_x), round((box[1] - top) * scale_y)
+        shown = max(1, round((box[2] - box[0]) * scale_x)), max(1, round((box[3] - box[1]) * scale_y))
+        square = Image.new("RGB", (size, size), PADDING)
+        square.paste(self.picture.resize(shown, Image.Resampling.BICUBIC, box), at)
+        return square
 
 
 def resize_labels(labels: np.ndarray, size: int) -> np.ndarray:

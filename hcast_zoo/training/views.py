@@ -37,7 +37,10 @@ PLAIN = "plain"
 SEED = 0  # of the augmentation; runs with other seeds share the views
 BATCH = 16  # pictures that go through the stem at once
 AUGMENTATIONS = ("auto_augment", "color_jitter", "random_erasing", "crop_scale", "hflip", "random_background")
-PREPROCESSING = ("image_size", "in_chans", "superpixels", "num_superpixels", "mean", "std", "interpolation", "crop_pct")
+PREPROCESSING = (
+    *("image_size", "in_chans", "superpixels", "num_superpixels", "mean", "std", "interpolation", "crop_pct"),
+    "crop_mode",
+)
 STEM = ("stem", "stem_strides", "stem_final", "grouping")
 
 

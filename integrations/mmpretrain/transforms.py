@@ -12,7 +12,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from hcast_zoo.data.pictures import PictureError, from_array, on_background, open_picture
-from hcast_zoo.data.transforms import Compose, short_side, to_tensor
+from hcast_zoo.data.transforms import Compose, short_side, to_square, to_tensor
 from hcast_zoo.network.superpixels import segment_normalized
 
 from .config import model_config
@@ -98,7 +98,8 @@ def _to_rgb(pixels: np.ndarray) -> np.ndarray:
 class ResizeToModel(BaseTransform):
     """Resize the short edge and crop the centre, as an architecture (and its weights) wants it.
 
-    ResizeEdge and CenterCrop by Pillow; for those with numbers of your own, write them in the pipeline.
+    ResizeEdge and CenterCrop by Pillow; for those with numbers of your own, write them in the pipeline. Where the
+    weights say ``crop_mode`` ``pad`` or ``squash``, the core does that.
 
     Args:
         arch: See :func:`.config.model_config`.
@@ -108,10 +109,18 @@ class ResizeToModel(BaseTransform):
         config = model_config(arch)
         self.resize = ResizeEdge(short_side(config), "short", "pillow", config.interpolation)
         self.crop = CenterCrop(config.image_size)
+        self.square = None
+        if config.crop_mode != "center":
+            self.square = Compose(to_square(config, config.image_size))
 
     def transform(self, results: dict) -> dict:
         """Resize and crop."""
-        return self.crop(self.resize(results))
+        if self.square is None:
+            return self.crop(self.resize(results))
+        square = np.asarray(self.square(Image.fromarray(np.ascontiguousarray(results["img"][..., ::-1]))))
+        results["img"] = np.ascontiguousarray(square[..., ::-1])
+        results["img_shape"] = square.shape[:2]
+        return results
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.resize}, {self.crop})"

@@ -32,6 +32,7 @@ PAPER_DATASETS: dict[str, dict] = {
     "inat21_mini": dict(level_classes=(273, 1103, 10000), mean=(0.466, 0.471, 0.380), std=(0.195, 0.194, 0.192)),
 }
 HUB_ORGANIZATION = "hcast-zoo"
+CROP_NAMES = {"center": "center", "pad": "border", "squash": "squash"}  # ours to timm's
 FIRST_CONVS = {"conv": "stem.0.conv", "timm:efficientnet_lite0": "stem.body.conv_stem"}  # which sees the channels
 
 
@@ -151,6 +152,7 @@ def describe_source(source: Source) -> dict[str, Any]:
         std=config.std,
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
+        crop_mode=CROP_NAMES[config.crop_mode],
         first_conv=FIRST_CONVS.get(config.stem),
         classifier=head_names(len(config.level_classes)),
         label_names=tuple(source.labels["names"][-1]) if source.labels else None,

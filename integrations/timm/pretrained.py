@@ -14,17 +14,16 @@ from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.file import find_weights, packaged_weights, read_weights, shipped_path
 from hcast_zoo.weights.published import TAGS
 
-from .cfgs import HUB_ORGANIZATION, Source, describe_source, sources
+from .cfgs import CROP_NAMES, HUB_ORGANIZATION, Source, describe_source, sources
 
 ImageSize = int | tuple[int, int]  # side, or height and width, in pixels
 
+OUR_CROPS = {theirs: ours for ours, theirs in CROP_NAMES.items()}
+PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # that a caller's config may change
 # What a user may pass to create_model; images and their normalisation are timm's img_size, in_chans and pretrained_cfg.
 MODEL_FIELDS = tuple(
-    f.name
-    for f in dataclasses.fields(HCastConfig)
-    if f.name not in ("image_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
+    f.name for f in dataclasses.fields(HCastConfig) if f.name not in ("image_size", "in_chans", *PREPROCESSING)
 )
-
 NO_DROP = dict(drop_rate=0.0, drop_path_rate=0.0)  # in timm, regularisation is the caller's and never the weights'
 
 
@@ -49,7 +48,7 @@ def fetch_cfg(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
     path = find_weights(name)
     header = read_weights(path, tensors=False)
     source = Source(header.config, header.taxonomy and header.taxonomy.to_dict(), TAGS[name].classes == 0)
-    told = {k: v for k, v in describe_source(source).items() if k not in ("mean", "std", "interpolation", "crop_pct")}
+    told = {k: v for k, v in describe_source(source).items() if k not in PREPROCESSING}
     return dataclasses.replace(cfg, file=str(path), **told), source
 
 
@@ -119,6 +118,7 @@ def make_config(
         "std": cfg.std,
         "interpolation": cfg.interpolation,
         "crop_pct": cfg.crop_pct,
+        "crop_mode": OUR_CROPS.get(cfg.crop_mode, cfg.crop_mode),
         **NO_DROP,
     }
     fields.update({k: v for k, v in saved.items() if k in MODEL_FIELDS and v is not None})

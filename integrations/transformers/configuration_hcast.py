@@ -82,6 +82,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
     std: tuple[float, ...] | list[float] = IMAGENET_STD
     interpolation: str = "bicubic"
     crop_pct: float | int = 0.875
+    crop_mode: str = "center"
     stem: str = "conv"
     stem_strides: tuple[int, ...] | list[int] = ()
     stem_final: bool = False

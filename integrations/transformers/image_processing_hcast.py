@@ -26,7 +26,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs
 
 from hcast_zoo.data.pictures import PictureError, read_picture
-from hcast_zoo.data.transforms import middle, short_side
+from hcast_zoo.data.transforms import Compose, middle, short_side, to_square
 from hcast_zoo.network.config import HCastConfig as CoreConfig
 from hcast_zoo.network.memory import check_memory, resized_bytes
 from hcast_zoo.network.superpixels import segment_normalized
@@ -42,12 +42,17 @@ class HCastImageProcessorKwargs(ImagesKwargs, total=False):
         return_segments: Also return ``segments``, the (B, H, W) int64 superpixel maps that the model would make.
         num_superpixels: Labels of the maps run from 0 to this, exclusive.
         superpixels: How they are made: ``"seeds"``, ``"slic"`` or ``"grid"``.
+        crop_mode: How a picture becomes a square: ``"center"``, ``"pad"`` or ``"squash"``, as in the core's config. The
+            last two are done first, to ``crop_size``, on 8- and 16-bit pictures.
+        crop_pct: With ``"pad"`` and ``"squash"``: part of the sides that is not cropped, in [0.05, 1].
     """
 
     do_grayscale: bool | None
     return_segments: bool | None
     num_superpixels: int | None
     superpixels: str | None
+    crop_mode: str | None
+    crop_pct: float | None
 
 
 class HierarchicalProcessing:
@@ -69,16 +74,21 @@ class HierarchicalProcessing:
     return_segments = False
     num_superpixels = DEFAULTS.num_superpixels
     superpixels = DEFAULTS.superpixels
+    crop_mode = DEFAULTS.crop_mode
+    crop_pct = 1.0
     model_input_names = ["pixel_values", "segments"]  # noqa: RUF012
 
     @classmethod
     def from_core(cls, config: CoreConfig, **kwargs: Any) -> "HierarchicalProcessing":
         """Build the preprocessing of a core config (or of a transformers one)."""
         side = config.image_size
+        square = config.crop_mode != "center"
         return cls(
             **{
                 "resample": PILImageResampling[config.interpolation.upper()],
-                "size": {"shortest_edge": short_side(config)},
+                "size": {"height": side, "width": side} if square else {"shortest_edge": short_side(config)},
+                "crop_mode": config.crop_mode,
+                "crop_pct": config.crop_pct if square else 1.0,
                 "crop_size": {"height": side, "width": side},
                 "image_mean": list(config.mean),
                 "image_std": list(config.std),
@@ -110,11 +120,27 @@ class HierarchicalProcessing:
         if do_convert_rgb:
             picture = as_picture(image, input_data_format)
             if picture is not None:
-                image, input_data_format = middle(read_picture(picture)), None
+                image, input_data_format = self._square(read_picture(picture), **kwargs), None
+            elif self.crop_mode == "pad":
+                raise ValueError("crop_mode pad: expected pictures or integer pixels on the CPU, got others")
 
         return super().process_image(
             image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
         )
+
+    def _square(self, picture: Image.Image, **kwargs: Any) -> Image.Image:
+        """Return a picture as it goes to the backend's resizing: with ``pad`` and ``squash`` of its final size."""
+        if self.crop_mode == "center" or not self.do_resize:
+            return middle(picture)
+        config = CoreConfig(
+            image_size=-(-self.crop_size["height"] // 8) * 8,
+            crop_mode=self.crop_mode,
+            crop_pct=self.crop_pct,
+            mean=tuple(self.image_mean),
+            std=tuple(self.image_std),
+            interpolation=PILImageResampling(self.resample).name.lower(),
+        )
+        return Compose(to_square(config, self.crop_size["height"]))(picture)
 
     def _preprocess(
         self,
@@ -128,10 +154,14 @@ class HierarchicalProcessing:
         return_segments: bool | None = None,
         num_superpixels: int | None = None,
         superpixels: str | None = None,
+        crop_mode: str | None = None,
+        crop_pct: float | None = None,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Resize and crop in the backend, then rescale and normalise with the core's arithmetic."""
+        if (crop_mode, crop_pct) != (self.crop_mode, self.crop_pct):
+            raise ValueError("crop_mode, crop_pct: make a processor with others, they belong to the weights")
         _check_sizes(num_superpixels, **kwargs)
         cropped = super()._preprocess(
             images,

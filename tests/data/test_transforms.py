@@ -1,4 +1,5 @@
 import io
+import itertools
 import pickle
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from hcast_zoo.data import pictures
 from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.data.transforms import eval_transform, normalization, short_side, view_box
-from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.config import CROP_MODES, HCastConfig
 
 RED = np.full((6, 8, 3), (200, 30, 40), np.uint8)
 
@@ -33,13 +34,15 @@ def test_official_preprocessing(inputs):
 
 @pytest.mark.parametrize("size", [(96, 96), (120, 61), (61, 120), (33, 300), (1000, 700)])
 @pytest.mark.parametrize("crop_pct", [0.875, 0.5, 1.0])
-def test_view_box_is_what_the_model_sees(size, crop_pct):
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_view_box_is_what_the_model_sees(size, crop_pct, crop_mode):
     """A picture whose colours tell the place: the edges of the transformed picture show the edges of the box."""
     config = HCastConfig(
         image_size=96,
         num_superpixels=36,
         num_clusters=(16, 8, 4, 4),
         crop_pct=crop_pct,
+        crop_mode=crop_mode,
         interpolation="bilinear",
         mean=(0.0,) * 3,
         std=(1.0,) * 3,
@@ -54,17 +57,27 @@ def test_view_box_is_what_the_model_sees(size, crop_pct):
         (seen[1, :, 48], (top / height, bottom / height)),
     ):
         expected = start + (torch.arange(96) + 0.5) / 96 * (end - start)
-        assert (shares - expected).abs()[8:-8].max() < 0.01  # bilinear flattens a ramp at its ends
+        inside = (expected > 0.1) & (expected < 0.9)  # bilinear flattens a ramp at its ends
+        inside[:8] = inside[-8:] = False
+        assert ((shares - expected).abs()[inside] < 0.01).all()
+        outside = (expected < -0.02) | (expected > 1.02)
+        assert (shares[outside] == 0).all()  # the padding, in the mean colour
 
 
-def test_equal_to_timms_transform():
+@pytest.mark.parametrize("crop_mode, theirs_is", [("center", "center"), ("pad", "border"), ("squash", "squash")])
+@pytest.mark.parametrize("size", [(90, 130), (130, 90), (33, 300), (301, 299), (64, 64)])
+def test_equal_to_timms_transform(crop_mode, theirs_is, size):
     import timm.data
 
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
-    for config in (HCastConfig(), HCastConfig(image_size=96, crop_pct=1.0, interpolation="bilinear")):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    for config in (
+        HCastConfig(crop_mode=crop_mode),
+        HCastConfig(image_size=96, crop_pct=1.0, crop_mode=crop_mode, interpolation="bilinear"),
+    ):
         theirs = timm.data.create_transform(
             (3, config.image_size, config.image_size),
             crop_pct=config.crop_pct,
+            crop_mode=theirs_is,
             mean=config.mean,
             std=config.std,
             interpolation=config.interpolation,
@@ -170,8 +183,8 @@ def test_exif_rotation():
 
 
 def test_tiny_and_extreme_shapes():
-    for size in ((1, 1), (1, 300), (300, 1)):
-        image = eval_transform(HCastConfig(image_size=32))(Image.new("RGB", size, "red"))
+    for size, crop_mode in itertools.product(((1, 1), (1, 300), (300, 1), (5000, 2)), CROP_MODES):
+        image = eval_transform(HCastConfig(image_size=32, crop_mode=crop_mode))(Image.new("RGB", size, "red"))
         assert image.shape == (3, 32, 32) and image.isfinite().all()
 
 

@@ -55,6 +55,9 @@ def by_the_core(config, pictures):
     [
         {},
         {"crop_pct": 1.0},
+        {"crop_mode": "pad", "crop_pct": 1.0},
+        {"crop_mode": "pad", "crop_pct": 0.8, "mean": (0.2, 0.4, 0.6)},
+        {"crop_mode": "squash"},
         {"interpolation": "bilinear"},
         {"interpolation": "lanczos"},
         {"in_chans": 1, "mean": (0.5,), "std": (0.25,)},

@@ -66,8 +66,10 @@ class TestPreprocessing:
             HCastConfig(),
             HCastConfig(image_size=96, crop_pct=1.0),
             HCastConfig(image_size=64, interpolation="bilinear"),
+            HCastConfig(image_size=96, crop_pct=1.0, crop_mode="pad"),
+            HCastConfig(image_size=96, crop_mode="squash"),
         ],
-        ids=["224", "96", "bilinear"],
+        ids=["224", "96", "bilinear", "pad", "squash"],
     )
     @pytest.mark.parametrize("size", [(90, 60), (61, 97), (256, 300)])
     def test_resizing_is_the_cores(self, config, size):
