@@ -2,7 +2,7 @@
 PYTHON ?= python
 WEIGHTS ?= hcast_small.emoji_art
 
-.PHONY: install test test-all format lint types docs bench
+.PHONY: install test test-all format lint types docs dist bench
 
 install:  ## everything but the extra `recipes`, editable, with the versions of .ci/constraints.txt
 	PIP_CONSTRAINT=.ci/constraints.txt $(PYTHON) -m pip install -e '.[all]'
@@ -25,6 +25,9 @@ types:  ## types of the core
 
 docs:  ## the site, into site/
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
+dist:  ## the sdist and the wheel for PyPI, into dist/
+	PYTHON=$(PYTHON) .ci/dist
 
 bench:  ## one measured page: make bench PAGE=decoding DATA=emoji.parquet
 	$(PYTHON) benchmarks/$(PAGE).py --model $(WEIGHTS) --data $(DATA)

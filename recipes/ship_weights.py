@@ -18,6 +18,16 @@ from hcast_zoo.weights.file import load_weights, packaged_weights, save_weights
 from hcast_zoo.weights.header import SHIPPED, SHIPPED_INDEX
 
 
+def save_header(file: Path) -> None:
+    """Write a file's metadata without its tensors beside it; the wheel has it where it has not the file."""
+    content = file.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    text = json.dumps({"__metadata__": header["__metadata__"]}, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    (SHIPPED / "headers").mkdir(exist_ok=True)
+    (SHIPPED / "headers" / file.name).write_bytes(len(text).to_bytes(8, "little") + text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="weights of a run")
@@ -29,6 +39,7 @@ def main() -> None:
     weights.metadata = {"name": args.name, "training": args.training, **facts}
     file = SHIPPED / f"{args.name}.safetensors"
     save_weights(weights, file, torch.float16)
+    save_header(file)
     index = {
         **packaged_weights(),
         args.name: {

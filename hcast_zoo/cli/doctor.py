@@ -135,9 +135,13 @@ def _weights() -> dict[str, str]:
     """Return whether each file of weights in the package is whole."""
     from ..weights.errors import WeightsError
     from ..weights.file import find_weights, packaged_weights
+    from ..weights.header import header_path, shipped_path
 
     states = {}
-    for name in packaged_weights():
+    for name, entry in packaged_weights().items():
+        if not shipped_path(entry).exists() and header_path(entry).exists():
+            states[name] = "not in this installation; fetched from the Hub on first use"
+            continue
         try:
             states[name] = f"{find_weights(name).stat().st_size / 1e6:.0f} MB, checksum right"
         except WeightsError as error:

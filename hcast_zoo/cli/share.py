@@ -190,12 +190,14 @@ def info(args: argparse.Namespace) -> int:
 def _list_tags(as_json: bool) -> None:
     """Print a row for each name that weights have: in the package, and on the Hub by others."""
     from ..network.model import HCast
-    from ..weights.file import packaged_weights, read_weights, shipped_path
+    from ..weights.file import packaged_weights, read_weights
+    from ..weights.header import OWNER, header_path, shipped_path
     from ..weights.tags import TAGS, describe_tag
 
     rows = []
     for name, entry in packaged_weights().items():
-        content = read_weights(shipped_path(entry), tensors=False)
+        content = read_weights(header_path(entry), tensors=False)
+        here = shipped_path(entry).exists()
         rows.append(
             {
                 "name": name,
@@ -203,10 +205,10 @@ def _list_tags(as_json: bool) -> None:
                 "classes": content.config.level_classes[-1],
                 "parameters": sum(p.numel() for p in HCast(content.config, device="meta").parameters()),
                 "license": content.metadata.get("license", ""),
-                "where": "in the package",
+                "where": "in the package" if here else f"hf://{OWNER}/{name}/model.safetensors",
                 "verified": "SHA-256 of the package",
                 "sha256": entry["sha256"],
-                "cached": str(shipped_path(entry)),
+                "cached": str(shipped_path(entry)) if here else None,
                 "description": entry.get("description", ""),
             }
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -15,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..common.extras import needs_extra
 from ..common.files import sha256
 from ..segments.drawing import segment_strip
-from ..weights.file import build_model, load_weights, packaged_weights, save_weights
+from ..weights.file import build_model, find_weights, load_weights, packaged_weights, save_weights
 from ..weights.hub import HubError
 from .model_card import Evaluation, packaged_evaluations, render_card
 
@@ -81,7 +82,10 @@ def assemble(
         if evaluation.pictures_file:
             beside = resources.files("hcast_zoo.model_cards") if pictures is None else Path(pictures)
             (folder / evaluation.pictures_file).write_bytes((beside / evaluation.pictures_file).read_bytes())
-    save_weights(weights, folder / "model.safetensors", dtype)
+    if str(source) in packaged_weights() and not facts and dtype is None:
+        shutil.copyfile(find_weights(source), folder / "model.safetensors")  # has the checksum that the index tells
+    else:
+        save_weights(weights, folder / "model.safetensors", dtype)
     if weights.taxonomy is not None:
         weights.taxonomy.save(folder / "taxonomy.json")
     if preview is not None:

@@ -13,7 +13,8 @@ from ..common.text import clip
 from ..network.config import HCastConfig
 from ..network.stems import TIMM, PretrainedStem, weighted_mean
 from ..taxonomy.tree import UNKNOWN
-from ..weights.file import find_weights, load_weights, packaged_weights, read_weights
+from ..weights.file import load_weights, packaged_weights, read_weights
+from ..weights.header import header_path
 from .imbalance import class_weights, level_priors, sample_weights
 from .settings import TrainConfig
 
@@ -65,8 +66,8 @@ def stem_source(config: HCastConfig, source: str | None) -> str | None:
 
 def packaged_stem(config: HCastConfig) -> str | None:
     """Return the name of packaged weights that have a config's stem, or None."""
-    for name in packaged_weights():
-        if read_weights(find_weights(name), tensors=False).config.stem == config.stem:
+    for name, entry in packaged_weights().items():
+        if read_weights(header_path(entry), tensors=False).config.stem == config.stem:
             return name
     return None
 

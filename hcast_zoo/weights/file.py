@@ -19,10 +19,11 @@ from ..network.model import HCast
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.tree import Taxonomy
 from .errors import WeightsError as WeightsError
+from .header import OWNER, header_path
 from .header import packaged_weights as packaged_weights
 from .header import read_metadata as read_metadata
 from .header import shipped_path as shipped_path
-from .hub import download_file, parse_repository
+from .hub import HubError, download_file, parse_repository
 from .tags import TAGS, default_tag, fetch_tag
 
 RUN_FILES = ("best.safetensors", "last.safetensors")  # of a training run, the one to take first
@@ -274,16 +275,13 @@ def _move_finest_head(state: dict[str, Tensor], level: int) -> dict[str, Tensor]
 def find_weights(source: str | Path) -> Path:
     """Return the file a name, a file, a folder or a repository on the Hub stands for.
 
-    The checksum of a file in the package is verified. What exists on disk goes before the Hub.
+    The checksum of a file in the package's index is verified. What exists on disk goes before the Hub.
     """
     index = packaged_weights()
     name = str(source)
     names = [n for n in index if n == name or n.split(".")[0] == name]
     if names:
-        path = shipped_path(index[names[0]])
-        if not path.exists() or sha256(path) != index[names[0]]["sha256"]:
-            raise WeightsError(f"{path} is missing or damaged: reinstall hcast-zoo")
-        return path
+        return _find_packaged(names[0], index[names[0]])
 
     published = name if name in TAGS else default_tag(name)
     path = Path(source)
@@ -307,6 +305,31 @@ def find_weights(source: str | Path) -> Path:
         f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, org/name on the "
         f"Hub, or one of {', '.join([*index, *TAGS])}"
     )
+
+
+def _find_packaged(name: str, entry: dict) -> Path:
+    """Return the file of packaged weights: in the package, or fetched from the Hub, where the wheel is without it."""
+    path = shipped_path(entry)
+    if path.exists() or not header_path(entry).exists():
+        if not path.exists() or sha256(path) != entry["sha256"]:
+            raise WeightsError(f"{path} is missing or damaged: reinstall hcast-zoo")
+        return path
+
+    repository = f"{OWNER}/{name}"
+    try:
+        path = download_file(repository, "model.safetensors")
+    except HubError as error:
+        raise HubError(
+            f"{name} is not in this installation, which holds the default weights alone: {error}. With a connection, "
+            f"`hcast-zoo info {name}` fetches it once; a checkout of the repository holds it, and "
+            f"`hcast-zoo predict --model FILE` takes {entry['file']} from there"
+        ) from error
+    if sha256(path) != entry["sha256"]:
+        raise WeightsError(
+            f"{name}: model.safetensors of {repository} has another SHA-256 than this version expects, "
+            f"{entry['sha256']}: remove {path} and try again, or upgrade hcast-zoo"
+        )
+    return path
 
 
 def checksum(source: str | Path) -> str:

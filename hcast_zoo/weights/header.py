@@ -1,4 +1,8 @@
-"""What weights files tell without their tensors, and which ship with the package; read without importing torch."""
+"""What weights files tell without their tensors, and which ship with the package; read without importing torch.
+
+A checkout holds all weights of the index. The wheel on PyPI holds those of ``DEFAULT_MODEL``, and the headers of all;
+the others come from the Hub when they are first used.
+"""
 
 import json
 from pathlib import Path
@@ -10,6 +14,7 @@ from ..common.text import clip
 from .errors import WeightsError
 
 SHIPPED = Path(__file__).parent / "shipped"
+OWNER = "hcast-zoo"  # of the repositories on the Hub; reserved, and empty until the first release
 SHIPPED_INDEX = SHIPPED / "index.json"  # name -> {"file", "sha256"}; the first of a variant is its default
 
 
@@ -19,8 +24,14 @@ def packaged_weights() -> dict[str, dict]:
 
 
 def shipped_path(entry: dict) -> Path:
-    """Return the file of an entry of :func:`packaged_weights`."""
+    """Return where the file of an entry of :func:`packaged_weights` is, if the package holds it."""
     return SHIPPED / entry["file"]
+
+
+def header_path(entry: dict) -> Path:
+    """Return a file with the metadata of an entry of :func:`packaged_weights`: its own, or its header alone."""
+    path = shipped_path(entry)
+    return path if path.exists() else SHIPPED / "headers" / entry["file"]
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

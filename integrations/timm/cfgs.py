@@ -12,7 +12,7 @@ from timm.models import PretrainedCfg
 from hcast_zoo.common.text import clip
 from hcast_zoo.network.config import VARIANTS, HCastConfig
 from hcast_zoo.weights.errors import WeightsError
-from hcast_zoo.weights.header import packaged_weights, read_metadata, shipped_path
+from hcast_zoo.weights.header import OWNER, header_path, packaged_weights, read_metadata, shipped_path
 from hcast_zoo.weights.published import TAGS
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ PAPER_DATASETS: dict[str, dict] = {
     "entity30": dict(level_classes=(30, 120), num_superpixels=256),
     "inat21_mini": dict(level_classes=(273, 1103, 10000), mean=(0.466, 0.471, 0.380), std=(0.195, 0.194, 0.192)),
 }
-HUB_ORGANIZATION = "hcast-zoo"
 CROP_NAMES = {"center": "center", "pad": "border", "squash": "squash"}  # ours to timm's
 FIRST_CONVS = {"conv": "stem.0.conv", "timm:efficientnet_lite0": "stem.body.conv_stem"}  # which sees the channels
 
@@ -79,7 +78,7 @@ def sources() -> dict[str, Source]:
     found = {}
     for name, entry in packaged_weights().items():
         try:
-            found[name] = _read_source(shipped_path(entry))
+            found[name] = _read_source(header_path(entry))
         except WeightsError as error:
             _logger.warning("%s", error)
             found[name] = Source(HCastConfig.from_variant(name.split(".")[0]))
@@ -133,9 +132,7 @@ def make_cfgs() -> dict[str, PretrainedCfg]:
         elif name.endswith(".untrained"):
             cfgs[name] = PretrainedCfg(**fields)
         else:
-            cfgs[name] = UnpublishedCfg(
-                hf_hub_id=f"{HUB_ORGANIZATION}/{name}", hf_hub_filename="model.safetensors", **fields
-            )
+            cfgs[name] = UnpublishedCfg(hf_hub_id=f"{OWNER}/{name}", hf_hub_filename="model.safetensors", **fields)
 
     return cfgs
 

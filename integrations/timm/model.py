@@ -34,12 +34,12 @@ from .pretrained import (
     how_to_get,
     image_shape,
     is_reserved,
+    locate_file,
     make_config,
     plain_cfg,
     resize_superpixels,
     sources,
     tell_of_size,
-    verify_file,
 )
 
 __all__ = ["TimmHCast", "checkpoint_filter_fn", "create_hcast"]
@@ -383,7 +383,7 @@ def create_hcast(
     cfg, source = fetch_cfg(cfg) if pretrained else (cfg, None)
     config, model_kwargs = make_config(variant, cfg, kwargs, source, pretrained)
     if pretrained:
-        verify_file(cfg)
+        cfg = locate_file(cfg)
 
     try:
         return build_model_with_cfg(

@@ -12,9 +12,10 @@ from hcast_zoo.network.config import CELL_SIZE, HCastConfig
 from hcast_zoo.network.superpixels import GRID_NOTE
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.file import find_weights, packaged_weights, read_weights, shipped_path
+from hcast_zoo.weights.header import OWNER
 from hcast_zoo.weights.published import TAGS
 
-from .cfgs import CROP_NAMES, HUB_ORGANIZATION, Source, describe_source, sources
+from .cfgs import CROP_NAMES, Source, describe_source, sources
 
 ImageSize = int | tuple[int, int]  # side, or height and width, in pixels
 
@@ -52,21 +53,23 @@ def fetch_cfg(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
     return dataclasses.replace(cfg, file=str(path), **told), source
 
 
-def verify_file(cfg: PretrainedCfg) -> None:
-    """Verify the checksum of the file if it is one of the package's.
+def locate_file(cfg: PretrainedCfg) -> PretrainedCfg:
+    """Return the config with its file verified if it is one of the package's, and fetched if this wheel is without it.
 
     Raises:
         WeightsError: if the file is missing or damaged.
+        HubError: if it cannot be fetched.
     """
     name = f"{cfg.architecture}.{cfg.tag}"
     entry = packaged_weights().get(name)
-    if entry is not None and cfg.file == str(shipped_path(entry)):
-        find_weights(name)
+    if entry is None or cfg.file != str(shipped_path(entry)):
+        return cfg
+    return dataclasses.replace(cfg, file=str(find_weights(name)))
 
 
 def is_reserved(cfg: PretrainedCfg) -> bool:
     """Tell whether the weights of a config would come from the Hub repository of a tag of ours."""
-    return not cfg.file and not cfg.source and cfg.hf_hub_id == f"{HUB_ORGANIZATION}/{cfg.architecture}.{cfg.tag}"
+    return not cfg.file and not cfg.source and cfg.hf_hub_id == f"{OWNER}/{cfg.architecture}.{cfg.tag}"
 
 
 def how_to_get(cfg: PretrainedCfg) -> str:
