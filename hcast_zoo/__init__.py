@@ -9,7 +9,7 @@ from typing import Any
 
 import wrapt
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module. Loaded on first use, so that `import hcast_zoo` costs nothing and imports no torch.
 _PUBLIC = {

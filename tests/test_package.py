@@ -214,3 +214,10 @@ def test_our_modules_keep_their_names():
                     renamed.append(f"{file.relative_to(ROOT)}:{node.lineno} {alias.name} as {alias.asname}")
 
     assert not renamed
+
+
+def test_files_of_a_release_name_its_version():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^version: (.+)$", citation, re.M)[1] == hcast_zoo.__version__
+    assert "A placeholder" in citation or "zenodo.0000000" not in citation
+    assert re.search(r"^## \[(\d.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == hcast_zoo.__version__
