@@ -1,13 +1,14 @@
 """Test-time adaptation in reverse hierarchy: a label corrects the segments that it was read from.
 
-A loss on the labels is back-propagated from the heads through the poolings to the superpixels, a few small steps are
-taken on selected tensors, and the picture is fed forward again. The authors of H-CAST show one example of the idea and
-released no code; the choice of tensors, the steps and their limits are our interpretation.
+A loss on the labels is back-propagated from the heads through the poolings to the superpixels, selected tensors take a
+few small steps, and the picture is fed forward again. The authors of H-CAST show one example of the idea and released
+no code; the choice of tensors, the steps and their limits are our interpretation.
 """
 
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +28,10 @@ Loss = Callable[[Sequence[Tensor]], Tensor]
 
 
 class AdaptationError(ValueError):
-    """Adaptation reached a value that is not finite, or has nothing to change; the model is unchanged."""
+    """Adaptation reached a value that is not finite, or nothing it may change affects the labels.
+
+    The model is unchanged.
+    """
 
 
 @dataclasses.dataclass
@@ -38,7 +42,7 @@ class Adaptation:
         before: The output of the model as stored.
         after: The output with the lowest loss of all steps; its loss is never higher than that of ``before``.
         losses: The loss before the first step and after each step.
-        node: Level and index of the target, or None for feedback that has none.
+        node: Level and index of the target, or None for feedback without a target.
         distances: How far each kind of tensor moved, as a fraction of its norm.
         token_offset: (1, N, C) offset that was added to the superpixels' tokens, or None.
         parameters: Adapted values by parameter name.
@@ -64,8 +68,8 @@ def twin(model: HCast, parameters: dict[str, nn.Parameter], token_offset: Tensor
     the same time. (``torch.func.functional_call`` swaps the tensors inside the original while it runs.)
 
     Args:
-        model: The original, which stays as it is.
-        parameters: What the twin holds instead, by name in ``model.named_parameters()``.
+        model: The original, which does not change.
+        parameters: Parameters of the twin that replace the original's, by name in ``model.named_parameters()``.
         token_offset: (1, N, C), added to the tokens that enter stage 1; empty superpixels get none.
     """
     new = _copy_modules(model, {})
@@ -95,22 +99,22 @@ def adapt(
     The model itself is never modified, so several threads can adapt it and predict with it at the same time.
 
     Args:
-        model: In eval mode.
+        model: A model in eval mode.
         image: (1, C, H, W) float, normalised.
         taxonomy: The model's labels.
         target: For feedback ``target``: a node at any level, by name (see :meth:`Taxonomy.find`), or level and index.
-        feedback: ``target``: raise the probability of the node. ``path``: that of the path predicted before.
-            ``entropy``: make every level confident. ``agreement``: raise the probability that the levels, drawn
-            independently, form a path of the tree.
+        feedback: ``target`` raises the probability of the node; ``path``, that of the path predicted before adaptation;
+            ``agreement``, the probability that the levels, drawn independently, form a path of the tree. ``entropy``
+            makes every level more confident.
         config: How far adaptation may go.
-        segments: (1, H, W) superpixels; made by the model if not given.
-        num_clusters: Other cluster counts than the model's.
-        calibration: Of the weights; probabilities are the calibrated ones.
+        segments: (1, H, W) superpixels; computed by the model if None.
+        num_clusters: Cluster counts to use instead of the model's.
+        calibration: Calibration of the weights; probabilities are then calibrated.
 
     Raises:
         AdaptationError: if the loss or its gradient is not finite, or does not depend on what may change.
-        TaxonomyError: if the target is unknown; the message names the nearest nodes.
-        ValueError: if another argument is not as expected.
+        TaxonomyError: if the target is unknown; the message names similar nodes.
+        ValueError: if another argument is invalid.
     """
     config = config or AdaptConfig()
     if image.ndim != 4 or len(image) != 1:
@@ -203,8 +207,10 @@ class _FreeGroup:
         norm = _norm(gradients)
         if norm == 0:
             return
+
         for value, gradient in zip(self.values.values(), gradients):
             value.sub_(config.step_size * self.scale / norm * gradient)
+
         if (distance := self.distance()) > config.radius:
             for name, value in self.values.items():
                 value.copy_(self.start[name] + (value - self.start[name]) * (config.radius / distance))
@@ -238,34 +244,33 @@ def _descend(
             best = losses[-1], output.detach(), [group.copy_values() for group in groups]
         if step == config.steps:
             break
-        tensors = [v for g in groups for v in g.values.values()]
 
-        # Tensors above the stage where the feedback enters get no gradient.
-        gradients = iter(torch.autograd.grad(value, tensors, allow_unused=True))
+        tensors = list(itertools.chain.from_iterable(group.values.values() for group in groups))
+        # Gradients are zero for tensors of stages after the one that the target's level reads.
+        gradients = iter(torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True))
         moved = False
         for group in groups:
-            mine = []
-            for tensor in group.values.values():
-                gradient = next(gradients)
-                mine.append(torch.zeros_like(tensor) if gradient is None else gradient)
-
-            if not math.isfinite(_norm(mine)):
+            group_gradients = list(itertools.islice(gradients, len(group.values)))
+            norm = _norm(group_gradients)
+            if not math.isfinite(norm):
                 raise AdaptationError(
                     f"the gradient of {group.kind} is not finite after {step} steps; the model is unchanged"
                 )
-            group.step(mine, config)
-            moved |= _norm(mine) > 0
+
+            group.step(group_gradients, config)
+            moved |= norm > 0
 
         if step == 0 and not moved and losses[0] > 0:
             kinds = ", ".join(group.kind for group in groups)
             raise AdaptationError(
-                f"the labels of these weights do not depend on what may change ({kinds}): free others, or "
+                f"the labels of these weights do not depend on what may change ({kinds}): free other tensors, or "
                 "adapt weights whose attention was trained, such as hcast_small.emoji_art"
             )
 
     assert best is not None  # there is always the loss before the first step
     for group, values in zip(groups, best[2]):
         group.restore(values)
+
     return best[1], tuple(losses)
 
 
@@ -277,18 +282,21 @@ def _free_group(model: HCast, kind: str, tokens: Tensor) -> _FreeGroup:
         names = _names(model, kind)
         start = {name: p.detach() for name, p in model.named_parameters() if name in names}
         scale = _norm(list(start.values()))
-    return _FreeGroup(kind, {k: nn.Parameter(v.clone()) for k, v in start.items()}, start, scale)
+
+    values = {name: nn.Parameter(value.clone()) for name, value in start.items()}
+    return _FreeGroup(kind=kind, values=values, start=start, scale=scale)
 
 
 def _names(model: HCast, kind: str) -> set[str]:
     """Return the names of the parameters of a free kind."""
     if kind == "norms":
         # Not the norm before the coarsest heads, which comes after all segments.
-        owners = [f"stages.{name}" for name, m in model.stages.named_modules() if isinstance(m, nn.LayerNorm)]
+        owners = [f"stages.{name}." for name, m in model.stages.named_modules() if isinstance(m, nn.LayerNorm)]
     else:
         # Not the pooling's MLP, which also feeds the class token, and not a last pooling, which reaches no head.
-        owners = [f"stages.{i}.pool.centroid_fc" for i, s in enumerate(model.stages[:-1]) if s.pool is not None]
-    return {name for name, _ in model.named_parameters() if name.startswith(tuple(f"{owner}." for owner in owners))}
+        owners = [f"stages.{i}.pool.centroid_fc." for i, s in enumerate(model.stages[:-1]) if s.pool is not None]
+
+    return {name for name, _ in model.named_parameters() if name.startswith(tuple(owners))}
 
 
 def _find_node(
@@ -300,7 +308,7 @@ def _find_node(
 ) -> tuple[int, int] | None:
     if (target is None) == (feedback == "target"):
         raise ValueError(
-            f"expected a target for the feedback 'target', and none for another, got {target!r} for {feedback!r}"
+            f"expected a target for the feedback 'target', and None for others, got {target!r} for {feedback!r}"
         )
 
     if isinstance(target, str):
@@ -314,6 +322,7 @@ def _find_node(
 
     if feedback != "path":
         return None
+
     best = taxonomy.paths[_path_scores(output.level_logits, taxonomy, calibration)[0].argmax()]
     level = max(i for i, node in enumerate(best) if node != UNKNOWN)
 
@@ -335,9 +344,10 @@ def _shift_tokens(offset: Tensor, stage: nn.Module, arguments: tuple) -> tuple:
     tokens, valid, *rest = arguments
     if tokens[:, 1:].shape != offset.shape:
         raise ValueError(
-            f"the model is adapted to one picture of {offset.shape[1]} tokens, got {len(tokens)} of "
-            f"{tokens.shape[1] - 1}"
+            f"expected the one picture, of {offset.shape[1]} tokens, that the model is adapted to, got {len(tokens)} "
+            f"of {tokens.shape[1] - 1} tokens"
         )
+
     return tokens + F.pad(offset * valid[..., None], (0, 0, 1, 0)), valid, *rest
 
 
@@ -345,6 +355,7 @@ def _copy_modules(module: nn.Module, copies: dict[int, nn.Module]) -> Any:
     """Copy a tree of modules: the objects, and the dictionaries that hold their tensors and hooks."""
     if id(module) in copies:
         return copies[id(module)]
+
     copy = copies[id(module)] = module.__new__(type(module))
     copy.__dict__ = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(module).items()}
     copy.__dict__.pop("_compiled_call_impl", None)  # of Module.compile(): it is bound to the original

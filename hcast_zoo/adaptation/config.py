@@ -12,13 +12,13 @@ class AdaptConfig:
     """How far adaptation may go.
 
     Args:
-        free: What moves, each kind in a trust region of its own. ``tokens``: the features of the superpixels that
-            enter stage 1 (not the class token, which could carry an answer past the segments). ``pooling``: the
-            weights that decide which cluster a token is in. ``norms``: scales and shifts of the layer norms in the
-            stages.
+        free: Kinds of tensors that may change, each within its own trust region. ``tokens``: the features of the
+            superpixels that enter stage 1 (not the class token, through which an answer could bypass the segments).
+            ``pooling``: the weights that decide which cluster a token is in. ``norms``: scales and shifts of the layer
+            norms in the stages.
         steps: Steps of normalised gradient descent.
-        step_size: Length of a step, as a fraction of the norm of what moves.
-        radius: Of the trust region: how far all steps together may lead, as a fraction of the same norm.
+        step_size: Length of a step, as a fraction of the tensors' norm.
+        radius: Radius of the trust region: how far all steps together may move, as a fraction of the same norm.
 
     Raises:
         ValueError: if a field is out of range.
@@ -34,7 +34,7 @@ class AdaptConfig:
         if not self.free or not set(self.free) <= set(FREE) or len(set(self.free)) < len(self.free):
             raise ValueError(f"free: expected some of {', '.join(FREE)}, each once, got {self.free!r}")
         if type(self.steps) is not int or not 1 <= self.steps <= MAX_STEPS:
-            raise ValueError(f"steps: expected an integer of 1 or more, and {MAX_STEPS} at most, got {self.steps!r}")
+            raise ValueError(f"steps: expected an integer from 1 to {MAX_STEPS}, got {self.steps!r}")
         for field in ("step_size", "radius"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field}: expected a positive number, got {getattr(self, field)!r}")

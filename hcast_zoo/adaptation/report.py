@@ -18,15 +18,15 @@ class AdaptedPicture:
     """A picture's answers before and after adaptation.
 
     Attributes:
-        file: As it was given.
-        feedback: One of ``adapt.FEEDBACK``.
+        file: The file, as it was given.
+        feedback: One of ``FEEDBACK``.
         target: Name of the node whose probability was raised, or None.
-        probability: Of the target before and after, in [0, 1], or None.
+        probability: Probability of the target before and after, in [0, 1], or None.
         before: The answer of the stored weights.
-        after: The answer of the adapted ones.
-        segmentations: Of the stored weights, and of the adapted ones.
-        segment_change: For each stage from 2, percent of the pixel pairs that were in one segment and are in two now,
-            or the reverse.
+        after: The answer of the adapted weights.
+        segmentations: The segmentations of the stored weights, and of the adapted ones.
+        segment_change: For each stage from 2, the percentage of pixel pairs that were in one segment and are now in
+            two, or the reverse.
         adaptation: All tensors.
     """
 
@@ -44,7 +44,9 @@ class AdaptedPicture:
         """Return plain data for JSON."""
 
         def answer(prediction: Prediction) -> dict:
-            return {k: v for k, v in prediction.to_dict().items() if k != "file"}
+            data = prediction.to_dict()
+            del data["file"]
+            return data
 
         return {
             "file": self.file,
@@ -75,7 +77,8 @@ def adapt_picture(
     model, taxonomy, calibration = predictor.model, predictor.taxonomy, predictor.calibration
     picture = read_picture(file)
     image = predictor.transform(picture)[None].to(predictor.device)
-    a = adapt(
+
+    adaptation = adapt(
         model,
         image,
         taxonomy,
@@ -85,36 +88,32 @@ def adapt_picture(
         num_clusters=predictor.num_clusters,
         calibration=calibration,
     )
-    probability: tuple | None = None
-    if a.node is not None:
-        target = taxonomy.names[a.node[0]][a.node[1]]
-        probability = tuple(
-            node_log_probability(o.level_logits, taxonomy, a.node, calibration).exp().item()
-            for o in (a.before, a.after)
-        )
+    node, probabilities, predictions, segmentations = adaptation.node, [], [], []
+    for output in (adaptation.before, adaptation.after):
+        if node is not None:
+            probabilities.append(node_log_probability(output.level_logits, taxonomy, node, calibration).exp().item())
 
-    before, after = (predictor.predictions(output.level_logits, [str(file)])[0] for output in (a.before, a.after))
-    for prediction in (before, after):
+        prediction = predictor.predictions(output.level_logits, [str(file)])[0]
         if prediction.error is not None:
             raise PictureError(prediction.error, str(file))
+        predictions.append(prediction)
+        segmentations.append(Segmentation.from_output(picture, output, model.config))
 
-    stages = range(2, len(a.before.assignments) + 2)
-    change = tuple(rand_distance(a.before.segment_map(s)[0], a.after.segment_map(s)[0]) for s in stages)
-    segmentations = (
-        Segmentation.from_output(picture, a.before, model.config),
-        Segmentation.from_output(picture, a.after, model.config),
-    )
+    change = []
+    for stage in range(2, len(adaptation.before.assignments) + 2):
+        before, after = adaptation.before.segment_map(stage)[0], adaptation.after.segment_map(stage)[0]
+        change.append(rand_distance(before, after))
 
     return AdaptedPicture(
         file=str(file),
         feedback=feedback,
-        target=target,
-        probability=probability,
-        before=before,
-        after=after,
-        segmentations=segmentations,
-        segment_change=change,
-        adaptation=a,
+        target=target if node is None else taxonomy.names[node[0]][node[1]],
+        probability=None if node is None else (probabilities[0], probabilities[1]),
+        before=predictions[0],
+        after=predictions[1],
+        segmentations=(segmentations[0], segmentations[1]),
+        segment_change=tuple(change),
+        adaptation=adaptation,
     )
 
 
@@ -126,6 +125,7 @@ def draw_sheet(adapted: AdaptedPicture) -> Image.Image:
         texts = [f"{when}: path {answer.path_probability:.1%}", *answer.path]
         if adapted.probability is not None:
             texts.append(f"target {adapted.target}: {adapted.probability[row]:.1%}")
+
         panels = [(segmentation.view(), texts)]
         for stage in range(1, len(segmentation.maps) + 1):
             panels.append((stage_panel(segmentation, stage), [f"segments of stage {stage}"]))
@@ -142,5 +142,6 @@ def write_sheet(adapted: AdaptedPicture, folder: str | Path) -> Path:
     path = folder / f"{Path(adapted.file).stem}.png"
     if path.exists() and path.samefile(adapted.file):
         raise ValueError(f"{path} is the picture itself: choose another folder")
+
     draw_sheet(adapted).save(path, optimize=True)
     return path

@@ -1,6 +1,6 @@
 """The demo page.
 
-``run`` stands here because the Spaces that were published import it from here.
+``run`` stays here because published Spaces import it from here.
 """
 
 from typing import Any

@@ -36,16 +36,16 @@ from .view import (
 LOOPBACK = "127.0.0.1"
 MAX_UPLOAD = 20 * 2**20  # bytes of one picture
 KEEP = 3600  # seconds that pictures are kept
-MAX_SESSIONS = 50  # above, the segments of the oldest are forgotten
+MAX_SESSIONS = 50  # beyond this, the segments of the oldest session are dropped
 DECODINGS = {
     "best_path": "the most probable path",
     "top_down": "from the top down",
     "independent": "each level by itself, as in the paper",
 }
-# An adaptation changes nothing for others: the limits bound memory, and a picture never waits for an adaptation.
+# The limits bound memory. Adaptations have their own queue, so that a picture never waits for one.
 LOOKS = {"concurrency_id": "looks", "concurrency_limit": 4}
 ADAPTATIONS = {"concurrency_id": "adaptations", "concurrency_limit": 2}
-# A click on a node of the tree tells which one.
+# A click on a node of the tree sends that node's name.
 CLICK = """element.addEventListener('click', event => {
     const button = event.target.closest('button[data-node]');
     if (button) trigger('click', {node: button.dataset.node});
@@ -62,12 +62,12 @@ def run(predictor: Predictor, host: str | None = LOOPBACK, port: int | None = No
 
 @contextlib.contextmanager
 def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None = None) -> Iterator[str]:
-    """Serve the page while a block runs; give the block its address.
+    """Serve the page while the block of a ``with`` statement runs; yield its address.
 
     Args:
-        predictor: Model, and the settings to begin with.
-        host: Address to listen on. None, for a Space, lets the environment say.
-        port: The first free one from 7860 on by default.
+        predictor: Model, and the initial settings.
+        host: Address to listen on; None, for a Space, takes it from the environment.
+        port: Port to listen on; by default the first free one from 7860.
 
     Raises:
         ValueError: if there is no such port.
@@ -75,7 +75,8 @@ def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None 
     """
     if port is not None and not 0 < port < 2**16:
         raise ValueError(f"expected a port from 1 to {2**16 - 1}, got {port}")
-    # A folder of our own, since whatever lies in Gradio's usual ones is served.
+
+    # A separate folder, because Gradio serves everything in its usual ones.
     with (
         tempfile.TemporaryDirectory(prefix="hcast-zoo-demo-") as folder,
         _environment(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder, GRADIO_ALLOWED_PATHS=""),
@@ -85,7 +86,7 @@ def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None 
             Middleware(Guard, folder=folder, largest=largest, space=host is None),
             Middleware(RequestBodyLimitMiddleware, max_body_size=largest),
         ]
-        if host is not None:  # else a page elsewhere could name this machine's address its own, and read our answers
+        if host is not None:  # against DNS rebinding: another site's name could point to this machine
             inner.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"], www_redirect=False))
 
         app = build_app(predictor)
@@ -111,7 +112,7 @@ def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None 
         except OSError as error:
             if port is None:
                 raise
-            raise OSError(f"port {port} cannot be had: choose another, or none for the first free one") from error
+            raise OSError(f"port {port} is not available: choose another, or none for the first free one") from error
 
         try:
             yield app.local_url
@@ -120,10 +121,10 @@ def serving(predictor: Predictor, host: str | None = LOOPBACK, port: int | None 
 
 
 def build_app(predictor: Predictor) -> gr.Blocks:
-    """Return the page as a Gradio app, which makes no connection of its own.
+    """Return the page as a Gradio app, which makes no outgoing connections.
 
     Args:
-        predictor: Model, and the settings to begin with.
+        predictor: Model, and the initial settings.
     """
     config = predictor.model.config
     with gr.Blocks(
@@ -158,7 +159,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
                     elem_id="stage",
                     buttons=[],
                     label="Stage",
-                    info="0: the picture, 1: superpixels, then ever coarser segments",
+                    info="0: the picture, 1: superpixels, 2 and up: coarser and coarser segments",
                 )
 
         looks = gr.State(None, time_to_live=KEEP)
@@ -193,7 +194,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
             **ADAPTATIONS,
         )
 
-        # Gradio finds an argument for the event by its annotation, and not in a partial function.
+        # Gradio recognises the event's argument by its annotation, which it cannot read from a partial function.
         def adapt_to_click(event: gr.EventData, file: str | None, *controls) -> tuple:
             return event.node, *adapt(predictor, file, event.node, *controls)
 
@@ -210,7 +211,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
 
 
 def classify(predictor: Predictor, file: str | None, stage: int, *settings) -> tuple:
-    """Return message, answer, what :func:`show_stage` shows, its two answers, and two empty ones for adaptation."""
+    """Return message, answer, panels and captions, the chosen one of each, and two empty outputs for adaptation."""
     nothing = "", "", None, None, "", "", gr.Image(visible=False)
     if file is None:
         return "", caption_html("Drop a picture to see what it is."), *nothing[2:]
@@ -230,15 +231,17 @@ def show_stage(shown: tuple | None, stage: int) -> tuple:
     """Return the panel of a stage, and its caption."""
     if shown is None:
         return None, ""
+
     panels, captions = shown
     return panels[stage], caption_html(captions[stage])
 
 
 def adapt(predictor: Predictor, file: str | None, target: str, steps: int, *settings) -> tuple:
-    """Return what came of adapting to a target, as HTML, and the sheet of before and after."""
+    """Adapt to a target; return the outcome as HTML, and the before and after sheet."""
     if file is None or not target:
-        what = "Drop a picture first." if file is None else "Click a node of the tree, or write its name."
-        return message_html(what), gr.Image(visible=False)
+        hint = "Drop a picture first." if file is None else "Click a node of the tree, or write its name."
+        return message_html(hint), gr.Image(visible=False)
+
     try:
         text, sheet = adapt_to(configure(predictor, *settings), file, target, AdaptConfig(steps=int(steps)))
     except (ValueError, OSError) as error:
@@ -249,10 +252,10 @@ def adapt(predictor: Predictor, file: str | None, target: str, steps: int, *sett
 def configure(
     predictor: Predictor, decoder: str, within: list[str], stop: bool, threshold: float, *clusters: int
 ) -> Predictor:
-    """Return the predictor with what the controls of the page say."""
+    """Return the predictor with the settings of the page's controls."""
     default = predictor.model.config.num_clusters
     counts = [int(n) for n in clusters]
-    # A last pooling that is not there reaches no label, and has no slider.
+    # There is no slider for the last pooling if the model does not have it; its count then affects no label.
     counts += [min(n, counts[-1]) for n in default[len(counts) :]]
     return predictor.with_settings(
         decoder, within=within or None, threshold=threshold if stop else None, num_clusters=tuple(counts)
@@ -260,9 +263,9 @@ def configure(
 
 
 def _picture(examples: list[Path]) -> gr.Image:
-    """Make the input of a picture: a file that was uploaded, which the core reads and no other.
+    """Make the picture input, which passes the path of an uploaded file, and of no other, to the core.
 
-    Gradio itself would fail on what is no picture, with no word of why, and would fetch an address for whoever asks.
+    Gradio's own reader fails without a reason on a file that is not a picture, and fetches any URL that it is given.
     """
     picture = gr.Image(
         label="Picture",
@@ -281,11 +284,11 @@ def _picture(examples: list[Path]) -> gr.Image:
             raise gr.Error(REFUSED, print_exception=False)
         return await move(path)
 
-    # On the object, because Gradio writes a .pyi file beside the module of a class of components.
+    # Set on the object: for a subclass of a component, Gradio would write a .pyi file beside this module.
     picture.preprocess = lambda payload: payload and check_upload(payload.path, picture.GRADIO_CACHE)
     picture.async_move_resource_to_block_cache = move_file
     if examples:
-        # Not gr.Examples, which replaces the object for the session.
+        # Not gr.Examples: it replaces the component, with its overridden methods, for the session.
         shown = gr.Dataset(
             components=[gr.Image(render=False)],
             samples=[[str(path)] for path in examples],
@@ -308,7 +311,7 @@ def _settings(predictor: Predictor) -> list[gr.components.Component]:
                 [(DECODINGS[name], name) for name in DECODERS],
                 value=predictor.decoder,
                 label="Path",
-                info="How the levels' probabilities become one path",
+                info="How the probabilities of all levels become one path",
                 elem_id="decoder",
             ),
             gr.Dropdown(
@@ -318,13 +321,13 @@ def _settings(predictor: Predictor) -> list[gr.components.Component]:
                 allow_custom_value=True,
                 label="Only within",
                 elem_id="within",
-                info="Parts of the tree that can be the answer; you may also write the name of any node",
+                info="Parts of the tree to choose the answer from; you can also type the name of any node",
             ),
             gr.Checkbox(
                 threshold is not None,
                 label="Stop where it is unsure",
                 elem_id="stop",
-                info="At the deepest level where the levels agree and the path is probable enough",
+                info="Answer down to the deepest node on which the levels agree and which is probable enough",
             ),
             gr.Slider(0, 1, 0.5 if threshold is None else threshold, label="Probable enough from", elem_id="threshold"),
         ]
@@ -347,8 +350,8 @@ def _adaptation() -> tuple:
         gr.HTML(
             "<h2>Not what you see?</h2>"
             + caption_html(
-                "Click a node of the tree, or write the name of any. The model takes a few steps towards it, for this "
-                "picture alone, and its segments follow: above before, below after."
+                "Click a node of the tree, or type the name of any node. For this picture only, the model takes a few "
+                "steps towards that label, and its segments change: before above, after below."
             ),
             apply_default_css=False,
         )
@@ -374,14 +377,14 @@ def _adaptation() -> tuple:
 
 
 def _theme() -> gr.themes.Base:
-    """Return a theme of fonts that every machine has, so that none is fetched, and of grey that can be read."""
+    """Return a theme with system fonts, so that none is fetched, and with readable grey text."""
     theme = gr.themes.Default(primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["monospace"])
     return theme.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
 @contextlib.contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Set variables, which is how Gradio takes these, while a block runs."""
+    """Set environment variables, from which Gradio takes some settings, while a block runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
 

@@ -1,7 +1,7 @@
-"""What the demo page refuses: other files and addresses, requests from other pages, and more than its quota of disk.
+"""What the demo page refuses: other files and URLs, requests from other pages, and uploads beyond its disk quota.
 
-Gradio checks paths only where a request says that they are files, trusts ``X-Forwarded-Host``, and takes uploads from
-any page; these checks do not depend on how a request is worded.
+Gradio checks paths only where a request declares them as files, trusts ``X-Forwarded-Host``, and accepts uploads from
+any page; these checks do not depend on the form of the request.
 """
 
 import os
@@ -17,8 +17,8 @@ from starlette.responses import PlainTextResponse
 
 REFUSED = "Refused: this page reads pictures that were uploaded to it, and nothing else."
 FULL = "This page's folder is full: try again in an hour, when old pictures are gone."
-MAX_STORED = 2**30  # bytes of everything that visitors have uploaded, and of what was drawn for them
-# Gradio builds its page with inline scripts and eval, and draws from blobs; nothing comes from another address.
+MAX_STORED = 2**30  # bytes of all uploads and of the pictures drawn from them
+# Gradio builds its page with inline scripts and eval, and shows blobs; nothing is loaded from another address.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; "
@@ -27,22 +27,23 @@ POLICY = (
 
 
 def check_upload(path: Any, folder: str | Path) -> str:
-    """Return the path of an upload, links resolved.
+    """Return the path of an upload, with links resolved.
 
     Raises:
-        gradio.Error: if it leads out of the folder, or to no file; with the same words whatever there is.
+        gradio.Error: if it leads out of the folder, or to no file; with the same message, so that it does not reveal
+            which files exist.
     """
     try:
         real = Path(path).resolve()
         if real.is_relative_to(Path(folder).resolve()) and real.is_file():
             return str(real)
-    except (OSError, ValueError, TypeError, RuntimeError):  # NUL bytes, names that are too long, links in a circle
+    except (OSError, ValueError, TypeError, RuntimeError):  # NUL bytes, names that are too long, circular links
         pass
     raise gr.Error(REFUSED, print_exception=False)
 
 
 def check_paths(value: Any, folder: str | Path) -> None:
-    """Check every file that a value from a request names, however deep; see :func:`check_upload`."""
+    """Check every file that a value from a request names, at any depth; see :func:`check_upload`."""
     if isinstance(value, Mapping):
         if value.get("path") is not None:
             check_upload(value["path"], folder)
@@ -56,9 +57,9 @@ def check_paths(value: Any, folder: str | Path) -> None:
 
 
 def refuse_other_files(app: gr.Blocks, folder: str | Path) -> None:
-    """Let an app take only files from its folder, and tell nothing of why a value was refused.
+    """Make an app accept only files from its folder, and refuse all others with one message.
 
-    Gradio's own messages tell which paths exist; what a control says of its value is kept.
+    Gradio's own messages reveal which paths exist. Messages of controls about invalid values are kept.
     """
     preprocess = app.preprocess_data
 
@@ -75,12 +76,12 @@ def refuse_other_files(app: gr.Blocks, folder: str | Path) -> None:
 
 
 class Guard:
-    """ASGI middleware: refuse other pages' requests and a full disk; tell browsers what the page may load.
+    """ASGI middleware: refuse requests from other pages and beyond the disk quota, and send a content security policy.
 
     Args:
         app: The application inside.
-        folder: Where uploads and answers lie.
-        largest: Bytes of the largest request body.
+        folder: Folder of uploads and answers.
+        largest: Size of the largest request body, in bytes.
         space: Whether this is a Space, which Hugging Face's page shows in a frame.
         quota: Bytes that the folder may hold.
     """
@@ -123,7 +124,7 @@ class Guard:
             self._underway -= reserved
 
     def _check(self, scope, headers) -> tuple[PlainTextResponse | None, int]:
-        """Return what to answer instead, if anything, and the bytes that the request may add to the folder."""
+        """Return the refusal to send instead of an answer, if any, and the bytes that the request may store."""
         if re.search("/(file|proxy)[=/][a-z]{2,}:", scope["path"], re.IGNORECASE):
             return PlainTextResponse("This page serves no files but its own.", 403), 0
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
@@ -147,6 +148,7 @@ def _stored(folder: str) -> int:
         for name in names:
             try:
                 total += os.lstat(os.path.join(parent, name)).st_size
-            except OSError:  # deleted meanwhile
+            except OSError:  # deleted in the meantime
                 continue
+
     return total

@@ -1,9 +1,10 @@
 """What the demo page shows: plain functions from a picture and settings to HTML and pictures.
 
-Names come with weights that anybody may have made, so every text is escaped before it becomes part of HTML.
+Names come from weights, which anybody may have made, so every text is escaped before it becomes part of HTML.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
@@ -44,9 +45,9 @@ class Branch:
     Attributes:
         level: Index of the level.
         nodes: The chosen one first, then the most probable.
-        others: How many more there are.
-        others_probability: Of all of those together, in [0, 1].
-        own: What the level says by itself: its most probable node, and that one's probability in [0, 1].
+        others: Number of nodes that are not shown.
+        others_probability: Probability of all of those together, in [0, 1].
+        level_choice: Most probable node of this level's head alone, and its probability in [0, 1].
         below: Whether the nodes are the children of the node chosen above; only ``independent`` can leave the tree.
     """
 
@@ -54,18 +55,18 @@ class Branch:
     nodes: tuple[Node, ...]
     others: int
     others_probability: float
-    own: tuple[str, float]
+    level_choice: tuple[str, float]
     below: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What the page shows of one picture.
+    """What the page shows for one picture.
 
     Attributes:
         prediction: The path.
-        tree: The chosen path and the nodes beside it, a branch per level.
-        panels: What the model saw, then its segmentation at every stage.
+        tree: The chosen path and the nodes beside it, one branch per level.
+        panels: The picture as the model sees it, then its segmentation at every stage.
         captions: A sentence for each panel, as plain text.
     """
 
@@ -83,8 +84,10 @@ def look_at(predictor: Predictor, file: str | Path) -> Look:
     """
     picture, config = read_picture(file), predictor.model.config
     prediction, output = predictor.answer(picture, str(file))
+
     probabilities = [x[0] for x in predictor.node_probabilities(output.level_logits, predictor.decoder)]
-    own = [x[0] for x in predictor.node_probabilities(output.level_logits, "independent")]
+    independent = [x[0] for x in predictor.node_probabilities(output.level_logits, "independent")]
+
     segmentation = Segmentation.from_output(picture, output, config)
     stages = range(1, len(segmentation.maps) + 1)
     captions = []
@@ -94,48 +97,47 @@ def look_at(predictor: Predictor, file: str | Path) -> Look:
 
     return Look(
         prediction=prediction,
-        tree=grow_tree(probabilities, own, predictor.taxonomy, prediction.path),
+        tree=grow_tree(probabilities, independent, predictor.taxonomy, prediction.path),
         panels=(segmentation.view(PANEL), *(stage_panel(segmentation, stage, PANEL) for stage in stages)),
-        captions=("What the model sees of the picture.", *captions),
+        captions=("The picture as the model sees it.", *captions),
     )
 
 
 def grow_tree(
     probabilities: Sequence[Tensor],
-    own: Sequence[Tensor],
+    independent: Sequence[Tensor],
     taxonomy: Taxonomy,
     path: Sequence[str],
     siblings: int = SIBLINGS,
 ) -> tuple[Branch, ...]:
-    """Return the nodes along a path and the most probable ones beside them; one level more if the path stops early.
+    """Return the nodes along a path and the most probable ones beside them; one more level if the path stops early.
 
     Args:
         probabilities: One (C_l,) tensor per level; nodes of probability 0 are left out.
-        own: The same, of each level by itself.
+        independent: One (C_l,) tensor per level: the probabilities of each level's head alone.
         taxonomy: The tree.
         path: Node names, coarse to fine.
-        siblings: Nodes to show at a level, the chosen one among them.
+        siblings: Nodes to show per level, the chosen one among them.
     """
     chosen = [names.index(name) for names, name in zip(taxonomy.names, path)]
     branches = []
     for level in range(min(len(chosen) + 1, len(taxonomy.levels))):
         node = chosen[level] if level < len(chosen) else None
         values = probabilities[level].tolist()
-        candidates = (
-            range(len(values))
-            if level == 0
-            else [i for i, parent in enumerate(taxonomy.parents[level - 1]) if parent == chosen[level - 1]]
-        )
-        below = node is None or node in candidates
-        ranked = sorted(
-            (i for i in (candidates if below else range(len(values))) if i != node and values[i] > 0),
-            key=values.__getitem__,
-            reverse=True,
-        )
+        candidates = list(range(len(values)))
+        below = True
+        if level > 0:
+            children = [i for i in candidates if taxonomy.parents[level - 1][i] == chosen[level - 1]]
+            below = node is None or node in children
+            candidates = children if below else candidates
+
+        ranked = [i for i in candidates if i != node and values[i] > 0]
+        ranked.sort(key=values.__getitem__, reverse=True)
         shown = [*([] if node is None else [node]), *ranked][:siblings]
         others = [values[i] for i in ranked if i not in shown]
+
         if shown:
-            names, first = taxonomy.names[level], int(own[level].argmax())
+            names, first = taxonomy.names[level], int(independent[level].argmax())
             nodes = tuple(Node(index=i, name=names[i], probability=values[i], chosen=i == node) for i in shown)
             branches.append(
                 Branch(
@@ -143,7 +145,7 @@ def grow_tree(
                     nodes=nodes,
                     others=len(others),
                     others_probability=sum(others),
-                    own=(names[first], own[level][first].item()),
+                    level_choice=(names[first], independent[level][first].item()),
                     below=below,
                 )
             )
@@ -152,7 +154,7 @@ def grow_tree(
 
 
 def adapt_to(predictor: Predictor, file: str | Path, target: str, config: AdaptConfig) -> tuple[str, Image.Image]:
-    """Adapt to a target; return what came of it as HTML, and the sheet of before and after. See :mod:`adapt_picture`.
+    """Adapt to a target; return the outcome as HTML, and the before and after sheet. See :func:`adapt_picture`.
 
     Raises:
         PictureError, TaxonomyError, AdaptationError: as :func:`adapt_picture` does.
@@ -162,7 +164,7 @@ def adapt_to(predictor: Predictor, file: str | Path, target: str, config: AdaptC
 
 
 def answer_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:
-    """Return the path in words, and the tree whose nodes are buttons with ``level:name`` as ``data-node``."""
+    """Return the path as text, and the tree, whose nodes are buttons with ``level:name`` as ``data-node``."""
     answer = seen.prediction
     lines = [f'<div class="path">{_path(answer.path)}</div>']
     facts = [f"this path: {_chance(answer.path_probability)}"] if answer.path else []
@@ -175,7 +177,7 @@ def answer_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> s
 
 
 def adaptation_html(adapted: AdaptedPicture) -> str:
-    """Return what adaptation did, in words."""
+    """Return the outcome of an adaptation as HTML."""
     if adapted.probability is None or adapted.target is None:
         raise ValueError("expected an adaptation to a target")
     before, after = adapted.probability
@@ -185,13 +187,13 @@ def adaptation_html(adapted: AdaptedPicture) -> str:
         f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}</div>'
         f'<div class="fact">before: {_path(adapted.before.path)}</div>'
         f'<div class="fact">after: {_path(adapted.after.path)}</div>'
-        f'<div class="fact">Changed segment (share of pixel pairs): {change}. The stored weights are '
+        f'<div class="fact">Pixel pairs that changed segment: {change}. The stored weights are '
         "unchanged.</div></div>"
     )
 
 
 def heading_html(predictor: Predictor) -> str:
-    """Return what the model knows, from its weights."""
+    """Return the heading: the model's levels and limits, from the metadata of its weights."""
     taxonomy, metadata = predictor.taxonomy, predictor.metadata
     levels = ARROW.join(f"{_text(name)} ({count})" for name, count in zip(taxonomy.levels, taxonomy.level_classes))
     limits = f" {_text(metadata['limits'])}" if "limits" in metadata else ""
@@ -214,41 +216,44 @@ def caption_html(text: str) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """Return what an error says, without the name that the picture has here."""
+    """Return the message of an error, without the name of the uploaded file on the server."""
     text = error.reason if isinstance(error, PictureError) else str(error)
     return text[:1].upper() + text[1:]
 
 
 def model_name(predictor: Predictor) -> str:
-    """Return what the weights are called."""
+    """Return the name of the weights."""
     return predictor.metadata.get("name") or "H-CAST"
 
 
 def subtrees(taxonomy: Taxonomy) -> list[tuple[str, str]]:
-    """Return (name, ``level:name``) of the nodes above the finest level; of few levels if there are very many."""
+    """Return (name, ``level:name``) of the nodes above the finest level, for as many levels as MAX_CHOICES allows."""
     choices: list[tuple[str, str]] = []
     for level, names in zip(taxonomy.levels[:-1], taxonomy.names):
         if len(choices) + len(names) > MAX_CHOICES:
             break
         choices += [(f"{name} ({level})", f"{level}:{name}") for name in names]
+
     return choices
 
 
 def example_pictures(taxonomy: Taxonomy) -> list[Path]:
-    """Return the packaged photographs that are named after a label of the taxonomy, or else such drawings."""
-    known = {name for names in taxonomy.names for name in names}
+    """Return the packaged photographs that are named after a label of the taxonomy; if there are none, drawings."""
+    known = set(itertools.chain.from_iterable(taxonomy.names))
     folder = Path(str(resources.files("hcast_zoo.pictures")))
     for pattern in ("*.jpg", "*.png"):  # photographs, drawings
         if named := sorted(path for path in folder.glob(pattern) if path.stem.replace("_", " ") in known):
             return named
+
     return []
 
 
 def _branches_html(branches: Sequence[Branch], taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:
     if not branches:
         return ""
+
     branch, rest = branches[0], _branches_html(branches[1:], taxonomy, head_stages)
-    level, own = taxonomy.levels[branch.level], f"{_text(branch.own[0])} {_chance(branch.own[1])}"
+    level, (choice, probability) = taxonomy.levels[branch.level], branch.level_choice
     away = "" if branch.below else "; this is not below the node above"
     items = []
     for node in branch.nodes:
@@ -269,7 +274,8 @@ def _branches_html(branches: Sequence[Branch], taxonomy: Taxonomy, head_stages: 
         items.append(rest)
     return (
         f'<div class="branch"><div class="level">{_text(level)}<span>read from stage '
-        f"{head_stages[branch.level]}, by itself {own}{away}</span></div><ul>{''.join(items)}</ul></div>"
+        f"{head_stages[branch.level]}, this level alone: {_text(choice)} {_chance(probability)}{away}</span></div>"
+        f"<ul>{''.join(items)}</ul></div>"
     )
 
 
@@ -280,7 +286,7 @@ def _caption(stage: int, count: int, levels: Sequence[str]) -> str:
 
 
 def _chance(probability: float) -> str:
-    """Return a probability as a percentage, so that what is above 0 does not read as 0."""
+    """Return a probability as a percentage; a small one above 0 does not become 0."""
     return "&lt;0.1%" if 0 < probability < 0.0005 else f"{probability:.1%}"
 
 
@@ -289,5 +295,5 @@ def _path(names: Sequence[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """Return text as HTML that shows it; what cannot be printed is replaced."""
+    """Return text escaped for HTML, with unprintable characters replaced."""
     return escape(printable(text))

@@ -103,7 +103,7 @@ def claim_folder(folder: Path, files: Sequence[str], settings: dict, processes: 
         folder / PLAN,
         {"settings": settings, "made_of": made_of},
         holds="predictions of another job",
-        mend="go on with the same pictures and options, or choose another folder",
+        mend="resume with the same pictures and options, or choose another folder",
     )
     if processes.is_main:
         for line in notes:

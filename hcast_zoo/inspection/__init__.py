@@ -1,1 +1,1 @@
-"""Inspection: what is wrong in a data set, told before a training shows it."""
+"""Inspection: find what is wrong in a data set before training."""

@@ -1,8 +1,8 @@
-"""A data set checked: what is in it, and what is to be mended, as plain data that a page shows."""
+"""Check a data set: what it contains, and what should be fixed, as plain data."""
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from .duplicates import groups_of, near_groups
 from .scan import Measured, colours, hashes
 from .suspects import Suspect, find_suspect
 
-FEW = 5  # training pictures of a node, below which it is too small to learn
-SMALL = 4  # a picture is small if its shorter side is that many times below the median
-WHOLE = "all"  # what the one part of a data set without parts is called
-NOWHERE = "(no part)"  # where pictures are that a list puts into none of its parts
+FEW = 5  # a leaf with fewer training pictures is reported
+SMALL = 4  # a picture is small if the median shorter side is more than this many times its own
+WHOLE = "all"  # name of the only part of a data set without parts
+NOWHERE = "(no part)"  # part of the pictures that a list assigns to no part
 
 
 @dataclasses.dataclass
@@ -28,9 +28,9 @@ class Node:
     Attributes:
         name: Its name.
         level: Name of its level.
-        pictures: Number of pictures by part of the data.
-        stops_here: Pictures that are labelled no deeper, though there are nodes below.
-        examples: Indices of some of its pictures that can be read.
+        pictures: Number of pictures in each part of the data.
+        stops_here: Number of pictures labelled with this node and no deeper, though it has children.
+        examples: Indices of readable pictures labelled with this node and no deeper.
         children: The nodes below.
     """
 
@@ -44,13 +44,13 @@ class Node:
 
 @dataclasses.dataclass
 class Copies:
-    """Pictures that are the same, or look alike.
+    """A group of pictures that are the same or look alike.
 
     Attributes:
         pictures: Indices.
         exact: Whether all have the same bytes.
-        across: Whether they lie in several parts, so that a test tells too much.
-        labels_differ: Whether their labels do.
+        across: Whether they are in several parts, which makes test results look too good.
+        labels_differ: Whether their labels differ.
     """
 
     pictures: list[int]
@@ -61,26 +61,26 @@ class Copies:
 
 @dataclasses.dataclass
 class Report:
-    """What was found; pictures are indices of the listing.
+    """The findings; pictures are given as indices into the listing.
 
     Attributes:
-        listing: What was checked.
-        measured: One a picture.
+        listing: The data that was checked.
+        measured: Measurements, one per picture.
         taxonomy: The tree of its labels.
-        parts: Number of pictures by part.
+        parts: Number of pictures in each part.
         tree: The coarsest nodes.
         unreadable: Pictures that cannot be read.
         wrong_labels: Picture to what is wrong with its label.
         unlabelled: Pictures without any label.
-        copies: The worst first: across parts, then with different labels.
+        copies: Groups of copies, the worst first: across parts, then with different labels.
         blank: Pictures of one colour.
         small: Pictures much smaller than the others.
         few: Leaves with fewer than ``FEW`` training pictures.
-        untrained: Nodes that only other parts have pictures of, without those below them.
-        untested: Parts but training to the leaves that they have no picture of.
-        suspects: Picture to why its label is suspect, the surest first; None without a model.
-        unknown_labels: Names that the model does not know, and how many pictures have them.
-        notes: What reading the data told.
+        untrained: Topmost nodes that have pictures, but none for training.
+        untested: For each part except training, the leaves without a picture in it.
+        suspects: Picture to the model's contradiction of its label, the surest first; None without a model.
+        unknown_labels: Errors about labels that the model does not know, and the number of their pictures.
+        notes: Notes from reading the data.
     """
 
     listing: Listing
@@ -115,13 +115,13 @@ class Report:
         return " > ".join(str(name) for name in self.listing.paths[index] if name is not None)
 
     def compare(self, predictions: Iterable[tuple[int, Prediction]], taxonomy: Taxonomy) -> None:
-        """Note which labels a model contradicts, and which it does not know.
+        """Record which labels a model contradicts, and which it does not know.
 
         Args:
-            predictions: Pictures, and what the model is sure of; see :func:`.suspects.find_suspect`.
-            taxonomy: The model's.
+            predictions: Pictures with the model's predictions; see :func:`.suspects.find_suspect`.
+            taxonomy: The model's tree.
         """
-        found: dict[int, Suspect] = {}
+        suspects: dict[int, Suspect] = {}
         unknown: collections.Counter[str] = collections.Counter()
         for index, prediction in predictions:
             try:
@@ -129,14 +129,15 @@ class Report:
             except TaxonomyError as error:
                 unknown[clip(error, 300)] += 1
                 continue
-            if suspect is not None:
-                found[index] = suspect
 
-        self.suspects = dict(sorted(found.items(), key=lambda item: -item[1].probability))
+            if suspect is not None:
+                suspects[index] = suspect
+
+        self.suspects = dict(sorted(suspects.items(), key=lambda item: -item[1].probability))
         self.unknown_labels = dict(unknown.most_common())
 
     def counts(self) -> dict[str, int]:
-        """Return how many things of each kind there are to mend, the worst kinds first."""
+        """Return the number of findings of each kind, the worst kinds first."""
         counts = {
             "unreadable": len(self.unreadable),
             "copies_across_parts": sum(group.across for group in self.copies),
@@ -152,10 +153,11 @@ class Report:
         }
         if self.suspects is not None:
             counts["suspects"] = len(self.suspects)
+
         return counts
 
     def to_dict(self) -> dict:
-        """Return plain data for JSON: everything that was found, with the names of files."""
+        """Return all findings as plain data for JSON, with file names in place of indices."""
 
         def entry(index: int, **more) -> dict:
             return {
@@ -203,6 +205,7 @@ def _plain(node: Node, below: bool = True) -> dict:
     data: dict = {"name": node.name, "level": node.level, "pictures": node.pictures}
     if below:
         data.update(stops_here=node.stops_here, children=[_plain(child) for child in node.children])
+
     return data
 
 
@@ -212,25 +215,33 @@ def examine(
     taxonomy: Taxonomy | None = None,
     distance: int = 4,
 ) -> Report:
-    """Find what is to be mended.
+    """Find what should be fixed in a data set.
 
     Args:
         listing: Pictures and labels.
-        measured: Of each picture, see :func:`.scan.scan`.
+        measured: Measurements of each picture; see :func:`.scan.scan`.
         taxonomy: The tree; by default that of the labels.
-        distance: Of perceptual hashes, see :func:`.duplicates.near_groups`.
+        distance: Largest distance of perceptual hashes; see :func:`.duplicates.near_groups`.
     """
     measured = list(measured)
     tree = taxonomy or listing.taxonomy()
     labels, wrong = read_labels(listing, tree)
-    parts = _parts(listing)
+    unlabelled = [i for i, label in enumerate(labels) if i not in wrong and set(label) == {UNKNOWN}]
     readable = [index for index, m in enumerate(measured) if m.error is None]
-    known = [find_split(part, dict.fromkeys(parts)) for part in SPLIT_NAMES]
-    counts = {part: parts.count(part) for part in dict.fromkeys([*filter(None, known), *parts])}
+
+    parts = _parts(listing)
+    usual = [find_split(part, dict.fromkeys(parts)) for part in SPLIT_NAMES]
+    counts = {part: parts.count(part) for part in dict.fromkeys([*filter(None, usual), *parts])}
+
     nodes = count_nodes(tree, labels, parts, list(counts), set(readable))
     leaves = [node for node in _all(nodes) if not node.children]
-    train = WHOLE if listing.splits is None else known[0]
-    others = [part for part in counts if part != train and train is not None]
+    train = WHOLE if listing.splits is None else usual[0]
+    few = [leaf for leaf in leaves if 0 < leaf.pictures.get(train or "", 0) < FEW]
+
+    untested = {}
+    for part in counts:
+        if train is not None and part != train:
+            untested[part] = [leaf for leaf in leaves if not leaf.pictures.get(part) and _total(leaf)]
 
     return Report(
         listing=listing,
@@ -240,24 +251,25 @@ def examine(
         tree=nodes,
         unreadable=[index for index, m in enumerate(measured) if m.error is not None],
         wrong_labels=wrong,
-        unlabelled=[i for i, label in enumerate(labels) if i not in wrong and set(label) == {UNKNOWN}],
+        unlabelled=unlabelled,
         copies=find_copies(listing, measured, distance),
         blank=[index for index in readable if measured[index].blank],
         small=_small(measured, readable),
-        few=sorted((n for n in leaves if 0 < n.pictures.get(train or "", 0) < FEW), key=_total),
+        few=sorted(few, key=_total),
         untrained=[] if train is None else _untrained(nodes, train),
-        untested={part: [n for n in leaves if not n.pictures.get(part) and _total(n)] for part in others},
+        untested=untested,
     )
 
 
 def _parts(listing: Listing) -> list[str]:
     if listing.splits is None:
         return [WHOLE] * len(listing.pictures)
+
     return [part or NOWHERE for part in listing.splits]
 
 
 def read_labels(listing: Listing, taxonomy: Taxonomy) -> tuple[list[tuple[int, ...]], dict[int, str]]:
-    """Return the label of each picture, -1 at every level where it is wrong, and what is wrong with those."""
+    """Return each picture's label, all -1 if it is wrong, and, for each wrong one, what is wrong with it."""
     known: dict[tuple, tuple[int, ...] | str] = {}
     labels, wrong = [], {}
     for index, path in enumerate(listing.paths):
@@ -267,6 +279,7 @@ def read_labels(listing: Listing, taxonomy: Taxonomy) -> tuple[list[tuple[int, .
                 known[key] = taxonomy.labels(key)
             except TaxonomyError as error:
                 known[key] = clip(error, 300)
+
         label = known[key]
         if isinstance(label, str):
             wrong[index] = label
@@ -283,18 +296,19 @@ def count_nodes(
     names: Sequence[str],
     readable: set[int],
 ) -> list[Node]:
-    """Return the coarsest nodes of a tree with their pictures, and those below.
+    """Return the coarsest nodes of a tree, with the pictures of all nodes counted.
 
     Args:
         taxonomy: The tree.
-        labels: Of each picture, a node of each level or -1.
-        parts: The part that each picture is in.
-        names: All parts, in the order to count them in.
+        labels: Each picture's node at every level, or -1.
+        parts: The part of each picture.
+        names: All parts, in the order in which to count them.
         readable: Pictures that can be examples.
     """
     levels = []
     for level, nodes in zip(taxonomy.levels, taxonomy.names):
-        levels.append([Node(name, level, dict.fromkeys(names, 0)) for name in nodes])
+        levels.append([Node(name=name, level=level, pictures=dict.fromkeys(names, 0)) for name in nodes])
+
     for depth, parents in enumerate(taxonomy.parents):
         for node, parent in zip(levels[depth + 1], parents):
             levels[depth][parent].children.append(node)
@@ -312,21 +326,23 @@ def count_nodes(
 
 
 def _all(nodes: Iterable[Node]) -> list[Node]:
-    """Return nodes and all below them, each before its children."""
-    found = []
+    """Return nodes and all their descendants, each before its children."""
+    descendants = []
     for node in nodes:
-        found += [node, *_all(node.children)]
-    return found
+        descendants += [node, *_all(node.children)]
+
+    return descendants
 
 
 def _untrained(nodes: Iterable[Node], train: str) -> list[Node]:
-    found = []
+    untrained = []
     for node in nodes:
         if _total(node) and not node.pictures.get(train):
-            found.append(node)
+            untrained.append(node)
         else:
-            found += _untrained(node.children, train)
-    return found
+            untrained += _untrained(node.children, train)
+
+    return untrained
 
 
 def _total(node: Node) -> int:
@@ -334,22 +350,28 @@ def _total(node: Node) -> int:
 
 
 def find_copies(listing: Listing, measured: Sequence[Measured], distance: int) -> list[Copies]:
-    """Return groups of copies, the worst first. Pictures of one colour are compared by their bytes alone."""
+    """Return groups of copies, the worst first. Pictures of one colour are compared only by their bytes."""
     exact = groups_of([m.sha256 or f"unreadable {index}" for index, m in enumerate(measured)])
-    first_of = {index: group[0] for group in exact for index in group}
-    kept = [i for i, m in enumerate(measured) if m.error is None and not m.blank and first_of.get(i, i) == i]
+    repeated = set()
+    for group in exact:
+        repeated.update(group[1:])
+
+    kept = [i for i, m in enumerate(measured) if m.error is None and not m.blank and i not in repeated]
     distinct = [measured[index] for index in kept]
     near = near_groups(hashes(distinct), colours(distinct), distance) if kept else []
 
-    members = {group[0]: group for group in exact}
-    found = []
+    same_bytes = {group[0]: group for group in exact}
+    copies = []
     for group in near:
-        together = [index for place in group for index in members.pop(kept[place], [kept[place]])]
-        found.append(_copies(listing, sorted(together), exact=False))
+        pictures = []
+        for position in group:
+            first = kept[position]
+            pictures += same_bytes.pop(first, [first])
+        copies.append(_copies(listing, sorted(pictures), exact=False))
 
-    found += [_copies(listing, group, exact=True) for group in members.values()]
+    copies += [_copies(listing, group, exact=True) for group in same_bytes.values()]
 
-    return sorted(found, key=lambda c: (not c.across, not c.labels_differ, not c.exact, c.pictures[0]))
+    return sorted(copies, key=lambda c: (not c.across, not c.labels_differ, not c.exact, c.pictures[0]))
 
 
 def _copies(listing: Listing, pictures: list[int], exact: bool) -> Copies:
@@ -362,23 +384,23 @@ def _small(measured: Sequence[Measured], readable: Sequence[int]) -> list[int]:
     """Return the pictures whose shorter side is far below the median, the smallest first."""
     if not readable:
         return []
+
     sides = {index: min(measured[index].width, measured[index].height) for index in readable}
     limit = float(np.median(list(sides.values()))) / SMALL
-    return sorted((index for index in readable if sides[index] < limit), key=lambda index: sides[index])
+    return sorted([index for index in readable if sides[index] < limit], key=sides.__getitem__)
 
 
 def sizes(measured: Sequence[Measured]) -> dict[str, dict[str, int]]:
-    """Return the smallest, the middle and the largest width, height and shorter side in pixels."""
-    readable = [m for m in measured if m.error is None]
-    if not readable:
+    """Return the smallest, median and largest width, height and shorter side in pixels."""
+    widths = [m.width for m in measured if m.error is None]
+    heights = [m.height for m in measured if m.error is None]
+    if not widths:
         return {}
-    of: dict[str, Callable[[Measured], int]] = {
-        "width": lambda m: m.width,
-        "height": lambda m: m.height,
-        "shorter_side": lambda m: min(m.width, m.height),
-    }
-    found = {}
-    for name, value in of.items():
-        values = sorted(map(value, readable))
-        found[name] = {"smallest": values[0], "median": values[len(values) // 2], "largest": values[-1]}
-    return found
+
+    table = {}
+    shorter = list(map(min, widths, heights))
+    for name, values in (("width", widths), ("height", heights), ("shorter_side", shorter)):
+        values = sorted(values)
+        table[name] = {"smallest": values[0], "median": values[len(values) // 2], "largest": values[-1]}
+
+    return table

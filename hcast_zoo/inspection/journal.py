@@ -1,4 +1,4 @@
-"""Results of many pictures, kept as they come, so that the same command goes on where it was stopped."""
+"""Store results picture by picture, so that an interrupted command resumes where it stopped."""
 
 import json
 import os
@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-AT_ONCE = 256  # pictures between two notes
+AT_ONCE = 256  # pictures between two writes
 Result = TypeVar("Result")
 
 
 class Journal:
-    """A file of JSON lines, each a key and a value; what a killed process left half written is ignored.
+    """A file of JSON lines, each with a key and a value; a line that a killed process left incomplete is ignored.
 
     Args:
-        path: The file; it is made if it is not there.
+        path: The file; created if it does not exist.
     """
 
     def __init__(self, path: str | Path):
@@ -22,7 +22,7 @@ class Journal:
         self.known: dict[str, Any] = dict(_entries(self.path)) if self.path.exists() else {}
 
     def add(self, entries: Iterable[tuple[str, object]]) -> None:
-        """Append results, and keep them."""
+        """Append results to the file."""
         with open(self.path, "a", encoding="utf-8") as file:
             for key, value in entries:
                 self.known[key] = value
@@ -36,14 +36,14 @@ def resume(
     to_data: Callable[[Result], dict],
     from_data: Callable[[dict], Result],
 ) -> Iterator[Result]:
-    """Yield the result for each picture, in order; those in the journal are not computed again.
+    """Yield the result for each picture, in order; results in the journal are not computed again.
 
     Args:
-        pictures: Files, or encoded pictures, which no journal remembers.
-        journal: Results of before, by file; new ones are added. None remembers nothing.
-        compute: From pictures to their results.
-        to_data: From a result to plain data.
-        from_data: And back.
+        pictures: Files, or encoded pictures, whose results are not stored.
+        journal: Stored results by file; new ones are added. None stores nothing.
+        compute: Maps pictures to their results.
+        to_data: Maps a result to plain data.
+        from_data: Maps plain data back to a result.
     """
     known = journal.known if journal is not None else {}
     for start in range(0, len(pictures), AT_ONCE):
@@ -54,6 +54,7 @@ def resume(
 
         if journal is not None:
             journal.add((key, to_data(results[i])) for i in new if (key := keys[i]) is not None)
+
         for i, key in enumerate(keys):
             yield results[i] if i in results else from_data(known[str(key)])
 
@@ -65,16 +66,19 @@ def _entries(path: Path) -> Iterator[tuple[str, object]]:
                 key, value = json.loads(line)
             except ValueError:  # the last line of a process that was killed
                 continue
+
             if isinstance(key, str):
                 yield key, value
 
 
 def file_key(picture: Path | bytes) -> str | None:
-    """Return a key that changes when a file does; None for an encoded picture, or a file that is not there."""
+    """Return a key that changes when a file changes; None for an encoded picture, or a missing file."""
     if isinstance(picture, bytes):
         return None
+
     try:
         status = os.stat(picture)
     except OSError:
         return None
+
     return f"{os.path.abspath(picture)}|{status.st_size}|{status.st_mtime_ns}"

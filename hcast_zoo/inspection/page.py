@@ -1,4 +1,4 @@
-"""A report as one page of HTML that needs no other file: what to mend, with thumbnails, and the tree."""
+"""Write a report as a self-contained HTML page: what to fix, with thumbnails, and the tree."""
 
 import collections
 import os
@@ -30,22 +30,22 @@ th { overflow-wrap: normal } td { min-width: 3.2rem; text-align: left; vertical-
 summary .bar { display: inline-block; background: var(--accent); margin: 0 0.35rem; min-width: 1px }
 """.lstrip()
 THUMBNAIL = 160  # pixels
-MAX_THUMBNAILS = 1200  # of a page, about 5 MB
-MAX_GROUPS = 100  # of each kind
+MAX_THUMBNAILS = 1200  # per page, about 5 MB
+MAX_GROUPS = 100  # per kind
 MAX_IN_GROUP = 12
-MAX_PICTURES = 100  # of each kind
-MAX_ROWS = 300  # of a table
+MAX_PICTURES = 100  # per kind
+MAX_ROWS = 300  # per table
 OPEN_ROWS = 15  # the others are folded away
-EXAMPLES = 4  # of a leaf
+EXAMPLES = 4  # per leaf
 
-# What can be found, the worst first: what its number counts, and what to do.
+# Kinds of findings, the worst first: a headline after their number, and advice.
 KINDS = {
-    "unreadable": ("pictures cannot be read", "They are left out of training. Fetch them again, or remove them."),
+    "unreadable": ("pictures cannot be read", "They are left out of training. Download them again, or remove them."),
     "across": (
         "groups of copies lie in several parts of the data",
-        "A copy of a training picture makes a test look better than it is. Keep one picture of each group, or hold out "
-        "anew: <code>hcast-zoo data split</code> keeps files with the same content together, and "
-        "<code>--group-by</code> whole series, such as a camera's or an individual's.",
+        "Copies of training pictures make test results look better than they are. Keep one picture of each group, or "
+        "split again: <code>hcast-zoo data split</code> keeps files with the same content together, and "
+        "<code>--group-by</code> keeps whole series together, such as those of one camera or one individual.",
     ),
     "labels_differ": (
         "groups of copies within a part have different labels",
@@ -53,20 +53,21 @@ KINDS = {
     ),
     "suspects": (
         "labels are contradicted by the model",
-        "The model is sure of another label; the surest come first. A model that was trained on these very pictures "
-        "has learned wrong labels too: look at validation and test pictures, or train on one half and check the other.",
+        "The model is confident of another label; the most confident come first. A model trained on these same "
+        "pictures has also learned their wrong labels: look at validation and test pictures, or train on one half and "
+        "check the other.",
     ),
     "wrong_labels": (
         "pictures have a label that is not in the tree",
-        "Training refuses them. Correct the label, or give its new name by <code>--synonyms</code>.",
+        "Training stops at them. Correct the label, or map it to a name in the tree with <code>--synonyms</code>.",
     ),
     "unlabelled": (
         "pictures have no label",
-        "They teach nothing. Label them, at least at the coarsest level, or take them out.",
+        "They do not help training. Label them, at least at the coarsest level, or remove them.",
     ),
     "few": (
         f"labels have fewer than {FEW} training pictures",
-        "Too few to learn well. Collect more, or label these pictures at the level above.",
+        "That is too few to learn well. Collect more, or label these pictures at the level above.",
     ),
     "untrained": (
         "nodes have no training picture, but pictures elsewhere",
@@ -74,13 +75,13 @@ KINDS = {
     ),
     "untested": (
         "labels are missing from a part",
-        "How well these labels are known will not be measured on that part.",
+        "Their accuracy cannot be measured on that part.",
     ),
     "copies": (
         "groups of other copies within a part",
-        "They count several times in training. Bursts of a camera are fine, as long as all lie in one part.",
+        "They count several times in training. Camera bursts are fine, as long as all of a burst is in one part.",
     ),
-    "blank": ("pictures are of one colour", "Nothing can be seen in them: covered lenses, failed downloads."),
+    "blank": ("pictures are of one colour", "They show nothing: covered lenses, or failed downloads."),
     "small": (
         "pictures are much smaller than the others",
         f"Their shorter side is less than 1/{SMALL} of the median: thumbnails among photographs, or tight crops.",
@@ -92,19 +93,19 @@ def write_page(report: Report, path: str | Path) -> None:
     """Write a report as HTML.
 
     Args:
-        report: What was found.
-        path: The file; pictures are linked as seen from its folder.
+        report: The findings.
+        path: The file; links to pictures are relative to its folder.
 
     Raises:
         OSError: if it cannot be written.
     """
-    title = f"{report.listing.source.resolve().name}: what to mend"
+    title = f"{report.listing.source.resolve().name}: what to fix"
     body = "\n".join(_Page(report, Path(path).parent).body())
     write_whole(path, write_page_file(title, body, STYLE))
 
 
 class _Page:
-    """The parts of a page; thumbnails are made as they are asked for, up to a limit."""
+    """The parts of a page; thumbnails are made on demand, up to a limit."""
 
     def __init__(self, report: Report, folder: Path):
         self.report, self.folder, self.left = report, folder, MAX_THUMBNAILS
@@ -130,7 +131,7 @@ class _Page:
         yield self._notes()
 
     def _sections(self) -> list[tuple]:
-        """Return the kinds of things to mend: key, count, and what makes the section."""
+        """Return the kinds of findings: key, count, and the function that writes the section."""
         report = self.report
         across = [group for group in report.copies if group.across]
         differ = [group for group in report.copies if group.labels_differ and not group.across]
@@ -161,17 +162,18 @@ class _Page:
         return f"<p>{_text(' · '.join(facts))}</p>"
 
     def _summary(self, counts: dict[str, int]) -> str:
-        found, fine = [], []
+        bad, good = [], []
         for key, count in counts.items():
             headline = _text(KINDS[key][0])
             if count:
-                found.append(f'<li><b>{count:,}</b><a href="#{key}">{headline}</a></li>')
+                bad.append(f'<li><b>{count:,}</b><a href="#{key}">{headline}</a></li>')
             elif key != "suspects" or self.report.suspects is not None:
-                fine.append(f'<li class="faint"><b>0</b><span>{headline}</span></li>')
-        unasked = ""
+                good.append(f'<li class="faint"><b>0</b><span>{headline}</span></li>')
+
+        hint = ""
         if self.report.suspects is None:
-            unasked = "<p>Labels were not compared with a model: <code>--model</code> does that.</p>"
-        return f'<ul class="summary">{"".join(found + fine)}</ul>{unasked}'
+            hint = "<p>Labels were not compared with a model: <code>--model</code> does that.</p>"
+        return f'<ul class="summary">{"".join(bad + good)}</ul>{hint}'
 
     def _unreadable(self) -> Iterator[str]:
         rows = [(self._file(i), self._part(i), self.report.measured[i].error or "") for i in self.report.unreadable]
@@ -193,16 +195,18 @@ class _Page:
     def _copies(self, groups: Sequence[Copies]) -> Iterator[str]:
         yield '<div class="groups">'
         for group in groups[:MAX_GROUPS]:
-            same = "the same file" if group.exact else "alike"
-            parts = dict.fromkeys(self._part(i) for i in group.pictures)
-            told = [f"{len(group.pictures)} pictures, {same}", *([", ".join(parts)] if group.across else [])]
+            facts = [f"{len(group.pictures)} pictures, {'the same file' if group.exact else 'alike'}"]
+            if group.across:
+                facts.append(", ".join(dict.fromkeys(map(self._part, group.pictures))))
             if group.labels_differ:
-                told.append("different labels")
+                facts.append("different labels")
+
             figures = [self._figure(i) for i in group.pictures[:MAX_IN_GROUP]]
             large = " large" if len(figures) > 2 else ""
-            yield f'<div class="group{large}"><p>{_text(" · ".join(told))}</p>'
+            yield f'<div class="group{large}"><p>{_text(" · ".join(facts))}</p>'
             yield f'<div class="grid">{"".join(figures)}</div>'
             yield _more(len(group.pictures) - MAX_IN_GROUP) + "</div>"
+
         yield f"</div>{_more(len(groups) - MAX_GROUPS, 'groups')}"
 
     def _suspects(self) -> Iterator[str]:
@@ -233,27 +237,31 @@ class _Page:
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
     def _thumbnail(self, picture: Path | bytes) -> str:
-        """Return a picture as an element that holds all of it, or nothing if there are enough of them."""
+        """Return a thumbnail as an element with embedded data, or nothing once the limit is reached."""
         if self.left == 0:
             return ""
+
         try:
-            address = make_thumbnail(picture, side=THUMBNAIL)
+            url = make_thumbnail(picture, side=THUMBNAIL)
         except PictureError:
             return ""
+
         self.left -= 1
-        return f'<img alt="" loading="lazy" src="{address}">'
+        return f'<img alt="" loading="lazy" src="{url}">'
 
     def _branch(self, node: Node) -> Iterator[str]:
         total = sum(node.pictures.values())
         parts = [f"{part} {count:,}" for part, count in node.pictures.items() if part != WHOLE]
-        told = f"{total:,}" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
+        count = f"{total:,}" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
         if node.stops_here:
-            told += f", {node.stops_here:,} of them labelled no deeper"
+            count += f", {node.stops_here:,} of them labelled no deeper"
+
         width = 8 * total / max(self.largest, 1)
         opened = " open" if node.children and len(node.children) <= 12 else ""
         bar = f'<span class="bar" style="width:{width:.2f}rem"></span>'
         yield f"<details{opened}><summary>{_text(node.name)}"
-        yield f'{bar}<span class="faint">{_text(told)}</span></summary>'
+        yield f'{bar}<span class="faint">{_text(count)}</span></summary>'
+
         for child in node.children:
             yield from self._branch(child)
         if shown := _spread(node.examples, EXAMPLES):
@@ -262,17 +270,18 @@ class _Page:
 
     def _table_of_levels(self) -> str:
         rows = []
-        for level, names, parents in zip(
-            self.report.taxonomy.levels, self.report.taxonomy.names, ((), *self.report.taxonomy.parents)
-        ):
-            single = sum(count == 1 for count in collections.Counter(parents).values())
+        tree = self.report.taxonomy
+        for level, names, parents in zip(tree.levels, tree.names, ((), *tree.parents)):
+            single = list(collections.Counter(parents).values()).count(1)
             rows.append((level, str(len(names)), str(single) if parents else ""))
+
         return _table(("level", "nodes", "parents with one child, which decide nothing"), rows)
 
     def _sizes(self) -> str:
-        rows = [
-            (name.replace("_", " "), *map(str, values.values())) for name, values in sizes(self.report.measured).items()
-        ]
+        rows = []
+        for name, values in sizes(self.report.measured).items():
+            rows.append((name.replace("_", " "), *map(str, values.values())))
+
         return _table(("pixels", "smallest", "median", "largest"), rows)
 
     def _notes(self) -> str:
@@ -281,6 +290,7 @@ class _Page:
             notes.append(f"{count} pictures were not compared with the model: {name}")
         if not notes:
             return ""
+
         rows = "".join(f"<li>{_text(note)}</li>" for note in notes)
         return f'<section id="notes"><h2>Notes</h2><ul>{rows}</ul></section>'
 
@@ -303,14 +313,18 @@ def _text(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    numeric = [all(row[column].isdecimal() or not row[column] for row in rows) for column in range(len(header))]
-    classes = [' class="number"' if number else "" for number in numeric]
+    classes = []
+    for column in range(len(header)):
+        numeric = all(row[column].isdecimal() or not row[column] for row in rows)
+        classes.append(' class="number"' if numeric else "")
+
+    def write_row(cells: Sequence[str], tag: str) -> str:
+        row = "".join(f"<{tag}{css}>{_text(cell)}</{tag}>" for css, cell in zip(classes, cells))
+        return f"<tr>{row}</tr>"
 
     def table(some: Sequence[Sequence[str]]) -> str:
-        lines = ["".join(f"<th{kind}>{_text(cell)}</th>" for kind, cell in zip(classes, header))]
-        for row in some:
-            lines.append("".join(f"<td{kind}>{_text(cell)}</td>" for kind, cell in zip(classes, row)))
-        return f'<div class="wide"><table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+        lines = [write_row(header, "th"), *(write_row(row, "td") for row in some)]
+        return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
     folded = ""
     if len(rows) > OPEN_ROWS:
@@ -324,7 +338,8 @@ def _more(count: int, what: str = "") -> str:
 
 
 def _spread(indices: Sequence[int], count: int) -> list[int]:
-    """Return some of many, evenly spread."""
+    """Return at most ``count`` of the indices, evenly spread."""
     if len(indices) <= count:
         return list(indices)
+
     return [indices[number * len(indices) // count] for number in range(count)]

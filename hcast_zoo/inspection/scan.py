@@ -1,4 +1,4 @@
-"""What is measured of each picture: whether it can be read, its size, and fingerprints that find its copies."""
+"""Measure each picture: whether it can be read, its size, and fingerprints to find its copies."""
 
 import dataclasses
 import functools
@@ -14,20 +14,20 @@ from ..common.text import clip
 from ..data.pictures import PictureError, content_digest, read_picture
 from .journal import Journal, resume
 
-COLOURS = 4  # pixels a side of the thumbnail whose colours are compared
-BLANK = 2.0  # standard deviation of grey values in [0, 255], below which a picture shows nothing
+COLOURS = 4  # pixels per side of the thumbnail whose colours are compared
+BLANK = 2.0  # standard deviation of grey values in [0, 255] below which a picture shows nothing
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A picture as it was read.
+    """Measurements of a picture.
 
     Attributes:
-        error: Why it cannot be read, or None; then nothing else is known.
-        sha256: Of the file.
-        width: In pixels, upright.
+        error: Why it cannot be read, or None. If it cannot, the other fields are empty.
+        sha256: SHA-256 of the file.
+        width: In pixels, with the picture upright.
         height: In pixels.
-        blank: Whether it is of one colour, so that its hash tells nothing.
+        blank: Whether it is of one colour, so that its perceptual hash is meaningless.
         hash: Perceptual hash, 16 hexadecimal digits.
         colours: RGB of a 4x4 thumbnail, 96 hexadecimal digits.
     """
@@ -42,12 +42,12 @@ class Measured:
 
 
 def scan(pictures: Sequence[Path | bytes], journal: Journal | None = None, threads: int = 1) -> Iterator[Measured]:
-    """Measure pictures, in order; one that cannot be read tells why and stops nothing.
+    """Measure pictures, in order; for one that cannot be read, the result says why.
 
     Args:
         pictures: Files, or encoded pictures.
-        journal: Remembers files, so that they are read again only after they changed.
-        threads: Pictures that are decoded at once.
+        journal: Stored results, so that files are read again only after they have changed.
+        threads: Number of pictures decoded at the same time.
 
     Raises:
         ImportError: if imagehash is missing.
@@ -68,7 +68,7 @@ def measure(picture: Path | bytes, phash) -> Measured:
 
     Args:
         picture: A file, or an encoded picture.
-        phash: Of the library imagehash.
+        phash: The function of that name of the library imagehash.
     """
     try:
         image = read_picture(picture)

@@ -1,4 +1,4 @@
-"""Labels that a model doubts: answers that it trusts, and that contradict the label."""
+"""Suspect labels: those that a model's confident answers contradict."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,9 @@ class Suspect:
     """A label that a model contradicts.
 
     Attributes:
-        level: Name of the coarsest level at which they differ.
-        answer: Names that the model is sure of, coarse to fine.
-        probability: Of that answer, in [0, 1].
+        level: Name of the coarsest level at which label and answer differ.
+        answer: Names that the model is confident of, coarse to fine.
+        probability: Probability of that answer, in [0, 1].
     """
 
     level: str
@@ -31,7 +31,7 @@ def answers(
     batch_size: int = 16,
     workers: int = 0,
 ) -> Iterator[Prediction]:
-    """Return the predictor's answer for each picture, in order; the journal has those of before."""
+    """Return the predictor's answer for each picture, in order; answers in the journal are not computed again."""
     return resume(
         pictures,
         journal,
@@ -45,9 +45,9 @@ def find_suspect(prediction: Prediction, label: Sequence, taxonomy: Taxonomy) ->
     """Return why a label is suspect, or None.
 
     Args:
-        prediction: Backed off, so that it holds only what the model is sure of.
-        label: Names, coarse to fine, as the data has them.
-        taxonomy: The model's.
+        prediction: A prediction with back-off, so that its path has only nodes that the model is confident of.
+        label: Names, coarse to fine, as they are in the data.
+        taxonomy: The model's tree.
 
     Raises:
         TaxonomyError: if the model does not know the label.
@@ -57,7 +57,7 @@ def find_suspect(prediction: Prediction, label: Sequence, taxonomy: Taxonomy) ->
         >>> sure = Prediction("1.jpg", ("bird", "gull"), path_probability=0.9)
         >>> find_suspect(sure, ("bird", "owl"), tree).level, find_suspect(sure, ("cat",), tree).level
         ('kind', 'group')
-        >>> find_suspect(sure, ("bird",), tree)  # which is less than the model says, and no contradiction
+        >>> find_suspect(sure, ("bird",), tree)  # None: the label is less specific, but no contradiction
     """
     given = taxonomy.labels(list(label))
     if prediction.error is not None or not prediction.path:
@@ -69,4 +69,5 @@ def find_suspect(prediction: Prediction, label: Sequence, taxonomy: Taxonomy) ->
             return None
         if ours != theirs:
             return Suspect(level, tuple(prediction.path), prediction.path_probability)
+
     return None

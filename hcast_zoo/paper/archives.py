@@ -1,6 +1,7 @@
-"""Unpack archives of data sets once, and never write outside their folder."""
+"""Unpack archives of data sets, once, and never outside their folder."""
 
 import copy
+import itertools
 import json
 import shutil
 import tarfile
@@ -15,15 +16,14 @@ from tqdm import tqdm
 from ..common.files import check_file, write_whole
 from ..common.progress import hides_bars
 
-DONE = ".unpacked.json"  # the archives that are fully unpacked in a folder: name -> size, choice
+DONE = ".unpacked.json"  # lists the archives that are fully unpacked in a folder: name -> size, choice
 ENCRYPTED = 0x1  # flag of a zip's member
-HEADER = 512  # bytes that a member takes however small it is
+HEADER = 512  # bytes that even an empty member takes
 MAX_TIME = 2**40  # seconds
-SMALL = 2**28  # bytes that any archive may unfold to
-MAX_RATIO = 200  # of what an archive unfolds to, to its size; texts have 20 at most, pictures 2
+SMALL = 2**28  # bytes that any archive may unpack to
+MAX_RATIO = 200  # unpacked size to archive size; 20 at most for text, 2 for pictures
 
-
-# What tarfile and zipfile raise of damage; the last two are of numbers in a tar's headers that are none, or absurd.
+# What tarfile and zipfile raise on damage; the last two come from malformed or absurd numbers in tar headers.
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, ValueError, MemoryError)
 
 
@@ -32,7 +32,7 @@ class ArchiveError(ValueError):
 
 
 def is_archive(path: Path) -> bool:
-    """Tell whether a file is a tar, perhaps compressed, or a zip."""
+    """Tell whether a file is a tar, compressed or not, or a zip."""
     try:
         return path.is_file() and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path))
     except DAMAGE:  # before the first member
@@ -47,10 +47,10 @@ def first_names(archive: Path) -> list[str]:
     """
     try:
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as content:
-                return content.namelist()[:64]
-        with tarfile.open(archive, "r:*") as content:
-            return [member.name for member, _ in zip(content, range(64))]
+            with zipfile.ZipFile(archive) as zip_file:
+                return zip_file.namelist()[:64]
+        with tarfile.open(archive, "r:*") as tar:
+            return [member.name for member in itertools.islice(tar, 64)]
     except DAMAGE as error:
         raise ArchiveError(f"{archive}: damaged or incomplete archive: {error}: download it again") from error
 
@@ -62,26 +62,27 @@ def unpack(
     choice: str = "",
     progress: bool = True,
 ) -> bool:
-    """Unpack the files of an archive into a folder, unless a previous run has completed it.
+    """Unpack the files of an archive into a folder, unless a previous run has unpacked all of it.
 
-    Links and devices are skipped. A tar within a tar (ImageNet's training pictures) is opened too: its members
+    Links and devices are skipped. A tar within a tar (ImageNet's training pictures) is unpacked too; its members
     are named ``inner.tar/member``.
 
     Args:
-        archive: A tar, perhaps compressed, or a zip.
-        folder: Where to; made if it is not there.
-        target: From the name of a member to where it goes in the folder, or None to leave it out.
-        choice: What ``target`` chooses; another choice from the same archive is unpacked again.
-        progress: Show a bar.
+        archive: A tar, compressed or not, or a zip.
+        folder: Target folder; created if it does not exist.
+        target: Maps the name of a member to its path in the folder, or to None to leave it out.
+        choice: Name for what ``target`` selects; the archive is unpacked again for another choice.
+        progress: Show a progress bar.
 
     Returns:
-        Whether anything was done.
+        Whether anything was unpacked.
 
     Raises:
         ArchiveError: if the archive is damaged, or a member would be written outside the folder.
     """
     if not hasattr(tarfile, "data_filter"):
         raise ImportError("this Python cannot unpack safely: use 3.10.12, 3.11.4, 3.12 or a later one")
+
     check_file(archive, error=ArchiveError)
     folder.mkdir(parents=True, exist_ok=True)
     entry = {"size": archive.stat().st_size, "choice": choice}
@@ -103,7 +104,7 @@ def unpack(
     except OSError as error:
         if error.errno is not None:
             raise
-        raise ArchiveError(f"{archive}: damaged archive: {error}: download it again") from error  # by bzip2
+        raise ArchiveError(f"{archive}: damaged archive: {error}: download it again") from error  # bzip2 raises it
 
     write_whole(folder / DONE, json.dumps({**_read_done(folder), archive.name: entry}, indent=1))
 
@@ -111,15 +112,15 @@ def unpack(
 
 
 def _unpack(archive: Path, folder: Path, target: Callable[[str], str | None]) -> Iterator[str]:
-    """Write files in the archive's order, so that a compressed one is read once; yield the name of each member."""
+    """Write files in the archive's order, so that a compressed one is read only once; yield each member's name."""
     room = Room(archive, folder)
     if not zipfile.is_zipfile(archive):
-        with tarfile.open(archive, "r:*") as content:
-            yield from _unpack_tar(content, folder, target, room)
+        with tarfile.open(archive, "r:*") as tar:
+            yield from _unpack_tar(tar, folder, target, room)
         return
 
-    with zipfile.ZipFile(archive) as content:
-        for info in content.infolist():
+    with zipfile.ZipFile(archive) as zip_file:
+        for info in zip_file.infolist():
             if not info.is_dir() and (where := target(info.filename)) is not None:
                 if info.flag_bits & ENCRYPTED:
                     raise ArchiveError(
@@ -128,41 +129,41 @@ def _unpack(archive: Path, folder: Path, target: Callable[[str], str | None]) ->
                 room.take(info.filename, info.file_size)
                 info = copy.copy(info)
                 info.filename = _inside(where)
-                content.extract(info, folder)
+                zip_file.extract(info, folder)
             yield info.filename
 
 
-def _unpack_tar(
-    content: tarfile.TarFile, folder: Path, target: Callable, room: "Room", prefix: str = ""
-) -> Iterator[str]:
-    for member in content:
+def _unpack_tar(tar: tarfile.TarFile, folder: Path, target: Callable, room: "Room", prefix: str = "") -> Iterator[str]:
+    for member in tar:
         name = prefix + member.name
         if member.isfile() and name.endswith(".tar") and not prefix:
             if target(f"{name}/") is not None:
-                with tarfile.open(fileobj=content.extractfile(member), mode="r:") as inner:
+                with tarfile.open(fileobj=tar.extractfile(member), mode="r:") as inner:
                     yield from _unpack_tar(inner, folder, target, room, f"{name}/")
         elif member.isfile() and (where := target(name)) is not None:
             room.take(name, member.size)
-            time = member.mtime if 0 <= member.mtime <= MAX_TIME else 0  # neither NaN nor what no clock has
-            content.extract(member.replace(name=_inside(where), mtime=time, deep=False), folder, filter="data")
+            time = member.mtime if 0 <= member.mtime <= MAX_TIME else 0  # also for NaN
+            tar.extract(member.replace(name=_inside(where), mtime=time, deep=False), folder, filter="data")
         yield name
-        content.members.clear()  # type: ignore[attr-defined]  # or half a million members would stay in memory
+        tar.members.clear()  # type: ignore[attr-defined]  # or half a million members would stay in memory
 
 
 def _inside(name: str) -> str:
     """Return a member's name, after checking that it stays in the folder; zipfile and tarfile do not enforce this."""
     if "\0" in name:
         raise ArchiveError(f"member {name!r} has a NUL in its name: do not trust this archive")
+
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise ArchiveError(f"member {name!r} would be written outside the folder: do not trust this archive")
     if path.parts and path.parts[0].casefold() == DONE:
-        raise ArchiveError(f"member {name!r} has the name of the file that tells what is unpacked: rename it")
+        raise ArchiveError(f"member {name!r} has the name of the file that lists what is unpacked: rename it")
+
     return name
 
 
 class Room:
-    """Counts what an archive unfolds to, so that a small one cannot fill a disk.
+    """Adds up the unpacked size of an archive, so that a small one cannot fill the disk.
 
     Args:
         archive: The file.
@@ -178,18 +179,19 @@ class Room:
         """Add the size of a member in bytes.
 
         Raises:
-            ArchiveError: if the disk has no room for it, or the archive unfolds to very much more than it is.
+            ArchiveError: if the disk has no room for it, or the archive unpacks to far more than its own size.
         """
         self.taken += size + HEADER
         if self.taken > self.free:
             raise ArchiveError(
-                f"{self.archive}: member {member!r} needs {self.taken:,} bytes with those before it, the disk has "
+                f"{self.archive}: with member {member!r} it needs {self.taken:,} bytes, the disk has "
                 f"{self.free:,} free: make room, or choose another disk"
             )
+
         if self.taken > max(SMALL, MAX_RATIO * self.size):
             raise ArchiveError(
-                f"{self.archive}: {self.size:,} bytes unfold to more than {self.taken:,}, over {MAX_RATIO} times as "
-                f"many, at member {member!r}: no data set does so; do not trust this archive"
+                f"{self.archive}: {self.size:,} bytes unpack to more than {self.taken:,}, over {MAX_RATIO} times as "
+                f"many, at member {member!r}, far more than any data set; do not trust this archive"
             )
 
 

@@ -1,11 +1,11 @@
-"""The paper's benchmarks, and its authors' later ones: what each holds, what was published, what the code does."""
+"""The paper's benchmarks, and its authors' later ones: contents, published numbers, and settings of the code."""
 
 import dataclasses
 from typing import cast
 
 README = "the authors' README"
 CITED = "second-hand: a paper that cites H-CAST"
-FREE_GRAIN = "FreeGrainLearning's README: H-CAST with its text attributes, which are not built here"
+FREE_GRAIN = "FreeGrainLearning's README: H-CAST with its text attributes, which hcast-zoo does not implement"
 # The official code's normalisation of iNaturalist pictures in evaluation (docs/official_differences.md, 24).
 INAT_MEAN, INAT_STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 ILSVRC = {
@@ -15,33 +15,31 @@ ILSVRC = {
 }
 # docs/official_differences.md, 22
 BREEDS_NOTES = (
-    "The classes are one half of the BREEDS data set's, its source domain; the test pictures are "
+    "The classes are those of the BREEDS data set's source domain, half of all; the test pictures are "
     "ImageNet's validation pictures.",
     "256 superpixels, whatever the official option says.",
 )
-
-
 FREE_GRAIN_NOTES = (
-    "The lists and the tree are those of https://github.com/pseulki/FreeGrainLearning (folder data/): fetch them, and "
-    "give their folder beside the pictures.",
+    "The lists and the tree are those of https://github.com/pseulki/FreeGrainLearning (folder data/): download them, "
+    "and give their folder beside the pictures.",
 )
 DRAWN_NOTES = (
-    "How far each training picture is known is drawn by --seed, as in FreeGrainLearning's code, whose text attributes "
-    "are not built here.",
+    "The level down to which each training picture is labelled is drawn at random (--seed), as in FreeGrainLearning's "
+    "code; its text attributes are not implemented here.",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """Lists of pictures and their nodes' numbers, which their authors publish and the user fetches.
+    """Lists of pictures with the numbers of their nodes, which their authors publish and the user downloads.
 
     Attributes:
-        files: The list of ``train`` and of ``test``.
-        pictures: Whose pictures: ``imagenet``, ``cub`` or ``inat``.
-        has_depth: Lines of the training list end with the label that is given, at some level.
-        use_depth: Training pictures are known to that level alone.
-        leaf_only: Lines have the leaf alone, and the tree is a file of its own.
-        tree_files: That file, by any of its names.
+        files: The lists of ``train`` and ``test``.
+        pictures: The data set of the pictures: ``imagenet``, ``cub`` or ``inat``.
+        has_depth: Each line of the training list ends with the picture's label, which may be at any level.
+        use_depth: Training pictures are labelled down to that level only.
+        leaf_only: Lines have only the leaf, and the tree is in a separate file.
+        tree_files: Possible names of that file.
         names: A file of node names for each level, if there are any.
     """
 
@@ -59,21 +57,21 @@ class Benchmark:
     """A data set of the paper.
 
     Attributes:
-        name: What the command line calls it.
-        title: What it is called.
+        name: Name on the command line.
+        title: Name in text.
         layout: The reader in :mod:`hcast_zoo.paper.readers`: ``cub``, ``aircraft``, ``breeds`` or ``inat``; or
             ``lists``, of :mod:`hcast_zoo.paper.lists`.
         archives: File names as the owners distribute them, and their MD5.
-        pictures: How many pictures ``train`` and ``test`` have; where it is not known here, left out.
-        per_leaf: Fewest and most pictures of a leaf in ``train`` and ``test``, where that is known.
-        published: Full-path accuracies in percent, and who says so.
-        official: Config fields of the official code's models that a checkpoint does not tell.
-        notes: What is odd about it.
+        pictures: Number of pictures in ``train`` and ``test``; a split is missing if its number is not known.
+        per_leaf: Fewest and most pictures per leaf in ``train`` and ``test``, where known.
+        published: Full-path accuracies in percent, and their sources.
+        official: Config fields of the official models that their checkpoints do not determine.
+        notes: What is unusual about it.
         tree: Its tree in :mod:`hcast_zoo.paper.trees`; None if the tree comes with the lists.
         levels: Classes of each level, coarse to fine, where the tree is not in the package.
         lists: For the layout ``lists``.
-        known: Parts of each leaf's training pictures that are known to the leaf, and to the leaf or the level above;
-            None if all are known to the leaf, or the lists tell.
+        known: Fractions of each leaf's training pictures that are labelled down to the leaf, and down to the leaf or
+            the level above; None if all are labelled down to the leaf, or the lists say.
     """
 
     name: str
@@ -92,7 +90,7 @@ class Benchmark:
 
 
 def _breeds(name: str, title: str, leaves: int, fpa: float) -> Benchmark:
-    # ImageNet has 732 to 1300 training pictures of a class, and 50 validation pictures of each.
+    # ImageNet has 732 to 1300 training pictures and 50 validation pictures per class.
     return Benchmark(
         name=name,
         title=title,
@@ -134,7 +132,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             published=((83.72, CITED),),
             notes=(
                 "Training pictures are the data set's train and val together.",
-                "Each picture has a 20 pixel banner with its source at the bottom, which is left there.",
+                "Each picture has a 20 pixel banner with its source at the bottom, which is not cropped.",
             ),
             tree="aircraft",
         ),
@@ -157,7 +155,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             published=((65.00, README),),
             official={"mean": INAT_MEAN, "std": INAT_STD},
             notes=(
-                "The test pictures are the data set's validation pictures; its own test has no labels.",
+                "The test pictures are the data set's validation pictures; its own test pictures have no labels.",
                 # docs/official_differences.md, 24
                 "The official code trains with ImageNet's normalisation and evaluates with another.",
             ),
@@ -168,7 +166,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def _later() -> list[Benchmark]:
-    """Return what the authors' code reads beside the paper's data sets, and what their follow-up added."""
+    """Return the data sets that the authors' code reads beyond the paper's, and those of their follow-up paper."""
     cub, aircraft, inat21 = (BENCHMARKS[name] for name in ("cub", "aircraft", "inat21_mini"))
     bird_levels = {"order": 13, "family": 38, "species": 200}
     imagenet = Benchmark(
@@ -197,10 +195,10 @@ def _later() -> list[Benchmark]:
             notes=(
                 "The test pictures are the data set's validation pictures.",
                 "The lists iNaturalist18_train.txt and iNaturalist18_val.txt (a path and a species on each line) are "
-                "those of work on long-tailed recognition. The tree inat18_tree.json is missing in the authors' "
-                "repository and found in forks. Give all three beside the pictures.",
-                "The counts of pictures and supercategories are those of the competition's page. Orders: the authors' "
-                "code has 274; those of the tree in a fork end with the 272nd.",
+                "those of work on long-tailed recognition. The tree inat18_tree.json is missing from the authors' "
+                "repository, but forks have it. Give all three beside the pictures.",
+                "The counts of pictures and supercategories are those of the competition's page. The authors' code has "
+                "274 orders, but the tree in a fork ends with the 272nd.",
             ),
             levels={"supercategory": 14, "order": 274, "species": 8142},
             lists=Lists(

@@ -1,4 +1,4 @@
-"""The paper's data sets made ready: archives unpacked and checked, and one file that lists pictures, paths and splits.
+"""Prepare the paper's data sets: unpack and check archives, and list pictures, paths and splits in one file.
 
 A prepared folder holds ``data.jsonl`` (a picture per line, ``train``, ``val`` or ``test``), ``taxonomy.json`` (the
 paper's tree with the data set's names) and ``prepared.json`` (counts, checksums, and how ``val`` was drawn).
@@ -41,18 +41,18 @@ from .trees import leaf_ids, load_tree
 VAL_FRACTION = 0.1
 SPLITS = ("train", "val", "test")
 LABELS = (".json", ".csv")  # suffixes of files that may be given beside archives
-LISTS = (*LABELS, ".txt")  # the same, where others publish the lists
+LISTS = (*LABELS, ".txt")  # the same, for data sets whose lists others publish
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What was made ready.
+    """A prepared data set.
 
     Attributes:
         output: The folder.
-        pictures: How many pictures each split has.
-        levels: Classes of each level.
-        remarks: What is odd about the data set, the tree, or the archives.
+        pictures: Number of pictures in each split.
+        levels: Number of classes of each level.
+        remarks: What is unusual about the data set, the tree, or the archives.
     """
 
     output: str
@@ -71,17 +71,17 @@ def prepare(
     check: bool = True,
     progress: bool = True,
 ) -> Prepared:
-    """Make a data set of the paper ready for training and evaluation.
+    """Prepare a data set of the paper for training and evaluation.
 
     Args:
-        benchmark: Which.
+        benchmark: The data set.
         sources: Its archives as the owners distribute them, or the folders that they were unpacked to.
         output: Folder to unpack to, and to write to.
-        seed: Decides which training pictures are for validation: a tenth of each leaf's, at least one; and how far
-            each is known, where that is drawn.
+        seed: Decides which training pictures are used for validation (a tenth of each leaf's, at least one), and, in
+            data sets where it is random, down to which level each picture is labelled.
         partial: Accept fewer pictures and classes than the data set has, for a trial.
-        check: Decode every picture, to know that it can be read.
-        progress: Show bars.
+        check: Decode every picture, to make sure that it can be read.
+        progress: Show progress bars.
 
     Raises:
         DataError: if a file is missing, a count is wrong, a picture cannot be read, or a class is not in the tree.
@@ -92,27 +92,29 @@ def prepare(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     roots = _gather(benchmark, [Path(s) for s in sources], output, progress)
-    content = read(benchmark, roots, partial)
-    if benchmark.known is not None:
-        order = lists.official_order(content, roots, benchmark.layout)
-        content = lists.deal(content, *benchmark.known, seed=seed, order=order)
 
-    remarks += content.remarks
-    _check_counts(benchmark, content, partial)
-    _check_pictures(content.pictures, check, progress)
-    splits = split_validation(content.pictures, seed)
+    raw = read(benchmark, roots, partial)
+    if benchmark.known is not None:
+        order = lists.official_order(raw, roots, benchmark.layout)
+        raw = lists.draw_depths(raw, *benchmark.known, seed=seed, order=order)
+
+    remarks += raw.remarks
+    _check_counts(benchmark, raw, partial)
+    _check_pictures(raw.pictures, check, progress)
+
+    splits = split_validation(raw.pictures, seed)
     counts = collections.Counter(splits)
     prepared = Prepared(
         output=str(output),
         pictures={s: counts[s] for s in SPLITS},
-        levels=dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)),
+        levels=dict(zip(raw.taxonomy.levels, raw.taxonomy.level_classes)),
         remarks=tuple(remarks),
     )
 
     _write(
         output,
         benchmark,
-        content,
+        raw,
         splits,
         {
             **dataclasses.asdict(prepared),
@@ -125,44 +127,45 @@ def prepare(
 
 
 def read(benchmark: Benchmark, roots: Sequence[Path], partial: bool = False) -> RawDataset:
-    """Read a data set's own files; ``partial`` leaves out what lists name and is not there."""
+    """Read a data set's files; ``partial`` leaves out listed pictures that are missing."""
     if benchmark.layout == "lists":
-        content = lists.read_lists(benchmark, roots)
+        raw = lists.read_lists(benchmark, roots)
         if partial:
-            content.pictures = [picture for picture in content.pictures if picture.file.exists()]
-        return content
+            raw.pictures = [picture for picture in raw.pictures if picture.file.exists()]
+        return raw
 
-    assert benchmark.tree is not None  # only lists bring their own
+    assert benchmark.tree is not None  # only lists come with their own tree
     tree = load_tree(benchmark.tree)
     if benchmark.layout == "breeds":
         return read_breeds(roots, tree, leaf_ids(benchmark.tree), partial)
+
     readers = {"cub": read_cub, "aircraft": read_aircraft, "inat": read_inat}
     return readers[benchmark.layout](roots, tree)
 
 
 def split_validation(pictures: Sequence[Picture], seed: int = 0, fraction: float = VAL_FRACTION) -> list[str]:
-    """Return the split of each picture, with a part of each leaf's training pictures moved to ``val``.
+    """Return the split of each picture, with a fraction of each leaf's training pictures moved to ``val``.
 
-    A leaf with two training pictures or more gives at least one, and keeps at least one.
+    A leaf with two or more training pictures gives at least one, and keeps at least one.
     """
-    of_leaf = collections.defaultdict(list)
+    by_leaf = collections.defaultdict(list)
     for i, picture in enumerate(pictures):
         if picture.split == "train":
-            of_leaf[picture.leaf].append(i)
+            by_leaf[picture.leaf].append(i)
 
     splits = [picture.split for picture in pictures]
-    for leaf, own in sorted(of_leaf.items()):
-        own.sort(key=lambda i: pictures[i].file.name)  # not the order of the data set's file
-        count = min(max(1, round(fraction * len(own))), len(own) - 1)
-        for i in np.random.default_rng((seed, leaf)).permutation(own)[:count]:
+    for leaf, indices in sorted(by_leaf.items()):
+        indices.sort(key=lambda i: pictures[i].file.name)  # whatever the order in the data set's file
+        count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
+        for i in np.random.default_rng((seed, leaf)).permutation(indices)[:count]:
             splits[i] = "val"
 
     return splits
 
 
 def _checksums(benchmark: Benchmark, sources: Sequence[Path], remarks: list[str]) -> dict[str, str]:
-    """Return the MD5 of each archive; remark on those that are not as distributed (their counts are checked too)."""
-    found = {}
+    """Return the MD5 of each archive; add a remark for each that is not as distributed."""
+    checksums = {}
     for source in sources:
         if not source.exists():
             raise DataError(
@@ -171,13 +174,13 @@ def _checksums(benchmark: Benchmark, sources: Sequence[Path], remarks: list[str]
             )
 
         if source.is_file():
-            found[source.name] = digest = calculate_md5(source)
+            checksums[source.name] = digest = calculate_md5(source)
             if (expected := benchmark.archives.get(source.name)) and digest != expected:
                 remarks.append(
                     f"{source.name} is not the archive as distributed: its MD5 is {digest}, expected {expected}."
                 )
 
-    return found
+    return checksums
 
 
 def _gather(benchmark: Benchmark, sources: Sequence[Path], output: Path, progress: bool) -> list[Path]:
@@ -200,7 +203,7 @@ def _gather(benchmark: Benchmark, sources: Sequence[Path], output: Path, progres
 def _unpack_imagenet(
     benchmark: Benchmark, files: Sequence[Path], output: Path, folders: Sequence[Path], progress: bool
 ) -> None:
-    """Unpack what is needed of ImageNet; the labels first, so that only the needed validation pictures follow."""
+    """Unpack the part of ImageNet that is needed; labels first, because they select the validation pictures."""
     listed = None
     if benchmark.lists is None:
         assert benchmark.tree is not None
@@ -223,37 +226,38 @@ def _unpack_imagenet(
         unpack(file, output, breeds_target(ids, images), benchmark.name, progress)
 
 
-def _check_counts(benchmark: Benchmark, content: RawDataset, partial: bool) -> None:
-    found = collections.Counter(p.split for p in content.pictures)
-    leaves = {split: collections.Counter(p.leaf for p in content.pictures if p.split == split) for split in found}
-    for split in ("train", "test"):
-        if not found[split]:
+def _check_counts(benchmark: Benchmark, raw: RawDataset, partial: bool) -> None:
+    by_leaf: dict[str, collections.Counter] = {"train": collections.Counter(), "test": collections.Counter()}
+    for picture in raw.pictures:
+        by_leaf[picture.split][picture.leaf] += 1
+
+    for split, counts in by_leaf.items():
+        if not counts:
             raise DataError(f"{benchmark.title} has no {split} picture here")
 
     if partial:
         return
-    hint = "the data set is not whole; --partial accepts a part of it, for a trial"
-    for split, expected in benchmark.pictures.items():
-        if found[split] != expected:
-            raise DataError(f"{benchmark.title}: expected {expected} {split} pictures, found {found[split]}: {hint}")
 
+    hint = "the data set is incomplete; --partial accepts a part of it, for a trial"
+    for split, expected in benchmark.pictures.items():
+        if (count := by_leaf[split].total()) != expected:
+            raise DataError(f"{benchmark.title}: expected {expected} {split} pictures, found {count}: {hint}")
+
+    names = raw.taxonomy.names[-1]
     for split, (fewest, most) in benchmark.per_leaf.items():
-        for leaf, name in enumerate(content.taxonomy.names[-1]):
-            if not fewest <= leaves[split][leaf] <= most:
+        for leaf, name in enumerate(names):
+            count = by_leaf[split][leaf]
+            if not fewest <= count <= most:
                 wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"
                 raise DataError(
-                    f"{benchmark.title}: expected {wanted} {split} pictures of {name}, found "
-                    f"{leaves[split][leaf]}: {hint}"
+                    f"{benchmark.title}: expected {wanted} {split} pictures of {name}, found {count}: {hint}"
                 )
 
-    empty = []
-    for leaf, name in enumerate(content.taxonomy.names[-1]):
-        for counts in leaves.values():
-            if not counts[leaf]:
-                empty.append(name)
-
-    if empty:
-        raise DataError(f"{benchmark.title}: {len(empty)} classes without a picture, such as {empty[0]}: {hint}")
+    for split, counts in by_leaf.items():
+        if empty := [name for leaf, name in enumerate(names) if not counts[leaf]]:
+            raise DataError(
+                f"{benchmark.title}: no {split} picture of {len(empty)} class(es), such as {empty[0]}: {hint}"
+            )
 
 
 def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -> None:
@@ -269,15 +273,15 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
             return str(error)
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
-        found = tqdm(
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter's lock while it decodes
+        messages = tqdm(
             pool.map(problem, pictures),
             "check",
             len(pictures),
             unit="picture",
             disable=not progress or not sys.stderr.isatty() or hides_bars(),
         )
-        problems = [text for text in found if text]
+        problems = [message for message in messages if message]
 
     if problems:
         raise DataError(
@@ -286,20 +290,20 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
         )
 
 
-def _write(output: Path, benchmark: Benchmark, content: RawDataset, splits: Sequence[str], report: dict) -> None:
-    base, tree = output.resolve(), content.taxonomy
-    # Inside the folder a relative name, so that it can be moved; elsewhere, a whole path. Folders are few, files many.
-    folders = {folder: folder.resolve() for folder in {picture.file.parent for picture in content.pictures}}
+def _write(output: Path, benchmark: Benchmark, raw: RawDataset, splits: Sequence[str], report: dict) -> None:
+    base, tree = output.resolve(), raw.taxonomy
+    # Resolved once per folder: folders are few, files are many.
+    folders = {folder: folder.resolve() for folder in {picture.file.parent for picture in raw.pictures}}
 
-    # The list comes last: the other files are known to be whole where it is.
+    # The list is written last: if it exists, the other files are complete.
     tree.save(output / "taxonomy.json")
     report = {"dataset": benchmark.name, **report}
     del report["output"]
     write_whole(output / "prepared.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     with whole_file(output / "data.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as lines:
-        for picture, split in zip(content.pictures, splits):
+        for picture, split in zip(raw.pictures, splits):
             folder = folders[picture.file.parent]
-            inside = folder.is_relative_to(base)
+            inside = folder.is_relative_to(base)  # then a relative name, so that the prepared folder can be moved
             name = f"{(folder.relative_to(base) if inside else folder).as_posix()}/{picture.file.name}"
             path = tree.path_names(tree.paths[picture.leaf])[: picture.depth]
             row = {"file": name, "path": path, "split": split}

@@ -1,6 +1,6 @@
-"""How the owners of the paper's data sets lay out their files: a reader for each, to pictures and labels.
+"""Readers for the paper's data sets, one for each layout of files as their owners distribute them.
 
-torchvision has no reader of CUB and BREEDS, and its readers of Aircraft and iNaturalist give one level at a time.
+torchvision has no reader for CUB and BREEDS, and its readers for Aircraft and iNaturalist give one level at a time.
 """
 
 import collections
@@ -17,19 +17,23 @@ from ..taxonomy.tree import Taxonomy
 from .trees import with_names
 
 DEVKIT = "ILSVRC2012_devkit_t12/data"
-VAL_SOLUTION = "LOC_val_solution.csv"  # Kaggle's; ImageNet's own labels of the validation pictures are in the devkit
+VAL_SOLUTION = "LOC_val_solution.csv"  # Kaggle's; ImageNet has its labels of the validation pictures in the devkit
 NUM_SHOWN = 3  # names in a message
 
 
 class DataError(ValueError):
-    """A data set is not as its owners distribute it; the message names the file and what was expected."""
+    """A data set differs from what its owners distribute; the message names the file and what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture: its file, its leaf (class index at the finest level), and its ``split``: train or test.
+    """A picture of a data set.
 
-    ``depth`` is how many levels of its path are known; None for all.
+    Attributes:
+        file: The file.
+        leaf: Class index at the finest level.
+        split: ``train`` or ``test``.
+        depth: Number of levels of the path that are labelled; None for all.
     """
 
     file: Path
@@ -45,7 +49,7 @@ class RawDataset:
     Attributes:
         pictures: Its pictures, in the order of its files.
         taxonomy: The paper's tree, with the data set's own names.
-        remarks: Where names and tree do not agree.
+        remarks: Disagreements between the names and the tree.
     """
 
     pictures: list[Picture]
@@ -64,6 +68,7 @@ def read_cub(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
     expected = {str(number): name for number, name in enumerate(tree.names[-1], 1)}
     if strangers := [f"{number} {name}" for number, name in names.items() if expected.get(number) != name]:
         raise DataError(f"{class_file}: {len(strangers)} classes are not in the paper's tree: {_some(strangers)}")
+
     if missing := [name for number, name in expected.items() if number not in names]:
         raise DataError(f"{class_file}: lacks {len(missing)} classes of the paper's tree: {_some(missing)}")
 
@@ -81,6 +86,7 @@ def read_cub(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
     for image, name in images.items():
         if splits[image] not in ("0", "1"):
             raise DataError(f"{split_file}: expected 1 for training or 0 for test, got {splits[image]!r}")
+
         split = "train" if splits[image] == "1" else "test"
         pictures.append(Picture(file=root / "images" / name, leaf=int(labels[image]) - 1, split=split))
 
@@ -101,8 +107,8 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
             if level == tree.levels[-1]:
                 if twice := sorted(rows.keys() & splits.keys()):
                     raise DataError(
-                        f"{root / f'images_{level}_{part}.txt'}: {len(twice)} pictures are in another "
-                        f"split too: {_some(twice)}"
+                        f"{root / f'images_{level}_{part}.txt'}: {len(twice)} pictures are also in another "
+                        f"split: {_some(twice)}"
                     )
                 splits.update(dict.fromkeys(rows, "test" if part == "test" else "train"))
 
@@ -140,9 +146,9 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
 
 
 def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], partial: bool = False) -> RawDataset:
-    """Read the classes of a BREEDS data set from ImageNet: ``train/n01440764/*.JPEG``, and ``val`` alike or flat.
+    """Read the classes of a BREEDS data set from ImageNet: ``train/n01440764/*.JPEG``, and ``val`` likewise or flat.
 
-    A flat ``val`` needs its labels: Kaggle's ``LOC_val_solution.csv`` or ImageNet's development kit. ``partial`` leaves
+    A flat ``val`` needs labels: Kaggle's ``LOC_val_solution.csv`` or ImageNet's development kit. ``partial`` leaves
     out the classes that have no folder.
     """
     train = find_file(roots, "train", "ILSVRC/Data/CLS-LOC/train")
@@ -155,7 +161,7 @@ def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], 
     labels = read_val_labels([*roots, *(p for p in val.parents[:4] if (p / VAL_SOLUTION).exists())])
     if labels is None:
         raise DataError(
-            f"{val}: expected a folder a class, or the labels of its pictures: {VAL_SOLUTION} (Kaggle), or "
+            f"{val}: expected a folder per class, or the labels of its pictures: {VAL_SOLUTION} (Kaggle), or "
             "ILSVRC2012_devkit_t12.tar.gz (ImageNet)"
         )
 
@@ -169,9 +175,9 @@ def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], 
 
 
 def read_inat(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
-    """Read iNat21-Mini: ``train_mini.json`` and ``val.json``, whose pictures are in ``train_mini/`` and ``val/``.
+    """Read iNat21-Mini: ``train_mini.json`` and ``val.json``, with pictures in ``train_mini/`` and ``val/``.
 
-    The finest classes are the categories' ids; all names are the categories' own.
+    The leaf's index is the category's id; the categories give the names of all levels.
     """
     pictures: list[Picture] = []
     remarks: list[str] = []
@@ -191,9 +197,10 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
             raise DataError(
                 f"{path}: {len(strangers)} categories outside the paper's tree of {len(leaves)}: {_some(strangers)}"
             )
+
         if strangers := [image for image, _ in labels if image not in files]:
             raise DataError(
-                f"{path}: {len(strangers)} annotations of pictures that it does not list: {_some(strangers)}"
+                f"{path}: {len(strangers)} annotations refer to pictures that are not listed: {_some(strangers)}"
             )
 
         folder = find_file(roots, part).parent
@@ -218,7 +225,7 @@ def read_val_labels(roots: Sequence[Path]) -> dict[str, str] | None:
         None if neither Kaggle's list nor the development kit is there.
 
     Raises:
-        ImportError: if scipy is not there, which reads the development kit's Matlab file.
+        ImportError: if scipy, which reads the development kit's Matlab file, is not installed.
     """
     try:
         path = find_file(roots, VAL_SOLUTION)
@@ -236,7 +243,7 @@ def read_val_labels(roots: Sequence[Path]) -> dict[str, str] | None:
     try:
         import scipy.io
     except ImportError as error:
-        raise ImportError("ImageNet's development kit has a Matlab file: pip install scipy") from error
+        raise ImportError("ImageNet's development kit has its labels in a Matlab file: pip install scipy") from error
 
     synsets = scipy.io.loadmat(path.parent / "meta.mat", squeeze_me=True, struct_as_record=True)["synsets"]
     names = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets}
@@ -244,10 +251,10 @@ def read_val_labels(roots: Sequence[Path]) -> dict[str, str] | None:
 
 
 def breeds_target(leaf_ids: Collection[str], images: Collection[str] | None) -> Callable[[str], str | None]:
-    """Return what :func:`.archives.unpack` needs to take from ImageNet's archives only what a data set has.
+    """Return the ``target`` function with which :func:`.archives.unpack` takes only a data set's part of ImageNet.
 
     Args:
-        leaf_ids: Classes.
+        leaf_ids: Classes, as ImageNet's identifiers.
         images: Names of validation pictures without suffix, or None for all.
     """
 
@@ -263,7 +270,7 @@ def breeds_target(leaf_ids: Collection[str], images: Collection[str] | None) -> 
                 return f"val/{folder}/{match[1]}.JPEG" if folder in leaf_ids else None
             return f"val/{match[1]}.JPEG" if images is None or match[1] in images else None
 
-        if match := re.search(r"(?:^|/)(n\d{8})(?:\.tar)?/([^/]*)$", name):  # of a tar a class, or of a folder a class
+        if match := re.search(r"(?:^|/)(n\d{8})(?:\.tar)?/([^/]*)$", name):  # one tar, or one folder, per class
             return f"train/{match[1]}/{match[2]}" if match[1] in leaf_ids else None
         return None
 
@@ -271,7 +278,7 @@ def breeds_target(leaf_ids: Collection[str], images: Collection[str] | None) -> 
 
 
 def find_file(roots: Sequence[Path], *names: str) -> Path:
-    """Return the first file or folder of some names in some folders, or one folder deeper.
+    """Return the first file or folder with one of the names, in one of the folders or one folder deeper.
 
     Raises:
         DataError: if there is none.
@@ -296,7 +303,7 @@ def find_file(roots: Sequence[Path], *names: str) -> Path:
 
 
 def _class_folders(root: Path, names: Sequence[str], split: str, partial: bool) -> list[Picture]:
-    """Return the pictures of folders that are named as the leaves are."""
+    """Return the pictures in the folders named after the leaves."""
     missing = {name for name in names if not (root / name).is_dir()}
     if missing and not partial:
         raise DataError(f"{root}: lacks {len(missing)} of the {len(names)} classes: {_some(sorted(missing))}")
@@ -313,13 +320,13 @@ def _class_folders(root: Path, names: Sequence[str], split: str, partial: bool) 
 
 
 def _name_nodes(tree: Taxonomy, level: int, called: Collection[tuple[int, str]], remarks: list[str]) -> list[str]:
-    """Name the nodes of a level as the data set names the ancestors of its leaves, and remark where the two disagree.
+    """Return names for the nodes of a level from the data set's names, and add remarks where names and tree disagree.
 
     Args:
         tree: The paper's tree.
-        level: Which nodes to name.
+        level: Index of the level.
         called: Pairs of a leaf and the name of its ancestor at the level; several names of a node are joined.
-        remarks: Gets a sentence for each disagreement.
+        remarks: A sentence is appended for each disagreement.
     """
     node_names: dict[int, set[str]] = {}
     for leaf, name in called:
@@ -344,19 +351,21 @@ def _name_nodes(tree: Taxonomy, level: int, called: Collection[tuple[int, str]],
 
 
 def _read_pairs(path: Path) -> dict[str, str]:
-    """Read a key and a value from each line; a blank separates them."""
+    """Read a key and a value, separated by a space, from each line."""
     pairs = {}
     for number, line in enumerate(_read_lines(path), 1):
         key, blank, value = line.partition(" ")
         if not blank or key in pairs:
-            raise DataError(f"{path} line {number}: expected a new number, a blank and a value, got {line!r}")
+            raise DataError(f"{path} line {number}: expected a new number, a space and a value, got {line!r}")
         pairs[key] = value.strip()
+
     return pairs
 
 
 def _read_lines(path: Path) -> list[str]:
     if not path.is_file():
-        raise DataError(f"{path}: no such file, and the data set as distributed has it")
+        raise DataError(f"{path}: no such file, though the data set as distributed has it")
+
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 

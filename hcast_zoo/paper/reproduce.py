@@ -1,4 +1,4 @@
-"""The paper's numbers again: checkpoints, official or ours, measured on a data set beside what was published."""
+"""Reproduce the paper's numbers: evaluate checkpoints, official or ours, and compare with the published numbers."""
 
 import dataclasses
 import statistics
@@ -21,17 +21,17 @@ OFFICIAL_DECODER = "independent"
 
 @dataclasses.dataclass(frozen=True)
 class Reproduction:
-    """Numbers of checkpoints on a data set, in percent.
+    """Metrics of checkpoints on a data set, in percent.
 
     Attributes:
         dataset: Name of the benchmark.
-        pictures: How many were measured.
-        expected: How many the benchmark has, or None if that is not known here.
+        pictures: Number of pictures measured.
+        expected: Number of pictures of the benchmark, or None if not known.
         checkpoints: The files.
-        results: For each checkpoint, decoding to metric to percent.
-        mean: Decoding to metric to mean over the checkpoints.
-        deviation: The same of the sample's standard deviation; None for one checkpoint.
-        published: Full-path accuracies and who published them.
+        results: For each checkpoint, ``{decoding: {metric: percent}}``.
+        mean: ``{decoding: {metric: mean over the checkpoints}}``.
+        deviation: The same with the sample standard deviation; None for one checkpoint.
+        published: Full-path accuracies and their sources.
     """
 
     dataset: str
@@ -60,20 +60,20 @@ def reproduce(
     """Evaluate checkpoints, such as those of several seeds, on a prepared data set.
 
     Args:
-        benchmark: Whose numbers to compare with.
-        checkpoints: Official files (.pth, converted in memory), or any weights of ours.
+        benchmark: The data set whose published numbers to compare with.
+        checkpoints: Official files (.pth, converted in memory), or weights of hcast-zoo.
         data: Folder that ``hcast-zoo data prepare`` wrote.
-        decoders: Decodings, of ``decode.DECODERS``.
-        split: Part of the data set; the published numbers are of ``test``.
+        decoders: Names of decoders, from ``DECODERS``.
+        split: Split to evaluate; the published numbers are for ``test``.
         device: Where the model runs.
-        processes: Who does it.
-        batch_size: Pictures at once.
+        processes: The processes that share the work.
+        batch_size: Pictures per batch.
         workers: Processes that read pictures.
-        progress: Show a bar.
+        progress: Show a progress bar.
 
     Raises:
-        ValueError: if the data set is another one, or a checkpoint has another tree.
-        PictureError: if a picture cannot be read: numbers of other pictures are no reproduction.
+        ValueError: if the folder holds another data set, or a checkpoint has another tree.
+        PictureError: if a picture cannot be read: without it, the numbers would not be comparable.
     """
     if not (Path(data) / "taxonomy.json").is_file():
         raise ValueError(
@@ -82,8 +82,10 @@ def reproduce(
 
     taxonomy = Taxonomy.load(Path(data) / "taxonomy.json")
     if not _is_tree_of(taxonomy, benchmark):
-        raise ValueError(f"{data}: its taxonomy {taxonomy.name!r} is not that of {benchmark.title}")
-    loaded = [load_checkpoint(benchmark, checkpoint, taxonomy) for checkpoint in checkpoints]  # all, before any work
+        raise ValueError(f"{data}: expected the tree of {benchmark.title}, got another, named {taxonomy.name!r}")
+
+    # Load all before the first evaluation, so that a wrong checkpoint is reported at once.
+    loaded = [load_checkpoint(benchmark, checkpoint, taxonomy) for checkpoint in checkpoints]
     results = []
     for weights in loaded:
         dataset = HierarchicalDataset.load(
@@ -125,41 +127,42 @@ def reproduce(
 
 
 def _is_tree_of(taxonomy: Taxonomy, benchmark: Benchmark) -> bool:
-    """Tell whether a prepared tree is the benchmark's; of one that comes with its lists, the levels are known."""
+    """Tell whether a prepared tree is the benchmark's; if the tree came with lists, only its levels are compared."""
     if benchmark.tree is not None:
         return same_tree(taxonomy, load_tree(benchmark.tree))
+
     return dict(zip(taxonomy.levels, taxonomy.level_classes)) == benchmark.levels
 
 
 def load_checkpoint(benchmark: Benchmark, source: str | Path, taxonomy: Taxonomy) -> Weights:
-    """Return weights of ours, or an official checkpoint converted as the official code ran it on the benchmark.
+    """Return weights of hcast-zoo, or an official checkpoint, converted with the official settings for the benchmark.
 
     Raises:
         ValueError: if the checkpoint's levels are not the benchmark's.
     """
     if Path(source).suffix in (".pth", ".pt"):
         config, state = convert_official(read_checkpoint(str(source)), **benchmark.official)
-        content = Weights(config, None, state)
+        weights = Weights(config=config, taxonomy=None, state_dict=state)
     else:
-        content = load_weights(source)
+        weights = load_weights(source)
 
-    if content.config.level_classes != taxonomy.level_classes:
+    if weights.config.level_classes != taxonomy.level_classes:
         raise ValueError(
-            f"{source}: its levels have {content.config.level_classes} classes, those of "
-            f"{benchmark.title} {taxonomy.level_classes}"
+            f"{source}: expected levels with the classes of {benchmark.title}, {taxonomy.level_classes}, got "
+            f"{weights.config.level_classes}"
         )
 
-    if content.taxonomy is not None and not same_tree(content.taxonomy, taxonomy):
+    if weights.taxonomy is not None and not same_tree(weights.taxonomy, taxonomy):
         raise ValueError(
-            f"{source}: its taxonomy {content.taxonomy.name!r} is another tree than that of "
-            f"{benchmark.title}, or in another order"
+            f"{source}: expected the tree of {benchmark.title} with nodes in its order, got the taxonomy "
+            f"{weights.taxonomy.name!r}, which differs"
         )
 
-    return content
+    return weights
 
 
 def table(reproduction: Reproduction) -> list[list[str]]:
-    """Return rows of text: a header, a row for each decoding (mean ± deviation) and for each published number."""
+    """Return rows of text: a header, then one row per decoding (mean ± deviation) and per published number."""
     columns = list(next(iter(reproduction.mean.values())))
     rows = [["", *columns]]
     for mode, means in reproduction.mean.items():

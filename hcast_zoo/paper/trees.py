@@ -1,5 +1,6 @@
-"""Label trees: those of the paper's data sets, node for node in the official order, and one over ImageNet's classes."""
+"""Label trees: those of the paper's data sets, with nodes in the official order, and one over ImageNet's classes."""
 
+import collections
 import functools
 import json
 from collections.abc import Sequence
@@ -17,10 +18,10 @@ def tree_names() -> list[str]:
 
 
 def load_tree(name: str) -> Taxonomy:
-    """Return a tree. Node i of a level is class i of the official checkpoints' head; names are those that are known.
+    """Return a tree. Node i of a level is class i of the official checkpoints' head.
 
-    Where the data set names no node of a level (CUB's orders and families), or its names come with the pictures only
-    (iNat21), a node is called by its number: ``order 0``.
+    A level whose nodes the data set does not name (CUB's orders and families), or names only in the files that come
+    with its pictures (iNat21), has numbers for names: ``order 0``.
 
     Raises:
         TaxonomyError: if there is no such tree.
@@ -32,16 +33,16 @@ def leaf_ids(name: str) -> list[str]:
     """Return the data set's own identifiers of a tree's leaves, such as ImageNet's n01440764, in order.
 
     Raises:
-        TaxonomyError: if the taxonomy is not one of the trees here that have some.
+        TaxonomyError: if there is no such tree, or it has no identifiers.
     """
     ids = _parse(name).get("leaf_ids") if name in tree_names() else None
     if ids is None:
-        raise TaxonomyError(f"the taxonomy {name!r} has no identifiers of leaves: match by name or order")
+        raise TaxonomyError(f"the taxonomy {name!r} has no identifiers for its leaves: match by name or order")
     return ids
 
 
 def with_names(tree: Taxonomy, level_names: Sequence[Sequence[str] | None]) -> Taxonomy:
-    """Return a tree with other names; None keeps a level's."""
+    """Return a tree with other names; None keeps the names of a level."""
     names = tuple(tuple(given or kept) for given, kept in zip(level_names, tree.names, strict=True))
     return Taxonomy(levels=tree.levels, names=names, parents=tree.parents, name=tree.name)
 
@@ -52,9 +53,10 @@ def is_number(tree: Taxonomy, level: int) -> bool:
 
 
 def same_tree(tree: Taxonomy, other: Taxonomy) -> bool:
-    """Tell whether node i of one is node i of the other: equal parents, and equal names of leaves where both tell."""
+    """Tell whether node i of one is node i of the other: equal parents, and equal leaf names if both have names."""
     if tree.level_classes != other.level_classes or tree.parents != other.parents:
         return False
+
     last = len(tree.levels) - 1
     return is_number(tree, last) or is_number(other, last) or tree.names[last] == other.names[last]
 
@@ -64,17 +66,16 @@ def only_children(tree: Taxonomy) -> dict[str, list[str]]:
 
     Such a node and its child are one class under two names, so being right about one is being right about the other.
     """
-    found = {}
+    single = {}
     for level, parents in enumerate(tree.parents):
-        counts = [0] * len(tree.names[level])
-        for parent in parents:
-            counts[parent] += 1
-        found[tree.levels[level]] = [name for name, count in zip(tree.names[level], counts) if count == 1]
-    return found
+        counts = collections.Counter(parents)
+        single[tree.levels[level]] = [name for node, name in enumerate(tree.names[level]) if counts[node] == 1]
+
+    return single
 
 
 def shallow_leaves(tree: Taxonomy) -> list[tuple[str, ...]]:
-    """Return the paths that end above the finest level; a tree of the paper has none."""
+    """Return the paths that end above the finest level; the paper's trees have none."""
     return [tree.path_names(path) for path in tree.paths if path[-1] < 0]
 
 
@@ -84,9 +85,10 @@ def _parse(name: str) -> dict:
 
 @functools.lru_cache(maxsize=8)
 def _read(name: str) -> Taxonomy:
-    """Read ``paths`` of node indices, and names for the levels whose names are known."""
+    """Read the tree's ``paths`` of node indices, and the names of the levels that have some."""
     if name not in tree_names():
         raise TaxonomyError(f"no tree {name!r}: expected one of {', '.join(tree_names())}")
+
     tree = _parse(name)
     paths, levels = tree["paths"], tree["levels"]
     counts = [max(path[depth] for path in paths) + 1 for depth in range(len(levels))]
@@ -100,7 +102,7 @@ def _read(name: str) -> Taxonomy:
 def from_paths(
     title: str, levels: Sequence[str], paths: Sequence[Sequence[int]], level_names: Sequence[Sequence[str]]
 ) -> Taxonomy:
-    """Return the tree of paths of node numbers, coarse to fine, whose nodes keep their numbers.
+    """Return the tree that has these paths of node numbers, coarse to fine; nodes keep their numbers.
 
     Raises:
         TaxonomyError: if a node has two parents, or a number is missing.
@@ -124,5 +126,5 @@ def from_paths(
 
 
 def numbered(level: str, count: int) -> tuple[str, ...]:
-    """Return what nodes of a level without names are called."""
+    """Return names for the nodes of a level that has none."""
     return tuple(f"{level} {index}" for index in range(count))

@@ -1,1 +1,1 @@
-"""What each level looked at: explained, measured and drawn."""
+"""What each level looked at: explanations, metrics and drawings."""

@@ -32,11 +32,11 @@ PADDING = (124, 116, 104)  # about the mean colour of ImageNet
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """The segmentations of one picture, each nested in the one before.
+    """The segmentations of one picture, each coarser than the one before and made of its segments.
 
     Attributes:
-        picture: RGB.
-        box: Left, top, right, bottom of what the model saw, in the picture's pixels.
+        picture: The picture, RGB.
+        box: Left, top, right, bottom of the part that the model saw, in the picture's pixels.
         maps: One (h, w) int64 label map per stage, fine to coarse, in the pixels of the model's input.
     """
 
@@ -68,9 +68,9 @@ class Segmentation:
         return np.where(row_in[:, None] & column_in, values[rows[:, None], columns], values.dtype.type(outside))
 
     def view(self, size: int = PANEL) -> Image.Image:
-        """Return what the model saw, from the picture's own pixels, ``size`` pixels wide and high."""
+        """Return the part that the model saw, resized from the original picture to (size, size) pixels."""
         left, top, right, bottom = self.box
-        width, height = self.picture.size  # rounding may put the box a fraction of a pixel outside
+        width, height = self.picture.size  # rounding can put the box a fraction of a pixel outside
         box = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
         whole = box[2] - box[0] > right - left - 1 and box[3] - box[1] > bottom - top - 1
         if whole:
@@ -91,7 +91,7 @@ def resize_labels(labels: np.ndarray, size: int) -> np.ndarray:
 
 
 def average_colours(picture: Image.Image, labels: np.ndarray) -> Image.Image:
-    """Paint every segment in its average colour; pixels outside stay as they are.
+    """Paint every segment in its average colour; pixels that the model did not see do not change.
 
     Args:
         picture: RGB, of the size of the label map.
@@ -113,8 +113,8 @@ def draw_boundaries(
     Args:
         picture: RGB, of the size of the label map.
         labels: (H, W) int.
-        colour: Of the lines, in [0, 255].
-        width: Of the lines in pixels; grows with the picture by default.
+        colour: Colour of the lines, RGB in [0, 255].
+        width: Width of the lines in pixels; by default it grows with the picture.
     """
     pixels = _pixels(picture, labels).copy()
     pixels[boundaries(labels, width or max(1, min(labels.shape) // 200))] = colour
@@ -129,18 +129,23 @@ def label_picture(labels: np.ndarray) -> Image.Image:
     values = labels + 1
     if values.max(initial=0) > 255:
         return Image.fromarray(values.astype(np.uint16))
-    picture = Image.fromarray(values.astype(np.uint8))
+
     golden = (5**0.5 - 1) / 2  # consecutive numbers get very different hues
-    colours = [colorsys.hsv_to_rgb(i * golden % 1, 0.45 + 0.5 * (i % 3) / 2, 1 - 0.45 * (i % 2)) for i in range(255)]
-    picture.putpalette([0, 0, 0, *(round(255 * c) for colour in colours for c in colour)])
+    palette = [0, 0, 0]
+    for i in range(255):
+        colour = colorsys.hsv_to_rgb(i * golden % 1, 0.45 + 0.5 * (i % 3) / 2, 1 - 0.45 * (i % 2))
+        palette += [round(255 * channel) for channel in colour]
+
+    picture = Image.fromarray(values.astype(np.uint8))
+    picture.putpalette(palette)
     return picture
 
 
 def draw_focus(picture: Image.Image, focus: np.ndarray) -> Image.Image:
-    """Colour a grey picture by where a level looks: untouched (nowhere), then dark violet to yellow (most).
+    """Colour a grey picture by where a level looks: grey (not at all), then dark violet to yellow (most).
 
-    The colours are viridis, whose steps look equally large, also to the colour-blind and in print. Colour strength is
-    the square root of the focus; otherwise only the sharpest spots would be visible.
+    The colours are viridis, whose steps look equally large, also to colour-blind readers and in print. Their strength
+    is the square root of the focus; otherwise only the highest peaks would be visible.
 
     Args:
         picture: RGB, of the size of the focus.
@@ -152,7 +157,7 @@ def draw_focus(picture: Image.Image, focus: np.ndarray) -> Image.Image:
 
 
 def focus_scale(size: int = PANEL) -> Image.Image:
-    """Return the key to :func:`draw_focus`: its colours on grey, from nowhere (left) to most (right)."""
+    """Return the key to :func:`draw_focus`: its colours on grey, from not at all (left) to most (right)."""
     key = Image.new("RGB", (size, size), WHITE)
     levels = np.broadcast_to(np.linspace(0, 255, size).astype(np.uint8), (GAP, size))
     key.paste(_on_grey(Image.new("RGB", (size, GAP), (128, 128, 128)), levels), (0, size - GAP))
@@ -172,9 +177,9 @@ def segment_strip(model: HCast, picture: Picture, size: int = PANEL) -> Image.Im
     """Return a picture and its segmentations side by side, fine to coarse.
 
     Args:
-        model: In eval mode.
+        model: A model in eval mode.
         picture: A file, an image or an array; see :func:`hcast_zoo.data.pictures.open_picture`.
-        size: Side of each in pixels.
+        size: Side of each panel in pixels.
 
     Raises:
         PictureError: if the picture cannot be read.
@@ -185,20 +190,21 @@ def segment_strip(model: HCast, picture: Picture, size: int = PANEL) -> Image.Im
 
 
 def strip(segmentation: Segmentation, size: int = PANEL) -> Image.Image:
-    """Return what the model saw and its segmentations side by side, fine to coarse."""
-    panels = [
-        segmentation.view(size),
-        *(stage_panel(segmentation, stage, size) for stage in range(1, len(segmentation.maps) + 1)),
-    ]
+    """Return the part that the model saw and its segmentations side by side, fine to coarse."""
+    panels = [segmentation.view(size)]
+    for stage in range(1, len(segmentation.maps) + 1):
+        panels.append(stage_panel(segmentation, stage, size))
+
     gap = max(2, size * GAP // PANEL)
     canvas = Image.new("RGB", (len(panels) * (size + gap) - gap, size), WHITE)
     for i, panel in enumerate(panels):
         canvas.paste(panel, (i * (size + gap), 0))
+
     return canvas
 
 
 def stage_panel(segmentation: Segmentation, stage: int, size: int = PANEL) -> Image.Image:
-    """Return what the model saw with every segment of a stage (from 1) in its average colour, and lines between."""
+    """Return the part that the model saw, with a stage's (from 1) segments in average colours and lines between."""
     labels = resize_labels(segmentation.maps[stage - 1], size)
     return draw_boundaries(average_colours(segmentation.view(size), labels), labels, INK)
 
@@ -207,15 +213,16 @@ def compose_sheet(columns: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]
     """Arrange columns of panels, each with lines of text below it, on one sheet.
 
     Args:
-        columns: From left to right; each holds, from top to bottom, a panel of ``PANEL`` pixels and its lines.
+        columns: From left to right; each holds, from top to bottom, panels of ``PANEL`` pixels and their lines.
             Long lines are truncated.
     """
     font = ImageFont.load_default(FONT_SIZE)
-    rows = max(map(len, columns))
-    lines = [max((len(c[row][1]) for c in columns if row < len(c)), default=0) for row in range(rows)]
+
     tops = [GAP]
-    for count in lines:
+    for row in range(max(map(len, columns))):
+        count = max(len(column[row][1]) for column in columns if row < len(column))
         tops.append(tops[-1] + PANEL + count * LINE + 2 * GAP)
+
     canvas = Image.new("RGB", (len(columns) * (PANEL + GAP) + GAP, tops[-1] - GAP), WHITE)
     draw = ImageDraw.Draw(canvas)
     for i, column in enumerate(columns):
@@ -236,15 +243,17 @@ def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     text = "".join(c for c in unicodedata.normalize("NFKD", printable(text)) if not unicodedata.combining(c))
     if font.getlength(text) <= width:
         return text
+
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
+
     return text + "..."
 
 
 def _nearest(count: int, start: float, end: float, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for ``count`` pixels, the index of the cell they fall in and whether they do, (count,) int64 and bool.
+    """Return the index of the cell that each of ``count`` pixels is in, (count,) int64, and whether it is in one, bool.
 
-    ``side`` cells lie between the coordinates ``start`` and ``end``.
+    There are ``side`` cells between the coordinates ``start`` and ``end``.
     """
     index = np.floor((np.arange(count) + 0.5 - start) / (end - start) * side).astype(np.int64)
     return index.clip(0, side - 1), (index >= 0) & (index < side)
@@ -254,7 +263,8 @@ def _pixels(picture: Image.Image, labels: np.ndarray) -> np.ndarray:
     """Return the picture as (H, W, 3) uint8, if it is RGB and of the label map's size."""
     if picture.mode != "RGB" or picture.size != labels.shape[::-1]:
         raise ValueError(
-            f"expected an RGB picture of {labels.shape[1]}x{labels.shape[0]} pixels, the label map's, got "
+            f"expected an RGB picture of the label map's size, {labels.shape[1]}x{labels.shape[0]} pixels, got "
             f"{picture.mode} {picture.width}x{picture.height}"
         )
+
     return np.asarray(picture)

@@ -1,9 +1,10 @@
 """Where each level looks: gradient-weighted attention over segments, propagated back to superpixels.
 
-A level reads the class token of its stage. What that token took from each segment is the attention of the stage's
-blocks, weighted by its positive gradient on the level's score. The pooling assignments say which superpixels form a
-segment, and the blocks of earlier stages what the class token had seen before. With a pretrained stem the class token
-also starts from the segments' evidence, whose mean by area is an attention, too.
+A level reads the class token of its stage. The contribution of each segment to that token is the attention of the
+stage's blocks, weighted by the positive part of its gradient on the level's score. The pooling assignments then carry
+the contributions from segments to superpixels, and the blocks of earlier stages add what the class token took from
+theirs. With a pretrained stem, the class token also starts from the area-weighted mean of the segments' evidence,
+which counts as one more attention.
 """
 
 import dataclasses
@@ -21,10 +22,10 @@ class Explanation:
     """Where each level of a batch looks.
 
     Attributes:
-        targets: (B, L) int64 node whose score each level is explained for, coarse to fine.
-        shares: One (B, N_s) float32 tensor per level: share of each segment of the level's own stage in its decision,
-            in [0, 1]; rows sum to 1.
-        focus: (B, L, N) float32 share of each superpixel in each level's decision, through all stages up to the
+        targets: (B, L) int64, the node of each level, coarse to fine, whose score is explained.
+        shares: One (B, N_s) float32 tensor per level: the share of each segment of the level's own stage in its
+            decision, in [0, 1]; rows sum to 1.
+        focus: (B, L, N) float32, the share of each superpixel in each level's decision, through all stages up to the
             level's; the last axis sums to 1.
     """
 
@@ -44,18 +45,18 @@ def explain_levels(
     """Classify images and explain where each level looks. The model's parameters get no gradient.
 
     Args:
-        model: In eval mode; otherwise dropout makes the answer random.
+        model: A model in eval mode; otherwise dropout makes the answer random.
         images: (B, in_chans, H, W) float, normalised.
-        segments: (B, H, W) integer superpixel maps; made by the model if not given.
+        segments: (B, H, W) integer superpixels; computed by the model if None.
         targets: (B, L) int64 nodes to explain, such as a decoded path. Where it is -1, and by default, the level's
-            own most probable node is explained.
-        num_clusters: Other cluster counts than the config's.
+            most probable node is explained.
+        num_clusters: Cluster counts to use instead of the config's.
 
     Returns:
         The model's output, detached, and the explanation.
 
     Raises:
-        ValueError: if an input is not as expected; see :meth:`HCast.forward`.
+        ValueError: if an input is invalid; see :meth:`HCast.forward`.
     """
     with torch.inference_mode(False), torch.enable_grad():
         # Gradients start at the pixels, so that they also reach the attention of a model with frozen parameters.
@@ -79,14 +80,14 @@ def explain_output(
     """Explain where each level looks, from an output with attentions and their graph.
 
     Args:
-        output: Of a forward pass with ``output_attentions=True`` and gradients on.
-        depths: Blocks of each stage; a network without pooling is one stage.
-        head_stages: Stage from 1 that each level reads.
+        output: Output of a forward pass with ``output_attentions=True`` and gradients on.
+        depths: Number of blocks of each stage; a network without pooling is one stage.
+        head_stages: Stage that each level reads, from 1.
         targets: (B, L) int64; see :func:`explain_levels`.
-        sampling: Pixels between those whose superpixels have a token; see :attr:`HCastConfig.sampling`.
+        sampling: Step in pixels between those whose superpixels have a token; see :attr:`HCastConfig.sampling`.
 
     Raises:
-        ValueError: if the output has no attentions, or targets are not as expected.
+        ValueError: if the output has no attentions, or targets are invalid.
     """
     if output.attentions is None or not output.attentions[0].requires_grad:
         raise ValueError(
@@ -97,9 +98,10 @@ def explain_output(
     targets = _check_targets(targets, output.level_logits)
     count = output.attentions[0].shape[-1] - 1
 
-    # A superpixel without a cell is an empty token: it gets attention, but shows nothing.
+    # A superpixel without a grid cell is an empty token: it gets attention, but shows nothing.
     seen = _pixel_counts(output.segments[:, ::sampling, ::sampling], count) > 0
     ends = torch.tensor(depths).cumsum(0).tolist()
+
     shares, focus = [], []
     for level, (logits, stage) in enumerate(zip(output.level_logits, head_stages)):
         score = logits.gather(1, targets[:, level, None]).sum()
@@ -110,8 +112,9 @@ def explain_output(
         stages = [weights[end - depth : end] for end, depth in zip(ends[:stage], depths)]
         relevance = class_token_relevance(stages, output.assignments[: stage - 1])
         if output.evidence is not None:
-            told = (gradients[-1] * output.evidence).sum(-1).clamp(min=0).detach()  # [B, N]
-            relevance = _add_evidence(relevance, told, output.assignments)
+            contributions = (gradients[-1] * output.evidence).sum(-1).clamp(min=0).detach()  # [B, N]
+            relevance = _add_evidence(relevance, contributions, output.assignments)
+
         relevance[0] = relevance[0] * seen
         shares.append(_to_shares(relevance[-1], seen if stage == 1 else None))
         focus.append(_to_shares(relevance[0], seen))
@@ -122,15 +125,16 @@ def explain_output(
 def class_token_relevance(weights: Sequence[Sequence[Tensor]], assignments: Sequence[Tensor]) -> list[Tensor]:
     """Propagate relevance from the class token of the last stage back to the tokens of every stage.
 
-    In a block, a token keeps its relevance and also passes it to the tokens it attended to. In a pooling, a segment
-    passes its relevance to its members in proportion to their weight in its average; the class token keeps its own.
+    In a block, a token keeps its relevance and also passes it on to the tokens that it attended to. In a pooling, a
+    segment passes its relevance to its members in proportion to their weight in its average; the class token keeps its
+    relevance.
 
     Args:
         weights: For each stage, one (B, 1 + N_s, 1 + N_s) tensor of non-negative weights per block.
         assignments: For each pooling between them, (B, N_s, N_(s+1)) probabilities of each token's segments.
 
     Returns:
-        One (B, N_s) relevance per stage, the first stage first.
+        One (B, N_s) tensor per stage, the first stage first.
 
     Source: the rule of a block is equation 6 of Chefer et al., Generic Attention-model Explainability (ICCV 2021);
         that of pooling is ours.
@@ -145,20 +149,20 @@ def class_token_relevance(weights: Sequence[Sequence[Tensor]], assignments: Sequ
         relevances.append(relevance[:, 1:])
         if stage > 0:
             part = assignments[stage - 1].detach()
-            part = part / part.sum(1, keepdim=True)  # [B, N, M]; of each segment, the members sum to 1
+            part = part / part.sum(1, keepdim=True)  # [B, N, M]; the members of each segment sum to 1
             relevance = torch.cat([relevance[:, :1], (part @ relevance[:, 1:, None])[..., 0]], 1)
 
     return relevances[::-1]
 
 
-def _add_evidence(relevance: list[Tensor], told: Tensor, assignments: Sequence[Tensor]) -> list[Tensor]:
-    """Add (B, N) contributions of superpixels, and of the segments that they are in, to the relevance of each stage."""
-    found = []
-    for stage, own in enumerate(relevance):
-        found.append(own + told)
-        if stage + 1 < len(relevance):
-            told = (told[:, None] @ assignments[stage].detach())[:, 0]
-    return found
+def _add_evidence(relevance: list[Tensor], contributions: Tensor, assignments: Sequence[Tensor]) -> list[Tensor]:
+    """Add (B, N) contributions of superpixels to the relevance of each stage, pooled to the stage's segments."""
+    total = [relevance[0] + contributions]
+    for stage_relevance, assignment in zip(relevance[1:], assignments):
+        contributions = (contributions[:, None] @ assignment.detach())[:, 0]
+        total.append(stage_relevance + contributions)
+
+    return total
 
 
 def focus_map(focus: Tensor, segments: Tensor) -> Tensor:
@@ -196,15 +200,17 @@ def agreement(focus: Tensor) -> Tensor:
     levels = overlap.shape[1]
     if levels == 1:
         return torch.ones_like(overlap[:, 0, 0])
+
     row, column = torch.triu_indices(levels, levels, 1)
     return overlap[:, row, column].mean(1)
 
 
 def _check_targets(targets: Tensor | None, level_logits: Sequence[Tensor]) -> Tensor:
-    """Return (B, L) targets, unknown ones replaced by the most probable node."""
+    """Return (B, L) targets, with unknown ones replaced by the most probable node."""
     best = torch.stack([x.argmax(-1) for x in level_logits], 1)
     if targets is None:
         return best
+
     if targets.shape != best.shape or targets.is_floating_point():
         raise ValueError(
             f"expected targets {tuple(best.shape)} of an integer dtype, got {tuple(targets.shape)} {targets.dtype}"

@@ -1,4 +1,4 @@
-"""Metrics of segmentations: how much two differ, and how well one separates an object from its background."""
+"""Segmentation metrics: how much two segmentations differ, and how well one separates objects from background."""
 
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ def rand_distance(first: Tensor, second: Tensor) -> float:
     """
     if first.shape != second.shape:
         raise ValueError(f"expected segmentations of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+
     first, second = first.flatten().long(), second.flatten().long()
     width = int(second.max()) + 1
     together = torch.bincount(first * width + second).square().sum()  # ordered pairs, including each pixel with itself
@@ -40,7 +41,7 @@ def rand_distance(first: Tensor, second: Tensor) -> float:
 def best_union_iou(segments: Tensor, mask: Tensor) -> float:
     """Return the intersection over union, in percent, of a mask and the best-fitting union of segments.
 
-    The best union holds all segments whose fraction inside the mask is above some value, so at most one union per
+    The best union consists of all segments whose fraction inside the mask is above some value, so at most one union per
     segment is evaluated.
 
     Args:
@@ -60,6 +61,7 @@ def best_union_iou(segments: Tensor, mask: Tensor) -> float:
 
     if not mask.any():
         raise ValueError("expected a mask with at least one pixel")
+
     labels, mask = segments.flatten().long(), mask.flatten()
     size = torch.bincount(labels)
     inside = torch.bincount(labels[mask], minlength=len(size))
@@ -75,7 +77,7 @@ def boundary_recall(segments: Tensor, truth: Tensor, tolerance: int = 1) -> floa
     Args:
         segments: (H, W) integer labels.
         truth: (H, W) integer labels or bool mask.
-        tolerance: How near, in pixels, along rows and columns.
+        tolerance: Largest distance in pixels, along rows and columns.
 
     Returns:
         In [0, 100].
@@ -83,13 +85,15 @@ def boundary_recall(segments: Tensor, truth: Tensor, tolerance: int = 1) -> floa
     Raises:
         ValueError: if the shapes differ, or the truth has no boundary.
 
-    Source: Martin, Fowlkes, Malik, Learning to Detect Natural Image Boundaries, 2004, with a square, not a disc.
+    Source: Martin, Fowlkes, Malik, Learning to Detect Natural Image Boundaries, 2004, with a square instead of a disc.
     """
     if segments.shape != truth.shape:
         raise ValueError(f"expected segmentations of one shape, got {tuple(segments.shape)} and {tuple(truth.shape)}")
+
     drawn, true = boundaries(segments), boundaries(truth)
     if not true.any():
         raise ValueError("expected a truth of at least two regions")
+
     near = F.max_pool2d(drawn[None].float(), 2 * tolerance + 1, stride=1, padding=tolerance)[0] > 0
     return 100 * (near & true).sum().item() / true.sum().item()
 

@@ -37,9 +37,9 @@ class Reading:
         level: Name of the level.
         stage: Stage from 1 whose segmentation it read.
         node: Name of its node on the path; None if the path has ended above.
-        probability: The level's own probability of the node, in [0, 1]; None if there is no node.
-        shares: (N,) float32 share of each of the stage's segments in the decision; they sum to 1.
-        focus: (h, w) float32 share of each pixel of the model's input; they sum to 1.
+        probability: Probability that this level alone gives the node, in [0, 1]; None if there is no node.
+        shares: (N,) float32, the share of each of the stage's segments in the decision; they sum to 1.
+        focus: (h, w) float32, the share of each pixel of the model's input; they sum to 1.
     """
 
     level: str
@@ -61,8 +61,8 @@ class SegmentedPicture:
 
     Attributes:
         prediction: The path.
-        segmentation: Of every stage.
-        readings: Of every level, coarse to fine.
+        segmentation: The segmentations of all stages.
+        readings: One per level, coarse to fine.
         agreement: Focus agreement between the levels, in [0, 1]; see :func:`hcast_zoo.segments.explain.agreement`.
     """
 
@@ -106,13 +106,14 @@ def segment_picture(predictor: Predictor, file: str | Path) -> SegmentedPicture:
     picture = read_picture(file)
     model, clusters = predictor.model, predictor.num_clusters
     prediction, output = predictor.answer(picture, str(file))
+
     nodes = [names.index(node) for names, node in zip(predictor.taxonomy.names, prediction.path)]
     ended = len(output.level_logits) - len(nodes)
-
     targets = torch.tensor([nodes + [UNKNOWN] * ended], device=predictor.device)
     images = predictor.transform(picture)[None].to(predictor.device)
     _, explanation = explain_levels(model, images, output.segments, targets=targets, num_clusters=clusters)
     maps = focus_map(explanation.focus, output.segments)[0].cpu().numpy()
+
     path = (*prediction.path, *[None] * ended)
     probabilities = (*prediction.probabilities, *[None] * ended)
     readings = []
@@ -142,7 +143,8 @@ def draw_sheet(segmented: SegmentedPicture) -> Image.Image:
     answer = segmented.prediction
     facts = [" > ".join(answer.path[-2:]) or "no answer", f"whole path: {answer.path_probability:.0%}"]
     if len(segmented.readings) > 1:
-        facts.append(f"levels look at the same: {segmented.agreement:.0%}")
+        facts.append(f"focus agreement of levels: {segmented.agreement:.0%}")
+
     columns = [[(view, facts), (focus_scale(), ["where a level looks: from not", "at all (grey) to most (yellow)"])]]
     for stage, labels in enumerate(segmentation.maps, 1):
         readings = [r for r in segmented.readings if r.stage == stage]
@@ -166,13 +168,14 @@ def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PA
         folder: An existing folder.
         parts: ``sheet``: ``sheet.png``. ``overlays``: ``stage_S.average.png`` and ``stage_S.boundaries.png`` of every
             stage, and ``level_L.focus.png`` of every level. ``labels``: ``stage_S.labels.png``, see
-            :func:`label_picture`. ``arrays``: ``segments.npz`` with ``stage_S`` (H, W) int32,
-            -1 where the model did not see, ``share_L`` (N,) and ``focus_L`` (H, W) float32. Stages and levels count
-            from 1; H and W are the picture's.
+            :func:`label_picture`. ``arrays``: ``segments.npz`` with ``stage_S`` (H, W) int32, -1 outside the part that
+            the model saw, ``share_L`` (N,) and ``focus_L`` (H, W) float32. Stages and levels count from 1; H and W are
+            the picture's.
     """
     segmentation, picture = segmented.segmentation, segmented.segmentation.picture
     if "sheet" in parts:
         draw_sheet(segmented).save(folder / "sheet.png", optimize=True)
+
     arrays = {}
     for stage in range(1, len(segmentation.maps) + 1):
         labels = arrays[f"stage_{stage}"] = segmentation.labels(stage)
@@ -195,9 +198,9 @@ def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PA
 def write_folder(segmented: SegmentedPicture, output: str | Path, parts: tuple[str, ...] = PARTS) -> Path:
     """Write the files of one picture into a new folder below ``output``, named after the picture; return it.
 
-    They are written to a hidden folder that gets its name at the end, so a folder with a name is whole. After an error
-    nothing is left, and what a killed process left is replaced. ``output`` must have one owner, see
-    :func:`hcast_zoo.common.claim.own_folder`.
+    They are written to a hidden folder that is renamed at the end, so a folder with the final name is complete. After
+    an error nothing is left, and the hidden folder of a killed process is replaced. Only one process may write to
+    ``output``; see :func:`hcast_zoo.common.claim.own_folder`.
 
     Args:
         segmented: What to write.
@@ -220,9 +223,9 @@ def write_folder(segmented: SegmentedPicture, output: str | Path, parts: tuple[s
 
 
 def free_folder(output: str | Path, file: str | Path) -> Path:
-    """Return a path below ``output`` named after a picture; a number is added if the name is taken.
+    """Return a free path below ``output`` named after a picture, with a number if the name is taken.
 
-    So pictures of one name in different folders, and earlier results, stay apart.
+    The number separates pictures of the same name from different folders, and earlier results.
     """
     name, number = _name(file), 1
     while True:

@@ -10,20 +10,20 @@ from ..network.config import HCastConfig
 from ..segments.drawing import fit_text
 from ..taxonomy.paths import UNKNOWN
 
-SHOWN = 6  # pictures of a row
-SIDE = 240  # pixels of a picture; the sheet is for screens of two pixels a point
+SHOWN = 6  # pictures per row
+SIDE = 240  # pixels per side of a picture; for screens with two pixels per point
 GAP, LINE, FONT_SIZE = 20, 26, 19  # pixels
 INK, FAINT, PAPER = (32, 33, 36), (95, 99, 104), (255, 255, 255)
 
 
 def answer_sheet(measured: Measured, decoding: str, dataset: HierarchicalDataset, config: HCastConfig) -> Image.Image:
-    """Draw a row of right answers and a row of wrong ones, taken at even steps through the data, not chosen by hand.
+    """Draw a row of right answers and a row of wrong ones, evenly spaced in the data set rather than selected.
 
     Args:
-        measured: With its answers.
-        decoding: Which of them.
+        measured: An evaluation with its answers.
+        decoding: The decoding whose answers to draw.
         dataset: The pictures.
-        config: Of the model, to outline what it saw.
+        config: The model's config, to outline the part that the model saw.
     """
     answers, labels = measured.answers[decoding], measured.labels
     right = ((answers.paths == labels) | (labels == UNKNOWN)).all(1)
@@ -32,12 +32,13 @@ def answer_sheet(measured: Measured, decoding: str, dataset: HierarchicalDataset
         numbers = chosen.nonzero().flatten().tolist()
         cells = []
         for row in numbers[:: max(1, len(numbers) // SHOWN)][:SHOWN]:
-            found, true = (
-                dataset.taxonomy.path_names(path) for path in (answers.paths[row].tolist(), labels[row].tolist())
-            )
-            told = [f"{found[-1] if found else '?'}, {float(answers.confidences[row]):.0%}"]
-            told += [f"is {true[-1] if true else '?'}"] if title == "wrong" else []
-            cells.append((_picture(dataset, int(measured.numbers[row]), config), told))
+            answer = dataset.taxonomy.path_names(answers.paths[row].tolist())
+            lines = [f"{answer[-1] if answer else '?'}, {float(answers.confidences[row]):.0%}"]
+            if title == "wrong":
+                truth = dataset.taxonomy.path_names(labels[row].tolist())
+                lines.append(f"is {truth[-1] if truth else '?'}")
+            cells.append((_picture(dataset, int(measured.numbers[row]), config), lines))
+
         rows.append((f"{len(numbers)} of {len(labels)} answers are {title}", cells))
 
     return _compose(rows)
@@ -47,7 +48,7 @@ def _picture(dataset: HierarchicalDataset, number: int, config: HCastConfig) -> 
     try:
         picture = dataset.open(number)
         return ImageOps.contain(draw_thumbnail(picture, config, SIDE), (SIDE, SIDE), Image.Resampling.BICUBIC)
-    except PictureError:  # it was there when it was measured
+    except PictureError:  # it changed after it was measured
         return Image.new("RGB", (SIDE, SIDE), FAINT)
 
 
@@ -56,13 +57,13 @@ def _compose(rows: list[tuple[str, list[tuple[Image.Image, list[str]]]]]) -> Ima
     height = LINE + SIDE + 2 * LINE + 2 * GAP
     sheet = Image.new("RGB", (SHOWN * (SIDE + GAP) + GAP, len(rows) * height + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for line, (title, cells) in enumerate(rows):
-        top = GAP + line * height
+    for row, (title, cells) in enumerate(rows):
+        top = GAP + row * height
         draw.text((GAP, top), title, FAINT, font)
-        for column, (picture, told) in enumerate(cells):
+        for column, (picture, lines) in enumerate(cells):
             left = GAP + column * (SIDE + GAP)
             sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + LINE + GAP // 2 + SIDE - picture.height))
-            for number, text in enumerate(told):
+            for number, text in enumerate(lines):
                 draw.text((left, top + LINE + GAP + SIDE + number * LINE), fit_text(text, font, SIDE), INK, font)
 
     return sheet

@@ -60,10 +60,10 @@ def export(
         source: Weights; see :func:`hcast_zoo.weights.file.load_weights`.
         output: File to write.
         format: ``"onnx"`` or ``"pt2"``.
-        batch_size: The only one that the graph takes; None for any.
-        num_clusters: Other cluster counts than the weights' config's; the graph has them fixed.
-        opset: ONNX opset; the installed torch's choice by default.
-        check: Run the written file, by onnxruntime or torch, and compare all outputs with the model's.
+        batch_size: Fixed batch size of the graph; None for any.
+        num_clusters: Cluster counts to use in place of those in the config; they are fixed in the graph.
+        opset: ONNX opset; the installed torch's default if None.
+        check: Run the written file with onnxruntime or torch, and compare all outputs with the model's.
 
     Raises:
         ExportError: if an output differs from the model's by more than 1e-4.
@@ -76,6 +76,7 @@ def export(
         raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
     if opset is not None and format != "onnx":
         raise ValueError(f"opset: only ONNX has one, not {format}")
+
     weights = load_weights(source)
     if num_clusters is not None:
         num_clusters = check_clusters(num_clusters, weights.config.num_superpixels)
@@ -86,7 +87,7 @@ def export(
     graph = Graph(build_model(weights), num_clusters).eval()
     outputs = output_names(weights.config, weights.taxonomy)
     write, run = {"onnx": (write_onnx, _run_onnx), "pt2": (_write_pt2, _run_pt2)}[format]
-    with whole_file(output, suffix=f".{format}") as temporary:  # torch asks for its suffix
+    with whole_file(output, suffix=f".{format}") as temporary:  # torch checks the suffix
         opset = write(trace(graph, batch_size), temporary, outputs, metadata(weights), opset)  # type: ignore[operator]
         difference = _compare(graph, weights.config, temporary, run, batch_size) if check else None
 
@@ -95,17 +96,18 @@ def export(
 
 @torch.inference_mode()
 def _compare(graph: Graph, config: HCastConfig, file: Path, run, batch_size: int | None) -> float:
-    """Return the largest difference of the file's outputs from the model's, at one batch size or at 1 and 3."""
+    """Return the largest difference of the file's outputs from the model's, at the fixed batch size or at 1 and 3."""
     largest = 0.0
     for size in (batch_size,) if batch_size else (1, 3):
         images, segments = example(config, size, seed=size)
-        found = run(file, images, segments)
-        for ours, theirs in zip(graph(images, segments), found, strict=True):
+        exported = run(file, images, segments)
+
+        for ours, theirs in zip(graph(images, segments), exported, strict=True):
             difference = (ours - theirs).abs().max().item()
             if not difference <= TOLERANCE:  # NaN too
                 raise ExportError(
                     f"the exported graph differs from the model by {difference:.2g}, expected at most "
-                    f"{TOLERANCE:g}; --no-check writes it all the same"
+                    f"{TOLERANCE:g}; --no-check writes it anyway"
                 )
             largest = max(largest, difference)
 

@@ -1,4 +1,4 @@
-"""Model cards: what a weight is for and how it was made, from its metadata; its numbers, from stored evaluations."""
+"""Model cards: purpose and origin of weights, from their metadata; accuracy, from stored evaluations."""
 
 import dataclasses
 import itertools
@@ -33,22 +33,22 @@ NOT_STATED = "Not stated."
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Numbers of one weights file on one split, and how they came about.
+    """Metrics of one weights file on one split, and how they were measured.
 
     Attributes:
-        sha256: Of the weights file.
+        sha256: SHA-256 of the weights file.
         data: Name of the data set.
-        split: Part of it, or None.
-        pictures: How many were measured.
+        split: Name of the split, or None.
+        pictures: Number of pictures measured.
         results: Decoding to metric to percent; see :func:`hcast_zoo.evaluation.evaluate.evaluate`.
-        command: The command line, paths reduced to file names.
-        commit: Of the code, or the version of the package.
-        date: ISO day.
+        command: The command line, with paths reduced to file names.
+        commit: Commit of the code, or the version of the package.
+        date: ISO date.
         torch: Version of torch.
-        left_out: How many pictures of the split could not be read.
+        left_out: Number of pictures of the split that could not be read.
         calibration: Level, and ``path``, to expected calibration error in percent.
-        pictures_file: Picture of right and wrong answers beside the card; None if there is none.
-        credit: Whose pictures it shows.
+        pictures_file: Name of a picture beside the card that shows right and wrong answers, or None.
+        credit: Credit for the pictures that it shows.
     """
 
     sha256: str
@@ -69,10 +69,14 @@ class Evaluation:
         texts = [self.sha256, self.data, self.split or "", self.command, self.commit, self.date, self.torch]
         texts += [self.pictures_file or "", self.credit]
         if not all(isinstance(text, str) for text in texts) or {type(self.pictures), type(self.left_out)} != {int}:
-            raise ValueError("expected texts, and a number of pictures")
+            raise ValueError("expected strings, and whole numbers of pictures")
+
         tables = list(self.results.values()) if isinstance(self.results, dict) else []
-        if not tables or not all(isinstance(t, dict) and t and all(map(is_number, t.values())) for t in tables):
-            raise ValueError(f"expected results as numbers of each metric of each decoding, got {brief(self.results)}")
+        if not tables or not all(map(_is_table, tables)):
+            raise ValueError(
+                f"expected results as {{decoding: {{metric: number}}}}, with at least one of each, got "
+                f"{brief(self.results)}"
+            )
         if not isinstance(self.calibration, dict) or not all(map(is_number, self.calibration.values())):
             raise ValueError(f"expected calibration errors as numbers, got {brief(self.calibration)}")
         if self.pictures_file is not None and Path(self.pictures_file).name != self.pictures_file:
@@ -80,7 +84,7 @@ class Evaluation:
 
     @property
     def origin(self) -> str:
-        """How the numbers came about, as a card prints it."""
+        """How the numbers were measured, as a card prints it."""
         return (
             f"Made by `{re.sub('[`<]', '', printable(self.command))}` at {plain(self.commit)}, {plain(self.date)}, "
             f"torch {plain(self.torch)}."
@@ -118,8 +122,12 @@ class Evaluation:
         return rows
 
 
+def _is_table(values: object) -> bool:
+    return isinstance(values, dict) and bool(values) and all(map(is_number, values.values()))
+
+
 def render_card(
-    content: Weights,
+    weights: Weights,
     evaluations: Sequence[Evaluation] = (),
     name: str = "",
     repo: str | None = None,
@@ -129,22 +137,22 @@ def render_card(
     """Return the text of a card, with metadata that the Hub understands.
 
     Args:
-        content: The weights. Their metadata has ``name``, ``license``, ``description``, ``limits``, ``training``,
-            ``settings``, ``data``, ``base_model``, ``base_license`` and ``attribution``, any of which may be missing.
-        evaluations: What was measured.
+        weights: The card uses ``name``, ``license``, ``description``, ``limits``, ``training``, ``settings``, ``data``,
+            ``base_model``, ``base_license`` and ``attribution`` of their metadata, any of which may be missing.
+        evaluations: Measured metrics.
         name: Title, if the metadata has no name.
         repo: Repository on the Hub that the card is for, if any.
-        preview: Picture file beside the card that shows the segmentations, if any.
-        file: Weights file beside the card that it is for, where it is for no repository and no packaged name.
+        preview: Name of a picture file beside the card that shows the segmentations, if any.
+        file: Weights file beside the card that it is for, if there is no repository and no packaged name.
     """
-    text = {key: plain(value) for key, value in content.metadata.items()}
-    name = content.metadata.get("name") or name or repo or "H-CAST"
-    license = content.metadata.get("license")
+    text = {key: plain(value) for key, value in weights.metadata.items()}
+    name = weights.metadata.get("name") or name or repo or "H-CAST"
+    license = weights.metadata.get("license")
 
     data = ModelCardData(
         license=_hub_license(license),
         license_name=plain(license) if license and _hub_license(license) == "other" else None,
-        base_model=_hub_base(content.metadata.get("base_model")),
+        base_model=_hub_base(weights.metadata.get("base_model")),
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["hcast", "hcast-zoo", "timm", "hierarchical-classification", "taxonomy"],
@@ -158,14 +166,14 @@ def render_card(
         template_str=(resources.files("hcast_zoo.model_cards") / "template.md").read_text(encoding="utf-8"),
         title=plain(name),
         description=text.get("description", "An image classifier along a taxonomy."),
-        facts=_facts(content),
+        facts=_facts(weights),
         source=_code(repo or file or name),
         timm_source=None if file and not repo else _code(f"hf-hub:{repo}" if repo else name),
         repo=repo and _code(repo),
         preview=preview,
         evaluations=evaluations,
-        limits=text.get("limits") or _default_limits(content),
-        settings=_told_settings(content.metadata.get("settings", "")),
+        limits=text.get("limits") or _default_limits(weights),
+        settings=_told_settings(weights.metadata.get("settings", "")),
         license=text.get("license", "Licence not stated"),
         base=_base(text),
         **{key: text.get(key, NOT_STATED) for key in ("training", "data")},
@@ -174,39 +182,42 @@ def render_card(
     return str(card).rstrip() + "\n"
 
 
-def _facts(content: Weights) -> dict[str, str]:
+def _facts(weights: Weights) -> dict[str, str]:
     """Return the rows of the table of facts."""
-    config, taxonomy = content.config, content.taxonomy
+    config, taxonomy = weights.config, weights.taxonomy
     levels = [str(classes) for classes in config.level_classes]
     if taxonomy:
         levels = [f"{plain(level)} ({classes})" for level, classes in zip(taxonomy.levels, levels)]
+
+    parameters = sum(tensor.numel() for tensor in weights.state_dict.values())
     facts = {
         "levels, coarse to fine": " > ".join(levels),
         "picture": f"{config.image_size}x{config.image_size} pixels, {config.num_superpixels} superpixels",
         "segments of the stages": ", ".join(map(str, (config.num_superpixels, *config.num_clusters[:-1]))),
-        "parameters": f"{sum(v.numel() for v in content.state_dict.values()) / 1e6:.1f} M, "
-        f"{config.embed_dim} wide, blocks {'+'.join(map(str, config.depths))}",
-        **_calibration_facts(content),
+        "parameters": f"{parameters / 1e6:.1f} M, {config.embed_dim} wide, blocks {'+'.join(map(str, config.depths))}",
+        **_calibration_facts(weights),
     }
-    if base := _base({key: plain(value) for key, value in content.metadata.items()}):
+    if base := _base({key: plain(value) for key, value in weights.metadata.items()}):
         facts["trained from"] = base
+
     return facts
 
 
 def _base(text: dict[str, str]) -> str:
-    """Return what weights were trained from and its licence, or nothing."""
+    """Return the start weights and their licence, or nothing."""
     if "base_model" not in text:
         return ""
+
     return f"{text['base_model']} ({text.get('base_license') or 'licence not stated'})"
 
 
-def _default_limits(content: Weights) -> str:
-    """Return what holds for any weights, where their metadata says nothing of use and limits."""
-    leaves = content.config.level_classes[-1]
+def _default_limits(weights: Weights) -> str:
+    """Return limits that hold for any weights, for weights whose metadata states none."""
+    leaves = weights.config.level_classes[-1]
     return (
         f"For pictures like those that it was trained on. It knows {leaves} leaves and nothing else: any other picture "
         "gets the name of one of them all the same, and `hcast-zoo predict --back-off 0.5` stops at the level that is "
-        "still likely. Other cameras, places and seasons have to be measured anew."
+        "still likely. Measure accuracy again for other cameras, places and seasons."
     )
 
 
@@ -218,32 +229,34 @@ def _told_settings(text: str) -> str:
         return ""
     if not isinstance(settings, dict):
         return ""
+
     return plain(", ".join(f"{name} {value}" for name, value in settings.items()))
 
 
 def _hub_license(license: str | None) -> str:
-    """Return the licence as an identifier of the Hub's form, or ``other``, which goes with a name."""
+    """Return the licence as an identifier in the Hub's form, or ``other``, which needs a name beside it."""
     identifier = (license or "other").lower()
     return identifier if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", identifier) else "other"
 
 
 def _hub_base(base: str | None) -> str | None:
-    """Return the start weights if they are a repository, the only thing that the Hub takes for a base model."""
+    """Return the start weights if they are a repository; the Hub accepts nothing else as a base model."""
     repository = parse_repository(base) if base else None
     return repository[0] if repository else None
 
 
-def _calibration_facts(content: Weights) -> dict[str, str]:
-    """Return what is known of the calibration and its promises, with dates and data."""
-    guarantee = read_guarantee(content.metadata, content.calibration)
+def _calibration_facts(weights: Weights) -> dict[str, str]:
+    """Return rows about the calibration and its guarantee, with dates and data; none without a calibration."""
+    guarantee = read_guarantee(weights.metadata, weights.calibration)
     if guarantee is None:
         return {}
+
     facts = {"calibrated": f"{guarantee.date}, on {guarantee.pictures} pictures of {plain(guarantee.data)}"}
     if promise := guarantee.promise:
         facts["promised"] = (
-            f"of the answers of `predict --back-off auto` at least {promise.target:.1%} are right, with confidence "
-            f"{promise.confidence:.0%} and for pictures like those: {promise.answered - promise.wrong} of "
-            f"{promise.answered} were"
+            f"at least {promise.target:.1%} of the answers of `predict --back-off auto` are right on pictures like "
+            f"those, with confidence {promise.confidence:.0%}; on those pictures, {promise.answered - promise.wrong} "
+            f"of {promise.answered} answers were right"
         )
     return facts
 
@@ -269,14 +282,14 @@ def answer_calibration(answers: Answers, labels: Tensor, taxonomy: Taxonomy) -> 
 
 
 def record_evaluation(path: str | Path, source: str, evaluation: Evaluation) -> None:
-    """Write an evaluation to the JSON file beside a card, and the card anew.
+    """Add an evaluation to the JSON file beside a card, and write the card again.
 
-    Evaluations of the same split, and those of other weights than ``source`` is now, are replaced.
+    An earlier evaluation of the same split is replaced; evaluations of other weights files are removed.
 
     Args:
         path: The card, a ``.md`` file.
         source: The weights; see :func:`hcast_zoo.weights.file.load_weights`.
-        evaluation: What was measured.
+        evaluation: The evaluation to add.
     """
     path = Path(path)
     evaluations = []
@@ -295,7 +308,7 @@ def record_evaluation(path: str | Path, source: str, evaluation: Evaluation) -> 
 
 
 def read_evaluations(path: str | Path) -> list[Evaluation]:
-    """Read stored evaluations; none if there is no such file.
+    """Read stored evaluations; return an empty list if there is no such file.
 
     Raises:
         ValueError: if the file does not hold a list of evaluations.
@@ -310,13 +323,13 @@ def read_evaluations(path: str | Path) -> list[Evaluation]:
 
 
 def packaged_evaluations(name: str) -> list[Evaluation]:
-    """Return the evaluations that come with a packaged weight."""
+    """Return the evaluations that come with packaged weights."""
     with resources.as_file(resources.files("hcast_zoo.model_cards") / f"{name}.json") as path:
         return read_evaluations(path)
 
 
 def code_version() -> str:
-    """Return the commit of the code, ``+`` where files differ from it; outside a checkout the package's version."""
+    """Return the commit of the code, with ``+`` if files have changed; outside a checkout, the package's version."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -349,7 +362,7 @@ def _hub_results(evaluation: Evaluation) -> list[EvalResult]:
 
 
 def plain(text: str) -> str:
-    """Return text as one Markdown paragraph that holds no markup, control character or table bar."""
+    """Return text as one Markdown paragraph without markup, control characters or table bars."""
     text = " ".join(printable(" ".join(text.split())).split())
     for character in "\\`*[]|":
         text = text.replace(character, f"\\{character}")
@@ -357,7 +370,7 @@ def plain(text: str) -> str:
 
 
 def _code(name: str) -> str:
-    """Return a name without what could end a string or a block of code."""
+    """Return a name without characters that could end a string or a block of code."""
     return re.sub(r"[^\w./:@-]", "", name)
 
 

@@ -34,7 +34,7 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What was published: the files of the repository, and the address of the commit (None after a dry run)."""
+    """The result of publishing: the files of the repository, and the URL of the commit (None after a dry run)."""
 
     files: tuple[File, ...]
     commit: str | None = None
@@ -51,7 +51,7 @@ def assemble(
     pictures: str | Path | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> list[File]:
-    """Write a whole repository into a folder; every door loads the folder as it would load the repository.
+    """Write a whole repository into a folder; the core, timm and transformers load it like a repository on the Hub.
 
     It holds ``model.safetensors`` (the tensors, with config and taxonomy in the metadata, as the core reads it), one
     ``config.json`` for timm and transformers, ``preprocessor_config.json``, ``taxonomy.json``, the code that
@@ -60,11 +60,11 @@ def assemble(
     Args:
         source: Weights; see :func:`hcast_zoo.weights.file.load_weights`.
         folder: New or empty folder.
-        repo: ``org/name`` the card speaks of.
-        evaluations: Measured numbers for the card; those that come with a packaged weight by default.
-        preview: Picture to show the segmentations of.
-        dtype: Type to store floating-point tensors in; as they are by default.
-        pictures: Folder that holds the pictures of answers that evaluations name; by default those of the package.
+        repo: ``org/name`` that the card's examples load.
+        evaluations: Measured metrics for the card; by default those that come with packaged weights.
+        preview: Picture whose segmentations the card shows.
+        dtype: Type to store floating-point tensors in; unchanged if None.
+        pictures: Folder with the pictures of answers that evaluations name; by default that of the package.
         facts: Metadata that replaces the weights' own, such as ``name`` and ``license``.
 
     Raises:
@@ -82,16 +82,19 @@ def assemble(
         if evaluation.pictures_file:
             beside = resources.files("hcast_zoo.model_cards") if pictures is None else Path(pictures)
             (folder / evaluation.pictures_file).write_bytes((beside / evaluation.pictures_file).read_bytes())
+
     if str(source) in packaged_weights() and not facts and dtype is None:
-        shutil.copyfile(find_weights(source), folder / "model.safetensors")  # has the checksum that the index tells
+        shutil.copyfile(find_weights(source), folder / "model.safetensors")  # keeps the checksum of the index
     else:
         save_weights(weights, folder / "model.safetensors", dtype)
     if weights.taxonomy is not None:
         weights.taxonomy.save(folder / "taxonomy.json")
     if preview is not None:
         segment_strip(build_model(weights), preview).save(folder / PREVIEW)
+
     text = render_card(weights, evaluations, Path(source).stem, repo, PREVIEW if preview is not None else None)
     (folder / "README.md").write_text(text, encoding="utf-8")
+
     config = _integration("transformers").write_repository(weights, folder)
     config.update(_integration("timm").hub_config(weights))
     (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -100,7 +103,7 @@ def assemble(
 
 
 def empty_folder(folder: str | Path) -> Path:
-    """Return a folder after making it, if there is nothing in it.
+    """Make a folder if it does not exist, check that it is empty, and return it.
 
     Raises:
         ValueError: if it holds files.
@@ -135,18 +138,18 @@ def publish(
 ) -> Published:
     """Publish weights in one commit: the repository changes as a whole, or not at all.
 
-    What the Hub has already is not sent again, and if nothing differs there is no new commit. Code files of an earlier
-    version that are no longer part of it are removed.
+    Files that the Hub already has are not sent again, and if nothing differs there is no new commit. Code files of an
+    earlier version that are no longer part of the repository are removed.
 
     Args:
         source: Weights; see :func:`hcast_zoo.weights.file.load_weights`.
-        repo: ``org/name``; created if it is not there.
-        private: Create it for its members only; an existing repository stays as it is.
-        revision: Branch to commit to, created if it is not there; the main branch by default.
-        tag: Name for the commit, such as ``v1.0``.
-        message: Of the commit.
+        repo: ``org/name``; created if it does not exist.
+        private: Create it as a private repository; an existing one keeps its visibility.
+        revision: Branch to commit to, created if it does not exist; the main branch by default.
+        tag: Tag for the commit, such as ``v1.0``.
+        message: Commit message.
         token: Access token; that of ``hf auth login`` by default.
-        dry_run: Send nothing.
+        dry_run: Write the files, but send nothing.
         output: New or empty folder to keep the files in; a temporary one by default.
         evaluations: See :func:`assemble`.
         preview: See :func:`assemble`.
@@ -193,18 +196,18 @@ def send(
     delete_patterns: str | None = None,
     space_sdk: str | None = None,
 ) -> str:
-    """Commit a folder to a repository, which is made if it is not there; return the address of the commit.
+    """Commit a folder to a repository, which is created if it does not exist; return the URL of the commit.
 
     Args:
         folder: Its files go to the top of the repository.
         repo: ``org/name``.
-        message: Of the commit.
-        private: See :func:`publish`, as for the next three.
+        message: Commit message.
+        private: See :func:`publish`, also for the next three.
         revision: Branch.
-        tag: Name.
+        tag: Tag for the commit.
         token: Access token.
         delete_patterns: Files to remove in the same commit, if they are not in the folder.
-        space_sdk: What a Space runs on; without, it is a repository of a model.
+        space_sdk: SDK of a Space; None for a model repository.
 
     Raises:
         HubError: if the Hub refuses or cannot be reached; then no file of the repository has changed.
@@ -228,29 +231,29 @@ def send(
         raise
     except (errors.HTTPError, OSError) as error:
         raise HubError(
-            f"publishing to {repo} failed: {error}. The same command tries again, and sends only what is missing"
+            f"publishing to {repo} failed: {error}. Run the same command again; it sends only what is missing"
         ) from error
 
     return str(commit.commit_url)
 
 
 def _is_tagged(api: HfApi, repo: str, kind: str, tag: str, commit: str) -> bool:
-    """Tell whether a commit has the tag already, as when the answer to an earlier try was lost.
+    """Tell whether a commit already has the tag, as it does when the reply to an earlier attempt was lost.
 
     Raises:
-        HubError: if another commit has it.
+        HubError: if the tag points to another commit.
     """
     targets = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo, repo_type=kind).tags}
     if targets.get(tag, commit) != commit:
         raise HubError(
-            f"{repo}: the files are there, but tag {tag!r} is of another commit, {targets[tag]}: choose "
-            "another name, or delete it first"
+            f"{repo}: the files were sent, but tag {tag!r} points to another commit, {targets[tag]}: choose "
+            "another tag, or delete that one first"
         )
     return tag in targets
 
 
 def check_repo(repo: str) -> None:
-    """Raise HubError unless the text can be the name of a repository, ``org/name``."""
+    """Raise HubError unless the text is a valid repository name, ``org/name``."""
     try:
         validate_repo_id(repo)
     except errors.HFValidationError as error:
@@ -260,6 +263,6 @@ def check_repo(repo: str) -> None:
 
 
 def _integration(name: str):
-    """Return the part of an integration that writes its files; only here does the core ask for one, and by name."""
+    """Return the module of an integration that writes its files: the only place where the core imports one, by name."""
     with needs_extra(name, "published repositories", package=name):
         return importlib.import_module(f"hcast_zoo.integrations.{name}.repository")

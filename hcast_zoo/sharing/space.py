@@ -27,25 +27,25 @@ README = """---
 ---
 # {title}
 
-Drop a picture: see its path along the taxonomy with probabilities, the segments that each level was read from, and how
-both follow when the model is told what to see. The weights are {where}; the page is that of `hcast-zoo demo`.
+Drop a picture to see its path in the taxonomy with probabilities, the segments that each level was read from, and how
+both change when you adapt the model to another label. The weights are {where}; the page is that of `hcast-zoo demo`.
 """
 
 
 def assemble_space(source: str, folder: str | Path, requirement: str | None = None) -> list[File]:
-    """Write a whole Space into a folder: ``app.py``, ``requirements.txt`` and ``README.md``, which says what runs it.
+    """Write a whole Space into a folder: ``app.py``, ``requirements.txt``, and ``README.md`` with its settings.
 
-    It runs on the version of Gradio that is installed here, so try the page first.
+    The Space gets the version of Gradio that is installed here, so try the page first.
 
     Args:
         source: The weights, by a name that a Space can load: one of
             :func:`hcast_zoo.weights.file.packaged_weights`, or ``org/name`` on the Hub.
         folder: New or empty folder.
-        requirement: What pip installs in the Space: ``hcast-zoo[demo]`` from its index by default.
+        requirement: What pip installs in the Space; ``hcast-zoo[demo]`` from its index by default.
 
     Raises:
-        ValueError: if the source is only on this machine, the weights have no taxonomy, the requirement is more than a
-            line, or the folder holds other files.
+        ValueError: if the source is only on this machine, the weights have no taxonomy, the requirement is longer than
+            one line, or the folder holds other files.
         WeightsError, HubError: if the weights cannot be loaded.
         ImportError: if Gradio is missing.
     """
@@ -65,7 +65,7 @@ def assemble_space(source: str, folder: str | Path, requirement: str | None = No
 
     weights = load_weights(source)
     if weights.taxonomy is None:
-        raise ValueError(f"{source} has no taxonomy to name labels with")
+        raise ValueError(f"{source}: expected weights with a taxonomy, which names the labels")
     folder = empty_folder(folder)
     title = plain(weights.metadata.get("name") or source)
     data = SpaceCardData(
@@ -110,13 +110,13 @@ def publish_space(
 
     Args:
         source: See :func:`assemble_space`.
-        repo: ``org/name`` of the Space; see :func:`hcast_zoo.sharing.publish.publish`, as for the next seven.
-        private: Create it for its members only.
+        repo: ``org/name`` of the Space; see :func:`hcast_zoo.sharing.publish.publish`, also for the next seven.
+        private: Create it as a private Space.
         revision: Branch.
-        tag: Name for the commit.
-        message: Of the commit.
+        tag: Tag for the commit.
+        message: Commit message.
         token: Access token.
-        dry_run: Send nothing.
+        dry_run: Write the files, but send nothing.
         output: New or empty folder to keep the files in.
         requirement: See :func:`assemble_space`.
 

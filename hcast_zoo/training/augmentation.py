@@ -1,4 +1,4 @@
-"""Augmentation: timm's transforms of one picture, and mixup and cutmix of a batch with labels at every level."""
+"""Augmentation: timm's transforms for a picture, and mixup and cutmix for a batch with labels at every level."""
 
 import functools
 from collections.abc import Callable
@@ -41,14 +41,14 @@ def train_transform(config: HCastConfig, settings: TrainConfig):
             re_mode="pixel",
             use_prefetcher=False,
         )
-    except (AssertionError, KeyError, IndexError) as error:  # what timm makes of a policy that it does not know
+    except (AssertionError, KeyError, IndexError) as error:  # timm raises these for a policy that it does not know
         raise ValueError(
             f'auto_augment: expected a policy of timm, such as rand-m9-mstd0.5-inc1, or "", got '
             f"{brief(settings.auto_augment)}: {clip(error)}"
         ) from error
 
     _limit_posterise(transform)
-    if config.in_chans == 1:  # after timm's augmentations, some of which want colours
+    if config.in_chans == 1:  # after timm's augmentations, some of which need colours
         to_tensor = [isinstance(step, timm.data.transforms.MaybeToTensor) for step in transform.transforms].index(True)
         transform.transforms.insert(to_tensor, Grayscale(1))
 
@@ -56,7 +56,7 @@ def train_transform(config: HCastConfig, settings: TrainConfig):
 
 
 def _limit_posterise(transform) -> None:
-    """Keep at least one bit where a policy would posterise to none, which Pillow 13 refuses; draws stay as they are."""
+    """Posterise to one bit where a policy asks for 0, which Pillow 13 refuses; random draws do not change."""
     for step in transform.transforms:
         for op in getattr(step, "ops", ()):
             if op.name.startswith("Posterize"):
@@ -71,7 +71,7 @@ class HierarchicalMixup(Mixup):
     """timm's mixup and cutmix, with the labels of every level mixed by one lambda.
 
     Args:
-        official_boxes: Cut as timm 0.4.12 did: the box of an odd side is one pixel shorter
+        official_boxes: Cut boxes as timm 0.4.12 did: an odd side becomes one pixel shorter
             (docs/official_differences.md, 40).
         kwargs: timm's arguments.
 
@@ -85,6 +85,7 @@ class HierarchicalMixup(Mixup):
     def _mix_batch(self, x: Tensor) -> float:
         if not self.official_boxes:
             return super()._mix_batch(x)
+
         lam, use_cutmix = self._params_per_batch()
         if lam == 1.0:
             return 1.0
@@ -111,9 +112,10 @@ class HierarchicalMixup(Mixup):
 
 
 def make_mixup(config: HCastConfig, settings: TrainConfig) -> HierarchicalMixup | None:
-    """Return the mixing of the settings, or None if it is off."""
+    """Return the mixup and cutmix of the settings, or None if both are off."""
     if not settings.mixup and not settings.cutmix:
         return None
+
     return HierarchicalMixup(
         settings.mixup,
         settings.cutmix,

@@ -1,4 +1,4 @@
-"""The moving average of a model's weights over training: timm's, or the official code's."""
+"""The exponential moving average (EMA) of a model's weights: timm's, or the official code's."""
 
 import copy
 
@@ -9,14 +9,14 @@ from .settings import TrainConfig
 
 
 class OfficialAverage(torch.nn.Module):
-    """Average weights as the authors' code keeps them: a constant decay, and blocks averaged twice a step.
+    """EMA as in the authors' code: constant decay, and blocks averaged twice per step.
 
-    Their state dict holds every block under two names, and the average walks the names. Batch norm's statistics are
-    averaged too; its integer counter stays 0.
+    Their state dict holds every block under two names, and the average goes over the names. The statistics of batch
+    norms are averaged too; their integer counters stay 0.
 
     Args:
-        model: What to average.
-        decay: Of a step.
+        model: The model to average.
+        decay: Decay per step.
 
     Source: timm 0.4.12's ModelEma; docs/official_differences.md, 39.
     """
@@ -35,9 +35,10 @@ class OfficialAverage(torch.nn.Module):
 
 
 def make_average(model: torch.nn.Module, settings: TrainConfig) -> torch.nn.Module | None:
-    """Return the average that the settings ask for, or None; ``module`` holds it, ``update`` moves it."""
+    """Return the EMA of the settings, or None; its attribute ``module`` is the averaged model."""
     if not settings.ema_decay:
         return None
     if settings.paper_exact:
         return OfficialAverage(model, settings.ema_decay)
+
     return ModelEmaV3(model, settings.ema_decay, use_warmup=True)

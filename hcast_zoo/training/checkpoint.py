@@ -1,4 +1,4 @@
-"""Checkpoints that are verified: a file of progress holds the hashes of all files, and its own."""
+"""Verified checkpoints: ``progress.json`` holds the hashes of all files, and its own."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from ..common.files import MAX_TEXT, check_file, sha256, write_whole
 
 PROGRESS = "progress.json"
 NEWEST, PREVIOUS = "checkpoint", "checkpoint.old"
-UNFINISHED = "checkpoint.new"  # while it is written
+UNFINISHED = "checkpoint.new"  # while it is being written
 
 
 class CheckpointError(ValueError):
@@ -18,11 +18,11 @@ class CheckpointError(ValueError):
 
 
 def seal(folder: Path, progress: dict) -> None:
-    """Write ``progress.json`` of a checkpoint whose other files are complete, with their hashes; flush them to disk.
+    """Flush the files of a complete checkpoint to disk, and write ``progress.json`` with their hashes.
 
     Args:
         folder: The checkpoint.
-        progress: Plain data.
+        progress: Data that JSON can hold.
     """
     files = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -35,7 +35,7 @@ def seal(folder: Path, progress: dict) -> None:
 
 
 def promote(folder: Path) -> None:
-    """Make a sealed checkpoint the newest of its run; the newest so far, if it is there, becomes the one before."""
+    """Make a sealed checkpoint the newest of its run; the newest so far, if any, becomes the previous one."""
     newest, previous = folder.with_name(NEWEST), folder.with_name(PREVIOUS)
     if newest.exists():
         shutil.rmtree(previous, ignore_errors=True)
@@ -44,10 +44,10 @@ def promote(folder: Path) -> None:
 
 
 def verify(folder: Path) -> dict:
-    """Return the progress of a checkpoint after comparing its files with their hashes; 0.1 wrote none.
+    """Return the progress of a checkpoint after comparing its files with their hashes (version 0.1 wrote none).
 
     Raises:
-        CheckpointError: if a file is missing, or is not as it was written.
+        CheckpointError: if a file is missing, or has changed since it was written.
     """
     check_file(folder / PROGRESS, MAX_TEXT, CheckpointError)
     try:
@@ -58,24 +58,25 @@ def verify(folder: Path) -> dict:
 
     if not isinstance(step, int):
         raise CheckpointError(f"{folder / PROGRESS}: expected a number of steps, got {step!r}")
+
     digest = progress.pop("sha256", None)
     if digest is None and "files" not in progress:
         return progress
     if digest != digest_of(progress):
-        raise CheckpointError(f"{folder / PROGRESS} is not as it was written")
+        raise CheckpointError(f"{folder / PROGRESS} has changed since it was written")
 
     for name, expected in progress["files"].items():
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing")
         if sha256(file) != expected:
-            raise CheckpointError(f"{file} is not as it was written")
+            raise CheckpointError(f"{file} has changed since it was written")
 
     return progress
 
 
 def find_checkpoint(output: Path) -> tuple[Path, dict, str | None] | None:
-    """Return the newest checkpoint of a run that is whole, its progress, and what is wrong with a newer one.
+    """Return the newest intact checkpoint of a run, its progress, and what is wrong with a newer one.
 
     None if the run has no checkpoint.
 
@@ -93,8 +94,8 @@ def find_checkpoint(output: Path) -> tuple[Path, dict, str | None] | None:
 
     if wrong:
         raise CheckpointError(
-            f"no checkpoint of this run is whole ({wrong}): restore one, or delete {output / NEWEST} and "
-            f"{output / PREVIOUS} to begin again"
+            f"no checkpoint of this run is intact ({wrong}): restore one, or delete {output / NEWEST} and "
+            f"{output / PREVIOUS} to start over"
         )
 
     return None

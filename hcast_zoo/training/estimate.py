@@ -1,4 +1,4 @@
-"""How long a training will take on this machine, from a few pictures and one step on them."""
+"""Estimate how long a training will take on this machine, from a few pictures and one training step."""
 
 import time
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from ..data.loading import SuperpixelCollate
 from .losses import HierarchicalLoss
 from .views import ViewSet
 
-PICTURES = 4  # that are timed
-FEW_PICTURES = 200  # to go through, below which nobody has to wait
-FORWARD = 1 / 3  # of the time of a training step, which goes back too
+PICTURES = 4  # number of pictures that are timed
+FEW_PICTURES = 200  # with fewer to process, the training is too short to need an estimate
+FORWARD = 1 / 3  # share of the forward pass in the time of a training step
 
 
 def estimate_seconds(
@@ -26,17 +26,17 @@ def estimate_seconds(
     validated: int,
     workers: int,
 ) -> float | None:
-    """Return about how many seconds a training will take; None if it is short, or no picture that is timed is readable.
+    """Return about how many seconds a training will take; None if it is short, or no timed picture can be read.
 
-    The model's parameters and statistics stay as they are.
+    The model's parameters and statistics do not change.
 
     Args:
-        model: To train.
-        loss: To train it with.
+        model: The model to train.
+        loss: Its loss.
         dataset: Training pictures, with their transform.
-        views: Views that will be made first, if training is on views.
-        pictures: That training will go through, all epochs together.
-        validated: Pictures that validations will go through, all together.
+        views: Views that will be made first, if training uses views.
+        pictures: Pictures that training will process, over all epochs.
+        validated: Pictures that all validations together will process.
         workers: Processes that read pictures.
     """
     made = sum(len(part.missing()) for part in views)
@@ -67,12 +67,13 @@ def estimate_seconds(
     each = loading / workers + stem if workers else loading + stem
     if views:
         return made * each + pictures * step + validated * step * FORWARD
+
     feeding = max(step, loading / workers) if workers else step + loading
     return pictures * feeding + validated * (loading + step * FORWARD)
 
 
 def as_time(seconds: float) -> str:
-    """Return seconds in words: of minutes and hours, two digits.
+    """Return seconds as a text in minutes or hours, with about two digits.
 
     Example:
         >>> as_time(70), as_time(20_000)

@@ -1,6 +1,6 @@
-"""Training pictures on the accelerator: the data set lies there whole, and is cropped, coloured and mixed there.
+"""Training pictures on the accelerator: the whole data set is kept, cropped, coloured and mixed there.
 
-No worker keeps up with a GPU that trains on small pictures; this does.
+With small pictures, worker processes cannot keep up with a GPU; this loader can.
 """
 
 import itertools
@@ -23,30 +23,30 @@ from ..data.transforms import Compose, normalization, short_side, to_square
 from ..network.config import HCastConfig
 from .settings import TrainConfig
 
-ROTATION = math.radians(15)  # at most, either way
-HUE = math.tau / 10  # the same, round the circle of hues
-ASPECT = math.log(4 / 3)  # of a crop, either way
-ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), math.log(10 / 3)  # of an erased rectangle, as timm has them
+ROTATION = math.radians(15)  # largest rotation, in either direction
+HUE = math.tau / 10  # largest rotation of the hue, in either direction
+ASPECT = math.log(4 / 3)  # largest logarithm of a crop's aspect ratio, in either direction
+ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), math.log(10 / 3)  # of an erased rectangle; timm's values
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
 class DeviceLoader:
-    """Batches of a data set on a device, augmented there, in an order and with draws that follow from the seed.
+    """Batches of a data set on a device, augmented there; order and random draws follow from the seed.
 
     The pictures are decoded once, and kept as 8-bit RGBA of the size that evaluation resizes them to: 37 kB each at
     96 pixels. Those that cannot be read are left out, with a warning.
 
     Args:
         dataset: The pictures; its transform is not used.
-        config: Tells the picture's size and normalisation.
-        settings: Tells the augmentation and the batch size.
+        config: Size and normalisation of the images.
+        settings: Augmentation and batch size.
         sampler: Order and seeds of the samples that can be read.
-        device: Where to.
+        device: Where the pictures are kept.
         mixup: Called with images and labels, returns mixed images and soft targets.
-        progress: Show a bar while pictures are decoded.
+        progress: Show a progress bar while pictures are decoded.
 
     Raises:
-        ValueError: if fewer pictures than a batch can be read.
+        ValueError: if fewer pictures than one batch can be read.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class DeviceLoader:
             except PictureError as error:
                 warnings.warn(printable(f"left out: {error}"), stacklevel=2)
                 continue
+
             pictures.append(tvf.pil_to_tensor(prepare(picture)))
             kept.append(index)
 
@@ -88,9 +89,10 @@ class DeviceLoader:
         return self.batches()
 
     def batches(self, start: int = 0) -> Iterator[dict]:
-        """Yield the sampler's epoch from batch ``start`` on: ``images``, ``labels`` and ``targets`` on the device."""
+        """Yield the sampler's epoch from batch ``start``: ``images``, ``labels`` and ``targets`` on the device."""
         size = self.settings.batch_size
         samples = list(self.sampler)[: len(self) * size]
+
         for first in itertools.islice(range(0, len(samples), size), start, None):
             seed_everything(samples[first][1])
             index = torch.tensor([i for i, _ in samples[first : first + size]], device=self.labels.device)
@@ -108,25 +110,27 @@ class DeviceLoader:
 
 
 def augment(pictures: Tensor, config: HCastConfig, settings: TrainConfig) -> Tensor:
-    """Crop, turn, mirror and colour each picture of a batch by its own draw.
+    """Crop, rotate, flip and colour each picture of a batch at random.
 
-    ``crop_scale``, ``hflip``, ``color_jitter`` and ``random_background`` of the settings tell how much; the turn is up
-    to 15 degrees unless the crop is the whole picture, the hue is moved by up to a tenth of the circle unless colours
-    are left alone, and half of the random backgrounds are white.
+    The strengths are ``crop_scale``, ``hflip``, ``color_jitter`` and ``random_background`` of the settings. Pictures
+    are rotated by up to 15 degrees unless the crop is the whole picture, hues by up to a tenth of the circle unless
+    ``color_jitter`` is 0; half of the random backgrounds are white.
 
     Args:
         pictures: (B, 4, S, S) uint8, RGBA.
-        config: Tells the size.
-        settings: Tells the augmentation.
+        config: Size of the images.
+        settings: Augmentation.
 
     Returns:
         (B, 3, image_size, image_size) float32, RGB in [0, 1].
     """
     pixels = pictures.float() / 255
-    pixels[:, :3] *= pixels[:, 3:]  # else colours of transparent pixels would bleed
+    pixels[:, :3] *= pixels[:, 3:]  # otherwise colours of transparent pixels would bleed
+
     shape = [len(pixels), 4, config.image_size, config.image_size]
     grid = F.affine_grid(random_boxes(len(pixels), pictures.device, settings), shape, align_corners=False)
     pixels = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+
     ground = torch.ones_like(pixels[:, :3, :1, :1])
     if settings.random_background:
         ground = torch.where(_draw(pixels, 0, 1, 1) < 0.5, ground, _draw(pixels, 0, 1, 3))
@@ -152,9 +156,9 @@ def random_boxes(count: int, device: torch.device, settings: TrainConfig) -> Ten
 
 
 def jitter(images: Tensor, amount: float) -> Tensor:
-    """Change brightness, contrast, saturation (by factors of 1 - amount to 1 + amount) and hue of each image.
+    """Change brightness, contrast, saturation (by factors from 1 - amount to 1 + amount) and hue of each image.
 
-    The hue is turned about the axis of the greys, so greys stay as they are.
+    The hue is rotated about the axis of the greys, so greys do not change.
 
     Args:
         images: (B, 3, H, W) float in [0, 1].
@@ -175,10 +179,10 @@ def jitter(images: Tensor, amount: float) -> Tensor:
 
 
 def erase(images: Tensor, probability: float) -> None:
-    """Fill a random rectangle of some (B, C, H, W) normalised images with noise, in place.
+    """Fill a random rectangle with noise, in place, in each of the (B, C, H, W) normalised images with a probability.
 
-    timm's ``RandomErasing(device=)`` draws its rectangles one image after the other, on the CPU; here they are drawn
-    for the whole batch, on its device.
+    timm's ``RandomErasing(device=)`` draws its rectangles image by image, on the CPU; here they are drawn for the whole
+    batch, on its device.
 
     Source: Zhong et al., Random Erasing Data Augmentation, 2020; areas and aspects are timm's.
     """

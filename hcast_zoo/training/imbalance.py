@@ -1,4 +1,4 @@
-"""What evens out classes of unequal size: how often pictures are drawn, and what the loss knows of the sizes."""
+"""Class imbalance: sampling weights for pictures, and class weights and priors for the loss."""
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ POWERS = {"natural": 0.0, "sqrt": 0.5, "balanced": 1.0}
 
 
 def sample_weights(labels: Tensor, sampler: str) -> Tensor | None:
-    """Return how often each picture should be drawn, (S,) float64 that sum to 1; None for all alike.
+    """Return the probability of drawing each picture, (S,) float64 that sum to 1; None if all are equal.
 
-    ``balanced`` draws every class as often as every other, ``sqrt`` in proportion to the square root of its size. A
-    class is the deepest node that a picture's label knows.
+    ``balanced`` draws all classes equally often, ``sqrt`` in proportion to the square root of their size. The class of
+    a picture is the deepest known node of its label.
 
     Args:
         labels: (S, L) int64, -1 for unknown.
@@ -33,12 +33,14 @@ def sample_weights(labels: Tensor, sampler: str) -> Tensor | None:
 
 
 def level_priors(labels: Tensor, level_classes: tuple[int, ...], weights: Tensor | None = None) -> list[Tensor]:
-    """Return the share of each class among what is drawn, one (C_l,) float32 a level; of no class less than 1 picture.
+    """Return the share of each class among the drawn pictures, one (C_l,) float32 tensor per level.
+
+    A class without pictures counts as having one.
 
     Args:
         labels: (S, L) int64, -1 for unknown.
         level_classes: Classes of each level.
-        weights: (S,) how often pictures are drawn; all alike by default.
+        weights: (S,) probability of drawing each picture; uniform by default.
     """
     weights = torch.full((len(labels),), 1.0 / len(labels), dtype=torch.float64) if weights is None else weights
     priors = []
@@ -52,23 +54,27 @@ def level_priors(labels: Tensor, level_classes: tuple[int, ...], weights: Tensor
 
 
 def class_weights(priors: list[Tensor], kind: str) -> list[Tensor] | None:
-    """Return the weight of each class in the loss, one (C_l,) float32 a level, 1 on average over what is drawn.
+    """Return the weight of each class in the loss, one (C_l,) float32 tensor per level; 1 on average over the pictures.
 
     Args:
         priors: See :func:`level_priors`.
-        kind: ``none``, ``sqrt`` or ``balanced``: the inverse of the share, or its root.
+        kind: ``balanced``, the inverse of the share; ``sqrt``, its square root; or ``none``.
     """
     if kind == "none":
         return None
-    power = POWERS[kind]
-    weights = [prior**-power for prior in priors]
-    return [weight / (weight * prior).sum() for weight, prior in zip(weights, priors)]
+
+    weights = []
+    for prior in priors:
+        weight = prior ** -POWERS[kind]
+        weights.append(weight / (weight * prior).sum())
+
+    return weights
 
 
 def make_loss(
     labels: Tensor, level_classes: tuple[int, ...], settings: TrainConfig, weights: Tensor | None
 ) -> HierarchicalLoss:
-    """Return the loss of the settings for (S, L) training labels, drawn as often as (S,) weights say."""
+    """Return the loss of the settings, for (S, L) training labels drawn with (S,) probabilities."""
     priors = level_priors(labels, level_classes, weights)
     return HierarchicalLoss(
         settings.kl_weight,

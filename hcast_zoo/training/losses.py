@@ -1,7 +1,8 @@
 """Losses: the cross-entropy of every level, and the Tree-path KL, which makes the levels agree on one path.
 
-Targets are hard, (B, L) int64 with -1 where a level is unknown, or soft, one (B, C_l) float tensor per level, whose
-rows sum to 1 (to 0 where the level is unknown, to anything between after mixing a known and an unknown label).
+Targets are hard, (B, L) int64 with -1 where a level is unknown, or soft, one (B, C_l) float tensor per level. The rows
+of soft targets sum to 1, to 0 where the level is unknown, or to a value between after mixing a known and an unknown
+label.
 """
 
 from collections.abc import Sequence
@@ -35,11 +36,12 @@ def soft_targets(labels: Tensor, level_classes: Sequence[int], smoothing: float 
         known = label != UNKNOWN
         one_hot = F.one_hot(label.clamp(min=0), classes).float()
         targets.append((one_hot * (1 - smoothing) + smoothing / classes) * known[:, None])
+
     return tuple(targets)
 
 
 def level_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the mean cross-entropy of one level over the samples whose label is known (0 if none is).
+    """Return the mean cross-entropy of one level over the samples with a known label (0 if there are none).
 
     Args:
         logits: (B, C).
@@ -55,7 +57,7 @@ def level_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def level_binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy of a level's classes over the samples whose label is known.
+    """Return the mean binary cross-entropy of a level's classes over the samples with a known label.
 
     Args:
         logits: (B, C).
@@ -91,6 +93,7 @@ def tree_path_kl(level_logits: Sequence[Tensor], targets: Sequence[Tensor]) -> T
     wide = [_widen(x) for x in level_logits]
     lowest = torch.finfo(wide[0].dtype).min
     logits = torch.cat([x.masked_fill(~k, lowest) for x, k in zip(wide, known)], -1)
+
     target = torch.cat(list(targets), -1).to(logits.dtype)
     target = F.normalize(target, p=1, dim=-1)
     loss = F.kl_div(logits.log_softmax(-1), target, reduction="sum")
@@ -104,10 +107,10 @@ class HierarchicalLoss(nn.Module):
         kl_weight: Weight of the Tree-path KL; 0 leaves it out. The paper uses 0.5.
         level_weights: Weight of each level's cross-entropy, coarse to fine; 1 by default.
         smoothing: Label smoothing in [0, 1) for hard targets; soft targets are used as they are.
-        priors: One (C_l,) share of each class a level: the loss is of the logits plus their logarithm times
-            ``adjustment``, so that the logits themselves are those of classes of equal size (Menon et al., 2021).
+        priors: One (C_l,) tensor per level, the share of each class. The loss adds ``adjustment`` times their logarithm
+            to the logits, so that the logits themselves are those for classes of equal size (Menon et al., 2021).
         adjustment: Strength of the priors.
-        class_weights: One (C_l,) weight of each class a level, of the cross-entropies.
+        class_weights: One (C_l,) tensor per level, the weight of each class in the cross-entropy.
         binary: Use binary cross-entropy for each class instead. As in the official code, every positive target of
             the finest level then counts as 1, so do not smooth (docs/official_differences.md, 31).
 
@@ -154,10 +157,12 @@ class HierarchicalLoss(nn.Module):
                 targets = targets.long()  # uint8 cannot hold the -1 of an unknown label, nor index in one_hot
             targets = soft_targets(targets, classes, self.smoothing)
 
-        if [t.shape[-1] for t in targets] != classes:
-            raise ValueError(f"expected targets of {classes} classes, got {[t.shape[-1] for t in targets]}")
+        if (target_classes := [t.shape[-1] for t in targets]) != classes:
+            raise ValueError(f"expected targets of {classes} classes, got {target_classes}")
+
         if self.offsets is not None:
             level_logits = [x + offset.to(x.device) for x, offset in zip(level_logits, self.offsets)]
+
         weights = self.level_weights or [1.0] * len(classes)
         level_loss = level_cross_entropy
         if self.binary:
@@ -167,6 +172,7 @@ class HierarchicalLoss(nn.Module):
         weighted = targets
         if self.class_weights is not None:
             weighted = [t * weight.to(t.device) for t, weight in zip(targets, self.class_weights)]
+
         parts = [w * level_loss(x, t) for w, x, t in zip(weights, level_logits, weighted, strict=True)]
         loss = torch.stack(parts).sum()
         return loss + self.kl_weight * tree_path_kl(level_logits, targets) if self.kl_weight else loss
@@ -181,6 +187,7 @@ def check_labels(labels: Tensor, level_classes: Sequence[int]) -> None:
 
     if labels.is_meta or torch.compiler.is_compiling() or labels.numel() == 0:
         return
+
     limit = torch.tensor(level_classes, device=labels.device)
     wrong = (labels < UNKNOWN) | (labels >= limit)
     if wrong.any():

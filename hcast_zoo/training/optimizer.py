@@ -1,4 +1,4 @@
-"""The optimiser of a run: timm's, perhaps with lower rates for the early layers and the pretrained stem."""
+"""The optimiser of a run: timm's, with optional lower learning rates for early layers and a pretrained stem."""
 
 from collections.abc import Iterable
 
@@ -11,18 +11,18 @@ from .settings import TrainConfig
 
 
 def make_optimizer(model: torch.nn.Module, settings: TrainConfig, pictures: int) -> torch.optim.Optimizer:
-    """Return the optimiser of what is not frozen.
+    """Return the optimiser of the parameters that are not frozen.
 
     Args:
-        model: To train; with ``layer_decay`` it has timm's ``group_matcher``.
-        settings: Tell the optimiser and its rates.
-        pictures: Per step; rates are for 512.
+        model: The model to train; with ``layer_decay`` it needs timm's ``group_matcher``.
+        settings: Optimiser and learning rates.
+        pictures: Pictures per step; the settings' rates are for 512.
 
     Raises:
         ValueError: if nothing is left to train, or a rate is given for a stem that the model does not have.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("expected a model with something to train, got one that is all frozen")
+        raise ValueError("expected a model with parameters to train, got one that is frozen completely")
 
     optimizer = timm.optim.create_optimizer_v2(
         model,
@@ -41,7 +41,7 @@ def make_optimizer(model: torch.nn.Module, settings: TrainConfig, pictures: int)
 
 
 def scale_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], factor: float) -> None:
-    """Give some parameters a factor on their learning rate, which timm's schedulers keep."""
+    """Multiply the learning rate of some parameters by a factor, which timm's schedulers respect."""
     chosen = {id(parameter) for parameter in parameters}
     for group in list(optimizer.param_groups):
         scaled = [p for p in group["params"] if id(p) in chosen]

@@ -26,10 +26,10 @@ class Recipe:
     """Settings of a training.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         description: One line.
         settings: Options of ``hcast-zoo train``, with ``_`` for ``-``.
-        paper_exact: Those that ``--paper-exact`` changes.
+        paper_exact: The options that ``--paper-exact`` changes.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Recipe:
         return {**self.settings, **self.paper_exact} if paper_exact else dict(self.settings)
 
 
-FEW_PICTURES = 2_000  # to train on; with fewer, the small recipe is taken
-MANY_PICTURES = 20_000  # with as many, the paper's
+FEW_PICTURES = 2_000  # with fewer training pictures, the small recipe is taken
+MANY_PICTURES = 20_000  # with this many or more, the paper's
 _GENTLE = {
     "mix_prob": 0.0,
     "random_erasing": 0.0,
@@ -59,7 +59,7 @@ _FROZEN = {  # from weights with a pretrained stem
     "lr": 1e-3,
     "ema_decay": 0.9,
 }
-_KEPT = {  # of the same: few pictures teach the heads alone
+_KEPT = {  # what is frozen then; with few pictures, only the heads are trained
     "small": ("all but the heads", {"freeze": "encoder", "epochs": 1, "warmup_epochs": 0}),
     "medium": ("the stem", {"freeze": "stem", "epochs": 12}),
 }
@@ -74,39 +74,42 @@ BY_SIZE = {
     ),
     "paper": ("tens of thousands of pictures: the settings of the paper, from scratch unless --model is given", {}),
 }
-START = "hcast_lite.in1k"  # of the small and the medium recipe
-VIEWS = 1_600  # in all; a GiB of their folder
-MOST_VIEWS = 4  # of a picture
+START = "hcast_lite.in1k"  # start weights of the small and the medium recipe
+VIEWS = 1_600  # views of all pictures together, which take about 1 GiB on disk
+MOST_VIEWS = 4  # views per picture
 
 
 def recipe_by_size(pictures: int, pretrained_stem: bool, name: str | None = None) -> "Recipe":
     """Return the recipe for a number of training pictures.
 
     Args:
-        pictures: How many.
+        pictures: Number of training pictures.
         pretrained_stem: Whether training starts from a model with a pretrained stem.
-        name: The recipe to take; by the number of pictures by default.
+        name: The recipe to take; chosen by the number of pictures if None.
     """
     name = name or name_by_size(pictures)
-    content = load_recipe(name)
+    recipe = load_recipe(name)
     if name == "paper":
-        return content
-    batch = min(content.settings["batch_size"], max(pictures - pictures % 2, 2))
+        return recipe
+
+    batch = min(recipe.settings["batch_size"], max(pictures - pictures % 2, 2))
     if not pretrained_stem:
-        return dataclasses.replace(content, settings={**content.settings, "batch_size": batch})
+        return dataclasses.replace(recipe, settings={**recipe.settings, "batch_size": batch})
 
     views = min(max(VIEWS // max(pictures, 1), 2), MOST_VIEWS)
     kept, frozen = _KEPT[name]
     settings = {**_FROZEN, **frozen, "batch_size": min(batch, _FROZEN["batch_size"]), "augment_views": views}
-    start = content.description.split(":")[0]
-    description = f"{start}: from packaged weights; {kept} stays as it is, and sees {views} views of each picture once"
-    return dataclasses.replace(content, settings=settings, description=description)
+    size = recipe.description.split(":")[0]
+    description = f"{size}: from packaged weights; {kept} stays as it is, and sees {views} views of each picture once"
+    return dataclasses.replace(recipe, settings=settings, description=description)
 
 
 def allows_views(options: dict) -> bool:
-    """Return whether a training with some options can be on views that are made once."""
-    whole = options.get("teacher") or options.get("on_device") or options.get("mix_prob") or options.get("paper_exact")
-    return not whole and options.get("freeze", "none") != "none"
+    """Tell whether a training with these options can use views that are computed once."""
+    if any(options.get(name) for name in ("teacher", "on_device", "mix_prob", "paper_exact")):
+        return False  # these need the pictures themselves
+
+    return options.get("freeze", "none") != "none"
 
 
 def name_by_size(pictures: int) -> str:
@@ -127,8 +130,8 @@ def load_recipe(source: str) -> Recipe:
     """Return a recipe of the package by its name, or one in a JSON file.
 
     Raises:
-        ValueError: if there is none, or the file has other keys than ``description``, ``settings``, ``paper_exact``
-            and ``like``, another recipe whose settings hold where it has none.
+        ValueError: if there is none, or the file has keys other than ``description``, ``settings``, ``paper_exact``
+            and ``like`` (another recipe, whose settings are the defaults of this one).
     """
     if source in BY_SIZE:
         return Recipe(source, *BY_SIZE[source], {})

@@ -1,4 +1,4 @@
-"""Repeated augmentation: the order of pictures in the official code where several processes train."""
+"""Repeated augmentation: the order of pictures in the official code when several processes train."""
 
 from collections.abc import Iterator
 
@@ -9,16 +9,16 @@ from ..data.loading import SeededSampler
 
 
 class RepeatedSampler(SeededSampler):
-    """Yield ``(index, seed)``: every picture three times, augmented differently, over the processes.
+    """Yield ``(index, seed)``: every drawn picture three times, augmented differently, spread over the processes.
 
-    An epoch draws as many as there are pictures, rounded down to 256 of them, so that a third of the pictures comes.
-    The order is that of all processes: accelerate deals out a batch to each in turn.
+    An epoch has as many samples as there are pictures, rounded down to a multiple of 256, so it covers a third of the
+    pictures. The order is that of all processes together: accelerate gives one batch to each in turn.
 
     Args:
         length: Size of the data set.
-        seed: Seed of the run; the order depends on the epoch alone, as in the official code.
-        processes: How many there are.
-        batch_size: Of each.
+        seed: Seed of the run; the order depends only on the epoch, as in the official code.
+        processes: Number of processes.
+        batch_size: Batch size of each process.
 
     Raises:
         ValueError: if an epoch has no batch for each process.
@@ -33,8 +33,8 @@ class RepeatedSampler(SeededSampler):
         self.per_process = drawn // batch_size * batch_size
         if not self.per_process:
             raise ValueError(
-                f"expected {processes} x {batch_size} pictures or more of {drawn * processes}, which repeated "
-                f"augmentation draws of {length}: take smaller batches, or fewer processes"
+                f"expected {processes} x {batch_size} pictures or more per epoch, got the {drawn * processes} that "
+                f"repeated augmentation draws from {length}: take smaller batches, or fewer processes"
             )
 
     def _sampler(self, process: int) -> RepeatAugSampler:

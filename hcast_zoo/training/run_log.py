@@ -14,17 +14,17 @@ from tqdm import tqdm
 
 from ..common.files import write_whole
 
-PROJECT = "hcast-zoo"  # what the trackers call it
+PROJECT = "hcast-zoo"  # name of the project in the trackers
 
 
 class RunLog:
-    """Numbers of a run by step, in ``log.jsonl``, in ``tensorboard/`` and on stderr.
+    """Metrics of a run by step, in ``log.jsonl``, in the trackers' own files or services, and on stderr.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         is_main: Whether this process is the one that writes.
-        trackers: Of accelerate: ``tensorboard``, ``wandb``, ``mlflow``.
-        settings: Of the run, for the trackers.
+        trackers: accelerate's trackers: ``tensorboard``, ``wandb``, ``mlflow``.
+        settings: Settings of the run, for the trackers.
 
     Raises:
         ImportError: if a tracker is not installed.
@@ -41,14 +41,14 @@ class RunLog:
 
     @contextlib.contextmanager
     def open_at(self, step: int) -> Iterator[None]:
-        """Write from a step on; what an earlier process logged after it is dropped, as it will be written again."""
+        """Write from a step on; drop later lines of an interrupted run, which will be written again."""
         if not self.is_main:
             yield
             return
 
         if self.file.exists():
-            lines = [line for line in self.file.read_text().splitlines() if _line_step(line) <= step]
-            write_whole(self.file, "".join(line + "\n" for line in lines))
+            lines = self.file.read_text().splitlines(keepends=True)
+            write_whole(self.file, "".join(line for line in lines if _line_step(line) <= step))
 
         self.trackers = [self._start(name, step) for name in self.names]
         try:
@@ -58,7 +58,7 @@ class RunLog:
                 tracker.finish()
 
     def _start(self, name: str, step: int) -> GeneralTracker:
-        """Return a tracker that goes on with the run that an earlier process began."""
+        """Return a tracker that continues the run of an earlier process, if there was one."""
         remembered = self.folder / f"{name}.id"
         known = remembered.read_text().strip() if remembered.exists() else None
         tracker: GeneralTracker
@@ -70,7 +70,7 @@ class RunLog:
         else:
             tracker = MLflowTracker(PROJECT, run_name=self.folder.name, run_id=known)
 
-        if hasattr(tracker, "start"):  # earlier versions of accelerate start it at once
+        if hasattr(tracker, "start"):  # earlier versions of accelerate start the tracker in its constructor
             tracker.start()
         if name != "tensorboard":
             write_whole(remembered, known or tracker.tracker.info.run_id)
@@ -79,13 +79,15 @@ class RunLog:
         return tracker
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Write numbers by their names; those that are not finite are null in ``log.jsonl``."""
+        """Write values by name; those that are not finite are null in ``log.jsonl``."""
         if not self.is_main:
             return
 
-        line = {key: value if math.isfinite(value) else None for key, value in values.items()}  # JSON has no NaN
+        line: dict[str, float | None] = {"step": step}
+        for name, value in values.items():
+            line[name] = value if math.isfinite(value) else None  # JSON has no NaN
         with open(self.file, "a") as file:
-            file.write(json.dumps({"step": step, **line}, allow_nan=False) + "\n")
+            file.write(json.dumps(line, allow_nan=False) + "\n")
 
         for tracker in self.trackers:
             tracker.log(values, step=step)
@@ -97,4 +99,4 @@ def _line_step(line: str) -> float:
     try:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf  # the line that a kill cut short
+        return math.inf  # the line was being written when the process was killed

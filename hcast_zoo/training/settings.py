@@ -7,13 +7,13 @@ from typing import Any
 from ..common.choices import CLASS_WEIGHTS, FREEZE, SAMPLERS, TRACKERS
 from ..common.text import brief
 
-MAX_WORKERS = 256  # processes; protects against a typing error
-# A run may be resumed with other values of these.
+MAX_WORKERS = 256  # processes; guards against typing errors
+# A run can be resumed with other values of these.
 CHANGEABLE = {"workers", "checkpoint_steps", "superpixel_cache", "view_cache", "save_half", "track"}
 
 
 def option(default: Any, help: str, choices: Collection[str] | None = None) -> Any:
-    """Return a field with a default, the text that the command line prints for its option, and what it may be."""
+    """Return a field with a default, the help text of its command-line option, and the allowed values."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
@@ -21,10 +21,10 @@ def option(default: Any, help: str, choices: Collection[str] | None = None) -> A
 class TrainConfig:
     """Settings of a run; the defaults are the paper's for fine-tuning.
 
-    What a field does is in its help, which ``hcast-zoo train --help`` prints.
+    Each field's help text, which ``hcast-zoo train --help`` prints, says what it does.
     """
 
-    epochs: int = option(100, "How many epochs to train")
+    epochs: int = option(100, "Epochs to train")
     schedule_epochs: int | None = option(
         None,
         "Length of the cosine schedule in epochs; epochs by default. The official code uses 300 for any "
@@ -38,27 +38,27 @@ class TrainConfig:
     lr: float = option(5e-4, "Peak learning rate for 512 pictures per step; scaled to the actual number")
     warmup_lr: float = option(1e-6, "Learning rate of the first step, not scaled")
     min_lr: float = option(1e-5, "Learning rate at the end, not scaled")
-    warmup_epochs: float = option(5, "Epochs of linear growth; may be a fraction")
-    weight_decay: float = option(0.05, "AdamW's, on matrices")
+    warmup_epochs: float = option(5, "Epochs of linear warm-up; may be a fraction")
+    weight_decay: float = option(0.05, "Weight decay, applied to matrices only")
     layer_decay: float | None = option(
         None, "Factor of the learning rate from each layer to the one before it, such as 0.75; None for one rate"
     )
     freeze: str = option(
         "none",
-        "What stays as it is, with batch norms in evaluation mode: none, stem (a pretrained one), or encoder (all but "
+        "Part to freeze, with batch norms in evaluation mode: none, stem (a pretrained one), or encoder (all but "
         "the heads: a linear probe)",
         choices=FREEZE,
     )
     stem_lr: float | None = option(None, "Peak learning rate of a pretrained stem, scaled as --lr is; --lr by default")
     stem_weights: str | None = option(
         None,
-        "Where the pretrained stem of a new model comes from: weights of ours with the same stem, a file of timm's "
-        "model, timm (what it downloads), or none; by default packaged weights that have it, else timm",
+        "Source of a new model's pretrained stem: hcast-zoo weights with the same stem, a file of timm's model, timm "
+        "(to download it), or none; by default packaged weights that have it, else timm",
     )
     fit_heads: bool = option(
         False, "Start heads from a logistic regression on the features of the training pictures, not at random"
     )
-    accumulate: int = option(1, "Parts in which each batch is computed, one after the other, to need less memory")
+    accumulate: int = option(1, "Parts in which each batch is computed, one after the other, to save memory")
     clip_grad: float | None = option(None, "Maximum L2 norm of the gradient; None for no limit")
     ema_decay: float = option(
         0.99996,
@@ -68,13 +68,14 @@ class TrainConfig:
     smoothing: float = option(0.1, "Label smoothing")
     teacher: str | None = option(
         None,
-        "Model to learn from beside the labels: timm:NAME, a classifier of the leaves, or H-CAST weights with the tree",
+        "Model to learn from in addition to the labels: timm:NAME, a classifier of the leaves, or H-CAST weights with "
+        "the same tree",
     )
     teacher_weight: float = option(0.5, "Share of the teacher in the loss, 0 to 1")
-    teacher_temperature: float = option(2.0, "What the logits of teacher and student are divided by")
+    teacher_temperature: float = option(2.0, "Temperature that divides the logits of teacher and student")
     sampler: str = option(
         "natural",
-        "How often pictures are drawn: natural, all alike; balanced, every class alike; sqrt, between them",
+        "How often pictures are drawn: natural, all equally; balanced, all classes equally; sqrt, in between",
         choices=SAMPLERS,
     )
     logit_adjustment: float = option(
@@ -96,10 +97,10 @@ class TrainConfig:
     hflip: float = option(0.5, "Probability of a horizontal flip")
     augment_views: int = option(
         0,
-        "Augmented views of each picture whose features a frozen stem computes once, for epochs to take in turn; 0 "
+        "Augmented views per picture: a frozen stem computes their features once, and epochs take them in turn; 0 "
         "augments on the fly",
     )
-    view_cache: str | None = option(None, "Folder that keeps the views; by default in the run's folder")
+    view_cache: str | None = option(None, "Folder for the views; by default in the run's folder")
     random_background: bool = option(False, "Put transparent pictures on a random background colour")
     cache: bool = option(False, "Keep decoded pictures in memory")
     on_device: bool = option(
@@ -108,25 +109,25 @@ class TrainConfig:
         "for small pictures, which workers cannot load fast enough",
     )
     seed: int = option(0, "Seed of all random numbers")
-    workers: int | None = option(None, "Processes that load pictures; by default as many as there are processors, or 8")
+    workers: int | None = option(None, "Processes that load pictures; by default the number of processors, at most 8")
     checkpoint_steps: int = option(500, "Steps between checkpoints; there is also one after each validation")
     eval_epochs: int = option(1, "Epochs between validations")
-    patience: int | None = option(None, "Stop after so many validations in turn that are not better; None: never")
+    patience: int | None = option(None, "Stop after this many validations without improvement; None: never")
     track: str = option(
-        "tensorboard", "Where numbers are logged beside log.jsonl: tensorboard, wandb, mlflow, several with +, or none"
+        "tensorboard", "Trackers besides log.jsonl: tensorboard, wandb, mlflow, several joined by +, or none"
     )
     mixed_precision: str = option("no", '"no", "bf16" or "fp16"')
     save_half: bool = option(False, "Store the weights in float16, half as large and less exact")
     superpixel_cache: str | None = option(
         None,
-        "Folder that caches the maps of pictures that recur unchanged (validation; no augmentation)",
+        "Folder that caches the superpixels of pictures that recur unchanged (in validation, or without augmentation)",
     )
     paper_exact: bool = option(
         False,
-        "Train as the official code does: superpixels before mixing and of bytes that wrap around, ImageNet's "
-        "normalisation in training, a learning rate that changes once an epoch, boxes of cutmix, pictures neither "
-        "turned upright nor put on a background, fp16 on a GPU, and the weights themselves, not their average, chosen "
-        "by the accuracy at the finest level (docs/official_differences.md, 21, 23, 24, 32, 33, 39, 40, 41, 42, 43)",
+        "Train as the official code does: superpixels computed before mixing, on bytes that wrap around; ImageNet's "
+        "normalisation in training; a learning rate that changes once per epoch; cutmix with its boxes; pictures "
+        "neither turned upright nor put on a background; fp16 on a GPU; and the weights themselves, not their EMA, "
+        "chosen by accuracy at the finest level (docs/official_differences.md, 21, 23, 24, 32, 33, 39, 40, 41, 42, 43)",
     )
 
     def __post_init__(self):
@@ -162,19 +163,20 @@ class TrainConfig:
 
         if self.on_device and (self.auto_augment or self.paper_exact):
             raise ValueError(
-                'on_device: expected auto_augment "" and paper_exact off, for timm\'s policies and the '
+                'on_device: expected auto_augment "" and paper_exact off, because timm\'s policies and the '
                 "official order of superpixels and mixing run on the CPU"
             )
 
     def _check_views(self) -> None:
-        """Make sure that what views cannot have was not asked for."""
+        """Check that the other settings allow views."""
         if self.augment_views < 0:
             raise ValueError(f"augment_views: expected 0 or more, got {self.augment_views}")
         if not self.augment_views:
             return
+
         if self.freeze == "none":
             raise ValueError(
-                "augment_views: expected freeze stem or encoder, for features of a stem that learns change"
+                "augment_views: expected freeze stem or encoder, because the features of a stem in training change"
             )
         if self.mixes or self.on_device or self.paper_exact:
             raise ValueError("augment_views: expected mix_prob 0, on_device and paper_exact off: views are not mixed")
@@ -193,7 +195,7 @@ class TrainConfig:
 
     @property
     def augments(self) -> bool:
-        """Whether pictures are changed at random, so that none recurs unchanged; a flip alone does not count."""
+        """Whether pictures are changed at random, so that none recurs unchanged; flips alone do not count."""
         return (
             self.crop_scale < 1
             or bool(self.auto_augment)

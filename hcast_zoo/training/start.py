@@ -1,4 +1,4 @@
-"""What a training starts from: weights of a model, a pretrained stem, and heads fitted to the training pictures."""
+"""The start of a training: a pretrained stem, fitted heads, and frozen parts."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,19 +18,20 @@ from ..weights.header import header_path
 from .imbalance import class_weights, level_priors, sample_weights
 from .settings import TrainConfig
 
-BODY = "stem.body."  # how the names of the pretrained part's tensors begin
-CHECKPOINTS = (".pth", ".pt", ".bin")  # how the names of timm's files end; other files are ours
-FITTED_STEPS = 60  # of L-BFGS, at most
-PENALTY = 3e-3  # on the squares of a fitted head's weights, for features of unit deviation
+BODY = "stem.body."  # prefix of the pretrained part's tensor names
+CHECKPOINTS = (".pth", ".pt", ".bin")  # suffixes of timm's files; other files are weights of hcast-zoo
+FITTED_STEPS = 60  # steps of L-BFGS, at most
+PENALTY = 3e-3  # L2 penalty on a fitted head's weights, for features of unit deviation
 
 
 def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
     """Load the pretrained part of a new model's stem; return where it came from.
 
     Args:
-        model: A new model; one with the paper's stem is left as it is.
-        source: Weights of an H-CAST model with the same stem; a file of timm's model; ``timm`` for what timm downloads;
-            ``none`` for random values. By default packaged weights with that stem if there are any, else timm's.
+        model: A new model; a model with the paper's stem is not changed.
+        source: Weights of an H-CAST model with the same stem; a file of timm's model; ``timm`` to download timm's
+            weights; ``none`` for random values. By default packaged weights with that stem if there are any, else
+            timm's.
 
     Raises:
         ValueError: if the source has another stem.
@@ -48,10 +49,10 @@ def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
     elif Path(source).suffix in CHECKPOINTS:
         _load_checkpoint(stem.body, source)
     else:
-        content = load_weights(source)
-        if content.config.stem != config.stem:
-            raise ValueError(f"stem_weights: expected weights with the stem {config.stem}, got {content.config.stem}")
-        state = content.state_dict.items()
+        weights = load_weights(source)
+        if weights.config.stem != config.stem:
+            raise ValueError(f"stem_weights: expected weights with the stem {config.stem}, got {weights.config.stem}")
+        state = weights.state_dict.items()
         stem.body.load_state_dict({k.removeprefix(BODY): value for k, value in state if k.startswith(BODY)})
 
     return source
@@ -69,18 +70,22 @@ def packaged_stem(config: HCastConfig) -> str | None:
     for name, entry in packaged_weights().items():
         if read_weights(header_path(entry), tensors=False).config.stem == config.stem:
             return name
+
     return None
 
 
 def _load_checkpoint(body: torch.nn.Module, file: str) -> None:
-    """Load a file of timm's model, by the tensors' names, or by their order where they have others."""
+    """Load a file of timm's model, matching tensors by name or, if the names differ, by order."""
     for by_order in (False, True):
         try:
             timm.models.load_checkpoint(body, file, strict=not by_order, remap=by_order)
             return
         except (RuntimeError, AssertionError) as error:
-            wrong = error
-    raise ValueError(f"stem_weights: {file} is of another model than {type(body).__name__}: {clip(wrong)}") from wrong
+            reason = error
+
+    raise ValueError(
+        f"stem_weights: expected weights of {type(body).__name__}, but {file} does not fit: {clip(reason)}"
+    ) from reason
 
 
 def _download(config: HCastConfig) -> dict[str, Tensor]:
@@ -89,21 +94,21 @@ def _download(config: HCastConfig) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True, num_classes=0, in_chans=config.in_chans).state_dict()
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"stem_weights: timm cannot get the weights of {name} ({error}): give a file with --stem-weights, or none "
-            "to start from random values"
+            f"stem_weights: timm cannot get the weights of {name} ({error}): give a file with --stem-weights, or "
+            "--stem-weights none to start from random values"
         ) from error
 
 
 @torch.no_grad()
 def fit_evidence(model: torch.nn.Module, batches: Iterable[dict | None]) -> None:
-    """Start a new model on a pretrained stem from what the stem tells of the training pictures.
+    """Initialise a new model from its pretrained stem's features of the training pictures.
 
-    Features are standardised by the superpixels of the first batch. A token's evidence are its features' principal
-    components among the pictures, and all residual branches start at zero, so that the class token of every stage, the
-    mean of its tokens' evidence, holds them whole.
+    Features are standardised by the superpixels of the first batch. A token's evidence is its projection on the
+    principal components of the pictures' mean features. All residual branches start at zero, so the class token of
+    every stage, the mean of its tokens' evidence, starts as the principal components of the whole picture.
 
     Args:
-        model: With a pretrained stem.
+        model: A model with a pretrained stem.
         batches: ``images``, as averages over superpixels, of training pictures.
     """
     stem = model.stem
@@ -138,25 +143,27 @@ def fit_evidence(model: torch.nn.Module, batches: Iterable[dict | None]) -> None
 
 
 def fit_heads(model: torch.nn.Module, batches: Iterable[dict | None], settings: TrainConfig) -> None:
-    """Start each level's head from a logistic regression on what it reads, so that training begins near its end.
+    """Start each level's head from a logistic regression on its features, so that training begins near its end.
 
     Args:
-        model: With heads of linear layers.
+        model: A model whose heads are linear layers.
         batches: ``images``, ``segments`` and ``labels`` (B, L) int64 of training pictures.
-        settings: Tell the labels' smoothing, and what evens out classes of unequal size.
+        settings: Label smoothing, and the settings for class imbalance.
     """
     training = model.training
     model.eval()
     features, labels = collect_features(model, batches)
     drawn = sample_weights(labels.cpu(), settings.sampler)
     priors = level_priors(labels.cpu(), model.config.level_classes, drawn)
-    weights_of_classes = class_weights(priors, settings.class_weights) or [torch.ones_like(prior) for prior in priors]
+    weights = class_weights(priors, settings.class_weights) or [torch.ones_like(prior) for prior in priors]
+
     for level, (head, values) in enumerate(zip(model.heads, features)):
         known = labels[:, level] != UNKNOWN
         if not known.any():
             continue
+
         target = labels[known, level]
-        importance = weights_of_classes[level].to(target.device)[target]
+        importance = weights[level].to(target.device)[target]
         if drawn is not None:
             importance = importance * drawn.to(target.device)[known]
         offset = settings.logit_adjustment * priors[level].log().to(target.device)
@@ -174,7 +181,7 @@ def fit_heads(model: torch.nn.Module, batches: Iterable[dict | None], settings: 
 
 @torch.no_grad()
 def collect_features(model: torch.nn.Module, batches: Iterable[dict | None]) -> tuple[list[Tensor], Tensor]:
-    """Return what the heads read, one (S, C) float32 tensor a level, and the (S, L) labels."""
+    """Return the input of the heads, one (S, C) float32 tensor per level, and the (S, L) labels."""
     device = next(model.parameters()).device
     features, labels = [], []
     for batch in batches:
@@ -186,6 +193,7 @@ def collect_features(model: torch.nn.Module, batches: Iterable[dict | None]) -> 
 
     if not labels:
         raise ValueError("none of the training pictures can be read")
+
     return [torch.cat(level) for level in zip(*features)], torch.cat(labels)
 
 
@@ -201,12 +209,12 @@ def fit_head(
     """Set a head to the multinomial logistic regression of labels on features.
 
     Args:
-        head: To set.
+        head: The head to set.
         features: (S, C).
         labels: (S,) int64.
-        importance: (S,) that sum to 1.
-        offset: (classes,) that the logits are raised by while they are fitted.
-        smoothing: Of the labels.
+        importance: (S,) weights of the samples, which sum to 1.
+        offset: (classes,) added to the logits during the fit.
+        smoothing: Label smoothing.
     """
     centre = features.mean(0)
     scale = (features - centre).square().mean().sqrt().clamp(min=1e-6)
@@ -230,10 +238,10 @@ def fit_head(
 
 
 def freeze(model: torch.nn.Module, what: str) -> None:
-    """Keep a part of a model as it is: ``stem``, or ``encoder``, all but the heads; ``none`` changes nothing.
+    """Freeze a part of a model: ``stem``, ``encoder`` (all but the heads), or ``none``.
 
     Raises:
-        ValueError: if the stem is the paper's, which is not pretrained.
+        ValueError: if the stem is to be frozen and is the paper's, which is not pretrained.
     """
     if what == "none":
         return
@@ -245,7 +253,7 @@ def freeze(model: torch.nn.Module, what: str) -> None:
 
 
 def set_training(model: torch.nn.Module, what: str) -> None:
-    """Put a model in training mode, less the part that is frozen; see :func:`freeze`."""
+    """Put a model in training mode, except the part that is frozen; see :func:`freeze`."""
     model.train()
     if what == "encoder":
         for name, child in model.named_children():

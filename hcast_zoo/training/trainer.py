@@ -1,10 +1,10 @@
-"""Training by the paper's recipe, on accelerate and timm; a run can be killed at any moment and goes on exactly.
+"""Training by the paper's recipe, on accelerate and timm; a killed run resumes exactly.
 
-The sample order, augmentation and dropout of every step are functions of the seed and the step, so a checkpoint holds
-the model, the optimiser, the average weights and the number of steps, and nothing else is needed to go on.
+The sample order, augmentation and dropout of every step are functions of the seed and the step. So a checkpoint needs
+only the model, the optimiser, the EMA and the number of steps.
 
-Several processes (torchrun, ``accelerate launch``) each take every n-th batch, and average their gradients; the first
-one alone prints, logs and writes.
+Several processes (torchrun, ``accelerate launch``) each take every n-th batch, and average their gradients; only the
+first one prints, logs and writes.
 """
 
 import contextlib
@@ -55,25 +55,25 @@ FITTING_BATCH = 32  # pictures at once when heads are fitted
 
 
 class DivergedError(ValueError):
-    """Training came to numbers that are not finite; the message names the step, the learning rate and the causes."""
+    """The loss or a weight is not finite; the message names the step, the learning rate and the usual causes."""
 
 
 class Trainer:
-    """Trains a model in a folder, the run's.
+    """Trains a model in the folder of a run.
 
-    The folder holds ``run.json`` (settings, and digests of what the run was made of), ``log.jsonl`` and
-    ``tensorboard/`` (losses, metrics), ``checkpoint/`` and the one before it, ``checkpoint.old/``,
-    ``best.safetensors`` (highest validation FPA; with ``paper_exact``, the finest level's accuracy) and
+    The folder holds ``run.json`` (settings, and digests of data, taxonomy and start weights), ``log.jsonl`` and
+    ``tensorboard/`` (losses, metrics), ``checkpoint/`` and the previous one, ``checkpoint.old/``,
+    ``best.safetensors`` (highest validation FPA; with ``paper_exact``, highest accuracy at the finest level) and
     ``last.safetensors``.
 
     Args:
         config: Architecture.
         settings: How to train.
-        train_set: Pictures to learn from; its transform is set here.
-        val_set: Pictures that choose the best weights; its transform is set here.
-        output: Folder of the run. If it holds a checkpoint, the run goes on from there.
-        init: Weights to start from; the position embedding is resampled, heads of other classes are new.
-        accept_changes: Go on with a run though its data, taxonomy or start weights are no longer the same.
+        train_set: Training pictures; their transform is set here.
+        val_set: Validation pictures, which choose the best weights; their transform is set here.
+        output: Folder of the run. If it holds a checkpoint, the run resumes from it.
+        init: Weights to start from; the position embedding is resampled, heads with other classes are new.
+        accept_changes: Resume a run even if its data, taxonomy or start weights have changed.
         facts: Metadata for the weights; see :func:`.provenance.describe_run`.
 
     Raises:
@@ -94,12 +94,14 @@ class Trainer:
         facts: dict[str, str] | None = None,
     ):
         if config.level_classes != train_set.taxonomy.level_classes or train_set.taxonomy != val_set.taxonomy:
-            raise ValueError("model, training set and validation set must have one taxonomy")
+            raise ValueError("expected a model, a training set and a validation set with the same taxonomy")
+
         # Without this, accelerate would not see that torchrun started several processes on CPUs.
         several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
         precision = settings.mixed_precision
         if settings.paper_exact and precision == "no" and torch.cuda.is_available():
-            precision = "fp16"  # as the official code always computes on a GPU, with a scaler of gradients
+            precision = "fp16"  # as the official code always does on a GPU, with gradient scaling
+
         self.accelerator = Accelerator(mixed_precision=precision, cpu=several_on_cpu)
         self.processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
         world = self.processes.count
@@ -169,24 +171,25 @@ class Trainer:
         self.criterion = f"accuracy/{self.taxonomy.levels[-1]}" if settings.paper_exact else "fpa"
         self.log = RunLog(self.output, self.processes.is_main, settings.trackers, dataclasses.asdict(settings))
         self.step, self.best = 0, -1.0
-        self.not_better = 0  # validations in turn
-        self.epoch_loss = 0.0, 0  # sum and number of this process's batches in the epoch
+        self.not_better = 0  # validations since the best one
+        self.epoch_loss = 0.0, 0  # sum over this process's batches in the epoch, and their number
 
     def make_model(self) -> torch.nn.Module:
-        """Return a new model of ``self.config``; a trainer of another network overrides this.
+        """Return a new model of ``self.config``; a trainer for another network overrides this method.
 
-        It is called with images and segments, and returns an output that has ``level_logits``.
+        The model takes images and segments, and returns an output that has ``level_logits``.
         """
         return HCast(self.config)
 
     def _start_model(self, init: Weights | None) -> torch.nn.Module:
-        """Return the model that training starts from, with what stays as it is frozen."""
+        """Return the model that training starts from, with the parts to freeze frozen."""
         seed_everything(self.settings.seed)
         model = self.make_model()
         if init is None:
             load_stem(model, self.settings.stem_weights)
         else:
             model.load_state_dict(fit_state_dict(init.state_dict, model, self.settings.paper_exact), strict=False)
+
         freeze(model, self.settings.freeze)
         return model
 
@@ -196,8 +199,8 @@ class Trainer:
         if settings.on_device:
             if self.processes.count > 1 or config.superpixels == "seeds":
                 raise ValueError(
-                    "on_device: expected one process, and superpixels slic or grid, which the accelerator "
-                    f"can make; got {self.processes.count} and {config.superpixels}"
+                    "on_device: expected one process, and superpixels slic or grid, which can be computed on the "
+                    f"accelerator; got {self.processes.count} and {config.superpixels}"
                 )
             return DeviceLoader(
                 dataset=train_set,
@@ -232,18 +235,18 @@ class Trainer:
         )
 
     def _rest_of_epoch(self, done: int) -> Iterable:
-        """Return the batches of the sampler's epoch without the first ``done``."""
+        """Return the batches of the sampler's epoch after the first ``done``."""
         if isinstance(self.loader, DeviceLoader):
             return self.loader.batches(done)
         return self.accelerator.skip_first_batches(self.loader, done) if done else self.loader
 
     def train(self) -> float:
-        """Train to the end, from the checkpoint if there is one; return the best of ``criterion``, in percent.
+        """Train to the end, from the checkpoint if there is one; return the best value of ``criterion``, in percent.
 
         Raises:
-            DivergedError: if a loss or the weights are not finite; the checkpoints are of steps before.
-            CheckpointError: if there are checkpoints, and all are damaged.
-            ValueError: if another process trains in the folder.
+            DivergedError: if the loss or a weight is not finite; the checkpoints of earlier steps are kept.
+            CheckpointError: if there are checkpoints, but all are damaged.
+            ValueError: if another process is training in the folder.
         """
         with own_folder(self.output, self.processes):
             return self._train()
@@ -253,34 +256,37 @@ class Trainer:
         self._schedule()
         settings, steps = self.settings, len(self.loader)
         with self.log.open_at(self.step):
-            if self._goes_on():
-                self._tell_time()
+            if self._is_unfinished():
+                self._print_time()
                 self._prepare()
-            while self._goes_on():
+
+            while self._is_unfinished():
                 epoch, done = divmod(self.step, steps)
                 self.sampler.epoch = epoch
                 mean = self._train_epoch(self._rest_of_epoch(done), epoch, done)
-                loss = sum(losses := self.processes.gather(mean)) / len(losses)
-                self.log.write(
-                    self.step, {"epoch": epoch + 1, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
-                )
+                losses = self.processes.gather(mean)
+                rate = self.optimizer.param_groups[0]["lr"]
+                self.log.write(self.step, {"epoch": epoch + 1, "loss": sum(losses) / len(losses), "lr": rate})
+
                 if validate := (epoch + 1) % settings.eval_epochs == 0 or epoch + 1 == settings.epochs:
                     self._validate()
                 if validate or self.step % settings.checkpoint_steps == 0:
                     self._save_checkpoint()
 
         if self.views is not None and settings.view_cache is None and self.processes.is_main:
-            shutil.rmtree(self.output / FOLDER, ignore_errors=True)  # a finished run needs them no more
+            shutil.rmtree(self.output / FOLDER, ignore_errors=True)  # a finished run no longer needs its views
+
         return self.best
 
-    def _goes_on(self) -> bool:
-        """Return whether there are epochs left, and patience."""
+    def _is_unfinished(self) -> bool:
+        """Tell whether there are epochs left, and patience has not run out."""
         patience = self.settings.patience
         if patience is not None and self.not_better >= patience:
             return False
+
         return self.step < self.settings.epochs * len(self.loader)
 
-    def _tell_time(self) -> None:
+    def _print_time(self) -> None:
         """Print about how long the rest of the run will take."""
         settings, model = self.settings, self.accelerator.unwrap_model(self.model)
         if not self.processes.is_main or settings.on_device or not isinstance(model, HCast):
@@ -301,7 +307,7 @@ class Trainer:
             print(f"about {as_time(seconds)} on this machine, for {steps} steps", file=sys.stderr)
 
     def _prepare(self) -> None:
-        """Make views that are missing, and fit the heads of a run that begins."""
+        """Make missing views, and fit the heads of a new run."""
         model = self.accelerator.unwrap_model(self.model)
         if self.views is not None:
             for views in (self.views, self.val_set):
@@ -319,7 +325,7 @@ class Trainer:
         self._save_checkpoint()
 
     def _fitting_batches(self) -> Iterable[dict | None]:
-        """Yield every training picture once, or all its views."""
+        """Yield batches of every training picture once, or of all its views."""
         if self.views is None:
             plain = copy.copy(self.train_set)
             plain.transform = eval_transform(self.config)
@@ -334,6 +340,7 @@ class Trainer:
         set_training(self.accelerator.unwrap_model(self.model), self.settings.freeze)
         if done == 0:
             self.epoch_loss = 0.0, 0
+
         bar = tqdm(
             loader,
             f"epoch {epoch + 1}/{self.settings.epochs}",
@@ -346,8 +353,9 @@ class Trainer:
             if self._all_have(batch):
                 total, count = self.epoch_loss
                 self.epoch_loss = total + self._train_step(batch), count + 1
-            else:  # no picture of a batch can be read; the processes leave the step out together
+            else:  # a process has a batch without a readable picture: all processes skip the step together
                 self.step += 1
+
             bar.set_postfix(loss=f"{self._mean_loss():.3f}")
             if self.step % self.settings.checkpoint_steps == 0 and self.step % len(self.loader):
                 self._save_checkpoint()
@@ -355,27 +363,29 @@ class Trainer:
         return self._mean_loss()
 
     def _mean_loss(self) -> float:
-        """Return the mean loss of the epoch so far, over what was done before the run was resumed too."""
+        """Return the mean loss of the epoch so far, including its steps before the run was resumed."""
         total, count = self.epoch_loss
         return total / count if count else math.nan
 
     def _all_have(self, batch: dict | None) -> bool:
         if self.processes.count == 1:
             return batch is not None
-        having = torch.tensor(int(batch is not None), device=self.accelerator.device)
-        return int(self.accelerator.reduce(having, "sum")) == self.processes.count
+
+        count = torch.tensor(int(batch is not None), device=self.accelerator.device)
+        return int(self.accelerator.reduce(count, "sum")) == self.processes.count
 
     def _train_step(self, batch: dict) -> float:
         seed_everything((self.settings.seed * 1_000_003 + self.step) * 64 + self.accelerator.process_index)
         parts = split_batch(batch, self.settings.accumulate)
         value = 0.0
         for number, (share, part) in enumerate(parts, 1):
-            # Gradients are averaged over the processes once, with the last part's.
+            # Gradients are averaged over the processes only once, after the last part.
             with contextlib.nullcontext() if number == len(parts) else self.accelerator.no_sync(self.model):
                 value += share * self._backward(part, share)
 
         if self.settings.clip_grad is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)
+
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -386,23 +396,26 @@ class Trainer:
 
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value}", rate)
+
         return value
 
     def _backward(self, batch: dict, share: float) -> float:
-        """Add the gradients of a part of a batch, with its share of the whole; return its loss."""
+        """Add the gradients of a part of a batch, weighted by its share of the batch; return its loss."""
         with self.accelerator.autocast():
             output = self.model(batch["images"], batch.get("segments"))
+
         logits = [x.float() for x in output.level_logits]
         loss = self.loss(logits, batch["targets"])
         if self.teacher is not None:
             weight, temperature = self.settings.teacher_weight, self.settings.teacher_temperature
-            told = self.teacher(batch["images"], temperature)
-            loss = (1 - weight) * loss + weight * distillation_loss(logits, told, temperature)
+            probabilities = self.teacher(batch["images"], temperature)
+            loss = (1 - weight) * loss + weight * distillation_loss(logits, probabilities, temperature)
+
         self.accelerator.backward(loss * share)
         return loss.item()
 
     def _check_weights(self) -> None:
-        """Make sure that weights that are about to be kept are finite."""
+        """Check that weights are finite before they are saved."""
         with torch.no_grad():
             finite = torch.stack([p.isfinite().all() for p in self.model.parameters()]).all().item()
         if not finite:
@@ -411,12 +424,14 @@ class Trainer:
     def _diverged(self, what: str, rate: float) -> DivergedError:
         kept = "no checkpoint was written yet"
         with contextlib.suppress(CheckpointError):
-            if found := find_checkpoint(self.output):
-                kept = f"the checkpoint of step {found[1]['step']} in {found[0]} is kept"
+            if checkpoint := find_checkpoint(self.output):
+                folder, progress, _ = checkpoint
+                kept = f"the checkpoint of step {progress['step']} in {folder} is kept"
+
         return DivergedError(
             f"step {self.step}: {what}, at learning rate {rate:.3g}; {kept}. Usual causes: too high a learning rate "
             "(--lr, --warmup-epochs), no limit on gradients (--clip-grad 1), half precision (--mixed-precision no), "
-            "start weights or pixels that are not finite. Begin a new run with other settings, perhaps from "
+            "start weights or pixels that are not finite. Start a new run with other settings, for example from "
             f"--model {self.output / 'best.safetensors'}"
         )
 
@@ -428,11 +443,12 @@ class Trainer:
             self.scheduler.step_update(self.step)
 
     def _validate(self) -> None:
-        # The official code keeps an average of the weights but never evaluates it (docs/official_differences.md, 33).
+        # The official code keeps an EMA of the weights but never evaluates it (docs/official_differences.md, 33).
         self._check_weights()
         averaged = self.ema is not None and not self.settings.paper_exact
         model = self.ema.module if averaged else self.accelerator.unwrap_model(self.model)
         copy_buffers(model, self.processes)
+
         decoder = "independent" if self.settings.paper_exact else "best_path"
         metrics = evaluate(
             model,
@@ -443,7 +459,8 @@ class Trainer:
             superpixel_cache=self.settings.superpixel_cache,
         )[decoder]
         self.log.write(self.step, {f"val/{key}": value for key, value in metrics.items()})
-        reached = metrics.get(self.criterion, 0.0)  # not there where no picture has a label
+
+        reached = metrics.get(self.criterion, 0.0)  # missing if no picture has a label
         better = reached > self.best
         self.not_better = 0 if better else self.not_better + 1
         self.best = max(reached, self.best)
@@ -451,17 +468,17 @@ class Trainer:
         if self.processes.is_main:
             chosen = describe_choice(self.step // len(self.loader), self.criterion, reached)
             facts = {**self.facts, "training": f"{self.facts.get('training', '')} {chosen}".strip()}
-            content = Weights(self.config, self.taxonomy, model.state_dict(), facts)
+            weights = Weights(config=self.config, taxonomy=self.taxonomy, state_dict=model.state_dict(), metadata=facts)
             dtype = torch.float16 if self.settings.save_half else None
-            save_weights(content, self.output / "last.safetensors", dtype)
+            save_weights(weights, self.output / "last.safetensors", dtype)
             if better:
-                save_weights(content, self.output / "best.safetensors", dtype)
+                save_weights(weights, self.output / "best.safetensors", dtype)
 
         self.accelerator.wait_for_everyone()
 
     def _claim_folder(self, made_of: dict, accept_changes: bool) -> None:
-        """Write settings and digests, or check that the folder's run has the same."""
-        told = claim(
+        """Write settings and digests, or check that the run in the folder has the same."""
+        messages = claim(
             self.output / "run.json",
             {
                 "config": self.config.to_dict(),
@@ -470,18 +487,18 @@ class Trainer:
                 "made_of": made_of,
             },
             holds="a run with other settings",
-            mend="go on with the same, or choose another folder; other data is taken with --accept-changes",
+            mend="resume with the same ones, or choose another folder; --accept-changes allows other data",
             changeable=CHANGEABLE,
-            # Settings that came with a later version count as their defaults.
+            # Settings that a later version added count as their defaults.
             defaults={"job": {"processes": 1}, "settings": dataclasses.asdict(TrainConfig())},
             accept_changes=accept_changes,
         )
         if self.processes.is_main:
-            for line in told:
-                print(line, file=sys.stderr)
+            for message in messages:
+                print(message, file=sys.stderr)
 
     def _save_checkpoint(self) -> None:
-        """Write ``checkpoint/`` at once, and keep the one before: a crash leaves the old one or the new one."""
+        """Write ``checkpoint/`` atomically and keep the previous one: a crash leaves the old one or the new one."""
         self._check_weights()
         new = self.output / UNFINISHED
         self.accelerator.wait_for_everyone()
@@ -489,62 +506,67 @@ class Trainer:
             shutil.rmtree(new, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(new)
-        losses = self.processes.gather(self.epoch_loss)  # every process has a file in it
+        losses = self.processes.gather(self.epoch_loss)  # also waits until every process has written its file
 
         if self.processes.is_main:
             seal(new, {"step": self.step, "best": self.best, "not_better": self.not_better, "epoch_losses": losses})
             promote(new)
 
     def _resume(self) -> None:
-        found = self._find_checkpoint()
-        if found is not None:
-            folder, progress, wrong = found
-            if wrong and self.processes.is_main:
-                print(f"{wrong}: going on from the checkpoint before it, of step {progress['step']}", file=sys.stderr)
-            try:
-                self.accelerator.load_state(folder)
-            except Exception as error:  # a checkpoint without hashes, or one of other versions of torch
-                raise CheckpointError(f"{folder} cannot be loaded: {clip(error)}") from error
+        checkpoint = self._find_checkpoint()
+        if checkpoint is None:
+            return
 
-            self.step = progress["step"]
-            self.best = progress["best"] if "best" in progress else progress["best_fpa"]  # its name in 0.1
-            self.not_better = progress.get("not_better", 0)
-            if "epoch_losses" in progress:
-                total, count = progress["epoch_losses"][self.processes.rank]
-                self.epoch_loss = total, count
-            self.accelerator.wait_for_everyone()  # before the first process makes a new checkpoint of it
-            if wrong and self.processes.is_main:  # else the next checkpoint would push the whole one out
-                shutil.rmtree(self.output / NEWEST)
-                promote(folder)
+        folder, progress, wrong = checkpoint
+        if wrong and self.processes.is_main:
+            print(f"{wrong}: resuming from the previous checkpoint, of step {progress['step']}", file=sys.stderr)
+        try:
+            self.accelerator.load_state(folder)
+        except Exception as error:  # a checkpoint without hashes, or from another version of torch
+            raise CheckpointError(f"{folder} cannot be loaded: {clip(error)}") from error
+
+        self.step = progress["step"]
+        self.best = progress["best"] if "best" in progress else progress["best_fpa"]  # its name in 0.1
+        self.not_better = progress.get("not_better", 0)
+        if "epoch_losses" in progress:
+            total, count = progress["epoch_losses"][self.processes.rank]
+            self.epoch_loss = total, count
+
+        self.accelerator.wait_for_everyone()  # before the first process moves the folder
+        if wrong and self.processes.is_main:  # replace the damaged one, or the next checkpoint would push this one out
+            shutil.rmtree(self.output / NEWEST)
+            promote(folder)
 
     def _find_checkpoint(self) -> tuple[Path, dict, str | None] | None:
-        """Return what the first process finds, in every process."""
-        found: Any = None
+        """Return, in every process, the checkpoint that the first process finds."""
+        checkpoint: Any = None
         if self.processes.is_main:
             try:
-                found = find_checkpoint(self.output)
+                checkpoint = find_checkpoint(self.output)
             except CheckpointError as error:
-                found = error
+                checkpoint = error
 
-        found = self.processes.gather(found)[0]
-        if isinstance(found, CheckpointError):
-            raise found
-        return found
+        checkpoint = self.processes.gather(checkpoint)[0]
+        if isinstance(checkpoint, CheckpointError):
+            raise checkpoint
+
+        return checkpoint
 
 
 def split_batch(batch: dict, count: int) -> list[tuple[float, dict]]:
-    """Cut a batch into so many parts of nearly equal size; return each with its share of the whole."""
+    """Cut a batch into ``count`` parts of nearly equal size; return each with its share of the batch."""
     if count == 1:
         return [(1.0, batch)]
+
     size = len(batch["labels"])
     step = -(-size // count)
     parts = []
     for start in range(0, size, step):
-        chosen = slice(start, start + step)
-        part = {
-            key: tuple(level[chosen] for level in value) if isinstance(value, tuple) else value[chosen]
-            for key, value in batch.items()
-        }
+        rows = slice(start, start + step)
+        part: dict = {}
+        for key, value in batch.items():
+            part[key] = tuple(level[rows] for level in value) if isinstance(value, tuple) else value[rows]
+
         parts.append((len(part["labels"]) / size, part))
 
     return parts

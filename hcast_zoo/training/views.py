@@ -1,8 +1,8 @@
-"""Views of pictures: what a frozen stem tells of their superpixels, computed once and kept in a folder.
+"""Views of pictures: the features that a frozen stem gives their superpixels, computed once and kept in a folder.
 
-A picture has a plain view, as evaluation sees it, and several augmented ones, from which each epoch takes one. A view
-is a file named by the picture's content, so that copies share it, a run that was stopped goes on where it was, and
-runs with the same stem and augmentation may share a folder.
+A picture has a plain view, as evaluation sees it, and several augmented ones, of which each epoch takes one. A view is
+a file named by the hash of the picture. So copies of a picture share their views, an interrupted run continues where
+it stopped, and runs with the same stem and augmentation can share a folder.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ from .settings import TrainConfig
 FOLDER = "views"  # in a run's folder
 PLAN = "views.json"
 PLAIN = "plain"
-SEED = 0  # of the augmentation; runs with other seeds share the views
-BATCH = 16  # pictures that go through the stem at once
+SEED = 0  # seed of the augmentation, whatever the seed of the run, so that runs share the views
+BATCH = 16  # pictures per batch of the stem
 AUGMENTATIONS = ("auto_augment", "color_jitter", "random_erasing", "crop_scale", "hflip", "random_background")
 PREPROCESSING = (
     *("image_size", "in_chans", "superpixels", "num_superpixels", "mean", "std", "interpolation", "crop_pct"),
@@ -45,12 +45,12 @@ STEM = ("stem", "stem_strides", "stem_final", "grouping")
 
 
 class ViewFolder:
-    """The folder of views that a frozen stem has made with some augmentation.
+    """The folder of the views that a frozen stem gives with one augmentation.
 
     Args:
-        folder: Where the files are; made if it is not there.
-        model: Whose stem is frozen.
-        settings: Tell the augmentation.
+        folder: Where the files are; created if it does not exist.
+        model: A model with a frozen stem.
+        settings: The augmentation.
 
     Raises:
         ValueError: if the folder holds views of another stem, preprocessing or augmentation.
@@ -70,39 +70,40 @@ class ViewFolder:
             mend="choose another folder with --view-cache, or delete this one",
         )
 
-    def file(self, content: str, view: int | str) -> Path:
+    def file(self, key: str, view: int | str) -> Path:
         """Return the file of a picture's view.
 
         Args:
-            content: SHA-256 of the picture.
+            key: The picture's :func:`view_key`.
             view: Number, or ``PLAIN``.
         """
-        return self.folder / content[:2] / f"{content}.{view}.safetensors"
+        return self.folder / key[:2] / f"{key}.{view}.safetensors"
 
-    def view_seed(self, content: str, view: int | str) -> int:
+    def view_seed(self, key: str, view: int | str) -> int:
         """Return the seed of a view's augmentation, which is the same in every run."""
-        return int(digest_of([SEED, content, view])[:8], 16)
+        return int(digest_of([SEED, key, view])[:8], 16)
 
-    def read(self, content: str, view: int | str) -> dict[str, Tensor] | None:
-        """Return a view's tensors, without a batch's dimension; None if the picture could not be read.
+    def read(self, key: str, view: int | str) -> dict[str, Tensor] | None:
+        """Return a view's tensors, without a batch dimension; None if the picture could not be read.
 
         Raises:
             ValueError: if the file is damaged.
         """
-        file = self.file(content, view)
+        file = self.file(key, view)
         if not file.exists():
             return None
+
         try:
             return load_file(file)
         except SafetensorError as error:
-            raise ValueError(f"{file} is damaged ({error}): delete it, and give the same command again") from error
+            raise ValueError(f"{file} is damaged ({error}): delete it, and run the same command again") from error
 
 
 class ViewSet(Dataset):
-    """The views of a data set's pictures, in the place of images.
+    """The views of a data set's pictures, to train on instead of images.
 
     An item is a dictionary of a view's tensors, and the (L,) labels; or None for a picture that could not be read. An
-    index that carries a seed, ``(index, seed)``, takes one of the augmented views, a plain index the plain one.
+    index with a seed, ``(index, seed)``, selects one of the augmented views, a plain index the plain one.
 
     Args:
         dataset: Pictures with labels.
@@ -113,7 +114,7 @@ class ViewSet(Dataset):
     def __init__(self, dataset: HierarchicalDataset, folder: ViewFolder, count: int = 0):
         self.dataset, self.folder, self.count = dataset, folder, count
         self.taxonomy, self.labels = dataset.taxonomy, dataset.labels
-        self.contents = [view_key(picture) for picture in dataset.pictures]
+        self.keys = [view_key(picture) for picture in dataset.pictures]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -123,15 +124,17 @@ class ViewSet(Dataset):
         if isinstance(index, tuple):
             index, seed = index
             view = seed % self.count if self.count else PLAIN
-        found = self.folder.read(self.contents[index], view)
-        return None if found is None else (found, self.labels[index])
+
+        tensors = self.folder.read(self.keys[index], view)
+        return None if tensors is None else (tensors, self.labels[index])
 
     @staticmethod
     def collate(batch: list[tuple[dict[str, Tensor], Tensor] | None]) -> dict | None:
-        """Return ``images`` (their averages over superpixels), ``segments``, ``labels`` and ``targets``, the same."""
+        """Return ``images`` (averages over superpixels), ``segments``, ``labels``, and ``targets``, equal to labels."""
         samples = [sample for sample in batch if sample is not None]
         if not samples:
             return None
+
         stacked = {key: torch.stack([view[key] for view, _ in samples]) for key in samples[0][0]}
         labels = torch.stack([labels for _, labels in samples])
         return {
@@ -146,29 +149,29 @@ class ViewSet(Dataset):
         }
 
     def all_views(self) -> list[tuple[int, int | str]]:
-        """Return the index and view of everything that the folder should hold; of copies of a picture the first."""
+        """Return the index and view of all views that the folder should hold; copies of a picture count once."""
         views: list[int | str] = [*range(self.count)] if self.count else [PLAIN]
-        first = {content: index for index, content in reversed([*enumerate(self.contents)])}
+        first = {key: index for index, key in reversed([*enumerate(self.keys)])}
         return [(index, view) for index in sorted(first.values()) for view in views]
 
     def missing(self) -> list[tuple[int, int | str]]:
-        """Return the index and view of what is not in the folder yet."""
+        """Return the index and view of each view that is not in the folder yet."""
         return [view for view in self.all_views() if not self._has(view)]
 
     def _has(self, view: tuple[int, int | str]) -> bool:
-        return self.folder.file(self.contents[view[0]], view[1]).exists()
+        return self.folder.file(self.keys[view[0]], view[1]).exists()
 
     def make(self, model: HCast, workers: int = 0, processes: Processes = ALONE) -> None:
-        """Make what is missing; each process its share, and all wait for the others.
+        """Make the missing views; each process makes its share, and waits for the others.
 
-        Features depend on the batch they were computed in, by rounding. So batches are always the same parts of the
-        list of all views, and one of which anything is missing is computed whole: a run that was stopped goes on to
-        the bit.
+        The last bits of features depend on the batch in which they are computed. So batches are always the same parts
+        of the list of all views, and a batch with a missing view is computed as a whole: a resumed run is equal to the
+        bit.
 
         Args:
-            model: Whose stem is frozen.
+            model: A model with a frozen stem.
             workers: Processes that read pictures and compute superpixels.
-            processes: Who does it.
+            processes: The processes that share the work.
 
         Raises:
             OSError: if the folder has no room.
@@ -179,19 +182,23 @@ class ViewSet(Dataset):
         share = [view for i in processes.share(len(batches)) for view in batches[i]]
         if share:
             _check_room(self.folder.folder, len(self.missing()), model.config, model.stem.proj.in_features)
-        name = "augmented views" if self.count else "views"
+
+        title = "augmented views" if self.count else "views"
         hidden = not (processes.is_main and share) or hides_bars()
-        with tqdm(total=len(share), desc=name, disable=hidden, leave=False) as bar:
-            for contents, views, tensors in self._run(model, share, workers):
-                for number, (content, view) in enumerate(zip(contents, views)):
-                    self._write(content, view, {key: value[number].contiguous() for key, value in tensors.items()})
-                bar.update(len(contents))
+        with tqdm(total=len(share), desc=title, disable=hidden, leave=False) as bar:
+            for made, tensors in self._run(model, share, workers):
+                for number, (index, view) in enumerate(made):
+                    sample = {name: tensor[number].contiguous() for name, tensor in tensors.items()}
+                    self._write(self.keys[index], view, sample)
+                bar.update(len(made))
 
         processes.gather(None)
 
     @torch.inference_mode()
-    def _run(self, model: HCast, missing: list[tuple[int, int | str]], workers: int) -> Iterator[tuple]:
-        """Yield the contents, views and tensors of each batch that the stem has seen."""
+    def _run(
+        self, model: HCast, missing: list[tuple[int, int | str]], workers: int
+    ) -> Iterator[tuple[list[tuple[int, int | str]], dict[str, Tensor]]]:
+        """Yield, for each batch, the index and view of its samples and the tensors that the stem gives for them."""
         device = next(model.parameters()).device
         images = _Missing(self, missing)
         collate = SuperpixelCollate(model.config, device=torch.device("cpu"))
@@ -206,29 +213,29 @@ class ViewSet(Dataset):
         training = model.training
         model.eval()
         try:
-            for places, batch in start_workers(loader):
-                if not places:
+            for positions, batch in start_workers(loader):
+                if not positions:
                     continue
+
                 segments = batch["segments"].to(device)
                 means = model.superpixel_means(batch["images"].to(device), segments, number)
                 tensors = {"features": means.features.half().cpu(), "area": means.area.to(torch.int32).cpu()}
                 if means.descriptor is not None:
                     tensors["descriptor"] = means.descriptor.half().cpu()
                 tensors["segments"] = batch["segments"].to(torch.uint8 if number <= 256 else torch.int32)
-                chosen = [missing[place] for place in places]
-                yield [self.contents[i] for i, _ in chosen], [view for _, view in chosen], tensors
+                yield [missing[position] for position in positions], tensors
         finally:
             model.train(training)
 
-    def _write(self, content: str, view: int | str, tensors: dict[str, Tensor]) -> None:
-        file = self.folder.file(content, view)
+    def _write(self, key: str, view: int | str, tensors: dict[str, Tensor]) -> None:
+        file = self.folder.file(key, view)
         file.parent.mkdir(exist_ok=True)
-        with whole_file(file, sync=False) as temporary:  # a damaged view is told of, and made again
+        with whole_file(file, sync=False) as temporary:  # a damaged view is reported when it is read
             save_file(tensors, temporary)
 
 
 class _Missing(Dataset):
-    """The images of views that are to be made, with their place in the list."""
+    """The images of the views to be made, with their position in the list."""
 
     def __init__(self, views: ViewSet, missing: list[tuple[int, int | str]]):
         self.views, self.missing = views, missing
@@ -236,17 +243,17 @@ class _Missing(Dataset):
     def __len__(self) -> int:
         return len(self.missing)
 
-    def __getitem__(self, place: int) -> tuple[int, tuple] | None:
-        index, view = self.missing[place]
-        seed = self.views.folder.view_seed(self.views.contents[index], view)
+    def __getitem__(self, position: int) -> tuple[int, tuple] | None:
+        index, view = self.missing[position]
+        seed = self.views.folder.view_seed(self.views.keys[index], view)
         sample = self.views.dataset[index, seed]
-        return None if sample is None else (place, sample)
+        return None if sample is None else (position, sample)
 
 
 def _collate(batch: list[tuple[int, tuple] | None], collate: SuperpixelCollate) -> tuple[list[int], dict | None]:
-    """Return the places of samples that could be read, and their batch."""
+    """Return the positions of the samples that could be read, and their batch."""
     samples = [sample for sample in batch if sample is not None]
-    return [place for place, _ in samples], collate([sample for _, sample in samples])
+    return [position for position, _ in samples], collate([sample for _, sample in samples])
 
 
 def stem_digest(model: HCast) -> str:
@@ -259,7 +266,7 @@ def stem_digest(model: HCast) -> str:
 
 
 def view_key(picture: str | Path | bytes) -> str:
-    """Return the SHA-256 of a picture's file, or of its bytes; of a file that cannot be read, of its name."""
+    """Return the SHA-256 of a picture's content, or, if its file cannot be read, of the file's name."""
     try:
         return content_digest(picture)
     except OSError:
@@ -267,7 +274,7 @@ def view_key(picture: str | Path | bytes) -> str:
 
 
 def view_bytes(config: HCastConfig, features: int) -> int:
-    """Return about how many bytes a view takes: halves of a stem's features, and the segments."""
+    """Return about how many bytes a view takes: a stem's features in float16, and the segments."""
     return 2 * config.num_superpixels * features + config.image_size**2
 
 
@@ -275,8 +282,8 @@ def _check_room(folder: Path, count: int, config: HCastConfig, features: int) ->
     needed, free = count * view_bytes(config, features), shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"{folder}: {count} views take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free: choose "
-            "another folder with --view-cache, fewer --augment-views, or 0 for augmentation on the fly"
+            f"{folder}: {count} views take about {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free: "
+            "choose another folder with --view-cache, fewer --augment-views, or 0 for augmentation on the fly"
         )
 
 

@@ -1,4 +1,4 @@
-"""The error of weights that cannot be used."""
+"""The error for weights that cannot be used."""
 
 
 class WeightsError(ValueError):

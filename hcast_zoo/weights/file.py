@@ -39,7 +39,7 @@ class Weights:
         taxonomy: The labels, or None for a model without names.
         state_dict: Tensors that load strictly into ``HCast(config)``.
         metadata: Free text about the weights: ``name``, ``license``, ``training`` and so on.
-        calibration: Temperatures fitted on held-out data, or None if nobody has; see ``hcast-zoo calibrate``.
+        calibration: Temperatures fitted on held-out data, or None; see ``hcast-zoo calibrate``.
     """
 
     config: HCastConfig
@@ -59,26 +59,32 @@ class Weights:
 
 
 def save_weights(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a safetensors file at once: a crash leaves the old file or the new one.
+    """Write a safetensors file atomically: a crash leaves the old file or the new one.
 
     Args:
         weights: What to write.
         path: Target file.
-        dtype: Store floating-point tensors so, e.g. ``torch.float16``; as they are by default.
+        dtype: Type to store floating-point tensors in, e.g. ``torch.float16``; unchanged if None.
     """
-    tensors = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in weights.state_dict.items()}
+    tensors = {}
+    for name, tensor in weights.state_dict.items():
+        if dtype and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        tensors[name] = tensor.contiguous().cpu()
+
     metadata = {**weights.metadata, "format": "pt", "config": json.dumps(weights.config.to_dict())}
     if weights.taxonomy is not None:
         metadata["taxonomy"] = json.dumps(weights.taxonomy.to_dict(), ensure_ascii=False)
     if weights.calibration is not None:
         metadata["calibration"] = json.dumps(weights.calibration.to_dict(), ensure_ascii=False)
-    write_whole(path, _sort_header(serialize({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata)))
+
+    write_whole(path, _sort_header(serialize(tensors, metadata)))
 
 
 def _sort_header(file: bytes) -> bytes:
-    """Return a safetensors file with its metadata in order, so that equal content is equal bytes.
+    """Return a safetensors file with its metadata sorted, so that equal weights give equal bytes.
 
-    The library writes it in a random order, and the Hub would see a change in every copy.
+    The library writes metadata in random order, and the Hub would see every copy as a change.
     """
     end = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:end])
@@ -92,7 +98,7 @@ def load_weights(source: str | Path) -> Weights:
     """Read weights.
 
     Args:
-        source: A name from :func:`packaged` or :data:`.tags.TAGS` (``hcast_small.emoji_art``,
+        source: A name from :func:`packaged_weights` or :data:`.tags.TAGS` (``hcast_small.emoji_art``,
             ``hcast_small.cast_in1k``, or ``hcast_small`` for its default), a ``.safetensors`` file, a folder that
             holds ``model.safetensors``, or a repository on the Hub (``org/name``, ``org/name@revision``).
 
@@ -103,14 +109,14 @@ def load_weights(source: str | Path) -> Weights:
     path = find_weights(source)
     repository = None if Path(source).exists() else parse_repository(str(source))
     if repository and "config" not in read_metadata(path):
-        download_file(repository[0], "config.json", repository[1])  # beside the weights, where read looks
+        download_file(repository[0], "config.json", repository[1])  # beside the weights, where read_weights looks
     return read_weights(path)
 
 
 def read_weights(path: str | Path, tensors: bool = True) -> Weights:
-    """Read a weights file; without ``tensors`` only its header, which takes a millisecond.
+    """Read a weights file; without ``tensors``, only its header.
 
-    A file that ``save_pretrained`` of transformers wrote has its config and taxonomy in the ``config.json`` beside it.
+    transformers' ``save_pretrained`` writes config and taxonomy into a ``config.json`` beside the weights.
 
     Raises:
         WeightsError: if the file is damaged, a pickle, or lacks a valid config.
@@ -122,7 +128,7 @@ def read_weights(path: str | Path, tensors: bool = True) -> Weights:
             with safe_open(path, framework="pt") as file:
                 state_dict = {k: file.get_tensor(k) for k in file.keys()}
         except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-            # The last ones come from torch, of types and shapes that it does not have.
+            # torch raises the last three for types and shapes that it does not support.
             raise WeightsError(f"{path}: a tensor cannot be read: {clip(error)}") from error
 
     if "config" not in metadata:
@@ -130,8 +136,8 @@ def read_weights(path: str | Path, tensors: bool = True) -> Weights:
 
     if "config" not in metadata:
         raise WeightsError(
-            f"{path}: expected H-CAST weights with a config in their metadata; run `hcast-zoo convert` "
-            "on checkpoints from elsewhere"
+            f"{path}: expected H-CAST weights with a config in their metadata; convert checkpoints from elsewhere "
+            "with `hcast-zoo convert`"
         )
 
     try:
@@ -143,7 +149,8 @@ def read_weights(path: str | Path, tensors: bool = True) -> Weights:
 
     if taxonomy is not None and taxonomy.level_classes != config.level_classes:
         raise WeightsError(
-            f"{path}: the taxonomy has {taxonomy.level_classes} classes, the config {config.level_classes}"
+            f"{path}: expected a taxonomy and a config with the same classes per level, got "
+            f"{taxonomy.level_classes} and {config.level_classes}"
         )
 
     try:
@@ -164,6 +171,7 @@ def _read_config_json(path: Path) -> dict[str, str]:
 
     if not isinstance(data, dict) or data.get("model_type") != "hcast":
         return {}
+
     fields = {f.name for f in dataclasses.fields(HCastConfig)}
     entries = {"config": json.dumps({k: v for k, v in data.items() if k in fields})}
     for key in ("taxonomy", "calibration"):
@@ -177,27 +185,29 @@ def build_model(weights: Weights, device: str | torch.device = "cpu") -> HCast:
     """Return a model in eval mode, float32, with these weights.
 
     Raises:
-        WeightsError: if the tensors are those of another model; the message names some of them.
+        WeightsError: if the tensors do not fit the config; the message names some of them.
         ValueError: if there is no such device.
     """
     model = check_weights(weights)
-    # A copy, because tensors of a mapped file are not aligned, which makes kernels slower and moves last bits.
-    state = {
-        k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.state_dict.items()
-    }
+    # A copy, because tensors of a memory-mapped file are not aligned: kernels are slower and the last bits differ.
+    state = {}
+    for name, tensor in weights.state_dict.items():
+        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        state[name] = tensor.to(dtype, copy=True)
+
     model.load_state_dict(state, assign=True)
     return model.to(check_device(device)).eval()
 
 
 def check_weights(weights: Weights) -> HCast:
-    """Check that tensors are those of the config, before any memory is taken for what a config asks for.
+    """Check that the tensors fit the config, before memory for a model of that config is allocated.
 
     Returns:
-        The model of the config, on the meta device; of weights without any head, such as self-supervised ones, it
-        has none either, and its output no logits.
+        The model of the config, on the meta device. For weights without heads, such as self-supervised ones, the model
+        has no heads either, and gives no logits.
 
     Raises:
-        WeightsError: if they are those of another model; the message names some of them.
+        WeightsError: if the tensors do not fit the config; the message names some of them.
     """
     model = HCast(weights.config, device="meta")
     if is_headless(weights):
@@ -205,13 +215,14 @@ def check_weights(weights: Weights) -> HCast:
     expected, given = model.state_dict(), weights.state_dict
     problems = [f"no {k}" for k in expected if k not in given]
     problems += [f"unknown {clip(k)}" for k in given if k not in expected]
-    for key, tensor in expected.items():
-        if key in given and given[key].shape != tensor.shape:
-            problems.append(f"{key} is {brief(tuple(given[key].shape))}, not {tuple(tensor.shape)}")
 
-    for key, tensor in expected.items():
-        if key in given and given[key].is_floating_point() != tensor.is_floating_point():
-            problems.append(f"{key} is {given[key].dtype}, not a kind of {tensor.dtype}")
+    for key, wanted in expected.items():
+        if (tensor := given.get(key)) is None:
+            continue
+        if tensor.shape != wanted.shape:
+            problems.append(f"{key} is {brief(tuple(tensor.shape))}, not {tuple(wanted.shape)}")
+        if tensor.is_floating_point() != wanted.is_floating_point():
+            problems.append(f"{key} is {tensor.dtype}, not a kind of {wanted.dtype}")
 
     if problems:
         raise WeightsError(f"weights of another model, {len(problems)} differences: {'; '.join(problems[:5])}")
@@ -220,20 +231,20 @@ def check_weights(weights: Weights) -> HCast:
 
 
 def is_headless(weights: Weights) -> bool:
-    """Return whether these are features to train from: all of a network but its heads."""
+    """Tell whether these weights are a network without heads, to be used as features or to train from."""
     return weights.metadata.get("heads") == "none" and not any(k.startswith("heads.") for k in weights.state_dict)
 
 
 def fit_state_dict(state_dict: dict[str, Tensor], model: HCast, official: bool = False) -> dict[str, Tensor]:
-    """Return what of a state dict can start a model of another image size or other classes.
+    """Return the tensors of a state dict that can start a model of another image size or other classes.
 
     The position embedding is resampled; heads of other shapes are left out. Load the result with ``strict=False``.
 
     Args:
-        state_dict: Tensors of some model.
-        model: What to start.
-        official: Do as the authors' fine-tuning: resample without antialiasing, and keep the finest head wherever it
-            has the right number of classes (docs/official_differences.md, 41).
+        state_dict: Tensors to start from.
+        model: The model to start.
+        official: Follow the authors' fine-tuning: resample without antialiasing, and keep the finest head if it has
+            the right number of classes (docs/official_differences.md, 41).
 
     Raises:
         WeightsError: if anything but a head has another shape or is missing.
@@ -257,7 +268,7 @@ def fit_state_dict(state_dict: dict[str, Tensor], model: HCast, official: bool =
 
 
 def _move_finest_head(state: dict[str, Tensor], level: int) -> dict[str, Tensor]:
-    """Give the finest head the index of another number of levels, for the official code calls it ``head`` always."""
+    """Renumber the finest head for another number of levels: the official code always calls it ``head``."""
     last = max((int(key.split(".")[1]) for key in state if key.startswith("heads.")), default=level)
     if last == level:
         return state
@@ -273,9 +284,9 @@ def _move_finest_head(state: dict[str, Tensor], level: int) -> dict[str, Tensor]
 
 
 def find_weights(source: str | Path) -> Path:
-    """Return the file a name, a file, a folder or a repository on the Hub stands for.
+    """Return the file that a name, a file, a folder or a repository on the Hub stands for.
 
-    The checksum of a file in the package's index is verified. What exists on disk goes before the Hub.
+    The checksum of a file in the package's index is verified. A file or folder on disk takes precedence over the Hub.
     """
     index = packaged_weights()
     name = str(source)
@@ -292,7 +303,7 @@ def find_weights(source: str | Path) -> Path:
         weights_file = next((file for file in files if file.exists()), None)
         if weights_file is None:
             raise WeightsError(
-                f"{path}: expected a folder with model.safetensors, or one of a training run with {RUN_FILES[0]}; it "
+                f"{path}: expected a folder with model.safetensors, or a training run's folder with {RUN_FILES[0]}; it "
                 "has neither" + (". The run has not validated yet" if (path / "run.json").exists() else "")
             )
         return weights_file
@@ -333,7 +344,7 @@ def _find_packaged(name: str, entry: dict) -> Path:
 
 
 def checksum(source: str | Path) -> str:
-    """Return the SHA-256 of the file that some weights are in; see :func:`resolve`."""
+    """Return the SHA-256 of a weights file; see :func:`find_weights`."""
     return sha256(find_weights(source))
 
 
@@ -344,7 +355,7 @@ def _write_published(
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:
-    """Return the model of some weights, in eval mode; :func:`load` tells what ``source`` can be."""
+    """Return a model with some weights, in eval mode; for ``source`` see :func:`load_weights`."""
     return build_model(load_weights(source), device)
 
 

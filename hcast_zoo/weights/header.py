@@ -1,7 +1,7 @@
-"""What weights files tell without their tensors, and which ship with the package; read without importing torch.
+"""The metadata of weights files, and the list of packaged weights; read without importing torch.
 
-A checkout holds all weights of the index. The wheel on PyPI holds those of ``DEFAULT_MODEL``, and the headers of all;
-the others come from the Hub when they are first used.
+A checkout has all weights of the index. The wheel on PyPI has those of ``DEFAULT_MODEL``, and the headers of all; the
+others are downloaded from the Hub when they are first used.
 """
 
 import json
@@ -19,7 +19,7 @@ SHIPPED_INDEX = SHIPPED / "index.json"  # name -> {"file", "sha256"}; the first 
 
 
 def packaged_weights() -> dict[str, dict]:
-    """Return the weights in the package: name to ``file``, ``sha256`` and what else the index tells."""
+    """Return the packaged weights: name to ``file``, ``sha256`` and the other entries of the index."""
     return json.loads(SHIPPED_INDEX.read_text()) if SHIPPED_INDEX.exists() else {}
 
 
@@ -35,7 +35,7 @@ def header_path(entry: dict) -> Path:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the text that a safetensors file holds beside its tensors.
+    """Return the metadata of a safetensors file.
 
     Raises:
         WeightsError: if the file is damaged, or a pickle.
@@ -46,6 +46,6 @@ def read_metadata(path: str | Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"{path}: expected a complete safetensors file: {clip(error)}. A checkpoint of the official "
-            "code or a pickle is read by `hcast-zoo convert`; a truncated download must be repeated"
+            f"{path}: expected a complete safetensors file: {clip(error)}. Convert a pickle, such as an official "
+            "checkpoint, with `hcast-zoo convert`; repeat a truncated download"
         ) from error

@@ -1,4 +1,4 @@
-"""The Hub, for reading: one file of a model repository, and errors that say what to do."""
+"""Read a file of a model repository on the Hub, with errors that say what to do."""
 
 import re
 from pathlib import Path
@@ -14,17 +14,17 @@ def parse_repository(source: str) -> tuple[str, str | None] | None:
     """Split ``org/name``, ``org/name@revision`` or ``hf-hub:org/name`` into repository and revision.
 
     Returns:
-        None if the text has not that form, or looks like a file of weights.
+        None if the text does not have that form, or names a ``.safetensors`` file.
     """
     match = _REPOSITORY.fullmatch(source)
     return (match["repo"], match["revision"]) if match and not source.endswith(".safetensors") else None
 
 
 def download_file(repo: str, filename: str, revision: str | None = None) -> Path:
-    """Return a file of a model repository in the local cache, fetching it if it is not there yet.
+    """Return the path of a repository's file in the local cache; download the file if it is not there yet.
 
-    A download that breaks off is taken up again by the next call; until it is complete, and has the size the Hub
-    told, no file of that name is in the cache.
+    The next call resumes an interrupted download. The file appears in the cache only once it is complete and has the
+    size that the Hub announced.
 
     Args:
         repo: ``org/name``.
@@ -34,7 +34,7 @@ def download_file(repo: str, filename: str, revision: str | None = None) -> Path
     Raises:
         HubError: if there is no such repository, revision or file, no connection, or the download is incomplete.
     """
-    from huggingface_hub import constants, errors, hf_hub_download  # half a second, which packaged weights do not need
+    from huggingface_hub import constants, errors, hf_hub_download  # takes half a second; packaged weights need none
 
     where = f"{repo}@{revision}" if revision else repo
     try:
@@ -48,11 +48,11 @@ def download_file(repo: str, filename: str, revision: str | None = None) -> Path
             f"no repository {repo!r} on {constants.ENDPOINT}: check the name; if it is private, `hf auth login` first"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise HubError(f"{repo} has no revision {revision!r}: give a branch, a tag or a commit of it") from error
+        raise HubError(f"{repo} has no revision {revision!r}: expected one of its branches, tags or commits") from error
     except errors.LocalEntryNotFoundError as error:  # offline, or no connection; a kind of EntryNotFoundError
         if constants.is_offline_mode():
             raise HubError(
-                f"{filename} of {where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset "
+                f"{filename} of {where} is not in the cache, and HF_HUB_OFFLINE forbids downloading it: unset "
                 "it once, or give a folder"
             ) from error
 

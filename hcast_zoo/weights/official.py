@@ -1,4 +1,4 @@
-"""Official H-CAST and CAST checkpoints to ours."""
+"""Convert official H-CAST and CAST checkpoints."""
 
 import re
 from collections.abc import Iterable
@@ -32,28 +32,31 @@ CAPTION_LAYER = ("feats_layer.weight", "feats_layer.bias")
 def convert_official(
     state_dict: dict[str, Tensor], *, keep_last_pool: bool = False, **overrides
 ) -> tuple[HCastConfig, dict[str, Tensor]]:
-    """Turn the state dict of an official H-CAST or CAST model into a config and a state dict of ours.
+    """Convert the state dict of an official H-CAST or CAST model to our config and state dict.
 
-    Accepts two levels, three levels, one (flat CAST) or no head: self-supervised CAST (``module.base_encoder.*`` of
-    MoCo v3, whose momentum encoder, predictor and projection head are left out) and what CAST's
-    ``convert_to_deit.py`` makes of it; and FreeGrainLearning's H-CAST, whose ``feats_layer`` for captions reaches no
-    logit and is left out. With or without the aliases ``blocks1.*`` to ``blocks4.*`` that official checkpoints hold,
-    wrapped in ``model`` or ``state_dict`` or not, and with a ``module.`` prefix.
-    Blocks are told apart from the stage boundaries by those aliases; without them 11 blocks are 3+3+3+2, 15 are
-    6+3+3+3 and 4 are 1+1+1+1.
+    Accepted are:
+
+    - H-CAST with two or three levels, and flat CAST with one;
+    - self-supervised CAST, without a head: ``module.base_encoder.*`` of MoCo v3, and the output of CAST's
+      ``convert_to_deit.py``. MoCo's momentum encoder, predictor and projection head are left out;
+    - FreeGrainLearning's H-CAST. Its ``feats_layer`` for captions reaches no logit and is left out.
+
+    The tensors may be wrapped in ``model`` or ``state_dict``, and have the prefix ``module.``. Official checkpoints
+    repeat their blocks under the aliases ``blocks1.*`` to ``blocks4.*``, which give the depth of each stage; without
+    the aliases, 11 blocks are taken as 3+3+3+2, 15 as 6+3+3+3 and 4 as 1+1+1+1.
 
     Args:
         state_dict: Official names to tensors.
         keep_last_pool: Keep the fourth graph pooling, which reaches no logit.
-        overrides: Config fields that a state dict does not tell: ``num_heads``, ``num_superpixels``,
-            ``num_clusters``, ``level_classes`` order is always found.
+        overrides: Config fields that a state dict does not determine: ``num_heads``, ``num_superpixels``,
+            ``num_clusters``.
 
     Returns:
         The config and a state dict that loads strictly into ``HCast(config)``; without ``heads.*`` if the checkpoint
-        has no classifier head (the config's one level then means nothing).
+        has no classifier head (the config's one level is then a placeholder).
 
     Raises:
-        ValueError: if keys are missing or left over, or a shape differs; the message lists them.
+        ValueError: if keys are missing or unexpected, or a shape differs; the message lists them.
     """
     state = _join_position(_leave_out(_unwrap(state_dict)))
     aliases, state = _split_aliases(state)
@@ -68,6 +71,7 @@ def convert_official(
 
     if unknown:
         raise ValueError(f"not an official H-CAST checkpoint: {len(unknown)} unknown keys, such as {unknown[:5]}")
+
     expected = {k: v.shape for k, v in HCast(config, device="meta").state_dict().items()}
     if not any(k in converted for k in expected if k.startswith("heads.")):
         expected = {k: v for k, v in expected.items() if not k.startswith("heads.")}
@@ -112,7 +116,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
 
 
 def is_official(state_dict: dict) -> bool:
-    """Tell whether a state dict has the official names."""
+    """Tell whether a state dict has the official parameter names."""
     try:
         return "patch_embed.proj.0.weight" in _unwrap(state_dict)
     except ValueError:
@@ -125,7 +129,7 @@ def projection_head(state_dict: dict) -> dict[str, Tensor]:
 
 
 def _unwrap(state_dict: dict) -> dict[str, Tensor]:
-    """Return the tensors of one network: the base encoder's of MoCo's three."""
+    """Return the tensors of one network: for MoCo, which has three, those of the base encoder."""
     for key in ("model", "state_dict"):
         if isinstance(state_dict.get(key), dict):
             state_dict = state_dict[key]
@@ -149,21 +153,22 @@ def _unwrap(state_dict: dict) -> dict[str, Tensor]:
 
 
 def _leave_out(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out what reaches no logit: MoCo's projection head, and FreeGrainLearning's layer for captions."""
+    """Leave out tensors that reach no logit: MoCo's projection head, and FreeGrainLearning's layer for captions."""
     return {k: v for k, v in state.items() if not PROJECTION_HEAD.match(k) and k not in CAPTION_LAYER}
 
 
 def _join_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give a position embedding without a class row the one that the MoCo variant keeps apart, as ``pe_token``.
+    """Add the class row to a position embedding that lacks it: the MoCo variant stores it apart, as ``pe_token``.
 
     Source: CAST's cast_models/cast.py, build_2d_sincos_position_embedding and forward_features.
     """
     position, token = state.get("pos_embed"), state.get("pe_token")
     if position is None or position.ndim != 3:
         return state
+
     state = {k: v for k, v in state.items() if k != "pe_token"}
     count = position.shape[1]
-    if round(count**0.5) ** 2 == count:  # a whole grid, so there is no class row
+    if round(count**0.5) ** 2 == count:  # a square grid, so there is no class row
         row = position.new_zeros(1, 1, position.shape[2]) if token is None else token
         state["pos_embed"] = torch.cat([row, position], 1)
     elif token is not None:
@@ -172,10 +177,10 @@ def _join_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sine_cosine_position(grid: int, dim: int, temperature: float = 10000.0) -> Tensor:
-    """Return the (1, grid * grid, dim) float32 table that MoCo's position embedding is fixed to, cells by rows.
+    """Return MoCo's fixed position embedding as a (1, grid * grid, dim) float32 table, row by row.
 
-    A quarter of the channels each: sine and cosine of the row, sine and cosine of the column, at wavelengths from
-    2 pi to 2 pi * temperature cells.
+    A quarter of the channels each hold the sine and cosine of the row and the sine and cosine of the column, at
+    wavelengths from 2 pi to 2 pi * temperature cells.
 
     Source: MoCo v3's 2-D sine-cosine embedding, by its formula.
     """
@@ -211,6 +216,7 @@ def _read_config(state: dict, aliases: dict, keep_last_pool: bool, overrides: di
     headless = not any(k.startswith(OFFICIAL_HEADS) for k in state)
     if not headless and (heads[-1:] != ["head"] or ("manufacturer_head" in heads and "family_head" not in heads)):
         raise ValueError(f"expected heads head, family_head and manufacturer_head in this order, got {heads}")
+
     fields = dict(
         level_classes=tuple(state[f"{h}.weight"].shape[0] for h in heads) or (1,),
         image_size=grid * 8,

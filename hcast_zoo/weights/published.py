@@ -1,4 +1,4 @@
-"""Weights that others publish, by name; imports nothing that is slow."""
+"""Weights that others publish, by name; without slow imports."""
 
 import dataclasses
 
@@ -7,18 +7,18 @@ MIT_CODE = "MIT (of the authors' code; the Hub repository's own licence was not 
 
 @dataclasses.dataclass(frozen=True)
 class Tag:
-    """Weights that somebody else publishes.
+    """Weights that others publish.
 
     Attributes:
         name: ``variant.tag``.
         repo: Repository on the Hub.
         path: File in it.
-        data: What they were trained on.
+        data: Training data.
         classes: Classes of the head; 0 for weights without a head.
         license: Licence of the file, as far as it is known.
-        reported: What its authors report.
-        parameters: How many the converted model has.
-        sha256: SHA-256 of the file; None where nobody told us.
+        reported: Accuracy that its authors report.
+        parameters: Number of parameters of the converted model.
+        sha256: SHA-256 of the file; None if its authors published none.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Tag:
 
     @property
     def address(self) -> str:
-        """Where the file is, as ``convert`` takes it."""
+        """Address of the file, as ``hcast-zoo convert`` takes it."""
         return f"hf://{self.repo}/{self.path}"
 
 

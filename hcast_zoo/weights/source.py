@@ -1,4 +1,4 @@
-"""Where a checkpoint to convert is: a file, ``hf://org/name/path[@revision]``, or an ``https://`` address."""
+"""Open a checkpoint to convert: a file, ``hf://org/name/path[@revision]``, or an ``https://`` address."""
 
 import contextlib
 import re
@@ -22,11 +22,11 @@ def open_source(source: str) -> Iterator[Path]:
     """Yield the local file of a source; a download from the web is removed afterwards.
 
     Args:
-        source: A file, ``hf://org/name/path`` with perhaps ``@revision``, or an ``https://`` address. Google Drive's
-            link to share a file is turned into that of its content.
+        source: A file, ``hf://org/name/path`` with an optional ``@revision``, or an ``https://`` address. Sharing
+            links of Google Drive are turned into download links.
 
     Raises:
-        ValueError: if an address is malformed, or leads to a web page in place of a file.
+        ValueError: if an address is malformed, or leads to a web page instead of a file.
         OSError: if the file cannot be read or downloaded.
     """
     if source.startswith("hf://"):
@@ -45,7 +45,7 @@ def open_source(source: str) -> Iterator[Path]:
 
 def _download(address: str, path: Path) -> None:
     if address.startswith("http://") and not re.match(r"http://(localhost|127\.0\.0\.1)[:/]", address):
-        raise ValueError(f"{clip(address)}: expected an https:// address, which nobody can change on the way")
+        raise ValueError(f"{clip(address)}: expected an https:// address: over http a file can be changed in transit")
     if match := _DRIVE.match(address):
         address = f"https://drive.usercontent.google.com/download?id={match['id']}&export=download&confirm=t"
 
@@ -53,8 +53,8 @@ def _download(address: str, path: Path) -> None:
         with urllib.request.urlopen(address, timeout=_TIMEOUT) as response, open(path, "wb") as file:
             if response.headers.get_content_type() == "text/html":
                 raise ValueError(
-                    f"{clip(address)}: expected a file, got a web page: the file may be gone, private, or asked "
-                    "for too often; download it in a browser and give the file"
+                    f"{clip(address)}: expected a file, got a web page: the file may be gone, private, or over its "
+                    "download quota; download it in a browser and give the file"
                 )
             shutil.copyfileobj(response, file)
             expected = response.headers.get("Content-Length")

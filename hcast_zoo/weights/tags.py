@@ -1,10 +1,10 @@
-"""Names of weights that others publish: where the file is, how it is verified, converted and kept.
+"""Weights that others publish: download, verify, convert and cache them by name.
 
-``hcast_small.cast_in1k`` and its kin are files of CAST's authors on the Hub. The first use of a name downloads the
-pickle, reads it without running code, converts it and keeps the safetensors file; later uses need no network.
+Names such as ``hcast_small.cast_in1k`` stand for files of CAST's authors on the Hub. The first use of a name downloads
+the pickle, reads it without running code, converts it and caches the safetensors file; later uses need no network.
 
-A published file has no checksum that we know of. So the SHA-256 of the first download is printed and pinned in the
-cache, and a file with another one is refused. :func:`pin` sets it beforehand.
+We know of no published checksums. The SHA-256 of the first download is therefore printed and pinned in the cache, and
+a file with another SHA-256 is refused. :func:`pin` sets it beforehand.
 """
 
 import json
@@ -35,15 +35,15 @@ def fetch_tag(name: str, write: Callable) -> Path:
         write: Called with path, config, taxonomy, state dict and metadata to write the converted file.
 
     Raises:
-        WeightsError: if the published file is not the pinned one, or is not the checkpoint it should be.
+        WeightsError: if the published file is not the pinned one, or not the expected checkpoint.
         HubError: if it cannot be downloaded.
     """
     tag = TAGS[name]
     path = cache_folder() / f"{name}.safetensors"
     expected = pinned(name)
     if path.exists():
-        found = _source_of(path)
-        if found and expected in (None, found):
+        source_digest = _source_digest(path)
+        if source_digest and expected in (None, source_digest):
             return path
 
     print(f"{name}: {tag.address}; licence: {tag.license}", file=sys.stderr)
@@ -57,7 +57,7 @@ def fetch_tag(name: str, write: Callable) -> Path:
     digest = sha256(source)
     if expected is not None and digest != expected:
         raise WeightsError(
-            f"{name}: {tag.address} has another SHA-256 than the pinned one: expected {expected}, got {digest}. "
+            f"{name}: {tag.address} does not have the pinned SHA-256: expected {expected}, got {digest}. "
             f"The published file changed. To accept it: hcast-zoo info {name} --pin {digest}"
         )
 
@@ -65,8 +65,8 @@ def fetch_tag(name: str, write: Callable) -> Path:
     if expected is None:
         pin(name, digest)
         print(
-            f"{name}: SHA-256 {digest}, not verified against a published one; pinned in {_pins()}, another file will "
-            "be refused",
+            f"{name}: SHA-256 {digest}, with no published one to compare it with; pinned in {_pins()}: a file with "
+            "another one will be refused",
             file=sys.stderr,
         )
 
@@ -74,7 +74,7 @@ def fetch_tag(name: str, write: Callable) -> Path:
 
 
 def _convert(tag: Tag, source: Path, digest: str, path: Path, write: Callable) -> None:
-    """Write the converted file; nothing is written where the checkpoint is not the one it should be."""
+    """Convert a checkpoint and write it; if it is not the expected one, raise WeightsError and write nothing."""
     try:
         config, state = convert_official(read_checkpoint(str(source)))
     except ValueError as error:
@@ -106,26 +106,27 @@ def _convert(tag: Tag, source: Path, digest: str, path: Path, write: Callable) -
 
 
 def _labels(config: HCastConfig) -> Taxonomy | None:
-    """Return the names of the leaves of ImageNet's WordNet tree as one level, or None for a head of other classes."""
+    """Return ImageNet's classes as a taxonomy of one level, or None for a head with other classes."""
     if config.level_classes != (1000,):
         return None
-    # The tree is data of a later room, which this one must not import. Its objects are in the official head's order.
+
+    # Read as data, because this folder must not import `paper`. The leaves are in the order of the official head.
     tree = json.loads(IMAGENET_TREE.read_text(encoding="utf-8"))
     leaf = tree["levels"][-1]
     return Taxonomy((leaf,), (tuple(tree["names"][leaf]),), (), tree["dataset"])
 
 
-def _source_of(path: Path) -> str | None:
-    """Return the SHA-256 of the file that a converted one was made of; None where it cannot be read."""
+def _source_digest(path: Path) -> str | None:
+    """Return the SHA-256 of the file that a converted one was made from; None if the converted one is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("source_sha256")
     except (SafetensorError, OSError):
-        return None  # made again
+        return None  # the file is then converted again
 
 
 def describe_tag(name: str) -> dict:
-    """Return what ``hcast-zoo info --list`` tells of a tag."""
+    """Return what ``hcast-zoo info --list`` shows for a tag."""
     tag, pin_of_user = TAGS[name], pinned(name)
     cached = cache_folder() / f"{name}.safetensors"
     return {
@@ -143,27 +144,27 @@ def describe_tag(name: str) -> dict:
 
 
 def default_tag(variant: str) -> str | None:
-    """Return the tag that a variant's bare name stands for where the package has no weights of it, or None."""
+    """Return the tag that a bare variant name stands for if the package has no weights for it, or None."""
     return next((name for name in TAGS if name.partition(".")[0] == variant), None)
 
 
 def cache_folder() -> Path:
-    """Return the folder of converted files and pins, in the Hub's cache of assets."""
+    """Return the folder of converted files and pins, in huggingface_hub's assets cache."""
     from huggingface_hub import cached_assets_path, constants
 
     return cached_assets_path("hcast-zoo", "weights", assets_dir=constants.HF_ASSETS_CACHE)
 
 
 def pinned(name: str) -> str | None:
-    """Return the SHA-256 that a tag's file must have; None if nobody pinned it yet."""
+    """Return the SHA-256 that a tag's file must have; None if none is pinned yet."""
     return TAGS[name].sha256 or _read_pins().get(name)
 
 
 def pin(name: str, digest: str) -> None:
-    """Pin the SHA-256 of a tag's file; a converted file of another one is made again.
+    """Pin the SHA-256 of a tag's file; a file converted from another one is replaced on its next use.
 
     Raises:
-        ValueError: if it is no SHA-256, or the package knows another one.
+        ValueError: if it is not a SHA-256, or the package pins another one.
     """
     if name not in TAGS:
         raise ValueError(f"no published weights {clip(name)!r}: expected one of {', '.join(TAGS)}")

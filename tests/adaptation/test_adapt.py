@@ -126,7 +126,9 @@ def test_applied_gives_the_adapted_model_and_then_the_stored_one(tiny_model, tax
     with torch.no_grad():
         with a.applied(tiny_model) as model:
             adapted = model(image).level_logits
-            with pytest.raises(ValueError, match="adapted to one picture of 16 tokens, got 2 of 16"):
+            with pytest.raises(
+                ValueError, match="expected the one picture, of 16 tokens, that the model is adapted to, got 2 of 16"
+            ):
                 model(torch.cat([image, image]))
         again = tiny_model(image).level_logits
     for x, y, z, w in zip(adapted, a.after.level_logits, again, a.before.level_logits):

@@ -119,7 +119,7 @@ def test_classify_then_move_the_slider(client, predictor, picture):
     (expected,) = predictor.predict([picture])
     message, answer, panel, caption, outcome, _ = client.predict(upload(picture), 0, *SETTINGS, api_name="/classify")
     assert message == outcome == "" and text(answer).split("this path")[0].strip() == ARROW.join(expected.path)
-    assert "What the model sees" in caption
+    assert "as the model sees it" in caption
     with Image.open(panel) as shown:
         plain = np.asarray(shown)
     panel, caption = client.predict(3, api_name="/show_stage")
@@ -388,7 +388,7 @@ def test_ports(predictor, address):
         with pytest.raises(ValueError, match="expected a port from 1 to 65535"), demo.serving(predictor, port=port):
             pass
     taken = urlsplit(address).port
-    with pytest.raises(OSError, match=f"port {taken} cannot be had"), demo.serving(predictor, port=taken):
+    with pytest.raises(OSError, match=f"port {taken} is not available"), demo.serving(predictor, port=taken):
         pass
 
 

@@ -112,7 +112,7 @@ def test_from_upload_to_adaptation(browse, tmp_path):
     assert ARROW.join(expected.path) in browser.text("#answer", "this path")
     shown, chosen = browser.nodes()
     assert chosen == list(expected.path) and len(shown) > 2 * len(chosen)
-    assert browser.text("#caption", "What the model sees")
+    assert browser.text("#caption", "as the model sees it")
 
     pictures = {browser.one("#panel img").get_attribute("src")}
     for stage, text in enumerate(("Stage 1", "Stage 2", "Stage 3", "Stage 4"), 1):

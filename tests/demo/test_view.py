@@ -103,7 +103,7 @@ def test_tree_along_a_path(taxonomy):
     assert [(n.name, n.chosen) for n in top.nodes] == [("bird", True), ("mammal", False)] and top.others == 0
     assert [n.name for n in middle.nodes] == ["owl", "gull"]  # the children of bird alone
     assert [(n.name, n.index) for n in fine.nodes] == [("barn owl", 0), ("snowy owl", 1)]  # chosen first
-    assert fine.own == ("snowy owl", pytest.approx(0.4)) and top.below and middle.below and fine.below
+    assert fine.level_choice == ("snowy owl", pytest.approx(0.4)) and top.below and middle.below and fine.below
     (branch,) = grow_tree(
         tensors([0.4, 0.3, 0.2, 0.1]), values, Taxonomy.from_paths([*map(tuple, "abcd")]), "c", siblings=2
     )

@@ -60,7 +60,7 @@ def test_names():
     assert named.path_names(named.paths[0]) == ("O11", "family 34", "Black_footed_Albatross")
     assert leaf_ids("living17")[0] == "n01631663"
     for name in ("cub", "no"):
-        with pytest.raises(TaxonomyError, match=f"'{name}' has no identifiers of leaves"):
+        with pytest.raises(TaxonomyError, match=f"'{name}' has no identifiers for its leaves"):
             leaf_ids(name)
     with pytest.raises(TaxonomyError, match="no tree 'no': expected one of aircraft, cub"):
         load_tree("no")

@@ -119,7 +119,7 @@ def test_publish(server, tiny_weights):  # noqa: F811
         "'@next')]))"
     )
     assert loaded == ["tiny"] * 3
-    assert "tag 'v1.0' is of another commit" in run(source="hcast_tiny.fashion_mnist", tag="v1.0")
+    assert "tag 'v1.0' points to another commit" in run(source="hcast_tiny.fashion_mnist", tag="v1.0")
 
 
 @pytest.mark.hub

@@ -155,7 +155,7 @@ def test_every_damage_to_a_checkpoint_is_found(stopped, tmp_path):
         folder, progress, wrong = find_checkpoint(run)
         assert folder.name == "checkpoint.old" and progress["step"] == 1 and file in wrong, name
         shutil.rmtree(run / "checkpoint.old")
-        with pytest.raises(CheckpointError, match=r"no checkpoint of this run is whole .*restore one, or delete"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint of this run is intact .*restore one, or delete"):
             find_checkpoint(run)
 
 
@@ -164,7 +164,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(make, stopped, tmp_path, c
     flip(stopped / "checkpoint/optimizer.bin")
     capsys.readouterr()
     make(epochs=1).train()
-    assert "optimizer.bin is not as it was written: going on from the checkpoint before it, of step 1" in (
+    assert "optimizer.bin has changed since it was written: resuming from the previous checkpoint, of step 1" in (
         capsys.readouterr().err
     )
     for name in ("last.safetensors", "checkpoint/model.safetensors", "checkpoint.old/model.safetensors"):

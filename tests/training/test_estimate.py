@@ -14,7 +14,7 @@ def test_the_time_is_told_of_long_runs_alone(picture_folder, taxonomy, tiny_conf
     logs = []
     for name, told in (("told", True), ("not", False)):
         run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / name, epochs=40, eval_epochs=40)
-        run._tell_time = run._tell_time if told else lambda: None
+        run._print_time = run._print_time if told else lambda: None
         train_epoch, epochs = run._train_epoch, []
 
         def stop(loader, epoch, done, train_epoch=train_epoch, epochs=epochs):

@@ -205,7 +205,9 @@ def test_what_cannot_be_done_there(picture_folder, taxonomy, tiny_config, tmp_pa
     with pytest.raises(ValueError, match='on_device: expected auto_augment "" and paper_exact off'):
         TrainConfig(on_device=True)
     train, val = (HierarchicalDataset.load(picture_folder, taxonomy, split) for split in ("train", "val"))
-    with pytest.raises(ValueError, match="superpixels slic or grid, which the accelerator can make; got 1 and seeds"):
+    with pytest.raises(
+        ValueError, match="superpixels slic or grid, which can be computed on the accelerator; got 1 and seeds"
+    ):
         Trainer(tiny_config, TrainConfig(on_device=True, auto_augment="", batch_size=4), train, val, tmp_path / "run")
 
 

@@ -40,7 +40,7 @@ def test_a_stem_has_its_own_rate(config):
     assert both["stem.body.conv_stem.weight"] == pytest.approx(0.1 * both["stem.proj.weight"])
     with pytest.raises(ValueError, match="stem_lr: expected a model with a pretrained stem"):
         rates(HCast(config), stem_lr=1e-4)
-    with pytest.raises(ValueError, match="something to train"):
+    with pytest.raises(ValueError, match="parameters to train"):
         make_optimizer(model.requires_grad_(False), TrainConfig(), 512)
 
 

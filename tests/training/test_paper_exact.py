@@ -91,7 +91,7 @@ def test_repeated_augmentation_is_deits():
         seeds |= {seed for batch in batches for _, seed in batch}
 
     assert len(sampler) == each * processes and len(seeds) == len(sampler)  # each repetition is augmented by itself
-    with pytest.raises(ValueError, match="expected 2 x 300 pictures or more of 512, which repeated augmentation draws"):
+    with pytest.raises(ValueError, match="expected 2 x 300 pictures or more per epoch, got the 512 that repeated"):
         RepeatedSampler(length, 0, 2, 300)
 
 

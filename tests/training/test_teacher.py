@@ -66,7 +66,7 @@ def test_a_timm_teacher_is_matched_by_the_names_of_its_classes(taxonomy, tiny_co
 
 def test_another_tree_is_refused(tiny_weights, tiny_config):
     other = Taxonomy.from_paths([(*path[:2], f"young {path[2]}") for path in TREE], LEVELS)
-    with pytest.raises(TeacherError, match=r"is not the one to be learned: .* got 2 > 4 > 6"):
+    with pytest.raises(TeacherError, match=r"is not the student.s: .* got 2 > 4 > 6"):
         load_teacher(str(tiny_weights), other, tiny_config)
 
 

@@ -78,7 +78,7 @@ def rewrite(path, tensors=None, **metadata):
         (lambda p: rewrite(p, config='{"width": 3}'), "unknown config keys: width"),
         (lambda p: rewrite(p, config='{"embed_dim": "wide"}'), "invalid config"),
         (lambda p: rewrite(p, taxonomy="[]"), "invalid config or taxonomy"),
-        (lambda p: rewrite(p, taxonomy='{"levels": ["a"], "names": [["x"]], "parents": []}'), "taxonomy has"),
+        (lambda p: rewrite(p, taxonomy='{"levels": ["a"], "names": [["x"]], "parents": []}'), "same classes per level"),
     ],
 )
 def test_broken_files_are_explained(tiny_weights, spoil, message):
@@ -161,7 +161,7 @@ def test_a_folder_that_transformers_wrote(tiny_model, taxonomy, tmp_path):
 
 
 def test_a_run_is_its_best_weights(tmp_path, tiny_weights):
-    with pytest.raises(WeightsError, match="or one of a training run with best"):
+    with pytest.raises(WeightsError, match="or a training run's folder with best"):
         find_weights(tmp_path)
     for name in ("last.safetensors", "best.safetensors"):
         shutil.copy(tiny_weights, tmp_path / name)
