@@ -132,7 +132,7 @@ ARMS = {
         lambda config: config.replace(head_stages=config.head_stages[::-1]),
     ),
     "flat_vit": Arm(
-        "a ViT of as many parameters, with one linear layer on square patches instead of the convolutional "
+        "a ViT with as many parameters, with one linear layer on square patches instead of the convolutional "
         "stem, and the heads of all levels on its class token (benchmarks/flat_vit.py)",
         flat_vit.flat_config,
         trainer=flat_vit.FlatTrainer,
@@ -375,10 +375,10 @@ def describe(run: dict, taxonomy: Taxonomy, pictures: int) -> str:
     tokens = ", ".join(map(str, c["num_clusters"][:-1]))
     return textwrap.fill(
         f"Every arm is {c['embed_dim']} wide and sees {c['image_size']}x{c['image_size']} pixels as "
-        f"{c['num_superpixels']} tokens ({c['superpixels']}), which the stages of H-CAST make {tokens}. It is trained "
-        f"from scratch for {epochs(s['epochs'])} of {run['training_labels'][0]:,} pictures, {s['batch_size']} a step, "
-        f"with {s['opt']}, by one schedule and the same seeds, and measured on the {pictures} test pictures of "
-        f"{taxonomy.name or 'the data'} with the average weights after the last step. Code: {run['code']}, torch "
+        f"{c['num_superpixels']} tokens ({c['superpixels']}), which H-CAST pools to {tokens}. It is trained from "
+        f"scratch for {epochs(s['epochs'])} of {run['training_labels'][0]:,} pictures, {s['batch_size']} per step, "
+        f"with {s['opt']}, the same schedule and the same seeds, and measured on the {pictures} test pictures of "
+        f"{taxonomy.name or 'the data'} with the EMA weights after the last step. Code: {run['code']}, torch "
         f"{run['torch']}.",
         120,
     )

@@ -42,7 +42,7 @@ through the poolings to the superpixels, a few gradient steps are taken there, a
 **The authors of H-CAST show one example of this idea and released no code. What follows is our interpretation.**
 
 ```bash
-hcast-zoo adapt picture.png --target dog --output out     # a node at any level; before and after in out/picture.png
+hcast-zoo adapt picture.png --target lion --output out    # a node at any level; before and after in out/picture.png
 hcast-zoo adapt picture.png --feedback path               # what was predicted; or entropy, or agreement
 ```
 
@@ -59,8 +59,8 @@ with adaptation.applied(model) as adapted:   # the adapted model, for this pictu
   `path`: the probability of the predicted path. `entropy`: the mean entropy of the levels. `agreement`: the probability
   that levels, drawn independently, form a path of the tree.
 - **What may change** (`free`). `tokens` (the default): the features of the superpixels that enter stage 1, without the
-  class token, which could carry the answer past the segments. `pooling`: the weights that decide which cluster a token
-  is in. `norms`: scales and shifts of the layer norms in the stages. Everything else is fixed; the heads always are.
+  class token, through which the answer could bypass the segments. `pooling`: the weights that decide which cluster a
+  token is in. `norms`: scales and shifts of the layer norms in the stages. Everything else is fixed, as are the heads.
 - **Steps.** Normalised gradient descent: each step is `step_size` times the norm of what changes, so one setting works
   for all kinds. The step with the lowest loss is kept, so the loss never ends higher than it started.
 - **Trust region.** All steps together stay within `radius` times that norm.
@@ -70,7 +70,10 @@ with adaptation.applied(model) as adapted:   # the adapted model, for this pictu
 
 ![Before and after]({picture})
 
-`hcast-zoo adapt {example} --target {target} --output DIR`
+`hcast-zoo adapt {example} --model {model} --target {target} --output DIR`
+
+The default is `hcast_small.emoji_art`. With `hcast_lite.in1k`, `adapt` stops with an error: its labels do not depend on
+what may change, because its class token starts from the superpixels' evidence, and a descriptor groups its segments.
 
 One picture shows what adaptation can do, not what it does on average; the average is measured below.
 
@@ -225,7 +228,7 @@ def measure(a, labels: Tensor, mask: Tensor | None, taxonomy: Taxonomy, calibrat
     return Result(right=right, probability=probability, iou=iou, change=[rand_distance(m, n) for m, n in zip(*maps)])
 
 
-def write_report(args, content, calibration: Calibration, cases: list[Case], results: dict[str, list[Result]]) -> None:
+def write_report(args, weights, calibration: Calibration, cases: list[Case], results: dict[str, list[Result]]) -> None:
     first = results[cases[0].name]
     fpa = 100 * statistics.mean(r.right[0] for r in first)
     rows_self = [self_row(c.name, results[c.name]) for c in cases if c.feedback != "target"]
@@ -240,9 +243,10 @@ def write_report(args, content, calibration: Calibration, cases: list[Case], res
         "adaptation.md",
         TEXT.format(
             picture=picture.as_posix(),
+            model=weights.metadata.get("name") or Path(args.model).name,
             example=args.example if args.example == EXAMPLE else Path(args.example).name,
             target=args.example_target,
-            provenance=report.provenance(args, content, len(first)),
+            provenance=report.provenance(args, weights, len(first)),
             steps=args.steps,
             step_size=args.step_size,
             radius=args.radius,

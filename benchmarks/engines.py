@@ -1,9 +1,9 @@
-"""What other engines and precisions bring, end to end, and what they cost in accuracy.
+"""Measure engines and precisions: end-to-end time, and accuracy.
 
     pip install '.[benchmarks,engines]'
     python benchmarks/engines.py --data emoji_art.parquet
 
-Writes docs/engines.md. Rows that this machine cannot compute say why.
+Writes docs/engines.md. A row that this machine cannot compute says why.
 """
 
 import os
@@ -35,15 +35,16 @@ hcast-zoo predict birds --model runs/birds/best.safetensors --output out.csv --e
 hcast-zoo evaluate --data birds --split test --model runs/birds/best.safetensors --engine onnxruntime
 ```
 
-`--engine` and `--precision` say what computes the logits. The model is exported once ([export.md](export.md)), and kept
-in the Hub's cache of assets by the weights' SHA-256 and the versions of torch and ONNX; OpenVINO keeps what it compiled
-beside it. The first batch goes through torch too: an engine whose probabilities differ by more than 1e-3 (`fp32`), 0.1
-(`bf16`) or 0.2 (`int8`) is refused, and `auto` takes the fastest that is not. `--verbose` prints the differences, the
-share of equal labels and the times. Superpixels, segment maps and explanations always come from OpenCV and torch.
+`--engine` and `--precision` choose what computes the logits. The model is exported once ([export.md](export.md)) and
+cached in huggingface_hub's assets cache, by the weights' SHA-256 and the versions of torch and ONNX; OpenVINO keeps its
+compiled model beside it. The first batch is also computed by torch: an engine whose probabilities differ by more than
+1e-3 (`fp32`), 0.1 (`bf16`) or 0.2 (`int8`) is refused, and `auto` chooses the fastest of the others. `--verbose` prints
+the differences, the share of equal labels and the times. Superpixels, segment maps and explanations always come from
+OpenCV and torch.
 
 | engine | `fp32` | `bf16` | `int8` |
 | --- | --- | --- | --- |
-| `torch` | as before, the default | autocast | torchao: weights, and dynamically activations |
+| `torch` | yes, the default | autocast | torchao: weights, and activations dynamically |
 | `onnxruntime` (CPU) | yes | no | no |
 | `openvino` (CPU) | yes | if the processor has bfloat16 instructions | no |
 
@@ -54,9 +55,9 @@ share of equal labels and the times. Superpixels, segment maps and explanations 
 | --- | --- | --- | --- | --- | --- | --- |
 {table}
 
-*FPA* by `best_path`, in percent. *Network*: time of a forward pass at batch {batch}, superpixels given; *end to end*:
-time of `Predictor.predict` on {files} picture files, decoding and superpixels included. Both relative to torch in
-`fp32`: median of {runs} alternating pairs, smallest and largest, on {cpu}, {threads} threads.
+*FPA* with `best_path`, in percent. *Network*: time of a forward pass at batch size {batch}, without superpixels;
+*end to end*: time of `Predictor.predict` on {files} picture files, with decoding and superpixels. Both are relative
+to torch in `fp32`: median of {runs} alternating pairs, with smallest and largest, on {cpu}, {threads} thread(s).
 """
 
 

@@ -1,10 +1,10 @@
-"""The comparison of the paper: a flat ViT of H-CAST's size, every level's head on its one class token.
+"""The paper's comparison: a flat ViT of H-CAST's size, with the heads of all levels on its one class token.
 
     python benchmarks/flat_vit.py --like runs/emoji/run.json --data emoji_art.parquet --taxonomy taxonomy.json \\
         --output runs/flat
 
-trains it as an H-CAST run was trained: its picture size, settings, number of tokens and seed, by the same trainer. The
-same command goes on with a run that was stopped. Then benchmarks/focus.py compares the two.
+trains it like an H-CAST run: with its picture size, settings, number of tokens and seed, by the same trainer. Rerun the
+same command to resume. Then benchmarks/focus.py compares the two.
 """
 
 import argparse
@@ -29,10 +29,10 @@ class FlatViT(nn.Module):
     """timm's ViT with a head per level; its tokens are square patches, one for each superpixel of an H-CAST.
 
     Args:
-        config: Width, heads, picture size, number of tokens and levels; the ``depths`` count together.
+        config: Width, heads, picture size, number of tokens and levels; the ViT's depth is the sum of ``depths``.
 
     Raises:
-        ValueError: if the number of tokens makes no grid of patches.
+        ValueError: if the tokens do not form a square grid of patches.
     """
 
     def __init__(self, config: HCastConfig):
@@ -108,7 +108,7 @@ class FlatTrainer(Trainer):
 
 
 def load(source: str) -> tuple[FlatViT, Weights]:
-    """Return a trained flat ViT, in eval mode, and the content of its file."""
+    """Return a trained flat ViT, in eval mode, and its weights file."""
     weights = load_weights(source)
     model = FlatViT(weights.config)
     model.load_state_dict({k: v.float() for k, v in weights.state_dict.items()})

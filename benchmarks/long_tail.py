@@ -1,9 +1,9 @@
-"""What do samplers, logit adjustment and class weights do for rare classes? On EmojiArt with a long tail cut into it.
+"""Do samplers, logit adjustment and class weights help rare classes? Measured on EmojiArt, cut to a long tail.
 
     python benchmarks/long_tail.py --data emoji_art.parquet --output runs/long_tail
 
-Each of some leaves keeps from 7 training pictures down to 1, by a seeded order; the artists of EmojiArt's val and test
-parts, who draw all leaves alike, are measured. Writes docs/long_tail.md. The same command resumes.
+Some leaves, in random order, keep from 7 training pictures down to 1; accuracy is measured on the artists of the parts
+val and test, who drew every leaf once. Writes docs/long_tail.md. Rerun the same command to resume.
 """
 
 import argparse
@@ -31,19 +31,19 @@ ARMS = {
     "`--class-weights sqrt`": ["--class-weights", "sqrt"],
     "`--class-weights balanced`": ["--class-weights", "balanced"],
 }
-TAIL = 2  # training pictures, up to which a leaf belongs to the tail
+TAIL = 2  # a leaf with at most this many training pictures belongs to the tail
 LEVELS = ("group", "subgroup", "emoji")
 TEXT = """# Rare classes
 
-{leaves} leaves of EmojiArt with a long tail: {counts}; {train} pictures to train on, {test} to measure, of artists that
-were not seen in training. From `{model}`, small recipe, seed {seed}, `{options}`.
+{leaves} leaves of EmojiArt, cut to a long tail: {counts}. {train} pictures to train on, and {test} to test on, by
+artists not seen in training. Trained from `{model}` with the small recipe, seed {seed}, `{options}`.
 
 | training | FPA | recall of the tail ({tail} leaves of up to {few} pictures) | recall of the head ({head} leaves) |
 |---|---|---|---|
 {rows}
 
-Percent of full paths that are right. The standard error is about {error:.1f} points for FPA and {tail_error:.1f} for
-the tail; all arms are measured on the same pictures. One seed.
+Right full paths in percent. The standard error is about {error:.1f} points for FPA and {tail_error:.1f} for the tail;
+all arms are measured on the same pictures. One seed.
 
 Written by `python benchmarks/long_tail.py --data emoji_art.parquet --output runs/long_tail{arguments}`, {version}.
 """
@@ -75,18 +75,20 @@ def write_pictures(rows: list[dict], folder: Path) -> Path:
         for number, row in enumerate(rows):
             name = f"{number:04}.webp"
             (folder / name).write_bytes(row["image"])
-            # The two unseen artists are measured together; training chooses its weights by the first.
+            # Accuracy is measured on both unseen artists; training chooses its weights on the first.
             table.writerow([name, *(row[level] for level in LEVELS), row["split"]])
+
     return folder / "pictures.csv"
 
 
 def measure(folder: Path, data: Path, counts: dict[str, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return which paths are right, and the number of training pictures of each one's leaf."""
-    content = load_weights(folder / "last.safetensors")
-    dataset = HierarchicalDataset.load(data, content.taxonomy, "val+test", transform=eval_transform(content.config))
-    logits, labels = collect_logits(build_model(content), dataset)
-    right = (decode(logits, content.taxonomy).paths == labels).all(1)
-    names = content.taxonomy.names[-1]
+    weights = load_weights(folder / "last.safetensors")
+    taxonomy = weights.taxonomy
+    dataset = HierarchicalDataset.load(data, taxonomy, "val+test", transform=eval_transform(weights.config))
+    logits, labels = collect_logits(build_model(weights), dataset)
+    right = (decode(logits, taxonomy).paths == labels).all(1)
+    names = taxonomy.names[-1]
     return right, torch.tensor([counts[names[label]] for label in labels[:, -1]])
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: which model and pictures they measure, and the form of their reports in docs/."""
+"""Shared code of the benchmarks: options, loading of models and pictures, and the layout of reports in docs/."""
 
 import argparse
 import platform
@@ -29,38 +29,39 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", default=MODEL, help="weights: name, file or folder (%(default)s)")
     parser.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
     parser.add_argument("--split", default="test", help="part of the data set (%(default)s)")
-    parser.add_argument("--limit", type=int, help="only so many pictures, spread over the set, for a trial")
+    parser.add_argument("--limit", type=int, help="measure only this many pictures, spread over the set, for a trial")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     return parser
 
 
-def load_data(args: argparse.Namespace, content: Weights) -> HierarchicalDataset:
+def load_data(args: argparse.Namespace, weights: Weights) -> HierarchicalDataset:
     """Return the pictures to measure, with the preprocessing of some weights."""
-    transform = eval_transform(content.config)
-    dataset = HierarchicalDataset.load(args.data, content.taxonomy, args.split, transform=transform)
+    transform = eval_transform(weights.config)
+    dataset = HierarchicalDataset.load(args.data, weights.taxonomy, args.split, transform=transform)
     if args.limit and args.limit < len(dataset):
         kept = torch.linspace(0, len(dataset) - 1, args.limit).long()
         dataset.pictures, dataset.labels = [dataset.pictures[i] for i in kept], dataset.labels[kept]
+
     return dataset
 
 
 def load_batches(dataset: HierarchicalDataset, config, batch_size: int) -> list[dict]:
     """Read all pictures and compute their superpixels, once for all measurements."""
-    dataset.skip_broken = False  # numbers go by the index of the picture
+    dataset.skip_broken = False  # results refer to pictures by index
     loader = DataLoader(dataset, batch_size, collate_fn=SuperpixelCollate(config))
     return list(tqdm(loader, "read", leave=False))
 
 
-def provenance(args: argparse.Namespace, content: Weights, pictures: int) -> str:
-    """Return a paragraph on what was measured, by which code, and the command that does it again."""
-    words, name = [f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"], False
+def provenance(args: argparse.Namespace, weights: Weights, pictures: int) -> str:
+    """Return a paragraph that says what was measured, by which code, and with which command."""
+    words, is_path = [f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"], False
     for word in sys.argv[1:]:
-        words.append(shlex.quote(Path(word).name if name else word))  # no path of this machine
-        name = word in PATHS
+        words.append(shlex.quote(Path(word).name if is_path else word))  # without folders of this machine
+        is_path = word in PATHS
 
-    data = (content.taxonomy.name or Path(args.data).stem) + (f", split {args.split}" if args.split else "")
-    model = content.metadata.get("name") or Path(args.model).name
+    data = (weights.taxonomy.name or Path(args.data).stem) + (f", split {args.split}" if args.split else "")
+    model = weights.metadata.get("name") or Path(args.model).name
     text = (
         f"Measured on {pictures} pictures of {data}, with `{model}` (SHA-256 {checksum(args.model)[:12]}), "
         f"{code_version()}, {date.today().isoformat()}, torch {torch.__version__.split('+')[0]}. This page is "
@@ -84,14 +85,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
 
 
 def write_section(docs: Path, name: str, key: str, text: str, options: str = "") -> None:
-    """Replace a part of a report that several benchmarks write, each its own part, and tell its provenance.
+    """Replace one part of a report that several benchmarks write, and say how it was measured.
 
     Args:
         docs: Folder of the report, which has ``<!-- key -->`` and ``<!-- /key -->`` around the part.
         name: File in it.
         key: The part.
         text: Markdown.
-        options: Of the command line that wrote it.
+        options: Options of the command line that wrote it.
     """
     command = f"python benchmarks/{Path(sys.argv[0]).name} {options}".strip()
     origin = f"Measured by `{command}`, {code_version()}, {date.today().isoformat()}."
@@ -100,15 +101,21 @@ def write_section(docs: Path, name: str, key: str, text: str, options: str = "")
 
 
 def write_row(docs: Path, name: str, key: str, header: Sequence[str], row: Sequence) -> None:
-    """Replace the row of a table that begins with the same cell, in a part of a report; see :func:`write_section`."""
+    """Replace the row that begins with the same cell in a part's table; for the part see :func:`write_section`."""
     before, text, after = _cut(docs / name, key)
-    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines() if "|" in line][2:]
-    rows = [r for r in rows if r[0] != row[0]] + [list(row)]
+    lines = [line for line in text.splitlines() if "|" in line]
+    rows = []
+    for line in lines[2:]:
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if cells[0] != row[0]:
+            rows.append(cells)
+
+    rows.append(list(row))
     write(docs, name, f"{before}\n{table(header, rows)}\n{after}")
 
 
 def _cut(page: Path, key: str) -> tuple[str, str, str]:
-    """Return what is before, in and after a part of a page; the marks stay outside."""
+    """Return the text before, in and after a part of a page, without the marks in the part."""
     begin, end = f"<!-- {key} -->\n", f"<!-- /{key} -->"
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     text, found, after = rest.partition(end)

@@ -54,16 +54,16 @@ TEXT = """# A few hundred pictures
 |---|---|---|---|
 {rows}
 
-Full-path accuracy in percent; for the simple classifiers that of the leaf, whose path follows. A picture of the test
-set is {picture:.1f} points; the standard error of a figure near 75 is {error:.1f}. Simple classifiers read the frozen
-stem's last features (1,280, those that EfficientNet-Lite0's own classifier reads), averaged over the picture.
+Full-path accuracy in percent; the simple classifiers predict the leaf, which determines the path. One picture of the
+test set is {picture:.1f} points; the standard error of a figure near 75 is {error:.1f}. The simple classifiers read the
+frozen stem's last features (the 1,280 that EfficientNet-Lite0's own classifier reads), averaged over the picture.
 
 Written by `python benchmarks/small_data.py --data {name} --output runs/small_data{options}`, {version}.
 """
 
 
 def train(name: str, options: list[str], seed: int, args: argparse.Namespace) -> Path:
-    """Train an arm with a seed, if that is not done; return its folder."""
+    """Train an arm with a seed, unless that is done already; return its folder."""
     folder = args.output / f"{''.join(c if c.isalnum() else '_' for c in name)}_{seed}"
     if not (folder / "done").exists():
         command = ["train", "--data", str(args.data), "--output", str(folder), "--seed", str(seed), "--recipe", "small"]
@@ -71,30 +71,32 @@ def train(name: str, options: list[str], seed: int, args: argparse.Namespace) ->
         if code := run_command([*command, *options, *args.options]):
             raise SystemExit(code)
         (folder / "done").touch()
+
     return folder
 
 
 def measure(folder: Path, parts: dict[str, HierarchicalDataset]) -> dict[str, float]:
-    content = load_weights(folder)
-    model = build_model(content)
-    found = {}
+    weights = load_weights(folder)
+    model = build_model(weights)
+    fpa = {}
     for part in ("val", "test"):
-        parts[part].transform = eval_transform(content.config)
-        found[part] = evaluate(model, parts[part], ("best_path",), progress=False)["best_path"]["fpa"]
-    return found
+        parts[part].transform = eval_transform(weights.config)
+        fpa[part] = evaluate(model, parts[part], ("best_path",), progress=False)["best_path"]["fpa"]
+
+    return fpa
 
 
 def simple_classifiers(parts: dict[str, HierarchicalDataset], output: Path) -> dict[str, dict[str, float]]:
-    """Return the accuracy of classifiers of the frozen stem's features of whole pictures."""
-    content = load_weights(START)
-    model = build_model(content)
+    """Return the accuracy of simple classifiers on the frozen stem's features, averaged over each picture."""
+    weights = load_weights(START)
+    model = build_model(weights)
     settings = recipe_by_size(len(parts["train"]), pretrained_stem=True, name="small").settings
     augmentation = {name: settings[name] for name in AUGMENTATIONS if name in settings}
     folder = ViewFolder(output / VIEWS, model, TrainConfig(**augmentation))
     size = getattr(model.stem.body, "head_hidden_size", model.stem.body.num_features)
     features, labels = {}, {}
     for part, dataset in parts.items():
-        dataset.transform = eval_transform(content.config)
+        dataset.transform = eval_transform(weights.config)
         views = ViewSet(dataset, folder)
         views.make(model)
         batch = ViewSet.collate([views[index] for index in range(len(views))])
@@ -102,14 +104,15 @@ def simple_classifiers(parts: dict[str, HierarchicalDataset], output: Path) -> d
         features[part] = weighted_mean(means.features, means.area)[:, 0, -size:].numpy()
         labels[part] = batch["labels"][:, -1].numpy()
 
-    found = {}
+    accuracy = {}
     for name, classifier in (
         ("1-NN by cosine", KNeighborsClassifier(1, metric="cosine")),
         ("logistic regression", make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))),
     ):
         classifier.fit(features["train"], labels["train"])
-        found[name] = {part: 100 * classifier.score(features[part], labels[part]) for part in ("val", "test")}
-    return found
+        accuracy[name] = {part: 100 * classifier.score(features[part], labels[part]) for part in ("val", "test")}
+
+    return accuracy
 
 
 def main() -> None:
@@ -127,21 +130,20 @@ def main() -> None:
         parts[part] = HierarchicalDataset.load(args.data, parts["train"].taxonomy, part)
 
     rows, results = [], {}
-    for name, found in simple_classifiers(parts, args.output).items():
-        rows.append([name, f"{found['val']:.1f}", f"{found['test']:.1f}", ""])
+    for name, accuracy in simple_classifiers(parts, args.output).items():
+        rows.append([name, f"{accuracy['val']:.1f}", f"{accuracy['test']:.1f}", ""])
+
     for number in args.arms:
         name, options = list(ARMS.items())[number]
         seeds = [measure(train(name, options, seed, args), parts) for seed in args.seeds]
         results[name] = seeds
-        val, test = (statistics.mean(found[part] for found in seeds) for part in ("val", "test"))
-        rows.append([name, f"{val:.1f}", f"{test:.1f}", ", ".join(f"{found['test']:.1f}" for found in seeds)])
+        val, test = (statistics.mean(fpa[part] for fpa in seeds) for part in ("val", "test"))
+        rows.append([name, f"{val:.1f}", f"{test:.1f}", ", ".join(f"{fpa['test']:.1f}" for fpa in seeds)])
 
     count = len(parts["test"])
     levels = " > ".join(map(str, parts["train"].taxonomy.level_classes))
-    data = (
-        f"{args.data.name}: {', '.join(f'{len(dataset)} pictures to {part}' for part, dataset in parts.items())}; "
-        f"levels of {levels} nodes; seeds {', '.join(map(str, args.seeds))}."
-    )
+    sizes = ", ".join(f"{len(dataset)} in {part}" for part, dataset in parts.items())
+    data = f"{args.data.name}, pictures: {sizes}; levels of {levels} nodes; seeds {', '.join(map(str, args.seeds))}."
     text = TEXT.format(
         data=data,
         rows="\n".join("| " + " | ".join(row) + " |" for row in rows),

@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def ours(train: bool = False, **changes) -> HCast:
-    """Return hcast_small; in training mode its pooling drops out as in the paper, though its rivals drop nothing."""
+    """Return hcast_small; in training mode its pooling has the paper's dropout, though its rivals have none."""
     torch.manual_seed(0)
     config = HCastConfig.from_variant("hcast_small", level_classes=LEVELS, **changes)
     return HCast(config).train(train)
@@ -107,7 +107,7 @@ def seconds(function: Callable) -> float:
 
 
 def compare(a: Callable, b: Callable, runs: int) -> tuple[float, float, float, float]:
-    """Run a and b in turn; return the medians' ratio a/b, the smallest and largest ratio of a pair, and a's median."""
+    """Run a and b alternately; return the ratio a/b of medians, the smallest and largest ratio, and a's median."""
     a(), b()
     pairs = [(seconds(a), seconds(b)) for _ in range(runs)]
     ratios = [x / y for x, y in pairs]
@@ -310,9 +310,9 @@ def report(rows: list[tuple[str, ...]], args: argparse.Namespace) -> str:
     versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}, timm {timm.__version__}"
     return f"""# Speed
 
-Written by `python benchmarks/speed.py`. Each number is our time over the other's: medians of runs in turn, float32,
-{args.threads} threads, {processor()}, {versions}.
-`hcast_small`, 224 pixels, 196 superpixels, three levels, unless it says otherwise.
+Written by `python benchmarks/speed.py`. A ratio is our time divided by the other's (medians of alternating runs);
+float32, {args.threads} threads, {processor()}, {versions}.
+Unless stated otherwise: `hcast_small`, 224 pixels, 196 superpixels, three levels.
 
 | what | against | ratio | spread | target | ours |
 |---|---|---|---|---|---|

@@ -1,9 +1,10 @@
-"""Tell every timm tag, and time the variants against deit_small: the tables of docs/timm.md.
+"""List every timm tag, and time the variants against deit_small: the tables of docs/timm.md.
 
     python benchmarks/timm_models.py         # the tags, in a second
     python benchmarks/timm_models.py speed   # also the times, some minutes
 
-A time is a ratio of medians: both sides run in turn, in one process, on as many images. Superpixels are given.
+A time is a ratio of medians: both models run alternately, in one process, on the same number of images, without
+superpixels.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 def tag_table() -> str:
-    """Return a row a tag: what the weights are for, and where they are."""
+    """Return one row per tag: what the weights are for, and where they are."""
     rows = []
     for name, cfg in make_cfgs().items():
         config = sources()[name].config
@@ -56,7 +57,7 @@ def tag_table() -> str:
 
 @torch.inference_mode()
 def speed_table(runs: int) -> str:
-    """Return a row a variant at its own size: parameters, features, and its time over deit_small's."""
+    """Return one row per variant at its own size: parameters, features, and its time relative to deit_small's."""
     rival = timm.create_model(RIVAL).eval()
     rows = []
     for name in VARIANTS:

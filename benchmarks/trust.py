@@ -1,4 +1,4 @@
-"""What can be trusted: promised accuracy, conformal sets, drift and calibration on few pictures, on held-out artists.
+"""Measure promised accuracy, conformal sets, drift, and calibration on few pictures, all on held-out artists.
 
     pip install '.[benchmarks]'
     python benchmarks/trust.py --data emoji_art.parquet
@@ -31,28 +31,28 @@ from hcast_zoo.weights.file import build_model, load_weights
 
 PAGE = "trust.md"
 SPLITS = 1000
-GREY_STEP = 2  # of the test pictures every second is made grey
+GREY_STEP = 2  # every second test picture is made grey
 
 
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
     parser.add_argument("--val-split", default="val", help="the other artist (%(default)s)")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the model's answers for the next time")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the model's answers for the next run")
     args = parser.parse_args()
-    content = load_weights(args.model)
+    weights = load_weights(args.model)
     artists = {
-        "val": collect(args, content, args.val_split),
-        "test": collect(args, content, args.split),
+        "val": collect(args, weights, args.val_split),
+        "test": collect(args, weights, args.split),
     }
-    grey = collect(args, content, args.split, make_grey, GREY_STEP)
+    grey = collect(args, weights, args.split, make_grey, GREY_STEP)
 
     options = " ".join(f"--{name} {Path(getattr(args, name)).name}" for name in ("data",))
     for key, text in (
-        ("promises", promises(content, artists)),
-        ("sets", sets(content, artists)),
-        ("drift", drift(content, artists, grey)),
-        ("few", few(content, artists)),
-        ("metrics", metrics(content, artists["test"])),
+        ("promises", promises(weights, artists)),
+        ("sets", sets(weights, artists)),
+        ("drift", drift(weights, artists, grey)),
+        ("few", few(weights, artists)),
+        ("metrics", metrics(weights, artists["test"])),
     ):
         report.write_section(args.docs, PAGE, key, text, options)
 
@@ -62,7 +62,7 @@ def make_grey(picture: Image.Image) -> Image.Image:
 
 
 def collect(
-    args, content, split: str, change: Callable | None = None, step: int = 1
+    args, weights, split: str, change: Callable | None = None, step: int = 1
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return logits and labels of a split, its pictures perhaps changed."""
     name = split if change is None else f"{split}_{change.__name__}"
@@ -72,19 +72,19 @@ def collect(
         labels = kept.pop("labels")
         return tuple(kept[str(level)] for level in range(len(kept))), labels
 
-    transform = eval_transform(content.config)
-    dataset = HierarchicalDataset.load(args.data, content.taxonomy, split)
+    transform = eval_transform(weights.config)
+    dataset = HierarchicalDataset.load(args.data, weights.taxonomy, split)
     dataset.transform = transform if change is None else lambda picture: transform(change(picture))
     dataset.pictures, dataset.labels = dataset.pictures[::step], dataset.labels[::step]
-    collected = collect_logits(build_model(content), dataset, args.batch_size)
+    collected = collect_logits(build_model(weights), dataset, args.batch_size)
     if file:
         logits, labels = collected
         save_file({str(level): values for level, values in enumerate(logits)} | {"labels": labels}, file)
     return collected
 
 
-def promises(content, artists: dict) -> str:
-    taxonomy, rows = content.taxonomy, []
+def promises(weights, artists: dict) -> str:
+    taxonomy, rows = weights.taxonomy, []
     for name, other in (("val", "test"), ("test", "val")):
         for target in (0.9, 0.95, 0.98):
             try:
@@ -101,12 +101,12 @@ def promises(content, artists: dict) -> str:
             rows.append([name, f"{target:.0%}", f"{promise.threshold:g}", here, there, ""])
 
     header = ["calibrated on", "target", "threshold", "answered, right: tested on", "the other artist", "remark"]
-    return f"{report.table(header, rows)}\n{kept(content, artists)}"
+    return f"{report.table(header, rows)}\n{kept(weights, artists)}"
 
 
-def kept(content, artists: dict) -> str:
+def kept(weights, artists: dict) -> str:
     """Return how often promises hold, over samples of all held-out pictures, which are the population here."""
-    parts = [judge(content, *artist) for artist in artists.values()]
+    parts = [judge(weights, *artist) for artist in artists.values()]
     whole = Judged(np.concatenate([p.trust for p in parts]), np.concatenate([p.right_depth for p in parts]))
     rng, rows = np.random.default_rng(0), []
     for target, pictures in ((0.9, 300), (0.9, 1200), (0.95, 600), (0.95, 1200)):
@@ -127,12 +127,12 @@ def kept(content, artists: dict) -> str:
     return report.table(["target", "pictures", "promises in 1,000 samples", "too high", "median threshold"], rows)
 
 
-def judge(content, logits, labels) -> Judged:
-    return Judged.of(content.calibration.decode(logits, content.taxonomy), labels, content.taxonomy)
+def judge(weights, logits, labels) -> Judged:
+    return Judged.of(weights.calibration.decode(logits, weights.taxonomy), labels, weights.taxonomy)
 
 
-def sets(content, artists: dict) -> str:
-    taxonomy, calibration = content.taxonomy, content.calibration
+def sets(weights, artists: dict) -> str:
+    taxonomy, calibration = weights.taxonomy, weights.calibration
     number = {path: i for i, path in enumerate(taxonomy.paths)}
     logits = [torch.cat(level) for level in zip(*(a[0] for a in artists.values()))]
     labels = torch.cat([a[1] for a in artists.values()])
@@ -178,8 +178,8 @@ def sets(content, artists: dict) -> str:
     return report.table(header, rows)
 
 
-def drift(content, artists: dict, grey: tuple) -> str:
-    taxonomy, rows = content.taxonomy, []
+def drift(weights, artists: dict, grey: tuple) -> str:
+    taxonomy, rows = weights.taxonomy, []
     calibration, found = measure_guarantee(*artists["test"], taxonomy, "test", "", 0.95)
     for name, (logits, labels) in (("val, the other artist", artists["val"]), ("test in grey", grey)):
         decoded = calibration.decode(logits, taxonomy)
@@ -192,8 +192,8 @@ def drift(content, artists: dict, grey: tuple) -> str:
     return report.table(["new pictures", "of", "before", "now", "p", "drifted"], rows)
 
 
-def few(content, artists: dict) -> str:
-    taxonomy, rows = content.taxonomy, []
+def few(weights, artists: dict) -> str:
+    taxonomy, rows = weights.taxonomy, []
     logits, labels = artists["val"]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     for pictures in (10, 25, 50, 100, 200, len(labels)):
@@ -221,10 +221,10 @@ def few(content, artists: dict) -> str:
     return report.table(header, rows)
 
 
-def metrics(content, artist: tuple) -> str:
+def metrics(weights, artist: tuple) -> str:
     logits, labels = artist
-    decoded = content.calibration.decode(logits, content.taxonomy)
-    found = hierarchical_metrics(decoded.paths, labels, content.taxonomy, decoded.path_probabilities)
+    decoded = weights.calibration.decode(logits, weights.taxonomy)
+    found = hierarchical_metrics(decoded.paths, labels, weights.taxonomy, decoded.path_probabilities)
     rows = [[name.replace("_", " "), f"{m.value:.2f}", f"{m.low:.2f} to {m.high:.2f}"] for name, m in found.items()]
     assert not any(math.isnan(m.value) for m in found.values())
     return report.table(["metric", "value", "95 % interval"], rows)

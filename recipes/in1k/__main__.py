@@ -73,8 +73,8 @@ def main() -> None:
         train_stages(model, teacher, development, args.output, steps=args.steps, batch=args.batch_size, lr=args.lr)
 
     weigh_levels(model)
-    content = Weights(config, taxonomy, model.state_dict())
-    save_weights(content, args.output / "best.safetensors", torch.float16)
+    weights = Weights(config, taxonomy, model.state_dict())
+    save_weights(weights, args.output / "best.safetensors", torch.float16)
     report = {
         "pictures": args.samples,
         "steps": {"class token": args.token_steps, "stages": args.steps},

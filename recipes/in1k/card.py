@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     args = parser.parse_args()
     teacher = Teacher(args.teacher, load_tree("imagenet"))
-    content = load_weights(NAME)
-    model = build_model(content)
+    weights = load_weights(NAME)
+    model = build_model(weights)
     for part in ("fresh", "development"):
         for kind, name in DATA.items():
             data = load(sorted(args.shards.glob(f"{part}_{kind}_?.pt")))
