@@ -154,7 +154,7 @@ def test_wrong_settings_are_explained(picture_folder, taxonomy, tiny_config, tmp
     ):
         with pytest.raises(ValueError, match=message):
             make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **wrong)
-    with pytest.raises(ValueError, match="one taxonomy"):
+    with pytest.raises(ValueError, match="with the same taxonomy"):
         make_run(picture_folder, taxonomy, tiny_config.replace(level_classes=(2, 3)), tmp_path / "run")
 
 

@@ -130,7 +130,7 @@ def test_a_stem_comes_from_weights(picture_folder, taxonomy, hybrid_config, tiny
         changes = {**FROZEN, "stem_weights": str(tiny_weights)}
         make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "x", **changes)
     torch.save({"a": torch.zeros(3)}, tmp_path / "wrong.pth")
-    with pytest.raises(ValueError, match="of another model than"):
+    with pytest.raises(ValueError, match="expected weights of EfficientNet, but"):
         changes = {**FROZEN, "stem_weights": str(tmp_path / "wrong.pth")}
         make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "y", **changes)
 
