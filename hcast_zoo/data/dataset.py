@@ -25,15 +25,15 @@ WHITE = (255, 255, 255)
 class HierarchicalDataset(Dataset):
     """Pictures with a label for each level.
 
-    An index may carry a seed, ``(index, seed)``: then augmentation is a function of the seed alone, whatever worker
-    makes the sample. That is how a training run resumes exactly.
+    An index may have a seed, ``(index, seed)``: augmentation then depends only on the seed, whichever worker makes the
+    sample. That is how a training run resumes exactly.
 
     Args:
         pictures: Files, or encoded pictures as bytes.
-        labels: One path of names or node indices a picture, coarse to fine; see :meth:`Taxonomy.labels`.
+        labels: One path of names or node indices per picture, coarse to fine; see :meth:`Taxonomy.labels`.
         taxonomy: The tree.
-        transform: From a PIL RGB picture to a tensor; the picture itself is returned without.
-        skip_broken: Warn of a picture that cannot be read and return None for it, instead of raising.
+        transform: Maps a PIL RGB picture to a tensor; None returns the picture itself.
+        skip_broken: Warn about a picture that cannot be read and return None for it, instead of raising.
         random_background: Composite transparent pictures on random colours instead of white.
         cache: Keep decoded pictures in memory.
 
@@ -56,7 +56,8 @@ class HierarchicalDataset(Dataset):
             raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
         self.pictures, self.taxonomy, self.transform = list(pictures), taxonomy, transform
         self.skip_broken, self.random_background = skip_broken, random_background
-        self.official_reading = False  # as the authors' loader reads: see open_as_official
+        self.official_reading = False  # read pictures as the authors' loader does: see open_as_official
+
         known: dict[tuple, tuple[int, ...]] = {}
         rows = []
         for i, path in enumerate(labels):
@@ -80,10 +81,10 @@ class HierarchicalDataset(Dataset):
         strict_names: bool = False,
         **kwargs,
     ) -> "HierarchicalDataset":
-        """Read a data set by what the source is: a folder tree, or a ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` file.
+        """Read a data set: a folder tree, or a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
 
-        A folder that ``hcast-zoo data prepare`` wrote is read by its ``data.jsonl``, with its ``taxonomy.json`` if no
-        other is given. A split may be several, ``train+val``; other common names of a part are understood.
+        In a folder that ``hcast-zoo data prepare`` wrote, ``data.jsonl`` is read, with ``taxonomy.json`` if no other
+        tree is given. Several splits can be joined, ``train+val``; other common names of a part are accepted.
 
         Args:
             source: See :func:`.readers.read`.
@@ -91,11 +92,11 @@ class HierarchicalDataset(Dataset):
             split: Part of the source, or several.
             levels: Columns of a table that are levels, coarse to fine.
             synonyms: Old name to new; see :func:`.readers.read_synonyms`.
-            strict_names: Refuse a name below two parents instead of telling the nodes apart.
-            kwargs: For the class.
+            strict_names: Refuse a name below two parents instead of making two nodes of it.
+            kwargs: Further arguments of the class.
 
         Raises:
-            ValueError: if the source is not as expected; the message says how to mend it.
+            ValueError: if the source is malformed; the message says how to fix it.
         """
         source = Path(source)
         if taxonomy is None and (source / PREPARED).is_file():
@@ -109,29 +110,29 @@ class HierarchicalDataset(Dataset):
     def from_listing(
         cls, listing: Listing, taxonomy: Taxonomy | None = None, *, strict_names: bool = False, **kwargs
     ) -> "HierarchicalDataset":
-        """Return the data set of a listing, with the tree of its own labels if no other is given."""
+        """Return the data set of a listing, with the tree of its labels if no other is given."""
         if not listing.pictures:
             raise ValueError(f"{listing.source}: expected at least one picture, got none")
+
         taxonomy = taxonomy or listing.taxonomy(strict_names)
         return cls(listing.pictures, listing.paths, taxonomy, **kwargs)
 
     @classmethod
     def from_folder(cls, root: str | Path, taxonomy: Taxonomy | None = None, **kwargs) -> "HierarchicalDataset":
-        """Read a tree of folders, one folder a node: ``root/order/family/species/picture.jpg``. Links are followed.
+        """Read a tree of folders, one folder per node: ``root/order/family/species/picture.jpg``. Links are followed.
 
-        A picture above the leaves is labelled down to its folder. Sorted, so the order is the same everywhere.
+        A picture above the leaves is labelled down to its folder. Pictures are sorted, for the same order everywhere.
         """
         root = Path(root)
         rows = folder_rows(root)
-        return cls.from_listing(
-            Listing(root, [file for file, _ in rows], [path for _, path in rows]), taxonomy, **kwargs
-        )
+        listing = Listing(source=root, pictures=[file for file, _ in rows], paths=[path for _, path in rows])
+        return cls.from_listing(listing, taxonomy, **kwargs)
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int | tuple[int, int]) -> tuple | None:
-        """Return (picture, labels (L,) int64), and the seed if the index carried one.
+        """Return (picture, labels (L,) int64), and the seed if the index has one.
 
         Raises:
             PictureError: if the picture cannot be read, unless ``skip_broken``.
@@ -152,6 +153,7 @@ class HierarchicalDataset(Dataset):
         background = WHITE
         if self.random_background:
             background = (random.randrange(256), random.randrange(256), random.randrange(256))
+
         picture = picture if self.official_reading else on_background(picture, background)
         if self.transform is not None:
             picture = self.transform(picture)
@@ -159,9 +161,9 @@ class HierarchicalDataset(Dataset):
         return (picture, self.labels[index]) if seed is None else (picture, self.labels[index], seed)
 
     def digest(self) -> str:
-        """Return a SHA-256 of the list: each picture's name below the folder that all share, or its bytes; its labels.
+        """Return a SHA-256 of all labels, and of each picture's bytes or its path below the common folder of all.
 
-        What is in the files is not read.
+        Files are not read.
         """
         files = [str(p) for p in self.pictures if not isinstance(p, bytes)]
         shared = len(os.path.commonpath(map(os.path.abspath, files))) if files else 0
@@ -172,6 +174,7 @@ class HierarchicalDataset(Dataset):
             else:
                 key = os.path.abspath(picture)[shared:].encode(errors="surrogateescape")
             digest.update(len(key).to_bytes(8, "little") + key)
+
         return digest.hexdigest()
 
     def open(self, index: int) -> Image.Image:
@@ -184,7 +187,7 @@ class HierarchicalDataset(Dataset):
         return self._cache[index]
 
     def few(self, number: int) -> list[tuple[str, int]]:
-        """Return the nodes with fewer pictures than a number, by name and count, the fewest first."""
+        """Return (name, count) of the nodes with fewer than ``number`` pictures, the fewest first."""
         few = []
         for level, names in enumerate(self.taxonomy.names):
             known = self.labels[:, level][self.labels[:, level] >= 0]
@@ -194,18 +197,19 @@ class HierarchicalDataset(Dataset):
         return sorted(few, key=lambda pair: pair[1])
 
     def name(self, index: int) -> str:
-        """Return the file name of picture ``index``, or its number if it came as bytes."""
+        """Return the file name of picture ``index``, or its number if it is given as bytes."""
         picture = self.pictures[index]
         return f"picture {index}" if isinstance(picture, bytes) else str(picture)
 
 
 def _labels(path: Sequence, taxonomy: Taxonomy, known: dict[tuple, tuple[int, ...]]) -> tuple[int, ...]:
-    """Return ``taxonomy.labels(path)``; keep it in ``known``, for millions of pictures have few different paths."""
+    """Return ``taxonomy.labels(path)``, cached in ``known``: millions of pictures have few different paths."""
     try:
-        key = (*path, *map(type, path))  # 1.0 equals 1, and is no label
-        found = known.get(key)
+        key = (*path, *map(type, path))  # with types, because 1.0 equals 1 but is not a label
+        labels = known.get(key)
     except TypeError:  # a list in the path, or no path at all
         return taxonomy.labels(path)
-    if found is None:
-        found = known[key] = taxonomy.labels(path)
-    return found
+
+    if labels is None:
+        labels = known[key] = taxonomy.labels(path)
+    return labels

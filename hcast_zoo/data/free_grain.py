@@ -1,10 +1,10 @@
-"""Labels that end early: from a data set labelled to the leaves, one where each picture is known down to some level.
+"""Make a data set whose labels end early, from one that is labelled down to the leaves.
 
 Real collections are like that: one expert noted the species, another only the order. Training leaves unknown levels out
-of every loss (see :mod:`hcast_zoo.training.losses`); this makes a data set to measure what that costs.
+of every loss (see :mod:`hcast_zoo.training.losses`); such a data set measures the loss of accuracy.
 
-Source: the setting of Free-Grained Hierarchical Visual Recognition (arXiv 2510.14737). Our choice of
-pictures differs: there, a vision-language model's confidence decides; here, it is random but even over the tree.
+Source: the setting of Free-Grained Hierarchical Visual Recognition (arXiv 2510.14737). Our choice of pictures differs:
+there, a vision-language model's confidence decides; here, it is random but even over the tree.
 """
 
 import csv
@@ -25,15 +25,15 @@ from .readers import read
 
 @dataclasses.dataclass(frozen=True)
 class FreeGrain:
-    """What was written.
+    """Summary of a data set with shortened labels.
 
     Attributes:
         output: The file.
         split: The split whose labels were shortened; None for all.
-        pictures: How many pictures that split has.
+        pictures: Number of pictures of that split.
         known_down_to: Level name to the number of pictures whose label now ends there.
-        leaves: How many leaves had a fully labelled picture.
-        leaves_left: How many of them still have one.
+        leaves: Number of leaves that had a fully labelled picture.
+        leaves_left: Number of those that still have one.
     """
 
     output: str
@@ -45,7 +45,7 @@ class FreeGrain:
 
 
 def deal_levels(labels: Sequence[Sequence[int]], fractions: Sequence[float | Fraction], seed: int = 0) -> np.ndarray:
-    """Choose how many levels of each picture stay known.
+    """Choose how many levels of each picture's label to keep.
 
     Pictures are sorted in the order of the tree, at random within a leaf, and each in turn gets the level that is
     furthest behind its fraction. So the fractions hold to within a picture or two, overall and in every leaf and
@@ -54,7 +54,7 @@ def deal_levels(labels: Sequence[Sequence[int]], fractions: Sequence[float | Fra
     Args:
         labels: S paths of node indices, coarse to fine, -1 where unknown.
         fractions: Fraction of the pictures known down to each level, coarse to fine. They add up to 1.
-        seed: Of the random order.
+        seed: Seed of the random order.
 
     Returns:
         (S,) int64, from 1 to the number of levels.
@@ -123,6 +123,7 @@ def write_free_grain(
         raise ValueError(f"{source}: expected a file that ends in {', '.join(formats)}")
     if output.suffix.lower() != suffix or output.resolve() == source.resolve():
         raise ValueError(f"{output}: expected a file other than {source.name} that also ends in {suffix}")
+
     cut = formats[suffix]
     check_fractions(fractions, len(taxonomy.levels))
     labels = []
@@ -134,6 +135,7 @@ def write_free_grain(
 
     if not labels:
         raise ValueError(f"{source}: expected at least one picture of split {split!r}, got none")
+
     kept = deal_levels(labels, fractions, seed)
     turn = iter(kept.tolist())
 
@@ -152,17 +154,19 @@ def _summary(
 ) -> FreeGrain:
     known_before = (np.array(labels) != UNKNOWN).sum(1)  # a known node's ancestors are known too
     known = np.minimum(known_before, kept)
-    ends = set(taxonomy.paths)
+    leaves = set(taxonomy.paths)
+    still_whole = set()
+    for path, before, after in zip(labels, known_before, known):
+        if path in leaves and before == after:
+            still_whole.add(path)
 
     return FreeGrain(
         output=str(output),
         split=split,
         pictures=len(labels),
         known_down_to={level: int((known == depth).sum()) for depth, level in enumerate(taxonomy.levels, 1)},
-        leaves=len(ends & set(labels)),
-        leaves_left=len(
-            {path for path, before, after in zip(labels, known_before, known) if path in ends and before == after}
-        ),
+        leaves=len(leaves & set(labels)),
+        leaves_left=len(still_whole),
     )
 
 
@@ -202,7 +206,8 @@ def _cut_parquet(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable,
 
 
 def _seen_from(folder: Path, source: Path, file: str) -> str:
-    """Return a picture's name relative to another folder than the source's."""
+    """Return a picture's name relative to the output's folder instead of the source's."""
     if os.path.isabs(file) or folder.resolve() == source.parent.resolve():
         return file
+
     return Path(os.path.relpath(source.parent / file, folder)).as_posix()

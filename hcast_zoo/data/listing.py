@@ -1,4 +1,4 @@
-"""Lists of labelled pictures, and how the rows of a table make one."""
+"""Lists of labelled pictures, and how they are made from the rows of a table."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ from ..taxonomy.paths import complete_paths
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
 
-SPLIT_NAMES = {  # what a part is called elsewhere
+SPLIT_NAMES = {  # common names of the parts
     "train": ("train", "training", "trainset", "train_set"),
     "val": ("val", "valid", "validation", "dev", "valset", "val_set"),
     "test": ("test", "testing", "testset", "test_set"),
@@ -22,15 +22,15 @@ SPLIT_NAMES = {  # what a part is called elsewhere
 
 @dataclasses.dataclass
 class Listing:
-    """Pictures of a source, before a tree turns their names into labels.
+    """Pictures of a source, before their names are turned into labels of a tree.
 
     Attributes:
-        source: Where it was read from.
+        source: The file or folder that was read.
         pictures: Files, or encoded pictures.
-        paths: Names (or node indices), coarse to fine; None where unknown.
+        paths: One path per picture: names (or node indices), coarse to fine; None where unknown.
         levels: Names of the levels; None if they are numbered.
-        splits: Part of the data of each picture; None if the source has no parts.
-        groups: What each picture belongs to, such as a camera; None if that was not asked for.
+        splits: The part of each picture; None if the source has no parts.
+        groups: The group of each picture, such as a camera; None if pictures are not grouped.
     """
 
     source: Path
@@ -41,27 +41,28 @@ class Listing:
     groups: list[str] | None = None
 
     def part(self, split: str | None) -> "Listing":
-        """Return the pictures of a part, or of several: ``train+val``. Common other names of a part are understood.
+        """Return the pictures of a part, or of several: ``train+val``. Other common names of a part are accepted.
 
         Raises:
-            ValueError: if there is no such part; the message names those that are there.
+            ValueError: if there is no such part; the message names the existing ones.
         """
         if split is None:
             return self
+
         if self.splits is None:
             raise ValueError(
-                f"{self.source}: expected a part {split!r}, but these pictures are in no parts. Have pictures held out "
-                "by --val-fraction 0.15, and for an unseen test --test-fraction 0.15"
+                f"{self.source}: expected a part {split!r}, but these pictures are in no parts. Hold pictures out with "
+                "--val-fraction 0.15, and for an unseen test set --test-fraction 0.15"
             )
 
-        there = list(dict.fromkeys(self.splits))
+        existing = list(dict.fromkeys(self.splits))
         wanted = set()
         for name in split.split("+"):
-            split_name = find_split(name, there)
+            split_name = find_split(name, existing)
             if split_name is None:
                 raise ValueError(
                     f"{self.source}: expected pictures of the part {name!r}; its parts are "
-                    f"{', '.join(printable(str(part)) for part in there) or '(none)'}"
+                    f"{', '.join(printable(str(part)) for part in existing) or '(none)'}"
                 )
             wanted.add(split_name)
 
@@ -69,7 +70,7 @@ class Listing:
         return self.take(keep)
 
     def take(self, keep: Sequence[int]) -> "Listing":
-        """Return the pictures of these indices."""
+        """Return the pictures with these indices."""
         return Listing(
             source=self.source,
             pictures=[self.pictures[i] for i in keep],
@@ -87,6 +88,7 @@ class Listing:
                 f"{self.source}: expected names of nodes, got {brief(numbers[0])}: numbers need a --taxonomy that says "
                 "what they stand for"
             )
+
         rows = complete_paths(path for path in paths if any(name is not None for name in path))
         name = "" if self.source.is_file() else self.source.resolve().name
         return Taxonomy.from_paths(rows, self.levels, clean_name(name), strict_names=strict_names)
@@ -96,12 +98,12 @@ def join_listings(source: Path, listings: Sequence[Listing], parts: Sequence[str
     """Return several listings as one.
 
     Args:
-        source: What all of them are in.
+        source: The folder that contains all of them.
         listings: At least one.
-        parts: Of each, the part that its pictures are in, if it has no parts of its own; None if that is not told.
+        parts: For each listing without parts, the part of all its pictures; None if unknown.
 
     Raises:
-        ValueError: if they differ in their levels.
+        ValueError: if their levels differ.
     """
     whole = dataclasses.replace(listings[0], source=source, pictures=[], paths=[], splits=[], groups=[])
     for listing, part in zip(listings, parts, strict=True):
@@ -110,6 +112,7 @@ def join_listings(source: Path, listings: Sequence[Listing], parts: Sequence[str
                 f"{listing.source}: expected the levels of {listings[0].source}, {brief(whole.levels)}, got "
                 f"{brief(listing.levels)}"
             )
+
         count = len(listing.pictures)
         whole.pictures += listing.pictures
         whole.paths += listing.paths
@@ -120,20 +123,22 @@ def join_listings(source: Path, listings: Sequence[Listing], parts: Sequence[str
         whole.splits = None
     if len(whole.groups or ()) != len(whole.pictures):
         whole.groups = None
+
     return whole
 
 
-def find_split(name: str, there: Iterable[str]) -> str | None:
-    """Return which of the names of parts stands for one: itself, else in another case, else a common other name."""
-    parts = list(there)
+def find_split(name: str, existing: Iterable[str]) -> str | None:
+    """Return the existing part that a name stands for: the same name, in another case, or another common name."""
+    parts = list(existing)
     if name in parts:
         return name
+
     others = next((names for names in SPLIT_NAMES.values() if name.lower() in names), (name.lower(),))
     return next((part for part in parts if isinstance(part, str) and part.lower() in others), None)
 
 
 def common_split(name: str) -> str | None:
-    """Return the part that a name tells, as of a folder or a shard: ``train-00000-of-00004``.
+    """Return the part that the name of a folder or a shard says, such as ``train-00000-of-00004``.
 
     Example:
         >>> common_split("validation-00000-of-00001"), common_split("Train"), common_split("gulls")
@@ -150,10 +155,10 @@ def choose_columns(
     levels: Sequence[str] | None = None,
     group_by: str | None = None,
 ) -> Columns:
-    """Tell what the columns of a data set are; warn of those that are not used.
+    """Decide what the columns of a data set are; warn about columns that are not used.
 
-    With a taxonomy, the columns of its levels; if none is there, as many others as it has levels, which are then taken
-    in their order, as for a model that was trained on folders.
+    With a taxonomy, the columns named after its levels are the levels. If there are none, as for a model trained on
+    folders, there must be as many other columns as levels, which are taken in their order.
 
     Raises:
         ValueError: if there is no column of pictures or of levels; the message names the columns.
@@ -164,16 +169,16 @@ def choose_columns(
             raise ValueError(f"no column file (or file_name, image, path ...); it has {brief(list(header))}")
         named = {level.lower() for level in header}
         if taxonomy is not None and levels is None:
-            there = [level for level in taxonomy.levels if level.lower() in named]
-            if there:
-                columns = find_columns(header, there)
+            existing = [level for level in taxonomy.levels if level.lower() in named]
+            if existing:
+                columns = find_columns(header, existing)
             elif len(columns.levels) != len(taxonomy.levels):
                 raise ValueError(
                     f"no column {', '.join(map(printable, taxonomy.levels))}; it has {brief(list(header))}. Name the "
-                    f"columns of the {len(taxonomy.levels)} levels, coarse to fine, by --levels"
+                    f"columns of the {len(taxonomy.levels)} levels, coarse to fine, with --levels"
                 )
         if not columns.levels:
-            raise ValueError(f"no column of a level; it has {brief(list(header))}: name them by --levels")
+            raise ValueError(f"no column of a level; it has {brief(list(header))}: name them with --levels")
         if group_by not in (None, "folder") and group_by not in header:
             raise ValueError(f"no column {group_by} to group by; it has {brief(list(header))}")
     except TaxonomyError:
@@ -202,18 +207,18 @@ def collect(
     """Return the listing of a table.
 
     Args:
-        path: The file, for messages; pictures are named as seen from its folder.
-        columns: What its columns are.
+        path: The file; names of pictures are relative to its folder.
+        columns: Meaning of its columns.
         rows: Number of each row, and its cells by column.
         taxonomy: The tree of the labels, if there is one already.
-        group_by: Column of what pictures belong to, or ``folder``.
+        group_by: Column that names the group of each picture, or ``folder``.
 
     Raises:
         ValueError: if a cell cannot be a picture.
     """
     names = tuple(columns.levels)
     numbered = taxonomy is not None and not any(name in taxonomy.levels for name in names)
-    place = None if taxonomy is None or numbered else [taxonomy.levels.index(name) for name in names]
+    positions = None if taxonomy is None or numbered else [taxonomy.levels.index(name) for name in names]
     listing = Listing(
         source=path,
         pictures=[],
@@ -226,11 +231,12 @@ def collect(
     for line, row in rows:
         listing.pictures.append(_picture(path, line, row[str(columns.picture)]))
         labels = columns.path(row)
-        if place is not None and taxonomy is not None:
+        if positions is not None and taxonomy is not None:
             whole: list = [None] * len(taxonomy.levels)
-            for level, label in zip(place, labels):
-                whole[level] = label
+            for position, label in zip(positions, labels):
+                whole[position] = label
             labels = whole
+
         listing.paths.append(labels)
         if listing.splits is not None:
             listing.splits.append(cell_text(row[str(columns.split)]))
@@ -241,12 +247,12 @@ def collect(
 
 
 def cell_text(cell: object) -> str:
-    """Return the text of a cell, without blanks around it; empty where there is none."""
+    """Return the text of a cell without surrounding spaces; "" for None."""
     return "" if cell is None else str(cell).strip()
 
 
 def _picture(path: Path, line: int, cell: object) -> Path | bytes:
-    if isinstance(cell, Mapping):  # Hugging Face's pictures
+    if isinstance(cell, Mapping):  # a picture in Hugging Face's format
         if cell.get("bytes") is not None:
             return cell["bytes"]
         cell = cell.get("path")

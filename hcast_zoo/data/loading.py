@@ -27,7 +27,8 @@ class SeededSampler(Sampler):
     Args:
         length: Size of the data set.
         seed: Seed of the run.
-        weights: (length,) how often each is drawn, with replacement; by default each comes once an epoch.
+        weights: (length,) relative frequency of each sample, drawn with replacement; by default, every sample once per
+            epoch.
     """
 
     def __init__(self, length: int, seed: int, weights: Tensor | None = None):
@@ -49,15 +50,15 @@ class SeededSampler(Sampler):
 class SuperpixelCollate:
     """Stack samples, mix them, and compute their superpixels, all in the loader's worker.
 
-    Superpixels are those of the mixed image. Differs from official: there, images are mixed after the maps were made,
-    so a map belongs to the image before mixing (docs/official_differences.md, 23); ``paper_exact`` keeps that.
+    Superpixels are computed on the mixed image. Differs from official: there, images are mixed after their superpixels
+    are computed (docs/official_differences.md, 23); ``paper_exact`` does the same.
 
     Args:
-        config: Of the model; it defines the superpixels.
+        config: The model's config, which defines the superpixels.
         mixup: Called with images and labels, returns mixed images and soft targets.
         paper_exact: Compute superpixels before mixing.
-        cache: Folder that caches the maps of images that recur unchanged; see :class:`SuperpixelCache`.
-        device: The model's device. On an accelerator, SLIC is left to the model: batches have no ``segments``.
+        cache: Folder that caches the superpixels of images that recur unchanged; see :class:`SuperpixelCache`.
+        device: The model's device. On an accelerator, the model computes SLIC itself: batches have no ``segments``.
     """
 
     def __init__(
@@ -79,15 +80,17 @@ class SuperpixelCollate:
         self.cache = None if cache is None else SuperpixelCache(cache, config)
 
     def __call__(self, batch: list[tuple | None]) -> dict[str, Tensor | tuple[Tensor, ...]] | None:
-        """Return ``images`` (B, C, H, W), mostly ``segments`` (B, H, W) int64, ``labels`` (B, L), and ``targets``.
+        """Return ``images`` (B, C, H, W), ``segments`` (B, H, W) int64, ``labels`` (B, L), and ``targets``.
 
-        Samples that are None are dropped; if all are None, None is returned.
+        There are no ``segments`` if the model computes them. Samples that are None are dropped; if all are None, None
+        is returned.
         """
         samples = [s for s in batch if s is not None]
         if self.mixup is not None and len(samples) % 2:  # mixing needs pairs
             samples.pop()
         if not samples:
             return None
+
         images = torch.stack([s[0] for s in samples])
         labels = targets = torch.stack([s[1] for s in samples])
         segments = self._segments(images) if self.paper_exact else None
@@ -100,11 +103,13 @@ class SuperpixelCollate:
         collated: dict[str, Tensor | tuple[Tensor, ...]] = {"images": images, "labels": labels, "targets": targets}
         if not self.left_to_model:
             collated["segments"] = self._segments(images) if segments is None else segments
+
         return collated
 
     def _segments(self, images: Tensor) -> Tensor:
         if self.cache is not None:
             return self.cache(images)
+
         c = self.config
         if self.paper_exact and c.superpixels == "seeds" and c.in_chans == 3:
             return wrapped_seeds(images, c.num_superpixels, c.mean, c.std)
@@ -112,17 +117,17 @@ class SuperpixelCollate:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the three generators that augmentations draw from."""
+    """Seed the three random generators that augmentations use."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def start_quietly(worker: int) -> None:
-    """Keep a loader's worker silent when its parent ends, as after Ctrl-C; used as ``worker_init_fn``.
+    """Keep a loader's worker silent when its parent ends, for example after Ctrl-C; used as ``worker_init_fn``.
 
-    Otherwise the multiprocessing thread that transfers tensors prints a traceback. Errors of the worker itself are not
-    affected: torch passes them to the parent.
+    Without this, the multiprocessing thread that transfers tensors prints a traceback. Errors of the worker itself are
+    not affected: torch passes them to the parent.
     """
 
     def hook(kind, error, traceback, before=sys.excepthook):
@@ -130,22 +135,22 @@ def start_quietly(worker: int) -> None:
             before(kind, error, traceback)
 
     sys.excepthook = hook
-    # A scheduler ends all processes of a job, and the parent would complain of a worker that dies of a signal.
+    # A scheduler ends all processes of a job; the parent would report a worker that is killed by a signal.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def read_ahead(dataset: Dataset, batch_size: int, threads: int) -> Iterator[list]:
-    """Yield batches, lists of items in order, while threads read the next one.
+    """Yield batches, as lists of items in order, while threads read the next one.
 
-    Decoders, OpenCV's superpixels and torch release the interpreter lock, so that reading overlaps with the model in a
+    Decoders, OpenCV's superpixels and torch release the interpreter's lock, so reading overlaps with the model in a
     single process.
 
     Args:
-        dataset: With a length; its items are read in several threads at once.
-        batch_size: Items in a batch.
-        threads: How many read; items of two batches at most are held.
+        dataset: A data set with a length, whose items can be read in several threads at the same time.
+        batch_size: Items per batch.
+        threads: Number of threads; at most two batches are in memory.
     """
     indices = iter(range(len(dataset)))  # type: ignore[arg-type]
     with ThreadPoolExecutor(threads) as pool:
@@ -167,6 +172,7 @@ def start_workers(loader: DataLoader) -> Iterator:
     """
     if loader.num_workers == 0:
         return iter(loader)
+
     pressed: list[int] = []
     try:
         with replaced((signal.SIGINT, *ENDING), lambda number, _: pressed.append(number)):

@@ -1,4 +1,4 @@
-"""Data sets in parquet files: encoded pictures or their files, and a column for each level."""
+"""Data sets in parquet files, with encoded pictures and a column for each level."""
 
 import itertools
 import json
@@ -12,92 +12,94 @@ from ..network.memory import check_memory
 from ..taxonomy.tree import Taxonomy
 from .listing import Listing, choose_columns, collect
 
-SMALL = 2**26  # bytes that any table may unfold to
-MAX_RATIO = 100  # of a table's size in memory to that on disk, above which it holds no pictures
+SMALL = 2**26  # bytes that any table may take in memory
+MAX_RATIO = 100  # size in memory to size on disk; far above that of any table of pictures
 
 
 def read_parquet(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | None, group_by: str | None) -> Listing:
-    """Read a parquet file with encoded pictures or their files, and a column for each level, as names or indices.
+    """Read a parquet file with encoded pictures and a column for each level, as names or indices.
 
-    A picture may be Hugging Face's ``struct<bytes, path>``, and a level its ``ClassLabel``, whose names are taken.
+    A picture may be Hugging Face's ``struct<bytes, path>``, and a level its ``ClassLabel``, which gives the names.
     """
     with needs_extra("train", "parquet files"):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
     try:
-        # As a file, for a name would be taken for a part of a data set; its stored Arrow schema is not needed.
+        # As a file: pq.read_table would take folders in the path, such as a=b, for partitions of a data set.
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            found = choose_columns(path, schema.names, taxonomy, levels, group_by)
-            others = [found.split, None if group_by == "folder" else group_by]
-            needed = [str(found.picture), *found.levels.values(), *(c for c in others if c is not None)]
+            columns = choose_columns(path, schema.names, taxonomy, levels, group_by)
+            others = [columns.split, None if group_by == "folder" else group_by]
+            needed = [str(columns.picture), *columns.levels.values(), *(c for c in others if c is not None)]
             needed = list(dict.fromkeys(needed))
-            kinds = {name: schema.field(name).type for name in needed}
-            _check_kinds(path, kinds, str(found.picture))
-            columns: dict[str, list] = {name: [] for name in needed}
+            _check_types(path, {name: schema.field(name).type for name in needed}, str(columns.picture))
+
+            cells: dict[str, list] = {name: [] for name in needed}
             for batch in _read_batches(file, needed, path):
                 batch.validate(full=True)
-                for name, cells in columns.items():
-                    cells.extend(batch.column(name).to_pylist())
+                for name, values in cells.items():
+                    values.extend(batch.column(name).to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: expected a complete parquet file: {clip(error)}") from error
 
     for name, names in _class_labels(schema.metadata).items():
-        if name in columns:
-            columns[name] = [names[v] if isinstance(v, int) and 0 <= v < len(names) else None for v in columns[name]]
+        if name in cells:
+            cells[name] = [names[v] if isinstance(v, int) and 0 <= v < len(names) else None for v in cells[name]]
 
-    rows = ((number, dict(zip(columns, cells))) for number, cells in enumerate(zip(*columns.values()), 1))
-    return collect(path, found, rows, taxonomy, group_by)
+    rows = ((number, dict(zip(cells, row))) for number, row in enumerate(zip(*cells.values()), 1))
+    return collect(path, columns, rows, taxonomy, group_by)
 
 
-def _check_kinds(path: Path, kinds: Mapping[str, Any], picture: str) -> None:
-    """Check the Arrow types of a parquet file's columns before anything of them is read."""
+def _check_types(path: Path, types: Mapping[str, Any], picture: str) -> None:
+    """Check the Arrow types of a parquet file's columns before their cells are read."""
     import pyarrow as pa
 
-    kind = kinds[picture]
+    kind = types[picture]
     inner = [kind.field(i).type for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
     if not any(map(pa.types.is_binary, (kind, *inner))) and not pa.types.is_large_binary(kind):
         raise ValueError(f"{path}: expected encoded pictures (binary) in column {picture}, got {kind}")
 
-    for name, kind in kinds.items():
+    allowed = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
+    for name, kind in types.items():
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        fine = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
-        if name != picture and not any(test(kind) for test in fine):
+        if name != picture and not any(test(kind) for test in allowed):
             raise ValueError(f"{path}: expected names or labels in column {brief(name)}, got {kind}")
 
 
 def _read_batches(file: Any, columns: Sequence[str], path: Path) -> Iterator[Any]:
-    """Yield record batches of an open parquet file, as long as all of them fit into the memory budget together.
+    """Yield record batches of an open parquet file, as long as all of them together fit into the memory budget.
 
-    The footer tells how large columns are, but not that pages repeat the values of a dictionary without limit. No value
-    is larger than its dictionary, which therefore decides how many rows are read at once.
+    The footer says how large columns are, but pages can repeat the values of a dictionary without limit. No value is
+    larger than its dictionary, so the dictionary's size decides how many rows are read at a time.
 
     Raises:
         MemoryBudgetError: if the columns are larger than the budget.
-        ValueError: if a small file unfolds to very much.
+        ValueError: if a small file takes far more memory than its own size.
     """
-    unfolded = Unfolded(path)
-    chunks = [
-        chunk
-        for group in map(file.metadata.row_group, range(file.metadata.num_row_groups))
-        for chunk in map(group.column, range(group.num_columns))
-        if any(f"{chunk.path_in_schema}.".startswith(f"{column}.") for column in columns)
-    ]
-    unfolded.check(sum(max(0, chunk.total_uncompressed_size) for chunk in chunks))
+    memory = Memory(path)
+    prefixes = tuple(f"{column}." for column in columns)
+    chunks = []
+    for group in range(file.metadata.num_row_groups):
+        row_group = file.metadata.row_group(group)
+        for chunk in map(row_group.column, range(row_group.num_columns)):
+            if f"{chunk.path_in_schema}.".startswith(prefixes):
+                chunks.append(chunk)
+
+    memory.check(sum(max(0, chunk.total_uncompressed_size) for chunk in chunks))
     texts = sorted({chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"})
 
     for group in range(file.metadata.num_row_groups):
         largest = _largest_dictionary(path, texts, group)
-        unfolded.check(largest)  # in case the footer is wrong
+        memory.check(largest)  # in case the footer is wrong
         rows = max(1, min(1024, SMALL // (1 + largest)))
         for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
-            unfolded.take(batch.nbytes)
+            memory.take(batch.nbytes)
             yield batch
 
 
 def _largest_dictionary(path: Path, columns: Sequence[str], group: int) -> int:
-    """Return the bytes of the largest dictionary that a column of a row group begins with."""
+    """Return the size in bytes of the largest dictionary at the start of a row group's columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -109,11 +111,12 @@ def _largest_dictionary(path: Path, columns: Sequence[str], group: int) -> int:
         for chunk in column.chunks:
             if pa.types.is_dictionary(chunk.type):
                 largest = max(largest, chunk.dictionary.nbytes)
+
     return largest
 
 
-class Unfolded:
-    """Counts what a table takes in memory, so that a small file cannot fill it.
+class Memory:
+    """Counts the memory that a table takes, so that a small file cannot fill it.
 
     Args:
         path: The file.
@@ -124,12 +127,12 @@ class Unfolded:
         self.taken = 0
 
     def take(self, size: int) -> None:
-        """Add a number of bytes; see :meth:`check`."""
+        """Add a number of bytes, and check the sum; see :meth:`check`."""
         self.taken += size
         self.check(self.taken)
 
     def check(self, size: int) -> None:
-        """Refuse a table of that many bytes if it is above the budget, or very much more than its file.
+        """Refuse a table of this size if it exceeds the budget, or is far larger than its file.
 
         Raises:
             MemoryBudgetError: if it does not fit into the budget.
@@ -137,14 +140,15 @@ class Unfolded:
         """
         if size > max(SMALL, MAX_RATIO * self.stored):
             raise ValueError(
-                f"{self.path}: {self.stored:,} bytes unfold to {size:,} or more, over {MAX_RATIO} times as many: no "
-                "pictures do so; do not trust this file"
+                f"{self.path}: {self.stored:,} bytes take {size:,} or more in memory, over {MAX_RATIO} times as many, "
+                "far more than any pictures; do not trust this file"
             )
+
         check_memory(size, str(self.path), "its pictures and labels, all in memory,")
 
 
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Return the names of the classes of columns, as Hugging Face's datasets notes them in a parquet file."""
+    """Return the class names of columns, which Hugging Face's datasets stores in the metadata of a parquet file."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return {name: list(f["names"]) for name, f in features.items() if f.get("_type") == "ClassLabel"}

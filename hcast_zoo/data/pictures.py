@@ -1,4 +1,4 @@
-"""Pictures in: any common format is read as 8-bit RGB."""
+"""Read pictures of any common format as 8-bit RGB."""
 
 import hashlib
 import io
@@ -16,12 +16,11 @@ from ..common.formats import HEIF_HINT, HEIF_SUFFIXES, formats
 from ..common.text import brief, clip
 
 MAX_PIXELS = 100_000_000  # about 300 MB decoded; a larger picture is refused, not loaded
-MAX_SIDE = 1_000_000  # pixels; Pillow keeps an address for each row
-MAX_BYTES = 2**30  # what that many pixels take without compression, and some; of a larger file nothing is read
-NO_NAME = "picture"  # in messages and predictions, of a picture that is no file
+MAX_SIDE = 1_000_000  # pixels; Pillow keeps a pointer for each row
+MAX_BYTES = 2**30  # more than that many pixels take without compression; a larger file is not read
+NO_NAME = "picture"  # name of a picture without a file, in messages and predictions
 
-# What can be read: a file's name, its bytes, a binary file object, a PIL image, or an array that :func:`from_array`
-# takes. Not spelled out as a union because file objects are known by their ``read`` alone.
+# What can be read: a file's name, its bytes, a binary file object, a PIL image, or an array for :func:`from_array`.
 Picture = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray
 
 
@@ -30,7 +29,7 @@ class PictureError(ValueError):
 
     Args:
         reason: Why, without the picture's name.
-        file: The picture's name, if it has one; ``str`` of the error puts it in front.
+        file: The picture's name, if it has one; ``str(error)`` begins with it.
     """
 
     def __init__(self, reason: str, file: str | None = None):
@@ -42,14 +41,17 @@ class PictureError(ValueError):
 
 
 def is_picture(value: Any) -> TypeGuard[Picture]:
-    """Return whether a value is one picture, and not a collection of them; an array of over 3 axes is a collection."""
+    """Tell whether a value is one picture rather than a collection; an array with more than 3 axes is a collection."""
     if isinstance(value, np.ndarray):
         return value.ndim <= 3
     return isinstance(value, (str, os.PathLike, bytes, Image.Image)) or hasattr(value, "read")
 
 
 def picture_name(picture: Any) -> str:
-    """Return the name of a file as it was given, of an image or a file object where it came from, else "picture"."""
+    """Return the name of a picture: of its file, as it was given, or of an image's or a file object's file.
+
+    "picture" if it has none.
+    """
     if isinstance(picture, (str, os.PathLike)):
         return str(picture)
     for attribute in ("filename", "name"):  # of PIL's images and of open files; the latter may be a number
@@ -70,17 +72,17 @@ def content_digest(picture: str | Path | bytes) -> str:
 
 
 def open_picture(source: Picture) -> Image.Image:
-    """Read a picture upright, as 8-bit RGB or RGBA; of an animation, the first frame.
+    """Read a picture upright, as 8-bit RGB or RGBA; from an animated file, the first frame.
 
-    Grey, palette, CMYK and 16-bit pictures are converted; 16-bit and float ones are scaled to [0, 255] (float by
-    its own range if it is outside [0, 1]).
+    Grey, palette, CMYK and 16-bit pictures are converted. 16-bit and float pictures are scaled to [0, 255], float ones
+    by their own range if it exceeds [0, 1].
 
     Args:
-        source: A file's name, its bytes or a file object (read from where it stands); a PIL image (of an animation the
-            frame that it shows); or an array, see :func:`from_array`. Images and arrays are left as they are.
+        source: A file's name, its bytes or a file object (read from its current position); a PIL image (if animated,
+            its current frame); or an array, see :func:`from_array`. Images and arrays are not modified.
 
     Raises:
-        PictureError: if there is no such file, it is no complete picture, or it has over 100 million pixels.
+        PictureError: if there is no such file, it is not a complete picture, or it has over 100 million pixels.
     """
     name = picture_name(source)
     try:
@@ -110,9 +112,9 @@ def open_picture(source: Picture) -> Image.Image:
 
 
 def open_as_official(source: Picture) -> Image.Image:
-    """Read a picture as the authors' loader does: not turned as EXIF says, and what is transparent shows its colour.
+    """Read a picture as the authors' loader does: ignore EXIF orientation, and show the colour of transparent parts.
 
-    A picture that Pillow alone cannot read is left to :func:`open_picture`, which says why.
+    A picture that this way cannot read is left to :func:`open_picture`, which says why.
 
     Source: torchvision's ``default_loader``; docs/official_differences.md, 42.
     """
@@ -134,7 +136,7 @@ def from_array(pixels: np.ndarray) -> Image.Image:
             scaled from [0, 65535].
 
     Raises:
-        PictureError: if the array is of another shape or type, empty or too large.
+        PictureError: if the array has another shape or type, is empty or too large.
     """
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in pixels.shape:
@@ -161,7 +163,7 @@ def from_array(pixels: np.ndarray) -> Image.Image:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Decode a picture of ours, turn it as its EXIF data says, and convert it to 8-bit RGB or RGBA."""
+    """Decode a picture in place, apply its EXIF orientation, and return it as 8-bit RGB or RGBA."""
     _check_size(*picture.size)
     picture.load()
     ImageOps.exif_transpose(picture, in_place=True)
@@ -173,12 +175,13 @@ def _check_size(width: int, height: int) -> None:
         raise PictureError(
             f"{width}x{height} pixels, expected {MAX_PIXELS:,} at most, and {MAX_SIDE:,} a side: make it smaller first"
         )
+
     if not width or not height:
         raise PictureError(f"{width}x{height} pixels: expected at least one")
 
 
 class _File(io.BufferedReader):
-    """A file that makes room for no more than it holds, whatever a header in it says."""
+    """A file that never allocates more memory than its own size, whatever length a header in it claims."""
 
     def __init__(self, path: str | os.PathLike, size: int):
         super().__init__(io.FileIO(path))
@@ -190,7 +193,7 @@ class _File(io.BufferedReader):
 
 
 def _open(source: str | os.PathLike | bytes | BinaryIO) -> BinaryIO:
-    """Open a picture, unless it is no file at all: a pipe would be waited for, a device read for ever."""
+    """Open a picture file; refuse pipes and devices, which can block or never end."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if hasattr(source, "read"):
@@ -216,14 +219,15 @@ def _open(source: str | os.PathLike | bytes | BinaryIO) -> BinaryIO:
 
 
 def read_picture(source: Picture, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """Read a picture as RGB, transparent parts composited on ``background`` (white). See :func:`open_picture`."""
+    """Read a picture as RGB, composited on ``background`` where it is transparent. See :func:`open_picture`."""
     return on_background(open_picture(source), background)
 
 
 def on_background(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Composite an RGBA picture on one colour; an RGB one is returned as it is."""
+    """Composite an RGBA picture on one colour; an RGB picture is returned as it is."""
     if picture.mode != "RGBA":
         return picture
+
     canvas = Image.new("RGBA", picture.size, (*background, 255))
     canvas.alpha_composite(picture)
     return canvas.convert("RGB")
@@ -233,7 +237,7 @@ def to_8_bit(picture: Image.Image) -> Image.Image:
     """Convert a picture of any mode to 8-bit RGB, or RGBA if parts of it are transparent."""
     if picture.mode.startswith(("I", "F")):
         pixels = np.asarray(picture)
-        if picture.mode.startswith("I"):  # 16 bits, in mode "I" of old files perhaps only 8
+        if picture.mode.startswith("I"):  # 16 bits; mode "I" of old files may have only 8
             low, high = 0.0, 65535.0 if picture.mode != "I" or pixels.max(initial=0) > 255 else 255.0
         else:
             low, high = 0.0, 1.0
@@ -259,5 +263,5 @@ def _to_uint8(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _bands(pixels: np.ndarray) -> list[slice]:
-    """Return slices of 64 rows, to be converted one after the other: float64 takes 8 times the memory."""
+    """Return slices of 64 rows, to convert one after the other, because float64 takes 8 times the memory."""
     return [slice(y, y + 64) for y in range(0, len(pixels), 64)]

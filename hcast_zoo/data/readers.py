@@ -46,14 +46,14 @@ def read(
         source: A folder tree, with a folder for each part or without; a folder with Hugging Face's ``metadata.csv``,
             with parquet shards, or one that ``hcast-zoo data prepare`` wrote; a ``.csv``, ``.tsv``, ``.jsonl`` or
             ``.parquet`` file.
-        taxonomy: Its levels name the columns, as far as they are there.
-        wanted: Parts that will be asked for; they tell whether a folder's sub-folders are parts or labels.
+        taxonomy: Columns named after its levels are the levels.
+        wanted: Parts that will be used; they decide whether a folder's sub-folders are parts or labels.
         levels: Columns that are levels, coarse to fine.
-        group_by: Column of what pictures belong to, or ``folder`` for the folder a picture is in.
+        group_by: Column that names the group of each picture, or ``folder`` to group by the picture's folder.
         synonyms: Old name to new.
 
     Raises:
-        ValueError: if the source is of another kind, not there, or not as expected.
+        ValueError: if the source does not exist, is of another kind, or is malformed.
     """
     source = Path(source)
     if not source.exists():
@@ -78,16 +78,17 @@ def _current(name: object, synonyms: Mapping[str, str]) -> object:
 
 
 def read_synonyms(path: str | Path) -> dict[str, str]:
-    """Read a table of an old and a new name a row; chains are followed.
+    """Read a table with an old and a new name per row; chains of names are followed.
 
     Raises:
-        ValueError: if there are not two columns, or names lead in a circle.
+        ValueError: if there are not two columns, or a chain is circular.
     """
     columns, table = read_table(path)
     if len(columns) != 2:
         raise ValueError(f"{path}: expected two columns, the old name and the new one, got {brief(columns)}")
+
     rows = [tuple(map(clean_name, row.values())) for _, row in table]
-    if [c.lower() for c in columns] != ["old", "new"]:  # then the first row is one of names
+    if [c.lower() for c in columns] != ["old", "new"]:  # without a header, the first row is names, too
         rows.insert(0, (columns[0], columns[1]))
     synonyms = {old: new for old, new in rows if old and new}
 
@@ -95,7 +96,7 @@ def read_synonyms(path: str | Path) -> dict[str, str]:
         seen = {old}
         while synonyms[old] in synonyms:
             if synonyms[old] in seen:
-                raise ValueError(f"{path}: the name {brief(synonyms[old])} leads in a circle")
+                raise ValueError(f"{path}: expected chains of names that end, but {brief(synonyms[old])} is circular")
             seen.add(synonyms[old])
             synonyms[old] = synonyms[synonyms[old]]
 
@@ -120,9 +121,8 @@ def _read_folder(
 
     parts = split_folders(source, wanted)
     if parts:
-        return join_listings(
-            source, [_read_folder(source / part, taxonomy, (), levels, group_by) for part in parts], parts
-        )
+        listings = [_read_folder(source / part, taxonomy, (), levels, group_by) for part in parts]
+        return join_listings(source, listings, parts)
 
     rows = folder_rows(source)
     return Listing(
@@ -134,12 +134,13 @@ def _read_folder(
 
 
 def find_shards(source: Path) -> list[Path]:
-    """Return the parquet files in and below a folder, sorted; none if there are pictures, which are the data then."""
+    """Return the parquet files in and below a folder, sorted; none if there are pictures, which are then the data."""
     shards = []
     for folder, _, names in walk(source):
         if any(map(is_picture_name, names)):
             return []
         shards += [folder / name for name in names if name.lower().endswith(".parquet")]
+
     return sorted(shards)
 
 
@@ -150,7 +151,7 @@ def _read_shards(
     levels: Sequence[str] | None,
     group_by: str | None,
 ) -> Listing:
-    """Read several parquet files as one; without a column for it, a name tells the part: ``train-00000-of-00004``."""
+    """Read several parquet files as one; without a column for parts, file names say them: ``train-00000-of-00004``."""
     check_memory(sum(shard.stat().st_size for shard in shards), str(source), "its pictures, all in memory,")
     listings = [_read_file(shard, taxonomy, levels, group_by) for shard in shards]
     parts = [common_split(shard.name) or common_split(shard.parent.name) for shard in shards]
@@ -158,31 +159,33 @@ def _read_shards(
 
 
 def _split_by_folder(listing: Listing) -> Listing:
-    """Return a listing whose parts are the folders of its pictures, if it has none and all folders are so named."""
+    """Use the folders of the pictures as parts, if the listing has no parts and all folders have names of parts."""
     root = listing.source.parent
     if listing.splits is not None or not all(isinstance(picture, Path) for picture in listing.pictures):
         return listing
+
     folders = [Path(os.path.relpath(str(picture), root)).parts[0] for picture in listing.pictures]
-    if folders and all(common_split(folder) for folder in set(folders)):
+    if folders and all(map(common_split, set(folders))):
         listing.splits = folders
+
     return listing
 
 
 def split_folders(source: Path, wanted: Sequence[str]) -> list[str]:
     """Return the sub-folders that are parts of the data; none if they are labels.
 
-    They are parts if one of those that are wanted is there, and at least half of them are wanted or commonly so named.
+    They are parts if a wanted part exists, and at least half of them are wanted or have a usual name of a part.
     """
     names = sorted(child.name for child in source.iterdir() if child.is_dir() and not is_junk(child.name))
-    asked = {find_split(name, names) for name in "+".join(wanted).split("+")} - {None}
+    existing = {find_split(name, names) for name in "+".join(wanted).split("+")} - {None}
     usual = set(itertools.chain.from_iterable(SPLIT_NAMES.values()))
-    parts = [name for name in names if name in asked or name.lower() in usual]
+    parts = [name for name in names if name in existing or name.lower() in usual]
 
-    return parts if asked and 2 * len(parts) >= len(names) else []
+    return parts if existing and 2 * len(parts) >= len(names) else []
 
 
 def folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
-    """Return the pictures of a tree of folders, sorted, each with the names of the folders that it is in."""
+    """Return the pictures in a tree of folders, sorted, each with the names of its folders."""
     skipped = Skipped()
     files = []
     for folder, _, names in walk(root, skipped):
@@ -196,6 +199,7 @@ def _read_file(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | No
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a folder, or a file that ends in {', '.join(SUFFIXES)}")
+
     check_file(path)
     if suffix == ".jsonl":
         return _read_jsonl(path, taxonomy, levels, group_by)
@@ -208,14 +212,16 @@ def _read_file(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | No
 
 
 def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | None, group_by: str | None) -> Listing:
-    """Read one object a line: ``{"file": ..., "path": [coarse, ..., fine], "split": ...}``, or a key for each level."""
+    """Read one object per line: ``{"file": ..., "path": [coarse, ..., fine], "split": ...}``, or a key per level."""
     lines = _json_lines(path)
     first = next(lines, None)
     if first is None:
-        return Listing(path, [], [])
+        return Listing(source=path, pictures=[], paths=[])
+
     lines = itertools.chain([first], lines)
-    if "path" not in first[1] and "file" not in first[1] and isinstance(first[1].get("file_name"), str):
-        columns = choose_columns(path, list(first[1]), taxonomy, levels, group_by)
+    keys = first[1]
+    if "path" not in keys and "file" not in keys and isinstance(keys.get("file_name"), str):
+        columns = choose_columns(path, list(keys), taxonomy, levels, group_by)
         return collect(path, columns, ((number, _Row(row)) for number, row in lines), taxonomy, group_by)
 
     listing = Listing(
@@ -226,6 +232,7 @@ def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | N
             file, labels, part = row["file"], row["path"], row.get("split")
         except KeyError as error:
             raise ValueError(f"{path} line {number}: expected an object with file and path: {error}") from error
+
         if not isinstance(file, str) or not isinstance(labels, list):
             raise ValueError(
                 f"{path} line {number}: expected the name of a file and a list of names, got "
@@ -235,6 +242,7 @@ def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | N
             raise ValueError(f"{path} line {number}: expected names in path, got {brief(wrong[0])}")
         if part is not None and not isinstance(part, str):
             raise ValueError(f"{path} line {number}: expected the name of a part as split, got {brief(part)}")
+
         listing.pictures.append(path.parent / file)
         listing.paths.append(labels)
         listing.splits.append(part)  # type: ignore[union-attr, arg-type]
@@ -243,11 +251,12 @@ def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | N
 
     if all(part is None for part in listing.splits or ()):
         listing.splits = None
+
     return listing
 
 
 class _Row(dict):
-    """A row of JSON, in which keys may be missing."""
+    """A row of JSON; missing keys are None."""
 
     def __missing__(self, key: str) -> None:
         return None
@@ -258,6 +267,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
         for number, line in enumerate(lines(file, path), 1):
             if not line.strip():
                 continue
+
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 if not isinstance(row, dict):

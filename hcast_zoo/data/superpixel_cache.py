@@ -1,4 +1,4 @@
-"""A folder of superpixel maps, keyed by the pixels they were made of, for pictures that come again."""
+"""A folder that caches superpixels by the hash of the pixels, for pictures that recur."""
 
 import hashlib
 import warnings
@@ -15,15 +15,15 @@ from ..network.superpixels import seeds_superpixels, segment_images, to_uint8
 
 
 class SuperpixelCache:
-    """Make SEEDS maps, or read them from a folder where the same pixels have been seen before.
+    """Compute SEEDS superpixels, or read them from a folder if the same pixels have been seen before.
 
-    The key is the content, a hash of the 8-bit pixels that SEEDS sees, so a cropped, flipped or mixed picture never
-    gets another's map. It also means that only pictures without random augmentation are found again. Several processes
-    may share a folder. A damaged file is made again; a folder that cannot be written to costs a warning.
+    The key is a hash of the 8-bit pixels that SEEDS sees, so a cropped, flipped or mixed picture never gets the
+    superpixels of another. It also means that only pictures without random augmentation are found again. Several
+    processes can share a folder. A damaged file is replaced; a folder that cannot be written to gives a warning.
 
     Args:
-        folder: Where the maps are, 16-bit PNG files of a few kilobytes; made if it is not there.
-        config: Tells how superpixels are made. Maps of other methods than SEEDS are made each time.
+        folder: Folder of the maps, 16-bit PNG files of a few kilobytes; created if it does not exist.
+        config: The method and number of superpixels. Methods other than SEEDS are computed every time.
     """
 
     def __init__(self, folder: str | Path, config: HCastConfig):
@@ -34,6 +34,7 @@ class SuperpixelCache:
         c = self.config
         if c.superpixels != "seeds":
             return segment_images(images, c)
+
         pixels = to_uint8(images, c.mean, c.std).numpy()
         return torch.from_numpy(np.stack([self.segment(image) for image in pixels]))
 
@@ -49,7 +50,7 @@ class SuperpixelCache:
                 labels = np.asarray(picture)
             if labels.dtype == np.uint16 and labels.shape == image.shape[:2]:
                 return labels.astype(np.int64)
-        except (OSError, SyntaxError):  # not there, or damaged, for which Pillow raises both
+        except (OSError, SyntaxError):  # missing, or damaged: Pillow raises both
             pass
 
         labels = seeds_superpixels(image, number)
@@ -62,4 +63,4 @@ class SuperpixelCache:
             with whole_file(file, sync=False) as temporary:  # a damaged map is made again
                 Image.fromarray(labels.astype(np.uint16)).save(temporary, "PNG", compress_level=1)
         except OSError as error:
-            warnings.warn(f"superpixel maps are not kept in {self.folder}: {error}", stacklevel=2)
+            warnings.warn(f"superpixels cannot be cached in {self.folder}: {error}", stacklevel=2)

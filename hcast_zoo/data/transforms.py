@@ -1,7 +1,7 @@
 """The preprocessing of a config, from a picture to a tensor.
 
-It is torchvision's to the bit, with Pillow and torch alone: to import torchvision takes as long as to import torch, and
-a single prediction would spend more time on that than on the picture.
+The result is the same as torchvision's to the bit, but needs only Pillow and torch: importing torchvision takes as long
+as importing torch, longer than a single prediction.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..network.config import HCastConfig
 
-MAX_ASPECT = 20  # of a picture that is longer the middle is read: whole, a line of pixels would be resized to a giant
+MAX_ASPECT = 20  # beyond this aspect ratio only the middle is used: resizing the whole picture would need much memory
 
 
 class Compose:
@@ -39,9 +39,9 @@ class Compose:
 def eval_transform(config: HCastConfig) -> Compose:
     """Return the preprocessing of a config: PIL RGB picture to (3, H, W) float32, normalised.
 
-    The short side is resized to ``image_size / crop_pct``, the centre cropped. Of a picture that is over 20 times as
-    long as it is wide, only the middle is resized, for the rest would be cropped. With ``crop_mode`` ``pad``, the long
-    side is resized instead, and the short one filled up with the mean colour; with ``squash``, both sides are.
+    The short side is resized to ``image_size / crop_pct``, then the centre is cropped. If a picture is over 20 times as
+    long as it is wide, only the middle is resized; the rest would be cropped anyway. With ``crop_mode`` ``pad``, the
+    long side is resized instead, and the rest is filled with the mean colour; with ``squash``, both sides are resized.
 
     Source: official datasets.py:177-180 (docs/official_differences.md, 25).
     """
@@ -49,7 +49,7 @@ def eval_transform(config: HCastConfig) -> Compose:
 
 
 def to_square(config: HCastConfig, size: int) -> list[Callable]:
-    """Return the first steps of a preprocessing: the centre of the resized picture, ``size`` pixels a side."""
+    """Return the first steps of preprocessing: resize, and crop ``size`` x ``size`` pixels from the centre."""
     resample = Image.Resampling[config.interpolation.upper()]
     side = short_side(config)
     if config.crop_mode == "squash":
@@ -61,27 +61,27 @@ def to_square(config: HCastConfig, size: int) -> list[Callable]:
 
 
 def short_side(config: HCastConfig) -> int:
-    """Return the pixels that a picture's short side (with ``pad`` its long one) is resized to before it is cropped."""
+    """Return the length in pixels to which the short side (with ``pad``, the long one) is resized before cropping."""
     return int(config.image_size / config.crop_pct)
 
 
 def middle(picture: Image.Image) -> Image.Image:
-    """Return the middle of a picture that is over 20 times as long as it is wide, else the picture itself."""
+    """Return the middle of a picture that is over 20 times as long as it is wide; any other picture is unchanged."""
     left, top, right, bottom = middle_box(picture.size)
     return picture if (right - left, bottom - top) == picture.size else picture.crop((left, top, right, bottom))
 
 
 def middle_box(size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return left, top, right, bottom of what :func:`middle` keeps; its centre is the picture's."""
+    """Return left, top, right, bottom of the part that :func:`middle` keeps; its centre is that of the picture."""
     most = MAX_ASPECT * min(size)
-    # Of the side's own parity, so that the same number of pixels is left out at both ends.
+    # Odd for an odd side and even for an even one, so that the same number of pixels is cut off at both ends.
     kept = [side if side <= most else most + (side - most) % 2 for side in size]
     left, top = ((side - k) // 2 for side, k in zip(size, kept))
     return left, top, left + kept[0], top + kept[1]
 
 
 def resized(size: tuple[int, int], short: int) -> tuple[int, int]:
-    """Return the size (width, height) of a picture whose short side is resized to ``short``; the other rounds down."""
+    """Return the size (width, height) after the short side is resized to ``short``; the other side rounds down."""
     width, height = (short if side == min(size) else int(short * side / min(size)) for side in size)
     return width, height
 
@@ -128,13 +128,13 @@ def pad_start(size: tuple[int, int], square: int) -> tuple[int, int]:
 
 
 def center_crop(picture: Image.Image, size: int) -> Image.Image:
-    """Cut ``size`` x ``size`` pixels out of the centre of a picture that has as many."""
+    """Crop ``size`` x ``size`` pixels from the centre of a picture that is at least as large."""
     left, top = crop_start(picture.size, size)
     return picture.crop((left, top, left + size, top + size))
 
 
 def crop_start(size: tuple[int, int], crop: int) -> tuple[int, int]:
-    """Return left and top of the centre crop; halves round to the even pixel, as in torchvision."""
+    """Return left and top of the centre crop; halves round to even, as in torchvision."""
     left, top = (round((side - crop) / 2) for side in size)
     return left, top
 
@@ -143,7 +143,7 @@ def view_box(config: HCastConfig, size: tuple[int, int]) -> tuple[float, float, 
     """Return the part of a picture that :func:`eval_transform` shows the model.
 
     Args:
-        config: Tells the preprocessing.
+        config: The config, which defines the preprocessing.
         size: Width and height of the picture in pixels.
 
     Returns:
@@ -183,17 +183,18 @@ def to_float(picture: Image.Image) -> Tensor:
     """Turn an 8-bit picture into a (C, H, W) float32 tensor in [0, 1]."""
     pixels = torch.from_numpy(np.array(picture))
     pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-    # Divided by 255, as timm and the official loaders do; to multiply by 1/255 moves last bits.
+    # Divided by 255, as timm and the official loaders do; multiplying by 1/255 changes the last bits.
     return pixels.contiguous().float().div(255)
 
 
 def normalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Subtract the mean from a (C, H, W) tensor, and divide by the deviation, a value a channel."""
+    """Subtract the mean of each channel of a (C, H, W) tensor, and divide by its deviation."""
     return image.sub(mean).div(std)
 
 
 def normalization(config: HCastConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return means and deviations, a value a channel; of grey pictures their averages, as in SEEDS."""
+    """Return the mean and deviation of each channel; for grey pictures, averages over the channels, as in SEEDS."""
     if config.in_chans != 1:
         return config.mean, config.std
+
     return (sum(config.mean) / len(config.mean),), (sum(config.std) / len(config.std),)
