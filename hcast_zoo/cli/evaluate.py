@@ -1,9 +1,9 @@
 """What ``hcast-zoo evaluate`` does: measure a model on labelled pictures, alone or beside another."""
 
 import argparse
-import csv
 import dataclasses
 import io
+import math
 import os
 import sys
 from pathlib import Path
@@ -120,19 +120,28 @@ def _details(args: argparse.Namespace, measured, dataset, content) -> dict:
 
 
 def _read_abundance(path: str) -> dict[str, float]:
-    """Read a table of two columns: names of leaves, and how frequent each is."""
-    found = {}
-    with open(path, newline="", encoding="utf-8-sig") as source:
-        for line, row in enumerate(csv.reader(source), 1):
-            try:
-                name, count = row
-                found[name] = float(count)
-            except ValueError as error:
-                if line > 1:  # the first may be a header
-                    raise ValueError(f"{path} line {line}: expected a name and a number, got {row}") from error
-            if found.get(row[0] if row else "", 0) < 0:
-                raise ValueError(f"{path} line {line}: expected a number of 0 or more, got {row}")
-    return found
+    """Read a table with two columns, the name of a leaf and its frequency; a header is optional."""
+    from ..taxonomy.sources import read_table
+
+    columns, table = read_table(path)
+    rows = [(line, [*row.values()]) for line, row in table]
+    if len(columns) == 2 and _is_frequency(columns[1]):  # the first row is no header
+        rows.insert(0, (1, columns))
+
+    abundance = {}
+    for line, cells in rows:
+        if len(cells) != 2 or not _is_frequency(cells[1]):
+            raise ValueError(f"{path} line {line}: expected a name and a number of 0 or more, got {cells}")
+        abundance[cells[0]] = float(cells[1])
+
+    return abundance
+
+
+def _is_frequency(text: str) -> bool:
+    try:
+        return 0 <= float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def _beside(args: argparse.Namespace, measured, dataset, content) -> dict:

@@ -1,6 +1,5 @@
-"""A model beside another one, whose leaf probabilities for the same pictures come from a file."""
+"""Compare a model with another one, whose leaf probabilities for the same pictures are read from a file."""
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,10 @@ from torch import Tensor
 from ..common.extras import needs_extra
 from ..common.files import check_file
 from ..common.text import brief
+from ..taxonomy.names import clean_name
 from ..taxonomy.paths import UNKNOWN
 from ..taxonomy.rollup import roll_up
+from ..taxonomy.sources import MAX_COLUMNS, read_table
 from ..taxonomy.tree import Taxonomy
 from .metrics import HierarchicalMetrics
 
@@ -24,12 +25,12 @@ class Beside:
     """Two models on the same N pictures.
 
     Attributes:
-        results: Model (``ours``, ``theirs``, ``product``) to metric to percent; of theirs, the most probable leaf.
-        levels: Level to ``accuracy``, percent, of the most probable node of theirs rolled up to that level.
-        agree: Percent of the pictures for which both name the same leaf.
-        right_where_both_agree: Percent of these.
-        queue: Index of the pictures on which they disagree, the surest disagreement first.
-        errors_in_queue: Percent of the pictures that ours has wrong, which are in the queue.
+        results: ``{model: {metric: percent}}`` for ``ours``, ``theirs`` (its most probable leaf), and ``product``.
+        levels: ``{level: percent}``, the accuracy of their most probable node after rolling up to that level.
+        agree: Percentage of the pictures for which both name the same leaf.
+        right_where_both_agree: Accuracy on these, in percent.
+        queue: Indices of the pictures on which they disagree, the most confident disagreement first.
+        errors_in_queue: Percentage of our wrong answers that are in the queue.
     """
 
     results: dict[str, dict[str, float]]
@@ -41,85 +42,81 @@ class Beside:
 
 
 def read_probabilities(path: str | Path, taxonomy: Taxonomy, names: Sequence[str]) -> Tensor:
-    """Read leaf probabilities: a column for each leaf, by its name, and a row for each picture.
+    """Read leaf probabilities from a table: a column for each leaf, by its name, and a row for each picture.
 
     Args:
-        path: A ``.csv`` or ``.parquet`` file. With a column ``file`` rows are found by the picture's name, whole or
-            without folders; without one there is a row for each of the pictures, in their order.
+        path: A ``.csv`` or ``.parquet`` file. With a column ``file``, rows are found by the picture's name, with or
+            without folders; without one there must be one row per picture, in their order.
         taxonomy: The tree.
-        names: Of the pictures, as the data set names them.
+        names: Names of the pictures in the data set.
 
     Returns:
         (N, P) float64, in the order of the pictures and of ``taxonomy.paths``.
 
     Raises:
-        ValueError: if a leaf has no column, a picture no row, or a cell is no number; the message says which.
+        ValueError: if a leaf has no column, a picture no row, or a cell is not a number; the message says which.
     """
-    header, rows = _read(Path(path))
     leaves = [taxonomy.path_names(leaf)[-1] for leaf in taxonomy.paths]
+    header, rows = _read_rows(Path(path), len(leaves) + MAX_COLUMNS)
     if missing := [leaf for leaf in leaves if leaf not in header]:
         raise ValueError(f"{path}: expected a column for each of {len(leaves)} leaves, got none for {brief(missing)}")
-    columns = [header.index(leaf) for leaf in leaves]
 
-    named = next((header.index(name) for name in header if name.lower() in FILE_COLUMNS and name not in leaves), None)
-    if named is None:
-        if len(rows) != len(names):
-            raise ValueError(
-                f"{path}: expected a column `file`, or a row for each of {len(names)} pictures, got {len(rows)}"
-            )
-        chosen = rows
-    else:
-        chosen = _by_name(path, rows, named, names)
+    file_column = next((name for name in header if name.lower() in FILE_COLUMNS and name not in leaves), None)
+    if file_column is not None:
+        rows = _rows_by_name(path, rows, file_column, names)
+    elif len(rows) != len(names):
+        raise ValueError(
+            f"{path}: expected a column `file`, or a row for each of {len(names)} pictures, got {len(rows)}"
+        )
 
     try:
-        return torch.tensor([[float(row[column]) for column in columns] for row in chosen], dtype=torch.float64)
-    except (TypeError, ValueError, IndexError) as error:
+        return torch.tensor([[float(row[leaf]) for leaf in leaves] for row in rows], dtype=torch.float64)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected a number in every leaf's column: {error}") from error
 
 
-def _by_name(path: str | Path, rows: list, named: int, names: Sequence[str]) -> list:
-    whole = {str(row[named]): row for row in rows}
-    short: dict[str, list] = {}
+def _rows_by_name(path: str | Path, rows: list[dict], column: str, names: Sequence[str]) -> list[dict]:
+    """Return the row of each picture, found by its name, or by its name without folders if only one row has it."""
+    by_name = {str(row[column]): row for row in rows}
+    by_short_name: dict[str, list[dict]] = {}
     for row in rows:
-        short.setdefault(Path(str(row[named])).name, []).append(row)
+        by_short_name.setdefault(Path(str(row[column])).name, []).append(row)
 
-    chosen: list = []
-    missing: list[str] = []
+    chosen, missing = [], []
     for name in names:
-        found = whole.get(name)
-        same = short.get(Path(name).name, [])
-        if found is None and len(same) == 1:
-            found = same[0]
-        if found is None:
-            missing.append(name)
+        same = by_short_name.get(Path(name).name, [])
+        if name in by_name:
+            chosen.append(by_name[name])
+        elif len(same) == 1:
+            chosen.append(same[0])
         else:
-            chosen.append(found)
+            missing.append(name)
 
     if missing:
         raise ValueError(f"{path}: expected a row for every picture, got none for {len(missing)}, such as {missing[0]}")
+
     return chosen
 
 
-def _read(path: Path) -> tuple[list[str], list]:
-    check_file(path)
-    if path.suffix.lower() == ".parquet":
-        with needs_extra("train", "parquet files"):
-            import pyarrow.parquet as pq
+def _read_rows(path: Path, max_columns: int) -> tuple[list[str], list[dict]]:
+    if path.suffix.lower() != ".parquet":
+        header, table = read_table(path, max_columns)
+        return header, [row for _, row in table]
 
-        table = pq.read_table(path)
-        return list(table.column_names), list(zip(*(column.to_pylist() for column in table.columns)))
-    with open(path, newline="", encoding="utf-8-sig") as source:
-        rows = list(csv.reader(source))
-    if not rows:
-        raise ValueError(f"{path}: expected a header, got an empty file")
-    return rows[0], rows[1:]
+    check_file(path)
+    with needs_extra("train", "parquet files"):
+        import pyarrow.parquet as pq
+
+    columns = pq.read_table(path)
+    header = [clean_name(name) for name in columns.column_names]
+    return header, columns.rename_columns(header).to_pylist()
 
 
 def compare_beside(ours: Tensor, theirs: Tensor, labels: Tensor, paths: Tensor, taxonomy: Taxonomy) -> Beside:
     """Compare two models by their leaf probabilities.
 
     Args:
-        ours: (N, P) of each path of the tree.
+        ours: (N, P) probability of each path of the tree.
         theirs: (N, P), not necessarily normalised.
         labels: (N, L) int64.
         paths: (N, L) int64, our answers.
@@ -131,10 +128,9 @@ def compare_beside(ours: Tensor, theirs: Tensor, labels: Tensor, paths: Tensor, 
     product = ours.double() * theirs
     product = torch.where(product.sum(-1, keepdim=True) > 0, product, ours.double())
 
-    leaves = {"ours": None, "theirs": theirs.argmax(-1), "product": product.argmax(-1)}
-    found = {name: paths if leaf is None else tree[leaf] for name, leaf in leaves.items()}
+    answers = {"ours": paths, "theirs": tree[theirs.argmax(-1)], "product": tree[product.argmax(-1)]}
     results = {}
-    for name, answer in found.items():
+    for name, answer in answers.items():
         metrics = HierarchicalMetrics(taxonomy)
         metrics.update(answer, labels)
         results[name] = metrics.compute()
@@ -145,10 +141,11 @@ def compare_beside(ours: Tensor, theirs: Tensor, labels: Tensor, paths: Tensor, 
         if known.any():
             levels[level] = 100 * (rolled[depth].argmax(-1) == labels[:, depth])[known].double().mean().item()
 
-    same = (found["ours"] == found["theirs"]).all(1)
-    wrong = ((found["ours"] != labels) & (labels != UNKNOWN)).any(1)
-    certainty = torch.minimum(ours.max(-1).values, theirs.max(-1).values)
-    queue = [i for i in certainty.argsort(descending=True).tolist() if not same[i]]
+    same = (paths == answers["theirs"]).all(1)
+    wrong = ((paths != labels) & (labels != UNKNOWN)).any(1)
+    confidence = torch.minimum(ours.max(-1).values, theirs.max(-1).values)
+    queue = [i for i in confidence.argsort(descending=True).tolist() if not same[i]]
+
     return Beside(
         results=results,
         levels=levels,

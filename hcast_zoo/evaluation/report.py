@@ -1,9 +1,11 @@
-"""What was measured, as files: JSON, CSV, and a page with the tree, the worst confusions and reliability diagrams."""
+"""Write an evaluation to files: JSON, CSV, and a page with the tree, worst confusions and reliability diagrams."""
 
+import collections
 import csv
 import dataclasses
 import io
 import json
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,25 +18,26 @@ from ..data.dataset import HierarchicalDataset
 from ..data.pictures import PictureError
 from ..data.thumbnails import make_thumbnail
 from ..network.config import HCastConfig
+from ..taxonomy.calibration import confidence_bins
 from ..taxonomy.paths import UNKNOWN
 from ..taxonomy.tree import Taxonomy
 from .evaluate import Answers, Measured
 from .hierarchical import CurvePoint, Interval, NodeScore, hierarchical_metrics, node_scores, tree_curve
 
-WORST = 12  # confusions that are shown
-EXAMPLES = 4  # pictures of each
-BINS = 10
+WORST = 12  # confusions shown
+EXAMPLES = 4  # pictures per confusion
+BINS, MIN_IN_BIN = 10, 5  # of a reliability diagram; bins with fewer answers are not drawn
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Metrics of one decoding, in every detail.
+    """All metrics of one decoding.
 
     Attributes:
         decoding: Its name.
-        metrics: Name to value and interval.
-        nodes: A row for each node.
-        curve: Risk over coverage along the tree.
+        metrics: Name to value and confidence interval.
+        nodes: One entry per node.
+        curve: Risk and coverage along the tree.
     """
 
     decoding: str
@@ -50,13 +53,13 @@ class Report:
 def make_report(
     measured: Measured, decoding: str, taxonomy: Taxonomy, abundance: dict[str, float] | None = None
 ) -> Report:
-    """Return everything that is measured of a decoding.
+    """Return all metrics of a decoding.
 
     Args:
-        measured: With its answers.
-        decoding: One of them.
+        measured: An evaluation with its answers.
+        decoding: One of its decodings.
         taxonomy: The tree.
-        abundance: Name of a leaf to how frequent it is where the model will be used; leaves without one count 0.
+        abundance: Leaf name to its frequency where the model will be used; missing leaves count 0.
     """
     answers, labels = measured.answers[decoding], measured.labels
     weights = None if abundance is None else _weights(labels, taxonomy, abundance)
@@ -69,11 +72,12 @@ def make_report(
 
 
 def _weights(labels: Tensor, taxonomy: Taxonomy, abundance: dict[str, float]):
-    """Return for each picture the abundance of its leaf, over the number of its pictures here."""
+    """Return, for each picture, the abundance of its leaf divided by the number of the leaf's pictures here."""
     names = [(taxonomy.path_names(row) or ("",))[-1] for row in labels.tolist()]
-    counts = {name: names.count(name) for name in set(names)}
+    counts = collections.Counter(names)
     if not any(abundance.get(name, 0) > 0 for name in counts):
         raise ValueError("expected the abundance of leaves that are labels here, got none of them")
+
     return torch.tensor([abundance.get(name, 0.0) / counts[name] for name in names], dtype=torch.float64).numpy()
 
 
@@ -85,8 +89,9 @@ def metrics_csv(reports: Sequence[Report], results: dict[str, dict[str, float]])
     for report in reports:
         for name, value in results[report.decoding].items():
             writer.writerow([report.decoding, name, f"{value:.4f}", "", ""])
-        for name, found in report.metrics.items():
-            writer.writerow([report.decoding, name, *(f"{v:.4f}" for v in dataclasses.astuple(found))])
+        for name, interval in report.metrics.items():
+            writer.writerow([report.decoding, name, *(f"{v:.4f}" for v in dataclasses.astuple(interval))])
+
     return sink.getvalue()
 
 
@@ -96,9 +101,12 @@ def nodes_csv(report: Report) -> str:
     fields = [field.name for field in dataclasses.fields(NodeScore)]
     writer = csv.DictWriter(sink, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {k: f"{v:.2f}" if isinstance(v, float) else v for k, v in dataclasses.asdict(n).items()} for n in report.nodes
-    )
+    for node in report.nodes:
+        row = dataclasses.asdict(node)
+        for name, value in row.items():
+            row[name] = f"{value:.2f}" if isinstance(value, float) else value
+        writer.writerow(row)
+
     return sink.getvalue()
 
 
@@ -115,17 +123,17 @@ def write_report(
     The page shows the first report.
 
     Args:
-        folder: Where to.
-        measured: What the reports are of.
-        reports: One for each decoding.
+        folder: The folder; created if it does not exist.
+        measured: The evaluation.
+        reports: One per decoding.
         dataset: The pictures.
-        config: Of the model, to outline what it saw.
+        config: The model's config, to outline the part of a picture that the model saw.
         about: Plain data for the JSON: the model, its checksum, the data.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {**about, "results": measured.results, "reports": [report.to_dict() for report in reports]}
-    write_whole(folder / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
+    data = {**about, "results": measured.results, "reports": [report.to_dict() for report in reports]}
+    write_whole(folder / "metrics.json", json.dumps(data, indent=1, ensure_ascii=False))
     write_whole(folder / "metrics.csv", metrics_csv(reports, measured.results))
     write_whole(folder / "nodes.csv", nodes_csv(reports[0]))
 
@@ -150,46 +158,52 @@ def write_report(
 
 def _metric_table(report: Report, results: dict[str, float]) -> str:
     rows = [f"<tr><td>{write_text(name)}</td><td>{value:.2f}</td><td></td></tr>" for name, value in results.items()]
-    for name, found in report.metrics.items():
-        interval = f"{found.low:.2f} to {found.high:.2f}"
+    for name, interval in report.metrics.items():
+        label = write_text(name.replace("_", " "))
         rows.append(
-            f"<tr><td>{write_text(name.replace('_', ' '))}</td><td>{found.value:.2f}</td><td>{interval}</td></tr>"
+            f"<tr><td>{label}</td><td>{interval.value:.2f}</td><td>{interval.low:.2f} to {interval.high:.2f}</td></tr>"
         )
+
     head = "<tr><th>metric</th><th>value</th><th>95 % interval</th></tr>"
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
 
 
 def _reliability(answers: Answers, labels: Tensor, taxonomy: Taxonomy) -> str:
-    """Return a diagram for each level and the path: how often answers of a confidence are right."""
+    """Return a reliability diagram for each level and the path: accuracy against confidence."""
     figures = []
     for depth, level in enumerate(taxonomy.levels):
         known = (labels[:, depth] != UNKNOWN) & (answers.paths[:, depth] != UNKNOWN)
         right = answers.paths[known, depth] == labels[known, depth]
-        figures.append((level, _bins(answers.level_confidences[known, depth], right)))
+        figures.append((level, _reliability_points(answers.level_confidences[known, depth], right)))
+
     known = (labels != UNKNOWN).any(1)
     right = ((answers.paths == labels) | (labels == UNKNOWN)).all(1)
-    figures.append(("path", _bins(answers.confidences[known], right[known])))
+    figures.append(("path", _reliability_points(answers.confidences[known], right[known])))
+
     drawn = []
     for name, points in figures:
         plot = _plot(points, "confidence", "right", diagonal=True)
         drawn.append(f"<figure><figcaption>{write_text(name)}</figcaption>{plot}</figure>")
+
     return f'<div class="grid">{"".join(drawn)}</div>'
 
 
-def _bins(confidence: Tensor, right: Tensor) -> list[tuple[float, float]]:
-    index = (confidence * BINS).ceil().long().clamp(1, BINS)
+def _reliability_points(confidence: Tensor, right: Tensor) -> list[tuple[float, float]]:
+    """Return the mean confidence and the accuracy of each bin with at least ``MIN_IN_BIN`` answers."""
+    bins = confidence_bins(confidence, BINS)
     points = []
-    for i in range(1, BINS + 1):
-        mine = index == i
-        if mine.sum() >= 5:
-            points.append((float(confidence[mine].mean()), float(right[mine].double().mean())))
+    for index in range(BINS):
+        inside = bins == index
+        if inside.sum() >= MIN_IN_BIN:
+            points.append((float(confidence[inside].mean()), float(right[inside].double().mean())))
+
     return points
 
 
 def _plot(
     points: Sequence[tuple[float, float]], x: str, y: str, top: float | None = 1.0, diagonal: bool = False
 ) -> str:
-    """Return a line through points as SVG; both axes begin at 0."""
+    """Return a line through points as SVG; both axes start at 0."""
     height = top or max([value for _, value in points] + [0.01])
     places = [(20 + 160 * a, 180 - 160 * b / height) for a, b in points]
     joined = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
@@ -205,28 +219,28 @@ def _plot(
 
 
 def _confusions(measured: Measured, decoding: str, dataset: HierarchicalDataset, config: HCastConfig) -> str:
-    """Return the pairs of nodes that are taken for one another most often, with example pictures."""
+    """Return the most frequent confusions of two nodes, with example pictures."""
     taxonomy, paths, labels = dataset.taxonomy, measured.answers[decoding].paths, measured.labels
     pairs: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
     for row, (path, label) in enumerate(zip(paths.tolist(), labels.tolist())):
-        found, true = (taxonomy.path_names(p) for p in (path, label))
-        cut = found[: len(true)]
-        if cut != true and cut:
-            pairs.setdefault((true, cut), []).append(row)
+        true = taxonomy.path_names(label)
+        answer = taxonomy.path_names(path)[: len(true)]
+        if answer and answer != true:
+            pairs.setdefault((true, answer), []).append(row)
 
     parts = []
     worst = sorted(pairs.items(), key=lambda item: (-len(item[1]), -_severity(*item[0])))
-    for (true, found), rows in worst[:WORST]:
+    for (true, answer), rows in worst[:WORST]:
         figures = [_example(dataset, int(measured.numbers[row]), config) for row in rows[:EXAMPLES]]
-        parts.append(f"<p><b>{write_text(true[-1])}</b> taken for <b>{write_text(found[-1])}</b>: {len(rows)}</p>")
+        parts.append(f"<p><b>{write_text(true[-1])}</b> taken for <b>{write_text(answer[-1])}</b>: {len(rows)}</p>")
         parts.append(f'<div class="grid">{"".join(figures)}</div>')
 
     return "\n".join(parts) or "<p>None.</p>"
 
 
-def _severity(true: tuple[str, ...], found: tuple[str, ...]) -> int:
-    """Return how many levels of a path are not shared."""
-    return len(true) - sum(a == b for a, b in zip(true, found))
+def _severity(true: tuple[str, ...], answer: tuple[str, ...]) -> int:
+    """Return the number of levels at which two paths differ."""
+    return len(true) - sum(map(operator.eq, true, answer))
 
 
 def _example(dataset: HierarchicalDataset, number: int, config: HCastConfig) -> str:
@@ -239,7 +253,7 @@ def _example(dataset: HierarchicalDataset, number: int, config: HCastConfig) -> 
 
 
 def _tree(report: Report, taxonomy: Taxonomy) -> str:
-    """Return all nodes that are labels, nested, each in the colour of its recall."""
+    """Return the tree of all nodes that occur as labels, coloured by recall."""
     scores = {(score.level, score.name): score for score in report.nodes}
     children: dict[tuple[int, int], list[int]] = {}
     for depth, parents in enumerate(taxonomy.parents):

@@ -1,27 +1,29 @@
-"""Levels above a flat classifier: the probability of a node is the sum of its leaves'."""
+"""Levels above a flat classifier: the probability of a node is the sum over its leaves."""
 
 import torch
 from torch import Tensor
 
+from .paths import UNKNOWN
+from .rollup import sum_paths
 from .sources import TaxonomyError
 from .tree import Taxonomy
 
-LEAST = 1e-30  # probability whose logarithm is still a number
+LEAST = 1e-30  # smallest probability, so that its logarithm is finite
 
 
 def check_above(tree: Taxonomy, flat: Taxonomy) -> Taxonomy:
     """Return a tree whose leaves are the classes of a flat model, in its order.
 
     Args:
-        tree: To check.
-        flat: The model's own taxonomy.
+        tree: The tree to check.
+        flat: The model's taxonomy, of one level.
 
     Raises:
-        TaxonomyError: if the model has levels of its own, or its classes are not the tree's leaves.
+        TaxonomyError: if the model has several levels, or its classes are not the tree's leaves.
     """
     if len(flat.levels) != 1:
         raise TaxonomyError(
-            f"expected flat weights below a tree, got weights with the levels {', '.join(flat.levels)} of their own"
+            f"expected weights of one level to put a tree above, got weights with the levels {', '.join(flat.levels)}"
         )
 
     leaves, classes = tree.names[-1], flat.names[0]
@@ -36,20 +38,16 @@ def check_above(tree: Taxonomy, flat: Taxonomy) -> Taxonomy:
 
 
 def sum_upwards(logits: Tensor, tree: Taxonomy) -> list[Tensor]:
-    """Return logits of every level from those of the leaves.
+    """Return log-probabilities of the nodes of every level from the logits of the finest level.
 
     Args:
         logits: (B, leaves) of the finest level.
-        tree: Whose finest level they are of.
+        tree: The tree; leaves above its finest level have probability 0.
 
     Returns:
-        (B, nodes) log-probabilities per level, coarse to fine; each level's sum to 1.
+        One (B, C_l) tensor per level, coarse to fine; the probabilities of a level sum to 1.
     """
-    levels = [logits.log_softmax(-1)]
-    for parents, names in zip(reversed(tree.parents), reversed(tree.names[:-1])):
-        children = levels[0].exp()
-        index = torch.tensor(parents, device=logits.device)
-        sums = children.new_zeros(len(children), len(names)).index_add(1, index, children)
-        levels.insert(0, sums.clamp_min(LEAST).log())
-
-    return levels
+    finest = torch.tensor([path[-1] for path in tree.paths], device=logits.device)
+    probabilities = logits.softmax(-1)[:, finest.clamp(min=0)].masked_fill(finest == UNKNOWN, 0.0)  # [B, P]
+    upper = sum_paths(probabilities, tree)[:-1]
+    return [*(level.clamp_min(LEAST).log() for level in upper), logits.log_softmax(-1)]

@@ -150,7 +150,7 @@ def expected_calibration_error(confidences: Tensor, right: Tensor, bins: int = 1
     Args:
         confidences: (S,) float in [0, 1].
         right: (S,) bool.
-        bins: How many; bin i holds confidences in (i / bins, (i + 1) / bins], 0 is in the first.
+        bins: Number of bins; see :func:`confidence_bins`.
 
     Returns:
         In [0, 100]; NaN without samples.
@@ -165,14 +165,25 @@ def expected_calibration_error(confidences: Tensor, right: Tensor, bins: int = 1
 
     if len(confidences) == 0:
         return math.nan
+
     confidences = confidences.double()
     if not ((confidences >= 0) & (confidences <= 1)).all():
         raise ValueError("expected confidences from 0 to 1")
-    index = ((confidences * bins).ceil().long() - 1).clamp(min=0)
 
     # A bin's |sum of confidence - sum of right| is its share of the samples times its gap.
+    index = confidence_bins(confidences, bins)
     gaps = confidences.new_zeros(bins).index_add(0, index, confidences - right.double())
     return 100 * gaps.abs().sum().item() / len(confidences)
+
+
+def confidence_bins(confidences: Tensor, bins: int) -> Tensor:
+    """Return the (S,) int64 bin of each confidence in [0, 1]: bin i is (i / bins, (i + 1) / bins], 0 is in the first.
+
+    Example:
+        >>> confidence_bins(torch.tensor([0.0, 0.1, 0.25, 1.0]), 10)
+        tensor([0, 0, 2, 9])
+    """
+    return ((confidences * bins).ceil().long() - 1).clamp(min=0, max=bins - 1)
 
 
 def calibration_errors(

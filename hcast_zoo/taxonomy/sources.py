@@ -1,4 +1,4 @@
-"""Where a taxonomy is read from: CSV tables and folder trees."""
+"""Sources of a taxonomy: tables and folder trees."""
 
 import codecs
 import csv
@@ -15,32 +15,39 @@ from ..common.walk import walk as walk_folders
 from .columns import SPECIESNET, UUID
 from .names import clean_name, first_duplicate
 
-SNIFFED = 65_536  # characters by which a table's separator is told
-MAX_LEVELS = 100  # the tree of life has about 40 ranks; without a limit a path would be as long as a hostile file says
-MAX_LINE = 2**24  # characters of a line of a table
+SNIFFED = 65_536  # characters in which to look for a table's separator
+MAX_LEVELS = 100  # the tree of life has about 40 ranks; a hostile file could ask for paths of any length
+MAX_LINE = 2**24  # characters per line of a table
 MAX_COLUMNS = 10_000
 
 
 class TaxonomyError(ValueError):
-    """The given levels, names and parents are no tree; the message names the node."""
+    """The given levels, names and parents do not form a tree; the message names the node."""
 
 
-def read_table(path: str | Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """Return the header of a table, and its rows with their line numbers; a short row's last cells are empty.
+def read_table(
+    path: str | Path, max_columns: int = MAX_COLUMNS
+) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """Return the header of a table, and its rows with their line numbers; short rows are filled with empty cells.
 
-    Commas, semicolons, tabs and bars separate cells, whichever fits the first rows; the text is UTF-8, or UTF-16 with
-    a mark. Blanks around a header and empty columns at the end are left out. SpeciesNet's taxonomy, which has no
-    header, gets one.
+    Cells are separated by commas, semicolons, tabs or bars, whichever fits the first rows; the text is UTF-8, or UTF-16
+    with a byte order mark. Spaces around names in the header and empty columns at the end are dropped. SpeciesNet's
+    taxonomy, which has no header, gets one.
+
+    Args:
+        path: The file.
+        max_columns: Largest number of columns; protects against hostile files.
 
     Raises:
-        TaxonomyError: if it is no text, no table, a column's name occurs twice, or a row has too many cells.
+        TaxonomyError: if it is not a text or not a table, a column's name occurs twice, or a row has too many cells.
     """
     rows = _read_cells(path)
     line, header = next(rows, (0, []))
     if len(header) == len(SPECIESNET) and UUID.match(header[0]):
         rows, header = itertools.chain([(line, header)], rows), list(SPECIESNET)
-    if len(header) > MAX_COLUMNS:
-        raise TaxonomyError(f"{path}: expected {MAX_COLUMNS:,} columns at most, got {len(header):,}")
+    if len(header) > max_columns:
+        raise TaxonomyError(f"{path}: expected {max_columns:,} columns at most, got {len(header):,}")
+
     header = [clean_name(name) for name in header]
     while header and not header[-1]:
         header.pop()
@@ -51,6 +58,7 @@ def read_table(path: str | Path) -> tuple[list[str], Iterator[tuple[int, dict[st
         for line, cells in rows:
             if not cells:
                 continue
+
             while len(cells) > len(header) and not cells[-1].strip():
                 cells.pop()
             if len(cells) > len(header):
@@ -81,22 +89,23 @@ def _read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def text_encoding(path: str | Path) -> str:
-    """Return the encoding that a text file's mark tells: UTF-8 without one."""
+    """Return the encoding of a text file: UTF-16 if it has that byte order mark, else UTF-8."""
     with open(path, "rb") as file:
         start = file.read(4)
     return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def find_delimiter(text: str, name: str = "") -> str:
-    """Return what separates the cells of a table, by its first rows: the character that gives all the same number.
+    """Return the separator of a table: the character that gives most of the first rows the same number of cells.
 
     Args:
         text: The beginning of the table.
-        name: Of the file; tabs are expected in a ``.tsv``.
+        name: Name of the file; tabs are the default for a ``.tsv``.
     """
     rows = list(itertools.islice(filter(str.strip, text.splitlines()), 20))
     if len(text) == SNIFFED and len(rows) > 1:
-        rows.pop()  # it may be cut
+        rows.pop()  # it may be incomplete
+
     best = (0, "\t" if name.lower().endswith(".tsv") else ",")
     for delimiter in ",;\t|":
         try:
@@ -111,10 +120,10 @@ def find_delimiter(text: str, name: str = "") -> str:
 
 
 def lines(file: IO[AnyStr], path: str | Path) -> Iterator[AnyStr]:
-    """Yield the lines of a file, none of which is held in memory whatever its length.
+    """Yield the lines of a file, and refuse one that is too long before it is read into memory.
 
     Raises:
-        TaxonomyError: if a line is longer than any table's.
+        TaxonomyError: if a line has more than ``MAX_LINE`` characters.
     """
     while line := file.readline(MAX_LINE + 1):
         if len(line) > MAX_LINE:
@@ -125,11 +134,11 @@ def lines(file: IO[AnyStr], path: str | Path) -> Iterator[AnyStr]:
 def walk(root: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield each folder of a tree, and the names of its folders and files, sorted, without hidden ones.
 
-    Links that lead nowhere, pipes and devices are among the files, so that reading them tells the error.
+    Broken links, pipes and devices are listed as files, so that reading them reports the error.
 
     Raises:
-        TaxonomyError: if a folder cannot be read, links lead to a folder twice, as they do in a circle, or there are
-            too many levels.
+        TaxonomyError: if a folder cannot be read, links lead to the same folder twice, as circular links do, or there
+            are too many levels.
     """
     odd: list[str] = []
 
@@ -149,9 +158,9 @@ def walk(root: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, lis
 
 
 def label_folders(root: Path) -> list[tuple[str, ...]]:
-    """Return the paths of the folders that are leaves of a tree of labels: those without a folder below.
+    """Return the paths of the folders that are leaves of a tree of labels: those without sub-folders.
 
-    Folders without a picture in or below them are left out, unless no folder has any; one warning says how many.
+    Folders without a picture in or below them are left out, unless no folder has any; a warning says how many.
 
     Raises:
         TaxonomyError: see :func:`walk`.

@@ -7,7 +7,6 @@ it stopped, and runs with the same stem and augmentation can share a folder.
 
 import dataclasses
 import functools
-import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from ..data.pictures import content_digest
 from ..network.config import HCastConfig
 from ..network.model import HCast
 from ..network.stems import SuperpixelMeans
+from ..weights.file import tensors_digest
 from .settings import TrainConfig
 
 FOLDER = "views"  # in a run's folder
@@ -62,7 +62,7 @@ class ViewFolder:
         claim(
             self.folder / PLAN,
             {
-                "stem": {**_fields(model.config, STEM), "stem_sha256": stem_digest(model)},
+                "stem": {**_fields(model.config, STEM), "stem_sha256": tensors_digest(model.stem.body.state_dict())},
                 "preprocessing": _fields(model.config, PREPROCESSING),
                 "augmentation": _fields(settings, AUGMENTATIONS),
             },
@@ -254,15 +254,6 @@ def _collate(batch: list[tuple[int, tuple] | None], collate: SuperpixelCollate) 
     """Return the positions of the samples that could be read, and their batch."""
     samples = [sample for sample in batch if sample is not None]
     return [position for position, _ in samples], collate([sample for _, sample in samples])
-
-
-def stem_digest(model: HCast) -> str:
-    """Return the SHA-256 of the tensors of a model's pretrained part."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.stem.body.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def view_key(picture: str | Path | bytes) -> str:

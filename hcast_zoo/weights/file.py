@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -50,12 +51,17 @@ class Weights:
 
     def digest(self) -> str:
         """Return the SHA-256 of the architecture and of every tensor, as 64 hexadecimal digits."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        for name, value in sorted(self.state_dict.items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return tensors_digest(self.state_dict, json.dumps(self.config.to_dict(), sort_keys=True))
 
-        return digest.hexdigest()
+
+def tensors_digest(state_dict: Mapping[str, Tensor], text: str = "") -> str:
+    """Return the SHA-256 of a text and of the names, types, shapes and values of tensors."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(state_dict.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+    return digest.hexdigest()
 
 
 def save_weights(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -> None:
