@@ -171,7 +171,7 @@ def test_synonyms(tmp_path):
     synonyms = read_synonyms(tmp_path / "s.csv")
     assert HierarchicalDataset.load(tmp_path / "t.csv", BIRDS, synonyms=synonyms).labels.tolist() == [[0, 0, 0]]
     (tmp_path / "s.csv").write_text("a;b\nb;a\n")
-    with pytest.raises(ValueError, match="circle"):
+    with pytest.raises(ValueError, match="circular"):
         read_synonyms(tmp_path / "s.csv")
 
 
