@@ -63,7 +63,7 @@ def test_a_damaged_file_is_made_again(images, counted, tmp_path, content):
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(images, tmp_path):
     (tmp_path / "maps").write_text("a file")
-    with pytest.warns(UserWarning, match="not kept"):
+    with pytest.warns(UserWarning, match="cannot be cached"):
         assert torch.equal(SuperpixelCache(tmp_path / "maps", CONFIG)(images[:1]), direct(images[:1]))
 
 
