@@ -1,6 +1,7 @@
 """The pictures and labels that a command works on, as its arguments name them."""
 
 import argparse
+import dataclasses
 import os
 import sys
 
@@ -14,12 +15,16 @@ LISTING_DEFAULTS = {
     "test_fraction": 0.0,
     "group_by": None,
     "keep": None,
+    "boxes": None,
+    "box_confidence": 0.0,
+    "box_labels": None,
 }
 PICTURES = "pictures.csv"  # in a run's folder: what it was trained on, and what was held out
 
 
 def load_labelled(args: argparse.Namespace) -> tuple:
     """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
+    from ..data.boxes import BoxGeometry
     from ..data.dataset import HierarchicalDataset
     from ..data.transforms import eval_transform
     from ..weights.file import load_weights
@@ -31,6 +36,8 @@ def load_labelled(args: argparse.Namespace) -> tuple:
     if options["data"] is None:
         options["data"] = args.data = _run_pictures(args.model)
     listing = list_pictures(options, content.taxonomy, (args.split,)).part(args.split)
+    geometry = box_geometry(options, BoxGeometry.from_metadata(content.metadata), listing.is_boxed)
+    listing = listing if geometry is None else listing.with_geometry(geometry)
     return content, HierarchicalDataset.from_listing(
         listing, content.taxonomy, transform=eval_transform(content.config)
     )
@@ -50,6 +57,8 @@ def list_pictures(options: dict, taxonomy, wanted: tuple):
         group_by=options["group_by"],
         synonyms=synonyms,
     )
+    if options["boxes"]:
+        listing = _in_boxes(listing, options)
     if options["val_fraction"] or options["test_fraction"]:
         kept = read_parts(options["keep"]) if options["keep"] else None
         listing = hold_out(listing, options["val_fraction"], options["test_fraction"], kept)
@@ -57,6 +66,59 @@ def list_pictures(options: dict, taxonomy, wanted: tuple):
         raise ValueError("--keep needs the fractions to hold out of what is new: --val-fraction, --test-fraction")
 
     return listing
+
+
+def _in_boxes(listing, options: dict):
+    """Return a listing of the boxes in its pictures; tell what is left out."""
+    from ..data.detections import box_listing, read_detections
+
+    if listing.is_boxed:
+        raise ValueError(f"{listing.source} has boxes of its own: leave --boxes out")
+    detections = read_detections(options["boxes"])
+    data = options["data"]
+    folder = data if os.path.isdir(data) else os.path.dirname(options["boxes"])
+    boxes = detections.choose(options["box_confidence"], options["box_labels"])
+    listing, without = box_listing(listing, boxes, folder)
+    if without:
+        print(f"{without} pictures have no box and are left out", file=sys.stderr)
+    return listing
+
+
+def box_geometry(options: dict, trained, boxed: bool):
+    """Return how boxes become pictures; None if there are none.
+
+    Args:
+        options: ``box_padding``, ``box_shape``, ``box_min_size``, as far as they were given.
+        trained: What the weights were trained on; None for whole pictures.
+        boxed: Whether there are boxes.
+
+    Raises:
+        ValueError: if another geometry is asked for than that of the weights, or one without boxes.
+    """
+    from ..data.boxes import BoxGeometry
+
+    given = {f.name: options[name] for f in dataclasses.fields(BoxGeometry) if (name := f"box_{f.name}") in options}
+    if not boxed:
+        if given:
+            raise ValueError(
+                f"--box-{next(iter(given)).replace('_', '-')} goes with boxes, and these are whole pictures"
+            )
+        if trained is not None:
+            print(f"warning: these weights were trained on {trained}; these are whole pictures", file=sys.stderr)
+        return None
+
+    if trained is None:
+        geometry = BoxGeometry(**given)
+        print(
+            f"warning: these weights were trained on whole pictures, not on boxes; they see {geometry}. Measure with "
+            "`evaluate --boxes` before you trust the answers",
+            file=sys.stderr,
+        )
+        return geometry
+    geometry = dataclasses.replace(trained, **given)
+    if geometry != trained:
+        raise ValueError(f"these weights were trained on {trained}; expected the same, got {geometry}")
+    return trained
 
 
 def _run_pictures(model: str) -> str:

@@ -6,7 +6,7 @@ import types
 import typing
 from fractions import Fraction
 
-from ..common.choices import DECODERS, DEFAULT_MODEL, ENGINES, PRECISIONS
+from ..common.choices import BOX_SHAPES, DECODERS, DEFAULT_MODEL, ENGINES, PRECISIONS
 from ..common.text import clip
 from ..training.settings import MAX_WORKERS
 
@@ -42,6 +42,7 @@ def add_listing(parser: argparse.ArgumentParser) -> None:
         default=absent,
         help="earlier list of `data split` or a run's pictures.csv: its pictures stay in their parts",
     )
+    add_boxes(parser)
 
 
 def add_facts(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +50,52 @@ def add_facts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="NAME", help="name of the weights on their card")
     parser.add_argument(
         "--license", metavar="ID", help="licence of the weights, such as cc-by-4.0 (default: that of the start weights)"
+    )
+
+
+def add_boxes(parser: argparse.ArgumentParser, default: object = argparse.SUPPRESS) -> None:
+    """Add the options that say which boxes are pictures."""
+    parser.add_argument(
+        "--boxes",
+        metavar="FILE",
+        default=default,
+        help="each box is a picture: MegaDetector's or COCO's JSON, or a table with columns xmin, ymin, xmax, ymax; "
+        "pictures are named as seen from the folder that is given, else from the file's",
+    )
+    parser.add_argument(
+        "--box-confidence",
+        type=float,
+        metavar="C",
+        default=default,
+        help="leave out boxes that the detector is less sure of, 0 to 1 (0)",
+    )
+    parser.add_argument(
+        "--box-labels", nargs="+", metavar="NAME", default=default, help="only boxes that the detector calls so"
+    )
+
+
+def add_geometry(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a box becomes a picture; what is not given is absent."""
+    absent = argparse.SUPPRESS
+    parser.add_argument(
+        "--box-padding",
+        type=float,
+        metavar="F",
+        default=absent,
+        help="what is added at each edge of a box, as a fraction of its sides (the weights' own, else 0.1)",
+    )
+    parser.add_argument(
+        "--box-shape",
+        choices=BOX_SHAPES,
+        default=absent,
+        help="whether a box is then made a square (the weights' own, else square)",
+    )
+    parser.add_argument(
+        "--box-min-size",
+        type=int,
+        metavar="PIXELS",
+        default=absent,
+        help="least side of what is cut out (the weights' own, else 0)",
     )
 
 
@@ -90,7 +137,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         "--within",
         action="append",
         metavar="NODE",
-        help="answer only at or below this node, a name or level:name (repeatable)",
+        help="answer only at or below this node, a name or level:name, or a file of names, one a row (repeatable)",
     )
 
     parser.add_argument(

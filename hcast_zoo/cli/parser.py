@@ -22,12 +22,14 @@ from ..paper.benchmarks import BENCHMARKS
 from ..training.settings import TrainConfig
 from . import answer, data, doctor, evaluate, frameworks, paper, predict, share, trust
 from .options import (
+    add_boxes,
     add_clusters,
     add_decoding,
     add_device,
     add_engine,
     add_facts,
     add_fields,
+    add_geometry,
     add_listing,
     add_loading,
     add_model,
@@ -98,11 +100,14 @@ def _add_answers(command: Callable) -> None:
     """Add the commands that answer about pictures."""
     p = command("predict", predict.predict, "print the path in the taxonomy of each picture")
     p.add_argument("pictures", nargs="*", metavar="PICTURE", help="picture files, folders, glob patterns")
-    p.add_argument("--files-from", metavar="FILE", help="text file that names a picture per line")
+    p.add_argument(
+        "--files-from", metavar="FILE", help="text file that names a picture per line; with --group-by, a table"
+    )
     p.add_argument(
         "--output",
         metavar="FILE|DIR",
-        help=f"write a table that ends in {', '.join(TABLE_SUFFIXES)} instead; or, to a folder, parquet files of "
+        help=f"write a table that ends in {', '.join(TABLE_SUFFIXES)} instead (the same command goes on where it was "
+        "stopped); or, to a folder, parquet files of "
         "--part-size pictures, where the same command resumes and several processes (torchrun) share the work",
     )
     p.add_argument("--part-size", type=int, default=4096, help="pictures per file of a folder (%(default)s)")
@@ -115,6 +120,19 @@ def _add_answers(command: Callable) -> None:
     )
     add_model(p)
     add_decoding(p)
+    p.add_argument(
+        "--prior",
+        metavar="FILE.csv",
+        help="name and number a row: how much of it is expected here, to re-weight answers by Bayes' rule",
+    )
+    add_boxes(p, None)
+    add_geometry(p)
+    p.add_argument(
+        "--group-by",
+        metavar="COLUMN",
+        help="answer together what belongs together, as a burst or an individual: a column of the table that "
+        "--files-from (or --boxes) names, or `folder`",
+    )
     p.add_argument("--sort-into", metavar="DIR", help="put each picture into the folder of its node here")
     p.add_argument("--sort-as", choices=SORT_AS, default="link", help="what to put there (%(default)s)")
     p.add_argument(
@@ -268,6 +286,7 @@ def _add_training(command: Callable) -> None:
     p.add_argument("--num-superpixels", type=int)
     p.add_argument("--num-clusters", type=int, nargs=4)
     p.add_argument("--drop-path-rate", type=float)
+    add_geometry(p)
     p.add_argument("--crop-pct", type=float, help="centre crop at evaluation")
     p.add_argument(
         "--crop-mode",

@@ -2,18 +2,19 @@
 
 import argparse
 import collections
+import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..common.extras import needs_extra
-from ..common.files import check_file
 from ..common.machine import Loading
 from ..common.progress import hides_bars
 from ..common.text import printable, to_json
-from .answer import engine_device, find, sentence, teller
-from .labelled import loading
+from .answer import engine_device, sentence, teller
+from .labelled import box_geometry, loading
+from .work import Work, list_work
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -21,21 +22,12 @@ def predict(args: argparse.Namespace) -> int:
     from ..common.processes import join
     from ..inference.gallery import Gallery
     from ..inference.predictor import Predictor
+    from ..inference.resume import forget
     from ..inference.tables import is_table, write_table
 
-    files, missed = _pictures(args)
+    work = list_work(args)
+    files = work.pictures
     table = args.output is not None and is_table(args.output, args.format)
-    options = dict(
-        decoder=args.decode,
-        num_clusters=args.num_clusters,
-        within=args.within,
-        threshold=args.back_off,
-        top_k=args.top_k,
-        engine=args.engine,
-        precision=args.precision,
-        coverage=args.set,
-        set_level=args.set_level,
-    )
     if args.set_level and args.set is None:
         raise ValueError("--set-level goes with --set")
     with join() as processes:
@@ -44,14 +36,19 @@ def predict(args: argparse.Namespace) -> int:
         predictor = Predictor(
             args.model,
             device=engine_device(args, processes),
+            num_clusters=args.num_clusters,
             tell=teller(args.verbose),
             taxonomy=_tree_above(args.taxonomy),
-            **options,
+            engine=args.engine,
+            precision=args.precision,
         )
+        predictor, options = _with_settings(predictor, args)
+        geometry = box_geometry(vars(args), predictor.box_geometry, work.boxed)
+        files = [dataclasses.replace(file, geometry=geometry) for file in files] if work.boxed else files
         how = loading(args, predictor.model, len(files), processes.count)
         if args.output and not table:
-            if args.sort_into or args.report:
-                raise ValueError("--sort-into and --report go with a table, or without --output")
+            if args.sort_into or args.report or work.groups:
+                raise ValueError("--sort-into, --report and --group-by go with a table, or without --output")
             return _predict_parts(
                 args=args,
                 predictor=predictor,
@@ -59,20 +56,22 @@ def predict(args: argparse.Namespace) -> int:
                 options=options,
                 how=how,
                 processes=processes,
-                missed=missed,
+                missed=work.missed,
             )
 
-    source: Any = _source(predictor, args) if table or args.sort_into or args.report else None
-    predictions = _predictions(predictor, files, how)
+    source: Any = _source(predictor, args, work) if table or args.sort_into or args.report else None
+    resumed = _table(predictor, args, source, options) if table else None
+    predictions = _predictions(predictor, work, files, how, resumed)
     if args.sort_into:
         predictions = _sort(predictions, predictor, source, options, args)
     if args.report:
-        gallery = Gallery(predictor.model.config, source)
+        gallery = Gallery(predictor.model.config, source, geometry)
         predictions = gallery.collect(predictions)
 
     answers = _Counted(predictions)
     if table:
         pictures, failed = write_table(answers, args.output, source, args.format)
+        forget(args.output)
         print(to_json({"output": args.output, "pictures": pictures, "failed": failed}))
     else:
         _print_lines(answers, args.json)
@@ -85,7 +84,7 @@ def predict(args: argparse.Namespace) -> int:
         _print_tree(answers.paths)
     if answers.failed:
         print(f"{answers.failed} of {len(files)} pictures failed", file=sys.stderr)
-    return 1 if answers.failed or missed else 0
+    return 1 if answers.failed or work.missed else 0
 
 
 class _Counted:
@@ -105,19 +104,46 @@ class _Counted:
             yield prediction
 
 
-def _pictures(args: argparse.Namespace) -> tuple[list[str], int]:
-    """Return the pictures that are asked for, and how many things in folders may hide more of them."""
-    files, missed = find(args.pictures)
-    if args.files_from:
-        check_file(args.files_from)
-        with open(args.files_from, encoding="utf-8-sig", errors="surrogateescape") as names:
-            files += [name for line in names if (name := line.rstrip("\r\n"))]
-        if any("\0" in name for name in files):
-            raise ValueError(f"{args.files_from}: expected a text file that names a picture per line, got NUL bytes")
+def _with_settings(predictor, args: argparse.Namespace) -> tuple:
+    """Return the predictor with what is asked for, and that as plain data."""
+    from ..common.files import sha256
+    from ..taxonomy.prior import make_prior, read_amounts, read_names, read_trained
 
-    if not files:
-        raise ValueError("expected pictures, or --files-from with a list of them")
-    return files, missed
+    taxonomy, within, prior = predictor.taxonomy, None, None
+    if args.within is not None:
+        within = []
+        for name in args.within:
+            names, unknown = read_names(name, taxonomy) if os.path.isfile(name) else ([name], [])
+            _tell_unknown(name, unknown)
+            within += names
+    if args.prior:
+        trained = read_trained(predictor.metadata, taxonomy)
+        prior = make_prior(read_amounts(args.prior), taxonomy, trained)
+        _tell_unknown(args.prior, prior.unknown)
+        before = "what the model was trained on" if prior.trained else "all leaves alike: the weights do not tell more"
+        absent = f"; {prior.left_out} leaves that it does not name are never answered" if prior.left_out else ""
+        print(f"prior {printable(args.prior)} against {before}{absent}", file=sys.stderr)
+
+    options = dict(
+        decoder=args.decode,
+        num_clusters=args.num_clusters,
+        within=within,
+        threshold=args.back_off,
+        top_k=args.top_k,
+        coverage=args.set,
+        set_level=args.set_level,
+    )
+    plan = {**options, "engine": args.engine, "precision": args.precision}
+    if args.prior:
+        plan["prior"] = sha256(args.prior)
+    return predictor.with_settings(**options, prior=prior), plan
+
+
+def _tell_unknown(file: str, unknown: Sequence[str]) -> None:
+    if unknown:
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        names = ", ".join(map(printable, unknown[:10]))
+        print(f"{printable(file)}: {len(unknown)} names are not in the tree: {names}{more}", file=sys.stderr)
 
 
 def _tree_above(source: str | None):
@@ -131,19 +157,44 @@ def _tree_above(source: str | None):
     return load_tree(source) if source in tree_names() else Taxonomy.load(source)
 
 
-def _predictions(predictor, files: list[str], how: Loading) -> Iterable:
-    """Return the predictions of files, behind a bar of progress on a terminal."""
+def _predictions(predictor, work: Work, files: Sequence, how: Loading, resumed: dict | None) -> Iterable:
+    """Return the predictions of files, behind a bar of progress on a terminal.
+
+    Args:
+        predictor: The model.
+        work: Tells the groups.
+        files: What is predicted.
+        how: To load them.
+        resumed: The table, and what tells it from others, to go on with a run that was stopped; None begins anew.
+    """
     from tqdm import tqdm
 
-    return tqdm(
-        predictor.predict(files, how.batch_size, how.workers),
-        total=len(files),
-        unit="picture",
-        disable=len(files) < 2 or hides_bars() or not sys.stderr.isatty(),
-    )
+    from ..inference.resume import resume_predictions
+    from ..network.memory import pictures_at_once
+
+    def predict(start: int = 0) -> Iterable:
+        groups = None if work.groups is None else work.groups[start:]
+        return predictor.predict(files[start:], how.batch_size, how.workers, groups)
+
+    if resumed is None:
+        predictions = predict()
+    else:
+        batch_size = pictures_at_once(predictor.model.config, how.batch_size)
+        predictions = resume_predictions(predict, files, batch_size=batch_size, groups=work.groups, **resumed)
+
+    hidden = len(files) < 2 or hides_bars() or not sys.stderr.isatty()
+    return tqdm(predictions, total=len(files), unit="picture", disable=hidden)
 
 
-def _source(predictor, args: argparse.Namespace):
+def _table(predictor, args: argparse.Namespace, source, options: dict) -> dict:
+    """Return a table's file, and what tells it from those of other models and options."""
+    from ..common.claim import digest_of
+
+    made_of = {"model_sha256": source.sha256, "taxonomy_sha256": digest_of(predictor.taxonomy.to_dict())}
+    return {"output": args.output, "plan": {"settings": options, "made_of": made_of}}
+
+
+def _source(predictor, args: argparse.Namespace, work: Work):
     """Return what tables and pages say of the model."""
     from ..inference.tables import Source
     from ..weights.file import checksum
@@ -154,6 +205,9 @@ def _source(predictor, args: argparse.Namespace):
         levels=predictor.taxonomy.levels,
         top_k=args.top_k or 0,
         sets=args.set is not None,
+        boxes=work.boxed,
+        groups=work.groups is not None,
+        detections=work.detections,
     )
 
 
@@ -187,7 +241,7 @@ def _print_tree(paths: collections.Counter) -> None:
 def _predict_parts(
     args: argparse.Namespace,
     predictor,
-    files: list[str],
+    files: Sequence,
     options: dict,
     how: Loading,
     processes,

@@ -52,6 +52,7 @@ def train(args: argparse.Namespace) -> int:
     from ..network.config import HCastConfig
 
     with needs_extra("train", "training runs"):
+        from ..training.imbalance import training_prior
         from ..training.provenance import describe_run
         from ..training.recipe import BY_SIZE
         from ..training.start import stem_source
@@ -66,7 +67,6 @@ def train(args: argparse.Namespace) -> int:
     if args.recipe in BY_SIZE or not (args.recipe or options.get("paper_exact")):
         options = _take_recipe_by_size(args, options, len(listing.part(options["train_split"]).pictures))
     settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
-    train_set, val_set = _training_sets(listing, taxonomy, options, settings.cache)
     init = None
     if options["model"] in VARIANTS:
         config = HCastConfig.from_variant(options["model"])
@@ -74,6 +74,8 @@ def train(args: argparse.Namespace) -> int:
         init = _load_start(options["model"], args.recipe)
         config = init.config
 
+    listing, geometry = _with_geometry(listing, options, init)
+    train_set, val_set = _training_sets(listing, taxonomy, options, settings.cache)
     config = _change_config(config, options, train_set.taxonomy.level_classes)
     facts = describe_run(
         settings,
@@ -86,6 +88,7 @@ def train(args: argparse.Namespace) -> int:
         title=getattr(args, "title", None),
         license=getattr(args, "license", None),
     )
+    facts.update(geometry, **training_prior(train_set.labels, train_set.taxonomy, settings))
     _tell_of_license(facts)
 
     trainer = Trainer(
@@ -134,6 +137,25 @@ def _list_for_training(options: dict) -> tuple:
     elif os.path.exists(os.path.join(options["data"], PREPARED)):
         taxonomy = Taxonomy.load(os.path.join(options["data"], "taxonomy.json"))
     return list_pictures(options, taxonomy, (options["train_split"], options["val_split"])), taxonomy
+
+
+def _with_geometry(listing, options: dict, init) -> tuple:
+    """Return a listing whose boxes become pictures as asked for, or as in the start weights; and the metadata."""
+    from ..data.boxes import BoxGeometry
+
+    given = {f.name: options[name] for f in dataclasses.fields(BoxGeometry) if (name := f"box_{f.name}") in options}
+    if not listing.is_boxed:
+        if given:
+            raise ValueError(
+                "--box-padding, --box-shape and --box-min-size go with boxes: give --boxes, or a table with columns "
+                "xmin, ymin, xmax, ymax"
+            )
+        return listing, {}
+
+    before = None if init is None else BoxGeometry.from_metadata(init.metadata)
+    geometry = dataclasses.replace(before or BoxGeometry(), **given)
+    _tell(f"each picture is a box: {geometry}; stored with the weights")
+    return listing.with_geometry(geometry), geometry.to_metadata()
 
 
 def _change_config(config, options: dict, level_classes: tuple[int, ...]):

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from ..common.text import clip, printable
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
+from .boxes import BoxedPicture
 from .listing import Listing
 from .loading import seed_everything
 from .pictures import PictureError, on_background, open_as_official, open_picture
@@ -29,7 +30,7 @@ class HierarchicalDataset(Dataset):
     sample. That is how a training run resumes exactly.
 
     Args:
-        pictures: Files, or encoded pictures as bytes.
+        pictures: Files, encoded pictures as bytes, or boxes in files.
         labels: One path of names or node indices per picture, coarse to fine; see :meth:`Taxonomy.labels`.
         taxonomy: The tree.
         transform: Maps a PIL RGB picture to a tensor; None returns the picture itself.
@@ -43,7 +44,7 @@ class HierarchicalDataset(Dataset):
 
     def __init__(
         self,
-        pictures: Sequence[str | Path | bytes],
+        pictures: Sequence[str | Path | bytes | BoxedPicture],
         labels: Sequence[Sequence],
         taxonomy: Taxonomy,
         transform: Callable | None = None,
@@ -174,6 +175,8 @@ class HierarchicalDataset(Dataset):
             else:
                 key = os.path.abspath(picture)[shared:].encode(errors="surrogateescape")
             digest.update(len(key).to_bytes(8, "little") + key)
+            if isinstance(picture, BoxedPicture):
+                digest.update(f"{picture.box.edges} {picture.box.relative} {picture.geometry}".encode())
 
         return digest.hexdigest()
 

@@ -12,6 +12,7 @@ from ..taxonomy.names import clean_name
 from ..taxonomy.paths import complete_paths
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
+from .boxes import COLUMNS, UNIT, Box, BoxedPicture, BoxGeometry
 
 SPLIT_NAMES = {  # common names of the parts
     "train": ("train", "training", "trainset", "train_set"),
@@ -26,7 +27,7 @@ class Listing:
 
     Attributes:
         source: The file or folder that was read.
-        pictures: Files, or encoded pictures.
+        pictures: Files, encoded pictures, or boxes in files.
         paths: One path per picture: names (or node indices), coarse to fine; None where unknown.
         levels: Names of the levels; None if they are numbered.
         splits: The part of each picture; None if the source has no parts.
@@ -34,7 +35,7 @@ class Listing:
     """
 
     source: Path
-    pictures: list[Path | bytes]
+    pictures: list[Path | bytes | BoxedPicture]
     paths: list[Sequence]
     levels: tuple[str, ...] | None = None
     splits: list[str] | None = None
@@ -79,6 +80,19 @@ class Listing:
             splits=None if self.splits is None else [self.splits[i] for i in keep],
             groups=None if self.groups is None else [self.groups[i] for i in keep],
         )
+
+    @property
+    def is_boxed(self) -> bool:
+        """Whether pictures are boxes in files."""
+        return any(isinstance(picture, BoxedPicture) for picture in self.pictures)
+
+    def with_geometry(self, geometry: BoxGeometry) -> "Listing":
+        """Return the same pictures, with another way in which boxes become pictures."""
+        pictures: list[Path | bytes | BoxedPicture] = []
+        for picture in self.pictures:
+            boxed = isinstance(picture, BoxedPicture)
+            pictures.append(dataclasses.replace(picture, geometry=geometry) if boxed else picture)  # type: ignore[type-var]
+        return dataclasses.replace(self, pictures=pictures)
 
     def taxonomy(self, strict_names: bool = False) -> Taxonomy:
         """Return the tree of these pictures' paths."""
@@ -228,8 +242,11 @@ def collect(
         groups=None if group_by is None else [],
     )
 
+    box_names: dict[str, str] | None = None
     for line, row in rows:
-        listing.pictures.append(_picture(path, line, row[str(columns.picture)]))
+        if box_names is None:
+            box_names = box_columns(row)
+        listing.pictures.append(in_box(_picture(path, line, row[str(columns.picture)]), row, box_names))
         labels = columns.path(row)
         if positions is not None and taxonomy is not None:
             whole: list = [None] * len(taxonomy.levels)
@@ -244,6 +261,22 @@ def collect(
             listing.groups.append(cell_text(row[str(group_by)]))
 
     return listing
+
+
+def box_columns(header: Iterable[str]) -> dict[str, str]:
+    """Return the columns of a box, by how we call them; none if they are not all there."""
+    by_name = {column.lower(): column for column in header}
+    if not all(name in by_name for name in COLUMNS):
+        return {}
+    return {name: by_name[name] for name in (*COLUMNS, UNIT) if name in by_name}
+
+
+def in_box(picture: Path | bytes, row: Mapping, names: Mapping[str, str]) -> Path | bytes | BoxedPicture:
+    """Return the picture in a row's box, or the whole picture where the table has no boxes."""
+    if not names or isinstance(picture, bytes):
+        return picture
+    cells = {name: row[column] for name, column in names.items()}
+    return BoxedPicture(picture, Box.from_row(str(picture), cells))
 
 
 def cell_text(cell: object) -> str:

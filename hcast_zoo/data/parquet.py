@@ -10,7 +10,7 @@ from ..common.extras import needs_extra
 from ..common.text import brief, clip
 from ..network.memory import check_memory
 from ..taxonomy.tree import Taxonomy
-from .listing import Listing, choose_columns, collect
+from .listing import Listing, box_columns, choose_columns, collect
 
 SMALL = 2**26  # bytes that any table may take in memory
 MAX_RATIO = 100  # size in memory to size on disk; far above that of any table of pictures
@@ -29,6 +29,9 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | 
         # As a file: pq.read_table would take folders in the path, such as a=b, for partitions of a data set.
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
+            if box_columns(schema.names):
+                raise ValueError(f"{path}: boxes need pictures in files: name them in a .csv file")
+
             columns = choose_columns(path, schema.names, taxonomy, levels, group_by)
             others = [columns.split, None if group_by == "folder" else group_by]
             needed = [str(columns.picture), *columns.levels.values(), *(c for c in others if c is not None)]

@@ -1,10 +1,12 @@
 """Read pictures of any common format as 8-bit RGB."""
 
+import functools
 import hashlib
 import io
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard, cast
 
@@ -14,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..common.files import sha256
 from ..common.formats import HEIF_HINT, HEIF_SUFFIXES, formats
 from ..common.text import brief, clip
+from .boxes import BoxedPicture
 
 MAX_PIXELS = 100_000_000  # about 300 MB decoded; a larger picture is refused, not loaded
 MAX_SIDE = 1_000_000  # pixels; Pillow keeps a pointer for each row
@@ -62,12 +65,14 @@ def picture_name(picture: Any) -> str:
     return NO_NAME
 
 
-def content_digest(picture: str | Path | bytes) -> str:
-    """Return the SHA-256 of a picture's file, or of its bytes.
+def content_digest(picture: str | Path | bytes | BoxedPicture) -> str:
+    """Return the SHA-256 of a picture's file, or of its bytes; of a boxed one, that of its file and its box.
 
     Raises:
         OSError: if the file cannot be read.
     """
+    if isinstance(picture, BoxedPicture):
+        return hashlib.sha256(f"{sha256(picture.file)} {picture.box.edges} {picture.geometry}".encode()).hexdigest()
     return hashlib.sha256(picture).hexdigest() if isinstance(picture, bytes) else sha256(picture)
 
 
@@ -79,11 +84,15 @@ def open_picture(source: Picture) -> Image.Image:
 
     Args:
         source: A file's name, its bytes or a file object (read from its current position); a PIL image (if animated,
-            its current frame); or an array, see :func:`from_array`. Images and arrays are not modified.
+            its current frame); an array, see :func:`from_array`; or a :class:`.boxes.BoxedPicture`, whose box is cut
+            out. Images and arrays are not modified.
 
     Raises:
-        PictureError: if there is no such file, it is not a complete picture, or it has over 100 million pixels.
+        PictureError: if there is no such file, it is not a complete picture, it has over 100 million pixels, or the
+            box is not in it.
     """
+    if isinstance(source, BoxedPicture):
+        return _cut(source, open_picture)
     name = picture_name(source)
     try:
         with warnings.catch_warnings():
@@ -111,6 +120,25 @@ def open_picture(source: Picture) -> Image.Image:
         raise PictureError(f"damaged or incomplete picture: {clip(error)}", name) from error
 
 
+def _cut(boxed: BoxedPicture, read: Callable[[str], Image.Image]) -> Image.Image:
+    """Return the part of a picture that a box becomes."""
+    try:
+        changed = os.stat(boxed).st_mtime_ns
+    except OSError:
+        changed = 0
+    whole = _read_whole(read, str(boxed), changed)
+    try:
+        return boxed.cut(whole)
+    except ValueError as error:
+        raise PictureError(str(error), str(boxed)) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _read_whole(read: Callable[[str], Image.Image], file: str, changed: int) -> Image.Image:
+    """Return a whole picture, which is decoded once for all of its boxes that follow each other."""
+    return read(file)
+
+
 def open_as_official(source: Picture) -> Image.Image:
     """Read a picture as the authors' loader does: ignore EXIF orientation, and show the colour of transparent parts.
 
@@ -118,6 +146,8 @@ def open_as_official(source: Picture) -> Image.Image:
 
     Source: torchvision's ``default_loader``; docs/official_differences.md, 42.
     """
+    if isinstance(source, BoxedPicture):
+        return _cut(source, open_as_official)
     try:
         if isinstance(source, np.ndarray | Image.Image):
             return open_picture(source).convert("RGB")

@@ -17,11 +17,13 @@ from ..taxonomy.tree import Taxonomy
 from .listing import (
     SPLIT_NAMES,
     Listing,
+    box_columns,
     cell_text,
     choose_columns,
     collect,
     common_split,
     find_split,
+    in_box,
     join_listings,
 )
 from .parquet import read_parquet
@@ -64,7 +66,9 @@ def read(
         listing = _read_file(source, taxonomy, levels, group_by)
 
     if group_by == "folder":
-        listing.groups = [str(p.parent) if isinstance(p, Path) else str(i) for i, p in enumerate(listing.pictures)]
+        listing.groups = [
+            str(i) if isinstance(p, bytes) else os.path.dirname(p) for i, p in enumerate(listing.pictures)
+        ]
     if synonyms:
         listing.paths = [[_current(name, synonyms) for name in path] for path in listing.paths]
     if not listing.pictures:
@@ -243,7 +247,7 @@ def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | N
         if part is not None and not isinstance(part, str):
             raise ValueError(f"{path} line {number}: expected the name of a part as split, got {brief(part)}")
 
-        listing.pictures.append(path.parent / file)
+        listing.pictures.append(in_box(path.parent / file, row, box_columns(row)))
         listing.paths.append(labels)
         listing.splits.append(part)  # type: ignore[union-attr, arg-type]
         if listing.groups is not None and group_by != "folder":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..common.files import check_file, write_whole
 from ..common.text import brief
+from .boxes import COLUMNS, UNIT, BoxedPicture
 from .listing import Listing, common_split, find_split
 from .pictures import MAX_BYTES
 from .readers import read
@@ -133,10 +134,16 @@ def _unit(listing: Listing, index: int) -> str:
 
     picture = listing.pictures[index]
     try:
-        data = picture if isinstance(picture, bytes) else _read(picture)
+        data = picture if isinstance(picture, bytes) else _read(Path(picture))  # of boxes, the whole picture
     except (OSError, ValueError):  # reported when the picture is used
         data = str(picture).encode("utf-8", "surrogateescape")
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _box_cells(picture: object) -> list:
+    if not isinstance(picture, BoxedPicture):
+        return [""] * (len(COLUMNS) + 1)
+    return [*map(repr, picture.box.edges), "relative" if picture.box.relative else "pixels"]
 
 
 def _read(file: Path) -> bytes:
@@ -171,11 +178,13 @@ def write_list(listing: Listing, path: str | Path, relative: bool = True) -> Non
     levels = listing.levels or [f"level_{number + 1}" for number in range(depth)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "split", *levels])
+    boxed = (*COLUMNS, UNIT) if listing.is_boxed else ()
+    writer.writerow(["file", "split", *boxed, *levels])
     for index, (picture, names) in enumerate(zip(listing.pictures, listing.paths)):
         file = os.path.relpath(str(picture), path.parent) if relative else os.path.abspath(str(picture))
         part = "" if listing.splits is None else listing.splits[index]
         cells = ["" if name is None else name for name in names]
-        writer.writerow([Path(file).as_posix(), part, *cells, *[""] * (depth - len(cells))])
+        box = _box_cells(picture) if boxed else []
+        writer.writerow([Path(file).as_posix(), part, *box, *cells, *[""] * (depth - len(cells))])
 
     write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))

@@ -149,11 +149,12 @@ def view_box(config: HCastConfig, size: tuple[int, int]) -> tuple[float, float, 
     Returns:
         Left, top, right, bottom in the picture's pixels; with ``pad``, beyond its edges.
     """
-    crop, at_left, at_top = config.image_size, 0, 0
+    crop = config.image_size
+    at_left, at_top = 0, 0
     if config.crop_mode == "pad":
         shown = resized_long(size, short_side(config))
-        left, top = pad_start(shown, crop)
-        start = -left, -top
+        before = pad_start(shown, crop)
+        start = -before[0], -before[1]
     elif config.crop_mode == "squash":
         shown = short_side(config), short_side(config)
         start = crop_start(shown, crop)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from ..common.files import write_whole
 from ..common.page import write_bar, write_page, write_text
+from ..data.boxes import BoxedPicture, BoxGeometry
 from ..data.pictures import PictureError
 from ..data.thumbnails import make_thumbnail
 from ..network.config import HCastConfig
 from .prediction import Prediction
+from .resume import picture_key
 from .summary import grow_tree
 from .tables import Source
 
@@ -37,10 +39,11 @@ class Gallery:
     Args:
         config: Of the model, to outline what it saw.
         source: What made the predictions.
+        geometry: How boxes become pictures, if predictions are of boxes.
     """
 
-    def __init__(self, config: HCastConfig, source: Source):
-        self.config, self.source = config, source
+    def __init__(self, config: HCastConfig, source: Source, geometry: BoxGeometry | None = None):
+        self.config, self.source, self.geometry = config, source, geometry
         self.counts: collections.Counter[tuple[str, ...]] = collections.Counter()
         self.heaps: dict[tuple[str, ...], list[_Shown]] = collections.defaultdict(list)
         self.doubtful: list[_Shown] = []
@@ -114,13 +117,17 @@ class Gallery:
 
     def _figure(self, prediction: Prediction, with_path: bool) -> str:
         name = os.path.basename(prediction.file) or prediction.file
-        if prediction.file not in self.thumbnails:
+        picture: str | BoxedPicture = prediction.file
+        if prediction.box is not None:
+            picture = BoxedPicture(prediction.file, prediction.box, self.geometry or BoxGeometry())
+        key = picture_key(picture)
+        if key not in self.thumbnails:
             try:
-                self.thumbnails[prediction.file] = make_thumbnail(prediction.file, self.config)
+                self.thumbnails[key] = make_thumbnail(picture, self.config)
             except PictureError:
-                self.thumbnails[prediction.file] = ""
+                self.thumbnails[key] = ""
 
-        address = self.thumbnails[prediction.file]
+        address = self.thumbnails[key]
         image = f'<img src="{address}" alt="{write_text(name)}" loading="lazy">' if address else ""
         lines = [
             f"<b>{prediction.path_probability:.0%}</b> {write_text(name)}" if prediction.path else write_text(name)

@@ -16,8 +16,11 @@ import pyarrow.parquet as pq
 from ..common.claim import claim, own_folder
 from ..common.files import write_whole
 from ..common.processes import ALONE, Processes
+from ..data.boxes import COLUMNS, UNIT, BoxedPicture
 from .prediction import Prediction
 from .predictor import Predictor
+from .resume import picture_key
+from .tables import box_cells
 
 PLAN = "_plan.json"  # parquet readers skip names that begin with _ or .
 SCHEMA = pa.schema(
@@ -39,10 +42,23 @@ NODE_SET = pa.field(
     pa.struct([("nodes", pa.list_(pa.string())), ("leaves", pa.int32()), ("subtree", pa.list_(pa.string()))]),
 )
 
+BOX = pa.field(
+    "box",
+    pa.struct(
+        [
+            ("detection", pa.string()),
+            *((edge, pa.float64()) for edge in COLUMNS),
+            (UNIT, pa.string()),
+            ("detector_label", pa.string()),
+            ("detector_confidence", pa.float32()),
+        ]
+    ),
+)
+
 
 def predict_parts(
     predictor: Predictor,
-    files: Sequence[str],
+    files: Sequence[str | BoxedPicture],
     folder: str | Path,
     settings: dict,
     *,
@@ -54,7 +70,7 @@ def predict_parts(
 
     Args:
         predictor: The model.
-        files: All pictures, in the same order in every process.
+        files: All pictures, or boxes in them, in the same order in every process.
         folder: Where the parts are, or will be.
         settings: Plain data that tells the model and the decoding; a job goes on only with the same. Of them
             ``made_of`` are digests of what goes in.
@@ -74,6 +90,8 @@ def predict_parts(
         schema = schema.append(TOP)
     if predictor.coverage is not None:
         schema = schema.append(NODE_SET)
+    if any(isinstance(file, BoxedPicture) for file in files):
+        schema = schema.append(BOX)
 
     with own_folder(folder, processes):
         claim_folder(folder, files, {**settings, "part_size": part_size}, processes)
@@ -88,11 +106,13 @@ def predict_parts(
             yield footer.num_rows, int(footer.metadata[b"failed"])
 
 
-def claim_folder(folder: Path, files: Sequence[str], settings: dict, processes: Processes = ALONE) -> None:
+def claim_folder(
+    folder: Path, files: Sequence[str | BoxedPicture], settings: dict, processes: Processes = ALONE
+) -> None:
     """Write the plan of a job, or check that the folder's is the same; processes may do so at the same time."""
     digest = hashlib.sha256()
     for name in files:
-        digest.update(name.encode(errors="surrogateescape") + b"\0")
+        digest.update(picture_key(name).encode(errors="surrogateescape") + b"\0")
     made_of = {"pictures": len(files), "list_sha256": digest.hexdigest(), **settings.pop("made_of", {})}
     # Looked for first: a plan is older than its parts.
     parts = any(p.suffix == ".parquet" for p in folder.iterdir())
@@ -117,6 +137,8 @@ def write_part(file: Path, predictions: Sequence[Prediction], schema: pa.Schema 
         columns[name] = [getattr(p, name) if p.error is None or name == "error" else None for p in predictions]
     if "node_set" in columns:
         columns["node_set"] = [found and found.to_dict() for found in columns["node_set"]]
+    if "box" in columns:
+        columns["box"] = [p.box and box_cells(p.box) for p in predictions]
 
     columns["file"] = [p.file.encode(errors="replace").decode() for p in predictions]  # parquet's text is UTF-8
     failed = sum(p.error is not None for p in predictions)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ..data.boxes import Box
 from .sets import NodeSet
 
 
@@ -21,6 +22,9 @@ class Prediction:
         reason: With back-off, why the path ends where it does; None without.
         top: On request the most probable paths, each with its probability in [0, 1].
         node_set: On request a set of nodes that holds the true one as often as promised.
+        box: Of the part of the file that is meant; None for the whole picture.
+        group: What the picture belongs to, if the pictures of a group were answered together.
+        group_size: How many pictures the answer is of, then.
     """
 
     file: str
@@ -33,13 +37,21 @@ class Prediction:
     reason: str | None = None
     top: tuple[tuple[tuple[str, ...], float], ...] = ()
     node_set: NodeSet | None = None
+    box: Box | None = None
+    group: str | None = None
+    group_size: int | None = None
 
     def to_dict(self) -> dict:
         """Return plain data for JSON: ``file`` and ``error``, or everything else that was asked for."""
         if self.error is not None:
-            return {"file": self.file, "error": self.error}
+            box = {} if self.box is None else {"box": self.box.to_dict()}
+            return {"file": self.file, **box, "error": self.error}
         data = dataclasses.asdict(self)
-        del data["error"], data["node_set"]
+        del data["error"], data["node_set"], data["box"]
+        if self.group is None:
+            del data["group"], data["group_size"]
+        if self.box is not None:
+            data["box"] = self.box.to_dict()
         if self.reason is None:
             del data["reason"]
         for key in ("path", "probabilities", "runner_up"):

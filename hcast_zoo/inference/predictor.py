@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import functools
 import glob
+import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from ..common.choices import DEFAULT_MODEL
 from ..common.formats import is_picture_name
 from ..common.machine import processors
 from ..common.walk import LeftOut, Skipped, walk
+from ..data.boxes import Box, BoxedPicture, BoxGeometry
 from ..data.loading import read_ahead, start_quietly, start_workers
 from ..data.pictures import Picture, PictureError, is_picture, picture_name, read_picture
 from ..data.transforms import eval_transform
@@ -27,14 +30,26 @@ from ..network.superpixels import segment_images
 from ..taxonomy.above import check_above, sum_upwards
 from ..taxonomy.backoff import back_off, check_threshold
 from ..taxonomy.calibration import Calibration
-from ..taxonomy.decode import check_decoder, check_top_k, node_probabilities, top_paths
+from ..taxonomy.decode import (
+    best_of,
+    check_decoder,
+    check_top_k,
+    decode_paths,
+    node_probabilities,
+    path_probabilities,
+    top_paths,
+)
 from ..taxonomy.guarantee import Guarantee, read_guarantee
+from ..taxonomy.prior import Prior
+from ..taxonomy.rollup import sum_paths
 from ..taxonomy.subtree import Subtree
 from ..taxonomy.tree import UNKNOWN, Taxonomy
 from ..weights.file import WeightsError, build_model, is_headless, load_weights
 from .engines import check_engine, make_engine
 from .prediction import Prediction
 from .sets import SetMaker
+
+NOT_FINITE = "the model's answer is not finite"
 
 
 class Predictor:
@@ -59,6 +74,7 @@ class Predictor:
         coverage: Also give a set of nodes that holds the true one with this probability, in (0, 1); see
             :class:`.sets.SetMaker`. Needs weights that ``hcast-zoo calibrate --sets`` wrote.
         set_level: Level for each of whose nodes that coverage shall hold by itself.
+        prior: What is expected before a picture is seen, to re-weight the probabilities of paths by.
 
     Raises:
         EngineError: if the engine is not installed or not offered at this precision.
@@ -83,6 +99,7 @@ class Predictor:
         tell: Callable[[str], object] = lambda line: None,
         coverage: float | None = None,
         set_level: str | None = None,
+        prior: Prior | None = None,
     ):
         check_engine(engine, precision)
         content = load_weights(source)
@@ -113,6 +130,7 @@ class Predictor:
             top_k=top_k,
             coverage=coverage,
             set_level=set_level,
+            prior=prior,
         )
 
     def _set(
@@ -125,6 +143,7 @@ class Predictor:
         top_k: int | None,
         coverage: float | None,
         set_level: str | None,
+        prior: Prior | None = None,
     ) -> None:
         check_decoder(decoder)
         if top_k is not None:
@@ -137,12 +156,22 @@ class Predictor:
             self.engine = self._make_engine(num_clusters=self.num_clusters)
         self.within = within
         self._subtree = None if within is None else Subtree.below(self.taxonomy, within)
+        if prior is not None and decoder == "independent":
+            raise ValueError(
+                "prior: expected the decoding best_path or top_down; independent tells no paths of the tree"
+            )
+        self.prior = prior
 
         if threshold == "auto" or coverage is not None:
             self._check_promised(decoder)
         self.threshold = self._threshold(threshold)
         self.coverage = coverage
         self._sets = None if coverage is None else self._set_maker(coverage, set_level)
+
+    @property
+    def box_geometry(self) -> BoxGeometry | None:
+        """How boxes became pictures when the weights were trained; None if they were trained on whole pictures."""
+        return BoxGeometry.from_metadata(self.metadata)
 
     @property
     def guarantee(self) -> Guarantee | None:
@@ -157,6 +186,7 @@ class Predictor:
                 ("decode", decoder != "best_path"),
                 ("within", self.within is not None),
                 ("num_clusters", self.num_clusters is not None),
+                ("prior", self.prior is not None),
             )
             if differs
         ]
@@ -195,6 +225,7 @@ class Predictor:
         top_k: int | None = None,
         coverage: float | None = None,
         set_level: str | None = None,
+        prior: Prior | None = None,
     ) -> "Predictor":
         """Return a predictor of the same model, which is not loaded again, with other settings; see the class."""
         other = copy.copy(self)
@@ -206,11 +237,16 @@ class Predictor:
             top_k=top_k,
             coverage=coverage,
             set_level=set_level,
+            prior=prior,
         )
         return other
 
     def predict(
-        self, pictures: Picture | Iterable[Picture], batch_size: int = 16, workers: int = 0
+        self,
+        pictures: Picture | Iterable[Picture],
+        batch_size: int = 16,
+        workers: int = 0,
+        groups: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
         """Yield one prediction per picture, in order; one that cannot be read gives an error record.
 
@@ -219,6 +255,11 @@ class Predictor:
             batch_size: Pictures per forward pass; it does not change an answer.
             workers: Processes that read pictures and compute superpixels; 0 does it in threads of this one, beside the
                 model.
+            groups: What each picture belongs to (a burst, an individual), those of a group one after the other: each
+                gets the answer of all, by the product of their probabilities at each level.
+
+        Raises:
+            ValueError: if there is not a group for each picture, or a promise was asked for, which is of single ones.
         """
         several: list[Picture] = [pictures] if is_picture(pictures) else list(pictures)  # type: ignore[arg-type]
         dataset = _Pictures(several, self.transform, self.model.config)
@@ -229,20 +270,83 @@ class Predictor:
             loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list, worker_init_fn=start_quietly)
             batches = start_workers(loader)
 
-        for batch in batches:
-            yield from self._predict_batch(batch)
+        if groups is None:
+            for batch in batches:
+                yield from self._predict_batch(batch)
+            return
+
+        if len(groups) != len(several):
+            raise ValueError(f"expected a group for each of {len(several)} pictures, got {len(groups)}")
+        if self._sets is not None:
+            raise ValueError("sets were promised of single pictures: leave groups out")
+        yield from self._predict_groups(batches, groups)
+
+    def _predict_groups(self, batches: Iterable[list["_Item"]], groups: Sequence[str]) -> Iterator[Prediction]:
+        """Yield the predictions of pictures whose groups follow each other."""
+        rows = (pair for batch in batches for pair in self._answer_batch(batch))
+        for group, pairs in itertools.groupby(zip(groups, rows), key=operator.itemgetter(0)):
+            of_group = [pair for _, pair in pairs]
+            known = [logits for _, logits in of_group if logits is not None]
+            together = self.decode(self.combine(known))[0] if known else None
+            for item, logits in of_group:
+                if logits is None or together is None:
+                    answer = Prediction(item.file, error=item.error or NOT_FINITE)
+                else:
+                    answer = dataclasses.replace(together, file=item.file)
+                yield dataclasses.replace(answer, box=item.box, group=group, group_size=len(known))
+
+    @torch.inference_mode()
+    def _answer_batch(self, batch: list["_Item"]) -> list[tuple["_Item", list[Tensor] | None]]:
+        """Return each item with its logits, one (1, C_l) tensor a level; None where there are none, or none finite."""
+        output = self._forward([item for item in batch if item.error is None])
+        answers: list[tuple[_Item, list[Tensor] | None]] = []
+        row = 0
+        for item in batch:
+            if item.error is not None:
+                answers.append((item, None))
+                continue
+            logits = [x[row : row + 1] for x in output]
+            answers.append((item, logits if all(x.isfinite().all() for x in logits) else None))
+            row += 1
+
+        return answers
+
+    def combine(self, rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Return logits, a batch of one, whose probabilities are the product of those of several pictures.
+
+        Args:
+            rows: Of each picture, one (1, C_l) tensor of logits per level.
+        """
+        calibration = self._flat or self.calibration
+        scaled = [calibration.logits([x.float() for x in row]) for row in rows]
+        combined = []
+        for temperature, levels in zip(calibration.temperatures, zip(*scaled)):
+            logs = torch.cat(levels).log_softmax(-1)
+            combined.append(temperature * logs.sum(0, keepdim=True))
+
+        return combined
+
+    @torch.inference_mode()
+    def _forward(self, readable: list["_Item"]) -> list[Tensor]:
+        """Return one (B, C_l) tensor of logits per level, on the CPU."""
+        if not readable:
+            return []
+        images = torch.stack([item.image for item in readable]).to(self.device)  # type: ignore[misc]
+        segments = torch.stack([item.segments for item in readable]).to(self.device)  # type: ignore[misc]
+        return [x.detach().float().cpu() for x in self.engine(images, segments).level_logits]
 
     @torch.inference_mode()
     def _predict_batch(self, batch: list["_Item"]) -> list[Prediction]:
         readable = [item for item in batch if item.error is None]
         predictions: Iterator[Prediction] = iter(())
         if readable:
-            images = torch.stack([item.image for item in readable]).to(self.device)  # type: ignore[misc]
-            segments = torch.stack([item.segments for item in readable]).to(self.device)  # type: ignore[misc]
-            output = self.engine(images, segments)
-            predictions = iter(self.predictions(output.level_logits, [item.file for item in readable]))
+            predictions = iter(self.predictions(self._forward(readable), [item.file for item in readable]))
 
-        return [next(predictions) if item.error is None else Prediction(item.file, error=item.error) for item in batch]
+        answers = []
+        for item in batch:
+            answer = next(predictions) if item.error is None else Prediction(item.file, error=item.error)
+            answers.append(answer if item.box is None else dataclasses.replace(answer, box=item.box))
+        return answers
 
     @torch.inference_mode()
     def answer(self, picture: Picture, file: str | None = None) -> tuple[Prediction, HCastOutput]:
@@ -282,14 +386,18 @@ class Predictor:
             if is_finite:
                 predictions.append(dataclasses.replace(next(answers), file=file))
             else:
-                predictions.append(Prediction(file, error="the model's answer is not finite"))
+                predictions.append(Prediction(file, error=NOT_FINITE))
 
         return predictions
 
     def decode(self, level_logits: list[Tensor]) -> list[Prediction]:
         """Turn one (B, C_l) tensor of logits per level of the model into B predictions with an empty file name."""
         level_logits = self._all_levels(level_logits)
-        d = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self._subtree)
+        expected = None if self.prior is None else self._expected_paths(level_logits)
+        if expected is None:
+            d = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self._subtree)
+        else:
+            d = decode_paths(expected, self.taxonomy)
         paths, probabilities = d.paths, d.path_probabilities
         reasons: Sequence[str | None] = [None] * len(d.paths)
         if self.threshold is not None:
@@ -303,7 +411,7 @@ class Predictor:
             d.runner_up.tolist(),
             d.runner_up_probabilities.tolist(),
             reasons,
-            self._top(level_logits) if self.top_k else [()] * len(d.paths),
+            self._top(level_logits, expected) if self.top_k else [()] * len(d.paths),
             self._sets.sets(level_logits, d) if self._sets else [None] * len(d.paths),
         )
         predictions = []
@@ -329,17 +437,42 @@ class Predictor:
             return level_logits
         return sum_upwards(self._flat.logits(level_logits)[0], self.taxonomy)
 
-    def _top(self, level_logits: list[Tensor]) -> list[tuple[tuple[tuple[str, ...], float], ...]]:
-        """Return the most probable paths of each picture, by name, with their probabilities."""
-        assert self.top_k is not None
-        paths, probabilities = top_paths(
+    def _expected_paths(self, level_logits: list[Tensor]) -> Tensor:
+        """Return the (B, P) probabilities of the paths under the prior, of those below ``within`` alone."""
+        assert self.prior is not None
+        probabilities = path_probabilities(
             self.calibration.logits(level_logits),
             self.taxonomy,
-            self.top_k,
             self.decoder,
-            within=self._subtree,
             path_temperature=self.calibration.path_temperature,
         )
+        prior = self.prior
+        if self._subtree is not None:
+            kept = self._subtree.whole_paths(torch.tensor(self._subtree.taxonomy.paths))
+            inside = set(map(tuple, kept.tolist()))
+            outside = torch.tensor([path not in inside for path in self.taxonomy.paths])
+            prior = dataclasses.replace(prior, log_ratios=prior.log_ratios.masked_fill(outside, -torch.inf))
+            if prior.log_ratios.isinf().all():
+                raise ValueError("prior: nothing of what is expected is at or below the nodes of --within")
+
+        return prior.apply(probabilities)
+
+    def _top(
+        self, level_logits: list[Tensor], expected: Tensor | None = None
+    ) -> list[tuple[tuple[tuple[str, ...], float], ...]]:
+        """Return the most probable paths of each picture, by name, with their probabilities."""
+        assert self.top_k is not None
+        if expected is not None:
+            paths, probabilities = best_of(expected, self.taxonomy, self.top_k)
+        else:
+            paths, probabilities = top_paths(
+                self.calibration.logits(level_logits),
+                self.taxonomy,
+                self.top_k,
+                self.decoder,
+                within=self._subtree,
+                path_temperature=self.calibration.path_temperature,
+            )
         pictures = []
         for rows, values in zip(paths.tolist(), probabilities.tolist()):
             pictures.append(tuple((self.taxonomy.path_names(row), value) for row, value in zip(rows, values)))
@@ -348,8 +481,11 @@ class Predictor:
 
     def node_probabilities(self, level_logits: Sequence[Tensor], decoder: str | None = None) -> tuple[Tensor, ...]:
         """Return the (B, C_l) probability of every node of each level; see :func:`decode.node_probabilities`."""
+        levels = self._all_levels([x.float().cpu() for x in level_logits])
+        if self.prior is not None and decoder is None:
+            return sum_paths(self._expected_paths(levels), self.taxonomy)
         return node_probabilities(
-            self.calibration.logits(self._all_levels([x.float().cpu() for x in level_logits])),
+            self.calibration.logits(levels),
             self.taxonomy,
             decoder or self.decoder,
             within=self._subtree,
@@ -387,6 +523,7 @@ class _Item:
     image: Tensor | None = None
     segments: Tensor | None = None
     error: str | None = None
+    box: Box | None = None
 
 
 class _Pictures(Dataset):
@@ -401,13 +538,14 @@ class _Pictures(Dataset):
     def __getitem__(self, index: int) -> _Item:
         picture = self.pictures[index]
         file = picture_name(picture)
+        box = picture.box if isinstance(picture, BoxedPicture) else None
         try:
             image = self.transform(read_picture(picture))
         except PictureError as error:
-            return _Item(file, error=error.reason)
+            return _Item(file, error=error.reason, box=box)
 
         segments = segment_images(image[None], self.config)[0]
-        return _Item(file, image, segments)
+        return _Item(file, image, segments, box=box)
 
 
 def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], object] = lambda left: None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Predictions as one table: CSV, TSV, JSON, JSON lines or parquet, in our columns or those of other programs.
+"""Predictions as one table: CSV, TSV, JSON, JSON lines, parquet or Excel, in our columns or those of other programs.
 
 A row is a picture. The layouts: ``flat`` has a column for each level; ``darwin-core`` has the terms of an occurrence
 (https://dwc.tdwg.org/terms); ``timelapse`` is MegaDetector's output format, which programs for camera traps read.
@@ -7,18 +7,22 @@ A row is a picture. The layouts: ``flat`` has a column for each level; ``darwin-
 import csv
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..common.choices import TABLE_LAYOUTS, TABLE_SUFFIXES
 from ..common.extras import needs_extra
 from ..common.files import whole_file
-from ..common.text import to_json
+from ..common.text import printable, to_json
+from ..data.boxes import COLUMNS, UNIT, Box
+from ..data.detections import Detections
 from .prediction import Prediction
 
 # Ranks that Darwin Core has a term for; other levels are told in identificationRemarks.
 DARWIN_CORE_RANKS = ("kingdom", "phylum", "class", "order", "superfamily", "family", "subfamily", "tribe", "genus")
 WHOLE_TREE = "(anything)"
+EXCEL_ROWS = 1_048_576  # of a sheet, with the header
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,9 @@ class Source:
         levels: Names of the taxonomy's levels, coarse to fine.
         top_k: How many of the most probable paths each picture has columns for.
         sets: Whether there are columns for the set of nodes.
+        boxes: Whether there are columns for boxes.
+        groups: Whether there are columns for groups.
+        detections: What the boxes are of; the timelapse format tells its pictures and boxes, also without an answer.
     """
 
     model: str
@@ -38,6 +45,9 @@ class Source:
     levels: tuple[str, ...]
     top_k: int = 0
     sets: bool = False
+    boxes: bool = False
+    groups: bool = False
+    detections: Detections | None = None
 
 
 def is_table(output: str | Path, layout: str = "flat") -> bool:
@@ -80,7 +90,7 @@ def write_table(
 
     Raises:
         ValueError: if the suffix or the layout is unknown, or they do not go together.
-        ImportError: if parquet is asked for and pyarrow is missing.
+        ImportError: if parquet is asked for and pyarrow is missing, or Excel and openpyxl.
     """
     if layout not in TABLE_LAYOUTS:
         raise ValueError(f"unknown format {layout!r}: expected one of {', '.join(TABLE_LAYOUTS)}")
@@ -114,10 +124,16 @@ def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | 
     Columns: ``file``; the levels' names and ``LEVEL_probability``; ``path_probability``; ``stop_level`` and ``reason``
     (why the path ends there, with back-off); ``runner_up`` (names joined by `` > ``) and its probability; ``error``;
     ``model`` and ``model_sha256``. On request, before these, ``top_1`` and ``top_1_probability`` and so on,
-    and ``set`` (names joined by ``; ``), ``set_leaves`` and ``subtree``. Probabilities are in [0, 1].
+    and ``set`` (names joined by ``; ``), ``set_leaves`` and ``subtree``; of boxes, after the file, what
+    :func:`box_cells` gives; of groups, ``group`` and ``group_size``. Probabilities are in [0, 1].
     """
     path, answered = prediction.path, prediction.error is None
     row: dict[str, str | float | None] = {"file": prediction.file}
+    if source.boxes:
+        row.update(box_cells(prediction.box))
+    if source.groups:
+        row["group"] = prediction.group
+        row["group_size"] = None if prediction.group_size is None else str(prediction.group_size)
     for depth, level in enumerate(source.levels):
         row[level] = path[depth] if depth < len(path) else None
     for depth, level in enumerate(source.levels):
@@ -145,12 +161,25 @@ def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | 
     return row
 
 
+def box_cells(box: Box | None) -> dict[str, str | float | None]:
+    """Return the columns of a box: ``detection``, its edges and their unit, and what the detector tells."""
+    cells: dict[str, str | float | None] = {"detection": None if box is None else box.number}
+    for number, name in enumerate(COLUMNS):
+        edge = math.nan if box is None else box.edges[number]
+        cells[name] = edge if math.isfinite(edge) else None
+    cells[UNIT] = None if box is None else "relative" if box.relative else "pixels"
+    cells["detector_label"] = None if box is None else box.label
+    cells["detector_confidence"] = None if box is None else box.confidence
+    return cells
+
+
 def darwin_core_row(prediction: Prediction, source: Source) -> dict[str, str | float | None]:
     """Return a picture's answer as a Darwin Core occurrence that a machine has observed."""
     path = prediction.path
     named = {level.lower(): name for level, name in zip(source.levels, path)}
+    box = prediction.box
     row: dict[str, str | float | None] = {
-        "occurrenceID": prediction.file,
+        "occurrenceID": prediction.file if box is None else f"{prediction.file}#{box.number}",
         "basisOfRecord": "MachineObservation",
         "scientificName": path[-1] if path else None,
         "taxonRank": source.levels[len(path) - 1].lower() if path else None,
@@ -222,8 +251,7 @@ def _write_parquet(rows: Iterable[dict], file: Path, names: Sequence[str], sourc
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-    types = [(name, pa.float32() if name.endswith("_probability") else pa.string()) for name in names]
-    schema = pa.schema(types)
+    schema = pa.schema([(name, _arrow_type(name, pa)) for name in names])
     with pq.ParquetWriter(file, schema, compression="zstd") as sink:
         batch: list[dict] = []
         for row in rows:
@@ -235,29 +263,96 @@ def _write_parquet(rows: Iterable[dict], file: Path, names: Sequence[str], sourc
             sink.write_table(pa.Table.from_pylist(batch, schema))
 
 
-def _write_timelapse(predictions: Iterable[Prediction], file: Path, names: Sequence[str], source: Source) -> None:
-    """Write the format of MegaDetector's output: the whole picture is one box, classified as the last node."""
-    categories: dict[str, str] = {}
-    images = []
-    for prediction in predictions:
-        image: dict = {"file": prediction.file}
-        if prediction.error is not None:
-            image["failure"] = prediction.error
-        else:
-            box: dict = {"category": "1", "conf": 1.0, "bbox": [0.0, 0.0, 1.0, 1.0]}
-            if prediction.path:
-                key = categories.setdefault(" > ".join(prediction.path), str(len(categories) + 1))
-                box["classifications"] = [[key, round(prediction.path_probability, 4)]]
-            image["detections"] = [box]
-        images.append(image)
+def _arrow_type(name: str, pa):
+    if name in COLUMNS:
+        return pa.float64()
+    return pa.float32() if name.endswith(("_probability", "_confidence")) else pa.string()
 
+
+def _write_excel(rows: Iterable[dict], file: Path, names: Sequence[str], source: Source) -> None:
+    with needs_extra("excel", "Excel files"):
+        from openpyxl import Workbook
+
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("predictions")
+    sheet.freeze_panes = "B2"
+    sheet.append(list(names))
+    for number, row in enumerate(rows, 2):
+        if number > EXCEL_ROWS:
+            raise ValueError(f"a sheet of Excel holds {EXCEL_ROWS - 1:,} pictures: write .csv or .parquet")
+        sheet.append([_excel_cell(row[name], sheet) for name in names])
+    book.save(file)
+
+
+def _excel_cell(value: object, sheet: object) -> object:
+    """Return a value as a cell: text is never a formula, and without the control characters that Excel cannot hold."""
+    if not isinstance(value, str):
+        return value
+    from openpyxl.cell import WriteOnlyCell
+
+    text = printable(str(_text(value)))
+    cell = WriteOnlyCell(sheet, value=text)
+    cell.data_type = "s"
+    return cell
+
+
+def _write_timelapse(predictions: Iterable[Prediction], file: Path, names: Sequence[str], source: Source) -> None:
+    """Write the format of MegaDetector's output.
+
+    A whole picture is one box, classified as the last node. A detector's boxes are kept, those without an answer too.
+    """
+    categories: dict[str, str] = {}
+    kinds = {"picture": "1"} if source.detections is None else {}
+    images: dict[str, dict] = {}
+    for found in source.detections.boxes if source.detections else ():
+        image = images.setdefault(found.name, {"file": found.name, "detections": []})
+        image["detections"].append(_timelapse_box(found, kinds))
+    for name in source.detections.names if source.detections else ():
+        failure = source.detections.failures.get(name)  # type: ignore[union-attr]
+        images.setdefault(name, {"file": name, **({"failure": failure} if failure else {"detections": []})})
+
+    boxes: dict[tuple[str, str], dict] = {
+        (box["name"], box["number"]): box for image in images.values() for box in image.get("detections", ())
+    }
+    for number, prediction in enumerate(predictions):
+        if prediction.box is not None:
+            box = boxes[prediction.box.name, prediction.box.number]
+            if prediction.error is not None:
+                box["error"] = prediction.error
+        elif prediction.error is not None:
+            images[str(number)] = {"file": prediction.file, "failure": prediction.error}
+            continue
+        else:
+            box = {"category": "1", "conf": 1.0, "bbox": [0.0, 0.0, 1.0, 1.0]}
+            images[str(number)] = {"file": prediction.file, "detections": [box]}
+        if prediction.path:
+            key = categories.setdefault(" > ".join(prediction.path), str(len(categories) + 1))
+            box["classifications"] = [[key, round(prediction.path_probability, 4)]]
+
+    for box in boxes.values():
+        del box["name"], box["number"]
+    detector = "whole picture" if source.detections is None else source.detections.source.name
     document = {
-        "info": {"format_version": "1.3", "detector": "whole picture", "classifier": source.model},
-        "detection_categories": {"1": "picture"},
+        "info": {"format_version": "1.3", "detector": detector, "classifier": source.model},
+        "detection_categories": {key: name for name, key in kinds.items()},
         "classification_categories": {key: name for name, key in categories.items()},
-        "images": images,
+        "images": list(images.values()),
     }
     file.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def _timelapse_box(box: Box, kinds: dict[str, str]) -> dict:
+    left, top, right, bottom = (edge if math.isfinite(edge) else None for edge in box.edges)
+    numbers = [left, top, None, None]
+    if None not in (left, top, right, bottom):
+        numbers[2:] = [right - left, bottom - top]  # type: ignore[operator]
+    return {
+        "name": box.name,
+        "number": box.number,
+        "category": kinds.setdefault(box.label or "object", str(len(kinds) + 1)),
+        "conf": 1.0 if box.confidence is None else box.confidence,
+        "bbox": numbers,
+    }
 
 
 WRITERS = {
@@ -266,4 +361,5 @@ WRITERS = {
     ".jsonl": _write_json_lines,
     ".parquet": _write_parquet,
     ".tsv": _write_separated("\t"),
+    ".xlsx": _write_excel,
 }

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..data.boxes import BoxedPicture
+
 AT_ONCE = 256  # pictures between two writes
 Result = TypeVar("Result")
 
@@ -81,4 +83,5 @@ def file_key(picture: Path | bytes) -> str | None:
     except OSError:
         return None
 
-    return f"{os.path.abspath(picture)}|{status.st_size}|{status.st_mtime_ns}"
+    box = f"|{picture.key}" if isinstance(picture, BoxedPicture) else ""
+    return f"{os.path.abspath(picture)}|{status.st_size}|{status.st_mtime_ns}{box}"

@@ -10,6 +10,7 @@ from ..common.files import write_whole
 from ..common.page import write_page as write_page_file
 from ..common.page import write_text
 from ..common.text import clip
+from ..data.boxes import BoxedPicture
 from ..data.pictures import PictureError
 from ..data.thumbnails import make_thumbnail
 from .check import FEW, SMALL, WHOLE, Copies, Node, Report, sizes
@@ -236,7 +237,7 @@ class _Page:
         caption = f"{part}{label}<small>{_text(self._file(index))} · {size}</small>{remark}"
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
-    def _thumbnail(self, picture: Path | bytes) -> str:
+    def _thumbnail(self, picture: Path | bytes | BoxedPicture) -> str:
         """Return a thumbnail as an element with embedded data, or nothing once the limit is reached."""
         if self.left == 0:
             return ""
@@ -304,7 +305,7 @@ class _Page:
         part = self.report.part(index)
         return "" if part == WHOLE else part
 
-    def _link(self, picture: Path) -> str:
+    def _link(self, picture: Path | BoxedPicture) -> str:
         return urllib.parse.quote(os.fsencode(os.path.relpath(picture, self.folder)))
 
 

@@ -28,7 +28,7 @@ NOTES = frozenset(
     iconictaxonname scientificname scientificnameauthorship taxonrank taxonomicstatus basisofrecord
     occurrencestatus institutioncode collectioncode catalognumber datasetname publisher width height bbox
     confidence score qualitygrade verbatimscientificname acceptedscientificname genericname specificepithet
-    infraspecificepithet canonicalname""".split()  # noqa: SIM905
+    infraspecificepithet canonicalname xmin ymin xmax ymax boxunit""".split()  # noqa: SIM905
 )
 INATURALIST = re.compile(r"^taxon_(\w+)_name$")
 SPECIESNET = ("uuid", "class", "order", "family", "genus", "species", "common")  # its taxonomy file has no header

@@ -95,6 +95,11 @@ def decode(
     paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
     scores, best = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)
     probabilities = scores.softmax(-1)  # no effect for top_down, whose scores are already normalised
+    return _choose(probabilities, paths, best, log_probs)
+
+
+def _choose(probabilities: Tensor, paths: Tensor, best: Tensor, log_probs: Sequence[Tensor]) -> DecodedPaths:
+    """Return what is told of (B,) chosen paths, by the (B, P) probabilities of all (P, L) paths and the levels' own."""
     others = probabilities.scatter(-1, best[:, None], -1.0)
     second = others.argmax(-1)
     runner_up = paths[second] if len(paths) > 1 else torch.full_like(paths[best], UNKNOWN)
@@ -108,6 +113,32 @@ def decode(
         prefix_probabilities=_prefix_probabilities(probabilities, paths, best),
         level_choices=_choices(log_probs),
     )
+
+
+def decode_paths(probabilities: Tensor, taxonomy: Taxonomy) -> DecodedPaths:
+    """Choose the most probable path where the probabilities of paths are known; a node's is the sum of its paths'.
+
+    Args:
+        probabilities: (B, P) in [0, 1], in the order of ``taxonomy.paths``; a row sums to 1.
+        taxonomy: The tree.
+
+    Example:
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> decoded = decode_paths(torch.tensor([[0.5, 0.2, 0.3]]), tree)
+        >>> decoded.paths, decoded.level_probabilities
+        (tensor([[0, 0]]), tensor([[0.7000, 0.5000]]))
+    """
+    paths = torch.tensor(taxonomy.paths, device=probabilities.device)  # [P, L]
+    return _choose(
+        probabilities, paths, probabilities.argmax(-1), [x.log() for x in sum_paths(probabilities, taxonomy)]
+    )
+
+
+def best_of(probabilities: Tensor, taxonomy: Taxonomy, count: int) -> tuple[Tensor, Tensor]:
+    """Return what :func:`top_paths` does, from (B, P) probabilities of the paths."""
+    paths = torch.tensor(taxonomy.paths, device=probabilities.device)  # [P, L]
+    best = probabilities.topk(min(count, len(paths)), -1)
+    return paths[best.indices], best.values
 
 
 def top_paths(
@@ -144,9 +175,7 @@ def top_paths(
         return rows.view(*inner.shape[:2], -1), probabilities
 
     probabilities = path_probabilities(level_logits, taxonomy, mode, path_temperature=path_temperature)
-    paths = torch.tensor(taxonomy.paths, device=probabilities.device)  # [P, L]
-    best = probabilities.topk(min(count, len(paths)), -1)
-    return paths[best.indices], best.values
+    return best_of(probabilities, taxonomy, count)
 
 
 def path_probabilities(

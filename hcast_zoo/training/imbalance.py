@@ -1,9 +1,12 @@
 """Class imbalance: sampling weights for pictures, and class weights and priors for the loss."""
 
+import json
+
 import torch
 from torch import Tensor
 
-from ..taxonomy.tree import UNKNOWN
+from ..taxonomy.prior import KEY, trained_shares
+from ..taxonomy.tree import UNKNOWN, Taxonomy
 from .losses import HierarchicalLoss
 from .settings import TrainConfig
 
@@ -69,6 +72,20 @@ def class_weights(priors: list[Tensor], kind: str) -> list[Tensor] | None:
         weights.append(weight / (weight * prior).sum())
 
     return weights
+
+
+def training_prior(labels: Tensor, taxonomy: Taxonomy, settings: TrainConfig) -> dict[str, str]:
+    """Return the entry of the weights' metadata that tells how frequent each leaf was, as far as the model learns it.
+
+    Args:
+        labels: (S, L) int64, -1 for unknown, of the training pictures.
+        taxonomy: The tree.
+        settings: Tell how often pictures are drawn, and how far the loss evens classes out.
+    """
+    evened = 0.0 if settings.class_weights == "none" else POWERS[settings.class_weights]
+    evened = min(1.0, evened + settings.logit_adjustment)
+    shares = trained_shares(labels, taxonomy, sample_weights(labels, settings.sampler), evened)
+    return {KEY: json.dumps([float(f"{share:.4g}") for share in shares])}
 
 
 def make_loss(

@@ -1,0 +1,150 @@
+"""What `hcast-zoo predict` is to answer: pictures, or the boxes in them, and what belongs together."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ..common.files import check_file
+from ..common.text import brief, printable
+from .answer import find
+
+
+@dataclasses.dataclass
+class Work:
+    """What is to be answered.
+
+    Attributes:
+        pictures: Files, or boxes in them; those of a group one after the other.
+        groups: What each belongs to; None if each is answered by itself.
+        detections: What the boxes are from; None for whole pictures.
+        missed: How many things cannot be pictures at all, which were told of.
+    """
+
+    pictures: list
+    groups: list[str] | None = None
+    detections: Any = None
+    missed: int = 0
+
+    @property
+    def boxed(self) -> bool:
+        """Whether pictures are boxes."""
+        return self.detections is not None
+
+
+def list_work(args: argparse.Namespace) -> Work:
+    """Return the work that the arguments of `predict` name.
+
+    Raises:
+        ValueError: if there is nothing to answer, or the arguments disagree.
+    """
+    if args.boxes:
+        work, rows = _list_boxes(args)
+    else:
+        if args.box_confidence is not None or args.box_labels:
+            raise ValueError("--box-confidence and --box-labels go with --boxes")
+        work, rows = _list_files(args)
+
+    if args.group_by == "folder":
+        work.groups = [os.path.dirname(picture) for picture in work.pictures]
+    elif args.group_by:
+        if rows is None:
+            raise ValueError(
+                f"--group-by {args.group_by}: expected a table with that column (--files-from, --boxes), or `folder`"
+            )
+        work.groups = rows
+    if work.groups is not None:
+        _put_together(work)
+    return work
+
+
+def _put_together(work: Work) -> None:
+    """Order pictures so that those of a group follow each other, groups by their first picture."""
+    assert work.groups is not None
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(work.groups):
+        members.setdefault(group, []).append(index)
+    order = [index for indices in members.values() for index in indices]
+    work.pictures = [work.pictures[index] for index in order]
+    work.groups = [work.groups[index] for index in order]
+
+
+def _list_files(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
+    """Return the files that are asked for, and the group of each if a table tells it."""
+    files, missed = find(args.pictures)
+    groups = None
+    if args.files_from:
+        check_file(args.files_from)
+        if args.group_by and args.group_by != "folder":
+            if files:
+                raise ValueError("--group-by with a column: expected --files-from alone, got other pictures too")
+            files, groups = _read_groups(args.files_from, args.group_by)
+        else:
+            with open(args.files_from, encoding="utf-8-sig", errors="surrogateescape") as names:
+                files += [name for line in names if (name := line.rstrip("\r\n"))]
+        if any("\0" in name for name in files):
+            raise ValueError(f"{args.files_from}: expected a text file that names a picture per line, got NUL bytes")
+
+    if not files:
+        raise ValueError("expected pictures, or --files-from with a list of them")
+    return Work(files, missed=missed), groups
+
+
+def _read_groups(path: str, column: str) -> tuple[list[str], list[str]]:
+    """Return the pictures of a table, as seen from where it is, and the group of each; no group is a group of one."""
+    from ..taxonomy.columns import PICTURES
+    from ..taxonomy.sources import read_table
+
+    header, rows = read_table(path)
+    by_name = {name.lower(): name for name in reversed(header)}
+    picture = next((by_name[name] for name in PICTURES if name in by_name), None)
+    if picture is None or column not in header:
+        raise ValueError(
+            f"{path}: expected a column of pictures, such as file, and {column}; got {brief(list(header))}"
+        )
+
+    folder, files, groups = os.path.dirname(path), [], []
+    for line, row in rows:
+        if name := str(row[picture] or "").strip():
+            files.append(os.path.join(folder, name))
+            groups.append(str(row[column] or "").strip() or f"row {line}")
+    return files, groups
+
+
+def _list_boxes(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
+    """Return the boxes that are asked for, and the group of each if a table tells it."""
+    from ..data.detections import boxed_pictures, read_detections
+
+    if args.files_from:
+        raise ValueError("--boxes names the pictures: leave --files-from out")
+    if len(args.pictures) > 1 or not all(map(os.path.isdir, args.pictures)):
+        raise ValueError("--boxes: expected at most one folder, that its pictures are named from")
+
+    detections = read_detections(args.boxes)
+    chosen = detections.choose(args.box_confidence or 0.0, args.box_labels)
+    for problem in detections.problems:
+        print(f"{printable(args.boxes)}: {printable(problem)}", file=sys.stderr)
+    if len(chosen) < len(detections.boxes):
+        print(f"{len(detections.boxes) - len(chosen)} of {len(detections.boxes)} boxes left out", file=sys.stderr)
+    if not chosen:
+        raise ValueError(f"{args.boxes}: expected boxes, got none of those that are asked for")
+
+    folder = args.pictures[0] if args.pictures else os.path.dirname(args.boxes)
+    pictures = boxed_pictures(chosen, folder)
+    groups = None
+    if args.group_by and args.group_by != "folder":
+        groups = _groups_of_boxes(args.boxes, args.group_by, chosen)
+    return Work(pictures, detections=detections, missed=len(detections.problems)), groups
+
+
+def _groups_of_boxes(path: str, column: str, boxes: Sequence) -> list[str]:
+    if os.path.splitext(path)[1].lower() == ".json":
+        raise ValueError(f"--group-by {column}: expected boxes in a table with that column, got {path}")
+    files, groups = _read_groups(path, column)
+    folder = os.path.dirname(path)
+    by_name: dict[str, str] = {}
+    for file, group in zip(files, groups):
+        by_name.setdefault(file, group)
+    return [by_name[os.path.join(folder, box.name)] for box in boxes]

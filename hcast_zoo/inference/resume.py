@@ -1,0 +1,141 @@
+"""Answers for a table, which goes on where it was stopped: they wait in a folder beside it until all are there."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..common.claim import claim, own_folder
+from ..data.boxes import Box, BoxedPicture
+from ..data.pictures import Picture
+from .prediction import Prediction
+from .sets import NodeSet
+
+PLAN, ANSWERS = "plan.json", "answers.jsonl"
+
+
+def waiting_folder(output: str | Path) -> Path:
+    """Return the folder in which answers for a table wait."""
+    output = Path(output)
+    return output.with_name(f".{output.name}.unfinished")
+
+
+def resume_predictions(
+    predict: Callable[[int], Iterable[Prediction]],
+    pictures: Sequence[Picture],
+    output: str | Path,
+    plan: dict[str, dict],
+    batch_size: int,
+    groups: Sequence[str] | None = None,
+) -> Iterator[Prediction]:
+    """Yield a prediction for each picture, in order; those of a run that was killed are not computed again.
+
+    What is computed again begins where a batch began, so that each row is to the bit what a run at one go gives. Call
+    :func:`forget` when the table is written.
+
+    Args:
+        predict: From a position to the predictions from there on.
+        pictures: All of them.
+        output: The table.
+        plan: Plain data on what answers: sections ``settings`` and ``made_of``.
+        batch_size: Pictures that are computed together.
+        groups: What each picture belongs to, if pictures of a group are answered together.
+
+    Raises:
+        ValueError: if answers wait there of other pictures or settings, or another process is at work.
+    """
+    folder = waiting_folder(output)
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(picture_key(picture).encode(errors="surrogateescape") + b"\0")
+    for group in groups or ():
+        digest.update(group.encode(errors="surrogateescape") + b"\0")
+    made_of = {"pictures": len(pictures), "list_sha256": digest.hexdigest(), **plan["made_of"]}
+
+    begun, answered = False, 0
+    try:
+        with own_folder(folder):
+            claim(
+                folder / PLAN,
+                {"settings": plan["settings"], "made_of": made_of},
+                holds="answers of an unfinished run with other pictures or options",
+                mend=f"go on with the same, or remove {folder}",
+            )
+            begun = True
+            known = _read(folder / ANSWERS)
+            answered = start = restart(len(known), batch_size, groups)
+            with open(folder / ANSWERS, "w", encoding="utf-8") as sink:
+                for prediction in known[:start]:
+                    sink.write(_to_line(prediction))
+            yield from known[:start]
+
+            with open(folder / ANSWERS, "a", encoding="utf-8", buffering=1) as sink:  # a line at a time
+                for prediction in predict(start):
+                    sink.write(_to_line(prediction))
+                    answered += 1
+                    yield prediction
+    finally:
+        if begun and not answered:  # nothing to go on from
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def forget(output: str | Path) -> None:
+    """Remove the answers that waited for a table which is written now."""
+    shutil.rmtree(waiting_folder(output), ignore_errors=True)
+
+
+def restart(done: int, batch_size: int, groups: Sequence[str] | None = None) -> int:
+    """Return the latest position, of those that are answered, where a batch begins, and a group.
+
+    Example:
+        >>> restart(11, 4), restart(11, 4, list("aaaabbbbbbbbcc")), restart(3, 4)
+        (8, 4, 0)
+    """
+    start = done // batch_size * batch_size
+    while groups is not None and 0 < start < len(groups) and groups[start] == groups[start - 1]:
+        start -= batch_size
+    return max(start, 0)
+
+
+def picture_key(picture: Picture) -> str:
+    """Return what tells a picture from the others of a list: its file, and its box if it has one."""
+    return picture.key if isinstance(picture, BoxedPicture) else str(picture)
+
+
+def _to_line(prediction: Prediction) -> str:
+    return json.dumps(dataclasses.asdict(prediction)) + "\n"
+
+
+def _read(file: Path) -> list[Prediction]:
+    """Return the answers of a file, up to the first line that is not whole."""
+    known: list[Prediction] = []
+    if not file.exists():
+        return known
+    with open(file, encoding="utf-8", errors="replace") as source:
+        for line in source:
+            try:
+                known.append(_from_data(json.loads(line)))
+            except (ValueError, TypeError, KeyError, AttributeError):  # of a process that was killed
+                break
+
+    return known
+
+
+def _from_data(data: dict[str, Any]) -> Prediction:
+    fields = {**data}
+    for name in ("path", "probabilities", "runner_up"):
+        fields[name] = tuple(fields[name])
+    fields["top"] = tuple((tuple(path), probability) for path, probability in fields["top"])
+    if fields["node_set"] is not None:
+        found = fields["node_set"]
+        fields["node_set"] = NodeSet(tuple(found["nodes"]), found["leaves"], tuple(found["subtree"]))
+    if fields["box"] is not None:
+        box = fields["box"]
+        box["edges"] = tuple(box["edges"])
+        box["size"] = None if box["size"] is None else tuple(box["size"])
+        fields["box"] = Box(**box)
+
+    return Prediction(**fields)

@@ -1,0 +1,175 @@
+"""What is expected before a picture is seen: answers re-weighted by Bayes' rule, from a table of abundances."""
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..common.files import MAX_TEXT, check_file
+from ..common.text import brief
+from .names import clean_name
+from .sources import TaxonomyError, find_delimiter
+from .tree import Taxonomy
+
+KEY = "training_prior"  # of the weights' metadata
+HEADERS = frozenset({"name", "names", "node", "taxon", "leaf", "label", "species", "scientificname", "scientific_name"})
+LEAST = 1e-30  # probability whose logarithm is still a number
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """Weights of leaves.
+
+    Attributes:
+        log_ratios: (P,) float32, in the order of ``taxonomy.paths``: the logarithm of what is expected over what was
+            trained on; minus infinity for what is never there.
+        unknown: Names of the table that the tree does not have.
+        left_out: How many leaves have weight 0.
+        trained: Whether the weights told what they were trained on; else all leaves alike were assumed.
+    """
+
+    log_ratios: Tensor
+    unknown: tuple[str, ...] = ()
+    left_out: int = 0
+    trained: bool = False
+
+    def apply(self, path_probabilities: Tensor) -> Tensor:
+        """Return (B, P) probabilities of the paths under this prior; a row sums to 1.
+
+        Example:
+            >>> Prior(torch.tensor([0.0, 1.0, -math.inf]).float()).apply(torch.tensor([[0.5, 0.2, 0.3]]))
+            tensor([[0.4791, 0.5209, 0.0000]])
+        """
+        return (path_probabilities.clamp_min(LEAST).log() + self.log_ratios.to(path_probabilities)).softmax(-1)
+
+
+def make_prior(expected: Mapping[str, float], taxonomy: Taxonomy, trained: Sequence[float] | None = None) -> Prior:
+    """Return the prior of a table.
+
+    Args:
+        expected: Node, a name or ``level:name``, to how much of it is expected: counts or shares. That of a node above
+            the leaves is divided equally among the leaves below it. Leaves that are not named have 0.
+        taxonomy: The tree.
+        trained: Of each leaf, in the order of ``taxonomy.paths``, the share that the model was trained on; None if
+            nobody knows: then all alike.
+
+    Raises:
+        ValueError: if an amount is negative or not finite, or none is of a node of the tree.
+    """
+    amounts = torch.zeros(len(taxonomy.paths), dtype=torch.float64)
+    paths = torch.tensor(taxonomy.paths)
+    unknown = []
+    for name, amount in expected.items():
+        if not 0 <= amount < math.inf:
+            raise ValueError(f"prior: expected an amount of 0 or more for {brief(name)}, got {amount}")
+        try:
+            level, index = taxonomy.find(name)
+        except TaxonomyError:
+            unknown.append(name)
+            continue
+        below = paths[:, level] == index
+        amounts[below] += amount / below.sum()
+
+    if not amounts.sum() > 0:
+        raise ValueError(
+            f"prior: expected an amount above 0 of at least one node of the tree; unknown are {brief(unknown)}"
+        )
+
+    before = torch.ones_like(amounts) if trained is None else torch.tensor(trained, dtype=torch.float64)
+    ratios = (amounts / amounts.sum()).log() - (before / before.sum()).log()
+    return Prior(ratios.float(), tuple(unknown), int((amounts == 0).sum()), trained is not None)
+
+
+def read_amounts(path: str | Path) -> dict[str, float]:
+    """Read a table of a name and a number a row, with or without a header.
+
+    Raises:
+        ValueError: if a row is of another form.
+    """
+    amounts: dict[str, float] = {}
+    for line, cells in _rows(path):
+        try:
+            name, number = clean_name(cells[0]), float(cells[1])
+        except (IndexError, ValueError) as error:
+            if line == 1 and len(cells) > 1:  # a header
+                continue
+            raise ValueError(f"{path} line {line}: expected a name and a number, got {brief(cells)}") from error
+        amounts[name] = amounts.get(name, 0.0) + number
+
+    if not amounts:
+        raise ValueError(f"{path}: expected a name and a number a row, got none")
+    return amounts
+
+
+def read_names(path: str | Path, taxonomy: Taxonomy) -> tuple[list[str], list[str]]:
+    """Read a list of names, the first column of a table; return those of nodes of the tree, and those that are none.
+
+    Raises:
+        ValueError: if no name is one of a node.
+    """
+    names, unknown = [], []
+    levels = {level.lower() for level in taxonomy.levels}
+    for line, cells in _rows(path):
+        name = clean_name(cells[0])
+        try:
+            taxonomy.find(name)
+            names.append(name)
+        except TaxonomyError:
+            if line > 1 or name.lower() not in HEADERS | levels:
+                unknown.append(name)
+
+    if not names:
+        raise ValueError(f"{path}: expected names of nodes, one a row; none of {brief(unknown)} is one")
+    return names, unknown
+
+
+def read_trained(metadata: Mapping[str, str], taxonomy: Taxonomy) -> list[float] | None:
+    """Return the share of each leaf that weights were trained on, as their metadata tell; None if they do not.
+
+    Raises:
+        ValueError: if the metadata are damaged.
+    """
+    text = metadata.get(KEY)
+    if text is None:
+        return None
+    try:
+        shares = [float(share) for share in json.loads(text)]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"damaged metadata {KEY!r} of the weights: {brief(str(error))}") from error
+    if len(shares) != len(taxonomy.paths) or not all(0 < share < math.inf for share in shares):
+        raise ValueError(f"damaged metadata {KEY!r} of the weights: expected {len(taxonomy.paths)} shares above 0")
+    return shares
+
+
+def trained_shares(labels: Tensor, taxonomy: Taxonomy, drawn: Tensor | None = None, evened: float = 0.0) -> list[float]:
+    """Return the share of each leaf in a training, in the order of ``taxonomy.paths``; they sum to 1.
+
+    Args:
+        labels: (S, L) int64; pictures that are not labelled down to a leaf are left out.
+        taxonomy: The tree.
+        drawn: (S,) how often each picture is drawn; by default all alike.
+        evened: How far the loss evens out the shares: 0 not at all, 1 wholly.
+    """
+    number = {path: index for index, path in enumerate(taxonomy.paths)}
+    counts = [1e-3] * len(taxonomy.paths)  # a leaf without pictures is not impossible
+    weights = [1.0] * len(labels) if drawn is None else (drawn / drawn.mean()).tolist()
+    for row, weight in zip(labels.tolist(), weights):
+        if (index := number.get(tuple(row))) is not None:
+            counts[index] += weight
+    powers = [count ** (1 - evened) for count in counts]
+    return [power / sum(powers) for power in powers]
+
+
+def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of each row of a table that has a first cell."""
+    check_file(path, MAX_TEXT)
+    text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
+    delimiter = find_delimiter(text[:4096], str(path))
+    for line, cells in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), 1):
+        if cells and cells[0].strip():
+            yield line, cells
