@@ -19,7 +19,7 @@ from ..adaptation.config import AdaptConfig
 from ..common.choices import DECODERS
 from ..inference.predictor import Predictor
 from ..network.config import NUM_STAGES
-from .guard import REFUSED, Guard, check_upload, refuse_other_files
+from .guard import REFUSED, Guard, answer_in_words, check_upload, refuse_other_files
 from .view import (
     adapt_to,
     answer_html,
@@ -207,6 +207,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
         ).then(None, js=SHOW_OUTCOME)
 
     refuse_other_files(app, picture.GRADIO_CACHE)
+    answer_in_words(app)
     return app
 
 
@@ -257,8 +258,9 @@ def configure(
     counts = [int(n) for n in clusters]
     # There is no slider for the last pooling if the model does not have it; its count then affects no label.
     counts += [min(n, counts[-1]) for n in default[len(counts) :]]
+    nodes = [str(node) for node in within or ()]  # a visitor writes them, so they may be anything
     return predictor.with_settings(
-        decoder, within=within or None, threshold=threshold if stop else None, num_clusters=tuple(counts)
+        decoder, within=nodes or None, threshold=threshold if stop else None, num_clusters=tuple(counts)
     )
 
 
@@ -295,9 +297,14 @@ def _picture(examples: list[Path]) -> gr.Image:
             label="Examples (Twemoji, CC-BY-4.0)",
             elem_id="examples",
         )
-        shown.click(lambda sample: Image.open(sample[0]), shown, picture, show_progress="hidden", api_name="example")
+        shown.click(_open_example, shown, picture, show_progress="hidden", api_name="example")
 
     return picture
+
+
+def _open_example(sample: list | None) -> Image.Image | None:
+    """Return the picture of an example; None for a request that chooses none."""
+    return Image.open(sample[0]) if sample else None
 
 
 def _settings(predictor: Predictor) -> list[gr.components.Component]:

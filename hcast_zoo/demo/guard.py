@@ -16,6 +16,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 
 REFUSED = "Refused: this page reads pictures that were uploaded to it, and nothing else."
+MALFORMED = "This page does not understand the request."
+FAILED = "This page failed on the request: what happened is in the log of whoever runs it."
 FULL = "This page's folder is full: try again in an hour, when old pictures are gone."
 MAX_STORED = 2**30  # bytes of all uploads and of the pictures drawn from them
 # Gradio builds its page with inline scripts and eval, and shows blobs; nothing is loaded from another address.
@@ -75,6 +77,23 @@ def refuse_other_files(app: gr.Blocks, folder: str | Path) -> None:
     app.preprocess_data = checked
 
 
+def answer_in_words(app: gr.Blocks) -> None:
+    """Let every error of an app have words for the visitor; Gradio sends none for an unexpected one."""
+    process = app.process_api
+
+    async def process_in_words(block_fn, *arguments, **options):
+        if block_fn.fn is None:  # a step that runs in the browser alone
+            raise gr.Error(MALFORMED, print_exception=False)
+        try:
+            return await process(block_fn, *arguments, **options)
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise gr.Error(FAILED) from error
+
+    app.process_api = process_in_words
+
+
 class Guard:
     """ASGI middleware: refuse requests from other pages and beyond the disk quota, and send a content security policy.
 
@@ -107,7 +126,11 @@ class Guard:
             if name in headers and headers[name] != self.host:
                 del headers[name]
 
+        begun = False
+
         async def send_with_headers(message):
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(self.headers)
             await send(message)
@@ -120,6 +143,10 @@ class Guard:
         self._underway += reserved
         try:
             await self.app(scope, receive, send_with_headers)
+        except Exception:  # Gradio's own, on what its types of a request do not cover
+            if begun:
+                raise
+            await PlainTextResponse(MALFORMED, 400)(scope, receive, send_with_headers)
         finally:
             self._underway -= reserved
 

@@ -67,7 +67,7 @@ class Configs(Reader):
         side = config.image_size
         with torch.inference_mode():
             output = model(torch.zeros(1, config.in_chans, side, side))
-        logits = getattr(output, "level_logits", output)
+        logits = getattr(output, "level_logits", getattr(output, "logits", output))
         logits = logits if isinstance(logits, tuple | list) else (logits,)
         expect(all(len(x) == 1 for x in logits), "an answer for one picture")
 

@@ -1,6 +1,6 @@
 """Feed broken and hostile input to everything that reads, and count what came of it.
 
-    python -m tests.attacks.fuzz --inputs 10000 [picture taxonomy weights tables command archives]
+    python -m tests.attacks.fuzz --inputs 10000 [picture taxonomy weights tables command archives demo]
 
 Each input is a good one, changed at random; input number n of a reader follows from the seed and n alone, so a finding
 can be had again with ``--only``. Readers run in a process of their own, which may crash, hang or grow: then that is
@@ -35,9 +35,10 @@ import torch
 import hcast_zoo
 from benchmarks import report
 from tests.attacks.archive_reader import Archives
+from tests.attacks.demo_reader import DemoPage
 from tests.attacks.readers import MESSAGE, READERS, Reader, WrongAnswer
 
-READERS["archives"] = Archives
+READERS.update(archives=Archives, demo=DemoPage)
 MEMORY = 1536 * 2**20  # bytes that an input may add
 SECONDS = 10.0  # of computing for one input; then it hangs, as it does after PATIENCE by the clock
 PATIENCE = 120.0

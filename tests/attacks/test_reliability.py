@@ -102,9 +102,15 @@ def test_fuzz_makes_an_input_again(fuzz, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "readers", ["picture taxonomy tables weights", pytest.param("command", marks=pytest.mark.slow)]
+    "readers",
+    [
+        "picture taxonomy tables weights",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("command", "archives", "demo")),
+    ],
 )
 def test_fuzz(run, readers):
+    if readers == "demo":
+        pytest.importorskip("gradio")
     done, rows = run("fuzz", *readers.split(), "--inputs", "100")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(rows) == len(readers.split())

@@ -29,6 +29,7 @@ from hcast_zoo.demo.view import ARROW, example_pictures  # noqa: E402
 from tests.demo import hostile_requests  # noqa: E402
 from tests.tiny import make_model, make_taxonomy  # noqa: E402
 
+JSON = {"Content-Type": "application/json"}
 SETTINGS = ("best_path", [], False, 0.5, 8, 4, 2)
 
 
@@ -325,6 +326,48 @@ def test_200_hostile_requests_read_no_file(address, picture, tmp_path):
     assert refused == {}
     assert len({re.sub(r"\s+", " ", answer) for answer in answers.values()}) == 1
     assert "event: complete" in call(address, "classify", [{"path": json.loads(own)[0]}, 0, *SETTINGS])
+
+
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("/gradio_api/call/classify", b'{"data": NaN}'),
+        ("/gradio_api/call/classify", b'{"data": "\\ud800"}'),
+        ("/gradio_api/queue/join", b'{"data": [], "fn_index": -5, "session_hash": "x"}'),
+        ("/gradio_api/queue/join", b'{"data": [], "fn_index": 10000, "session_hash": "x"}'),
+    ],
+)
+def test_a_malformed_request_is_refused_in_words(address, path, body):
+    status, answer = request(address, "POST", path, body, **{"Content-Type": "application/json"})
+    assert status in (400, 422) and len(answer) > 5 and b"Traceback" not in answer
+
+
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("example", [None]),
+        ("classify", [{"path": "OWN"}, 0, "best_path", [["bird"], {"a": 1}, None], False, 0.5, 8, 4, 2]),
+        ("classify", [{"path": "OWN"}, 0, "best_path", None, False, 0.5, 8, 4, 2]),
+    ],
+)
+def test_controls_of_other_types_are_no_failure(address, picture, name, data):
+    own = json.loads(post_file(address, "own.png", picture.read_bytes())[1])[0]
+    answer = call(address, name, json.loads(json.dumps(data).replace("OWN", own)))
+    assert "event: complete" in answer
+
+
+def test_a_step_of_the_browser_alone_is_refused(address, predictor):
+    (number,) = {number for number, fn in demo.build_app(predictor).fns.items() if fn.fn is None}
+    event = {"data": [], "fn_index": number, "session_hash": "alone"}
+    assert request(address, "POST", "/gradio_api/queue/join", json.dumps(event).encode(), **JSON)[0] == 200
+    assert guard.MALFORMED in request(address, "GET", "/gradio_api/queue/data?session_hash=alone")[1].decode()
+
+
+def test_an_unexpected_failure_has_words(address, monkeypatch, picture):
+    own = json.loads(post_file(address, "own.png", picture.read_bytes())[1])[0]
+    monkeypatch.setattr(demo, "look_at", lambda *_: {}["key"])
+    answer = call(address, "classify", [{"path": own}, 0, *SETTINGS])
+    assert answer.startswith("event: error") and guard.FAILED in answer and "key" not in answer
 
 
 def test_other_pages_are_refused(address):
