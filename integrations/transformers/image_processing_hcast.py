@@ -28,10 +28,13 @@ from transformers.processing_utils import ImagesKwargs
 from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.data.transforms import Compose, middle, short_side, to_square
 from hcast_zoo.network.config import HCastConfig as CoreConfig
-from hcast_zoo.network.memory import check_memory, resized_bytes
+from hcast_zoo.network.memory import LONGEST, check_memory
 from hcast_zoo.network.superpixels import segment_normalized
 
 DEFAULTS = CoreConfig()
+# Of memory for a pixel, measured: three float channels; and until tensors are made, by the kind of superpixels.
+RESIZED_BYTES = 12
+PIXEL_BYTES = {None: 28, "grid": 44, "seeds": 88, "slic": 248}
 
 
 class HCastImageProcessorKwargs(ImagesKwargs, total=False):
@@ -162,7 +165,7 @@ class HierarchicalProcessing:
         """Resize and crop in the backend, then rescale and normalise with the core's arithmetic."""
         if (crop_mode, crop_pct) != (self.crop_mode, self.crop_pct):
             raise ValueError("crop_mode, crop_pct: make a processor with others, they belong to the weights")
-        _check_sizes(num_superpixels, **kwargs)
+        _check_sizes(num_superpixels, superpixels if return_segments else None, **kwargs)
         cropped = super()._preprocess(
             images,
             do_rescale=False,
@@ -304,6 +307,7 @@ def to_grayscale(images: Tensor) -> Tensor:
 
 def _check_sizes(
     num_superpixels: int | None,
+    superpixels: str | None,
     do_resize: bool | None = None,
     size: SizeDict | None = None,
     do_center_crop: bool | None = None,
@@ -316,14 +320,16 @@ def _check_sizes(
         ValueError: if a size is no positive number of pixels.
         MemoryBudgetError: if a picture of that size needs more memory than the budget.
     """
+    bytes_a_pixel = PIXEL_BYTES.get(superpixels, max(PIXEL_BYTES.values()))
     for field, asked, used in (("size", size, do_resize), ("crop_size", crop_size, do_center_crop)):
         sides = [side for side in (vars(asked).values() if used and asked else ()) if side is not None]
         if any(type(side) is not int or side < 1 for side in sides):
             raise ValueError(f"{field}: expected positive numbers of pixels, got {sides}")
         if sides:
-            pixels = min(sides) * max(sides)
-            wanted = resized_bytes(sides[0]) if len(sides) == 1 else 0
-            check_memory(max(wanted, 16 * pixels), field, f"a picture of {' x '.join(map(str, sides))} pixels")
+            is_cut = field == "size" and do_center_crop
+            pixels = min(sides) * max(sides) * (LONGEST if len(sides) == 1 else 1)
+            wanted = pixels * (RESIZED_BYTES if is_cut else bytes_a_pixel)
+            check_memory(wanted, field, f"a picture of {' x '.join(map(str, sides))} pixels")
     if num_superpixels is not None and not 1 <= num_superpixels <= 65536:
         raise ValueError(f"num_superpixels: expected 1 to 65536, got {num_superpixels}")
 

@@ -26,6 +26,17 @@ TINY = HCastConfig(
     superpixels="grid",
 ).to_dict()
 LARGE = (0.05, 1, 7, 64, 100, 255, 1024, 4096, 8000, 65536, 10**8, 10**12)
+FIELDS = (
+    "size",
+    "crop_size",
+    "num_superpixels",
+    "superpixels",
+    "image_mean",
+    "image_std",
+    "resample",
+    "crop_mode",
+    "crop_pct",
+)
 
 
 def mutate(fields: dict, rng: random.Random) -> dict:
@@ -128,9 +139,13 @@ class Processor(Configs):
     def make(self, rng: random.Random) -> dict:
         changed = json.loads(json.dumps(self.good))
         for _ in range(rng.choice((1, 1, 2))):
-            field = rng.choice(("size", "crop_size", "num_superpixels", "image_mean", "image_std", "resample"))
+            field = rng.choice(FIELDS)
             value = changed.get(field)
-            if isinstance(value, dict):
+            if field.startswith("crop_") and rng.random() < 0.5:
+                changed["crop_mode"] = rng.choice(("pad", "squash", "center"))
+            if field == "superpixels":
+                changed[field] = rng.choice(("grid", "slic", "seeds", "none", *LARGE))
+            elif isinstance(value, dict):
                 value[rng.choice(list(value))] = rng.choice(LARGE)
             elif isinstance(value, list):
                 changed[field] = [rng.choice(LARGE)] * len(value)

@@ -116,6 +116,18 @@ def test_the_image_processor_refuses(fields, message, backend):
         processor(Image.new("RGB", (40, 30)), return_tensors="pt")
 
 
+@pytest.mark.parametrize("method, side", [("grid", 4000), ("slic", 2000), (None, 6000)])
+def test_a_crop_counts_with_its_superpixels(monkeypatch, method, side):
+    """A picture of such a side took over 0.5 GiB, or would have."""
+    transformers = pytest.importorskip("hcast_zoo.integrations.transformers")
+    monkeypatch.setenv(VARIABLE, "0.5")
+    processor = transformers.HCastImageProcessorPil(
+        crop_size={"height": side, "width": side}, return_segments=method is not None, superpixels=method or "grid"
+    )
+    with pytest.raises(MemoryBudgetError, match=f"crop_size: a picture of {side} x {side} pixels would take 0.[6-9]|1"):
+        processor(Image.new("RGB", (40, 30)), return_tensors="pt")
+
+
 def test_the_budget_is_the_user_s(monkeypatch):
     config = HCastConfig(num_superpixels=6000, num_clusters=(64, 32, 16, 8))
     assert memory_budget() == 8 * 2**30
