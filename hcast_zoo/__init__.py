@@ -51,6 +51,10 @@ _INTEGRATIONS: dict[str, str] = {
     "mmengine": "mmpretrain.hcast:register_configs",
     "mmengine.runner.checkpoint": "mmpretrain.hcast:register_checkpoints",
     "mmpretrain": "mmpretrain.hcast:register",
+    **{
+        f"{__name__}.integrations.mmpretrain.{part}": "mmpretrain.hcast:register"
+        for part in ("backbone", "classifier", "head", "inferencer", "preprocessor", "transforms")
+    },
 }
 _failed: set[str] = set()  # frameworks that we have warned of
 

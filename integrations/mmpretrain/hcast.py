@@ -1,7 +1,10 @@
 """Registration: what happens when the user's own code imports mmengine or mmpretrain (see hcast_zoo/__init__.py)."""
 
+import sys
 from pathlib import Path
 from types import ModuleType
+
+from hcast_zoo import _INTEGRATIONS
 
 MIM = Path(__file__).parent / ".mim"
 
@@ -31,8 +34,17 @@ def register_checkpoints(checkpoint: ModuleType) -> None:
     checkpoint.CheckpointLoader.register_scheme("", load_from_local, force=True)
 
 
-def register(mmpretrain: ModuleType) -> None:
-    """Register the modules with mmpretrain's registries, and the models with its model index."""
+def register(module: ModuleType) -> None:
+    """Register the modules with mmpretrain's registries, and the models with its model index.
+
+    Args:
+        module: That was imported: mmpretrain, or one of ours that a user imported first. The latter is not complete yet
+            when it imports mmpretrain; then its own hook comes later.
+    """
+    others = [x for name, x in sys.modules.items() if name.startswith(f"{__package__}.") and x is not module]
+    if any(x.__name__ in _INTEGRATIONS and getattr(x.__spec__, "_initializing", False) for x in others):
+        return
+
     from mmpretrain.apis import ModelHub
 
     from . import (  # noqa: F401  importing registers

@@ -78,8 +78,10 @@ class Configs(Reader):
         side = config.image_size
         with torch.inference_mode():
             output = model(torch.zeros(1, config.in_chans, side, side))
-        logits = getattr(output, "level_logits", getattr(output, "logits", output))
-        logits = logits if isinstance(logits, tuple | list) else (logits,)
+        logits = getattr(output, "level_logits", None)
+        if logits is None:
+            logits = getattr(output, "logits", output)
+        logits = [logits] if isinstance(logits, torch.Tensor) else list(logits)
         expect(all(len(x) == 1 for x in logits), "an answer for one picture")
 
     def warm(self) -> None:

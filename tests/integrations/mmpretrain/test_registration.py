@@ -19,6 +19,7 @@ def run(code: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert result.returncode == 0, result.stderr
+    assert "is not registered" not in result.stderr
     assert "not installed" not in result.stdout + result.stderr
 
 
@@ -29,6 +30,8 @@ def run(code: str) -> None:
         ("import hcast_zoo", "import mmpretrain"),
         ("import mmpretrain", "import hcast_zoo"),
         ("import mmengine.runner", "import hcast_zoo, mmpretrain"),
+        ("from hcast_zoo.integrations.mmpretrain.inferencer import HierarchicalInferencer", "import mmpretrain"),
+        ("from hcast_zoo.integrations.mmpretrain.classifier import HierarchicalClassifier", "import mmpretrain"),
     ],
     ids=lambda s: s.replace("import ", ""),
 )
