@@ -1,19 +1,25 @@
-"""Estimate how long a training will take on this machine, from a few pictures and one training step."""
+"""Estimate how long a training will take on this machine, and its memory, from a few pictures and one step."""
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from ..data.dataset import HierarchicalDataset
 from ..data.loading import SuperpixelCollate
+from ..network.memory import VARIABLE, MemoryBudgetError, gibibytes, memory_budget
+from ..network.model import HCast
+from ..network.superpixels import grid_superpixels
 from .losses import HierarchicalLoss
 from .views import ViewSet
 
 PICTURES = 4  # number of pictures that are timed
 FEW_PICTURES = 200  # with fewer to process, the training is too short to need an estimate
 FORWARD = 1 / 3  # share of the forward pass in the time of a training step
+OPTIMIZER = 3  # numbers kept for each trained parameter: its gradient, and AdamW's two averages
 
 
 def estimate_seconds(
@@ -70,6 +76,66 @@ def estimate_seconds(
 
     feeding = max(step, loading / workers) if workers else step + loading
     return pictures * feeding + validated * (loading + step * FORWARD)
+
+
+def check_batch(model: HCast, pictures: int, device: torch.device, precision: AbstractContextManager) -> None:
+    """Make sure that a training step on so many pictures fits into the device's memory, before the first one.
+
+    Args:
+        model: To train.
+        pictures: That are computed at once.
+        device: Where the model is.
+        precision: Context of the forward pass, such as that of half precision.
+
+    Raises:
+        MemoryBudgetError: with the figures, if what is free, or the budget that the user has set, is less.
+    """
+    fixed = OPTIMIZER * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    each = saved_bytes(model, device, precision)
+    needed, free = fixed + pictures * each, free_memory(device)
+    if needed <= free:
+        return
+
+    fitting = max(0, (free - fixed) // max(1, each))
+    raise MemoryBudgetError(
+        f"batch_size: training on {pictures} pictures at once takes about {gibibytes(needed)} of memory, and {device} "
+        f"has {gibibytes(free)} for it, enough for about {fitting}: choose a smaller --batch-size, or --accumulate N, "
+        f"which computes a batch in N parts ({VARIABLE} changes the limit)"
+    )
+
+
+def saved_bytes(model: HCast, device: torch.device, precision: AbstractContextManager) -> int:
+    """Return the bytes that a picture's forward pass keeps for the way back, without the parameters themselves."""
+    config, side = model.config, model.config.image_size
+    images = torch.zeros(1, config.in_chans, side, side, device=device)
+    segments = grid_superpixels(side, side, config.num_superpixels)[None].to(device)
+    kept = {x.untyped_storage().data_ptr(): 0 for x in (*model.parameters(), *model.buffers())}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept.setdefault(storage.data_ptr(), storage.nbytes())
+        return tensor
+
+    training = model.training
+    model.eval()  # statistics stay as they are
+    with precision, torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        output = model(images, segments)
+    model.train(training)
+    del output
+
+    return sum(kept.values())
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a device; at most the budget, where the user has set one."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        import psutil  # accelerate's own dependency
+
+        free = psutil.virtual_memory().available
+
+    return min(free, memory_budget()) if os.environ.get(VARIABLE) else free
 
 
 def as_time(seconds: float) -> str:

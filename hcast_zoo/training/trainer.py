@@ -39,7 +39,7 @@ from ..weights.file import Weights, fit_state_dict, save_weights
 from .augmentation import make_mixup, train_transform
 from .average import make_average
 from .checkpoint import NEWEST, UNFINISHED, CheckpointError, find_checkpoint, promote, seal
-from .estimate import as_time, estimate_seconds
+from .estimate import as_time, check_batch, estimate_seconds
 from .gpu_loader import DeviceLoader
 from .imbalance import make_loss, sample_weights
 from .optimizer import make_optimizer
@@ -246,6 +246,7 @@ class Trainer:
         Raises:
             DivergedError: if the loss or a weight is not finite; the checkpoints of earlier steps are kept.
             CheckpointError: if there are checkpoints, but all are damaged.
+            MemoryBudgetError: if a batch does not fit into the device's memory.
             ValueError: if another process is training in the folder.
         """
         with own_folder(self.output, self.processes):
@@ -257,6 +258,7 @@ class Trainer:
         settings, steps = self.settings, len(self.loader)
         with self.log.open_at(self.step):
             if self._is_unfinished():
+                self._check_memory()
                 self._print_time()
                 self._prepare()
 
@@ -285,6 +287,15 @@ class Trainer:
             return False
 
         return self.step < self.settings.epochs * len(self.loader)
+
+    def _check_memory(self) -> None:
+        """Raise MemoryBudgetError if a batch cannot fit; views are small, and other networks are not known here."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.views is not None or not isinstance(model, HCast):
+            return
+
+        pictures = -(-self.settings.batch_size // self.settings.accumulate)
+        check_batch(model, pictures, self.accelerator.device, self.accelerator.autocast())
 
     def _print_time(self) -> None:
         """Print about how long the rest of the run will take."""

@@ -73,7 +73,7 @@ class DemoPage(Reader):
         kind = rng.randrange(6)
         if kind == 0:
             content = mutate_bytes(b"\x89PNG\r\n\x1a\n" + rng.randbytes(60), rng)
-            name = str(rng.choice(HOSTILE)).encode("utf-8", "surrogatepass")[:2000]
+            name = to_bytes(str(rng.choice(HOSTILE)))[:2000]
             body, headers = form(name, content)
             return {
                 "path": "/gradio_api/upload",
@@ -82,7 +82,7 @@ class DemoPage(Reader):
             }
         if kind == 1:
             text = str(rng.choice((*HOSTILE, str(self.secret), *OUTSIDE, "http://127.0.0.1:9/x")))
-            address = "/" + rng.choice(PAGES) + quote(text.encode("utf-8", "surrogatepass"), safe="/:.")[:5000]
+            address = "/" + rng.choice(PAGES) + quote(to_bytes(text), safe="/:.")[:5000]
             return {"path": address, "body": None}
 
         file: Any = {
@@ -122,7 +122,7 @@ class DemoPage(Reader):
         elif status == 200 and source["path"] == "/gradio_api/queue/join":
             session = json.loads(body).get("session_hash")
             expect(isinstance(session, str), f"an event of the session {session!r}")
-            status, answer = self.ask("GET", f"/gradio_api/queue/data?session_hash={quote(session)}")
+            status, answer = self.ask("GET", f"/gradio_api/queue/data?session_hash={quote(to_bytes(session))}")
 
         expect(not self.opened, f"opened {self.opened}")
         expect(SECRET not in answer and b"root:" not in answer, "shows a file from outside")
@@ -144,6 +144,11 @@ class DemoPage(Reader):
             return answer.status, answer.read()
         finally:
             connection.close()
+
+
+def to_bytes(text: str) -> bytes:
+    """Return text as UTF-8, with halves of surrogate pairs as they are."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def form(name: bytes, content: bytes) -> tuple[bytes, dict[str, str]]:

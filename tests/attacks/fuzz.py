@@ -62,10 +62,11 @@ def judge(error: BaseException, reader: Reader) -> str:
         return f"{type(error).__name__}: {_place(error)}"
     if isinstance(error, SystemExit):
         return "clear error"  # its words were checked
-    frames = traceback.extract_tb(error.__traceback__)
-    if not reader.foreign and not frames[-1].filename.startswith(OURS):
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    if not reader.foreign and not place.startswith(OURS):
         return f"{type(error).__name__} of another package: {_place(error)}"
-    if not 5 <= len(str(error)) <= MESSAGE:
+    longest = MESSAGE if place.startswith((*OURS, str(Path(__file__).parent))) else sys.maxsize
+    if not 5 <= len(str(error)) <= longest:  # huggingface_hub quotes a wrong value whole
         return f"a message of {len(str(error))} characters: {_place(error)}"
     return "clear error"
 

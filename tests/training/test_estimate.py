@@ -1,9 +1,14 @@
 import json
+from contextlib import nullcontext
 
 import pytest
+import torch
 
 pytest.importorskip("accelerate")
 
+from hcast_zoo.network.memory import VARIABLE, MemoryBudgetError
+from hcast_zoo.network.model import HCast
+from hcast_zoo.training import estimate
 from hcast_zoo.training.estimate import as_time
 from tests.training.test_trainer import make_run
 
@@ -37,3 +42,20 @@ def test_the_time_is_told_of_long_runs_alone(picture_folder, taxonomy, tiny_conf
 
 def test_times_in_words():
     assert [as_time(seconds) for seconds in (3, 119, 5000, 7200)] == ["1 min", "2 min", "83 min", "2.0 h"]
+
+
+def test_a_batch_that_cannot_fit_is_refused(picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):
+    """Before the first step; and parts of it, with the same result, are a way out."""
+    each = estimate.saved_bytes(
+        make_run(picture_folder, taxonomy, tiny_config, tmp_path / "some").model, torch.device("cpu"), nullcontext()
+    )
+    parameters = estimate.OPTIMIZER * 4 * sum(p.numel() for p in HCast(tiny_config).parameters())
+    monkeypatch.setenv(VARIABLE, str((parameters + 3.5 * each) / 2**30))
+
+    whole = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "whole", epochs=1, batch_size=4)
+    with pytest.raises(
+        MemoryBudgetError, match=r"batch_size: training on 4 pictures .* enough for about 3: .*accumulate"
+    ):
+        whole.train()
+    assert whole.step == 0
+    make_run(picture_folder, taxonomy, tiny_config, tmp_path / "parts", epochs=1, batch_size=4, accumulate=2).train()
