@@ -165,10 +165,12 @@ def core_imports(file: Path) -> Iterator[tuple[str, ...]]:
     """Yield what a file of the core imports from the core, anywhere in it, as parts of names below hcast_zoo."""
     package = file.relative_to(ROOT / "hcast_zoo").parent.parts
     for node in ast.walk(ast.parse(file.read_text())):
-        names = [alias.name for alias in getattr(node, "names", [])]
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = [alias.name for alias in node.names]
         if isinstance(node, ast.Import):
             yield from (tuple(name.split(".")[1:]) for name in names if name.split(".")[0] == "hcast_zoo")
-        elif isinstance(node, ast.ImportFrom):
+        else:
             module = tuple((node.module or "").split(".")) if node.module else ()
             if node.level:
                 module = (*package[: len(package) + 1 - node.level], *module)
