@@ -1,12 +1,14 @@
 """HCastConfig for transformers: the fields of the core's config, the taxonomy, and labels of every level."""
 
 import dataclasses
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
+from hcast_zoo.common.files import check_file
 from hcast_zoo.network.config import CELL_SIZE, IMAGENET_MEAN, IMAGENET_STD, NUM_STAGES, default_head_stages
 from hcast_zoo.network.config import HCastConfig as CoreConfig
 from hcast_zoo.network.memory import LABEL, check_memory
@@ -192,6 +194,12 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
             value = getattr(self, field)
             if value < 0 or (field == "label_smoothing" and value >= 1):
                 raise ValueError(f"{field}: expected a value from 0, got {value!r}")
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """Read a config; a pipe or device in its place is refused, where transformers would wait for it."""
+        check_file(Path(pretrained_model_name_or_path) / "config.json")
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_core(

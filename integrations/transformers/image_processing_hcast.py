@@ -7,6 +7,7 @@ torchvision backend uses torchvision's own resizing only where Pillow cannot: on
 import base64
 import io
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 
+from hcast_zoo.common.files import check_file
 from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.data.transforms import Compose, middle, short_side, to_square
 from hcast_zoo.network.config import HCastConfig as CoreConfig
@@ -80,6 +82,12 @@ class HierarchicalProcessing:
     crop_mode = DEFAULTS.crop_mode
     crop_pct = 1.0
     model_input_names = ["pixel_values", "segments"]  # noqa: RUF012
+
+    @classmethod
+    def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """Read a config; a pipe or device in its place is refused, where transformers would wait for it."""
+        check_file(Path(pretrained_model_name_or_path) / "preprocessor_config.json")
+        return super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_core(cls, config: CoreConfig, **kwargs: Any) -> "HierarchicalProcessing":

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import threading
 
 import pytest
 
@@ -12,7 +14,7 @@ from transformers import AutoConfig
 
 from hcast_zoo import HCastConfig as CoreConfig
 from hcast_zoo import Taxonomy
-from hcast_zoo.integrations.transformers import HCastConfig
+from hcast_zoo.integrations.transformers import HCastConfig, HCastImageProcessor, HCastImageProcessorPil
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.weights.file import load_weights, packaged_weights
 
@@ -132,3 +134,13 @@ def test_errors_name_the_field(fields, message):
 def test_taxonomy_and_classes_must_agree(taxonomy):
     with pytest.raises(ValueError, match=r"expected those of the taxonomy, \(2, 4, 6\)"):
         HCastConfig(taxonomy=taxonomy.to_dict(), level_classes=(2, 6))
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_pipe_as_config_is_not_waited_for(tmp_path, name):
+    pipe = tmp_path / name
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=("{}",), daemon=True).start()  # a failure does not wait
+    for kind in (HCastConfig,) if name == "config.json" else (HCastImageProcessor, HCastImageProcessorPil):
+        with pytest.raises(ValueError, match=f"{name}: expected a file, got a pipe"):
+            kind.from_pretrained(tmp_path)
