@@ -1,4 +1,4 @@
-"""What ``hcast-zoo evaluate`` does: measure a model on labelled pictures, alone or beside another."""
+"""The command ``evaluate``: measure a model on labelled pictures, and compare it with another one."""
 
 import argparse
 import dataclasses
@@ -26,9 +26,9 @@ def evaluate(args: argparse.Namespace) -> int:
         raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
     if args.card_pictures is not None and not args.card:
         raise ValueError("--card-pictures go on a card: give --card CARD.md too")
-    content, dataset = load_labelled(args)
+    weights, dataset = load_labelled(args)
     with join() as processes:
-        model = build_model(content, engine_device(args, processes))
+        model = build_model(weights, engine_device(args, processes))
         how = loading(args, model, len(dataset), processes.count)
         engine = make_engine(
             model,
@@ -42,7 +42,7 @@ def evaluate(args: argparse.Namespace) -> int:
             engine,  # type: ignore[arg-type]  # stands in for its model
             dataset,
             args.decode,
-            content.calibration,
+            weights.calibration,
             processes=processes,
             batch_size=how.batch_size,
             workers=how.workers,
@@ -53,9 +53,9 @@ def evaluate(args: argparse.Namespace) -> int:
     if not processes.is_main:
         return 0
     results, left_out = measured.results, measured.left_out
-    details = _details(args, measured, dataset, content)
+    details = _details(args, measured, dataset, weights)
     if args.card:
-        _record(args, measured, dataset, content.config)
+        _record(args, measured, dataset, weights.config)
     code = tell_left_out(left_out, len(dataset), args.allow_missing)
 
     if args.json:
@@ -89,7 +89,7 @@ def evaluate(args: argparse.Namespace) -> int:
     return code if processes.count == 1 else 0
 
 
-def _details(args: argparse.Namespace, measured, dataset, content) -> dict:
+def _details(args: argparse.Namespace, measured, dataset, weights) -> dict:
     """Return what goes beside the results into JSON: metrics with intervals, the other model; write reports."""
     from ..evaluation.report import make_report, write_report
     from ..weights.file import checksum
@@ -97,14 +97,11 @@ def _details(args: argparse.Namespace, measured, dataset, content) -> dict:
     details: dict = {}
     if args.json or args.report:
         abundance = _read_abundance(args.abundance) if args.abundance else None
-        reports = [make_report(measured, mode, content.taxonomy, abundance) for mode in args.decode]
-        details["hierarchical"] = {
-            report.decoding: {name: dataclasses.asdict(found) for name, found in report.metrics.items()}
-            for report in reports
-        }
+        reports = [make_report(measured, mode, weights.taxonomy, abundance) for mode in args.decode]
+        details["hierarchical"] = {report.decoding: report.to_dict()["metrics"] for report in reports}
 
     if args.beside:
-        details["beside"] = _beside(args, measured, dataset, content)
+        details["beside"] = _beside(args, measured, dataset, weights)
     if args.report:
         about = {
             "model": os.path.basename(args.model),
@@ -114,7 +111,7 @@ def _details(args: argparse.Namespace, measured, dataset, content) -> dict:
             "pictures": measured.pictures,
             "left_out": measured.left_out,
         }
-        write_report(args.report, measured, reports, dataset=dataset, config=content.config, about=about)
+        write_report(args.report, measured, reports, dataset=dataset, config=weights.config, about=about)
 
     return details
 
@@ -144,8 +141,8 @@ def _is_frequency(text: str) -> bool:
         return False
 
 
-def _beside(args: argparse.Namespace, measured, dataset, content) -> dict:
-    """Compare with the other model's probabilities; return the numbers and the disagreements, as plain data."""
+def _beside(args: argparse.Namespace, measured, dataset, weights) -> dict:
+    """Compare with the other model's probabilities; return metrics and disagreements as plain data."""
     from ..evaluation.beside import compare_beside, read_probabilities
     from ..taxonomy.calibration import Calibration
     from ..taxonomy.decode import path_probabilities
@@ -155,43 +152,44 @@ def _beside(args: argparse.Namespace, measured, dataset, content) -> dict:
         raise ValueError("--beside needs a decoding that gives paths of the tree: best_path or top_down")
     numbers = measured.numbers.tolist()
     names = [dataset.name(number) for number in range(len(dataset))]
-    theirs = read_probabilities(args.beside, content.taxonomy, names)[numbers]
-    calibration = content.calibration or Calibration.identity(len(content.taxonomy.levels))
-    ours = path_probabilities(measured.logits, content.taxonomy, mode, path_temperature=calibration.path_temperature)
+    theirs = read_probabilities(args.beside, weights.taxonomy, names)[numbers]
+    calibration = weights.calibration or Calibration.identity(len(weights.taxonomy.levels))
+    ours = path_probabilities(measured.logits, weights.taxonomy, mode, path_temperature=calibration.path_temperature)
     paths = measured.answers[mode].paths
-    found = compare_beside(ours, theirs, measured.labels, paths, content.taxonomy)
+    comparison = compare_beside(ours, theirs, measured.labels, paths, weights.taxonomy)
 
     queue = []
-    for row in found.queue:
-        best = content.taxonomy.paths[int(theirs[row].argmax())]
+    for row in comparison.queue:
+        best = weights.taxonomy.paths[int(theirs[row].argmax())]
         queue.append(
             {
                 "file": names[numbers[row]],
-                "ours": list(content.taxonomy.path_names(paths[row].tolist())),
-                "theirs": list(content.taxonomy.path_names(best)),
-                "label": list(content.taxonomy.path_names(measured.labels[row].tolist())),
+                "ours": list(weights.taxonomy.path_names(paths[row].tolist())),
+                "theirs": list(weights.taxonomy.path_names(best)),
+                "label": list(weights.taxonomy.path_names(measured.labels[row].tolist())),
             }
         )
 
-    return {**dataclasses.asdict(found), "decoding": mode, "queue": queue}
+    return {**dataclasses.asdict(comparison), "decoding": mode, "queue": queue}
 
 
-def _print_beside(found: dict) -> None:
-    """Print both models, their product, and where they disagree."""
+def _print_beside(comparison: dict) -> None:
+    """Print the metrics of both models and of their product, and the first disagreements."""
     print()
-    names = list(found["results"]["ours"])
+    results, queue = comparison["results"], comparison["queue"]
+    names = list(results["ours"])
     print("\t".join(["model", *map(printable, names)]))
-    for model, values in found["results"].items():
+    for model, values in results.items():
         print("\t".join([model, *(f"{values[name]:.2f}" for name in names)]))
 
-    best = max(found["results"], key=lambda model: found["results"][model].get("fpa", 0))
+    best = max(results, key=lambda model: results[model].get("fpa", 0))
     print(
-        f"best: {best}; they agree on {found['agree']:.1f} % of the pictures, and are right on "
-        f"{found['right_where_both_agree']:.1f} % of these; the other {len(found['queue'])} hold "
-        f"{found['errors_in_queue']:.1f} % of our errors",
+        f"best: {best}; they agree on {comparison['agree']:.1f} % of the pictures, and are right on "
+        f"{comparison['right_where_both_agree']:.1f} % of these; the other {len(queue)} have "
+        f"{comparison['errors_in_queue']:.1f} % of our errors",
         file=sys.stderr,
     )
-    for row in found["queue"][:SHOWN]:
+    for row in queue[:SHOWN]:
         ours, theirs = (" > ".join(row[name]) for name in ("ours", "theirs"))
         print(printable(f"{row['file']}: ours {ours}; theirs {theirs}"))
 

@@ -23,23 +23,23 @@ PICTURES = "pictures.csv"  # in a run's folder: what it was trained on, and what
 
 
 def load_labelled(args: argparse.Namespace) -> tuple:
-    """Return the content of the weights ``args`` names, and the data set with their taxonomy and preprocessing."""
+    """Return the weights that ``args`` names, and the data set with their taxonomy and preprocessing."""
     from ..data.boxes import BoxGeometry
     from ..data.dataset import HierarchicalDataset
     from ..data.transforms import eval_transform
     from ..weights.file import load_weights
 
-    content = load_weights(args.model)
-    if content.taxonomy is None:
+    weights = load_weights(args.model)
+    if weights.taxonomy is None:
         raise ValueError(f"{args.model} has no taxonomy")
     options = {**LISTING_DEFAULTS, **vars(args)}
     if options["data"] is None:
         options["data"] = args.data = _run_pictures(args.model)
-    listing = list_pictures(options, content.taxonomy, (args.split,)).part(args.split)
-    geometry = box_geometry(options, BoxGeometry.from_metadata(content.metadata), listing.is_boxed)
+    listing = list_pictures(options, weights.taxonomy, (args.split,)).part(args.split)
+    geometry = box_geometry(options, BoxGeometry.from_metadata(weights.metadata), listing.is_boxed)
     listing = listing if geometry is None else listing.with_geometry(geometry)
-    return content, HierarchicalDataset.from_listing(
-        listing, content.taxonomy, transform=eval_transform(content.config)
+    return weights, HierarchicalDataset.from_listing(
+        listing, weights.taxonomy, transform=eval_transform(weights.config)
     )
 
 

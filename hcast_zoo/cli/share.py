@@ -30,7 +30,7 @@ def convert(args: argparse.Namespace) -> int:
     from ..weights.source import open_source
 
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
-    told = {}
+    overrides = {}
     if args.dataset:
         benchmark = find_benchmark(args.dataset)
         if taxonomy is None and benchmark.tree is not None:
@@ -40,15 +40,15 @@ def convert(args: argparse.Namespace) -> int:
                 f"the tree of {benchmark.title} comes with its lists: give --taxonomy FOLDER/taxonomy.json, of the "
                 f"folder that hcast-zoo data prepare {args.dataset} wrote"
             )
-        told = benchmark.official
+        overrides = benchmark.official
 
     if args.num_superpixels is not None:
-        told = {**told, "num_superpixels": args.num_superpixels}
+        overrides = {**overrides, "num_superpixels": args.num_superpixels}
 
     with open_source(args.checkpoint) as path:
         checkpoint = read_checkpoint(str(path))
         config, state = convert_official(
-            checkpoint, keep_last_pool=args.keep_last_pool, num_heads=args.num_heads, **told
+            checkpoint, keep_last_pool=args.keep_last_pool, num_heads=args.num_heads, **overrides
         )
 
     headless = not any(key.startswith("heads.") for key in state)
@@ -72,7 +72,7 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def _keep_projection(head: dict, args: argparse.Namespace) -> None:
-    """Write MoCo's projection head to a file of its own, for it is no part of the classifier."""
+    """Write MoCo's projection head, which is not part of the classifier, to a separate file."""
     from safetensors.torch import save
 
     from ..common.files import write_whole
@@ -171,16 +171,16 @@ def info(args: argparse.Namespace) -> int:
             print(to_json({"name": name, **entry}) if args.json else f"{name}\t{entry.get('description', '')}")
         return 0
 
-    content = load_weights(args.model)
-    guarantee = read_guarantee(content.metadata, content.calibration)
+    weights = load_weights(args.model)
+    guarantee = read_guarantee(weights.metadata, weights.calibration)
     description = {
-        "config": content.config.to_dict(),
-        "parameters": sum(v.numel() for v in content.state_dict.values()),
-        "taxonomy": content.taxonomy and content.taxonomy.name,
-        "levels": dict(zip(content.taxonomy.levels, content.taxonomy.level_classes)) if content.taxonomy else None,
-        "calibration": content.calibration and content.calibration.to_dict(),
+        "config": weights.config.to_dict(),
+        "parameters": sum(v.numel() for v in weights.state_dict.values()),
+        "taxonomy": weights.taxonomy and weights.taxonomy.name,
+        "levels": dict(zip(weights.taxonomy.levels, weights.taxonomy.level_classes)) if weights.taxonomy else None,
+        "calibration": weights.calibration and weights.calibration.to_dict(),
         "guarantee": guarantee and guarantee.summary(),
-        "metadata": {key: value for key, value in content.metadata.items() if key != KEY},
+        "metadata": {key: value for key, value in weights.metadata.items() if key != KEY},
     }
     print(to_json(description, None if args.json else 1))
 
@@ -196,15 +196,15 @@ def _list_tags(as_json: bool) -> None:
 
     rows = []
     for name, entry in packaged_weights().items():
-        content = read_weights(header_path(entry), tensors=False)
+        weights = read_weights(header_path(entry), tensors=False)
         here = shipped_path(entry).exists()
         rows.append(
             {
                 "name": name,
-                "data": content.taxonomy.name if content.taxonomy else "",
-                "classes": content.config.level_classes[-1],
-                "parameters": sum(p.numel() for p in HCast(content.config, device="meta").parameters()),
-                "license": content.metadata.get("license", ""),
+                "data": weights.taxonomy.name if weights.taxonomy else "",
+                "classes": weights.config.level_classes[-1],
+                "parameters": sum(p.numel() for p in HCast(weights.config, device="meta").parameters()),
+                "license": weights.metadata.get("license", ""),
                 "where": "in the package" if here else f"hf://{OWNER}/{name}/model.safetensors",
                 "verified": "SHA-256 of the package",
                 "sha256": entry["sha256"],

@@ -171,19 +171,22 @@ def _change_config(config, options: dict, level_classes: tuple[int, ...]):
 
 
 def _take_recipe_by_size(args: argparse.Namespace, options: dict, pictures: int) -> dict:
-    """Return options with the settings of the recipe for a number of pictures where none were given; tell which."""
+    """Return options, completed with the settings of the recipe for a number of pictures, and print the recipe."""
     from ..training.recipe import BY_SIZE, START, allows_views, name_by_size, recipe_by_size
 
     if not hasattr(args, "model") and (args.recipe or name_by_size(pictures)) != "paper":
         options = {**options, "model": START}
-    content = recipe_by_size(pictures, _has_pretrained_stem(options["model"]), args.recipe)
-    taken = {name: value for name, value in content.settings.items() if not hasattr(args, name)}
+
+    recipe = recipe_by_size(pictures, _has_pretrained_stem(options["model"]), args.recipe)
+    taken = {name: value for name, value in recipe.settings.items() if not hasattr(args, name)}
     if "augment_views" in taken and not allows_views({**options, **taken}):
         taken["augment_views"] = 0
+
     shown = " ".join(_as_option(name, value) for name, value in {"model": options["model"], **taken}.items())
-    _tell(f"recipe {content.name}, for {pictures} training pictures ({content.description}): {shown or 'the defaults'}")
+    _tell(f"recipe {recipe.name}, for {pictures} training pictures ({recipe.description}): {shown or 'the defaults'}")
     if taken:
-        _tell(f"--recipe {' or '.join(n for n in BY_SIZE if n != content.name)} takes another")
+        _tell(f"--recipe {' or '.join(name for name in BY_SIZE if name != recipe.name)} takes another")
+
     return {**options, **taken}
 
 
@@ -196,7 +199,7 @@ def _as_option(name: str, value: object) -> str:
 
 
 def _has_pretrained_stem(model: str) -> bool:
-    """Return whether a variant or weights have a stem of timm's."""
+    """Tell whether a variant or weights have a pretrained timm stem."""
     from ..weights.file import find_weights, read_weights
 
     if model in VARIANTS:
@@ -205,13 +208,13 @@ def _has_pretrained_stem(model: str) -> bool:
 
 
 def _tell(text: str) -> None:
-    """Print a message, of several processes in the first one alone."""
+    """Print a message; of several processes, only the first does."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr)
 
 
 def _training_sets(listing, taxonomy, options: dict, cache: bool) -> tuple:
-    """Return the training and the validation set; tell how many pictures they have, and of what there are few."""
+    """Return the training and the validation set; print their sizes, and the nodes with few pictures."""
     from ..data.dataset import HierarchicalDataset
 
     part = listing.part(options["train_split"])
@@ -232,45 +235,46 @@ def _training_sets(listing, taxonomy, options: dict, cache: bool) -> tuple:
 
 
 def _calibrate_run(output: str, val_set, workers: int) -> None:
-    """Store with the best weights of a run the temperatures that its validation pictures give."""
+    """Fit temperatures on the validation pictures of a run, and store them with its best weights."""
     from ..evaluation.evaluate import collect_logits
     from ..taxonomy.calibration import fit_calibration
     from ..weights.file import build_model, load_weights, save_weights
 
     path = os.path.join(output, "best.safetensors")
-    content = load_weights(path)
-    if content.taxonomy is None:
+    weights = load_weights(path)
+    taxonomy = weights.taxonomy
+    if taxonomy is None:
         return
-    logits, labels = collect_logits(build_model(content), val_set, workers=workers, progress=False)
+
+    logits, labels = collect_logits(build_model(weights), val_set, workers=workers, progress=False)
     try:
-        content.calibration = fit_calibration(
-            logits, labels, content.taxonomy, f"{content.taxonomy.name or 'data'}, val"
-        )
+        weights.calibration = fit_calibration(logits, labels, taxonomy, f"{taxonomy.name or 'data'}, val")
     except ValueError as error:
         print(f"note: not calibrated: {printable(str(error))}", file=sys.stderr)
         return
 
-    save_weights(content, path)
+    save_weights(weights, path)
 
 
 def _train_options(args: argparse.Namespace) -> dict:
-    """Return what to train with: options that were given, else the recipe's, else the defaults; tell of the recipe."""
+    """Return the given options, completed from the recipe and then from the defaults; print the recipe."""
     from ..training.recipe import BY_SIZE, EXACT, MENDED, load_recipe
 
     given = {k: v for k, v in vars(args).items() if k not in NOT_SETTINGS}
-    told: dict = {}
+    settings: dict = {}
     if args.recipe and args.recipe not in BY_SIZE:
-        content = load_recipe(args.recipe)
-        exact = given.get("paper_exact", content.settings.get("paper_exact", False))
-        told = content.options(exact)
+        recipe = load_recipe(args.recipe)
+        exact = given.get("paper_exact", recipe.settings.get("paper_exact", False))
+        settings = recipe.options(exact)
         known = {*TRAIN_DEFAULTS, *MODEL_OPTIONS, "data", *(f.name for f in dataclasses.fields(TrainConfig))}
-        if unknown := sorted(set(told) - known):
-            raise ValueError(f"recipe {content.name}: unknown settings {', '.join(unknown)}")
-        print(f"recipe {content.name}: {content.description}; {EXACT if exact else MENDED}", file=sys.stderr)
+        if unknown := sorted(set(settings) - known):
+            raise ValueError(f"recipe {recipe.name}: unknown settings {', '.join(unknown)}")
+        print(f"recipe {recipe.name}: {recipe.description}; {EXACT if exact else MENDED}", file=sys.stderr)
 
-    options = {**TRAIN_DEFAULTS, **told, **given}
+    options = {**TRAIN_DEFAULTS, **settings, **given}
     if "data" not in options:
-        raise ValueError("expected --data, or a --recipe that tells it")
+        raise ValueError("expected --data, or a --recipe that names the data")
+
     return options
 
 
@@ -280,17 +284,17 @@ def _load_start(model: str, recipe: str | None):
     from ..weights.hub import HubError
 
     try:
-        content = load_weights(model)
+        weights = load_weights(model)
     except (WeightsError, HubError) as error:
         hint = (
             ". The recipe starts from CAST's ImageNet weights: get the file of hcast_small.cast_in1k, see "
-            "`hcast-zoo info --list`, turn it with `hcast-zoo convert FILE cast_small.safetensors`, and say --model "
-            "cast_small.safetensors; or say --model hcast_small to start from nothing"
+            "`hcast-zoo info --list`, convert it with `hcast-zoo convert FILE cast_small.safetensors`, and give "
+            "--model cast_small.safetensors; or give --model hcast_small to start from scratch"
         )
         raise type(error)(f"{error}{hint if recipe and not os.path.exists(model) else ''}") from error
 
-    check_weights(content)
-    return content
+    check_weights(weights)
+    return weights
 
 
 def split(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What the commands about trust do: calibrate, and see whether what was promised still holds."""
+"""The commands about trust: calibrate, and check whether promises still hold."""
 
 import argparse
 import dataclasses
@@ -9,24 +9,24 @@ import sys
 from ..common.text import printable, to_json
 from .labelled import load_labelled, loading, tell_left_out
 
-MIN_PICTURES = 10  # to calibrate on
-FEW_PICTURES = 100
+MIN_PICTURES = 10  # fewer cannot be calibrated on
+FEW_PICTURES = 100  # fewer give rough temperatures
 
 
 def calibrate(args: argparse.Namespace) -> int:
-    """Write weights with fitted temperatures and what was asked to promise; print them, and the calibration errors."""
+    """Write weights with fitted temperatures and, if asked for, promises; print them, and the calibration errors."""
     from ..taxonomy.calibration import calibration_errors, cross_fitted_errors, fit_calibration
     from ..taxonomy.guarantee import KEY, measure_guarantee, measure_reference
     from ..weights.file import save_weights
 
-    content, dataset, logits, labels = _collect(args)
-    taxonomy = content.taxonomy
+    weights, dataset, logits, labels = _collect(args)
+    taxonomy = weights.taxonomy
     if len(labels) < MIN_PICTURES:
         raise ValueError(f"expected at least {MIN_PICTURES} pictures to calibrate on, got {len(labels)}")
 
     data, today = f"{taxonomy.name or 'data'}, split {args.split}", datetime.date.today().isoformat()
     if args.target_accuracy is not None or args.sets:
-        content.calibration, guarantee = measure_guarantee(
+        weights.calibration, guarantee = measure_guarantee(
             logits,
             labels,
             taxonomy,
@@ -36,13 +36,13 @@ def calibrate(args: argparse.Namespace) -> int:
             confidence=args.confidence,
         )
     else:
-        content.calibration = fit_calibration(logits, labels, taxonomy, data)
-        guarantee = measure_reference(logits, labels, taxonomy, content.calibration, data=data, date=today)
+        weights.calibration = fit_calibration(logits, labels, taxonomy, data)
+        guarantee = measure_reference(logits, labels, taxonomy, weights.calibration, data=data, date=today)
 
-    content.metadata[KEY] = to_json(guarantee.to_dict())
+    weights.metadata[KEY] = to_json(guarantee.to_dict())
     before = calibration_errors(logits, labels, taxonomy)
     after = cross_fitted_errors(logits, labels, taxonomy)
-    save_weights(content, args.output)
+    save_weights(weights, args.output)
     code = tell_left_out(len(dataset) - len(labels), len(dataset), args.allow_missing)
     if len(labels) < FEW_PICTURES:
         print(
@@ -54,7 +54,7 @@ def calibrate(args: argparse.Namespace) -> int:
             "output": args.output,
             "pictures": len(labels),
             "left_out": len(dataset) - len(labels),
-            "calibration": content.calibration.to_dict(),
+            "calibration": weights.calibration.to_dict(),
             "before": before,
             "after": after,
             "guarantee": guarantee.summary(),
@@ -64,7 +64,7 @@ def calibrate(args: argparse.Namespace) -> int:
 
     print("\t".join(["of", "pictures", "temperature", "ece before", "ece cross-fitted"]))
     counts = [*(labels >= 0).sum(0).tolist(), int((labels >= 0).any(1).sum())]
-    temperatures = (*content.calibration.temperatures, content.calibration.path_temperature)
+    temperatures = (*weights.calibration.temperatures, weights.calibration.path_temperature)
     for (name, error), temperature, count in zip(before.items(), temperatures, counts):
         level = printable(name.removeprefix("ece/"))
         print(f"{level}\t{count}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
@@ -75,14 +75,18 @@ def calibrate(args: argparse.Namespace) -> int:
 
 
 def _collect(args: argparse.Namespace) -> tuple:
-    """Run a model over labelled pictures; return the content of its weights, the data set, the logits, the labels."""
+    """Load a model and labelled pictures and run it on them; return weights, data set, logits and labels."""
+    weights, dataset = load_labelled(args)
+    return weights, dataset, *_run(args, weights, dataset)
+
+
+def _run(args: argparse.Namespace, weights, dataset) -> tuple:
     from ..evaluation.evaluate import collect_logits
     from ..weights.file import build_model
 
-    content, dataset = load_labelled(args)
-    model = build_model(content, args.device)
+    model = build_model(weights, args.device)
     how = loading(args, model, len(dataset))
-    return content, dataset, *collect_logits(model, dataset, how.batch_size, how.workers)
+    return collect_logits(model, dataset, how.batch_size, how.workers)
 
 
 def _promise_text(promise) -> str:
@@ -102,15 +106,16 @@ def drift(args: argparse.Namespace) -> int:
     from ..taxonomy.guarantee import read_guarantee
     from ..weights.file import load_weights
 
-    content = load_weights(args.model)
-    guarantee = read_guarantee(content.metadata, content.calibration)
-    if content.taxonomy is None or guarantee is None:
+    weights = load_weights(args.model, tensors=False)  # the model is loaded below
+    guarantee = read_guarantee(weights.metadata, weights.calibration)
+    if weights.taxonomy is None or guarantee is None:
         raise ValueError(f"{args.model} was not calibrated with dates and data: run `hcast-zoo calibrate` on it")
 
     labelled = args.labels or not os.path.isdir(args.data)
-    confidences, paths, promise = _label(args, content, guarantee) if labelled else _look(args, content)
-    checks = check_drift(guarantee, np.asarray(confidences), np.asarray(paths), content.taxonomy)
-    checks += [promise] if promise is not None else []
+    confidences, paths, promise = _answer_labelled(args, guarantee) if labelled else _answer_folder(args)
+    checks = check_drift(guarantee, np.asarray(confidences), np.asarray(paths), weights.taxonomy)
+    if promise is not None:
+        checks.append(promise)
     drifted = [check for check in checks if check.drifted]
 
     if args.json:
@@ -135,8 +140,8 @@ def drift(args: argparse.Namespace) -> int:
     return 1 if drifted else 0
 
 
-def _look(args: argparse.Namespace, content) -> tuple:
-    """Return confidences and paths of pictures without labels."""
+def _answer_folder(args: argparse.Namespace) -> tuple:
+    """Return confidences and paths of pictures without labels, and None, because there is no promise to check."""
     from ..inference.predictor import Predictor
     from .answer import find
 
@@ -147,18 +152,18 @@ def _look(args: argparse.Namespace, content) -> tuple:
     for prediction in predictor.predict(files, how.batch_size, how.workers):
         if prediction.error is None:
             confidences.append(prediction.path_probability)
-            paths.append(content.taxonomy.labels(prediction.path))
+            paths.append(predictor.taxonomy.labels(prediction.path))
+
     return confidences, paths, None
 
 
-def _label(args: argparse.Namespace, content, guarantee) -> tuple:
-    """Return confidences and paths of labelled pictures, and how the promise fares on them."""
+def _answer_labelled(args: argparse.Namespace, guarantee) -> tuple:
+    """Return confidences and paths of labelled pictures, and the check of the promise on them."""
     from ..evaluation.drift import check_promise
     from ..taxonomy.selective import Judged
 
-    _, _, logits, labels = _collect(args)
-    decoded = content.calibration.decode(logits, content.taxonomy)
-    whole = (decoded.paths >= 0) == (labels >= 0)
-    whole = whole.all(1)
-    judged = Judged.of(decoded, labels, content.taxonomy).rows(whole.numpy())
+    weights, _, logits, labels = _collect(args)
+    decoded = weights.calibration.decode(logits, weights.taxonomy)
+    whole = ((decoded.paths >= 0) == (labels >= 0)).all(1)
+    judged = Judged.of(decoded, labels, weights.taxonomy).rows(whole.numpy())
     return decoded.path_probabilities.numpy(), decoded.paths.numpy(), check_promise(guarantee, judged)

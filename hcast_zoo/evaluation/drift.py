@@ -1,4 +1,4 @@
-"""Drift: whether new pictures look to a model like those that its promises were measured on."""
+"""Drift: check whether new pictures are, for a model, like those on which its promises were measured."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from ..taxonomy.selective import Judged, binomial_tail
 from ..taxonomy.tree import Taxonomy
 
 PERMUTATIONS = 2000
-LEVEL = 0.01  # probability of a false alarm, over all tests together
+LEVEL = 0.01  # probability of a false alarm in any of the tests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Check:
     """One comparison of new pictures with those of the calibration.
 
     Attributes:
-        name: Of what is compared.
-        before: Its value then.
-        now: Its value now.
+        name: Name of the compared quantity.
+        before: Its value on the pictures of the calibration.
+        now: Its value on the new pictures.
         p_value: Probability of a difference this large among pictures of the same kind.
-        drifted: Whether that is too small to believe.
+        drifted: Whether that probability is below the test's level.
     """
 
     name: str
@@ -43,17 +43,18 @@ def check_drift(
     of any false alarm is 1 %.
 
     Args:
-        guarantee: With the confidences and answers of its pictures.
-        confidences: (N,) path probabilities of the new pictures, calibrated.
+        guarantee: A guarantee that stores the confidences and answers of its pictures.
+        confidences: (N,) calibrated path probabilities of the new pictures.
         answers: (N, L) int paths of the new pictures, by ``best_path``.
         taxonomy: The tree.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
 
     Raises:
-        ValueError: if there are no new pictures, or the guarantee remembers none.
+        ValueError: if there are no new pictures, or the guarantee stores none.
     """
     if not len(confidences) or not guarantee.confidences:
         raise ValueError(f"expected pictures to compare, got {len(guarantee.confidences)} old, {len(confidences)} new")
+
     rng = np.random.default_rng(seed)
     old_paths = np.array(taxonomy.paths)[list(guarantee.answers)]
     old = np.array(guarantee.confidences)
@@ -81,11 +82,12 @@ def check_drift(
 def check_promise(guarantee: Guarantee, judged: Judged) -> Check | None:
     """Compare the accuracy of answers for new, labelled pictures with the promised one; None without a promise.
 
-    The promise is broken if so many wrong answers would be seen with at most 1 % probability where it holds.
+    The promise is broken if, where it holds, this many wrong answers have a probability of at most 1 %.
     """
     promise = guarantee.promise
     if promise is None:
         return None
+
     answered, wrong = judged.count(promise.threshold)
     p_value = 1 - binomial_tail(wrong - 1, answered, 1 - promise.target) if wrong else 1.0
     return Check(
@@ -100,13 +102,14 @@ def check_promise(guarantee: Guarantee, judged: Judged) -> Check | None:
 def permutation_test(
     old: np.ndarray, new: np.ndarray, statistic: Callable[[np.ndarray, np.ndarray], float], rng: np.random.Generator
 ) -> float:
-    """Return the probability that random halves of the pooled values, of these sizes, differ as much as these do."""
+    """Return the probability that a random division of all values into these sizes gives a difference this large."""
     pooled = np.concatenate([old, new])
-    found = statistic(old, new)
+    observed = statistic(old, new)
     larger = 0
     for _ in range(PERMUTATIONS):
         mixed = rng.permutation(pooled)
-        larger += statistic(mixed[: len(old)], mixed[len(old) :]) >= found
+        larger += statistic(mixed[: len(old)], mixed[len(old) :]) >= observed
+
     return (larger + 1) / (PERMUTATIONS + 1)
 
 
@@ -126,5 +129,5 @@ def _variation(classes: int) -> Callable[[np.ndarray, np.ndarray], float]:
 
 
 def _nodes(column: np.ndarray, classes: int) -> np.ndarray:
-    """Return nodes with one more class for those whose path has ended."""
+    """Return nodes, with an extra class for paths that have ended."""
     return np.where(column == UNKNOWN, classes, column)

@@ -104,6 +104,7 @@ def collect_logits(
     )
     if not labels:
         raise ValueError("none of the pictures can be read")
+
     return tuple(torch.cat(level) for level in zip(*logits)), torch.cat(labels)
 
 
@@ -124,16 +125,17 @@ def evaluate(
 
     Args:
         model: The model.
-        dataset: Its pictures, with the model's transform and taxonomy.
-        decoders: Decodings to compare, of ``decode.DECODERS``.
-        calibration: Of the weights; levels of other temperatures can change a path, though no level's own choice.
-        processes: Who does it: each runs the model on its share, and all return the metrics of the whole. All must
-            call this. The pictures and their order are those of one process, so the metrics are too.
-        batch_size: Pictures at once; it changes no answer.
+        dataset: The pictures, with the model's transform and taxonomy.
+        decoders: Decodings to compare, from ``DECODERS``.
+        calibration: Calibration of the weights; different temperatures of the levels can change a path, though not the
+            choice of a level alone.
+        processes: The processes that share the work. All must call this; each runs the model on its share, and all
+            return the metrics of the whole data set, which are the same as with one process.
+        batch_size: Pictures per batch; it does not change answers.
         workers: Processes that read pictures.
-        progress: Show a bar.
-        num_clusters: Other cluster counts than the config's.
-        superpixel_cache: Folder that keeps the superpixel maps for the next time.
+        progress: Show a progress bar.
+        num_clusters: Cluster counts to use instead of the config's.
+        superpixel_cache: Folder that caches superpixels for later runs.
 
     Raises:
         ValueError: if no picture can be read, or clusters outnumber tokens.
@@ -166,7 +168,7 @@ def measure(
     superpixel_cache: str | Path | None = None,
     keep_logits: bool = False,
 ) -> Measured:
-    """Return the metrics of :func:`evaluate`, and what they are of; the arguments are the same.
+    """Return the metrics of :func:`evaluate` with the answers and labels; the arguments are the same.
 
     Args:
         keep_logits: Also return all logits; they take 4 bytes per picture and node.
@@ -184,7 +186,7 @@ def measure(
     )
     answers: dict[str, Answers] = {}
     labels, logits = None, None
-    if label_batches:  # a share may be empty, or all its pictures broken
+    if label_batches:  # a share can be empty, or all its pictures broken
         logits = tuple(torch.cat(level) for level in zip(*batches))
         labels = torch.cat(label_batches)
         calibration = calibration or Calibration.identity(len(logits))
@@ -194,10 +196,11 @@ def measure(
     shares = [s for s in processes.gather((answers, labels, logits)) if s[0]]
     if not shares:
         raise ValueError("none of the pictures can be read")
-    whole = {mode: _join([found[mode] for found, _, _ in shares]) for mode in decoders}
+
     truth = torch.cat([labels for _, labels, _ in shares])
-    results = {}
+    whole, results = {}, {}
     for mode in decoders:
+        whole[mode] = _join([answers[mode] for answers, _, _ in shares])
         metrics = HierarchicalMetrics(dataset.taxonomy)
         metrics.update(whole[mode].paths, truth[:, :-1])
         results[mode] = metrics.compute()
@@ -224,9 +227,10 @@ def _answers(logits: Sequence[Tensor], taxonomy: Taxonomy, mode: str, calibratio
 
 
 def _join(parts: Sequence[Answers]) -> Answers:
-    columns = {
-        field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(Answers)
-    }
+    columns = {}
+    for field in dataclasses.fields(Answers):
+        columns[field.name] = torch.cat([getattr(part, field.name) for part in parts])
+
     return Answers(**columns)
 
 
@@ -241,9 +245,9 @@ def _run(
     superpixel_cache: str | Path | None = None,
     collate: Callable | None = None,
 ) -> tuple[list[list[Tensor]], list[Tensor]]:
-    """Return batches of logits, a list of levels each, and of labels; ``collate`` is that of a set of other things."""
+    """Return batches of logits, one tensor per level, and of labels; ``collate`` is for items that are not pictures."""
     device = next(model.parameters()).device
-    options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network knows no clusters
+    options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network has no clusters
     loader = DataLoader(
         dataset,
         pictures_at_once(model.config, batch_size),
@@ -260,6 +264,7 @@ def _run(
         ):
             if batch is None:
                 continue
+
             segments = batch["segments"].to(device) if "segments" in batch else None
             output = model(batch["images"].to(device), segments, **options)
             logits.append([x.float().cpu() for x in output.level_logits])

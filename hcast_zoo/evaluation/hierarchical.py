@@ -1,6 +1,6 @@
-"""Metrics of hierarchical classification as the field reports them, each with an interval by bootstrap.
+"""Metrics of hierarchical classification as the field reports them, each with a bootstrap confidence interval.
 
-Every metric is a ratio of two sums over the pictures, so that a bootstrap only weighs the pictures anew.
+Every metric is a ratio of two sums over the pictures, so a bootstrap sample only changes the weights of the pictures.
 
 Source: Bertinetto et al., Making Better Mistakes, CVPR 2020 (hierarchical distance, mistake severity); Kiritchenko et
 al., 2006, and Silla and Freitas, 2011 (hierarchical precision, recall, F1); Shi et al., LCA-on-the-Line, ICML 2024 (the
@@ -18,8 +18,8 @@ from torch import Tensor
 from ..taxonomy.paths import UNKNOWN
 from ..taxonomy.tree import Taxonomy
 
-SAMPLES = 1000  # of the bootstrap
-CHUNK = 50  # samples whose weights are in memory at once
+SAMPLES = 1000  # bootstrap samples
+CHUNK = 50  # bootstrap samples whose weights are in memory at the same time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """How predicted paths lie to true ones, for N pictures; depths count levels from the coarsest.
+    """Predicted paths compared with true ones, for N pictures; depths count levels from the coarsest.
 
     Attributes:
         predicted: (N,) depth of the predicted node; 0 for no answer.
         true: (N,) depth of the true node.
         common: (N,) depth of their lowest common ancestor; 0 for the root.
-        height: (N,) levels below that ancestor, along its longest branch; 0 where both nodes are one.
-        lost: (N,) bits: how much less the ancestor tells than the true node, log2 of the leaves below each.
-        told: (N,) share of the root's bits that the predicted node tells, in [0, 1]; 1 for a leaf.
+        height: (N,) levels below that ancestor, along its longest branch; 0 if both nodes are the same.
+        lost: (N,) information lost at the ancestor, in bits: log2 of its number of leaves, less that of the true node.
+        information: (N,) share of the root's bits that the predicted node determines, in [0, 1]; 1 for a leaf.
     """
 
     predicted: np.ndarray
@@ -49,7 +49,7 @@ class Compared:
     common: np.ndarray
     height: np.ndarray
     lost: np.ndarray
-    told: np.ndarray
+    information: np.ndarray
 
     @property
     def right(self) -> np.ndarray:
@@ -63,7 +63,7 @@ class Compared:
 
 
 def compare(predictions: Tensor, labels: Tensor, taxonomy: Taxonomy) -> Compared:
-    """Compare (N, L) int64 paths with (N, L) labels; -1 ends a path, and what is predicted below a label is ignored."""
+    """Compare (N, L) int64 paths with (N, L) labels; -1 ends a path, and predictions below a label are ignored."""
     predictions = predictions.masked_fill(labels == UNKNOWN, UNKNOWN)
     known = (predictions != UNKNOWN).long().cumprod(-1)
     predicted, true = known.sum(-1), (labels != UNKNOWN).sum(-1)
@@ -80,12 +80,12 @@ def compare(predictions: Tensor, labels: Tensor, taxonomy: Taxonomy) -> Compared
         common=common.numpy(),
         height=torch.tensor(heights)[at].masked_fill(same, 0).numpy(),
         lost=(bits[at] - bits[_node(labels, true)]).numpy(),
-        told=(1 - bits[_node(predictions, predicted)] / whole).numpy(),
+        information=(1 - bits[_node(predictions, predicted)] / whole).numpy(),
     )
 
 
 def _node(paths: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows and columns, in the tables of all nodes, of the nodes at some depth of paths; depth 0 is the root."""
+    """Return the rows and columns, in the tables of all nodes, of the paths' nodes at a depth; depth 0 is the root."""
     index = paths.gather(-1, (depth - 1).clamp(min=0)[:, None])[:, 0]
     return depth, index.masked_fill(depth == 0, 0)
 
@@ -116,21 +116,26 @@ def hierarchical_metrics(
 ) -> dict[str, Interval]:
     """Return the metrics of predicted paths, which may end early.
 
-    ``hierarchical_distance``: mean levels below the lowest common ancestor of answer and label; ``mistake_severity``:
-    the same over the pictures whose answer is another node; ``hops``: mean edges of the tree between answer and label;
-    ``lca_error``: mean bits lost at that ancestor; ``hierarchical_precision``, ``_recall``, ``_f1``: percent of the
-    predicted, of the true nodes that are both, micro-averaged without the root; ``balanced_accuracy``: percent, each
-    true node counts alike; ``weighted_accuracy``: percent, by ``weights``; ``aurc``: area under the curve of risk over
-    coverage, percent. Lower is better for the first four and the last.
+    - ``hierarchical_distance``: mean number of levels below the lowest common ancestor of answer and label.
+    - ``mistake_severity``: the same, over the pictures whose answer is another node.
+    - ``hops``: mean number of edges in the tree between answer and label.
+    - ``lca_error``: mean information in bits lost at that ancestor.
+    - ``hierarchical_precision``, ``_recall``, ``_f1``: percentage of the predicted, and of the true nodes, that are
+      both; micro-averaged without the root.
+    - ``balanced_accuracy``: percentage, with the same weight for each true node.
+    - ``weighted_accuracy``: percentage, weighted by ``weights``.
+    - ``aurc``: area under the risk-coverage curve, in percent.
+
+    Lower is better for the first four and the last.
 
     Args:
         predictions: (N, L) int64; -1 ends a path.
         labels: (N, L) int64; -1 ends a path, or is unknown.
         taxonomy: The tree.
-        confidences: (N,) float, of the answers; without them there is no ``aurc``.
-        weights: (N,) float of 0 or more, such as the abundance of the true node over its pictures here.
-        samples: Of the bootstrap; 0 for no intervals.
-        seed: Of the bootstrap.
+        confidences: (N,) float confidences of the answers; without them there is no ``aurc``.
+        weights: (N,) non-negative float, such as the abundance of the true node divided by its number of pictures here.
+        samples: Number of bootstrap samples; 0 for no intervals.
+        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: if shapes differ, or there is no picture.
@@ -147,19 +152,17 @@ def hierarchical_metrics(
             f"expected predictions and labels (N, L), got {tuple(predictions.shape)}, {tuple(labels.shape)}"
         )
 
-    found = compare(predictions, labels, taxonomy)
-    ones = np.ones(len(labels))
-    right = found.right.astype(float)
-
+    c = compare(predictions, labels, taxonomy)
+    ones, right, balance = np.ones(len(labels)), c.right.astype(float), _balance(labels)
     sums: dict[str, tuple[np.ndarray, np.ndarray]] = {
-        "hierarchical_distance": (found.height, ones),
-        "mistake_severity": (found.height, 1 - right),
-        "hops": (found.predicted + found.true - 2.0 * found.common, ones),
-        "lca_error": (found.lost, ones),
-        "hierarchical_precision": (100.0 * found.common, found.predicted),
-        "hierarchical_recall": (100.0 * found.common, found.true),
-        "hierarchical_f1": (200.0 * found.common, found.predicted + found.true),
-        "balanced_accuracy": (100 * right * (balance := _balance(labels)), balance),
+        "hierarchical_distance": (c.height, ones),
+        "mistake_severity": (c.height, 1 - right),
+        "hops": (c.predicted + c.true - 2.0 * c.common, ones),
+        "lca_error": (c.lost, ones),
+        "hierarchical_precision": (100.0 * c.common, c.predicted),
+        "hierarchical_recall": (100.0 * c.common, c.true),
+        "hierarchical_f1": (200.0 * c.common, c.predicted + c.true),
+        "balanced_accuracy": (100 * right * balance, balance),
     }
     if weights is not None:
         sums["weighted_accuracy"] = (100 * right * weights, weights)
@@ -168,28 +171,30 @@ def hierarchical_metrics(
     metrics = {name: _ratio(*pair, drawn) for name, pair in sums.items()}
     if confidences is not None:
         metrics["aurc"] = _area(confidences.numpy(), 1 - right, drawn)
+
     return metrics
 
 
 def _balance(labels: Tensor) -> np.ndarray:
-    """Return weights of pictures with which every true node weighs the same."""
+    """Return weights of the pictures that give every true node the same total weight."""
     _, node, count = labels.unique(dim=0, return_inverse=True, return_counts=True)
     return (1 / count[node]).numpy()
 
 
 def _bootstrap(pictures: int, samples: int, seed: int) -> list[np.ndarray]:
-    """Return (CHUNK, N) weights of pictures, how often each is drawn in each sample."""
+    """Return (CHUNK, N) weights: how often each picture is drawn in each bootstrap sample."""
     rng = np.random.default_rng(seed)
     chunks = []
     for start in range(0, samples, CHUNK):
         rows = min(CHUNK, samples - start)
         chosen = rng.integers(pictures, size=(rows, pictures))
         chunks.append(np.stack([np.bincount(row, minlength=pictures) for row in chosen]).astype(np.float32))
+
     return chunks
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, drawn: list[np.ndarray]) -> Interval:
-    """Return a ratio of sums; 0 where there is nothing to divide by."""
+    """Return a ratio of sums; 0 where the denominator is 0."""
     samples = [_divide(weights @ above, weights @ below) for weights in drawn]
     return _interval(float(_divide(above.sum(), below.sum())), samples)
 
@@ -201,7 +206,7 @@ def _area(confidences: np.ndarray, wrong: np.ndarray, drawn: list[np.ndarray]) -
 
 
 def _aurc(wrong: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean risk, in percent, over all coverages; pictures with the surest first."""
+    """Return the mean risk over all coverages, in percent; pictures are ordered by falling confidence."""
     risk = _divide((weights * wrong).cumsum(-1), weights.cumsum(-1))
     return 100 * (weights * risk).sum(-1) / weights.sum(-1)
 
@@ -213,17 +218,18 @@ def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def _interval(value: float, samples: list[np.ndarray]) -> Interval:
     if not samples:
         return Interval(value, math.nan, math.nan)
+
     low, high = np.percentile(np.concatenate(samples), [2.5, 97.5])
     return Interval(value, float(low), float(high))
 
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
-    """A back-off threshold, and what answers are like with it.
+    """Coverage and risk at a back-off threshold.
 
     Attributes:
         threshold: In [0, 1].
-        coverage: Mean share of the bits that the answers tell, in [0, 1]: 0 if all are empty, 1 if all are leaves.
+        coverage: Mean share of the bits that the answers determine, in [0, 1]: 0 if all are empty, 1 if all are leaves.
         risk: Share of wrong answers among all pictures, in [0, 1]; an empty answer is not wrong.
     """
 
@@ -236,8 +242,8 @@ def tree_curve(trust: Tensor, paths: Tensor, labels: Tensor, taxonomy: Taxonomy,
     """Return the curve of risk over coverage along the tree, from whole paths to none.
 
     Args:
-        trust: (N, L), see :func:`hcast_zoo.taxonomy.backoff.trusted_probabilities`.
-        paths: (N, L) int64, of the same decoding.
+        trust: (N, L); see :func:`hcast_zoo.taxonomy.backoff.trusted_probabilities`.
+        paths: (N, L) int64 paths of the same decoding.
         labels: (N, L) int64.
         taxonomy: The tree.
         steps: Thresholds between 0 and 1.
@@ -245,24 +251,25 @@ def tree_curve(trust: Tensor, paths: Tensor, labels: Tensor, taxonomy: Taxonomy,
     points = []
     for threshold in np.linspace(0, 1, steps + 1):
         cut = paths.masked_fill(trust < threshold, UNKNOWN)
-        found = compare(cut, labels, taxonomy)
-        points.append(CurvePoint(float(threshold), float(found.told.mean()), float(found.wrong.mean())))
+        c = compare(cut, labels, taxonomy)
+        points.append(CurvePoint(float(threshold), float(c.information.mean()), float(c.wrong.mean())))
+
     return points
 
 
 @dataclasses.dataclass(frozen=True)
 class NodeScore:
-    """How one node fares; shares in percent.
+    """Scores of one node, in percent.
 
     Attributes:
         level: Name of its level.
-        name: Of the node.
-        pictures: Whose label it is, or is below it.
-        recall: Of these, how many were answered with it.
-        precision: Of those answered with it, how many are of it.
+        name: Name of the node.
+        pictures: Number of pictures labelled with the node or below it.
+        recall: Share of these whose answer is the node or below it.
+        precision: Share of such answers that are right.
         f1: Harmonic mean of both.
-        confused_with: Node of the same level that most of the others were answered with, or None.
-        confused: How many these are.
+        confused_with: The most frequent wrong answer at the same level for these pictures, or None.
+        confused: Number of these wrong answers.
     """
 
     level: str
@@ -276,16 +283,18 @@ class NodeScore:
 
 
 def node_scores(predictions: Tensor, labels: Tensor, taxonomy: Taxonomy) -> list[NodeScore]:
-    """Return a row for each node that is a label or an answer, level by level in the order of the tree."""
+    """Return the scores of each node that occurs as a label or an answer, level by level in the order of the tree."""
     rows = []
     for depth, level in enumerate(taxonomy.levels):
-        true, found = labels[:, depth], predictions[:, depth].masked_fill(labels[:, depth] == UNKNOWN, UNKNOWN)
+        true = labels[:, depth]
+        predicted = predictions[:, depth].masked_fill(true == UNKNOWN, UNKNOWN)
         for index, name in enumerate(taxonomy.names[depth]):
-            mine, answered = true == index, found == index
-            pictures, answers, both = int(mine.sum()), int(answered.sum()), int((mine & answered).sum())
+            labelled, answered = true == index, predicted == index
+            pictures, answers, both = int(labelled.sum()), int(answered.sum()), int((labelled & answered).sum())
             if not pictures and not answers:
                 continue
-            others = found[mine & ~answered & (found != UNKNOWN)]
+
+            others = predicted[labelled & ~answered & (predicted != UNKNOWN)]
             counts = torch.bincount(others, minlength=1)
             most = int(counts.argmax())
             score = NodeScore(

@@ -102,24 +102,24 @@ class Predictor:
         prior: Prior | None = None,
     ):
         check_engine(engine, precision)
-        content = load_weights(source)
-        if is_headless(content):
+        weights = load_weights(source)
+        if is_headless(weights):
             raise WeightsError(
                 f"{source} has no classifier head, so it gives no labels: train from it with "
                 f"hcast-zoo train --model {source}"
             )
 
-        if content.taxonomy is None:
+        if weights.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
         check_decoder(decoder)
-        self.taxonomy: Taxonomy = content.taxonomy if taxonomy is None else check_above(taxonomy, content.taxonomy)
-        self.model: HCast = build_model(content, device)
-        self.transform = eval_transform(content.config)
-        self.calibration = content.calibration or Calibration.identity(len(content.config.level_classes))
+        self.taxonomy: Taxonomy = weights.taxonomy if taxonomy is None else check_above(taxonomy, weights.taxonomy)
+        self.model: HCast = build_model(weights, device)
+        self.transform = eval_transform(weights.config)
+        self.calibration = weights.calibration or Calibration.identity(len(weights.config.level_classes))
         self._flat = None
         if taxonomy is not None:  # temperatures of the classes come before the sums, and none after
             self._flat, self.calibration = self.calibration, Calibration.identity(len(taxonomy.levels))
-        self.metadata, self.device = content.metadata, next(self.model.parameters()).device
+        self.metadata, self.device = weights.metadata, next(self.model.parameters()).device
         self._make_engine = functools.partial(make_engine, self.model, engine, precision, source=source, tell=tell)
         self.engine = self._make_engine(num_clusters=num_clusters)
         self._set(

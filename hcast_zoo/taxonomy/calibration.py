@@ -205,8 +205,9 @@ def calibration_errors(
     Returns:
         ``ece/LEVEL`` for each level, and ``ece/path``.
     """
-    found = _confidences(level_logits, labels, taxonomy, calibration or Calibration.identity(len(level_logits)), mode)
-    return {name: expected_calibration_error(*pair) for name, pair in found.items()}
+    calibration = calibration or Calibration.identity(len(level_logits))
+    confidences = _confidences(level_logits, labels, taxonomy, calibration, mode)
+    return {name: expected_calibration_error(*pair) for name, pair in confidences.items()}
 
 
 def cross_fitted_errors(
@@ -232,8 +233,8 @@ def cross_fitted_errors(
         held = torch.zeros(len(labels), dtype=torch.bool)
         held[order[fold::folds]] = True
         calibration = fit_calibration([x[~held] for x in level_logits], labels[~held], taxonomy)
-        found = _confidences([x[held] for x in level_logits], labels[held], taxonomy, calibration, mode)
-        for name, pair in found.items():
+        part = _confidences([x[held] for x in level_logits], labels[held], taxonomy, calibration, mode)
+        for name, pair in part.items():
             parts.setdefault(name, []).append(pair)
 
     errors = {}
@@ -249,14 +250,14 @@ def _confidences(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the confidences, and whether the answer is right, of each level's own choice and of the path."""
     scaled = calibration.logits(level_logits)
-    found = {}
+    confidences = {}
     for level, x, label in zip(taxonomy.levels, scaled, labels.T):
         known = label >= 0
         confidence, choice = x[known].float().softmax(-1).max(-1)
-        found[f"ece/{level}"] = confidence.clamp(max=1), choice == label[known]
+        confidences[f"ece/{level}"] = confidence.clamp(max=1), choice == label[known]
 
     decoded = decode(scaled, taxonomy, mode, path_temperature=calibration.path_temperature)
     right, known = (decoded.paths == labels) | (labels < 0), (labels >= 0).any(1)
-    found["ece/path"] = decoded.path_probabilities[known].clamp(max=1), right[known].all(1)
+    confidences["ece/path"] = decoded.path_probabilities[known].clamp(max=1), right[known].all(1)
 
-    return found
+    return confidences

@@ -113,11 +113,13 @@ def cover(leaves: Sequence[bool], taxonomy: Taxonomy) -> list[tuple[int, int]]:
         for node in _nodes(path):
             whole[node] = whole.get(node, True) and bool(chosen)
 
-    found: dict[tuple[int, int], None] = {}
+    covering: dict[tuple[int, int], None] = {}  # a dictionary, to keep each node once and in order
     for path, chosen in zip(taxonomy.paths, leaves):
         if chosen:
-            found[next(node for node in _nodes(path) if whole[node])] = None
-    return list(found)
+            highest = next(node for node in _nodes(path) if whole[node])
+            covering[highest] = None
+
+    return list(covering)
 
 
 def _nodes(path: Sequence[int]) -> list[tuple[int, int]]:
@@ -162,10 +164,10 @@ class Scores:
             return torch.full((len(paths),), conformal_quantile(scores, coverage), dtype=torch.float64), subtree
 
         groups = paths[:, level]
-        mine = groups[leaves]
+        group_of_picture = groups[leaves]
         by_leaf = torch.empty(len(paths), dtype=torch.float64)
         for group in np.unique(groups):
-            quantile = conformal_quantile(scores[mine == group], coverage)
+            quantile = conformal_quantile(scores[group_of_picture == group], coverage)
             by_leaf[torch.from_numpy(groups == group)] = quantile
 
         return by_leaf, subtree

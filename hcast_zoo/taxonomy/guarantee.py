@@ -89,17 +89,17 @@ def read_guarantee(metadata: Mapping[str, str], calibration: Calibration | None)
     if KEY not in metadata:
         return None
     try:
-        found = Guarantee.from_dict(json.loads(metadata[KEY]))
+        guarantee = Guarantee.from_dict(json.loads(metadata[KEY]))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"damaged {KEY} in the weights: {clip(error)}") from error
 
-    if calibration is None or not np.allclose(found.temperatures, _temperatures(calibration)):
+    if calibration is None or not np.allclose(guarantee.temperatures, _temperatures(calibration)):
         raise ValueError(
-            f"the weights were calibrated anew after their promises were measured on {brief(found.data)}: run "
+            f"the weights were calibrated anew after their promises were measured on {brief(guarantee.data)}: run "
             "`hcast-zoo calibrate` again with --target-accuracy or --sets"
         )
 
-    return found
+    return guarantee
 
 
 def measure_guarantee(

@@ -205,17 +205,17 @@ def _what_would_do(fit: Judged, test: Judged, threshold: float, target: float, c
     answered, wrong = (sum(pair) for pair in zip(fit.count(threshold), test.count(threshold)))
     rate = wrong / answered if answered else 0.0
     pictures = len(fit) + len(test)
-    found = (
+    result = (
         f"no threshold can be promised to be right {target:.1%} of the time with confidence {confidence:.0%}: of "
         f"{pictures} pictures {answered} had an answer at {threshold:g}, and {wrong} were wrong"
     )
     share = answered / pictures
     if rate >= 1 - target or share < FEWEST_ANSWERED:
-        return f"{found}. More pictures will not help: choose a lower target"
+        return f"{result}. More pictures will not help: choose a lower target"
 
     needed = pictures_needed(rate, target, confidence)
     total = math.ceil(needed / share / (1 - FIT_SHARE) / 10) * 10
-    return f"{found}. At this rate about {total} pictures would do"
+    return f"{result}. At this rate about {total} pictures would do"
 
 
 def pictures_needed(rate: float, target: float, confidence: float) -> int:

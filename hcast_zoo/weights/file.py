@@ -100,13 +100,14 @@ def _sort_header(file: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + file[end:]
 
 
-def load_weights(source: str | Path) -> Weights:
-    """Read weights.
+def load_weights(source: str | Path, tensors: bool = True) -> Weights:
+    """Read weights; without ``tensors``, all but the tensors.
 
     Args:
         source: A name from :func:`packaged_weights` or :data:`.tags.TAGS` (``hcast_small.emoji_art``,
             ``hcast_small.cast_in1k``, or ``hcast_small`` for its default), a ``.safetensors`` file, a folder that
             holds ``model.safetensors``, or a repository on the Hub (``org/name``, ``org/name@revision``).
+        tensors: Read the tensors.
 
     Raises:
         WeightsError: if the source is not found, damaged, a pickle, or lacks a valid config.
@@ -116,7 +117,7 @@ def load_weights(source: str | Path) -> Weights:
     repository = None if Path(source).exists() else parse_repository(str(source))
     if repository and "config" not in read_metadata(path):
         download_file(repository[0], "config.json", repository[1])  # beside the weights, where read_weights looks
-    return read_weights(path)
+    return read_weights(path, tensors)
 
 
 def read_weights(path: str | Path, tensors: bool = True) -> Weights:

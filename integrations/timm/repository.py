@@ -13,20 +13,20 @@ from hcast_zoo.weights.file import Weights
 from .pretrained import MODEL_FIELDS, Source, describe_source
 
 
-def hub_config(content: Weights) -> dict:
+def hub_config(weights: Weights) -> dict:
     """Return the entries of ``config.json`` by which ``timm.create_model("hf-hub:org/name")`` builds the model.
 
     They are written by timm itself, from a model on the meta device.
     """
-    fields = {k: v for k, v in content.config.to_dict().items() if k in MODEL_FIELDS}
-    taxonomy = content.taxonomy and content.taxonomy.to_dict()
-    cfg = describe_source(Source(content.config, taxonomy))
+    fields = {k: v for k, v in weights.config.to_dict().items() if k in MODEL_FIELDS}
+    taxonomy = weights.taxonomy and weights.taxonomy.to_dict()
+    cfg = describe_source(Source(weights.config, taxonomy))
     cfg.pop("label_names")  # config.json has them as id2label
     model = timm.create_model(
-        variant_of(content.config),
+        variant_of(weights.config),
         pretrained_cfg=cfg,
-        img_size=content.config.image_size,
-        in_chans=content.config.in_chans,
+        img_size=weights.config.image_size,
+        in_chans=weights.config.in_chans,
         taxonomy=taxonomy,
         device="meta",
         **fields,

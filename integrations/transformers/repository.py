@@ -10,12 +10,12 @@ from .image_processing_hcast import HCastImageProcessor
 from .remote_code import write_remote_code
 
 
-def write_repository(content: Weights, folder: Path) -> dict:
+def write_repository(weights: Weights, folder: Path) -> dict:
     """Write ``preprocessor_config.json`` and the remote code; return the content of ``config.json``.
 
     The model loads in float32, whatever type the tensors are stored in.
     """
-    config = HCastConfig.from_core(content.config, content.taxonomy, content.calibration, dtype="float32")
+    config = HCastConfig.from_core(weights.config, weights.taxonomy, weights.calibration, dtype="float32")
     config.architectures = ["HCastForImageClassification"]
     config.save_pretrained(folder)
     add_remote_code(folder, config)

@@ -184,7 +184,7 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
         (["predict"], "expected pictures, or --files-from"),
         (["evaluate", "--data", "nowhere.csv"], "no weights|nowhere.csv"),
         (["train", "--data", "nowhere", "--output", "x"], "nowhere"),
-        (["train", "--output", "x"], "expected --data, or a --recipe that tells it"),
+        (["train", "--output", "x"], "expected --data, or a --recipe that names the data"),
         (
             ["train", "--recipe", "cube", "--output", "x"],
             "no recipe 'cube': expected a .json file, or one of small, medium, paper, aircraft",

@@ -109,7 +109,7 @@ def test_properties(drawn):
     shorter = predictions.clone()
     shorter[:, -1] = -1
     cut, whole = compare(shorter, labels, UNEVEN), compare(predictions, labels, UNEVEN)
-    assert (cut.wrong <= whole.wrong).all() and (cut.told <= whole.told + 1e-9).all()
+    assert (cut.wrong <= whole.wrong).all() and (cut.information <= whole.information + 1e-9).all()
 
 
 def test_intervals_and_weights():
