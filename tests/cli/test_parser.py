@@ -203,7 +203,7 @@ def test_convert_and_info(tmp_path, capsys, taxonomy):
             ["adapt", str(FIXTURES.parent / "pictures/lion.png"), "--target", "lyon"],
             "no node 'lyon' in the taxonomy: did you mean .*'lion'",
         ),
-        (["adapt", "x.png", "--target", "dog", "--steps", "0"], "steps: expected an integer of 1 or more"),
+        (["adapt", "x.png", "--target", "dog", "--steps", "0"], "steps: expected an integer from 1 to 1000"),
         (["adapt", "x.png", "--target", "dog", "--radius", "nan"], "radius: expected a positive number, got nan"),
         (["predict", "x.png", "--back-off", "2"], "threshold from 0 to 1, got 2.0"),
     ],
