@@ -245,7 +245,7 @@ def test_shallow_leaves_and_other_clusters(tiny_config, image):
         (dict(target="wulf"), "no node 'wulf' in the taxonomy: did you mean 'wolf'"),
         (dict(target=(2, 6)), "level and index in levels"),
         (dict(), "expected a target for the feedback 'target'"),
-        (dict(target="wolf", feedback="entropy"), "expected a target for the feedback 'target', and none"),
+        (dict(target="wolf", feedback="entropy"), "expected a target for the feedback 'target', and None"),
         (dict(feedback="hope"), "unknown feedback 'hope'"),
     ],
 )
@@ -269,7 +269,7 @@ def test_wrong_models_and_images_are_explained(tiny_model, taxonomy, image):
         (dict(free=()), "free: expected some of"),
         (dict(free=("tokens", "tokens")), "each once"),
         (dict(free=("heads",)), "free: expected some of tokens, pooling, norms"),
-        (dict(steps=0), "steps: expected an integer of 1 or more"),
+        (dict(steps=0), "steps: expected an integer from 1 to 1000"),
         (dict(step_size=float("nan")), "step_size: expected a positive number"),
         (dict(radius=0), "radius: expected a positive number"),
     ],
