@@ -109,7 +109,7 @@ def test_focus_colours_only_where_a_level_looks():
 
 def test_pictures_of_another_size_are_refused():
     for draw in (average_colours, draw_boundaries, draw_focus):
-        with pytest.raises(ValueError, match=r"expected an RGB picture of the label map's size, 6x4 pixels, got RGB 5x4"):
+        with pytest.raises(ValueError, match=r"label map's size, 6x4 pixels, got RGB 5x4"):
             draw(picture(5, 4), np.zeros((4, 6), int))
         with pytest.raises(ValueError, match="got L 6x4"):
             draw(picture(6, 4).convert("L"), np.zeros((4, 6), int))
