@@ -1,0 +1,66 @@
+"""The pages of `predict --report` and `evaluate --report` in headless Chromium, as wide as a desktop and as a phone."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from hcast_zoo.cli import main
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+]
+# The page itself runs no script, so another one measures it from outside.
+FRAME = """<!DOCTYPE html><body><iframe src="{page}" style="width:{width}px; height:9000px; border:0"></iframe>
+<pre id="found"></pre><script>
+addEventListener("load", () => setTimeout(() => {{
+  const inner = document.querySelector("iframe").contentDocument, root = inner.documentElement;
+  for (const part of inner.querySelectorAll("details")) part.open = true;
+  const images = [...inner.images];
+  const lefts = [...(inner.querySelector(".grid") || inner.body).querySelectorAll("figure")].map(f => f.offsetLeft);
+  const small = [...inner.querySelectorAll("summary")].filter(s => s.getBoundingClientRect().height < 24).length;
+  document.getElementById("found").textContent = JSON.stringify({{
+    title: inner.title, width: root.clientWidth, scroll: root.scrollWidth, images: images.length,
+    broken: images.filter(i => i.complete && !i.naturalWidth).length, columns: new Set(lefts).size, small: small,
+    text: parseFloat(getComputedStyle(inner.body).fontSize)}});
+}}, 500));
+</script></body>"""
+
+
+def look(page, width, folder):
+    """Return what a browser of some width makes of a page."""
+    frame = folder / f"frame_{width}.html"
+    frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width))
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    arguments += ["--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files"]
+    arguments += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run([CHROMIUM, *arguments, frame.as_uri()], capture_output=True, text=True, timeout=180)
+    found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found and found[1], done.stderr[-2000:]
+    return json.loads(found[1].replace("&quot;", '"'))
+
+
+@pytest.mark.parametrize("kind", ["predict", "evaluate"])
+def test_a_page_fits_a_desktop_and_a_phone(kind, picture_folder, tiny_weights, tmp_path):
+    if kind == "predict":
+        page = tmp_path / "page.html"
+        (picture_folder / "broken.png").write_bytes(b"nothing")
+        assert main(["predict", str(picture_folder), "--model", str(tiny_weights), "--report", str(page)]) == 1
+    else:
+        page = tmp_path / "report/index.html"
+        data = ["--data", str(picture_folder), "--split", "val", "--report", str(tmp_path / "report")]
+        assert main(["evaluate", "--model", str(tiny_weights), *data]) == 0
+    assert not re.search(r"(src|href)=\"(https?:)?//", page.read_text())
+
+    columns = {}
+    for width in (1280, 390):
+        found = look(page, width, tmp_path)
+        assert found["width"] == width and found["scroll"] <= width, "one has to scroll sideways"
+        assert found["images"] > 0 and found["broken"] == 0 and found["small"] == 0 and found["text"] >= 16
+        columns[width] = found["columns"]
+    if kind == "predict":
+        assert columns[390] == 2 < columns[1280]
