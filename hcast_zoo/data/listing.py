@@ -200,7 +200,8 @@ def choose_columns(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
-    unused = [column for column in columns.unused if column != group_by]
+    used = {group_by, *box_columns(header).values()}
+    unused = [column for column in columns.unused if column not in used]
     if unused and levels is None and taxonomy is None:
         warnings.warn(
             f"{path}: levels are {', '.join(map(printable, columns.levels))}; not used: "

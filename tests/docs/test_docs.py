@@ -5,6 +5,7 @@ A page's blocks run in order and share their names, in a folder that holds what 
 """
 
 import importlib.metadata
+import json
 import os
 import re
 import shlex
@@ -66,9 +67,29 @@ def workspace(tmp_path, monkeypatch, picture_folder, tiny_weights, taxonomy):
     (work / "model.safetensors").write_bytes(tiny_weights.read_bytes())
     (work / "list.txt").write_text("tests/pictures/lion.png\n")
     taxonomy.save(work / "taxonomy.json")
+    write_survey(work, taxonomy)
     write_parquet(work / "pictures.parquet")
     monkeypatch.chdir(work)
     return work
+
+
+def write_survey(work, taxonomy):
+    """Write what docs/surveys.md takes: boxes, a table of them, counts, names, and pictures in bursts."""
+    files = sorted((work / "birds").rglob("*.png"))
+    names = [file.relative_to(work / "birds").as_posix() for file in files]
+    found = [
+        {"file": name, "detections": [{"category": "1", "conf": 0.9, "bbox": [0.1, 0.1, 0.7, 0.7]}]} for name in names
+    ]
+    document = {"images": found, "detection_categories": {"1": "animal"}}
+    (work / "detections.json").write_text(json.dumps(document))
+    rows = [f"birds/{name},5,5,35,35,{','.join(Path(name).parts[1:-1])}" for name in names if "test" not in name]
+    (work / "boxes.csv").write_text("\n".join([f"file,xmin,ymin,xmax,ymax,{','.join(taxonomy.levels)}", *rows]))
+    leaves = taxonomy.names[-1]
+    (work / "counts.csv").write_text("\n".join(["name,count", *(f"{leaf},{5 + i}" for i, leaf in enumerate(leaves))]))
+    (work / "place.csv").write_text("\n".join(["species", *leaves[:3]]))
+    (work / "bursts.csv").write_text(
+        "\n".join(["file,sequence", *(f"birds/{n},{i // 2}" for i, n in enumerate(names))])
+    )
 
 
 def write_parquet(file):
