@@ -64,6 +64,9 @@ with adaptation.applied(model) as adapted:   # the adapted model, for this pictu
 - **Steps.** Normalised gradient descent: each step is `step_size` times the norm of what changes, so one setting works
   for all kinds. The step with the lowest loss is kept, so the loss never ends higher than it started.
 - **Trust region.** All steps together stay within `radius` times that norm.
+- **Contrast** (`--contrast`, off by default). Keep a step only if it also raises the contrast of the segments; else
+  halve it. Segments then fit the object better, by 2.5 to 3.2 points of IoU on composites, and as much so with a wrong
+  label: [Can a true label mend a segmentation?](mending.md)
 - **Stored weights** are never modified: a copy of the model's structure holds the tensors that change and shares the
   rest. Several threads can adapt and predict with one model at the same time. A loss or gradient that is not finite
   stops the adaptation with an error.

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ..common.choices import FEEDBACK
 from ..network.model import HCast, HCastOutput
+from ..segments.metrics import colour_contrast
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.decode import path_scores
 from ..taxonomy.tree import UNKNOWN, Taxonomy
@@ -40,7 +42,7 @@ class Adaptation:
 
     Attributes:
         before: The output of the model as stored.
-        after: The output with the lowest loss of all steps; its loss is never higher than that of ``before``.
+        after: The output with the lowest loss of the steps that were kept; it is never higher than that of ``before``.
         losses: The loss before the first step and after each step.
         node: Level and index of the target, or None for feedback without a target.
         distances: How far each kind of tensor moved, as a fraction of its norm.
@@ -135,7 +137,7 @@ def adapt(
         offset = next((g.values["tokens"] for g in groups if g.kind == "tokens"), None)
         parameters = {name: p for g in groups if g.kind != "tokens" for name, p in g.values.items()}
         forward = functools.partial(twin(model, parameters, offset), image, segments, num_clusters=num_clusters)
-        after, losses = _descend(forward, loss, groups, config)
+        after, losses = _descend(forward, loss, image, groups, config)
 
     return Adaptation(
         before=before,
@@ -202,14 +204,14 @@ class _FreeGroup:
         return _norm([v.detach() - self.start[k] for k, v in self.values.items()]) / max(self.scale, 1e-12)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], config: AdaptConfig) -> None:
-        """Take a step of fixed length against the gradient, then project onto the trust region."""
+    def step(self, gradients: Sequence[Tensor], config: AdaptConfig, shorter: float) -> None:
+        """Take a step of fixed length, times ``shorter``, against the gradient; then project onto the trust region."""
         norm = _norm(gradients)
         if norm == 0:
             return
 
         for value, gradient in zip(self.values.values(), gradients):
-            value.sub_(config.step_size * self.scale / norm * gradient)
+            value.sub_(shorter * config.step_size * self.scale / norm * gradient)
 
         if (distance := self.distance()) > config.radius:
             for name, value in self.values.items():
@@ -225,11 +227,13 @@ class _FreeGroup:
 
 
 def _descend(
-    forward: Callable[[], HCastOutput], loss: Loss, groups: list[_FreeGroup], config: AdaptConfig
+    forward: Callable[[], HCastOutput], loss: Loss, image: Tensor, groups: list[_FreeGroup], config: AdaptConfig
 ) -> tuple[HCastOutput, tuple[float, ...]]:
     """Take the steps, restore the best one, and return its output and all losses."""
     losses: list[float] = []
-    best: tuple | None = None
+    gradients: list[list[Tensor]] = []
+    best: _Point | None = None
+    shorter = 1.0
     for step in range(config.steps + 1):
         output = forward()
         value = loss(output.level_logits)
@@ -240,27 +244,28 @@ def _descend(
             )
 
         losses.append(value.item())
-        if best is None or losses[-1] < best[0]:
-            best = losses[-1], output.detach(), [group.copy_values() for group in groups]
+        point = _Point(
+            loss=losses[-1],
+            contrast=_mean_contrast(output, image) if config.contrast else 0.0,
+            output=output.detach(),
+            values=[group.copy_values() for group in groups],
+        )
+        better = best is None or (point.loss < best.loss and (not config.contrast or point.contrast > best.contrast))
+        if better:
+            best = point
         if step == config.steps:
             break
 
-        tensors = list(itertools.chain.from_iterable(group.values.values() for group in groups))
-        # Gradients are zero for tensors of stages after the one that the target's level reads.
-        gradients = iter(torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True))
-        moved = False
-        for group in groups:
-            group_gradients = list(itertools.islice(gradients, len(group.values)))
-            norm = _norm(group_gradients)
-            if not math.isfinite(norm):
-                raise AdaptationError(
-                    f"the gradient of {group.kind} is not finite after {step} steps; the model is unchanged"
-                )
+        if better or not config.contrast:
+            gradients = _gradients(value, groups, step)
+        else:  # back to the last step that was kept, whose gradients still hold
+            shorter /= 2
+            for group, values in zip(groups, best.values):
+                group.restore(values)
+        for group, group_gradients in zip(groups, gradients):
+            group.step(group_gradients, config, shorter)
 
-            group.step(group_gradients, config)
-            moved |= norm > 0
-
-        if step == 0 and not moved and losses[0] > 0:
+        if step == 0 and losses[0] > 0 and not any(_norm(group_gradients) for group_gradients in gradients):
             kinds = ", ".join(group.kind for group in groups)
             raise AdaptationError(
                 f"the labels of these weights do not depend on what may change ({kinds}): free other tensors, or "
@@ -268,10 +273,40 @@ def _descend(
             )
 
     assert best is not None  # there is always the loss before the first step
-    for group, values in zip(groups, best[2]):
+    for group, values in zip(groups, best.values):
         group.restore(values)
 
-    return best[1], tuple(losses)
+    return best.output, tuple(losses)
+
+
+@dataclasses.dataclass
+class _Point:
+    """Where the descent has been: the loss and the segments' contrast there, the output, and the groups' values."""
+
+    loss: float
+    contrast: float
+    output: HCastOutput
+    values: list[dict[str, Tensor]]
+
+
+def _gradients(value: Tensor, groups: list[_FreeGroup], step: int) -> list[list[Tensor]]:
+    """Return the gradients of a loss by each group's tensors."""
+    tensors = list(itertools.chain.from_iterable(group.values.values() for group in groups))
+    # Gradients are zero for tensors of stages after the one that the target's level reads.
+    gradients = iter(torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True))
+    by_group = [list(itertools.islice(gradients, len(group.values))) for group in groups]
+    for group, group_gradients in zip(groups, by_group):
+        if not math.isfinite(_norm(group_gradients)):
+            raise AdaptationError(
+                f"the gradient of {group.kind} is not finite after {step} steps; the model is unchanged"
+            )
+    return by_group
+
+
+def _mean_contrast(output: HCastOutput, image: Tensor) -> float:
+    """Return the colour contrast of the segments, averaged over the stages after the first."""
+    stages = range(2, len(output.assignments) + 2)
+    return statistics.mean(colour_contrast(output.segment_map(stage)[0], image[0]) for stage in stages)
 
 
 def _free_group(model: HCast, kind: str, tokens: Tensor) -> _FreeGroup:

@@ -19,6 +19,8 @@ class AdaptConfig:
         steps: Steps of normalised gradient descent.
         step_size: Length of a step, as a fraction of the tensors' norm.
         radius: Radius of the trust region: how far all steps together may move, as a fraction of the same norm.
+        contrast: Keep a step only if it also raises the colour contrast of the segments; else halve it and try again.
+            Segments then fit objects better on average, whatever the label (docs/mending.md).
 
     Raises:
         ValueError: if a field is out of range.
@@ -28,6 +30,7 @@ class AdaptConfig:
     steps: int = 5
     step_size: float = 0.05
     radius: float = 0.2
+    contrast: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "free", tuple(self.free))

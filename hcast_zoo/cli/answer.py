@@ -108,7 +108,13 @@ def adapt(args: argparse.Namespace) -> int:
     from ..adaptation.report import adapt_picture, write_sheet
     from ..inference.predictor import Predictor
 
-    config = AdaptConfig(free=args.free, steps=args.steps, step_size=args.step_size, radius=args.radius)
+    config = AdaptConfig(
+        free=args.free,
+        steps=args.steps,
+        step_size=args.step_size,
+        radius=args.radius,
+        contrast=args.contrast,
+    )
     predictor = Predictor(args.model, device=args.device, num_clusters=args.num_clusters)
     adapted = adapt_picture(predictor, args.picture, args.target, feedback=args.feedback or "target", config=config)
     output = write_sheet(adapted, args.output) if args.output else None

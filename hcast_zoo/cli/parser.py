@@ -242,6 +242,11 @@ def _add_answers(command: Callable) -> None:
         default=defaults.radius,
         help="largest total change, as a fraction of the same norm (%(default)s)",
     )
+    p.add_argument(
+        "--contrast",
+        action="store_true",
+        help="keep a step only if it also raises the colour contrast of the segments, which then fit objects better",
+    )
 
     p = command("demo", share.demo, "serve a page on this machine to try a model in a browser")
     add_model(p)

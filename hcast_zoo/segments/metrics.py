@@ -71,6 +71,29 @@ def best_union_iou(segments: Tensor, mask: Tensor) -> float:
     return 100 * (inside[order].cumsum(0) / union).max().item()
 
 
+def colour_contrast(segments: Tensor, image: Tensor) -> float:
+    """Return the share of the pixels' variance of colour that is between segments, in percent (eta squared).
+
+    Args:
+        segments: (H, W) int64 segment of each pixel.
+        image: (C, H, W) float, in any scale.
+
+    Returns:
+        In [0, 100]; 0 for an image of one colour.
+    """
+    colours = image.flatten(1).T.double()  # [pixels, C]
+    labels = segments.flatten()
+    total = (colours - colours.mean(0)).square().sum()
+    if total == 0:
+        return 0.0
+
+    count = int(labels.max()) + 1
+    sums = colours.new_zeros(count, colours.shape[1]).index_add_(0, labels, colours)
+    means = sums / torch.bincount(labels, minlength=count).clamp(min=1)[:, None]
+    within = (colours - means[labels]).square().sum()
+    return 100 * (1 - within / total).clamp(0, 1).item()
+
+
 def boundary_recall(segments: Tensor, truth: Tensor, tolerance: int = 1) -> float:
     """Return the percentage of true boundary pixels with a segment boundary nearby.
 

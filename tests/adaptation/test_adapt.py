@@ -9,6 +9,7 @@ from hcast_zoo import Predictor
 from hcast_zoo.adaptation.adapt import AdaptationError, adapt, make_loss, node_log_probability
 from hcast_zoo.adaptation.config import FREE, AdaptConfig
 from hcast_zoo.common.choices import FEEDBACK
+from hcast_zoo.segments.metrics import colour_contrast
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.sources import TaxonomyError
@@ -84,6 +85,28 @@ def test_target_rises_within_the_trust_region(tiny_model, taxonomy, image, targe
     assert after > before and len(a.losses) == 5
     assert set(a.distances) == set(free) and all(0 <= d <= 0.25 * (1 + 1e-5) for d in a.distances.values())
     assert max(a.distances.values()) > 0.05
+
+
+@pytest.mark.parametrize("free", FREE)
+@pytest.mark.parametrize("target", ["bird", "tiger"])
+def test_steps_are_kept_only_where_contrast_rises_too(tiny_model, taxonomy, image, target, free):
+    """Every answer after is no adaptation at all, or has both a lower loss and segments of more contrast."""
+    a = adapt(tiny_model, image, taxonomy, target, config=AdaptConfig((free,), steps=6, contrast=True))
+    assert len(a.losses) == 7
+    stages = range(2, len(a.before.assignments) + 2)
+    before, after = (
+        sum(colour_contrast(output.segment_map(stage)[0], image[0]) for stage in stages)
+        for output in (a.before, a.after)
+    )
+    loss = make_loss("target", taxonomy, a.node)(a.after.level_logits).item()
+    if a.distances[free]:
+        assert after > before and loss < a.losses[0]
+    else:
+        assert after == before and loss == pytest.approx(a.losses[0])
+
+    with a.applied(tiny_model) as adapted, torch.no_grad():
+        again = adapted(image)
+    assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(again.level_logits, a.after.level_logits))
 
 
 @pytest.mark.parametrize("feedback", FEEDBACK[1:])

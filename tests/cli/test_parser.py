@@ -123,6 +123,8 @@ def test_adapt(picture_folder, tiny_weights, tmp_path, capsys):
     assert main([*command, "--feedback", "agreement", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["target"] is None and min(result["losses"]) < result["losses"][0]
+    assert main([*command, "--feedback", "agreement", "--contrast", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["losses"]) == len(result["losses"])
     assert tiny_weights.read_bytes() == stored
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hcast_zoo.segments.metrics import best_union_iou, boundary_recall, rand_distance
+from hcast_zoo.segments.metrics import best_union_iou, boundary_recall, colour_contrast, rand_distance
 
 
 def test_rand_distance_against_all_pairs():
@@ -74,3 +74,12 @@ def test_boundary_recall_needs_a_boundary():
         boundary_recall(torch.arange(4).view(2, 2), torch.zeros(2, 2).long())
     with pytest.raises(ValueError, match="one shape"):
         boundary_recall(torch.zeros(2, 2), torch.zeros(2, 3))
+
+
+def test_colour_contrast_against_hand_made_cases():
+    image = torch.tensor([[[0.0, 0.0, 4.0, 4.0]]])
+    assert colour_contrast(torch.tensor([[0, 0, 1, 1]]), image) == 100
+    assert colour_contrast(torch.tensor([[0, 1, 1, 0]]), image) == 0  # both means are that of the image
+    # Means 0 and 8/3: of a total of 16, 3 * (8/3 - 2)**2 + (0 - 2)**2 = 16/3 is between.
+    assert colour_contrast(torch.tensor([[0, 3, 3, 3]]), image) == pytest.approx(100 / 3)
+    assert colour_contrast(torch.tensor([[0, 1, 1, 0]]), torch.ones(3, 1, 4)) == 0
