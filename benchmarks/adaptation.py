@@ -78,6 +78,9 @@ with adaptation.applied(model) as adapted:   # the adapted model, for this pictu
 The default is `hcast_small.emoji_art`. With `hcast_lite.in1k`, `adapt` stops with an error: its labels do not depend on
 what may change, because its class token starts from the superpixels' evidence, and a descriptor groups its segments.
 
+A segment has one hue in all stages, before and after; one that was not there before is grey. Orange is what belongs to
+another segment than before, where segments are paired by the pixels that they share. `--dark` draws on dark paper.
+
 One picture shows what adaptation can do, not what it does on average; the average is measured below.
 
 ## Measured

@@ -19,7 +19,7 @@ from report import load_data, make_parser, provenance, table, write
 
 from hcast_zoo import Prediction, Predictor
 from hcast_zoo.data.pictures import read_picture
-from hcast_zoo.segments.drawing import PANEL, compose_sheet
+from hcast_zoo.segments.sheet import PANEL, compose_sheet
 from hcast_zoo.weights.file import load_weights
 
 THRESHOLDS = (0.5, 0.9)

@@ -3,12 +3,28 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from ..data.pictures import PictureError, read_picture
 from ..inference.predictor import Prediction, Predictor
-from ..segments.drawing import Segmentation, compose_sheet, stage_panel
+from ..segments.drawing import Segmentation
 from ..segments.metrics import rand_distance
+from ..segments.sheet import (
+    CHANGED,
+    DARK,
+    EMPTY,
+    LIGHT,
+    PANEL,
+    Paper,
+    changed_panel,
+    changed_pixels,
+    compose_sheet,
+    hue_panel,
+    match_segments,
+    segment_hues,
+    whole_panel,
+)
 from .adapt import Adaptation, adapt, node_log_probability
 from .config import AdaptConfig
 
@@ -27,6 +43,7 @@ class AdaptedPicture:
         segmentations: The segmentations of the stored weights, and of the adapted ones.
         segment_change: For each stage from 2, the percentage of pixel pairs that were in one segment and are now in
             two, or the reverse.
+        changed: For each stage from 2, percent of the picture that belongs to another segment than before.
         adaptation: All tensors.
     """
 
@@ -38,6 +55,7 @@ class AdaptedPicture:
     after: Prediction
     segmentations: tuple[Segmentation, Segmentation]
     segment_change: tuple[float, ...]
+    changed: tuple[float, ...]
     adaptation: Adaptation
 
     def to_dict(self) -> dict:
@@ -58,6 +76,7 @@ class AdaptedPicture:
             "losses": list(self.adaptation.losses),
             "distances": self.adaptation.distances,
             "segment_change": {f"stage {i}": change for i, change in enumerate(self.segment_change, 2)},
+            "changed": {f"stage {i}": share for i, share in enumerate(self.changed, 2)},
         }
 
 
@@ -99,10 +118,11 @@ def adapt_picture(
         predictions.append(prediction)
         segmentations.append(Segmentation.from_output(picture, output, model.config))
 
-    change = []
+    change, changed = [], []
     for stage in range(2, len(adaptation.before.assignments) + 2):
         before, after = adaptation.before.segment_map(stage)[0], adaptation.after.segment_map(stage)[0]
         change.append(rand_distance(before, after))
+        changed.append(100 * changed_pixels(before.cpu().numpy(), after.cpu().numpy()).mean().item())
 
     return AdaptedPicture(
         file=str(file),
@@ -113,35 +133,70 @@ def adapt_picture(
         after=predictions[1],
         segmentations=(segmentations[0], segmentations[1]),
         segment_change=tuple(change),
+        changed=tuple(changed),
         adaptation=adaptation,
     )
 
 
-def draw_sheet(adapted: AdaptedPicture) -> Image.Image:
-    """Draw the picture and its segmentations, fine to coarse: before adaptation above, after it below."""
-    columns = []
-    for row, segmentation in enumerate(adapted.segmentations):
-        answer, when = ((adapted.before, "before"), (adapted.after, "after"))[row]
-        texts = [f"{when}: path {answer.path_probability:.1%}", *answer.path]
-        if adapted.probability is not None:
-            texts.append(f"target {adapted.target}: {adapted.probability[row]:.1%}")
+def draw_sheet(adapted: AdaptedPicture, dark: bool = False) -> Image.Image:
+    """Draw the picture and its segmentations, fine to coarse: before adaptation, after it, and what is not the same.
 
-        panels = [(segmentation.view(), texts)]
+    A segment has one hue in all stages, and before and after; one that was not there before is grey.
+
+    Args:
+        adapted: What to draw.
+        dark: On dark paper.
+    """
+    before, after = adapted.segmentations
+    paper = DARK if dark else LIGHT
+    hues = segment_hues(before.maps[-1])
+    matched = match_segments(before.maps[-1], after.maps[-1])
+    hues_after = np.where(matched == EMPTY, -1.0, hues[matched])
+    shown = (adapted.before, before, hues), (adapted.after, after, hues_after)
+
+    columns: list[list] = [[] for _ in range(len(before.maps) + 1)]
+    for row, (answer, segmentation, colours) in enumerate(shown):
+        when = ("before", "after")[row]
+        columns[0].append((whole_panel(segmentation, PANEL, paper.ground), _told_answer(when, answer)))
         for stage in range(1, len(segmentation.maps) + 1):
-            panels.append((stage_panel(segmentation, stage), [f"segments of stage {stage}"]))
+            count = len(np.unique(segmentation.maps[stage - 1]))
+            columns[stage].append((hue_panel(segmentation, stage, colours), [f"{when}: {count} segments"]))
 
-        columns.append(panels)
+    view = before.view(PANEL)
+    columns[0].append((_key(paper), ["orange: in another segment now"]))
+    for stage, (old, new) in enumerate(zip(before.maps, after.maps), 1):
+        changed = changed_pixels(old, new)
+        told = f"{changed.mean():.0%} of the picture changed" if changed.any() else "nothing changed"
+        columns[stage].append((changed_panel(view, changed), [told]))
 
-    return compose_sheet([*zip(*columns)])
+    return compose_sheet(columns, _title(adapted), paper)
 
 
-def write_sheet(adapted: AdaptedPicture, folder: str | Path) -> Path:
+def _title(adapted: AdaptedPicture) -> list[str]:
+    """Return the lines above the sheet: what was asked for, and what came of it."""
+    if adapted.probability is None:
+        return ["Adapted to this picture", f"the answer {adapted.after.path_probability:.0%} likely"]
+    old, new = adapted.probability
+    return [f"{adapted.target}: {old:.0%} before, {new:.0%} after", "adapted to this picture alone"]
+
+
+def _told_answer(when: str, answer: Prediction) -> list[str]:
+    return [f"{when}: {answer.path[-1] if answer.path else 'no answer'}", " > ".join(answer.path[:-1])]
+
+
+def _key(paper: Paper) -> Image.Image:
+    """Return a panel with the colour of what has changed."""
+    key = Image.new("RGB", (PANEL, PANEL), paper.ground)
+    key.paste(CHANGED, (0, PANEL - PANEL // 16, PANEL, PANEL))
+    return key
+
+
+def write_sheet(adapted: AdaptedPicture, folder: str | Path, *, dark: bool = False) -> Path:
     """Write the sheet to a folder, under the picture's name as PNG; an earlier one of that name is replaced."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{Path(adapted.file).stem}.png"
     if path.exists() and path.samefile(adapted.file):
         raise ValueError(f"{path} is the picture itself: choose another folder")
-
-    draw_sheet(adapted).save(path, optimize=True)
+    draw_sheet(adapted, dark).save(path, optimize=True)
     return path

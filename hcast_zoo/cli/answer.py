@@ -53,7 +53,7 @@ def _segment_one(predictor, file: str, args: argparse.Namespace) -> bool:
             print(f"{printable(file)}: {printable(error.reason)}", file=sys.stderr)
         return False
 
-    folder = write_folder(segmented, args.output, args.write)
+    folder = write_folder(segmented, args.output, args.write, dark=args.dark)
     if args.json:
         print(to_json({**segmented.to_dict(), "output": str(folder)}), flush=True)
     else:
@@ -117,7 +117,7 @@ def adapt(args: argparse.Namespace) -> int:
     )
     predictor = Predictor(args.model, device=args.device, num_clusters=args.num_clusters)
     adapted = adapt_picture(predictor, args.picture, args.target, feedback=args.feedback or "target", config=config)
-    output = write_sheet(adapted, args.output) if args.output else None
+    output = write_sheet(adapted, args.output, dark=args.dark) if args.output else None
     if args.json:
         print(to_json({**adapted.to_dict(), "output": output and str(output)}))
         return 0
@@ -129,8 +129,8 @@ def adapt(args: argparse.Namespace) -> int:
         before, after = adapted.probability
         print(printable(f"{adapted.target}: {before:.1%} -> {after:.1%}"))
 
-    changes = ", ".join(f"{change:.1f} % at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
-    print(f"changed segment (share of pixel pairs): {changes}")
+    shares = ", ".join(f"{share:.1f} % at stage {stage}" for stage, share in enumerate(adapted.changed, 2))
+    print(f"share of the picture that changed segment: {shares}")
     if output:
         print(f"wrote {output}", file=sys.stderr)
 

@@ -172,6 +172,7 @@ def _add_answers(command: Callable) -> None:
         default=list(PARTS),
         help="sheet.png, overlays, label maps as .png, arrays as .npz (all)",
     )
+    p.add_argument("--dark", action="store_true", help="draw the sheet on dark paper")
     add_model(p)
     add_decoding(p)
     p.add_argument("--json", action="store_true", help="one JSON object per line")
@@ -223,6 +224,7 @@ def _add_answers(command: Callable) -> None:
         help="what to raise instead: the predicted path, confident levels, or levels that agree",
     )
     p.add_argument("--output", metavar="DIR", help="write the picture of before and after to this folder")
+    p.add_argument("--dark", action="store_true", help="draw it on dark paper")
     p.add_argument("--json", action="store_true", help="one JSON object")
     add_model(p, ADAPTED_MODEL)
     add_clusters(p)

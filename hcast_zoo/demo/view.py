@@ -181,13 +181,13 @@ def adaptation_html(adapted: AdaptedPicture) -> str:
     if adapted.probability is None or adapted.target is None:
         raise ValueError("expected an adaptation to a target")
     before, after = adapted.probability
-    change = ", ".join(f"{change:.1f}% at stage {stage}" for stage, change in enumerate(adapted.segment_change, 2))
+    change = ", ".join(f"{share:.0f}% at stage {stage}" for stage, share in enumerate(adapted.changed, 2))
 
     return (
         f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}</div>'
         f'<div class="fact">before: {_path(adapted.before.path)}</div>'
         f'<div class="fact">after: {_path(adapted.after.path)}</div>'
-        f'<div class="fact">Pixel pairs that changed segment: {change}. The stored weights are '
+        f'<div class="fact">Share of the picture that changed segment: {change}. The stored weights are '
         "unchanged.</div></div>"
     )
 

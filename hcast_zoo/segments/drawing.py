@@ -1,18 +1,15 @@
-"""Draw segmentations: label maps, average colours, boundaries, focus, and the sheet of a picture.
+"""Draw segmentations: label maps, average colours, boundaries, focus.
 
 A label map is an int (H, W) array of segment numbers from 0; -1 marks pixels that the model did not see.
 """
 
 import colorsys
 import dataclasses
-import unicodedata
-from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps
 
-from ..common.text import printable
 from ..data.pictures import Picture, read_picture
 from ..data.transforms import view_box
 from ..inference.predictor import forward_picture
@@ -22,10 +19,8 @@ from ..network.superpixels import load_cv2
 from .metrics import boundaries
 
 OUTSIDE = -1
-PANEL = 224  # pixels: side of a picture in a sheet
-GAP = 12  # pixels between the panels
-FONT_SIZE = 14
-LINE = 18  # pixels: height of a line of text
+PANEL = 224  # pixels: side of a picture in a strip
+GAP = 12  # pixels between the pictures
 INK, WHITE, EDGE = (32, 33, 36), (255, 255, 255), (255, 255, 0)
 PADDING = (124, 116, 104)  # about the mean colour of ImageNet
 
@@ -156,11 +151,11 @@ def draw_focus(picture: Image.Image, focus: np.ndarray) -> Image.Image:
     return _on_grey(picture, (255 * strength).astype(np.uint8))
 
 
-def focus_scale(size: int = PANEL) -> Image.Image:
-    """Return the key to :func:`draw_focus`: its colours on grey, from not at all (left) to most (right)."""
-    key = Image.new("RGB", (size, size), WHITE)
-    levels = np.broadcast_to(np.linspace(0, 255, size).astype(np.uint8), (GAP, size))
-    key.paste(_on_grey(Image.new("RGB", (size, GAP), (128, 128, 128)), levels), (0, size - GAP))
+def focus_scale(size: int = PANEL, ground: tuple[int, int, int] = WHITE) -> Image.Image:
+    """Return the key to :func:`draw_focus`: its colours on grey, from nowhere (left) to most (right)."""
+    key, height = Image.new("RGB", (size, size), ground), size // 16
+    levels = np.broadcast_to(np.linspace(0, 255, size).astype(np.uint8), (height, size))
+    key.paste(_on_grey(Image.new("RGB", (size, height), (128, 128, 128)), levels), (0, size - height))
     return key
 
 
@@ -207,47 +202,6 @@ def stage_panel(segmentation: Segmentation, stage: int, size: int = PANEL) -> Im
     """Return the part that the model saw, with a stage's (from 1) segments in average colours and lines between."""
     labels = resize_labels(segmentation.maps[stage - 1], size)
     return draw_boundaries(average_colours(segmentation.view(size), labels), labels, INK)
-
-
-def compose_sheet(columns: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]) -> Image.Image:
-    """Arrange columns of panels, each with lines of text below it, on one sheet.
-
-    Args:
-        columns: From left to right; each holds, from top to bottom, panels of ``PANEL`` pixels and their lines.
-            Long lines are truncated.
-    """
-    font = ImageFont.load_default(FONT_SIZE)
-
-    tops = [GAP]
-    for row in range(max(map(len, columns))):
-        count = max(len(column[row][1]) for column in columns if row < len(column))
-        tops.append(tops[-1] + PANEL + count * LINE + 2 * GAP)
-
-    canvas = Image.new("RGB", (len(columns) * (PANEL + GAP) + GAP, tops[-1] - GAP), WHITE)
-    draw = ImageDraw.Draw(canvas)
-    for i, column in enumerate(columns):
-        left = GAP + i * (PANEL + GAP)
-        for top, (panel, texts) in zip(tops, column):
-            canvas.paste(panel, (left, top))
-            for number, text in enumerate(texts):
-                draw.text((left, top + PANEL + GAP // 2 + number * LINE), fit_text(text, font), INK, font)
-
-    return canvas
-
-
-def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int = PANEL) -> str:
-    """Return a text that a font can draw, cut to a width in pixels.
-
-    Pillow's own font has the letters of English alone, so others lose their accents.
-    """
-    text = "".join(c for c in unicodedata.normalize("NFKD", printable(text)) if not unicodedata.combining(c))
-    if font.getlength(text) <= width:
-        return text
-
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-
-    return text + "..."
 
 
 def _nearest(count: int, start: float, end: float, side: int) -> tuple[np.ndarray, np.ndarray]:

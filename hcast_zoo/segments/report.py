@@ -15,18 +15,16 @@ from ..data.pictures import read_picture
 from ..inference.predictor import Prediction, Predictor
 from ..taxonomy.tree import UNKNOWN
 from .drawing import (
-    PANEL,
     Segmentation,
     average_colours,
-    compose_sheet,
     draw_boundaries,
     draw_focus,
     focus_scale,
     label_picture,
     resize_labels,
-    stage_panel,
 )
 from .explain import agreement, explain_levels, focus_map
+from .sheet import DARK, LIGHT, PANEL, compose_sheet, hue_panel, segment_hues, whole_panel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Reading:
     @property
     def text(self) -> str:
         """Level, node and probability, as a sheet prints them."""
-        return f"{self.level}: -" if self.node is None else f"{self.level}: {self.node} {self.probability:.1%}"
+        return f"{self.level}: left open" if self.node is None else f"{self.level}: {self.node} {self.probability:.1%}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,31 +134,53 @@ def segment_picture(predictor: Predictor, file: str | Path) -> SegmentedPicture:
     )
 
 
-def draw_sheet(segmented: SegmentedPicture) -> Image.Image:
-    """Draw the picture, its segmentations with the labels read from each, and below them where each level looked."""
-    segmentation = segmented.segmentation
-    view = segmentation.view()
-    answer = segmented.prediction
-    facts = [" > ".join(answer.path[-2:]) or "no answer", f"whole path: {answer.path_probability:.0%}"]
-    if len(segmented.readings) > 1:
-        facts.append(f"focus agreement of levels: {segmented.agreement:.0%}")
+def draw_sheet(segmented: SegmentedPicture, dark: bool = False) -> Image.Image:
+    """Draw the picture, its segmentations with the labels read from each, and below them where each level looked.
 
-    columns = [[(view, facts), (focus_scale(), ["where a level looks: from not", "at all (grey) to most (yellow)"])]]
+    Above is the path. A segment has one hue in all stages, that of the coarsest segment it becomes a part of.
+
+    Args:
+        segmented: What to draw.
+        dark: On dark paper.
+    """
+    segmentation, paper = segmented.segmentation, DARK if dark else LIGHT
+    answer, view = segmented.prediction, segmentation.view(PANEL)
+    title = [" > ".join(answer.path) or "no answer"]
+    title.append(f"whole path: {answer.path_probability:.0%}" if answer.path else answer.reason or "")
+    if len(segmented.readings) > 1:
+        title[1] += f". Focus agreement of the levels: {segmented.agreement:.0%}"
+    hues = segment_hues(segmentation.maps[-1])
+
+    columns = [
+        [
+            (whole_panel(segmentation, PANEL, paper.ground), _told_view(segmentation)),
+            (focus_scale(PANEL, paper.ground), ["look: grey none, yellow most"]),
+        ]
+    ]
     for stage, labels in enumerate(segmentation.maps, 1):
         readings = [r for r in segmented.readings if r.stage == stage]
         count = len(np.unique(labels))
-        title = f"{count} superpixels" if stage == 1 else f"{count} segment" + "s" * (count > 1)
-        column = [(stage_panel(segmentation, stage), [title, *(r.text for r in readings)])]
+        title_of_panel = f"{count} superpixels" if stage == 1 else f"{count} segment" + "s" * (count > 1)
+        column = [(hue_panel(segmentation, stage, hues), [title_of_panel, *(r.text for r in readings)])]
         for r in readings:
             focus = resize_labels(r.focus, PANEL)
             column.append((draw_focus(view, focus), [f"where {r.level} looks"]))
 
         columns.append(column)
 
-    return compose_sheet(columns)
+    return compose_sheet(columns, title, paper)
 
 
-def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PARTS) -> None:
+def _told_view(segmentation: Segmentation) -> list[str]:
+    """Return the caption of the whole picture."""
+    left, top, right, bottom = segmentation.box
+    width, height = segmentation.picture.size
+    if left > 0.5 or top > 0.5 or right < width - 0.5 or bottom < height - 0.5:
+        return ["in yellow: what the model saw"]
+    return ["the picture; the model saw it all"]
+
+
+def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PARTS, *, dark: bool = False) -> None:
     """Write the files of one picture into a folder.
 
     Args:
@@ -171,10 +191,11 @@ def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PA
             :func:`label_picture`. ``arrays``: ``segments.npz`` with ``stage_S`` (H, W) int32, -1 outside the part that
             the model saw, ``share_L`` (N,) and ``focus_L`` (H, W) float32. Stages and levels count from 1; H and W are
             the picture's.
+        dark: Draw the sheet on dark paper.
     """
     segmentation, picture = segmented.segmentation, segmented.segmentation.picture
     if "sheet" in parts:
-        draw_sheet(segmented).save(folder / "sheet.png", optimize=True)
+        draw_sheet(segmented, dark).save(folder / "sheet.png", optimize=True)
 
     arrays = {}
     for stage in range(1, len(segmentation.maps) + 1):
@@ -195,7 +216,9 @@ def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PA
         np.savez_compressed(folder / "segments.npz", **arrays)  # type: ignore[arg-type]
 
 
-def write_folder(segmented: SegmentedPicture, output: str | Path, parts: tuple[str, ...] = PARTS) -> Path:
+def write_folder(
+    segmented: SegmentedPicture, output: str | Path, parts: tuple[str, ...] = PARTS, *, dark: bool = False
+) -> Path:
     """Write the files of one picture into a new folder below ``output``, named after the picture; return it.
 
     They are written to a hidden folder that is renamed at the end, so a folder with the final name is complete. After
@@ -206,6 +229,7 @@ def write_folder(segmented: SegmentedPicture, output: str | Path, parts: tuple[s
         segmented: What to write.
         output: Folder of all pictures.
         parts: See :func:`write`.
+        dark: See :func:`write`.
     """
     output, file = Path(output), segmented.prediction.file
     output.mkdir(parents=True, exist_ok=True)
@@ -213,7 +237,7 @@ def write_folder(segmented: SegmentedPicture, output: str | Path, parts: tuple[s
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir()
     try:
-        write(segmented, hidden, parts)
+        write(segmented, hidden, parts, dark=dark)
         folder = free_folder(output, file)
         os.rename(hidden, folder)
     finally:

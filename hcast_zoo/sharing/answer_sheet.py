@@ -7,7 +7,7 @@ from ..data.pictures import PictureError
 from ..data.thumbnails import draw_thumbnail
 from ..evaluation.evaluate import Measured
 from ..network.config import HCastConfig
-from ..segments.drawing import fit_text
+from ..segments.sheet import fit_text
 from ..taxonomy.paths import UNKNOWN
 
 SHOWN = 6  # pictures per row

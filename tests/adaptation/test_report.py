@@ -10,8 +10,16 @@ from hcast_zoo.adaptation.adapt import adapt
 from hcast_zoo.adaptation.report import adapt_picture, write_sheet
 from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
-from hcast_zoo.segments.drawing import GAP, PANEL, stage_panel
 from hcast_zoo.segments.metrics import rand_distance
+from hcast_zoo.segments.sheet import (
+    GAP,
+    PANEL,
+    changed_panel,
+    changed_pixels,
+    hue_panel,
+    match_segments,
+    segment_hues,
+)
 from hcast_zoo.taxonomy.decode import decode
 
 
@@ -46,15 +54,20 @@ def test_sheet_shows_both_segmentations(tiny_weights, picture, tmp_path):
     path = write_sheet(adapted, tmp_path / "new" / "folder")
     assert path.name == f"{picture.stem}.png"
     sheet = np.asarray(Image.open(path).convert("RGB"))
-    panels = [np.asarray(stage_panel(s, 4)) for s in (before, after)]
-    right = slice(sheet.shape[1] - GAP - PANEL, sheet.shape[1] - GAP)  # the last column
-    assert np.array_equal(sheet[GAP : GAP + PANEL, right], panels[0])
-    rows = [
-        top
-        for top in range(GAP + PANEL, len(sheet) - PANEL)
-        if np.array_equal(sheet[top : top + PANEL, right], panels[1])
+    hues = segment_hues(before.maps[-1])
+    matched = match_segments(before.maps[-1], after.maps[-1])
+    panels = [
+        np.asarray(hue_panel(before, 4, hues)),
+        np.asarray(hue_panel(after, 4, np.where(matched < 0, -1.0, hues[matched]))),
+        np.asarray(changed_panel(before.view(PANEL), changed_pixels(before.maps[3], after.maps[3]))),
     ]
-    assert len(rows) == 1
+    right = sheet[:, -GAP - PANEL : -GAP]  # the last column
+    tops = []
+    for panel in panels:
+        same = [row for row in range(len(right) - PANEL) if np.array_equal(right[row], panel[0])]
+        tops += [row for row in same if np.array_equal(right[row : row + PANEL], panel)][:1]
+    assert len(tops) == 3 and tops == sorted(tops)
+    assert adapted.changed[2] == pytest.approx(100 * changed_pixels(before.maps[3], after.maps[3]).mean())
 
 
 def test_the_picture_itself_is_not_overwritten(tiny_weights, picture):

@@ -118,7 +118,12 @@ def test_adapt(picture_folder, tiny_weights, tmp_path, capsys):
     stored = tiny_weights.read_bytes()
     assert main([*command, "--target", "species:wolf", "--free", "tokens", "norms", "--steps", "3"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in out] == ["before", "after", "wolf", "changed segment (share of pixel pairs)"]
+    assert [line.split(":")[0] for line in out] == [
+        "before",
+        "after",
+        "wolf",
+        "share of the picture that changed segment",
+    ]
     assert (tmp_path / "out" / f"{file.stem}.png").exists()
     assert main([*command, "--feedback", "agreement", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

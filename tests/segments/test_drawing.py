@@ -9,17 +9,25 @@ from PIL import Image
 from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.segments.drawing import (
-    GAP,
-    PANEL,
     Segmentation,
     average_colours,
-    compose_sheet,
     draw_boundaries,
     draw_focus,
     label_picture,
     segment_strip,
 )
 from hcast_zoo.segments.metrics import boundaries
+from hcast_zoo.segments.sheet import (
+    DARK,
+    GAP,
+    PANEL,
+    changed_pixels,
+    compose_sheet,
+    hue_panel,
+    match_segments,
+    segment_hues,
+    whole_panel,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -136,3 +144,34 @@ def test_sheet():
     pixels = np.asarray(sheet)
     assert (pixels[:, -GAP:] == 255).all()  # the long line was cut
     assert (pixels == (200, 0, 0)).all(-1).sum() == 3 * PANEL**2
+
+
+def test_dark_paper_and_a_title():
+    panel = Image.new("RGB", (PANEL, PANEL), (200, 0, 0))
+    plain, titled = (compose_sheet([[(panel, ["a"])]], title, DARK) for title in ([], ["mammal > caf\u00e9", "50 %"]))
+    assert titled.height > plain.height and titled.getpixel((0, 0)) == DARK.ground
+    assert np.asarray(titled).max(-1)[: GAP + 50].max() > 200  # light letters
+
+
+def test_segments_are_matched_by_what_they_share():
+    before = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2]])
+    renamed = np.array([2, 0, 1])[before]
+    assert match_segments(before, renamed).tolist() == [1, 2, 0] and not changed_pixels(before, renamed).any()
+    split = np.array([[0, 0, 1, 3], [0, 0, 1, 3], [2, 2, 2, 2]])
+    assert match_segments(before, split).tolist() == [0, 1, 2, -1]
+    assert changed_pixels(before, split).sum() == 2  # those of the new segment
+    merged = np.where(before == 1, 0, before)
+    assert changed_pixels(before, merged).sum() == 4
+
+
+def test_a_segment_keeps_its_hue_and_the_picture_its_crop(tiny_model):
+    _, found = segmentation(tiny_model, picture(60, 40))
+    hues = segment_hues(found.maps[-1])
+    assert len(set(hues)) == len(hues) == found.maps[-1].max() + 1
+    for stage in (1, 4):
+        panel = np.asarray(hue_panel(found, stage, hues, 96)).reshape(-1, 3)
+        assert len(np.unique(panel, axis=0)) <= found.maps[stage - 1].max() + 2  # a colour a segment, and the lines
+    grey = np.asarray(hue_panel(found, 4, np.full(len(hues), -1.0), 96))
+    assert (grey.max(-1) == grey.min(-1)).mean() > 0.5  # but for the lines
+    whole = np.asarray(whole_panel(found, 90))
+    assert (whole[0] == 255).all() and ((whole == (255, 196, 0)).all(-1).sum(0) > 0).sum() == 60  # the crop of 40 of 60

@@ -53,7 +53,7 @@ def test_a_path_that_ends_early(picture, tiny_config, tiny_model, tmp_path):
     save_weights(Weights(config, shallow, model.state_dict()), path)
     found = segment_picture(Predictor(path), picture)
     assert found.prediction.path == ("stone",)
-    assert [r.node for r in found.readings] == ["stone", None, None] and found.readings[1].text == "level_2: -"
+    assert [r.node for r in found.readings] == ["stone", None, None] and found.readings[1].text == "level_2: left open"
     assert draw_sheet(found).width > 1000
 
 

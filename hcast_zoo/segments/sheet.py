@@ -1,0 +1,169 @@
+"""Sheets: panels with captions below a title, on light or dark paper, for screens of two pixels a point."""
+
+import colorsys
+import dataclasses
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from ..common.text import printable
+from .drawing import WHITE, Segmentation, draw_boundaries, resize_labels
+
+PANEL = 448  # pixels: side of a picture in a sheet
+GAP = 24  # pixels between the panels
+FONT_SIZE, TITLE_SIZE = 27, 40
+LINE, TITLE_LINE = 36, 58  # pixels: height of a line of text
+SEEN, CHANGED = (255, 196, 0), (230, 97, 0)  # the outline of what the model saw; pixels of another segment
+EMPTY = -1  # a segment that is none of those before
+STRENGTH = 0.55  # of a segment's hue over the picture's brightness
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+    """Colours of a sheet: of the paper, the text, and the less important text."""
+
+    ground: tuple[int, int, int] = WHITE
+    ink: tuple[int, int, int] = (32, 33, 36)
+    faint: tuple[int, int, int] = (95, 99, 104)
+
+
+LIGHT = Paper()
+DARK = Paper(ground=(18, 20, 24), ink=(232, 234, 237), faint=(170, 176, 183))
+Cell = tuple[Image.Image, Sequence[str]]
+
+
+def compose_sheet(
+    columns: Sequence[Sequence[Cell]], title: Sequence[str] = (), paper: Paper = LIGHT, panel: int = PANEL
+) -> Image.Image:
+    """Arrange columns of panels, each with lines of text below it, on one sheet.
+
+    Args:
+        columns: From left to right; each holds, from top to bottom, a panel and its lines. The first line is in ink,
+            the others are fainter; long lines are cut.
+        title: Lines above, the first one large.
+        paper: Colours.
+        panel: Pixels of a panel's side.
+    """
+    font, large = ImageFont.load_default(FONT_SIZE), ImageFont.load_default(TITLE_SIZE)
+    rows = max(map(len, columns))
+    lines = [max((len(c[row][1]) for c in columns if row < len(c)), default=0) for row in range(rows)]
+    tops = [GAP + (TITLE_LINE + (len(title) - 1) * LINE + GAP // 2 if title else 0)]
+    for count in lines:
+        tops.append(tops[-1] + panel + count * LINE + 3 * GAP // 2)
+
+    width = len(columns) * (panel + GAP) + GAP
+    canvas = Image.new("RGB", (width, tops[-1] - GAP // 2), paper.ground)
+    draw = ImageDraw.Draw(canvas)
+    for number, text in enumerate(title):
+        used, top = (font, GAP + TITLE_LINE + (number - 1) * LINE) if number else (large, GAP)
+        draw.text((GAP, top), fit_text(text, used, width - 2 * GAP), paper.faint if number else paper.ink, used)
+
+    for i, column in enumerate(columns):
+        left = GAP + i * (panel + GAP)
+        for top, (shown, texts) in zip(tops, column):
+            canvas.paste(shown, (left, top))
+            for number, text in enumerate(texts):
+                place = left, top + panel + GAP // 2 + number * LINE
+                draw.text(place, fit_text(text, font, panel), paper.faint if number else paper.ink, font)
+
+    return canvas
+
+
+def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int = PANEL) -> str:
+    """Return a text that a font can draw, cut to a width in pixels.
+
+    Pillow's own font has the letters of English alone, so others lose their accents.
+    """
+    text = "".join(c for c in unicodedata.normalize("NFKD", printable(text)) if not unicodedata.combining(c))
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def whole_panel(segmentation: Segmentation, size: int = PANEL, ground: tuple[int, int, int] = WHITE) -> Image.Image:
+    """Return the whole picture, in a square, with the outline of what the model saw if that was not all."""
+    picture = segmentation.picture
+    scale = size / max(picture.size)
+    shown = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
+    left, top, right, bottom = (round(value * scale) for value in segmentation.box)
+    inside = max(left, 0), max(top, 0), min(right, shown.width) - 1, min(bottom, shown.height) - 1
+    if (right - left < shown.width - 1 or bottom - top < shown.height - 1) and inside[0] < inside[2]:
+        ImageDraw.Draw(shown).rectangle(inside, outline=SEEN, width=max(2, size // 90))
+    square = Image.new("RGB", (size, size), ground)
+    square.paste(shown, ((size - shown.width) // 2, (size - shown.height) // 2))
+    return square
+
+
+def segment_hues(labels: np.ndarray) -> np.ndarray:
+    """Return a hue for each segment of the coarsest stage, (N,) float in [0, 1], neighbours in number far apart."""
+    golden = (5**0.5 - 1) / 2
+    return np.arange(labels.max() + 1) * golden % 1
+
+
+def hue_panel(
+    segmentation: Segmentation,
+    stage: int,
+    hues: np.ndarray,
+    size: int = PANEL,
+    ink: tuple[int, int, int] = LIGHT.ink,
+) -> Image.Image:
+    """Return the segments of a stage, in the picture's brightness and the hue of the coarsest segment they belong to.
+
+    Args:
+        segmentation: Of all stages.
+        stage: From 1.
+        hues: (N,) float in [0, 1], of each segment of the last stage; below 0 it has none, and is grey.
+        size: Pixels of a side.
+        ink: Colour of the lines between segments.
+    """
+    fine, coarse = (resize_labels(segmentation.maps[index], size) for index in (stage - 1, -1))
+    grey = np.asarray(ImageOps.grayscale(segmentation.view(size)), np.float64)
+    count = np.bincount(fine.ravel()).clip(1)
+    level = (np.bincount(fine.ravel(), grey.ravel()) / count)[fine]  # (H, W), of the segment
+    colours = np.array([colorsys.hls_to_rgb(hue, 0.5, 0.75 if hue >= 0 else 0) for hue in hues]) * 255
+    mixed = STRENGTH * colours[coarse] + (1 - STRENGTH) * level[..., None]
+    return draw_boundaries(Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8)), fine, ink)
+
+
+def match_segments(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return for each segment after which one it was before, (N,) int; -1 for one that is new.
+
+    Pairs are taken by the pixels that they share, the most first, and each segment is in one pair at most.
+
+    Args:
+        before: (H, W) int labels from 0.
+        after: (H, W) int labels from 0.
+    """
+    width = int(before.max()) + 1
+    shared = np.bincount(after.ravel() * width + before.ravel(), minlength=(int(after.max()) + 1) * width)
+    found, taken = np.full(int(after.max()) + 1, EMPTY), set()
+    for pair in np.argsort(-shared, kind="stable"):
+        new, old = divmod(int(pair), width)
+        if shared[pair] == 0:
+            break
+        if found[new] == EMPTY and old not in taken:
+            found[new] = old
+            taken.add(old)
+
+    return found
+
+
+def changed_pixels(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return where a pixel's segment is another one than before, (H, W) bool; see :func:`match_segments`."""
+    return match_segments(before, after)[after] != before
+
+
+def changed_panel(view: Image.Image, changed: np.ndarray) -> Image.Image:
+    """Return a grey picture with the changed pixels in orange.
+
+    Args:
+        view: What the model saw, RGB, square.
+        changed: (h, w) bool, of the model's input.
+    """
+    grey = np.asarray(ImageOps.grayscale(view).convert("RGB"), np.float64)
+    mask = resize_labels(changed.astype(np.int64), view.width).astype(bool)[..., None]
+    return Image.fromarray(np.where(mask, 0.35 * grey + 0.65 * np.array(CHANGED), grey).round().astype(np.uint8))
