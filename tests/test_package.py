@@ -199,7 +199,7 @@ def test_no_call_passes_six_arguments_by_position():
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and sum(not isinstance(a, ast.Starred) for a in node.args) >= 6:
                 name = ast.unparse(node.func).rpartition(".")[2]
-                if name not in ("zip", "permute"):
+                if name not in ("zip", "permute") and not isinstance(node.func, ast.Subscript):  # a launch of a kernel
                     found.append(f"{file.relative_to(ROOT)}:{node.lineno} {name}")
     assert not found
 
