@@ -312,6 +312,17 @@ class TimmHCast(HCast):
         self.heads.train(self.training)
         init_block_weights(self.heads)
         update_model_args(self, level_classes=list(levels), head_stages=list(self.config.head_stages), taxonomy=None)
+        self.name_classes()
+
+    def name_classes(self) -> None:
+        """Put the names of the finest level, by which timm's inference.py labels, into the pretrained config."""
+        cfg = getattr(self, "pretrained_cfg", None)
+        if cfg is None:
+            return
+        if self.taxonomy is not None:
+            cfg["label_names"] = self.taxonomy.names[-1]
+        elif len(cfg.get("label_names") or ()) != self.num_classes:
+            cfg.pop("label_names", None)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Resample the position embedding for another image size, and scale the number of superpixels with it."""
@@ -386,7 +397,7 @@ def create_hcast(
         cfg = locate_file(cfg)
 
     try:
-        return build_model_with_cfg(
+        model = build_model_with_cfg(
             TimmHCast,
             variant,
             pretrained,
@@ -403,3 +414,7 @@ def create_hcast(
         raise
     except TypeError as error:
         raise TypeError(clip(error)) from error  # names of arguments may come from a file
+
+    if isinstance(model, TimmHCast):  # not the feature maps of features_only=True
+        model.name_classes()
+    return model

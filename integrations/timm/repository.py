@@ -21,7 +21,6 @@ def hub_config(weights: Weights) -> dict:
     fields = {k: v for k, v in weights.config.to_dict().items() if k in MODEL_FIELDS}
     taxonomy = weights.taxonomy and weights.taxonomy.to_dict()
     cfg = describe_source(Source(weights.config, taxonomy))
-    cfg.pop("label_names")  # config.json has them as id2label
     model = timm.create_model(
         variant_of(weights.config),
         pretrained_cfg=cfg,
@@ -31,6 +30,7 @@ def hub_config(weights: Weights) -> dict:
         device="meta",
         **fields,
     )
+    model.pretrained_cfg.pop("label_names", None)  # config.json has them as id2label
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"

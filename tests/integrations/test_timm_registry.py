@@ -122,6 +122,29 @@ def test_pretrained_loads_the_packaged_weights(name):
     assert model.taxonomy == taxonomy and model.pretrained_cfg["label_names"] == taxonomy.names[-1]
 
 
+def label_names(model):
+    return model.pretrained_cfg.get("label_names")
+
+
+def test_names_of_classes_are_those_of_the_heads(taxonomy, tmp_path):
+    """timm's inference.py labels by them: new heads must not get the names of the weights."""
+    name = "hcast_tiny.emoji_art"
+    model = timm.create_model(name, pretrained=True, num_classes=10)
+    assert model.num_classes == 10 and label_names(model) is None
+    assert label_names(timm.create_model("hcast_tiny", num_classes=10)) is None
+
+    model = timm.create_model(name, pretrained=True, taxonomy=taxonomy.to_dict())
+    assert label_names(model) == taxonomy.names[-1]
+    timm.models.save_for_hf(model, tmp_path / "named")
+    assert label_names(timm.create_model(f"local-dir:{tmp_path / 'named'}", pretrained=True)) == taxonomy.names[-1]
+    model.reset_classifier(4)
+    assert label_names(model) is None
+
+    names = ["a", "b", "c", "d"]
+    timm.models.save_for_hf(model, tmp_path / "flat", model_config={"label_names": names})
+    assert label_names(timm.create_model(f"local-dir:{tmp_path / 'flat'}", pretrained=True)) == names
+
+
 def ship(index, folder, monkeypatch):
     """Give the package another index of its weights."""
     (folder / "index.json").write_text(json.dumps(index))
