@@ -1,8 +1,11 @@
 """Runner: trains above chance, validates, resumes exactly, tests; wrong configs stop before the first step."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import mmpretrain
 import numpy as np
 import pytest
 import torch
@@ -67,6 +70,36 @@ def test_resumes_exactly(run_config, test_pipeline):
     logs = [c["message_hub"]["log_scalars"]["train/loss"].data[0] for c in (straight, resumed)]
     assert len(logs[0]) == 4 and np.array_equal(*logs)
     assert [s["step"] for s in scalars(run_config) if "loss" in s] == [1, 2, 3, 4, 3, 4]
+
+
+OWN_CONFIG = """
+_base_ = "hcast_zoo::hcast/hcast-tiny_emoji-art.py"
+data = dict(source={data!r}, taxonomy={data!r})
+train_dataloader = dict(dataset=data, batch_size=2, num_workers=0, persistent_workers=False)
+val_dataloader = test_dataloader = dict(dataset=data, batch_size=2, num_workers=0, persistent_workers=False)
+model = dict(head=dict(taxonomy={data!r}, calibration=None))
+train_cfg = dict(max_epochs=1)
+"""
+RUN_SCRIPTS = """
+import hcast_zoo, json, runpy, sys
+for sys.argv in json.loads(sys.argv[1]):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_mmpretrains_own_scripts(picture_folder, tmp_path):
+    """tools/train.py and tools/test.py, unchanged, of mmpretrain's wheel, where hcast-zoo is imported first."""
+    tools = Path(mmpretrain.__file__).parent / ".mim" / "tools"
+    picture_folder.joinpath("test").symlink_to(picture_folder / "val")
+    (tmp_path / "mine.py").write_text(OWN_CONFIG.format(data=str(picture_folder)))
+    train = [str(tools / "train.py"), "mine.py", "--work-dir", "run"]
+    test = [str(tools / "test.py"), "mine.py", "run/epoch_1.pth", "--out", "scores.pkl"]
+    result = subprocess.run(
+        [sys.executable, "-c", RUN_SCRIPTS, json.dumps([train, test])], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "hierarchical/best_path/fpa" in result.stdout + result.stderr and (tmp_path / "scores.pkl").exists()
 
 
 @pytest.mark.slow
