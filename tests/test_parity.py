@@ -272,3 +272,34 @@ def test_crop_mode(crop_mode, tiny_model, taxonomy, tmp_path):
         assert torch.equal(
             eval_transform(config.replace(crop_mode="center", crop_pct=1.0))(Image.fromarray(pixels)), expected
         )
+
+
+HYBRID, PHOTOGRAPH = "hcast_lite.in1k", PICTURE.with_name("tabby.jpg")
+
+
+@torch.inference_mode()
+def test_a_hybrid_through_every_framework(tmp_path):
+    """Weights on the features of a timm network: timm's tag and a folder, transformers, mmpretrain."""
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    weights = load_weights(HYBRID)
+    expected = build_model(weights)(eval_transform(weights.config)(read_picture(PHOTOGRAPH))[None]).level_logits
+    folder = tmp_path / "repository"
+    assemble(HYBRID, folder, REPO)
+
+    for name in (HYBRID, f"local-dir:{folder}"):
+        model = timm.create_model(name, pretrained=True).eval()
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+        equal(model.forward_levels(transform(read_picture(PHOTOGRAPH))[None]), expected)
+
+    inputs = AutoImageProcessor.from_pretrained(folder)(PHOTOGRAPH, return_tensors="pt")
+    equal(AutoModelForImageClassification.from_pretrained(folder)(**inputs).level_logits, expected)
+
+    mmpretrain = pytest.importorskip("mmpretrain")
+    from mmengine.dataset import Compose, pseudo_collate
+
+    model = mmpretrain.get_model("hcast-lite_in1k", pretrained=True)
+    steps = model._config.test_dataloader.dataset.pipeline
+    pipeline = Compose([mmpretrain.registry.TRANSFORMS.build(step) for step in steps])
+    batch = model.data_preprocessor(pseudo_collate([pipeline({"img_path": str(PHOTOGRAPH)})]))
+    equal(model(**batch), expected)

@@ -8,6 +8,7 @@ import zipfile
 from itertools import product
 from pathlib import Path
 
+import mmpretrain
 import pytest
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -55,6 +56,14 @@ def plain(value):
 def test_names():
     with_weights = [name.replace("_", "-").replace(".", "_") for name in packaged_weights()]
     assert sorted([*with_weights, *(f"hcast-small_{n}" for n in PAPER)]) == NAMES
+
+
+@pytest.mark.parametrize("weights", packaged_weights())
+def test_packaged_weights_by_their_name_in_the_model_index(weights):
+    """Normalisation, width and levels of the config are those of the weights, or nothing is built."""
+    variant, data = weights.split(".")
+    model = mmpretrain.get_model(f"{variant.replace('_', '-')}_{data.replace('_', '-')}", pretrained=True)
+    assert model.head.level_classes == load_weights(weights).config.level_classes
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -32,6 +32,7 @@ with read_base():
 
 weights = "hcast_lite.in1k"
 
+data_preprocessor.update(mean=[127 / 255] * 3, std=[128 / 255] * 3)
 model.update(backbone=dict(arch=weights), head=dict(in_channels=480, taxonomy=weights, calibration=weights))
 
 train_pipeline = [

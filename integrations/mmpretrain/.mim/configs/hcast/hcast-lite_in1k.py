@@ -18,6 +18,7 @@ _base_ = [
 
 weights = "hcast_lite.in1k"
 
+data_preprocessor = dict(mean=[127 / 255] * 3, std=[128 / 255] * 3)
 model = dict(backbone=dict(arch=weights), head=dict(in_channels=480, taxonomy=weights, calibration=weights))
 
 train_pipeline = [
