@@ -18,6 +18,7 @@ from PIL import Image
 import hcast_zoo.integrations.mmpretrain as package
 from hcast_zoo.integrations.mmpretrain.hcast import MIM
 from hcast_zoo.integrations.mmpretrain.transforms import GenerateSuperpixels, check_pipeline
+from hcast_zoo.network.config import IMAGENET_MEAN, IMAGENET_STD
 from hcast_zoo.paper.benchmarks import BENCHMARKS
 from hcast_zoo.paper.trees import load_tree
 from hcast_zoo.weights.file import load_weights, packaged_weights
@@ -102,6 +103,11 @@ def test_settings_of_the_paper(name):
     assert (loss.kl_weight, loss.smoothing) == (0.5, 0.1)
     assert [(a.type, a.alpha) for a in config.model.train_cfg.augments] == [("Mixup", 0.8), ("CutMix", 1.0)]
     assert config.custom_hooks[1].momentum == pytest.approx(1 - 0.99996)
+
+    erasing = next(step for step in config.train_pipeline if step.type == "RandomErasing")  # colours are B, G, R
+    assert erasing.fill_color == pytest.approx([255 * value for value in reversed(IMAGENET_MEAN)])
+    assert erasing.fill_std == pytest.approx([255 * value for value in reversed(IMAGENET_STD)])
+    assert "mean" not in config.data_preprocessor  # the core's, by default
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,9 +11,8 @@ from hcast_zoo.integrations.mmpretrain.metric import HierarchicalMetric
 from hcast_zoo.integrations.mmpretrain.preprocessor import HierarchicalDataPreprocessor
 from hcast_zoo.integrations.mmpretrain.transforms import GenerateSuperpixels, LoadPicture, PackHierarchicalInputs
 
-data_preprocessor = dict(
-    type=HierarchicalDataPreprocessor, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], to_rgb=True
-)
+# mean and std are ImageNet's by default, as in the core.
+data_preprocessor = dict(type=HierarchicalDataPreprocessor, to_rgb=True)
 
 train_pipeline = [
     dict(type=LoadPicture, ignore_broken=True),
@@ -37,7 +36,7 @@ train_pipeline = [
         fill_color=[103.53, 116.28, 123.675],
         fill_std=[57.375, 57.12, 58.395],
     ),
-    # No map here: batches are mixed, and the model makes the maps of what came out.
+    # No superpixels here: batches are mixed first, and the model computes the superpixels of the mixed pictures.
     dict(type=PackHierarchicalInputs, segments=False),
 ]
 
