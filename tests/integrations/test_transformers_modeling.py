@@ -206,10 +206,16 @@ def test_loss(model, pixels):
 
 
 def test_loss_of_flat_models(model, pixels, folder):
-    flat = HCastForImageClassification.from_pretrained(folder, num_labels=4, ignore_mismatched_sizes=True).eval()
+    """docs/transformers.md: 1.5 times the cross-entropy, or the cross-entropy without the Tree-path KL."""
+    options = dict(num_labels=4, ignore_mismatched_sizes=True)
+    flat = HCastForImageClassification.from_pretrained(folder, kl_weight=0.0, **options).eval()
+    assert flat.config.kl_weight == 0.0
     labels = torch.tensor([3, 0])
+    flat.config.kl_weight = 0.5
+    summed = flat(pixels, labels=labels).loss
     flat.config.kl_weight = 0.0
     output = flat(pixels, labels=labels)
+    torch.testing.assert_close(summed, 1.5 * output.loss)
     torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, labels))
     assert torch.equal(output.loss, flat(pixels, labels=labels[:, None]).loss)
     flat.config.problem_type = "multi_label_classification"
