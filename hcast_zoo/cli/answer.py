@@ -5,12 +5,35 @@ progress to stderr. Each function returns the exit code.
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..adaptation.config import AdaptConfig
 from ..common.progress import hides_bars
 from ..common.text import printable, to_json
+
+
+def nodes_within(values: Sequence[str] | None, taxonomy) -> list[str] | None:
+    """Return the nodes that `--within` names, by themselves or in files; tell of names in files that are none."""
+    from ..taxonomy.prior import read_names
+
+    if values is None:
+        return None
+    nodes = []
+    for value in values:
+        names, unknown = read_names(value, taxonomy) if os.path.isfile(value) else ([value], [])
+        tell_unknown(value, unknown)
+        nodes += names
+    return nodes
+
+
+def tell_unknown(file: str, unknown: Sequence[str]) -> None:
+    """Tell which names of a file the tree does not have."""
+    if unknown:
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        names = ", ".join(map(printable, unknown[:10]))
+        print(f"{printable(file)}: {len(unknown)} names are not in the tree: {names}{more}", file=sys.stderr)
 
 
 def segment(args: argparse.Namespace) -> int:
@@ -21,12 +44,11 @@ def segment(args: argparse.Namespace) -> int:
     from ..inference.predictor import Predictor
 
     files, missed = find(args.pictures)
-    predictor = Predictor(
-        args.model,
+    predictor = Predictor(args.model, device=args.device, num_clusters=args.num_clusters)
+    predictor = predictor.with_settings(
         args.decode,
-        args.device,
         num_clusters=args.num_clusters,
-        within=args.within,
+        within=nodes_within(args.within, predictor.taxonomy),
         threshold=args.back_off,
     )
     failed = 0

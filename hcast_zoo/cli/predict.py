@@ -12,7 +12,7 @@ from ..common.extras import needs_extra
 from ..common.machine import Loading
 from ..common.progress import hides_bars
 from ..common.text import printable, to_json
-from .answer import engine_device, sentence, teller
+from .answer import engine_device, nodes_within, sentence, tell_unknown, teller
 from .labelled import box_geometry, loading
 from .work import Work, list_work
 
@@ -107,19 +107,14 @@ class _Counted:
 def _with_settings(predictor, args: argparse.Namespace) -> tuple:
     """Return the predictor with what is asked for, and that as plain data."""
     from ..common.files import sha256
-    from ..taxonomy.prior import make_prior, read_amounts, read_names, read_trained
+    from ..taxonomy.prior import make_prior, read_amounts, read_trained
 
-    taxonomy, within, prior = predictor.taxonomy, None, None
-    if args.within is not None:
-        within = []
-        for name in args.within:
-            names, unknown = read_names(name, taxonomy) if os.path.isfile(name) else ([name], [])
-            _tell_unknown(name, unknown)
-            within += names
+    taxonomy, prior = predictor.taxonomy, None
+    within = nodes_within(args.within, taxonomy)
     if args.prior:
         trained = read_trained(predictor.metadata, taxonomy)
         prior = make_prior(read_amounts(args.prior), taxonomy, trained)
-        _tell_unknown(args.prior, prior.unknown)
+        tell_unknown(args.prior, prior.unknown)
         before = "what the model was trained on" if prior.trained else "all leaves alike: the weights do not tell more"
         absent = f"; {prior.left_out} leaves that it does not name are never answered" if prior.left_out else ""
         print(f"prior {printable(args.prior)} against {before}{absent}", file=sys.stderr)
@@ -137,13 +132,6 @@ def _with_settings(predictor, args: argparse.Namespace) -> tuple:
     if args.prior:
         plan["prior"] = sha256(args.prior)
     return predictor.with_settings(**options, prior=prior), plan
-
-
-def _tell_unknown(file: str, unknown: Sequence[str]) -> None:
-    if unknown:
-        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        names = ", ".join(map(printable, unknown[:10]))
-        print(f"{printable(file)}: {len(unknown)} names are not in the tree: {names}{more}", file=sys.stderr)
 
 
 def _tree_above(source: str | None):
