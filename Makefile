@@ -29,5 +29,9 @@ docs:  ## the site, into site/
 dist:  ## the sdist and the wheel for PyPI, into dist/
 	PYTHON=$(PYTHON) .ci/dist
 
-bench:  ## one measured page: make bench PAGE=decoding DATA=emoji.parquet
-	$(PYTHON) benchmarks/$(PAGE).py --model $(WEIGHTS) --data $(DATA)
+bench:  ## one measured page: make bench PAGE=decoding DATA=emoji.parquet; without PAGE, the list of pages
+ifdef PAGE
+	$(PYTHON) benchmarks/$(PAGE).py $(if $(DATA),--model $(WEIGHTS) --data $(DATA)) $(OPTIONS)
+else
+	@for file in benchmarks/[!_]*.py; do echo "$$(basename $$file .py): $$(head -n 1 $$file | tr -d '"')"; done
+endif
