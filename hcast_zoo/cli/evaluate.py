@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import io
-import math
 import os
 import sys
 from pathlib import Path
@@ -92,11 +91,12 @@ def evaluate(args: argparse.Namespace) -> int:
 def _details(args: argparse.Namespace, measured, dataset, weights) -> dict:
     """Return what goes beside the results into JSON: metrics with intervals, the other model; write reports."""
     from ..evaluation.report import make_report, write_report
+    from ..taxonomy.prior import read_amounts
     from ..weights.file import checksum
 
     details: dict = {}
     if args.json or args.report:
-        abundance = _read_abundance(args.abundance) if args.abundance else None
+        abundance = read_amounts(args.abundance) if args.abundance else None
         reports = [make_report(measured, mode, weights.taxonomy, abundance) for mode in args.decode]
         details["hierarchical"] = {report.decoding: report.to_dict()["metrics"] for report in reports}
 
@@ -114,31 +114,6 @@ def _details(args: argparse.Namespace, measured, dataset, weights) -> dict:
         write_report(args.report, measured, reports, dataset=dataset, config=weights.config, about=about)
 
     return details
-
-
-def _read_abundance(path: str) -> dict[str, float]:
-    """Read a table with two columns, the name of a leaf and its frequency; a header is optional."""
-    from ..taxonomy.sources import read_table
-
-    columns, table = read_table(path)
-    rows = [(line, [*row.values()]) for line, row in table]
-    if len(columns) == 2 and _is_frequency(columns[1]):  # the first row is no header
-        rows.insert(0, (1, columns))
-
-    abundance = {}
-    for line, cells in rows:
-        if len(cells) != 2 or not _is_frequency(cells[1]):
-            raise ValueError(f"{path} line {line}: expected a name and a number of 0 or more, got {cells}")
-        abundance[cells[0]] = float(cells[1])
-
-    return abundance
-
-
-def _is_frequency(text: str) -> bool:
-    try:
-        return 0 <= float(text) < math.inf
-    except ValueError:
-        return False
 
 
 def _beside(args: argparse.Namespace, measured, dataset, weights) -> dict:

@@ -64,7 +64,8 @@ def convert(args: argparse.Namespace) -> int:
     metadata = {"heads": "none"} if headless else {}
     if args.keep_projection:
         _keep_projection(projection_head(checkpoint), args)
-    save_weights(Weights(config, taxonomy, state, metadata), args.output)
+    save_weights(Weights(config=config, taxonomy=taxonomy, state_dict=state, metadata=metadata), args.output)
+
     levels = "no head" if headless else f"levels {config.level_classes}"
     print(f"{args.output}: {len(state)} tensors, {levels}", file=sys.stderr)
 

@@ -74,7 +74,7 @@ def check_drift(
     checks = []
     for name, before, now, statistic, mean_before, mean_now in tests:
         p_value = permutation_test(before, now, statistic, rng)
-        checks.append(Check(name, mean_before, mean_now, p_value, p_value <= limit))
+        checks.append(Check(name=name, before=mean_before, now=mean_now, p_value=p_value, drifted=p_value <= limit))
 
     return checks
 

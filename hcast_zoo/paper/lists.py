@@ -54,7 +54,10 @@ def read_lists(benchmark: Benchmark, roots: Sequence[Path]) -> RawDataset:
             )
 
     folder = _folder_of(lists, rows, roots)
-    pictures = [Picture(folder(row.path), row.nodes[-1], row.split, row.depth) for row in rows]
+    pictures = []
+    for row in rows:
+        pictures.append(Picture(file=folder(row.path), leaf=row.nodes[-1], split=row.split, depth=row.depth))
+
     return RawDataset(pictures, tree)
 
 

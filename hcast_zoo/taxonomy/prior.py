@@ -1,6 +1,5 @@
-"""What is expected before a picture is seen: answers re-weighted by Bayes' rule, from a table of abundances."""
+"""Priors: re-weight answers by Bayes' rule with expected abundances, read from a table."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -10,15 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..common.files import MAX_TEXT, check_file
 from ..common.text import brief
 from .names import clean_name
-from .sources import TaxonomyError, find_delimiter
+from .sources import TaxonomyError, read_cells
 from .tree import Taxonomy
 
-KEY = "training_prior"  # of the weights' metadata
+KEY = "training_prior"  # in the weights' metadata
 HEADERS = frozenset({"name", "names", "node", "taxon", "leaf", "label", "species", "scientificname", "scientific_name"})
-LEAST = 1e-30  # probability whose logarithm is still a number
+LEAST = 1e-30  # smallest probability, so that its logarithm is finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +24,11 @@ class Prior:
     """Weights of leaves.
 
     Attributes:
-        log_ratios: (P,) float32, in the order of ``taxonomy.paths``: the logarithm of what is expected over what was
-            trained on; minus infinity for what is never there.
-        unknown: Names of the table that the tree does not have.
-        left_out: How many leaves have weight 0.
-        trained: Whether the weights told what they were trained on; else all leaves alike were assumed.
+        log_ratios: (P,) float32, in the order of ``taxonomy.paths``: the logarithm of the expected share divided by the
+            share in training; minus infinity for leaves that do not occur.
+        unknown: Names in the table that are not in the tree.
+        left_out: Number of leaves with weight 0.
+        trained: Whether the weights store the shares of their training; otherwise equal shares are assumed.
     """
 
     log_ratios: Tensor
@@ -82,14 +80,19 @@ def make_prior(expected: Mapping[str, float], taxonomy: Taxonomy, trained: Seque
 
     before = torch.ones_like(amounts) if trained is None else torch.tensor(trained, dtype=torch.float64)
     ratios = (amounts / amounts.sum()).log() - (before / before.sum()).log()
-    return Prior(ratios.float(), tuple(unknown), int((amounts == 0).sum()), trained is not None)
+    return Prior(
+        log_ratios=ratios.float(),
+        unknown=tuple(unknown),
+        left_out=int((amounts == 0).sum()),
+        trained=trained is not None,
+    )
 
 
 def read_amounts(path: str | Path) -> dict[str, float]:
-    """Read a table of a name and a number a row, with or without a header.
+    """Read a table with a name and a number per row, with or without a header; numbers of the same name are added.
 
     Raises:
-        ValueError: if a row is of another form.
+        ValueError: if a row is malformed, or a number is negative or not finite.
     """
     amounts: dict[str, float] = {}
     for line, cells in _rows(path):
@@ -99,18 +102,22 @@ def read_amounts(path: str | Path) -> dict[str, float]:
             if line == 1 and len(cells) > 1:  # a header
                 continue
             raise ValueError(f"{path} line {line}: expected a name and a number, got {brief(cells)}") from error
+
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{path} line {line}: expected a number of 0 or more, got {brief(cells)}")
         amounts[name] = amounts.get(name, 0.0) + number
 
     if not amounts:
-        raise ValueError(f"{path}: expected a name and a number a row, got none")
+        raise ValueError(f"{path}: expected a name and a number per row, got none")
+
     return amounts
 
 
 def read_names(path: str | Path, taxonomy: Taxonomy) -> tuple[list[str], list[str]]:
-    """Read a list of names, the first column of a table; return those of nodes of the tree, and those that are none.
+    """Read the first column of a table; return the names that are nodes of the tree, and those that are not.
 
     Raises:
-        ValueError: if no name is one of a node.
+        ValueError: if no name is a node.
     """
     names, unknown = [], []
     levels = {level.lower() for level in taxonomy.levels}
@@ -124,7 +131,8 @@ def read_names(path: str | Path, taxonomy: Taxonomy) -> tuple[list[str], list[st
                 unknown.append(name)
 
     if not names:
-        raise ValueError(f"{path}: expected names of nodes, one a row; none of {brief(unknown)} is one")
+        raise ValueError(f"{path}: expected names of nodes, one per row; none of {brief(unknown)} is one")
+
     return names, unknown
 
 
@@ -166,10 +174,7 @@ def trained_shares(labels: Tensor, taxonomy: Taxonomy, drawn: Tensor | None = No
 
 
 def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the cells of each row of a table that has a first cell."""
-    check_file(path, MAX_TEXT)
-    text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
-    delimiter = find_delimiter(text[:4096], str(path))
-    for line, cells in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), 1):
+    """Yield the line number and the cells of each row of a table whose first cell is not empty."""
+    for line, cells in read_cells(path):
         if cells and cells[0].strip():
             yield line, cells

@@ -41,7 +41,7 @@ def read_table(
     Raises:
         TaxonomyError: if it is not a text or not a table, a column's name occurs twice, or a row has too many cells.
     """
-    rows = _read_cells(path)
+    rows = read_cells(path)
     line, header = next(rows, (0, []))
     if len(header) == len(SPECIESNET) and UUID.match(header[0]):
         rows, header = itertools.chain([(line, header)], rows), list(SPECIESNET)
@@ -71,7 +71,8 @@ def read_table(
     return header, table()
 
 
-def _read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+def read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the cells of each row of a table, with or without a header; see :func:`read_table`."""
     check_file(path, error=TaxonomyError)
     with open(path, encoding=text_encoding(path), newline="") as file:
         line = 0

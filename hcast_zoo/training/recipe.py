@@ -134,7 +134,8 @@ def load_recipe(source: str) -> Recipe:
             and ``like`` (another recipe, whose settings are the defaults of this one).
     """
     if source in BY_SIZE:
-        return Recipe(source, *BY_SIZE[source], {})
+        description, settings = BY_SIZE[source]
+        return Recipe(name=source, description=description, settings=settings, paper_exact={})
     if source in _paper_names():
         text = (_folder() / f"{source}.json").read_text(encoding="utf-8")
     elif Path(source).suffix == ".json" and Path(source).exists():

@@ -358,7 +358,7 @@ def checksum(source: str | Path) -> str:
 def _write_published(
     path: Path, config: HCastConfig, taxonomy: Taxonomy | None, state: dict[str, Tensor], metadata: dict[str, str]
 ) -> None:
-    save_weights(Weights(config, taxonomy, state, metadata), path)
+    save_weights(Weights(config=config, taxonomy=taxonomy, state_dict=state, metadata=metadata), path)
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:

@@ -113,7 +113,7 @@ def _labels(config: HCastConfig) -> Taxonomy | None:
     # Read as data, because this folder must not import `paper`. The leaves are in the order of the official head.
     tree = json.loads(IMAGENET_TREE.read_text(encoding="utf-8"))
     leaf = tree["levels"][-1]
-    return Taxonomy((leaf,), (tuple(tree["names"][leaf]),), (), tree["dataset"])
+    return Taxonomy(levels=(leaf,), names=(tuple(tree["names"][leaf]),), parents=(), name=tree["dataset"])
 
 
 def _source_digest(path: Path) -> str | None:
