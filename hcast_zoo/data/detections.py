@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +47,7 @@ class Detections:
             raise ValueError(f"{self.source}: no box has the label {brief(unknown[0])}; there are {clip(there)}")
         chosen = []
         for box in self.boxes:
-            sure = box.confidence is None or math.isnan(box.confidence) or box.confidence >= least
+            sure = box.confidence is None or box.confidence >= least
             if sure and (not labels or box.label in labels):
                 chosen.append(box)
 
@@ -99,7 +98,7 @@ def _add_megadetector(found: Detections, data: dict) -> None:
         found.names.append(name)
         if entry.get("failure"):
             found.failures[name] = str(entry["failure"])
-        for number, detection in enumerate(entry.get("detections") or ()):
+        for number, detection in enumerate(_list(entry.get("detections"))):
             detection = detection if isinstance(detection, dict) else {}
             box = Box.from_numbers(
                 name,
@@ -107,16 +106,16 @@ def _add_megadetector(found: Detections, data: dict) -> None:
                 relative=True,
                 number=str(number),
                 label=_text(labels.get(str(detection.get("category")), detection.get("category"))),
-                confidence=_number(detection.get("conf")),
+                confidence=_confidence(detection.get("conf")),
             )
             found.boxes.append(box)
 
 
 def _add_coco(found: Detections, data: dict) -> None:
     labels, images = {}, {}
-    for category in data.get("categories") or ():
+    for category in _list(data.get("categories")):
         if isinstance(category, dict):
-            labels[category.get("id")] = _text(category.get("name"))
+            labels[brief(category.get("id"))] = _text(category.get("name"))
     for image in data["images"]:
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
             found.problems.append(f"an image without a file_name: {brief(image)}")
@@ -137,8 +136,8 @@ def _add_coco(found: Detections, data: dict) -> None:
             image["file_name"],
             _edges(annotation.get("bbox")),
             number=number,
-            label=labels.get(annotation.get("category_id")),
-            confidence=_number(annotation.get("score")),
+            label=labels.get(brief(annotation.get("category_id"))),
+            confidence=_confidence(annotation.get("score")),
             size=(width, height) if type(width) is int and type(height) is int and width and height else None,
         )
         by_name.setdefault(box.name, []).append(box)
@@ -172,7 +171,7 @@ def _read_table(path: Path) -> Detections:
             lower,
             number=str(row[number]) if number else str(counts[name]),
             label=_text(row[label]) if label else None,
-            confidence=_number(row[score]) if score else None,
+            confidence=_confidence(row[score]) if score else None,
         )
         found.boxes.append(box)
 
@@ -223,11 +222,21 @@ def _edges(bbox: object) -> object:
     return bbox if bbox is not None else "none"
 
 
+def _list(value: object) -> list:
+    return value if isinstance(value, list) else []
+
+
 def _number(value: object) -> float | None:
     try:
         return None if value is None or isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _confidence(value: object) -> float | None:
+    """Return a number in [0, 1]; None for anything else."""
+    number = _number(value)
+    return number if number is not None and 0 <= number <= 1 else None
 
 
 def _text(value: object) -> str | None:

@@ -124,7 +124,7 @@ def _cut(boxed: BoxedPicture, read: Callable[[str], Image.Image]) -> Image.Image
     """Return the part of a picture that a box becomes."""
     try:
         changed = os.stat(boxed).st_mtime_ns
-    except OSError:
+    except (OSError, ValueError):  # no such file, or no name of one
         changed = 0
     whole = _read_whole(read, str(boxed), changed)
     try:

@@ -20,7 +20,7 @@ from ..data.boxes import COLUMNS, UNIT, BoxedPicture
 from .prediction import Prediction
 from .predictor import Predictor
 from .resume import picture_key
-from .tables import box_cells
+from .tables import as_text, box_cells
 
 PLAN = "_plan.json"  # parquet readers skip names that begin with _ or .
 SCHEMA = pa.schema(
@@ -112,7 +112,7 @@ def claim_folder(
     """Write the plan of a job, or check that the folder's is the same; processes may do so at the same time."""
     digest = hashlib.sha256()
     for name in files:
-        digest.update(picture_key(name).encode(errors="surrogateescape") + b"\0")
+        digest.update(picture_key(name).encode(errors="surrogatepass") + b"\0")
     made_of = {"pictures": len(files), "list_sha256": digest.hexdigest(), **settings.pop("made_of", {})}
     # Looked for first: a plan is older than its parts.
     parts = any(p.suffix == ".parquet" for p in folder.iterdir())
@@ -138,7 +138,7 @@ def write_part(file: Path, predictions: Sequence[Prediction], schema: pa.Schema 
     if "node_set" in columns:
         columns["node_set"] = [found and found.to_dict() for found in columns["node_set"]]
     if "box" in columns:
-        columns["box"] = [p.box and box_cells(p.box) for p in predictions]
+        columns["box"] = [p.box and {k: as_text(v) for k, v in box_cells(p.box).items()} for p in predictions]
 
     columns["file"] = [p.file.encode(errors="replace").decode() for p in predictions]  # parquet's text is UTF-8
     failed = sum(p.error is not None for p in predictions)

@@ -50,9 +50,9 @@ def resume_predictions(
     folder = waiting_folder(output)
     digest = hashlib.sha256()
     for picture in pictures:
-        digest.update(picture_key(picture).encode(errors="surrogateescape") + b"\0")
+        digest.update(picture_key(picture).encode(errors="surrogatepass") + b"\0")
     for group in groups or ():
-        digest.update(group.encode(errors="surrogateescape") + b"\0")
+        digest.update(group.encode(errors="surrogatepass") + b"\0")
     made_of = {"pictures": len(pictures), "list_sha256": digest.hexdigest(), **plan["made_of"]}
 
     begun, answered = False, 0

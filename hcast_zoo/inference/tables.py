@@ -215,7 +215,7 @@ class _Counter:
             yield prediction
 
 
-def _text(value: object) -> object:
+def as_text(value: object) -> object:
     """Return a value with what is no UTF-8 replaced, as in a name of a file that is in another encoding."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
@@ -226,7 +226,7 @@ def _write_separated(separator: str):
             writer = csv.DictWriter(sink, names, delimiter=separator, lineterminator="\n")
             writer.writeheader()
             for row in rows:
-                writer.writerow({name: _text(value) for name, value in row.items()})
+                writer.writerow({name: as_text(value) for name, value in row.items()})
 
     return write
 
@@ -255,7 +255,7 @@ def _write_parquet(rows: Iterable[dict], file: Path, names: Sequence[str], sourc
     with pq.ParquetWriter(file, schema, compression="zstd") as sink:
         batch: list[dict] = []
         for row in rows:
-            batch.append({name: _text(value) for name, value in row.items()})
+            batch.append({name: as_text(value) for name, value in row.items()})
             if len(batch) == 4096:
                 sink.write_table(pa.Table.from_pylist(batch, schema))
                 batch = []
@@ -290,7 +290,7 @@ def _excel_cell(value: object, sheet: object) -> object:
         return value
     from openpyxl.cell import WriteOnlyCell
 
-    text = printable(str(_text(value)))
+    text = printable(str(as_text(value)))
     cell = WriteOnlyCell(sheet, value=text)
     cell.data_type = "s"
     return cell

@@ -291,3 +291,39 @@ def test_answers_that_wait_belong_to_their_run(tiny_weights, picture_folder, tmp
     assert "unfinished run with other pictures or options" in told and ".out.csv.unfinished" in told
     assert main(command) == 0
     assert not (tmp_path / ".out.csv.unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    "document, rows",
+    [
+        ("[]", None),
+        ("{}", None),
+        ('{"images": 5}', None),
+        ('{"images": [' + "[" * 5000 + "]" * 5000 + "]}", None),
+        ('{"images": []}', None),
+        ('{"images": [5, {"file": 3}, {"file": "a", "detections": 7}]}', None),
+        ('{"images": [{"file": "b.png", "detections": [7, {}, {"bbox": "abcd", "conf": "x"}]}]}', 3),
+        ('{"images": [{"file": "b.png", "detections": [{"bbox": [1e999, 0, "1", true], "conf": NaN}]}]}', 1),
+        ('{"images": [{"file": "\\u0000\\ud800/\\u001b[31m", "detections": [{"bbox": [0, 0, 1, 1]}]}]}', 1),
+        ('{"images": [{"file": "site", "detections": [{"bbox": [0, 0, 1, 1], "category": {"a": []}}]}]}', 1),
+        (
+            '{"images": [{"id": [], "file_name": "b.png"}], "categories": 3, "annotations": [{"image_id": []}, 5]}',
+            1,
+        ),
+    ],
+)
+@pytest.mark.parametrize("output", ["out.csv", "out.json", "job"])
+def test_hostile_detections(document, rows, output, scenes, tiny_weights, tmp_path, capsys):
+    """Nothing but a message: of the file (exit code 2), or of each box (1)."""
+    file = scenes / "hostile.json"
+    file.write_text(document)
+    command = ["predict", "--boxes", str(file), "--model", str(tiny_weights), "--output", str(tmp_path / output)]
+    options = ["--format", "timelapse"] if output == "out.json" else []
+    assert main([*command, *options]) == (2 if rows is None else 1)
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err and "\x1b" not in captured.err
+    if rows is not None:
+        told = json.loads(captured.out)
+        assert (told["pictures"], told["failed"]) == (rows, rows)
+    if rows is not None and output == "out.json":
+        json.loads((tmp_path / output).read_text(), parse_constant=pytest.fail)  # no NaN, which is no JSON
