@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ..adaptation.config import AdaptConfig
 from ..common.progress import hides_bars
-from ..common.text import printable, to_json
+from ..common.text import LONGEST_NAME, clip, printable, to_json
 
 
 def nodes_within(values: Sequence[str] | None, taxonomy) -> list[str] | None:
@@ -72,7 +72,7 @@ def _segment_one(predictor, file: str, args: argparse.Namespace) -> bool:
         if args.json:
             print(to_json({"file": file, "error": error.reason}), flush=True)
         else:
-            print(f"{printable(file)}: {printable(error.reason)}", file=sys.stderr)
+            print(f"{printable(clip(file, LONGEST_NAME))}: {printable(error.reason)}", file=sys.stderr)
         return False
 
     folder = write_folder(segmented, args.output, args.write, dark=args.dark)

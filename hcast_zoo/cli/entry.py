@@ -45,6 +45,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         with warnings.catch_warnings(), _silence() if args.quiet else contextlib.nullcontext():
             warnings.showwarning = _show_warning
+            _check_folder()
             return args.run(args)
     except Ended:
         raise
@@ -59,6 +60,14 @@ def _run(args: argparse.Namespace) -> int:
             traceback.print_exc()
         print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
         return 2
+
+
+def _check_folder() -> None:
+    """Raise FileNotFoundError if the current folder was deleted: libraries of torch then end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise FileNotFoundError("the current folder has been deleted: change to another one") from error
 
 
 @contextlib.contextmanager

@@ -101,7 +101,9 @@ def _add_answers(command: Callable) -> None:
     p = command("predict", predict.predict, "print the path in the taxonomy of each picture")
     p.add_argument("pictures", nargs="*", metavar="PICTURE", help="picture files, folders, glob patterns")
     p.add_argument(
-        "--files-from", metavar="FILE", help="text file that names a picture per line; with --group-by, a table"
+        "--files-from",
+        metavar="FILE",
+        help="text file that names a picture per line, or - for standard input; with --group-by, a table",
     )
     p.add_argument(
         "--output",

@@ -11,7 +11,7 @@ from typing import Any
 from ..common.extras import needs_extra
 from ..common.machine import Loading
 from ..common.progress import hides_bars
-from ..common.text import printable, to_json
+from ..common.text import LONGEST_NAME, clip, printable, to_json
 from .answer import engine_device, nodes_within, sentence, tell_unknown, teller
 from .labelled import box_geometry, loading
 from .work import Work, list_work
@@ -213,7 +213,7 @@ def _print_lines(answers: Iterable, as_json: bool) -> None:
         if as_json:
             print(to_json(prediction.to_dict()), flush=True)
         elif prediction.error is not None:
-            print(f"{printable(prediction.file)}: {printable(prediction.error)}", file=sys.stderr)
+            print(f"{printable(clip(prediction.file, LONGEST_NAME))}: {printable(prediction.error)}", file=sys.stderr)
         else:
             print(printable(f"{prediction.file}: {sentence(prediction)}"), flush=True)
 

@@ -11,6 +11,8 @@ from ..common.files import check_file
 from ..common.text import brief, printable
 from .answer import find
 
+STDIN = "-"  # in place of a list's name
+
 
 @dataclasses.dataclass
 class Work:
@@ -76,13 +78,15 @@ def _list_files(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
     files, missed = find(args.pictures)
     groups = None
     if args.files_from:
-        check_file(args.files_from)
+        if args.files_from != STDIN:
+            check_file(args.files_from)
         if args.group_by and args.group_by != "folder":
             if files:
                 raise ValueError("--group-by with a column: expected --files-from alone, got other pictures too")
             files, groups = _read_groups(args.files_from, args.group_by)
         else:
-            with open(args.files_from, encoding="utf-8-sig", errors="surrogateescape") as names:
+            source = 0 if args.files_from == STDIN else args.files_from
+            with open(source, encoding="utf-8-sig", errors="surrogateescape", closefd=source != 0) as names:
                 files += [name for line in names if (name := line.rstrip("\r\n"))]
         if any("\0" in name for name in files):
             raise ValueError(f"{args.files_from}: expected a text file that names a picture per line, got NUL bytes")

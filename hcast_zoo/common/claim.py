@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from .. import __version__
 from .files import MAX_TEXT, check_file, write_whole
 from .processes import ALONE, Processes
+from .text import from_json
 
 LOCK = ".lock"
 
@@ -91,7 +92,7 @@ def claim(
 
     check_file(file, MAX_TEXT)
     try:
-        earlier = json.loads(file.read_bytes())
+        earlier = from_json(file.read_bytes())
         if not isinstance(earlier, dict):
             raise ValueError("no JSON object")
     except ValueError as error:

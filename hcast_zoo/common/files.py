@@ -1,6 +1,7 @@
 """Files that are written completely or not at all, and their checksums."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -31,6 +32,8 @@ def whole_file(path: str | Path, suffix: str = "", sync: bool = True) -> Iterato
     path = Path(path)
     if path.is_symlink():
         path = path.resolve()
+    if path.exists() and not (path.is_file() or path.is_dir()):  # replacing it would take /dev/null from everybody
+        raise FileExistsError(errno.EEXIST, "expected a file, got a pipe, a socket or a device", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
     try:
         yield temporary

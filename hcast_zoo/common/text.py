@@ -4,6 +4,8 @@ import json
 import reprlib
 from typing import Any
 
+LONGEST_NAME = 4096  # characters of a file name; no system has a longer one
+
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 100
 _brief.maxlist = _brief.maxtuple = _brief.maxdict = 8
@@ -23,6 +25,18 @@ def clip(text: object, length: int = 500) -> str:
 def printable(text: str) -> str:
     """Return text without control characters, which could write to the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def from_json(text: str | bytes) -> Any:
+    """Read JSON that somebody else may have written.
+
+    Raises:
+        ValueError: if it is not JSON, or is nested more deeply than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
 
 
 def to_json(data: Any, indent: int | None = None) -> str:

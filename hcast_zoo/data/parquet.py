@@ -1,13 +1,12 @@
 """Data sets in parquet files, with encoded pictures and a column for each level."""
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..common.extras import needs_extra
-from ..common.text import brief, clip
+from ..common.text import brief, clip, from_json
 from ..network.memory import check_memory
 from ..taxonomy.tree import Taxonomy
 from .listing import Listing, box_columns, choose_columns, collect
@@ -153,7 +152,7 @@ class Memory:
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
     """Return the class names of columns, which Hugging Face's datasets stores in the metadata of a parquet file."""
     try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        features = from_json((metadata or {})[b"huggingface"])["info"]["features"]
         return {name: list(f["names"]) for name, f in features.items() if f.get("_type") == "ClassLabel"}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}

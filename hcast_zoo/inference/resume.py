@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.claim import claim, own_folder
+from ..common.text import from_json
 from ..data.boxes import Box, BoxedPicture
 from ..data.pictures import Picture
 from .prediction import Prediction
@@ -117,7 +118,7 @@ def _read(file: Path) -> list[Prediction]:
     with open(file, encoding="utf-8", errors="replace") as source:
         for line in source:
             try:
-                known.append(_from_data(json.loads(line)))
+                known.append(_from_data(from_json(line)))
             except (ValueError, TypeError, KeyError, AttributeError):  # of a process that was killed
                 break
 

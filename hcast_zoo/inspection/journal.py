@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..common.text import from_json
 from ..data.boxes import BoxedPicture
 
 AT_ONCE = 256  # pictures between two writes
@@ -65,7 +66,7 @@ def _entries(path: Path) -> Iterator[tuple[str, object]]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
-                key, value = json.loads(line)
+                key, value = from_json(line)
             except ValueError:  # the last line of a process that was killed
                 continue
 

@@ -5,13 +5,13 @@ picture of a free-grained data set may be labelled down to an upper level only, 
 """
 
 import dataclasses
-import json
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..common.text import from_json
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
 from .benchmarks import Benchmark, Lists
@@ -141,7 +141,7 @@ def _tree(benchmark: Benchmark, rows: Sequence[Row], roots: Sequence[Path]) -> T
 def _read_tree(file: Path, depth: int) -> list[tuple[int, ...]]:
     """Read iNaturalist 2018's tree: rows from species to kingdom and supercategory, or of only the three levels."""
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        rows = from_json(file.read_text(encoding="utf-8"))
         columns = (7, 3, 0) if len(rows[0]) == 8 else range(depth - 1, -1, -1)
         paths = []
         for row in rows:
@@ -155,7 +155,7 @@ def _read_tree(file: Path, depth: int) -> list[tuple[int, ...]]:
 def _read_names(file: Path, level: str, count: int) -> tuple[str, ...]:
     """Read ``{"0": "dog", ...}``; a name that occurs more than once gets its number."""
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = from_json(file.read_text(encoding="utf-8"))
         names = [str(table[str(i)]) for i in range(count)]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file}: expected a JSON object of {count} names by number: {error!r}") from error

@@ -6,13 +6,13 @@ torchvision has no reader for CUB and BREEDS, and its readers for Aircraft and i
 import collections
 import csv
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from ..common.files import check_file
 from ..common.formats import is_picture_name
+from ..common.text import from_json
 from ..taxonomy.tree import Taxonomy
 from .trees import with_names
 
@@ -186,7 +186,7 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
     for split, part in (("train", "train_mini"), ("test", "val")):
         path = find_file(roots, f"{part}.json")
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = from_json(path.read_text(encoding="utf-8"))
             files = {image["id"]: image["file_name"] for image in data["images"]}
             categories.update({c["id"]: c for c in data["categories"]})
             labels = [(a["image_id"], a["category_id"]) for a in data["annotations"]]

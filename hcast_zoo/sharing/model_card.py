@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..common.files import MAX_TEXT, check_file, write_whole
-from ..common.text import brief, printable
+from ..common.text import brief, from_json, printable
 from ..evaluation.evaluate import Answers
 from ..network.config import is_number
 from ..taxonomy.calibration import expected_calibration_error
@@ -224,7 +224,7 @@ def _default_limits(weights: Weights) -> str:
 def _told_settings(text: str) -> str:
     """Return the settings of a run as options of ``hcast-zoo train``, or nothing."""
     try:
-        settings = json.loads(text or "{}")
+        settings = from_json(text or "{}")
     except ValueError:
         return ""
     if not isinstance(settings, dict):

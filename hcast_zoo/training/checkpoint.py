@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..common.claim import digest_of
 from ..common.files import MAX_TEXT, check_file, sha256, write_whole
+from ..common.text import from_json
 
 PROGRESS = "progress.json"
 NEWEST, PREVIOUS = "checkpoint", "checkpoint.old"
@@ -51,7 +52,7 @@ def verify(folder: Path) -> dict:
     """
     check_file(folder / PROGRESS, MAX_TEXT, CheckpointError)
     try:
-        progress = json.loads((folder / PROGRESS).read_bytes())
+        progress = from_json((folder / PROGRESS).read_bytes())
         step = progress["step"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / PROGRESS} cannot be read: {error}") from error

@@ -1,11 +1,11 @@
 """Recipes: named training settings, which replace the defaults of ``hcast-zoo train``."""
 
 import dataclasses
-import json
 from importlib import resources
 from pathlib import Path
 
 from ..common.files import MAX_TEXT, check_file
+from ..common.text import from_json
 
 MENDED = (
     "the official code's quirks are corrected: weights are chosen by full-path accuracy on a validation split of the "
@@ -145,7 +145,7 @@ def load_recipe(source: str) -> Recipe:
         raise ValueError(f"no recipe {source!r}: expected a .json file, or one of {', '.join(recipe_names())}")
 
     try:
-        data = {"description": "", "paper_exact": {}, **json.loads(text)}
+        data = {"description": "", "paper_exact": {}, **from_json(text)}
         if like := data.pop("like", None):
             base = load_recipe(like)
             data["settings"] = {**base.settings, **data["settings"]}

@@ -13,6 +13,7 @@ from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracke
 from tqdm import tqdm
 
 from ..common.files import write_whole
+from ..common.text import from_json
 
 PROJECT = "hcast-zoo"  # name of the project in the trackers
 
@@ -97,6 +98,6 @@ class RunLog:
 
 def _line_step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        return from_json(line)["step"]
+    except (ValueError, KeyError, TypeError):
         return math.inf  # the line was being written when the process was killed

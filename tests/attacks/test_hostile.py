@@ -774,6 +774,37 @@ def test_what_is_no_file_is_refused_by_frameworks(tmp_path, kind):
         transformers.AutoConfig.from_pretrained(tmp_path, local_files_only=True)
 
 
+def test_json_that_is_nested_too_deeply_is_damage(tmp_path):
+    """Python gives up with RecursionError, which is no ValueError."""
+    (tmp_path / "checkpoint").mkdir()
+    for read, name in (
+        (lambda p: claim(p, {"a": {}}, holds="a job", mend="another"), "plan.json"),
+        (lambda p: verify(p.parent), "checkpoint/progress.json"),
+        (load_recipe, "recipe.json"),
+        (Taxonomy.load, "t.json"),
+    ):
+        (tmp_path / name).write_text("[" * 100_000 + "]" * 100_000)
+        with pytest.raises(ValueError, match=r"nested too deeply|recursion"):
+            read(tmp_path / name)
+
+
+def test_a_pipe_or_a_device_is_not_replaced_by_an_output(tmp_path, tiny_weights, picture_folder, capsys):
+    """Or root's `--output /dev/null` would leave the machine without one."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.safetensors").symlink_to("pipe")
+    command = ["calibrate", str(tiny_weights), "--data", str(picture_folder), "--output"]
+    assert main([*command, str(tmp_path / "link.safetensors")]) == 2
+    assert "expected a file, got a pipe, a socket or a device" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link.safetensors").is_symlink()
+
+
+def test_a_line_without_end_is_not_printed_whole(tmp_path, tiny_weights, capsys):
+    (tmp_path / "list.txt").write_text("x" * 1_000_000)
+    assert main(["predict", "--files-from", str(tmp_path / "list.txt"), "--model", str(tiny_weights)]) == 1
+    error = capsys.readouterr().err
+    assert "File name too long" in error and len(error) < 10_000
+
+
 def test_a_small_table_that_fills_memory_is_refused(tmp_path, taxonomy, monkeypatch):
     """A dictionary's value is stored once and repeated without limit, which the footer does not tell."""
     pq = pytest.importorskip("pyarrow.parquet")
@@ -805,13 +836,37 @@ def test_a_table_whose_footer_tells_its_size_is_not_decoded(tmp_path, taxonomy, 
         HierarchicalDataset.load(file, taxonomy)
 
 
+def test_a_list_from_standard_input(picture_folder, tiny_weights, tmp_path, capsys):
+    """As other tools take it, and as a pipe named on the command line is not taken."""
+    picture = next(str(p) for p in picture_folder.rglob("*.png"))
+    (tmp_path / "list.txt").write_text(f"{picture}\n\n{picture}\n")
+    before = os.dup(0)
+    with open(tmp_path / "list.txt") as source:
+        os.dup2(source.fileno(), 0)
+    try:
+        assert main(["predict", "--files-from", "-", "--model", str(tiny_weights)]) == 0
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_current_folder_that_is_gone(tmp_path, tiny_weights):
+    (tmp_path / "gone").mkdir()
+    code = (
+        f"import os; from hcast_zoo.cli import main; os.rmdir({str(tmp_path / 'gone')!r}); "
+        f"raise SystemExit(main(['info', {str(tiny_weights)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "gone", capture_output=True, text=True)
+    assert done.returncode == 2 and "the current folder has been deleted" in done.stderr
+
+
 def test_lines_and_columns_without_end(tmp_path, taxonomy, monkeypatch):
-    monkeypatch.setattr("hcast_zoo.taxonomy.sources.MAX_LINE", 1000)
-    monkeypatch.setattr("hcast_zoo.taxonomy.sources.MAX_COLUMNS", 100)
+    monkeypatch.setattr("hcast_zoo.taxonomy.sources.MAX_LINE", 100_000)
     for name, text, message in (
-        ("t.csv", "file,class,family,species\n" + "x" * 2000, "lines of 1,000 characters at most"),
-        ("t.jsonl", '{"file": "' + "x" * 2000, "lines of 1,000 characters at most"),
-        ("t.csv", ",".join(map(str, range(101))), "100 columns at most, got 101"),
+        ("t.csv", "file,class,family,species\n" + "x" * 200_000, "lines of 100,000 characters at most"),
+        ("t.jsonl", '{"file": "' + "x" * 200_000, "lines of 100,000 characters at most"),
+        ("t.csv", ",".join(map(str, range(10_001))), "10,000 columns at most, got 10,001"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=message):
