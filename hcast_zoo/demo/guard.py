@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import gradio as gr
 from starlette.datastructures import MutableHeaders
@@ -92,6 +92,16 @@ def answer_in_words(app: gr.Blocks) -> None:
             raise gr.Error(FAILED) from error
 
     app.process_api = process_in_words
+    push = app._queue.push
+
+    async def push_text(body, **options):
+        try:  # Gradio counts all visitors' sessions in one table, of text
+            str(body.session_hash).encode()
+        except UnicodeEncodeError:
+            return False, MALFORMED, "error"
+        return await push(body=body, **options)
+
+    app._queue.push = push_text
 
 
 class Guard:
@@ -154,6 +164,8 @@ class Guard:
         """Return the refusal to send instead of an answer, if any, and the bytes that the request may store."""
         if re.search("/(file|proxy)[=/][a-z]{2,}:", scope["path"], re.IGNORECASE):
             return PlainTextResponse("This page serves no files but its own.", 403), 0
+        if not _is_text(scope["query_string"]):  # an answer could not name it
+            return PlainTextResponse(MALFORMED, 400), 0
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return None, 0
 
@@ -166,6 +178,14 @@ class Guard:
         if _stored(self.folder) + self._underway + size > self.quota:
             return PlainTextResponse(FULL, 507), 0
         return None, size
+
+
+def _is_text(query: bytes) -> bool:
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _stored(folder: str) -> int:

@@ -99,7 +99,7 @@ class Timm(Configs):
 
         fields = dict(source)
         size, channels = fields.pop("image_size", 32), fields.pop("in_chans", 3)
-        overlay = {k: fields.pop(k) for k in ("mean", "std", "interpolation", "crop_pct") if k in fields}
+        overlay = {k: fields.pop(k) for k in ("mean", "std", "interpolation", "crop_pct", "crop_mode") if k in fields}
         model = timm.create_model(
             "hcast_tiny", img_size=size, in_chans=channels, pretrained_cfg_overlay=overlay, **fields
         ).eval()

@@ -335,6 +335,7 @@ def test_200_hostile_requests_read_no_file(address, picture, tmp_path):
         ("/gradio_api/call/classify", b'{"data": "\\ud800"}'),
         ("/gradio_api/queue/join", b'{"data": [], "fn_index": -5, "session_hash": "x"}'),
         ("/gradio_api/queue/join", b'{"data": [], "fn_index": 10000, "session_hash": "x"}'),
+        ("/gradio_api/queue/join", b'{"data": [0], "fn_index": 1, "session_hash": "\\ud800"}'),
     ],
 )
 def test_a_malformed_request_is_refused_in_words(address, path, body):
@@ -354,6 +355,11 @@ def test_controls_of_other_types_are_no_failure(address, picture, name, data):
     own = json.loads(post_file(address, "own.png", picture.read_bytes())[1])[0]
     answer = call(address, name, json.loads(json.dumps(data).replace("OWN", own)))
     assert "event: complete" in answer
+
+
+def test_a_query_that_is_no_text_is_refused(address):
+    status, answer = request(address, "GET", "/gradio_api/queue/data?session_hash=%ED%A0%80")
+    assert status == 400 and answer.decode() == guard.MALFORMED
 
 
 def test_a_step_of_the_browser_alone_is_refused(address, predictor):
