@@ -53,11 +53,13 @@ class Source:
         config: The architecture.
         labels: The taxonomy as plain data, or None.
         headless: Whether the weights have no heads.
+        license: Of the weights, as their file tells it, or None.
     """
 
     config: HCastConfig
     labels: dict | None = None
     headless: bool = False
+    license: str | None = None
 
     @functools.cached_property
     def taxonomy(self) -> "Taxonomy | None":
@@ -109,6 +111,7 @@ def _read_source(path: Path) -> Source:
         source = Source(
             config=HCastConfig.from_dict(json.loads(metadata["config"])),
             labels=json.loads(metadata.get("taxonomy", "null")),
+            license=metadata.get("license"),
         )
         describe_source(source)
     except (LookupError, RecursionError, TypeError, ValueError) as error:
@@ -128,7 +131,7 @@ def make_cfgs() -> dict[str, PretrainedCfg]:
             fields["license"] = tag.license
             cfgs[name] = UnpublishedCfg(hf_hub_id=tag.repo, hf_hub_filename=tag.path, **fields)
         elif name in packaged:
-            cfgs[name] = PretrainedCfg(file=str(shipped_path(packaged[name])), **fields)
+            cfgs[name] = PretrainedCfg(file=str(shipped_path(packaged[name])), license=source.license, **fields)
         elif name.endswith(".untrained"):
             cfgs[name] = PretrainedCfg(**fields)
         else:

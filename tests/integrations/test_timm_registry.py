@@ -118,8 +118,10 @@ def test_pretrained_loads_the_packaged_weights(name):
     with torch.no_grad():
         for a, b in zip(core(x).level_logits, model.forward_levels(x), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
-    taxonomy = load_weights(name).taxonomy
+    weights = load_weights(name)
+    taxonomy = weights.taxonomy
     assert model.taxonomy == taxonomy and model.pretrained_cfg["label_names"] == taxonomy.names[-1]
+    assert model.pretrained_cfg["license"] == weights.metadata["license"]
 
 
 def label_names(model):
