@@ -9,6 +9,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -48,6 +49,7 @@ from ..weights.file import WeightsError, build_model, is_headless, load_weights
 from .engines import check_engine, make_engine
 from .prediction import Prediction
 from .sets import SetMaker
+from .settings import AnswerSettings
 
 NOT_FINITE = "the model's answer is not finite"
 
@@ -57,30 +59,30 @@ class Predictor:
 
     Args:
         source: Weights: a name such as ``hcast_lite.in1k``, a file or a folder; see :func:`weights.load`.
-        decoder: How levels become a path, one of ``decode.DECODERS``.
+        decoder: How levels become a path, one of ``DECODERS``.
         device: Where the model runs; ``auto`` for an accelerator if there is one.
-        num_clusters: Other cluster counts than the weights' config's; no fine-tuning is needed.
-        within: Answer only with leaves at or below these nodes, named at any level (``level:name`` where a name occurs
-            at several); see :func:`hcast_zoo.taxonomy.decode.decode`.
+        num_clusters: Cluster counts to use instead of the weights' config's; no fine-tuning is needed.
+        within: Answer only with leaves at or below these nodes, named at any level (``level:name`` if a name occurs at
+            several); see :func:`hcast_zoo.taxonomy.decode.decode`.
         threshold: Back off to the deepest level that can be trusted, with at least this probability in [0, 1]; see
-            :func:`hcast_zoo.taxonomy.backoff.back_off`. ``auto`` takes the one that was promised an accuracy, by
-            ``hcast-zoo calibrate --target-accuracy``. None gives whole paths.
-        top_k: Also give so many of the most probable paths; see :func:`hcast_zoo.taxonomy.decode.top_paths`.
-        taxonomy: Of flat weights: a tree above their classes. A node's probability is the sum of its leaves'.
-        engine: What computes :meth:`predict`'s batches, one of ``engines.ENGINES``; see
-            :func:`hcast_zoo.inference.engines.make_engine`. :meth:`answer` always takes torch.
-        precision: One of ``engines.PRECISIONS``.
-        tell: Called with lines on the engine that was chosen.
-        coverage: Also give a set of nodes that holds the true one with this probability, in (0, 1); see
+            :func:`hcast_zoo.taxonomy.backoff.back_off`. ``auto`` takes the threshold for which
+            ``hcast-zoo calibrate --target-accuracy`` stored a promise. None gives whole paths.
+        top_k: Also give this many of the most probable paths; see :func:`hcast_zoo.taxonomy.decode.top_paths`.
+        taxonomy: For flat weights, a tree above their classes. A node's probability is the sum over its leaves.
+        engine: What computes :meth:`predict`'s batches, one of ``ENGINES``; see
+            :func:`hcast_zoo.inference.engines.make_engine`. :meth:`answer` always uses torch.
+        precision: One of ``PRECISIONS``.
+        tell: Called with messages about the chosen engine.
+        coverage: Also give a set of nodes that contains the true one with this probability, in (0, 1); see
             :class:`.sets.SetMaker`. Needs weights that ``hcast-zoo calibrate --sets`` wrote.
-        set_level: Level for each of whose nodes that coverage shall hold by itself.
-        prior: What is expected before a picture is seen, to re-weight the probabilities of paths by.
+        set_level: Level at which the coverage holds for each node, not only on average.
+        prior: Expected abundances, by which the probabilities of paths are re-weighted.
 
     Raises:
         EngineError: if the engine is not installed or not offered at this precision.
         WeightsError: if the weights cannot be loaded.
-        ValueError: if the weights have no taxonomy, or the tree is none above their classes; the decoder or a node is
-            unknown; clusters outnumber tokens; or the threshold is not in [0, 1].
+        ValueError: if the weights have no taxonomy, or the tree's leaves are not their classes; the decoder or a node
+            is unknown; clusters outnumber tokens; or the threshold is not in [0, 1].
     """
 
     def __init__(
@@ -122,8 +124,8 @@ class Predictor:
         self.metadata, self.device = weights.metadata, next(self.model.parameters()).device
         self._make_engine = functools.partial(make_engine, self.model, engine, precision, source=source, tell=tell)
         self.engine = self._make_engine(num_clusters=num_clusters)
-        self._set(
-            decoder,
+        settings = AnswerSettings(
+            decoder=decoder,
             num_clusters=num_clusters,
             within=within,
             threshold=threshold,
@@ -132,41 +134,37 @@ class Predictor:
             set_level=set_level,
             prior=prior,
         )
+        self._set(settings)
 
-    def _set(
-        self,
-        decoder: str,
-        *,
-        num_clusters: tuple[int, ...] | None,
-        within: Sequence[str] | None,
-        threshold: float | str | None,
-        top_k: int | None,
-        coverage: float | None,
-        set_level: str | None,
-        prior: Prior | None = None,
-    ) -> None:
-        check_decoder(decoder)
-        if top_k is not None:
-            check_top_k(top_k, decoder)
-        self.decoder, self.top_k = decoder, top_k
+    def _set(self, settings: AnswerSettings) -> None:
+        """Check settings and take them over."""
+        check_decoder(settings.decoder)
+        if settings.top_k is not None:
+            check_top_k(settings.top_k, settings.decoder)
+        self.decoder, self.top_k = settings.decoder, settings.top_k
+
         self.num_clusters = None
-        if num_clusters is not None:
-            self.num_clusters = check_clusters(num_clusters, self.model.config.num_superpixels)
+        if settings.num_clusters is not None:
+            self.num_clusters = check_clusters(settings.num_clusters, self.model.config.num_superpixels)
         if self.num_clusters != self.engine.num_clusters:
             self.engine = self._make_engine(num_clusters=self.num_clusters)
-        self.within = within
-        self._subtree = None if within is None else Subtree.below(self.taxonomy, within)
-        if prior is not None and decoder == "independent":
+
+        self.within = settings.within
+        self._subtree = None if settings.within is None else Subtree.below(self.taxonomy, settings.within)
+
+        if settings.prior is not None and settings.decoder == "independent":
             raise ValueError(
                 "prior: expected the decoding best_path or top_down; independent tells no paths of the tree"
             )
-        self.prior = prior
+        self.prior = settings.prior
 
-        if threshold == "auto" or coverage is not None:
-            self._check_promised(decoder)
-        self.threshold = self._threshold(threshold)
-        self.coverage = coverage
-        self._sets = None if coverage is None else self._set_maker(coverage, set_level)
+        if settings.threshold == "auto" or settings.coverage is not None:
+            self._check_promised(settings.decoder)
+        self.threshold = self._threshold(settings.threshold)
+        self.coverage = settings.coverage
+        self._sets = None
+        if settings.coverage is not None:
+            self._sets = self._set_maker(settings.coverage, settings.set_level)
 
     @property
     def box_geometry(self) -> BoxGeometry | None:
@@ -180,16 +178,8 @@ class Predictor:
 
     def _check_promised(self, decoder: str) -> None:
         """Raise ValueError if answers are made otherwise than those that a promise was measured on."""
-        changed = [
-            name
-            for name, differs in (
-                ("decode", decoder != "best_path"),
-                ("within", self.within is not None),
-                ("num_clusters", self.num_clusters is not None),
-                ("prior", self.prior is not None),
-            )
-            if differs
-        ]
+        changed = [] if decoder == "best_path" else ["decode"]
+        changed += [name for name in ("within", "num_clusters", "prior") if getattr(self, name) is not None]
         if changed:
             raise ValueError(f"promises were measured without {' and '.join(changed)}: leave them out")
 
@@ -215,30 +205,15 @@ class Predictor:
             )
         return SetMaker(guarantee.scores, self.taxonomy, self.calibration, coverage, level)
 
-    def with_settings(
-        self,
-        decoder: str = "best_path",
-        *,
-        num_clusters: tuple[int, ...] | None = None,
-        within: Sequence[str] | None = None,
-        threshold: float | str | None = None,
-        top_k: int | None = None,
-        coverage: float | None = None,
-        set_level: str | None = None,
-        prior: Prior | None = None,
-    ) -> "Predictor":
-        """Return a predictor of the same model, which is not loaded again, with other settings; see the class."""
+    def with_settings(self, decoder: str = "best_path", **settings: Any) -> "Predictor":
+        """Return a predictor of the same model, which is not loaded again, with other settings.
+
+        Args:
+            decoder: See the class.
+            settings: The other fields of :class:`.settings.AnswerSettings`; those that are not given are the defaults.
+        """
         other = copy.copy(self)
-        other._set(
-            decoder,
-            num_clusters=num_clusters,
-            within=within,
-            threshold=threshold,
-            top_k=top_k,
-            coverage=coverage,
-            set_level=set_level,
-            prior=prior,
-        )
+        other._set(AnswerSettings(decoder, **settings))
         return other
 
     def predict(

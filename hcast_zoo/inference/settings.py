@@ -1,0 +1,23 @@
+"""AnswerSettings: how a predictor turns the levels' probabilities into answers, as plain data."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from ..taxonomy.prior import Prior
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerSettings:
+    """Settings of answers, which a predictor can change without loading its model again.
+
+    See :class:`.predictor.Predictor` for what they mean.
+    """
+
+    decoder: str = "best_path"
+    num_clusters: tuple[int, ...] | None = None
+    within: Sequence[str] | None = None
+    threshold: float | str | None = None
+    top_k: int | None = None
+    coverage: float | None = None
+    set_level: str | None = None
+    prior: Prior | None = None
