@@ -26,7 +26,7 @@ class TaxonomyError(ValueError):
 
 
 def read_table(
-    path: str | Path, max_columns: int = MAX_COLUMNS
+    path: str | Path, max_columns: int | None = None
 ) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     """Return the header of a table, and its rows with their line numbers; short rows are filled with empty cells.
 
@@ -36,7 +36,7 @@ def read_table(
 
     Args:
         path: The file.
-        max_columns: Largest number of columns; protects against hostile files.
+        max_columns: Largest number of columns, a guard against hostile files; ``MAX_COLUMNS`` by default.
 
     Raises:
         TaxonomyError: if it is not a text or not a table, a column's name occurs twice, or a row has too many cells.
@@ -45,6 +45,7 @@ def read_table(
     line, header = next(rows, (0, []))
     if len(header) == len(SPECIESNET) and UUID.match(header[0]):
         rows, header = itertools.chain([(line, header)], rows), list(SPECIESNET)
+    max_columns = MAX_COLUMNS if max_columns is None else max_columns
     if len(header) > max_columns:
         raise TaxonomyError(f"{path}: expected {max_columns:,} columns at most, got {len(header):,}")
 
