@@ -121,6 +121,11 @@ def box_geometry(options: dict, trained, boxed: bool):
     return trained
 
 
+def in_boxes(pictures: list, geometry) -> list:
+    """Return pictures, those in boxes with a geometry; None leaves whole pictures as they are."""
+    return pictures if geometry is None else [dataclasses.replace(picture, geometry=geometry) for picture in pictures]
+
+
 def _run_pictures(model: str) -> str:
     """Return the list of pictures in the folder of the run that made some weights."""
     folder = model if os.path.isdir(model) else os.path.dirname(model)

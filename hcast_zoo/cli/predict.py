@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +12,7 @@ from ..common.machine import Loading
 from ..common.progress import hides_bars
 from ..common.text import LONGEST_NAME, clip, printable, to_json
 from .answer import engine_device, nodes_within, sentence, tell_unknown, teller
-from .labelled import box_geometry, loading
+from .labelled import box_geometry, in_boxes, loading
 from .work import Work, list_work
 
 
@@ -44,7 +43,7 @@ def predict(args: argparse.Namespace) -> int:
         )
         predictor, options = _with_settings(predictor, args)
         geometry = box_geometry(vars(args), predictor.box_geometry, work.boxed)
-        files = [dataclasses.replace(file, geometry=geometry) for file in files] if work.boxed else files
+        files = in_boxes(files, geometry)
         how = loading(args, predictor.model, len(files), processes.count)
         if args.output and not table:
             if args.sort_into or args.report or work.groups:

@@ -53,6 +53,17 @@ def test_from_calibration_to_a_broken_promise(answers, picture_folder, tiny_weig
     assert main(["info", output]) == 0
     assert json.loads(capsys.readouterr().out)["guarantee"]["promise"] == promise
 
+    boxes = [
+        {"category": "1", "conf": 1.0, "bbox": [0, 0, 0.5, 0.5]},
+        {"category": "1", "conf": 1.0, "bbox": [2, 2, 1, 1]},
+    ]
+    names = [str(file.relative_to(picture_folder)) for file in sorted(picture_folder.rglob("*.png"))[:5]]
+    document = {"images": [{"file": name, "detections": boxes} for name in names]}
+    (tmp_path / "boxes.json").write_text(json.dumps(document))
+    main(["drift", output, "--data", str(picture_folder), "--boxes", str(tmp_path / "boxes.json"), "--json"])
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["pictures"] == 5 and "trained on whole pictures" in captured.err
+
     drift = ["drift", output, *data, "--labels", "--json"]
     assert main(drift) == 0
     assert json.loads(capsys.readouterr().out)["holds"]
