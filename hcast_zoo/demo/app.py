@@ -50,6 +50,17 @@ CLICK = """element.addEventListener('click', event => {
     const button = event.target.closest('button[data-node]');
     if (button) trigger('click', {node: button.dataset.node});
 });"""
+# Gradio gives buttons that show a picture no name, which a screen reader needs.
+NAME_BUTTONS = """() => {
+    const name = () => {
+        const examples = document.querySelectorAll('#examples button.gallery-item:not([aria-label])');
+        examples.forEach((button, number) => button.setAttribute('aria-label', `Example ${number + 1}`));
+        const pictures = document.querySelectorAll('.image-container button:not([aria-label])');
+        pictures.forEach(button => button.setAttribute('aria-label', 'Picture'));
+    };
+    name();
+    new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+}"""
 SHOW_OUTCOME = "() => document.getElementById('outcome').scrollIntoView({behavior: 'smooth', block: 'center'})"
 
 
@@ -206,6 +217,8 @@ def build_app(predictor: Predictor) -> gr.Blocks:
             **ADAPTATIONS,
         ).then(None, js=SHOW_OUTCOME)
 
+        app.load(None, js=NAME_BUTTONS)
+
     refuse_other_files(app, picture.GRADIO_CACHE)
     answer_in_words(app)
     return app
@@ -294,7 +307,7 @@ def _picture(examples: list[Path]) -> gr.Image:
         shown = gr.Dataset(
             components=[gr.Image(render=False)],
             samples=[[str(path)] for path in examples],
-            label="Examples (Twemoji, CC-BY-4.0)",
+            label=f"Examples ({'CC0' if examples[0].suffix == '.jpg' else 'Twemoji, CC-BY-4.0'})",
             elem_id="examples",
         )
         shown.click(_open_example, shown, picture, show_progress="hidden", api_name="example")

@@ -18,12 +18,20 @@ from ..adaptation.config import AdaptConfig
 from ..adaptation.report import AdaptedPicture, adapt_picture, draw_sheet
 from ..common.text import printable
 from ..data.pictures import PictureError, read_picture
+from ..data.thumbnails import make_thumbnail
 from ..inference.predictor import Prediction, Predictor
 from ..segments.drawing import Segmentation, stage_panel
 from ..taxonomy.tree import Taxonomy
 
 PANEL = 448  # pixels: side of a segmentation on the page
+STRIP = 224  # pixels: side of a segmentation in the strip, for screens of two pixels a point
 SIBLINGS = 4  # nodes shown at a level
+WHY = {
+    "path": "How likely the whole path is, all levels at once. If the model is calibrated, about 8 of 10 answers of "
+    "80 % are right, on pictures like those that it was calibrated on.",
+    "next": "The second most likely path. If it is close to the first, do not rely on the last name.",
+    "changed": "How much of the picture belongs to another segment than before; segments that share most are paired.",
+}
 MAX_CHOICES = 2000  # nodes in a list to choose from
 ARROW = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
 
@@ -167,13 +175,32 @@ def answer_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> s
     """Return the path as text, and the tree, whose nodes are buttons with ``level:name`` as ``data-node``."""
     answer = seen.prediction
     lines = [f'<div class="path">{_path(answer.path)}</div>']
-    facts = [f"this path: {_chance(answer.path_probability)}"] if answer.path else []
+    facts = [f"this path: {_chance(answer.path_probability)}{_why('path')}"] if answer.path else []
     if answer.runner_up:
-        facts.append(f"next best: {_path(answer.runner_up)} {_chance(answer.runner_up_probability)}")
+        facts.append(f"next best: {_path(answer.runner_up)} {_chance(answer.runner_up_probability)}{_why('next')}")
     lines += [f'<div class="fact">{fact}</div>' for fact in facts]
     if answer.reason:
         lines.append(f'<div class="reason">{_text(answer.reason[0].upper() + answer.reason[1:])}.</div>')
-    return f'<div class="answer">{"".join(lines)}</div>{_branches_html(seen.tree, taxonomy, head_stages)}'
+    strip = strip_html(seen, taxonomy, head_stages)
+    return f'<div class="answer">{"".join(lines)}</div>{strip}{_branches_html(seen.tree, taxonomy, head_stages)}'
+
+
+def strip_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:
+    """Return the segmentations of all stages side by side, each with the levels that read their label from it."""
+    figures = []
+    for stage, (panel, caption) in enumerate(zip(seen.panels[1:], seen.captions[1:]), 1):
+        levels = [level for level, read in zip(taxonomy.levels, head_stages) if read == stage]
+        told = _text(", ".join(levels)) if levels else "no label"
+        address = make_thumbnail(panel, side=STRIP)
+        figures.append(
+            f'<figure><img src="{address}" alt="{escape(printable(caption))}"><figcaption>{told}</figcaption></figure>'
+        )
+    return f'<div class="strip" tabindex="0" role="group" aria-label="Segments">{"".join(figures)}</div>'
+
+
+def _why(number: str) -> str:
+    """Return a question mark that opens what a number means, for the mouse, the keyboard and a screen reader."""
+    return f'<details class="why"><summary aria-label="What this number means">?</summary>{WHY[number]}</details>'
 
 
 def adaptation_html(adapted: AdaptedPicture) -> str:
@@ -187,8 +214,8 @@ def adaptation_html(adapted: AdaptedPicture) -> str:
         f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}</div>'
         f'<div class="fact">before: {_path(adapted.before.path)}</div>'
         f'<div class="fact">after: {_path(adapted.after.path)}</div>'
-        f'<div class="fact">Share of the picture that changed segment: {change}. The stored weights are '
-        "unchanged.</div></div>"
+        f'<div class="fact">Share of the picture that changed segment: {change}.{_why("changed")} '
+        "The stored weights are unchanged.</div></div>"
     )
 
 
@@ -196,12 +223,15 @@ def heading_html(predictor: Predictor) -> str:
     """Return the heading: the model's levels and limits, from the metadata of its weights."""
     taxonomy, metadata = predictor.taxonomy, predictor.metadata
     levels = ARROW.join(f"{_text(name)} ({count})" for name, count in zip(taxonomy.levels, taxonomy.level_classes))
-    limits = f" {_text(metadata['limits'])}" if "limits" in metadata else ""
+    limits = ""
+    if "limits" in metadata:
+        limits = f"<details><summary>What it is for, and its limits</summary>{_text(metadata['limits'])}</details>"
     calibrated = "" if predictor.calibration.fitted_on else " Probabilities are not calibrated."
+    license = f" Licence of the weights: {_text(metadata['license'])}." if metadata.get("license") else ""
     return (
         f'<div class="heading"><h1>What is in the picture, level by level</h1><p>Model '
-        f"<b>{_text(model_name(predictor))}</b> knows {levels} and nothing else.{limits}{calibrated} Pictures stay "
-        "where this page runs, and are deleted within two hours.</p></div>"
+        f"<b>{_text(model_name(predictor))}</b> knows {levels} and nothing else.{calibrated}{license} "
+        f"Pictures stay where this page runs, and are deleted within two hours.</p>{limits}</div>"
     )
 
 
