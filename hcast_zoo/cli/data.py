@@ -26,12 +26,12 @@ def check(args: argparse.Namespace) -> int:
     from ..taxonomy.tree import Taxonomy
 
     taxonomy = Taxonomy.load(args.taxonomy) if args.taxonomy else None
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         listing = list_pictures({**LISTING_DEFAULTS, **vars(args)}, taxonomy, PARTS)
         taxonomy = taxonomy or listing.taxonomy()
 
-    notes = [str(warning.message) for warning in told]
+    notes = [str(warning.message) for warning in caught]
     for note in notes:
         warnings.warn(note, stacklevel=1)
 

@@ -38,16 +38,16 @@ OFFERED = {  # engine to precisions
     "onnxruntime": ("fp32",),
     "openvino": ("fp32", "bf16"),
 }
-RUNS = 3  # of the first batch, to find the fastest engine
+RUNS = 3  # runs of the first batch, to find the fastest engine
 
 
 class EngineError(ValueError):
-    """An engine is missing, cannot do what is asked for, or computes something else than torch."""
+    """An engine is missing, does not support the request, or does not compute what torch does."""
 
 
 @dataclasses.dataclass
 class Logits:
-    """What every engine returns.
+    """The output of an engine.
 
     Attributes:
         level_logits: One (B, classes) float32 tensor per level, coarse to fine.
@@ -57,7 +57,7 @@ class Logits:
 
 
 class Engine(Protocol):
-    """What computes logits of (B, C, H, W) images and their (B, H, W) segments."""
+    """Computes the logits of (B, C, H, W) images and their (B, H, W) segments."""
 
     name: str
 
@@ -171,13 +171,13 @@ GRAPH_ENGINES: dict[str, Callable[[Path, str, int], Engine]] = {"onnxruntime": O
 
 
 class ChosenEngine(nn.Module):
-    """The fastest of some engines on the first batch, among those whose answers are torch's.
+    """Chooses, on the first batch, the fastest engine whose answers agree with torch's.
 
     Args:
         reference: Torch in full precision.
-        candidates: What may be chosen.
-        precision: Theirs; tells how far a probability may be off.
-        tell: Called with a line on each candidate.
+        candidates: The engines to choose from.
+        precision: Their precision, which sets the tolerance for probabilities.
+        tell: Called with a message about each candidate.
     """
 
     def __init__(
@@ -213,17 +213,17 @@ class ChosenEngine(nn.Module):
         times: list[tuple[float, Engine]] = []
         for engine in self.candidates:
             difference, same = compare(engine(images, segments), expected)
-            told = (
+            result = (
                 f"engine {engine.name} {self.precision}: probabilities within {difference:.1e} of torch's, "
                 f"{same:.1%} of labels equal"
             )
             if difference > tolerance:
-                self.tell(f"{told}: not used, expected {tolerance:g} at most")
+                self.tell(f"{result}: not used, expected {tolerance:g} at most")
                 continue
 
             spent = median_time(engine, images, segments)
             times.append((spent, engine))
-            self.tell(f"{told}, {1000 * spent / len(images):.1f} ms a picture")
+            self.tell(f"{result}, {1000 * spent / len(images):.1f} ms per picture")
 
         if not times:
             raise EngineError(
@@ -236,10 +236,10 @@ class ChosenEngine(nn.Module):
         return fastest
 
 
-def compare(found: Logits, expected: Logits) -> tuple[float, float]:
-    """Return the largest difference of a probability, and the share of labels, over levels, that are equal."""
+def compare(computed: Logits, expected: Logits) -> tuple[float, float]:
+    """Return the largest difference of a probability, and the share of equal labels, averaged over levels."""
     differences, equal = [], []
-    for ours, theirs in zip(found.level_logits, expected.level_logits, strict=True):
+    for ours, theirs in zip(computed.level_logits, expected.level_logits, strict=True):
         difference = (ours.softmax(-1) - theirs.softmax(-1)).abs().max()
         differences.append(difference.nan_to_num(nan=float("inf")).item())
         equal.append((ours.argmax(-1) == theirs.argmax(-1)).double().mean().item())
@@ -248,7 +248,7 @@ def compare(found: Logits, expected: Logits) -> tuple[float, float]:
 
 
 def median_time(engine: Engine, images: Tensor, segments: Tensor) -> float:
-    """Return the seconds that an engine takes for a batch: the median of a few runs."""
+    """Return the median time in seconds that an engine takes for a batch."""
     spent = []
     for _ in range(RUNS):
         start = time.perf_counter()
@@ -267,15 +267,15 @@ def make_engine(
     source: str | Path | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> nn.Module:
-    """Return what computes a model's logits.
+    """Return an engine that computes a model's logits.
 
     Args:
         model: In eval mode.
         engine: One of ``ENGINES``: ``auto`` takes the fastest that is installed and gives torch's answers.
         precision: One of ``PRECISIONS``.
         num_clusters: Other cluster counts than the config's.
-        source: Where the weights are from; a graph is kept for the next time by their SHA-256. None makes it anew.
-        tell: Called with lines on what was chosen, and why.
+        source: Source of the weights; the graph is cached by their SHA-256. None exports it every time.
+        tell: Called with messages about the choice.
 
     Raises:
         EngineError: if an engine is not offered at this precision or on the model's device, or is not installed.

@@ -19,14 +19,14 @@ from .summary import grow_tree
 from .tables import Source
 
 Node = tuple[str, ...]  # names, coarse to fine
-PER_NODE = 48  # pictures of a node that are shown, so that a page of a large survey still opens on a phone
-MOST_DOUBTFUL = 24  # shown at the top
+PER_NODE = 48  # pictures shown per node, so that the page of a large survey still opens on a phone
+MOST_DOUBTFUL = 24  # most doubtful pictures shown at the top
 MOST_ERRORS = 200
 
 
 @dataclasses.dataclass(order=True)
 class _Shown:
-    """A prediction in a heap whose first entry is the surest."""
+    """A prediction in a heap whose first entry is the most confident one."""
 
     certainty: float
     number: int
@@ -34,7 +34,7 @@ class _Shown:
 
 
 class Gallery:
-    """Answers for a page; holds no more of them than the page shows.
+    """Collects answers for a page; keeps only those that the page shows.
 
     Args:
         config: Of the model, to outline what it saw.
@@ -52,7 +52,7 @@ class Gallery:
         self.thumbnails: dict[str, str] = {}
 
     def collect(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        """Yield predictions as they come, and remember them."""
+        """Yield predictions unchanged, and collect them."""
         for number, prediction in enumerate(predictions):
             self._add(prediction, number)
             yield prediction
@@ -70,7 +70,7 @@ class Gallery:
         _push(self.doubtful, shown, MOST_DOUBTFUL)
 
     def write(self, output: str | Path) -> None:
-        """Write the page; a picture that can no longer be read is shown by its name."""
+        """Write the page; a picture that can no longer be read is replaced by its name."""
         pictures = sum(self.counts.values())
         parts = [
             f"<p>{pictures} pictures labelled"
@@ -90,7 +90,7 @@ class Gallery:
         write_whole(output, write_page("What is in these pictures", "\n".join(parts)))
 
     def _branches(self, path: Node, below: dict[Node, int], children: dict[Node, list[Node]]) -> list[str]:
-        """Return what is at a node, and below it, as nested parts that fold."""
+        """Return the pictures at a node and below it, as nested parts that fold."""
         parts = []
         if path in self.heaps:
             left = self.counts[path] - len(self.heaps[path])

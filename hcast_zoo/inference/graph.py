@@ -20,7 +20,7 @@ from ..weights.file import Weights
 
 
 class Graph(nn.Module):
-    """A model with tensors alone as inputs and outputs.
+    """A model with only tensors as inputs and outputs.
 
     Shape: images (B, C, H, W) float32 and segments (B, H, W) int64 -> (B, classes) logits per level, coarse to fine,
     and, if they are wanted, (B, N, M) assignments a pooling.
@@ -36,7 +36,7 @@ class Graph(nn.Module):
 
 
 def load_packages(check: bool) -> None:
-    """Raise ImportError before the work, if ONNX files cannot be written, or run to check them."""
+    """Raise ImportError early if packages to write ONNX files, or to run them for a check, are missing."""
     with needs_extra("export", "ONNX files"):
         import onnxscript  # noqa: F401
 
@@ -52,7 +52,7 @@ def trace(graph: Graph, batch_size: int | None = None) -> torch.export.ExportedP
 
 
 def output_names(config: HCastConfig, taxonomy: Taxonomy | None) -> tuple[str, ...]:
-    """Return ``logits_LEVEL`` a level, coarse to fine, then ``assignment_STAGE`` for the pooling after each stage."""
+    """Return ``logits_LEVEL`` per level, coarse to fine, then ``assignment_STAGE`` for the pooling after each stage."""
     levels = [str(number) for number in range(1, 1 + len(config.level_classes))]
     if taxonomy is not None:
         names = [re.sub(r"\W+", "_", name) for name in taxonomy.levels]
@@ -85,11 +85,11 @@ def write_onnx(
     """Write a traced program as ONNX; return the opset.
 
     Args:
-        program: Of :func:`trace`.
-        file: Where to.
-        outputs: Their names, in order.
-        texts: Kept in the file, by name.
-        opset: ONNX opset; the installed torch's choice by default.
+        program: A program from :func:`trace`.
+        file: The file to write.
+        outputs: Names of the outputs, in order.
+        texts: Texts to store in the file, by name.
+        opset: ONNX opset; the installed torch's default if None.
     """
     onnx = torch.onnx.export(program, dynamo=True, opset_version=opset, output_names=list(outputs), verbose=False)
     assert onnx is not None  # with dynamo it never is

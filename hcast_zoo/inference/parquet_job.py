@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
-# What a predictor gives on request.
+# What a predictor gives only on request.
 TOP = pa.field("top", pa.list_(pa.struct([("path", pa.list_(pa.string())), ("probability", pa.float32())])))
 NODE_SET = pa.field(
     "node_set",
@@ -114,7 +114,7 @@ def claim_folder(
     for name in files:
         digest.update(picture_key(name).encode(errors="surrogatepass") + b"\0")
     made_of = {"pictures": len(files), "list_sha256": digest.hexdigest(), **settings.pop("made_of", {})}
-    # Looked for first: a plan is older than its parts.
+    # Parts are looked for first, because a plan is written before its parts.
     parts = any(p.suffix == ".parquet" for p in folder.iterdir())
     if parts and not (folder / PLAN).exists():
         raise ValueError(f"{folder} holds parquet files of something else: choose an empty folder")
@@ -131,7 +131,7 @@ def claim_folder(
 
 
 def write_part(file: Path, predictions: Sequence[Prediction], schema: pa.Schema = SCHEMA) -> None:
-    """Write a part at once, with the number of pictures that failed in its footer."""
+    """Write a part atomically, with the number of failed pictures in its footer."""
     columns = {}
     for name in schema.names:
         columns[name] = [getattr(p, name) if p.error is None or name == "error" else None for p in predictions]

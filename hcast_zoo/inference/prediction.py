@@ -11,20 +11,20 @@ class Prediction:
     """The answer for one picture.
 
     Attributes:
-        file: As it was given; ``picture`` for one that came without a name.
+        file: The file as it was given; ``picture`` for a picture without a name.
         path: Node names, coarse to fine; empty if there is an error. With back-off it may end early, or be empty.
-        probabilities: Each level's own probability of its node, in [0, 1].
-        path_probability: Of the path as it is given, in [0, 1]; 1 if it is empty. See
+        probabilities: Probability that each level alone gives its node, in [0, 1].
+        path_probability: Probability of the path as it is given, in [0, 1]; 1 if it is empty. See
             :func:`hcast_zoo.taxonomy.decode.decode`.
         runner_up: The second-best path, to its end.
         runner_up_probability: In [0, 1].
         error: Why there is no answer, or None.
         reason: With back-off, why the path ends where it does; None without.
-        top: On request the most probable paths, each with its probability in [0, 1].
-        node_set: On request a set of nodes that holds the true one as often as promised.
-        box: Of the part of the file that is meant; None for the whole picture.
-        group: What the picture belongs to, if the pictures of a group were answered together.
-        group_size: How many pictures the answer is of, then.
+        top: On request, the most probable paths, each with its probability in [0, 1].
+        node_set: On request, a set of nodes that contains the true one as often as promised.
+        box: Box of the part of the file that was labelled; None for the whole picture.
+        group: Group of the picture, if the pictures of a group were answered together.
+        group_size: Number of pictures in the group.
     """
 
     file: str

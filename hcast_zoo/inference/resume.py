@@ -1,4 +1,4 @@
-"""Answers for a table, which goes on where it was stopped: they wait in a folder beside it until all are there."""
+"""Resume the answers for a table: they are stored in a folder beside it until the table is complete."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ PLAN, ANSWERS = "plan.json", "answers.jsonl"
 
 
 def waiting_folder(output: str | Path) -> Path:
-    """Return the folder in which answers for a table wait."""
+    """Return the folder that stores answers for a table."""
     output = Path(output)
     return output.with_name(f".{output.name}.unfinished")
 
@@ -32,7 +32,7 @@ def resume_predictions(
     batch_size: int,
     groups: Sequence[str] | None = None,
 ) -> Iterator[Prediction]:
-    """Yield a prediction for each picture, in order; those of a run that was killed are not computed again.
+    """Yield a prediction for each picture, in order; those that a killed run has stored are not computed again.
 
     What is computed again begins where a batch began, so that each row is to the bit what a run at one go gives. Call
     :func:`forget` when the table is written.
@@ -79,12 +79,12 @@ def resume_predictions(
                     answered += 1
                     yield prediction
     finally:
-        if begun and not answered:  # nothing to go on from
+        if begun and not answered:  # nothing to resume from
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def forget(output: str | Path) -> None:
-    """Remove the answers that waited for a table which is written now."""
+    """Remove the stored answers of a table that has been written."""
     shutil.rmtree(waiting_folder(output), ignore_errors=True)
 
 
@@ -102,7 +102,7 @@ def restart(done: int, batch_size: int, groups: Sequence[str] | None = None) -> 
 
 
 def picture_key(picture: Picture) -> str:
-    """Return what tells a picture from the others of a list: its file, and its box if it has one."""
+    """Return the key of a picture in a list: its file, and its box if it has one."""
     return picture.key if isinstance(picture, BoxedPicture) else str(picture)
 
 
@@ -111,7 +111,7 @@ def _to_line(prediction: Prediction) -> str:
 
 
 def _read(file: Path) -> list[Prediction]:
-    """Return the answers of a file, up to the first line that is not whole."""
+    """Return the answers of a file, up to the first incomplete line."""
     known: list[Prediction] = []
     if not file.exists():
         return known

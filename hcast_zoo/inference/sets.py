@@ -1,4 +1,4 @@
-"""Answers as sets of nodes that hold the true one as often as promised."""
+"""Answers as sets of nodes that contain the true one as often as promised."""
 
 import dataclasses
 import warnings
@@ -15,12 +15,12 @@ from ..taxonomy.tree import UNKNOWN, Taxonomy
 
 @dataclasses.dataclass(frozen=True)
 class NodeSet:
-    """What a picture may show, with a coverage that was asked for.
+    """The nodes that a picture may show, with a requested coverage.
 
     Attributes:
         nodes: Names of the fewest nodes that cover the leaves of the set exactly.
-        leaves: How many leaves these are.
-        subtree: The other form, one node with all that is below it: its path of names; empty for the whole tree.
+        leaves: Number of these leaves.
+        subtree: The other form, one node with everything below it, as a path of names; empty for the whole tree.
     """
 
     nodes: tuple[str, ...]
@@ -33,14 +33,14 @@ class NodeSet:
 
 
 class SetMaker:
-    """Turns logits into sets of a coverage.
+    """Turns logits into sets with a coverage.
 
     Args:
-        scores: Of held-out pictures.
+        scores: Scores of held-out pictures.
         taxonomy: The tree.
-        calibration: Of the weights that the scores are of.
+        calibration: Calibration of the weights that the scores belong to.
         coverage: In (0, 1).
-        level: Name of a level, to promise the coverage for each of its nodes by itself.
+        level: Name of a level at which to promise the coverage for each node, not only on average.
 
     Raises:
         ValueError: if the coverage is not in (0, 1), there is no such level, or too few scores.
@@ -86,14 +86,14 @@ class SetMaker:
 
         Args:
             level_logits: One (B, C_l) tensor per level, as the model gives them.
-            decoded: Of these by ``best_path``, calibrated.
+            decoded: Their calibrated ``best_path``.
         """
         logits, temperature = self.calibration.logits(level_logits), self.calibration.path_temperature
         probabilities = path_probabilities(logits, self.taxonomy, path_temperature=temperature)
         chosen = leaf_sets(probabilities, self.quantiles.to(probabilities.device))
         depths = subtree_depths(decoded, self.subtree_quantile).tolist()
 
-        found = []
+        node_sets = []
         for leaves, path, depth in zip(chosen.tolist(), decoded.paths.tolist(), depths):
             nodes = cover(leaves, self.taxonomy)
             node_set = NodeSet(
@@ -101,6 +101,6 @@ class SetMaker:
                 leaves=sum(leaves),
                 subtree=self.taxonomy.path_names(path)[:depth],
             )
-            found.append(node_set)
+            node_sets.append(node_set)
 
-        return found
+        return node_sets

@@ -1,4 +1,4 @@
-"""Pictures sorted into folders, one for each node that they were labelled with."""
+"""Sort pictures into folders, one for each node that is an answer."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECA
 def sort_into(
     predictions: Iterable[Prediction], output: str | Path, taxonomy: Taxonomy, plan: dict, *, copy: bool = False
 ) -> Iterator[Prediction]:
-    """Yield predictions as they come, and put a link or a copy of each picture into the folder of its node.
+    """Yield predictions unchanged, and put a link to or a copy of each picture into the folder of its node.
 
     The same command again goes on where it stopped. A picture that failed is put nowhere; one without an answer is in
     the folder ``(no answer)``.
@@ -59,7 +59,7 @@ def sort_into(
 
 
 def place(file: Path, folder: Path, *, copy: bool = False) -> Path:
-    """Put a link or a copy of a file into a folder, under its own name if that is free; return where it is.
+    """Put a link to or a copy of a file into a folder, under the same name if that is free; return its path.
 
     A file that is there already stays. Another one of the same name gets a suffix that depends on its path alone.
     """

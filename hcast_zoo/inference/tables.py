@@ -27,13 +27,13 @@ EXCEL_ROWS = 1_048_576  # of a sheet, with the header
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What made the predictions of a table.
+    """The origin of a table's predictions, and its optional columns.
 
     Attributes:
         model: Name of the weights, without folders.
         sha256: Checksum of their file.
         levels: Names of the taxonomy's levels, coarse to fine.
-        top_k: How many of the most probable paths each picture has columns for.
+        top_k: Number of the most probable paths with columns of their own.
         sets: Whether there are columns for the set of nodes.
         boxes: Whether there are columns for boxes.
         groups: Whether there are columns for groups.
@@ -77,12 +77,12 @@ def is_table(output: str | Path, layout: str = "flat") -> bool:
 def write_table(
     predictions: Iterable[Prediction], output: str | Path, source: Source, layout: str = "flat"
 ) -> tuple[int, int]:
-    """Write predictions as they come; the file appears when the last one is in it.
+    """Write predictions one by one; the file appears when it is complete.
 
     Args:
-        predictions: Of any number of pictures.
-        output: File; its suffix chooses the kind.
-        source: What made them.
+        predictions: Predictions for any number of pictures.
+        output: The file; its suffix chooses the format.
+        source: Their origin.
         layout: One of ``TABLE_LAYOUTS``; ``timelapse`` is always JSON.
 
     Returns:

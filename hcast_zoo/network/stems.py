@@ -140,8 +140,8 @@ class PretrainedStem(nn.Module):
                     f"the stem {type(self.body).__name__} cannot take pictures of {size}: {error}"
                 ) from error
 
-        final, found = answer if self.final else (None, answer)
-        by_index = dict(zip(taken, found))
+        final, intermediates = answer if self.final else (None, answer)
+        by_index = dict(zip(taken, intermediates))
         maps = [by_index[index] for index in self.indices]
         if final is not None:
             maps.append(final)

@@ -77,27 +77,27 @@ def sources() -> dict[str, Source]:
     its own header. A damaged file must not break ``import timm``, so its tag then has the values of its variant, and
     the error comes when the weights are asked for.
     """
-    found = {}
+    tags = {}
     for name, entry in packaged_weights().items():
         try:
-            found[name] = _read_source(header_path(entry))
+            tags[name] = _read_source(header_path(entry))
         except WeightsError as error:
             _logger.warning("%s", error)
-            found[name] = Source(HCastConfig.from_variant(name.split(".")[0]))
+            tags[name] = Source(HCastConfig.from_variant(name.split(".")[0]))
 
     for name, tag in TAGS.items():
         # A config has a level even where weights have no head.
         config = HCastConfig.from_variant(tag.variant, level_classes=(max(tag.classes, 1),))
-        found[name] = Source(config, headless=tag.classes == 0)
+        tags[name] = Source(config, headless=tag.classes == 0)
 
     for tag, fields in PAPER_DATASETS.items():
-        found.setdefault(f"hcast_small.{tag}", Source(HCastConfig.from_variant("hcast_small", **fields)))
+        tags.setdefault(f"hcast_small.{tag}", Source(HCastConfig.from_variant("hcast_small", **fields)))
 
     for variant in VARIANTS:
-        if not any(name.startswith(f"{variant}.") for name in found):
-            found[f"{variant}.untrained"] = Source(HCastConfig.from_variant(variant))
+        if not any(name.startswith(f"{variant}.") for name in tags):
+            tags[f"{variant}.untrained"] = Source(HCastConfig.from_variant(variant))
 
-    return found
+    return tags
 
 
 def _read_source(path: Path) -> Source:

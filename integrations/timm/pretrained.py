@@ -43,14 +43,15 @@ def fetch_cfg(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
         HubError: if it cannot be downloaded.
     """
     name = f"{cfg.architecture}.{cfg.tag}"
-    own = cfg.file or cfg.state_dict or cfg.url  # of the caller
-    if name not in TAGS or own or cfg.hf_hub_id != TAGS[name].repo:
+    callers_own = cfg.file or cfg.state_dict or cfg.url
+    if name not in TAGS or callers_own or cfg.hf_hub_id != TAGS[name].repo:
         return cfg, None
+
     path = find_weights(name)
     header = read_weights(path, tensors=False)
     source = Source(header.config, header.taxonomy and header.taxonomy.to_dict(), TAGS[name].classes == 0)
-    told = {k: v for k, v in describe_source(source).items() if k not in PREPROCESSING}
-    return dataclasses.replace(cfg, file=str(path), **told), source
+    fields = {k: v for k, v in describe_source(source).items() if k not in PREPROCESSING}
+    return dataclasses.replace(cfg, file=str(path), **fields), source
 
 
 def locate_file(cfg: PretrainedCfg) -> PretrainedCfg:
