@@ -173,7 +173,7 @@ def draw_sheet(adapted: AdaptedPicture, dark: bool = False) -> Image.Image:
 
 
 def _title(adapted: AdaptedPicture) -> list[str]:
-    """Return the lines above the sheet: what was asked for, and what came of it."""
+    """Return the lines above the sheet: the request and its outcome."""
     if adapted.probability is None:
         return ["Adapted to this picture", f"the answer {adapted.after.path_probability:.0%} likely"]
     old, new = adapted.probability

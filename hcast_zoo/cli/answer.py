@@ -15,7 +15,7 @@ from ..common.text import LONGEST_NAME, clip, printable, to_json
 
 
 def nodes_within(values: Sequence[str] | None, taxonomy) -> list[str] | None:
-    """Return the nodes that `--within` names, by themselves or in files; tell of names in files that are none."""
+    """Return the nodes that `--within` names, directly or in files; report names in files that are not nodes."""
     from ..taxonomy.prior import read_names
 
     if values is None:

@@ -89,7 +89,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _details(args: argparse.Namespace, measured, dataset, weights) -> dict:
-    """Return what goes beside the results into JSON: metrics with intervals, the other model; write reports."""
+    """Return further data for the JSON, metrics with intervals and the other model, and write reports."""
     from ..evaluation.report import make_report, write_report
     from ..taxonomy.prior import read_amounts
     from ..weights.file import checksum

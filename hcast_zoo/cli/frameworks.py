@@ -17,7 +17,7 @@ def mm_train(args: argparse.Namespace) -> int:
 
 
 def timm(args: argparse.Namespace) -> int:
-    """Run a script of timm's; what fails in it is told as Python tells it."""
+    """Run a timm script; its errors are shown as Python shows them."""
     scripts = importlib.import_module("hcast_zoo.integrations.timm.scripts")
     path = scripts.find(args.script)
     try:

@@ -137,7 +137,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         "--within",
         action="append",
         metavar="NODE",
-        help="answer only at or below this node, a name or level:name, or a file of names, one a row (repeatable)",
+        help="answer only at or below this node, a name or level:name, or a file of names, one per row (repeatable)",
     )
 
     parser.add_argument(

@@ -125,7 +125,7 @@ def _add_answers(command: Callable) -> None:
     p.add_argument(
         "--prior",
         metavar="FILE.csv",
-        help="name and number a row: how much of it is expected here, to re-weight answers by Bayes' rule",
+        help="table with a name and a number per row: expected abundances, to re-weight answers by Bayes' rule",
     )
     add_boxes(p, None)
     add_geometry(p)
@@ -205,7 +205,9 @@ def _add_answers(command: Callable) -> None:
         help="compare with another model: its leaf probabilities, .csv or .parquet, a column per leaf and one `file`",
     )
     p.add_argument(
-        "--abundance", metavar="FILE.csv", help="leaf and number a row: how frequent each is, to weigh accuracy by"
+        "--abundance",
+        metavar="FILE.csv",
+        help="table with a leaf and a number per row: its frequency, to weight accuracy by",
     )
     p.add_argument("--superpixel-cache", metavar="DIR", help="folder that caches the superpixel maps")
     p.add_argument(

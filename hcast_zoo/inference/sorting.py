@@ -24,7 +24,7 @@ def sort_into(
 ) -> Iterator[Prediction]:
     """Yield predictions unchanged, and put a link to or a copy of each picture into the folder of its node.
 
-    The same command again goes on where it stopped. A picture that failed is put nowhere; one without an answer is in
+    Rerun the same command to resume. A picture that failed is put nowhere; one without an answer is in
     the folder ``(no answer)``.
 
     Args:
@@ -61,7 +61,7 @@ def sort_into(
 def place(file: Path, folder: Path, *, copy: bool = False) -> Path:
     """Put a link to or a copy of a file into a folder, under the same name if that is free; return its path.
 
-    A file that is there already stays. Another one of the same name gets a suffix that depends on its path alone.
+    A file that exists already stays. Another one of the same name gets a suffix that depends only on its path.
     """
     folder.mkdir(parents=True, exist_ok=True)
     source = Path(os.path.abspath(file))

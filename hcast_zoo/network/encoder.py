@@ -255,7 +255,7 @@ class Encoder(nn.Module):
         return self.start_from_means(self.superpixel_means(images, segments, num_superpixels), segments)
 
     def superpixel_means(self, images: Tensor, segments: Tensor, num_superpixels: int) -> SuperpixelMeans:
-        """Return what the stem tells of each superpixel, which of a frozen stem can be cached."""
+        """Return the stem's features of each superpixel; those of a frozen stem can be cached."""
         c = self.config
         maps, early = self.stem.maps(images)
         features, area = area_means(maps, segments, num_superpixels)

@@ -134,7 +134,7 @@ class Mlp(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Drop a branch of some pictures in training, and scale the others up: torchvision's, a row a picture.
+    """Drop a branch of some pictures in training, and scale the others up: torchvision's, one row per picture.
 
     torchvision is imported by the first training step alone, since its import takes as long as torch's.
 

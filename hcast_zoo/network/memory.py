@@ -1,4 +1,4 @@
-"""How much memory a config asks for, before anything is made of it: one budget for every door."""
+"""Estimate the memory that a config needs before a model is built: one budget for all frameworks."""
 
 import os
 from typing import Any

@@ -22,7 +22,7 @@ NEEDS_TIMM = "this model's stem is a timm model: pip install timm"
 
 @dataclasses.dataclass
 class SuperpixelMeans:
-    """What a stem tells of each of N superpixels, before anything is learned on it; a frozen stem's can be cached.
+    """A stem's features of each of N superpixels, before any trained layer; those of a frozen stem can be cached.
 
     Attributes:
         features: (B, N, F) averages of the stem's features.

@@ -99,7 +99,7 @@ def decode(
 
 
 def _choose(probabilities: Tensor, paths: Tensor, best: Tensor, log_probs: Sequence[Tensor]) -> DecodedPaths:
-    """Return what is told of (B,) chosen paths, by the (B, P) probabilities of all (P, L) paths and the levels' own."""
+    """Return the facts about (B,) chosen paths, from the (B, P) probabilities of all (P, L) paths and of each level."""
     others = probabilities.scatter(-1, best[:, None], -1.0)
     second = others.argmax(-1)
     runner_up = paths[second] if len(paths) > 1 else torch.full_like(paths[best], UNKNOWN)

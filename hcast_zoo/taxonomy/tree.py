@@ -108,7 +108,7 @@ class Taxonomy:
         :meth:`labels` still finds them as ``("owls", "other")``.
 
         Args:
-            paths: One sequence of names a leaf. Repeated paths count once.
+            paths: One sequence of names per leaf. Repeated paths count once.
             levels: Names of the levels; ``level_1``, ``level_2`` ... by default.
             name: What the taxonomy is called.
             strict_names: Refuse a name below two parents.
