@@ -55,7 +55,7 @@ def to_square(config: HCastConfig, size: int) -> list[Callable]:
     if config.crop_mode == "squash":
         return [partial(squash, side=side, resample=resample), partial(center_crop, size=size)]
     if config.crop_mode == "pad":
-        fill = tuple(round(255 * value) for value in config.mean)
+        fill = tuple(min(max(round(255 * value), 0), 255) for value in config.mean)
         return [partial(resize_long, long=side, resample=resample), partial(crop_or_pad, size=size, fill=fill)]
     return [middle, partial(resize, short=side, resample=resample), partial(center_crop, size=size)]
 

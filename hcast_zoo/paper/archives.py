@@ -1,5 +1,6 @@
 """Unpack archives of data sets, once, and never outside their folder."""
 
+import contextlib
 import copy
 import itertools
 import json
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from ..common.files import check_file, write_whole
 from ..common.progress import hides_bars
+from ..common.text import clip
 
 DONE = ".unpacked.json"  # lists the archives that are fully unpacked in a folder: name -> size, choice
 ENCRYPTED = 0x1  # flag of a zip's member
@@ -23,8 +25,8 @@ MAX_TIME = 2**40  # seconds
 SMALL = 2**28  # bytes that any archive may unpack to
 MAX_RATIO = 200  # unpacked size to archive size; 20 at most for text, 2 for pictures
 
-# What tarfile and zipfile raise on damage; the last two come from malformed or absurd numbers in tar headers.
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, ValueError, MemoryError)
+# What tarfile and zipfile raise on damage; the last three come from absurd numbers in headers, and from empty names.
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, ValueError, MemoryError, IndexError)
 
 
 class ArchiveError(ValueError):
@@ -45,14 +47,33 @@ def first_names(archive: Path) -> list[str]:
     Raises:
         ArchiveError: if the archive is damaged from its beginning.
     """
-    try:
+    with _told(archive):
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zip_file:
                 return zip_file.namelist()[:64]
         with tarfile.open(archive, "r:*") as tar:
             return [member.name for member in itertools.islice(tar, 64)]
+
+
+@contextlib.contextmanager
+def _told(archive: Path) -> Iterator[None]:
+    """Turn what tarfile and zipfile raise into words."""
+    try:
+        yield
+    except ArchiveError:
+        raise
+    except tarfile.FilterError as error:
+        raise ArchiveError(f"{archive}: {clip(error)}: do not trust this archive") from error
+    except (NotImplementedError, OverflowError) as error:
+        raise ArchiveError(f"{archive}: this Python cannot unpack it: {error}: unpack it with another tool") from error
+    except MemoryError:
+        raise ArchiveError(f"{archive}: damaged archive: it asks for more memory than there is") from None
     except DAMAGE as error:
-        raise ArchiveError(f"{archive}: damaged or incomplete archive: {error}: download it again") from error
+        raise ArchiveError(f"{archive}: damaged or incomplete archive: {clip(error)}: download it again") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ArchiveError(f"{archive}: damaged archive: {error}: download it again") from error  # bzip2 raises it
 
 
 def unpack(
@@ -89,22 +110,10 @@ def unpack(
     if _read_done(folder).get(archive.name) == entry:
         return False
 
-    try:
+    with _told(archive):
         hidden = not progress or hides_bars()
         for _ in tqdm(_unpack(archive, folder, target), f"unpack {archive.name}", unit="file", disable=hidden):
             pass
-    except ArchiveError:
-        raise
-    except tarfile.FilterError as error:
-        raise ArchiveError(f"{archive}: {error}: do not trust this archive") from error
-    except (NotImplementedError, OverflowError) as error:
-        raise ArchiveError(f"{archive}: this Python cannot unpack it: {error}: unpack it with another tool") from error
-    except DAMAGE as error:
-        raise ArchiveError(f"{archive}: damaged or incomplete archive: {error}: download it again") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise ArchiveError(f"{archive}: damaged archive: {error}: download it again") from error  # bzip2 raises it
 
     write_whole(folder / DONE, json.dumps({**_read_done(folder), archive.name: entry}, indent=1))
 

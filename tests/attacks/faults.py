@@ -10,7 +10,6 @@ of the tests.
 import argparse
 import collections
 import contextlib
-import ctypes
 import hashlib
 import io
 import json
@@ -33,6 +32,7 @@ import torch
 
 from benchmarks import report
 from hcast_zoo import cli
+from tests.rights import drop_rights
 from tests.tiny import make_pictures, make_tree, make_weights
 
 SERVER = Path(__file__).parents[2] / "tests" / "hub_server.py"
@@ -270,13 +270,6 @@ def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
 def _files(path: Path) -> dict[str, str]:
     files = path.rglob("*") if path.is_dir() else [path]
     return {str(f.relative_to(path)): _digest(f) for f in files if f.is_file()}
-
-
-def drop_rights() -> None:
-    """Leave root no right beyond those of an owner: others' rights would hide Python's own files under /root."""
-    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3, this process
-    if ctypes.CDLL(None).capset(header, none):
-        raise OSError("cannot drop the rights of root")
 
 
 def _in_child(command: list[str], limit: int | None, unprivileged: bool) -> tuple[int, str]:

@@ -50,9 +50,9 @@ OURS = (str(Path(hcast_zoo.__file__).parent), str(Path(hcast_zoo.__file__).paren
 
 def judge(error: BaseException, reader: Reader) -> str:
     """Return "clear error", or what is wrong with an error."""
-    chain, cause = [error], error.__cause__ or error.__context__
+    chain, cause = [error], _cause(error)
     while cause is not None and len(chain) < 10:
-        chain, cause = [*chain, cause], cause.__cause__ or cause.__context__
+        chain, cause = [*chain, cause], _cause(cause)
     for kind, name in ((MemoryError, "memory"), (Hang, "hang"), (RecursionError, "recursion")):
         if any(isinstance(e, kind) for e in chain):
             return f"{name}: {_place(error)}"
@@ -69,6 +69,10 @@ def judge(error: BaseException, reader: Reader) -> str:
     if not 5 <= len(str(error)) <= longest:  # huggingface_hub quotes a wrong value whole
         return f"a message of {len(str(error))} characters: {_place(error)}"
     return "clear error"
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ if error.__suppress_context__ else error.__context__
 
 
 def _place(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.inference.predictor import find_pictures
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy
-from tests.attacks.faults import drop_rights
+from tests.rights import drop_rights
 
 
 @pytest.fixture

@@ -32,6 +32,14 @@ def test_official_preprocessing(inputs):
     assert torch.equal(images, torch.from_numpy(inputs["images"]))
 
 
+def test_the_ground_of_a_padded_picture_is_a_colour():
+    """Whatever mean a config has."""
+    config = HCastConfig(
+        image_size=32, num_superpixels=16, num_clusters=(8, 4, 2, 2), crop_mode="pad", mean=(1e8, -1, 0)
+    )
+    assert eval_transform(config)(Image.new("RGB", (40, 20))).shape == (3, 32, 32)
+
+
 @pytest.mark.parametrize("size", [(96, 96), (120, 61), (61, 120), (33, 300), (1000, 700)])
 @pytest.mark.parametrize("crop_pct", [0.875, 0.5, 1.0])
 @pytest.mark.parametrize("crop_mode", CROP_MODES)

@@ -143,6 +143,24 @@ def test_encrypted_and_unknown_zips_are_told(tmp_path):
         unpack(pack_zip(tmp_path / "m.zip", method=99), tmp_path / "out", progress=False)
 
 
+def test_zips_with_absurd_headers_are_told(tmp_path):
+    """An empty name, a name of 40,000 characters beside another one, and a version that does not exist."""
+    good = pack_zip(tmp_path / "z.zip").read_bytes()
+    start = good.find(b"PK\x01\x02")  # of the directory
+    name = good.find(b"a.txt", start)
+    empty = bytearray(good)
+    empty[start + 28 : start + 30], empty[start + 30 : start + 32] = b"\0\0", b"\5\0"  # its length is an extra field's
+    future = bytearray(good)
+    future[start + 6] = 125
+    for content in (bytes(empty), bytes(future), good[:name] + b"b" + good[name + 1 :]):
+        (tmp_path / "z.zip").write_bytes(content)
+        for read in (first_names, lambda file: unpack(file, tmp_path / "out", progress=False)):
+            try:
+                read(tmp_path / "z.zip")
+            except ArchiveError as error:
+                assert len(str(error)) < 2000
+
+
 @pytest.mark.parametrize("time", ["1e400", "-1e400", "nan", str(2**62), "-5"])
 def test_times_that_no_clock_has(tmp_path, time):
     file = pack_tar(tmp_path / "t.tar", (entry("a", mtime=time), b"x"))

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from hcast_zoo.taxonomy.conformal import (
     Scores,
@@ -20,6 +19,8 @@ from hcast_zoo.taxonomy.conformal import (
 from hcast_zoo.taxonomy.decode import decode, path_probabilities
 from hcast_zoo.taxonomy.tree import Taxonomy
 from tests.conftest import load_npz
+
+stats = pytest.importorskip("scipy.stats")
 
 
 def made_up(taxonomy, pictures, seed=0):

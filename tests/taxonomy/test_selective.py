@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from hcast_zoo.taxonomy.backoff import back_off
 from hcast_zoo.taxonomy.decode import decode
@@ -19,6 +18,8 @@ from hcast_zoo.taxonomy.selective import (
     split_for_promise,
 )
 from tests.conftest import load_npz
+
+stats = pytest.importorskip("scipy.stats")
 
 
 def emoji_art():
