@@ -1,6 +1,6 @@
 """Break what runs long: kill it, fill its disk, interrupt it, drop its requests; and compare with a quiet run.
 
-    python -m tests.attacks.faults [predict train disk interrupt publish] [--pictures 20000] [--kills 10]
+    python -m tests.attacks.faults [PART ...] [--pictures 20000] [--kills 10]
 
 Every job runs on a tiny model that is made here. A kill is SIGKILL at a random moment of the work; the same command
 then goes on. The disk is full by RLIMIT_FSIZE: no file may grow beyond so many bytes. Requests are broken by the server
@@ -146,14 +146,10 @@ def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
             *options.split(),
         ]
 
-    def step() -> int:
-        for name in ("checkpoint", "checkpoint.old"):
-            with contextlib.suppress(FileNotFoundError):
-                return json.loads((folder / "killed" / name / "progress.json").read_text())["step"]
-        return 0
-
     whole, idle = measure(command("quiet"), rng)
-    steps = kill_and_resume(command("killed"), args.kills, (whole - idle) / args.kills, rng, step)
+    steps = kill_and_resume(
+        command("killed"), args.kills, (whole - idle) / args.kills, rng, lambda: _step(folder / "killed")
+    )
     names = ("last.safetensors", "best.safetensors", "checkpoint/model.safetensors")
     differ = [n for n in names if _digest(folder / "quiet" / n) != _digest(folder / "killed" / n)]
     logs = [
@@ -316,9 +312,22 @@ def _in_child(command: list[str], limit: int | None, unprivileged: bool) -> tupl
 
 
 def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
-    """Press Ctrl-C (SIGINT to the whole group, workers and all) at random moments of predict; then let it go on.
+    """Press Ctrl-C at random moments of predict; then let it go on."""
+    yield _signal(args, folder, signal.SIGINT, "Ctrl-C", "interrupted")
 
-    The exit code is 130; -2 where Python does not hear signals yet, or no longer; 0 where all was done before.
+
+def signals(args: argparse.Namespace, folder: Path) -> Iterator[list]:
+    """End predict by what a system sends at shutdown, and a terminal that is closed; then let it go on."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        (folder / number.name).mkdir()
+        yield _signal(args, folder / number.name, number, number.name, f"ended by {number.name}")
+
+
+def _signal(args: argparse.Namespace, folder: Path, number: signal.Signals, name: str, word: str) -> list:
+    """Send a signal to the whole group, workers and all, at random moments of predict; then let it go on.
+
+    The exit code is 128 and the signal's number; that number below zero where Python does not hear signals yet, or no
+    longer; 0 where all was done before.
     """
     model, rng = make_weights(folder / "tiny.safetensors"), random.Random(args.seed)
     files = make_pictures(folder / "pictures", min(args.pictures, 2000))
@@ -349,29 +358,139 @@ def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
             text=True,
             start_new_session=True,
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=lambda: number == signal.SIGINT and signal.signal(number, signal.default_int_handler),
         )
         moment = rng.uniform(idle / 2, idle + (whole - idle) / args.kills)
         try:
             _, errors = process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, number)
             _, errors = process.communicate(timeout=60)
         codes[process.returncode] += 1
         parts.append(len(list((folder / "out").glob("*.parquet"))))
-        if "Traceback" in errors or (process.returncode == 130 and errors.strip() != "interrupted"):
+        if "Traceback" in errors or (process.returncode == 128 + number and errors.strip() != word):
             unclear += 1
             print(f"after {moment:.2f} s:\n{errors[-1500:]}", file=sys.stderr)
     kill_and_resume(command, 0, 0, rng, list)
     rows = pq.read_table(folder / "out").to_pylist()
     wrong = (len(rows) != len(files)) + ([r["file"] for r in rows] != files)
-    wrong += sum(number for code, number in codes.items() if code not in (130, -signal.SIGINT, 0))
-    yield [
-        "Ctrl-C in `predict --workers 2`",
-        f"{args.kills} times SIGINT, with {', '.join(map(str, parts))} of {-(-len(files) // 50)} parts done",
-        f"exit codes {dict(codes)}; {unclear} times more than the word `interrupted`; afterwards "
+    wrong += sum(number for code, number in codes.items() if code not in (128 + number, -number, 0))
+    wrong += len(list((folder / "out").glob(".*.parquet*")))
+    return [
+        f"{name} in `predict --workers 2`",
+        f"{args.kills} times {number.name}, with {', '.join(map(str, parts))} of {-(-len(files) // 50)} parts done",
+        f"exit codes {dict(codes)}; {unclear} times more than the words `{word}`; afterwards "
         f"{len(rows):,} rows of {len(files):,}",
         unclear + wrong,
+    ]
+
+
+def checkpoints(args: argparse.Namespace, folder: Path) -> Iterator[list]:
+    """Damage the checkpoints of a killed run at random; it goes on to the same weights, or tells what is wrong."""
+    torch.set_num_threads(1)
+    rng, model, data = random.Random(args.seed), make_weights(folder / "tiny.safetensors"), make_tree(folder / "tree")
+
+    def command(output: Path) -> list[str]:
+        options = "--epochs 4 --batch-size 4 --workers 0 --checkpoint-steps 1"
+        return ["train", "--data", str(data), "--output", str(output), "--model", str(model), *options.split()]
+
+    def weights(output: Path) -> list[str]:
+        return [_digest(output / name) for name in ("last.safetensors", "best.safetensors")]
+
+    code, said = _in_child(command(folder / "quiet"), None, False)
+    if code:
+        raise SystemExit(f"training fails where nothing is wrong: {said[-2000:]}")
+    run = folder / "killed"
+    process = subprocess.Popen([*COMMAND, *command(run)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not _step(run) >= 9:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+
+    outcomes, missed = collections.Counter(), 0
+    for number in range(3 * args.kills):
+        copy = folder / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(run, copy)
+        names = ("checkpoint", "checkpoint.old") if number % 3 == 2 else ("checkpoint",)
+        for name in names:
+            _damage(rng.choice([f for f in sorted((copy / name).rglob("*")) if f.is_file()]), rng)
+        code, said = _in_child(command(copy), None, False)
+        if code == 0 and weights(copy) == weights(folder / "quiet"):
+            outcomes["the same weights as the uninterrupted run's"] += 1
+        elif code == 2 and "Traceback" not in said and "hcast-zoo train: " in said:
+            outcomes["exit code 2 and the damage told"] += 1
+        else:
+            missed += 1
+            print(f"damage {number}: exit code {code}, {said[-1000:]}", file=sys.stderr)
+
+    yield [
+        f"`train`, killed at step {_step(run)} of 24",
+        f"{3 * args.kills} times a file of the newest checkpoint, and each third time of the one before too: bits "
+        "flipped, cut short, overwritten or removed",
+        "; ".join(f"{count} times {what}" for what, count in outcomes.most_common()),
+        missed,
+    ]
+
+
+def _step(run: Path) -> int:
+    """Return the step of a run's newest checkpoint; 0 if there is none."""
+    for name in ("checkpoint", "checkpoint.old"):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return json.loads((run / name / "progress.json").read_text())["step"]
+    return 0
+
+
+def _damage(file: Path, rng: random.Random) -> None:
+    """Flip bits of a file, cut it short, overwrite a piece of it, or remove it."""
+    content = bytearray(file.read_bytes())
+    kind, at = rng.randrange(4), rng.randrange(max(1, len(content)))
+    if kind == 0 and content:
+        content[at] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        del content[at:]
+    elif kind == 2:
+        content[at : at + 64] = rng.randbytes(64)
+    else:
+        file.unlink()
+        return
+    file.write_bytes(content)
+
+
+def owners(args: argparse.Namespace, folder: Path) -> Iterator[list]:
+    """Start several processes at once on one folder; one works, the others are refused or find all done."""
+    model = make_weights(folder / "tiny.safetensors")
+    files = make_pictures(folder / "pictures", min(args.pictures, 600))
+    codes, missed, rounds, together = collections.Counter(), 0, max(1, args.kills // 3), 4
+    for number in range(rounds):
+        output = folder / f"out-{number}"
+        words = [
+            "predict",
+            str(folder / "pictures"),
+            "--model",
+            str(model),
+            "--output",
+            str(output),
+            "--part-size",
+            "20",
+        ]
+        processes = [
+            subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            for _ in range(together)
+        ]
+        for process in processes:
+            _, said = process.communicate()
+            codes[process.returncode] += 1
+            refused = process.returncode == 2 and "another process" in said and "Traceback" not in said
+            missed += not (refused or process.returncode == 0)
+        rows = pq.read_table(output).to_pylist()
+        missed += [row["file"] for row in rows] != files
+
+    yield [
+        f"{together} times the same `predict --output` at once",
+        f"{rounds} rounds",
+        f"exit codes {dict(codes)}: those with 2 were told of the other process; every picture has one row",
+        missed,
     ]
 
 
@@ -472,7 +591,16 @@ def publish_client(model: str) -> None:
     print(json.dumps(rows))
 
 
-PARTS = {"predict": predict, "train": train, "disk": disk, "interrupt": interrupt, "publish": publish}
+PARTS = {
+    "predict": predict,
+    "train": train,
+    "disk": disk,
+    "interrupt": interrupt,
+    "publish": publish,
+    "signals": signals,
+    "checkpoints": checkpoints,
+    "owners": owners,
+}
 
 
 def main() -> int:

@@ -179,13 +179,10 @@ def test_determinism(run, tiny_weights):
     assert len(lines) == 14 and [line.split()[0] for line in lines[-3:]] == ["asked", "timm", "transformers"]
 
 
-def test_no_miss_in_the_report():
+def test_no_miss_in_the_report(faults):
     tables = collections.defaultdict(list)
     for mark, text in re.findall(r"<!-- (faults \w+|fuzz) -->\n(.*?)<!-- /", PAGE, re.DOTALL):
         tables[mark] += [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
-    assert set(tables) == {
-        "fuzz",
-        *(f"faults {p}" for p in ("predict", "train", "interrupt", "disk", "publish", "owners")),
-    }
+    assert set(tables) == {"fuzz", *(f"faults {part}" for part in faults.PARTS)}
     assert all(row[-1] == "0" for mark, rows in tables.items() for row in rows if mark != "fuzz")
     assert all(row[4] == "0" and int(row[1].replace(",", "")) >= 10_000 for row in tables["fuzz"])
