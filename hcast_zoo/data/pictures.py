@@ -13,10 +13,11 @@ from typing import Any, BinaryIO, TypeGuard, cast
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..common.files import sha256
+from ..common.files import check_file, sha256
 from ..common.formats import HEIF_HINT, HEIF_SUFFIXES, formats
 from ..common.text import brief, clip
 from .boxes import BoxedPicture
+from .tar_shards import open_member
 
 MAX_PIXELS = 100_000_000  # about 300 MB decoded; a larger picture is refused, not loaded
 MAX_SIDE = 1_000_000  # pixels; Pillow keeps a pointer for each row
@@ -72,8 +73,30 @@ def content_digest(picture: str | Path | bytes | BoxedPicture) -> str:
         OSError: if the file cannot be read.
     """
     if isinstance(picture, BoxedPicture):
-        return hashlib.sha256(f"{sha256(picture.file)} {picture.box.edges} {picture.geometry}".encode()).hexdigest()
-    return hashlib.sha256(picture).hexdigest() if isinstance(picture, bytes) else sha256(picture)
+        return hashlib.sha256(
+            f"{content_digest(picture.file)} {picture.box.edges} {picture.geometry}".encode()
+        ).hexdigest()
+    try:
+        return hashlib.sha256(picture).hexdigest() if isinstance(picture, bytes) else sha256(picture)
+    except NotADirectoryError:  # perhaps in a tar shard
+        return hashlib.sha256(picture_bytes(picture)).hexdigest()  # type: ignore[arg-type]
+
+
+def picture_bytes(file: str | Path) -> bytes:
+    """Return what is in a picture's file, which may be one in a tar shard.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no file, or in a shard that is damaged.
+    """
+    check_file(file, MAX_BYTES)
+    try:
+        return Path(file).read_bytes()
+    except NotADirectoryError:
+        member = open_member(file, MAX_BYTES)
+        if member is None:
+            raise
+        return member.read()
 
 
 def open_picture(source: Picture) -> Image.Image:
@@ -239,13 +262,28 @@ def _open(source: str | os.PathLike | bytes | BinaryIO) -> BinaryIO:
             f"expected a picture (a name, bytes, an open file, a PIL image or an array), got {brief(source)}"
         )
 
-    status = os.stat(source)
+    try:
+        status = os.stat(source)
+    except NotADirectoryError:
+        member = _member(source)
+        if member is None:
+            raise
+        return member
+
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise PictureError("expected a file, got a pipe, a socket or a device")
     if status.st_size > MAX_BYTES:
         raise PictureError(f"{status.st_size:,} bytes, expected {MAX_BYTES:,} at most: is it a picture?")
 
     return cast(BinaryIO, _File(source, status.st_size))
+
+
+def _member(path: str | os.PathLike) -> BinaryIO | None:
+    """Open a picture in a tar shard; None if its path leads through none."""
+    try:
+        return open_member(path, MAX_BYTES)
+    except ValueError as error:
+        raise PictureError(str(error)) from error
 
 
 def read_picture(source: Picture, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:

@@ -27,10 +27,12 @@ from .listing import (
     join_listings,
 )
 from .parquet import read_parquet
+from .pictures import picture_bytes
+from .tar_shards import is_shard, shard_members
 
 PREPARED = "data.jsonl"  # the list of a folder that `hcast-zoo data prepare` wrote
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's image folders
-SUFFIXES = (".csv", ".jsonl", ".parquet", ".tsv", ".txt")
+SUFFIXES = (".csv", ".jsonl", ".parquet", ".tar", ".tsv", ".txt")
 
 
 def read(
@@ -46,8 +48,8 @@ def read(
 
     Args:
         source: A folder tree, with a folder for each part or without; a folder with Hugging Face's ``metadata.csv``,
-            with parquet shards, or one that ``hcast-zoo data prepare`` wrote; a ``.csv``, ``.tsv``, ``.jsonl`` or
-            ``.parquet`` file.
+            with parquet or tar shards, or one that ``hcast-zoo data prepare`` wrote; a ``.csv``, ``.tsv``, ``.jsonl``,
+            ``.parquet`` or ``.tar`` (WebDataset) file.
         taxonomy: Columns named after its levels are the levels.
         wanted: Parts that will be used; they decide whether a folder's sub-folders are parts or labels.
         levels: Columns that are levels, coarse to fine.
@@ -138,12 +140,12 @@ def _read_folder(
 
 
 def find_shards(source: Path) -> list[Path]:
-    """Return the parquet files in and below a folder, sorted; none if there are pictures, which are then the data."""
+    """Return the shards (parquet, tar) in and below a folder, sorted; none if there are pictures, then the data."""
     shards = []
     for folder, _, names in walk(source):
         if any(map(is_picture_name, names)):
             return []
-        shards += [folder / name for name in names if name.lower().endswith(".parquet")]
+        shards += [folder / name for name in names if name.lower().endswith((".parquet", ".tar"))]
 
     return sorted(shards)
 
@@ -155,8 +157,9 @@ def _read_shards(
     levels: Sequence[str] | None,
     group_by: str | None,
 ) -> Listing:
-    """Read several parquet files as one; without a column for parts, file names say them: ``train-00000-of-00004``."""
-    check_memory(sum(shard.stat().st_size for shard in shards), str(source), "its pictures, all in memory,")
+    """Read several shards as one; without a column for parts, file names say them: ``train-00000-of-00004``."""
+    whole = sum(shard.stat().st_size for shard in shards if not is_shard(shard))
+    check_memory(whole, str(source), "its pictures, all in memory,")
     listings = [_read_file(shard, taxonomy, levels, group_by) for shard in shards]
     parts = [common_split(shard.name) or common_split(shard.parent.name) for shard in shards]
     return join_listings(source, listings, parts)
@@ -209,6 +212,8 @@ def _read_file(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | No
         return _read_jsonl(path, taxonomy, levels, group_by)
     if suffix == ".parquet":
         return read_parquet(path, taxonomy, levels, group_by)
+    if suffix == ".tar":
+        return read_tar(path, taxonomy, levels, group_by)
 
     header, rows = read_table(path)
     columns = choose_columns(path, header, taxonomy, levels, group_by)
@@ -217,14 +222,24 @@ def _read_file(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | No
 
 def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | None, group_by: str | None) -> Listing:
     """Read one object per line: ``{"file": ..., "path": [coarse, ..., fine], "split": ...}``, or a key per level."""
-    lines = _json_lines(path)
+    return _read_objects(path, _json_lines(path), taxonomy, levels, group_by)
+
+
+def _read_objects(
+    path: Path,
+    lines: Iterator[tuple[int, dict]],
+    taxonomy: Taxonomy | None,
+    levels: Sequence[str] | None,
+    group_by: str | None,
+) -> Listing:
     first = next(lines, None)
     if first is None:
         return Listing(source=path, pictures=[], paths=[])
 
     lines = itertools.chain([first], lines)
     keys = first[1]
-    if "path" not in keys and "file" not in keys and isinstance(keys.get("file_name"), str):
+    by_column = path.suffix.lower() == ".tar" or ("file" not in keys and isinstance(keys.get("file_name"), str))
+    if "path" not in keys and by_column:
         columns = choose_columns(path, list(keys), taxonomy, levels, group_by)
         return collect(path, columns, ((number, _Row(row)) for number, row in lines), taxonomy, group_by)
 
@@ -259,6 +274,56 @@ def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | N
     return listing
 
 
+def read_tar(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | None, group_by: str | None) -> Listing:
+    """List the pictures of a WebDataset shard; they are read from it when they are wanted.
+
+    A picture's labels are in the JSON object beside it, as in a row of a JSONL file; else in a ``.cls`` file, which has
+    the number of its leaf in the taxonomy; else they are the folders that it is in.
+    """
+    members = shard_members(path)
+    beside = {name: name.rpartition("/")[0] + "/" + name.rpartition("/")[2].partition(".")[0] for name in members}
+    labels: dict[str, dict[str, str]] = {".json": {}, ".cls": {}}
+    for name in members:
+        for suffix, found in labels.items():
+            if name.lower().endswith(suffix):
+                found[beside[name]] = name
+
+    pictures = [name for name in members if is_picture_name(name)]
+    if labels[".json"]:
+        return _read_objects(path, _tar_rows(path, pictures, beside, labels[".json"]), taxonomy, levels, group_by)
+
+    listing = Listing(source=path, pictures=[path / name for name in pictures], paths=[], levels=None)
+    listing.levels = tuple(levels) if levels else None
+    for name in pictures:
+        if (number := labels[".cls"].get(beside[name])) is None:
+            listing.paths.append(name.split("/")[:-1])
+        else:
+            listing.paths.append(_leaf_path(path / number, taxonomy))
+
+    return listing
+
+
+def _leaf_path(file: Path, taxonomy: Taxonomy | None) -> Sequence:
+    """Return the path of the leaf whose number a ``.cls`` file holds."""
+    if taxonomy is None:
+        raise ValueError(f"{file}: numbers of leaves need a --taxonomy that says what they stand for")
+    text = picture_bytes(file)[:100].decode("utf-8", "replace").strip()
+    if not text.isdecimal() or int(text) >= len(taxonomy.paths):
+        raise ValueError(f"{file}: expected the number of a leaf, 0 to {len(taxonomy.paths) - 1}, got {brief(text)}")
+    return taxonomy.paths[int(text)]
+
+
+def _tar_rows(
+    path: Path, pictures: Sequence[str], beside: Mapping[str, str], objects: Mapping[str, str]
+) -> Iterator[tuple[int, dict]]:
+    """Yield the number and the JSON object of each picture that has one, with its name as ``file``."""
+    for number, name in enumerate(pictures, 1):
+        if beside[name] not in objects:
+            raise ValueError(f"{path}: expected a .json file beside {brief(name)}, as beside other pictures")
+        row = _json_object(picture_bytes(path / objects[beside[name]]), f"{path}/{objects[beside[name]]}")
+        yield number, {**row, "file": f"{path.name}/{name}"}
+
+
 class _Row(dict):
     """A row of JSON; missing keys are None."""
 
@@ -272,10 +337,14 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
             if not line.strip():
                 continue
 
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                if not isinstance(row, dict):
-                    raise TypeError(f"got {brief(row)}")
-            except (ValueError, TypeError, RecursionError) as error:
-                raise ValueError(f"{path} line {number}: expected an object with file and path: {error}") from error
-            yield number, row
+            yield number, _json_object(line, f"{path} line {number}", "utf-8-sig" if number == 1 else "utf-8")
+
+
+def _json_object(content: bytes, where: str, encoding: str = "utf-8") -> dict:
+    try:
+        row = json.loads(content.decode(encoding))
+        if not isinstance(row, dict):
+            raise TypeError(f"got {brief(row)}")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{where}: expected an object with file and path: {error}") from error
+    return row

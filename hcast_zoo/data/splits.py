@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..common.files import check_file, write_whole
+from ..common.files import write_whole
 from ..common.text import brief
 from .boxes import COLUMNS, UNIT, BoxedPicture
 from .listing import Listing, common_split, find_split
-from .pictures import MAX_BYTES
+from .pictures import picture_bytes
 from .readers import read
 
 PARTS = ("train", "val", "test")
@@ -134,7 +134,7 @@ def _unit(listing: Listing, index: int) -> str:
 
     picture = listing.pictures[index]
     try:
-        data = picture if isinstance(picture, bytes) else _read(Path(picture))  # of boxes, the whole picture
+        data = picture if isinstance(picture, bytes) else picture_bytes(Path(picture))  # of boxes, the whole picture
     except (OSError, ValueError):  # reported when the picture is used
         data = str(picture).encode("utf-8", "surrogateescape")
     return hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -144,11 +144,6 @@ def _box_cells(picture: object) -> list:
     if not isinstance(picture, BoxedPicture):
         return [""] * (len(COLUMNS) + 1)
     return [*map(repr, picture.box.edges), "relative" if picture.box.relative else "pixels"]
-
-
-def _read(file: Path) -> bytes:
-    check_file(file, MAX_BYTES)
-    return file.read_bytes()
 
 
 def _number(unit: str) -> float:

@@ -23,6 +23,7 @@ from ..common.walk import LeftOut, Skipped, walk
 from ..data.boxes import Box, BoxedPicture, BoxGeometry
 from ..data.loading import read_ahead, start_quietly, start_workers
 from ..data.pictures import Picture, PictureError, is_picture, picture_name, read_picture
+from ..data.tar_shards import is_shard, shard_members
 from ..data.transforms import eval_transform
 from ..network.config import HCastConfig, check_clusters
 from ..network.memory import pictures_at_once
@@ -530,7 +531,7 @@ def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], objec
     or a pipe, in a folder, if it is named as a picture.
 
     Args:
-        arguments: Files, folders and patterns.
+        arguments: Files, folders and patterns; of a tar shard, the pictures in it, as ``shard.tar/name.jpg``.
         leave_out: Called with all else that is left out of a folder, but not with files that are not named as pictures;
             one warning counts those.
     """
@@ -541,10 +542,16 @@ def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], objec
             matches = _pictures_below(Path(argument), leave_out, skipped)
         else:
             matches = [] if os.path.lexists(argument) else sorted(glob.glob(argument, recursive=True))
-        files += matches or [argument]
+        for match in matches or [argument]:
+            files += _pictures_in(match, skipped) if is_shard(match) and os.path.isfile(match) else [match]
 
     skipped.tell("folders")
     return files
+
+
+def _pictures_in(shard: str, skipped: Skipped) -> list[str]:
+    """Return the pictures in a tar shard, in their order."""
+    return [f"{shard}/{name}" for name in shard_members(shard) if is_picture_name(name, skipped)]
 
 
 def _pictures_below(root: Path, leave_out: Callable[[LeftOut], object], skipped: Skipped) -> list[str]:

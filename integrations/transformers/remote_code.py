@@ -13,7 +13,7 @@ from pathlib import Path
 
 CORE = {  # room of hcast_zoo: the modules of it that become files; no two have one name
     "common": ("choices", "files", "formats", "text", "walk"),
-    "data": ("boxes", "pictures", "transforms"),
+    "data": ("boxes", "pictures", "tar_shards", "transforms"),
     "network": (
         *("config", "embedding", "encoder", "feature_maps", "graph_pooling", "layers", "memory", "model"),
         *("sampling_kernel", "slic", "stems", "superpixels"),
