@@ -99,7 +99,12 @@ def _add_own(command: Callable, parser: argparse.ArgumentParser) -> None:
 def _add_answers(command: Callable) -> None:
     """Add the commands that answer about pictures."""
     p = command("predict", predict.predict, "print the path in the taxonomy of each picture")
-    p.add_argument("pictures", nargs="*", metavar="PICTURE", help="picture files, folders, glob patterns")
+    p.add_argument(
+        "pictures",
+        nargs="*",
+        metavar="PICTURE",
+        help="picture files, folders, glob patterns, tar shards, parquet files, or any of these in a store: s3://BUCKET/DIR",
+    )
     p.add_argument(
         "--files-from",
         metavar="FILE",
@@ -113,6 +118,11 @@ def _add_answers(command: Callable) -> None:
         "--part-size pictures, where the same command resumes and several processes (torchrun) share the work",
     )
     p.add_argument("--part-size", type=int, default=4096, help="pictures per file of a folder (%(default)s)")
+    p.add_argument(
+        "--on",
+        metavar="ADDRESS",
+        help="write the folder on a Ray cluster, ray://HOST:10001, or `local`: one worker for each processor here",
+    )
     p.add_argument(
         "--format",
         choices=TABLE_LAYOUTS,

@@ -29,6 +29,8 @@ def predict(args: argparse.Namespace) -> int:
     table = args.output is not None and is_table(args.output, args.format)
     if args.set_level and args.set is None:
         raise ValueError("--set-level goes with --set")
+    if args.on and (args.output is None or table or work.boxed or args.prior):
+        raise ValueError("--on needs --output with a folder to write to, whole pictures, and no --prior")
     with join() as processes:
         if processes.count > 1 and (table or not args.output):
             raise ValueError("several processes need --output with a folder to write to")
@@ -82,7 +84,7 @@ def predict(args: argparse.Namespace) -> int:
     if show_tree and not args.json:
         _print_tree(answers.paths)
     if answers.failed:
-        print(f"{answers.failed} of {len(files)} pictures failed", file=sys.stderr)
+        print(f"{answers.failed} of {answers.pictures} pictures failed", file=sys.stderr)
     return 1 if answers.failed or work.missed else 0
 
 
@@ -91,11 +93,12 @@ class _Counted:
 
     def __init__(self, predictions: Iterable):
         self.predictions = predictions
-        self.failed = 0
+        self.pictures = self.failed = 0
         self.paths: collections.Counter = collections.Counter()
 
     def __iter__(self) -> Iterator:
         for prediction in self.predictions:
+            self.pictures += 1
             if prediction.error is None:
                 self.paths[prediction.path] += 1
             else:
@@ -156,14 +159,22 @@ def _predictions(predictor, work: Work, files: Sequence, how: Loading, resumed: 
     """
     from tqdm import tqdm
 
+    from ..data.stores import is_container
+    from ..inference.predictor import predict_named
     from ..inference.resume import resume_predictions
     from ..network.memory import pictures_at_once
 
+    contained = any(map(is_container, files))
+    if contained and work.groups is not None:
+        raise ValueError("--group-by goes with pictures in files")
+
     def predict(start: int = 0) -> Iterable:
-        groups = None if work.groups is None else work.groups[start:]
+        if work.groups is None:
+            return predict_named(predictor, files[start:], how.batch_size, how.workers)
+        groups = work.groups[start:]
         return predictor.predict(files[start:], how.batch_size, how.workers, groups)
 
-    if resumed is None:
+    if resumed is None or contained:  # of a container nobody knows how many pictures it holds
         predictions = predict()
     else:
         batch_size = pictures_at_once(predictor.model.config, how.batch_size)
@@ -244,19 +255,40 @@ def _predict_parts(
         from ..inference.parquet_job import predict_parts
 
     made_of = {"model_sha256": checksum(args.model), "taxonomy_sha256": digest_of(predictor.taxonomy.to_dict())}
-    done = failed = 0
-    hidden = not processes.is_main or hides_bars() or not sys.stderr.isatty()
-    with tqdm(total=len(files), unit="picture", disable=hidden) as bar:
-        for pictures, failures in predict_parts(
+    settings = {"made_of": made_of, **options}
+    if args.on:
+        with needs_extra("ray", "jobs on Ray"):
+            from ..inference.ray import predict_on_ray
+
+        of_predictor = {**options, "taxonomy": _tree_above(args.taxonomy)}
+        on_cpu = args.engine in ("onnxruntime", "openvino")
+        counts = predict_on_ray(
+            args.on,
+            os.path.abspath(args.model) if os.path.exists(args.model) else args.model,
+            files,
+            args.output,
+            settings,
+            options={**of_predictor, "device": "cpu" if on_cpu else args.device},
+            part_size=args.part_size,
+            batch_size=how.batch_size,
+            workers=args.workers,
+        )
+    else:
+        counts = predict_parts(
             predictor,
             files,
             args.output,
-            {"made_of": made_of, **options},
+            settings,
             part_size=args.part_size,
             processes=processes,
             batch_size=how.batch_size,
             workers=how.workers,
-        ):
+        )
+
+    done = failed = 0
+    hidden = not processes.is_main or hides_bars() or not sys.stderr.isatty()
+    with tqdm(total=len(files), unit="picture", disable=hidden) as bar:
+        for pictures, failures in counts:
             done, failed = done + pictures, failed + failures
             bar.update(pictures * processes.count)
 

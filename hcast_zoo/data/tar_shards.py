@@ -10,7 +10,7 @@ import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 SUFFIX = ".tar"
 BLOCK = 512  # bytes
@@ -40,17 +40,27 @@ def _index(path: str, _mtime_ns: int, size: int) -> Mapping[str, tuple[int, int]
             for member in shard:
                 if member.isreg() and not member.issparse():
                     places[PurePosixPath(member.name).as_posix()] = (member.offset_data, member.size)
-                shard.members = []  # else all headers would be kept
-            with open(path, "rb") as file:  # a cut one ends without a word, but also without the empty block
-                file.seek(shard.offset)
-                if file.read(BLOCK) != bytes(BLOCK):
-                    raise EOFError("its end is missing")
+                shard.members = []  # type: ignore[attr-defined]  # else all headers would be kept
+            with open(path, "rb") as file:
+                check_end(file, shard.offset)
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: expected a complete tar file without compression: {error}") from error
 
     if any(offset + length > size for offset, length in places.values()):
         raise ValueError(f"{path}: expected a complete tar file, it ends in the middle of a picture")
     return places
+
+
+def check_end(file: Any, offset: int) -> None:
+    """Raise EOFError unless a shard ends with an empty block, as all do; tarfile reads one that is cut without a word.
+
+    Args:
+        file: The shard, open for random access.
+        offset: Where its members end.
+    """
+    file.seek(offset)
+    if file.read(BLOCK) != bytes(BLOCK):
+        raise EOFError("its end is missing")
 
 
 def open_member(path: str | os.PathLike, most: int) -> BinaryIO | None:

@@ -17,8 +17,9 @@ from ..common.claim import claim, own_folder
 from ..common.files import write_whole
 from ..common.processes import ALONE, Processes
 from ..data.boxes import COLUMNS, UNIT, BoxedPicture
+from ..data.stores import is_container
 from .prediction import Prediction
-from .predictor import Predictor
+from .predictor import Predictor, predict_named
 from .resume import picture_key
 from .tables import as_text, box_cells
 
@@ -70,40 +71,70 @@ def predict_parts(
 
     Args:
         predictor: The model.
-        files: All pictures, or boxes in them, in the same order in every process.
+        files: All pictures, boxes in them, or parquet files and stored shards, in the same order in every process.
         folder: Where the parts are, or will be.
         settings: Plain data that tells the model and the decoding; a job goes on only with the same. Of them
             ``made_of`` are digests of what goes in.
-        part_size: Pictures per part.
+        part_size: Pictures per part; all of a parquet file, or of a shard in a store, are one part.
         processes: The processes that share the work.
-        kwargs: For :meth:`Predictor.predict`.
+        kwargs: For :func:`predict_named`.
 
     Raises:
         ValueError: if the folder holds predictions of other pictures or settings, or other files, or another job is
             at work in it.
     """
+    parts, folder = make_parts(files, part_size), Path(folder)
+    with own_folder(folder, processes):
+        claim_folder(folder, files, {**settings, "part_size": part_size}, processes)
+        for number in range(processes.rank, len(parts), processes.count):
+            yield compute_part(predictor, parts[number], part_file(folder, number, len(parts)), **kwargs)
+
+
+def make_parts(files: Sequence[str | BoxedPicture], part_size: int) -> list[list[str | BoxedPicture]]:
+    """Split pictures into parts; a container is a part by itself, after the others.
+
+    Raises:
+        ValueError: if ``part_size`` is below 1.
+    """
     if part_size < 1:
         raise ValueError(f"part_size: expected 1 or more, got {part_size}")
-    folder = Path(folder)
+    plain = [name for name in files if not is_container(name)]
+    parts = [plain[start : start + part_size] for start in range(0, len(plain), part_size)]
+    return parts + [[name] for name in files if is_container(name)]
+
+
+def part_file(folder: Path, number: int, parts: int) -> Path:
+    """Return the file of a part, by its number from 0 and how many parts there are."""
+    digits = max(5, len(str(parts - 1)))
+    return folder / f"part-{number:0{digits}}.parquet"
+
+
+def compute_part(predictor: Predictor, names: Sequence[str | BoxedPicture], file: Path, **kwargs) -> tuple[int, int]:
+    """Write a part, unless it is there; return (pictures, failures).
+
+    Args:
+        predictor: The model.
+        names: Of the pictures, or of their container.
+        file: The part's.
+        kwargs: For :func:`predict_named`.
+    """
+    if not file.exists():
+        boxes = any(isinstance(name, BoxedPicture) for name in names)
+        write_part(file, list(predict_named(predictor, names, **kwargs)), schema_of(predictor, boxes))
+    footer = pq.read_metadata(file)
+    return footer.num_rows, int(footer.metadata[b"failed"])
+
+
+def schema_of(predictor: Predictor, boxes: bool = False) -> pa.Schema:
+    """Return the columns of a predictor's answers, about boxes or whole pictures."""
     schema = SCHEMA
     if predictor.top_k is not None:
         schema = schema.append(TOP)
     if predictor.coverage is not None:
         schema = schema.append(NODE_SET)
-    if any(isinstance(file, BoxedPicture) for file in files):
+    if boxes:
         schema = schema.append(BOX)
-
-    with own_folder(folder, processes):
-        claim_folder(folder, files, {**settings, "part_size": part_size}, processes)
-        starts = range(0, len(files), part_size)
-        digits = max(5, len(str(len(starts) - 1)))
-        for number in range(processes.rank, len(starts), processes.count):
-            file = folder / f"part-{number:0{digits}}.parquet"
-            if not file.exists():
-                part = files[starts[number] : starts[number] + part_size]
-                write_part(file, list(predictor.predict(part, **kwargs)), schema)
-            footer = pq.read_metadata(file)
-            yield footer.num_rows, int(footer.metadata[b"failed"])
+    return schema
 
 
 def claim_folder(
@@ -132,6 +163,15 @@ def claim_folder(
 
 def write_part(file: Path, predictions: Sequence[Prediction], schema: pa.Schema = SCHEMA) -> None:
     """Write a part atomically, with the number of failed pictures in its footer."""
+    failed = sum(p.error is not None for p in predictions)
+    table = to_table(predictions, schema.with_metadata({"failed": str(failed)}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_whole(file, memoryview(sink.getvalue()))
+
+
+def to_table(predictions: Sequence[Prediction], schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Return predictions as a table, with nothing but ``file`` and ``error`` where a picture failed."""
     columns = {}
     for name in schema.names:
         columns[name] = [getattr(p, name) if p.error is None or name == "error" else None for p in predictions]
@@ -141,8 +181,4 @@ def write_part(file: Path, predictions: Sequence[Prediction], schema: pa.Schema 
         columns["box"] = [p.box and {k: as_text(v) for k, v in box_cells(p.box).items()} for p in predictions]
 
     columns["file"] = [p.file.encode(errors="replace").decode() for p in predictions]  # parquet's text is UTF-8
-    failed = sum(p.error is not None for p in predictions)
-    table = pa.table(columns, schema.with_metadata({"failed": str(failed)}))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_whole(file, memoryview(sink.getvalue()))
+    return pa.table(columns, schema)

@@ -23,6 +23,7 @@ from ..common.walk import LeftOut, Skipped, walk
 from ..data.boxes import Box, BoxedPicture, BoxGeometry
 from ..data.loading import read_ahead, start_quietly, start_workers
 from ..data.pictures import Picture, PictureError, is_picture, picture_name, read_picture
+from ..data.stores import StoredPicture, find_stored, is_container, is_stored, read_container
 from ..data.tar_shards import is_shard, shard_members
 from ..data.transforms import eval_transform
 from ..network.config import HCastConfig, check_clusters
@@ -53,6 +54,8 @@ from .sets import SetMaker
 from .settings import AnswerSettings
 
 NOT_FINITE = "the model's answer is not finite"
+
+AT_ONCE = 256  # encoded pictures of a container in memory
 
 
 class Predictor:
@@ -524,6 +527,34 @@ class _Pictures(Dataset):
         return _Item(file, image, segments, box=box)
 
 
+def predict_named(
+    predictor: Predictor, names: Iterable[str | BoxedPicture], batch_size: int = 16, workers: int = 0
+) -> Iterator[Prediction]:
+    """Yield the predictions of pictures by name, in order; of a container, those of all its pictures.
+
+    Args:
+        predictor: The model.
+        names: Files, URIs of stores, parquet files; see :func:`find_pictures`.
+        batch_size: See :meth:`Predictor.predict`.
+        workers: The same; what is in stores and containers is read without.
+    """
+    for container, group in itertools.groupby(names, is_container):
+        if not container:
+            pictures: list[Any] = [_opened(name) for name in group]
+            stored = any(isinstance(picture, StoredPicture) for picture in pictures)
+            yield from predictor.predict(pictures, batch_size=batch_size, workers=0 if stored else workers)
+            continue
+
+        for name in map(str, group):
+            inside = read_container(name)
+            while chunk := list(itertools.islice(inside, AT_ONCE)):
+                yield from predictor.predict(chunk, batch_size=batch_size)
+
+
+def _opened(name: Any) -> Any:
+    return StoredPicture(name) if isinstance(name, str) and is_stored(name) else name
+
+
 def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], object] = lambda left: None) -> list[str]:
     """Return picture files for files, folders (searched below, sorted) and glob patterns.
 
@@ -531,14 +562,17 @@ def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], objec
     or a pipe, in a folder, if it is named as a picture.
 
     Args:
-        arguments: Files, folders and patterns; of a tar shard, the pictures in it, as ``shard.tar/name.jpg``.
+        arguments: Files, folders and patterns; of a tar shard, the pictures in it, as ``shard.tar/name.jpg``. URIs
+            of stores are searched as folders are; see :mod:`hcast_zoo.data.stores`.
         leave_out: Called with all else that is left out of a folder, but not with files that are not named as pictures;
             one warning counts those.
     """
     files = []
     skipped = Skipped()
     for argument in arguments:
-        if os.path.isdir(argument):
+        if is_stored(argument):
+            matches = find_stored(argument)
+        elif os.path.isdir(argument):
             matches = _pictures_below(Path(argument), leave_out, skipped)
         else:
             matches = [] if os.path.lexists(argument) else sorted(glob.glob(argument, recursive=True))

@@ -65,7 +65,7 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
     if valid is not None:
         nearest = nearest.masked_fill(~valid, -1.0)
 
-    choose = choose_step_by_step
+    choose: Callable[[Tensor, Tensor, Tensor, int], Tensor] = choose_step_by_step
     if points.is_cuda and not torch.compiler.is_exporting():
         choose = load_kernel() or choose
 

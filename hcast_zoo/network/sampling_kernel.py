@@ -35,8 +35,8 @@ def choose_centres(distances: Tensor, nearest: Tensor, same: Tensor, num_samples
             nearest.contiguous(),
             same.contiguous(),
             chosen,
-            points,
-            num_samples,
+            points=points,
+            samples=num_samples,
             WIDTH=triton.next_power_of_2(points),
         )
     return chosen
