@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from .config import NUM_STAGES, HCastConfig, check_clusters
 from .embedding import embed_positions, embed_superpixels
 from .graph_pooling import GraphPooling
-from .layers import Block, ConvStem
+from .layers import Block, ConvStem, recomputed
 from .stems import Carried, PretrainedStem, SuperpixelMeans, area_means, describe, weighted_mean
 from .superpixels import prepare_segments
 
@@ -48,6 +48,7 @@ class Stage(nn.Module):
         super().__init__()
         self.mask_empty = config.mask_empty
         self.grad_checkpointing = False  # recompute the blocks in the backward pass, to save memory
+        self.recompute_cheap = False  # recompute only norms, GELU and dropout
         self.blocks = nn.ModuleList(
             self.block_class(config.embed_dim, config.num_heads, config.mlp_ratio, rate, **dd) for rate in drop_path
         )
@@ -71,6 +72,8 @@ class Stage(nn.Module):
         for block in self.blocks:
             if self.grad_checkpointing:
                 tokens, weight = checkpoint(block, tokens, mask, need_weights, use_reentrant=False)
+            elif self.recompute_cheap and torch.is_grad_enabled():
+                tokens, weight = recomputed(block, tokens, mask, need_weights)
             else:
                 tokens, weight = block(tokens, mask, need_weights)
             states.append(tokens)
@@ -281,6 +284,16 @@ class Encoder(nn.Module):
         if evidence is not None:
             cls = cls + weighted_mean(evidence, means.area)
         return torch.cat([cls, tokens], 1), valid, carried
+
+    def recompute(self, enable: bool = True) -> None:
+        """Compute norms, GELU and dropout again in the backward pass of a training, instead of keeping them.
+
+        The gradients are the same to the bit.
+        """
+        for stage in self.stages:
+            for part in (stage, stage.pool):
+                if isinstance(part, (Stage, GraphPooling)):
+                    part.recompute_cheap = enable
 
     def freeze_stem(self) -> None:
         """Keep a pretrained stem as it is in training.

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention, masked_mean
+from .layers import Attention, masked_mean, recomputed
 from .stems import Carried
 
 ASSIGN_SCALE = 5.0  # from cosine similarities to logits; fixed, not learned (docs/official_differences.md, 15)
@@ -136,6 +136,7 @@ class GraphPooling(nn.Module):
             nn.LayerNorm(dim, **dd), nn.Linear(dim, 4 * dim, **dd), nn.GELU(), nn.Dropout(drop_rate)
         )
         self.fc2 = nn.Sequential(nn.LayerNorm(4 * dim, **dd), nn.Linear(4 * dim, dim, **dd))
+        self.recompute_cheap = False  # in the backward pass: norms, GELU and dropout
 
     def forward(
         self,
@@ -173,11 +174,10 @@ class GraphPooling(nn.Module):
         assignment = (scale * unit @ centres.transpose(1, 2)).softmax(-1).to(tokens.dtype)  # [B, N, M]
         weight = assignment if mask is None else assignment * mask[..., None].to(assignment.dtype)
 
-        hidden = self.fc1(tokens)  # [B, 1 + N, 4C]
-
-        # Averaging happens in the 4C space, between the two layers of the MLP.
-        average = weight.transpose(1, 2) @ hidden[:, 1:] / weight.sum(1)[..., None]
-        update = self.fc2(torch.cat([hidden[:, :1], average], 1))  # [B, 1 + M, C]
+        if self.recompute_cheap and torch.is_grad_enabled():
+            update = recomputed(self.mix, tokens, weight)
+        else:
+            update = self.mix(tokens, weight)
         tokens = update + torch.cat([cls, nodes.gather(1, gather)], 1)
 
         if carried is not None:
@@ -190,6 +190,19 @@ class GraphPooling(nn.Module):
         return PoolingOutput(
             tokens=tokens, assignment=assignment, indices=indices, node_features=node_features, carried=carried
         )
+
+    def mix(self, tokens: Tensor, weight: Tensor) -> Tensor:
+        """Return the (B, 1 + M, C) update of the class token and of clusters, the equation's MLP of averages.
+
+        Args:
+            tokens: (B, 1 + N, C), class token first.
+            weight: (B, N, M) of each token in each average.
+        """
+        hidden = self.fc1(tokens)  # [B, 1 + N, 4C]
+
+        # Averaging happens in the 4C space, between the two layers of the MLP.
+        average = weight.transpose(1, 2) @ hidden[:, 1:] / weight.sum(1)[..., None]
+        return self.fc2(torch.cat([hidden[:, :1], average], 1))
 
     def init_weights(self) -> None:
         """Initialise with PyTorch's defaults, as the official code does (built after the blocks' init)."""

@@ -1,5 +1,9 @@
 """Transformer parts of H-CAST: convolutional stem, attention, block."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +22,29 @@ def is_plain(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or type(x) is not Tensor or torch._C._len_torch_dispatch_stack():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+# Operators whose results are kept when the rest is computed again: matrix products, and attention.
+DEAR = ("addmm", "mm", "bmm", "baddbmm")
+
+
+def recomputed(function: Callable, *inputs: Any) -> Any:
+    """Call a function, of which autograd keeps the inputs and what is dear to compute; norms, GELU and dropout are not.
+
+    They are computed again in the backward pass, from the same random numbers.
+    """
+    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+    contexts = functools.partial(create_selective_checkpoint_contexts, _policy)
+    return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Any:
+    from torch.utils.checkpoint import CheckpointPolicy
+
+    name = operator.__name__.partition(".")[0]
+    dear = name in DEAR or "attention" in name
+    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 class ConvNorm(nn.Module):

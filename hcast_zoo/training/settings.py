@@ -9,7 +9,7 @@ from ..common.text import brief
 
 MAX_WORKERS = 256  # processes; guards against typing errors
 # A run can be resumed with other values of these.
-CHANGEABLE = {"workers", "checkpoint_steps", "superpixel_cache", "view_cache", "save_half", "track"}
+CHANGEABLE = {"workers", "recompute", "checkpoint_steps", "superpixel_cache", "view_cache", "save_half", "track"}
 
 
 def option(default: Any, help: str, choices: Collection[str] | None = None) -> Any:
@@ -59,6 +59,9 @@ class TrainConfig:
         False, "Start heads from a logistic regression on the features of the training pictures, not at random"
     )
     accumulate: int = option(1, "Parts in which each batch is computed, one after the other, to save memory")
+    recompute: bool = option(
+        False, "Compute norms, GELU and dropout again in the backward pass, to save a fifth of the memory"
+    )
     clip_grad: float | None = option(None, "Maximum L2 norm of the gradient; None for no limit")
     ema_decay: float = option(
         0.99996,

@@ -179,7 +179,9 @@ class Trainer:
 
         The model takes images and segments, and returns an output that has ``level_logits``.
         """
-        return HCast(self.config)
+        model = HCast(self.config)
+        model.recompute(self.settings.recompute)
+        return model
 
     def _start_model(self, init: Weights | None) -> torch.nn.Module:
         """Return the model that training starts from, with the parts to freeze frozen."""
