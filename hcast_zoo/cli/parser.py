@@ -124,6 +124,12 @@ def _add_answers(command: Callable) -> None:
         help="write the folder on a Ray cluster, ray://HOST:10001, or `local`: one worker for each processor here",
     )
     p.add_argument(
+        "--draft",
+        action="store_true",
+        help="decode JPEG files at 1/2, 1/4 or 1/8 of their size where that is enough for the model: faster, and a few "
+        "answers differ",
+    )
+    p.add_argument(
         "--format",
         choices=TABLE_LAYOUTS,
         default="flat",

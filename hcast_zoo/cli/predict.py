@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +43,7 @@ def predict(args: argparse.Namespace) -> int:
             taxonomy=_tree_above(args.taxonomy),
             engine=args.engine,
             precision=args.precision,
+            draft=args.draft,
         )
         predictor, options = _with_settings(predictor, args)
         geometry = box_geometry(vars(args), predictor.box_geometry, work.boxed)
@@ -131,8 +133,8 @@ def _with_settings(predictor, args: argparse.Namespace) -> tuple:
         set_level=args.set_level,
     )
     plan = {**options, "engine": args.engine, "precision": args.precision}
-    if args.prior:
-        plan["prior"] = sha256(args.prior)
+    plan["draft"] = args.draft or None
+    plan["prior"] = sha256(args.prior) if args.prior else None
     return predictor.with_settings(**options, prior=prior), plan
 
 
@@ -287,7 +289,8 @@ def _predict_parts(
 
     done = failed = 0
     hidden = not processes.is_main or hides_bars() or not sys.stderr.isatty()
-    with tqdm(total=len(files), unit="picture", disable=hidden) as bar:
+    shown = tqdm(total=len(files), unit="picture", disable=hidden)
+    with shown as bar, contextlib.redirect_stdout(sys.stderr):  # Ray tells of lost workers on stdout
         for pictures, failures in counts:
             done, failed = done + pictures, failed + failures
             bar.update(pictures * processes.count)

@@ -99,7 +99,7 @@ def picture_bytes(file: str | Path) -> bytes:
         return member.read()
 
 
-def open_picture(source: Picture) -> Image.Image:
+def open_picture(source: Picture, at_least: int | None = None) -> Image.Image:
     """Read a picture upright, as 8-bit RGB or RGBA; from an animated file, the first frame.
 
     Grey, palette, CMYK and 16-bit pictures are converted. 16-bit and float pictures are scaled to [0, 255], float ones
@@ -109,6 +109,8 @@ def open_picture(source: Picture) -> Image.Image:
         source: A file's name, its bytes or a file object (read from its current position); a PIL image (if animated,
             its current frame); an array, see :func:`from_array`; or a :class:`.boxes.BoxedPicture`, whose box is cut
             out. Images and arrays are not modified.
+        at_least: Decode a JPEG file at 1/2, 1/4 or 1/8 of its size, as long as each side keeps so many pixels: faster,
+            but other pixels than those of the whole picture, made smaller. Boxes are cut out of whole pictures.
 
     Raises:
         PictureError: if there is no such file, it is not a complete picture, it has over 100 million pixels, or the
@@ -125,6 +127,9 @@ def open_picture(source: Picture) -> Image.Image:
             if isinstance(source, Image.Image):
                 return _upright(source.copy())
             with _open(source) as file, Image.open(file, formats=formats()) as picture:
+                if at_least is not None:
+                    _check_size(*picture.size)
+                    picture.draft(None, (at_least, at_least))
                 return _upright(picture)
     except PictureError as error:
         raise PictureError(error.reason, name) from error.__cause__
@@ -286,9 +291,11 @@ def _member(path: str | os.PathLike) -> BinaryIO | None:
         raise PictureError(str(error)) from error
 
 
-def read_picture(source: Picture, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+def read_picture(
+    source: Picture, background: tuple[int, int, int] = (255, 255, 255), at_least: int | None = None
+) -> Image.Image:
     """Read a picture as RGB, composited on ``background`` where it is transparent. See :func:`open_picture`."""
-    return on_background(open_picture(source), background)
+    return on_background(open_picture(source, at_least), background)
 
 
 def on_background(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -25,7 +25,7 @@ from ..data.loading import read_ahead, start_quietly, start_workers
 from ..data.pictures import Picture, PictureError, is_picture, picture_name, read_picture
 from ..data.stores import StoredPicture, find_stored, is_container, is_stored, read_container
 from ..data.tar_shards import is_shard, shard_members
-from ..data.transforms import eval_transform
+from ..data.transforms import eval_transform, short_side
 from ..network.config import HCastConfig, check_clusters
 from ..network.memory import pictures_at_once
 from ..network.model import HCast, HCastOutput
@@ -81,6 +81,8 @@ class Predictor:
             :class:`.sets.SetMaker`. Needs weights that ``hcast-zoo calibrate --sets`` wrote.
         set_level: Level at which the coverage holds for each node, not only on average.
         prior: Expected abundances, by which the probabilities of paths are re-weighted.
+        draft: Decode JPEG files of :meth:`predict` at a reduced size if the model's is smaller; see
+            :func:`hcast_zoo.data.pictures.open_picture`.
 
     Raises:
         EngineError: if the engine is not installed or not offered at this precision.
@@ -106,6 +108,7 @@ class Predictor:
         coverage: float | None = None,
         set_level: str | None = None,
         prior: Prior | None = None,
+        draft: bool = False,
     ):
         check_engine(engine, precision)
         weights = load_weights(source)
@@ -120,7 +123,7 @@ class Predictor:
         check_decoder(decoder)
         self.taxonomy: Taxonomy = weights.taxonomy if taxonomy is None else check_above(taxonomy, weights.taxonomy)
         self.model: HCast = build_model(weights, device)
-        self.transform = eval_transform(weights.config)
+        self.transform, self.draft = eval_transform(weights.config), draft
         self.calibration = weights.calibration or Calibration.identity(len(weights.config.level_classes))
         self._flat = None
         if taxonomy is not None:  # temperatures of the classes come before the sums, and none after
@@ -241,7 +244,8 @@ class Predictor:
             ValueError: if there is not a group for each picture, or a promise was asked for, which is of single ones.
         """
         several: list[Picture] = [pictures] if is_picture(pictures) else list(pictures)  # type: ignore[arg-type]
-        dataset = _Pictures(several, self.transform, self.model.config)
+        at_least = short_side(self.model.config) if self.draft else None
+        dataset = _Pictures(several, self.transform, self.model.config, at_least)
         batch_size = pictures_at_once(self.model.config, batch_size)
         if workers == 0:
             batches = read_ahead(dataset, batch_size, threads=processors())
@@ -508,8 +512,14 @@ class _Item:
 class _Pictures(Dataset):
     """What :meth:`Predictor.predict` was given, as items."""
 
-    def __init__(self, pictures: list[Picture], transform: Callable[[Image.Image], Tensor], config: HCastConfig):
-        self.pictures, self.transform, self.config = pictures, transform, config
+    def __init__(
+        self,
+        pictures: list[Picture],
+        transform: Callable[[Image.Image], Tensor],
+        config: HCastConfig,
+        at_least: int | None = None,
+    ):
+        self.pictures, self.transform, self.config, self.at_least = pictures, transform, config, at_least
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -519,7 +529,7 @@ class _Pictures(Dataset):
         file = picture_name(picture)
         box = picture.box if isinstance(picture, BoxedPicture) else None
         try:
-            image = self.transform(read_picture(picture))
+            image = self.transform(read_picture(picture, at_least=self.at_least))
         except PictureError as error:
             return _Item(file, error=error.reason, box=box)
 

@@ -453,3 +453,26 @@ def test_speed_of_a_device(benchmark, monkeypatch, tmp_path, capsys):
     timed = [row for row in rows if row["pictures_per_second"]]
     assert len(timed) == 6 and all(float(row["p99_ms"]) >= float(row["median_ms"]) for row in timed)
     assert {row["mode"] for row in rows if row["share"]} == {"farthest point sampling", "SLIC"}
+
+
+def test_growth(benchmark, monkeypatch, tmp_path):
+    options = "--variant hcast_tiny --leaves 10 50 --levels 2 --pixels 96 --runs 1"
+    command = ["benchmarks/growth.py", *options.split(), "--output", str(tmp_path / "growth.csv")]
+    monkeypatch.setattr(sys, "argv", command)
+    module = benchmark("growth")
+    module.main()
+    with open(tmp_path / "growth.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["axis"], row["size"]) for row in rows] == [
+        ("leaves", "10"),
+        ("leaves", "50"),
+        ("levels", "2"),
+        ("pixels of a side", "96"),
+    ]
+    assert all(float(row["tensors_mib"]) > 0 for row in rows) and rows[1]["exponent"] and not rows[0]["exponent"]
+    assert (
+        module.exponent({"size": 10, "forward_ms": 1, "decode_ms": 1}, {"size": 20, "forward_ms": 3, "decode_ms": 5})
+        == 2
+    )
+    tree = module.tree(1000, 3)
+    assert [len(names) for names in tree.names] == [10, 100, 1000]
