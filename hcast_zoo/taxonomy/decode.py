@@ -37,6 +37,15 @@ class DecodedPaths:
     level_choices: Tensor
 
 
+def path_tensor(taxonomy: Taxonomy) -> Tensor:
+    """Return the (P, L) int64 paths of a tree, which keeps them: for a large one, this takes longer than decoding."""
+    known = taxonomy.__dict__.get("_path_tensor")
+    if known is None:
+        with torch.inference_mode(False):  # else autograd could not use it later
+            known = taxonomy.__dict__["_path_tensor"] = torch.tensor(taxonomy.paths)
+    return known
+
+
 def decode(
     level_logits: Sequence[Tensor],
     taxonomy: Taxonomy,
@@ -92,7 +101,7 @@ def decode(
     log_probs = [x.float().log_softmax(-1) for x in level_logits]
     if mode == "independent":
         return _independent(log_probs)
-    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
+    paths = path_tensor(taxonomy).to(log_probs[0].device)  # [P, L]
     scores, best = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)
     probabilities = scores.softmax(-1)  # no effect for top_down, whose scores are already normalised
     return _choose(probabilities, paths, best, log_probs)
@@ -128,7 +137,7 @@ def decode_paths(probabilities: Tensor, taxonomy: Taxonomy) -> DecodedPaths:
         >>> decoded.paths, decoded.level_probabilities
         (tensor([[0, 0]]), tensor([[0.7000, 0.5000]]))
     """
-    paths = torch.tensor(taxonomy.paths, device=probabilities.device)  # [P, L]
+    paths = path_tensor(taxonomy).to(probabilities.device)  # [P, L]
     return _choose(
         probabilities, paths, probabilities.argmax(-1), [x.log() for x in sum_paths(probabilities, taxonomy)]
     )
@@ -136,7 +145,7 @@ def decode_paths(probabilities: Tensor, taxonomy: Taxonomy) -> DecodedPaths:
 
 def best_of(probabilities: Tensor, taxonomy: Taxonomy, count: int) -> tuple[Tensor, Tensor]:
     """Return what :func:`top_paths` does, from (B, P) probabilities of the paths."""
-    paths = torch.tensor(taxonomy.paths, device=probabilities.device)  # [P, L]
+    paths = path_tensor(taxonomy).to(probabilities.device)  # [P, L]
     best = probabilities.topk(min(count, len(paths)), -1)
     return paths[best.indices], best.values
 
@@ -187,7 +196,7 @@ def path_probabilities(
     """
     _check_arguments(level_logits, taxonomy, mode, path_temperature)
     log_probs = [x.float().log_softmax(-1) for x in level_logits]
-    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
+    paths = path_tensor(taxonomy).to(log_probs[0].device)  # [P, L]
     return _score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1)
 
 
@@ -235,7 +244,7 @@ def node_probabilities(
     log_probs = [x.float().log_softmax(-1) for x in level_logits]
     if mode == "independent":
         return tuple(x.exp() for x in log_probs)
-    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)  # [P, L]
+    paths = path_tensor(taxonomy).to(log_probs[0].device)  # [P, L]
     return sum_paths(_score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1), taxonomy)
 
 
@@ -265,7 +274,7 @@ def path_scores(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> Tensor:
         >>> path_scores(logits, tree).exp()
         tensor([[0.2000, 0.0800, 0.1800]])
     """
-    paths = torch.tensor(taxonomy.paths, device=log_probs[0].device)
+    paths = path_tensor(taxonomy).to(log_probs[0].device)
     deciding = torch.tensor([x.shape[-1] > 1 for x in log_probs], device=paths.device)
     length = ((paths != UNKNOWN) & deciding).sum(-1).clamp(min=1)
     return _gather(log_probs, paths).sum(-1) * deciding.sum().clamp(min=1) / length
