@@ -374,7 +374,7 @@ def _signal(args: argparse.Namespace, folder: Path, number: signal.Signals, name
     kill_and_resume(command, 0, 0, rng, list)
     rows = pq.read_table(folder / "out").to_pylist()
     wrong = (len(rows) != len(files)) + ([r["file"] for r in rows] != files)
-    wrong += sum(number for code, number in codes.items() if code not in (128 + number, -number, 0))
+    wrong += sum(count for code, count in codes.items() if code not in (128 + number, -number, 0))
     wrong += len(list((folder / "out").glob(".*.parquet*")))
     return [
         f"{name} in `predict --workers 2`",
