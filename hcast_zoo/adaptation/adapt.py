@@ -259,6 +259,7 @@ def _descend(
         if better or not config.contrast:
             gradients = _gradients(value, groups, step)
         else:  # back to the last step that was kept, whose gradients still hold
+            assert best is not None
             shorter /= 2
             for group, values in zip(groups, best.values):
                 group.restore(values)
