@@ -31,6 +31,8 @@ EXTRAS = {  # what each is for
     "export": "ONNX files",
     "engines": "faster prediction on a CPU",
     "heic": "photographs of an iPhone",
+    "excel": "answers in .xlsx files",
+    "ray": "prediction on several machines",
     "completion": "completing commands by the tab key",
 }
 GIB = 2**30

@@ -56,7 +56,7 @@ def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monk
     """In the midst of the files of the second picture; also where a library catches the interrupt."""
     files, drawn, draw = find_pictures([str(picture_folder / "val")])[:3], [], report.draw_sheet
 
-    def end(segmented):
+    def end(segmented, *options):
         drawn.append(segmented)
         if len(drawn) == 2:
             try:
@@ -65,7 +65,7 @@ def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monk
                 if not swallow:
                     raise
                 raise RuntimeError("a worker was killed") from None
-        return draw(segmented)
+        return draw(segmented, *options)
 
     out = tmp_path / "out"
     command = ["segment", *files, "--model", str(tiny_weights), "--output", str(out), "--write", "labels", "sheet"]

@@ -142,7 +142,7 @@ class TestAroundMmpretrain:
         shutil.rmtree(tmp_path / "val" / "n01631663")
         with pytest.raises(TaxonomyError, match="lacks 1 of the 34 classes of the taxonomy, such as n01631663"):
             HierarchicalDataset(imagenet, "living17", match="id")
-        with pytest.raises(TaxonomyError, match="'cub' has no identifiers of leaves"):
+        with pytest.raises(TaxonomyError, match="'cub' has no identifiers for its leaves"):
             HierarchicalDataset(imagenet, "cub", match="id")
 
     def test_by_order(self, imagenet, taxonomy):
