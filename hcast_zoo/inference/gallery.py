@@ -90,7 +90,7 @@ class Gallery:
         write_whole(output, write_page("What is in these pictures", "\n".join(parts)))
 
     def _branches(self, path: Node, below: dict[Node, int], children: dict[Node, list[Node]]) -> list[str]:
-        """Return the pictures at a node and below it, as nested sections that fold."""
+        """Return the pictures at a node and below it, as nested, collapsible sections."""
         parts = []
         if path in self.heaps:
             left = self.counts[path] - len(self.heaps[path])

@@ -13,8 +13,8 @@ from hcast_zoo.network.model import segment_map
 class TensorSequence(ModelOutput):
     """Tensors of several levels or stages: a tuple, in a form that transformers can split by picture.
 
-    Indexing by number, ``len`` and iteration are those of a tuple; the keys are ``"0"``, ``"1"``, ... transformers'
-    pipelines can only split tensors and ``ModelOutput`` objects.
+    Indexing by number, ``len`` and iteration are those of a tuple; the keys are ``"0"``, ``"1"`` and so on.
+    transformers' pipelines can only split tensors and ``ModelOutput`` objects.
 
     Args:
         tensors: The tensors, in order or by key.
