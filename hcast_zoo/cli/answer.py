@@ -29,7 +29,7 @@ def nodes_within(values: Sequence[str] | None, taxonomy) -> list[str] | None:
 
 
 def tell_unknown(file: str, unknown: Sequence[str]) -> None:
-    """Tell which names of a file the tree does not have."""
+    """Report the names in a file that the tree does not have."""
     if unknown:
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
         names = ", ".join(map(printable, unknown[:10]))
@@ -85,7 +85,7 @@ def _segment_one(predictor, file: str, args: argparse.Namespace) -> bool:
 
 
 def find(arguments: list[str]) -> tuple[list[str], int]:
-    """Return the pictures, and how many things in the folders may hide more of them; tell what is left out."""
+    """Return the pictures, and how many items in the folders may hide more of them; report what is left out."""
     from ..inference.predictor import find_pictures
 
     left_out: list = []
@@ -100,13 +100,13 @@ def find(arguments: list[str]) -> tuple[list[str], int]:
 
 
 def engine_device(args: argparse.Namespace, processes) -> str:
-    """Return where the model runs: what other engines than torch choose is the CPU."""
+    """Return where the model runs: by default, the CPU with engines other than torch."""
     on_cpu = args.engine in ("onnxruntime", "openvino") and args.device == "auto"
     return "cpu" if on_cpu else processes.device(args.device)
 
 
 def teller(verbose: bool) -> Callable[[str], None]:
-    """Return what prints a line to stderr, or drops it."""
+    """Return a function that prints a line to stderr, or drops it."""
     return (lambda line: print(line, file=sys.stderr)) if verbose else (lambda line: None)
 
 

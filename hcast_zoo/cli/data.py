@@ -1,4 +1,4 @@
-"""What ``hcast-zoo data check`` does: look at a data set, and write what is to be mended."""
+"""What ``hcast-zoo data check`` does: check a data set, and write what needs fixing."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ PARTS = ("train", "val", "test")
 
 
 def check(args: argparse.Namespace) -> int:
-    """Write a page and JSON of what is to be mended in a data set; print how much of each kind."""
+    """Write a page and a JSON file of what needs fixing in a data set; print the number of each kind."""
     from tqdm import tqdm
 
     from ..common.claim import own_folder
@@ -60,7 +60,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def _compare(report, args: argparse.Namespace) -> None:
-    """Note in a report which labels a model contradicts."""
+    """Add to a report which labels a model contradicts."""
     from tqdm import tqdm
 
     from ..inference.predictor import Predictor

@@ -1,4 +1,4 @@
-"""What `hcast-zoo doctor`, `--version` and `completion` do: tell what is here, and what to install for the rest."""
+"""What `hcast-zoo doctor`, `--version` and `completion` do: report what is installed and what to install."""
 
 import argparse
 import contextlib
@@ -22,7 +22,7 @@ SHOWN = (
     "huggingface-hub",
     "opencv-contrib-python-headless",
 )
-EXTRAS = {  # what each is for
+EXTRAS = {  # extra -> what it is for
     "check": "finding near duplicates in data",
     "train": "training, and parquet files",
     "transformers": "the transformers integration",
@@ -39,12 +39,12 @@ GIB = 2**30
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of what matters, by package; None for one that is not installed."""
+    """Return the versions of the packages that matter; None for one that is not installed."""
     return {"hcast-zoo": __version__, "python": platform.python_version()} | {name: _version(name) for name in SHOWN}
 
 
 def version_text() -> str:
-    """Return the versions of what is installed, on one line."""
+    """Return the versions of the installed packages, on one line."""
     there = [f"{name} {version}" for name, version in versions().items() if version]
     return f"{there[0]} ({', '.join(there[1:])})"
 
@@ -152,7 +152,7 @@ def _weights() -> dict[str, str]:
 
 
 def _advice(weights: dict[str, str]) -> list[str]:
-    """Return what is wrong, as a line each that says how to mend it."""
+    """Return one line for each problem, saying how to fix it."""
     from ..network.superpixels import load_cv2
 
     lines = [f"{name}: {state}" for name, state in weights.items() if state.startswith("damaged")]

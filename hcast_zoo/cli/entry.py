@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     with ending_as_interrupts() as heard:
         try:
             code = _run(args)
-        except BaseException:  # whatever a library makes of it, the signal was the cause
+        except BaseException:  # whatever exception a library made of it, the signal was the cause
             if not heard:
                 raise
 
@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
     except BrokenPipeError:  # `hcast-zoo predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ImportError) as error:  # bad input; anything else is a bug of ours
+    except (ValueError, OSError, ImportError) as error:  # bad input; anything else is a bug in hcast-zoo
         if args.verbose:
             traceback.print_exc()
         print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _check_folder() -> None:
-    """Raise FileNotFoundError if the current folder was deleted: libraries of torch then end the process."""
+    """Raise FileNotFoundError if the current folder was deleted; libraries under torch would abort the process."""
     try:
         os.getcwd()
     except FileNotFoundError as error:
@@ -72,7 +72,7 @@ def _check_folder() -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Show no bars and no warnings."""
+    """Hide progress bars and warnings."""
     before = os.environ.get("TQDM_DISABLE")
     os.environ["TQDM_DISABLE"] = "1"
     warnings.simplefilter("ignore")
@@ -85,18 +85,18 @@ def _silence() -> Iterator[None]:
 
 
 def _open_closed_streams() -> None:
-    """Give what a caller has closed (``2>&-``) a place to go, so that no file takes its number and no print fails."""
+    """Reopen streams that the caller closed (``2>&-``), so that no file takes their number and no print fails."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
         if getattr(sys, name) is None:
-            stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115 (lives as long as we do)
+            stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115 (stays open until exit)
             setattr(sys, name, stream)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Print a warning as a line of text: which line of ours gave it is of no use to who runs a command."""
+    """Print a warning as a line of text, without our file and line, which do not help the user of a command."""
     text = str(message) if issubclass(category, UserWarning) else f"{category.__name__}: {message}"
     print(f"note: {printable(clip(text, 2000))}", file=sys.stderr)

@@ -84,12 +84,12 @@ def evaluate(args: argparse.Namespace) -> int:
     if "beside" in details:
         _print_beside(details["beside"])
 
-    # A launcher would take any other code for a crash, and start the job again.
+    # A launcher would take any other code for a crash, and restart the job.
     return code if processes.count == 1 else 0
 
 
 def _details(args: argparse.Namespace, measured, dataset, weights) -> dict:
-    """Return further data for the JSON, metrics with intervals and the other model, and write reports."""
+    """Return more data for the JSON (metrics with intervals, the other model), and write the reports."""
     from ..evaluation.report import make_report, write_report
     from ..taxonomy.prior import read_amounts
     from ..weights.file import checksum
@@ -206,5 +206,5 @@ def _record(args: argparse.Namespace, measured, dataset, config) -> None:
 
 
 def _file_name(text: str) -> str:
-    """Return a text without what a file's name may not hold."""
+    """Return a text without characters that a file name may not contain."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)

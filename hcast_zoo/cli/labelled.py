@@ -44,7 +44,7 @@ def load_labelled(args: argparse.Namespace) -> tuple:
 
 
 def list_pictures(options: dict, taxonomy, wanted: tuple):
-    """Return the pictures that ``options`` (``data``, ``levels`` ...) name, with those held out that it asks for."""
+    """Return the pictures that ``options`` (``data``, ``levels`` ...) name, with those that it asks for held out."""
     from ..data.readers import read, read_synonyms
     from ..data.splits import hold_out, read_parts
 
@@ -69,7 +69,7 @@ def list_pictures(options: dict, taxonomy, wanted: tuple):
 
 
 def _in_boxes(listing, options: dict):
-    """Return a listing of the boxes in its pictures; tell what is left out."""
+    """Return a listing of the boxes in a listing's pictures; report what is left out."""
     from ..data.detections import box_listing, read_detections
 
     if listing.is_boxed:
@@ -88,12 +88,12 @@ def box_geometry(options: dict, trained, boxed: bool):
     """Return how boxes become pictures; None if there are none.
 
     Args:
-        options: ``box_padding``, ``box_shape``, ``box_min_size``, as far as they were given.
+        options: ``box_padding``, ``box_shape``, ``box_min_size``, where given.
         trained: What the weights were trained on; None for whole pictures.
         boxed: Whether there are boxes.
 
     Raises:
-        ValueError: if another geometry is asked for than that of the weights, or one without boxes.
+        ValueError: if the requested geometry is not that of the weights, or there are no boxes.
     """
     from ..data.boxes import BoxGeometry
 
@@ -122,7 +122,7 @@ def box_geometry(options: dict, trained, boxed: bool):
 
 
 def in_boxes(pictures: list, geometry) -> list:
-    """Return pictures, those in boxes with a geometry; None leaves whole pictures as they are."""
+    """Return pictures, with the geometry applied to boxes; None leaves whole pictures as they are."""
     return pictures if geometry is None else [dataclasses.replace(picture, geometry=geometry) for picture in pictures]
 
 
@@ -136,7 +136,7 @@ def _run_pictures(model: str) -> str:
 
 
 def loading(args: argparse.Namespace, model, pictures: int, processes: int = 1) -> Loading:
-    """Return how to load pictures for a model on this machine, where the arguments leave it open."""
+    """Return how to load pictures: as the arguments say, or else as suits the model and this machine."""
     device = next(model.parameters()).device
     return choose_loading(
         pictures,
@@ -149,7 +149,7 @@ def loading(args: argparse.Namespace, model, pictures: int, processes: int = 1) 
 
 
 def tell_left_out(left_out: int, pictures: int, allowed: bool) -> int:
-    """Tell how many pictures the numbers are of, if not of all; return the exit code."""
+    """Report how many pictures the numbers cover, if not all; return the exit code."""
     if not left_out:
         return 0
     print(

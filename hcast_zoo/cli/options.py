@@ -12,7 +12,7 @@ from ..training.settings import MAX_WORKERS
 
 
 def add_listing(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how pictures and labels are listed; what is not given is absent."""
+    """Add the options that say how pictures and labels are listed; options not given are absent."""
     absent = argparse.SUPPRESS
     parser.add_argument(
         "--levels", nargs="+", metavar="COLUMN", default=absent, help="columns that are levels, coarse to fine"
@@ -46,7 +46,7 @@ def add_listing(parser: argparse.ArgumentParser) -> None:
 
 
 def add_facts(parser: argparse.ArgumentParser) -> None:
-    """Add the options that tell what a model card says of the weights."""
+    """Add the options for what a model card says about the weights."""
     parser.add_argument("--title", metavar="NAME", help="name of the weights on their card")
     parser.add_argument(
         "--license", metavar="ID", help="licence of the weights, such as cc-by-4.0 (default: that of the start weights)"
@@ -75,7 +75,7 @@ def add_boxes(parser: argparse.ArgumentParser, default: object = argparse.SUPPRE
 
 
 def add_geometry(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a box becomes a picture; what is not given is absent."""
+    """Add the options that say how a box becomes a picture; options not given are absent."""
     absent = argparse.SUPPRESS
     parser.add_argument(
         "--box-padding",
@@ -108,7 +108,7 @@ def add_model(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> 
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add the option of where the model runs."""
+    """Add the option that says where the model runs."""
     parser.add_argument(
         "--device",
         default="auto",
@@ -117,7 +117,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what computes, and how exactly."""
+    """Add the options for the engine and its precision."""
     parser.add_argument(
         "--engine",
         choices=ENGINES,
@@ -150,7 +150,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
 
 
 def add_clusters(parser: argparse.ArgumentParser) -> None:
-    """Add the option of other cluster counts than the weights'."""
+    """Add the option that replaces the weights' cluster counts."""
     parser.add_argument(
         "--num-clusters",
         type=int,

@@ -133,7 +133,7 @@ def repro(args: argparse.Namespace) -> int:
 
 
 def free_grain(args: argparse.Namespace) -> int:
-    """Write a data set whose labels end early; print how many pictures are known down to each level."""
+    """Write a data set whose labels end early; print how many pictures have labels down to each level."""
     from ..data.free_grain import write_free_grain
     from ..taxonomy.tree import Taxonomy
 

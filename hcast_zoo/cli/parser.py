@@ -1,4 +1,4 @@
-"""The commands and their arguments; what the commands do is in the modules beside."""
+"""The commands and their arguments; the modules beside this one run them."""
 
 import argparse
 from collections.abc import Callable
@@ -41,7 +41,7 @@ from .train import split, train
 
 
 class Version(argparse.Action):
-    """Print the versions of what matters; they are only looked up when asked for."""
+    """Print the versions of the packages that matter, looked up only on request."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         print(doctor.version_text())
@@ -292,7 +292,7 @@ def _add_training(command: Callable) -> None:
 
     add_facts(p)
 
-    # What is not given is absent, so that a recipe can tell it; train.train knows the other defaults.
+    # Options not given are absent, so that a recipe can set them; train.train has the other defaults.
     p.argument_default = argparse.SUPPRESS
     p.add_argument("--data", help="folder tree with a folder a split, prepared folder, .csv, .jsonl or .parquet file")
     p.add_argument("--train-split", help="part of the data to learn from, or several: train+extra (train)")
@@ -516,7 +516,7 @@ def _add_paper(command: Callable) -> None:
 
 
 def _add_sharing(command: Callable) -> None:
-    """Add the commands that pass weights on."""
+    """Add the commands that share weights."""
     p = command("info", share.info, "list the packaged weights, or describe one model")
     p.add_argument("model", nargs="?", help="name, file or folder")
     p.add_argument("--list", action="store_true", help="list every name: data, classes, size, licence, where it is")

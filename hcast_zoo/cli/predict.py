@@ -109,7 +109,7 @@ class _Counted:
 
 
 def _with_settings(predictor, args: argparse.Namespace) -> tuple:
-    """Return the predictor with what is asked for, and that as plain data."""
+    """Return the predictor with the requested settings, and these as plain data."""
     from ..common.files import sha256
     from ..taxonomy.prior import make_prior, read_amounts, read_trained
 
@@ -139,7 +139,7 @@ def _with_settings(predictor, args: argparse.Namespace) -> tuple:
 
 
 def _tree_above(source: str | None):
-    """Return the tree above flat weights that is asked for: one of the package by its name, or a file."""
+    """Return the requested tree above flat weights: a packaged one by name, or a file."""
     if source is None:
         return None
 
@@ -150,14 +150,14 @@ def _tree_above(source: str | None):
 
 
 def _predictions(predictor, work: Work, files: Sequence, how: Loading, resumed: dict | None) -> Iterable:
-    """Return the predictions of files, behind a bar of progress on a terminal.
+    """Return the predictions of files, with a progress bar on a terminal.
 
     Args:
         predictor: The model.
-        work: Tells the groups.
-        files: What is predicted.
-        how: To load them.
-        resumed: The table, and what tells it from others, to go on with a run that was stopped; None begins anew.
+        work: Gives the groups.
+        files: What to predict.
+        how: How to load them.
+        resumed: The table and what identifies it, to resume a stopped run; None starts afresh.
     """
     from tqdm import tqdm
 
@@ -176,7 +176,7 @@ def _predictions(predictor, work: Work, files: Sequence, how: Loading, resumed: 
         groups = work.groups[start:]
         return predictor.predict(files[start:], how.batch_size, how.workers, groups)
 
-    if resumed is None or contained:  # of a container nobody knows how many pictures it holds
+    if resumed is None or contained:  # the number of pictures in a container is not known
         predictions = predict()
     else:
         batch_size = pictures_at_once(predictor.model.config, how.batch_size)
@@ -187,7 +187,7 @@ def _predictions(predictor, work: Work, files: Sequence, how: Loading, resumed: 
 
 
 def _table(predictor, args: argparse.Namespace, source, options: dict) -> dict:
-    """Return a table's file, and what tells it from those of other models and options."""
+    """Return a table's file, and what distinguishes it from tables of other models and options."""
     from ..common.claim import digest_of
 
     made_of = {"model_sha256": source.sha256, "taxonomy_sha256": digest_of(predictor.taxonomy.to_dict())}
@@ -195,7 +195,7 @@ def _table(predictor, args: argparse.Namespace, source, options: dict) -> dict:
 
 
 def _source(predictor, args: argparse.Namespace, work: Work):
-    """Return what tables and pages say of the model."""
+    """Return what tables and pages say about the model."""
     from ..inference.tables import Source
     from ..weights.file import checksum
 
@@ -220,7 +220,7 @@ def _sort(predictions: Iterable, predictor, source, options: dict, args: argpars
 
 
 def _print_lines(answers: Iterable, as_json: bool) -> None:
-    """Print a line for each picture; of one that failed, to stderr."""
+    """Print a line for each picture, to stderr if it failed."""
     for prediction in answers:
         if as_json:
             print(to_json(prediction.to_dict()), flush=True)
@@ -290,7 +290,7 @@ def _predict_parts(
     done = failed = 0
     hidden = not processes.is_main or hides_bars() or not sys.stderr.isatty()
     shown = tqdm(total=len(files), unit="picture", disable=hidden)
-    with shown as bar, contextlib.redirect_stdout(sys.stderr):  # Ray tells of lost workers on stdout
+    with shown as bar, contextlib.redirect_stdout(sys.stderr):  # Ray reports lost workers on stdout
         for pictures, failures in counts:
             done, failed = done + pictures, failed + failures
             bar.update(pictures * processes.count)
@@ -301,5 +301,5 @@ def _predict_parts(
         if failed:
             print(f"{failed} of {done} pictures failed", file=sys.stderr)
 
-    # A launcher would take any other code for a crash, and start the job again.
+    # A launcher would take any other code for a crash, and restart the job.
     return 1 if (failed or missed) and processes.count == 1 else 0

@@ -189,7 +189,7 @@ def info(args: argparse.Namespace) -> int:
 
 
 def _list_tags(as_json: bool) -> None:
-    """Print a row for each name that weights have: in the package, and on the Hub by others."""
+    """Print a row for each name of weights: those in the package, and those that others publish on the Hub."""
     from ..network.model import HCast
     from ..weights.file import packaged_weights, read_weights
     from ..weights.header import OWNER, header_path, shipped_path

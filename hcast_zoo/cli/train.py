@@ -47,7 +47,7 @@ MODEL_OPTIONS = (
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train, or go on with a run."""
+    """Train, or resume a run."""
     from ..data.splits import write_list
     from ..network.config import HCastConfig
 
@@ -61,7 +61,7 @@ def train(args: argparse.Namespace) -> int:
     options = _train_options(args)
     if (options["val_fraction"] or options["test_fraction"]) and not options["keep"]:
         earlier = os.path.join(args.output, PICTURES)
-        options["keep"] = earlier if os.path.exists(earlier) else None  # what was held out stays so as data grows
+        options["keep"] = earlier if os.path.exists(earlier) else None  # held-out pictures stay held out as data grows
 
     listing, taxonomy = _list_for_training(options)
     if args.recipe in BY_SIZE or not (args.recipe or options.get("paper_exact")):
@@ -117,7 +117,7 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _tell_of_license(facts: dict[str, str]) -> None:
-    """Say where a licence of one's own differs from that of the weights that training starts from."""
+    """Report where the given licence differs from that of the weights that training starts from."""
     base, own = facts.get("base_license"), facts.get("license")
     if base and own != base:
         _tell(
@@ -140,7 +140,7 @@ def _list_for_training(options: dict) -> tuple:
 
 
 def _with_geometry(listing, options: dict, init) -> tuple:
-    """Return a listing whose boxes become pictures as asked for, or as in the start weights; and the metadata."""
+    """Return a listing whose boxes become pictures as requested, or as for the start weights; and the metadata."""
     from ..data.boxes import BoxGeometry
 
     given = {f.name: options[name] for f in dataclasses.fields(BoxGeometry) if (name := f"box_{f.name}") in options}
@@ -164,7 +164,7 @@ def _change_config(config, options: dict, level_classes: tuple[int, ...]):
     if "image_size" in changes:
         changes = {**config.tokens_at(changes["image_size"]), **changes}
     if changes.get("crop_mode", "center") != "center":
-        changes.setdefault("crop_pct", 1.0)  # whoever does not want pictures cut wants them whole
+        changes.setdefault("crop_pct", 1.0)  # those who do not want a centre crop want the whole picture
     return config.replace(
         level_classes=level_classes, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     )
@@ -191,7 +191,7 @@ def _take_recipe_by_size(args: argparse.Namespace, options: dict, pictures: int)
 
 
 def _as_option(name: str, value: object) -> str:
-    """Return a setting as it is written on the command line."""
+    """Return a setting in the form of a command-line option."""
     word = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{word}" if value else f"--no-{word}"
@@ -208,7 +208,7 @@ def _has_pretrained_stem(model: str) -> bool:
 
 
 def _tell(text: str) -> None:
-    """Print a message; of several processes, only the first does."""
+    """Print a message, only in the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr)
 
@@ -298,7 +298,7 @@ def _load_start(model: str, recipe: str | None):
 
 
 def split(args: argparse.Namespace) -> int:
-    """Write a list of pictures in parts; print how many each has."""
+    """Write a list of pictures with their parts; print how many each part has."""
     from ..data.splits import write_list
 
     listing = list_pictures({**LISTING_DEFAULTS, **vars(args)}, None, ())

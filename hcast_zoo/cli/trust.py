@@ -10,11 +10,11 @@ from ..common.text import printable, to_json
 from .labelled import box_geometry, in_boxes, load_labelled, loading, tell_left_out
 
 MIN_PICTURES = 10  # fewer cannot be calibrated on
-FEW_PICTURES = 100  # fewer give rough temperatures
+FEW_PICTURES = 100  # with fewer, temperatures are only rough
 
 
 def calibrate(args: argparse.Namespace) -> int:
-    """Write weights with fitted temperatures and, if asked for, promises; print them, and the calibration errors."""
+    """Write weights with fitted temperatures and, on request, promises; print them, and the calibration errors."""
     from ..taxonomy.calibration import calibration_errors, cross_fitted_errors, fit_calibration
     from ..taxonomy.guarantee import KEY, measure_guarantee, measure_reference
     from ..weights.file import save_weights
@@ -75,7 +75,7 @@ def calibrate(args: argparse.Namespace) -> int:
 
 
 def _collect(args: argparse.Namespace) -> tuple:
-    """Load a model and labelled pictures and run it on them; return weights, data set, logits and labels."""
+    """Load a model and labelled pictures, and run the model on them; return weights, data set, logits and labels."""
     weights, dataset = load_labelled(args)
     return weights, dataset, *_run(args, weights, dataset)
 

@@ -1,4 +1,4 @@
-"""What `hcast-zoo predict` is to answer: pictures, or the boxes in them, and what belongs together."""
+"""What `hcast-zoo predict` has to answer: pictures, or the boxes in them, and their groups."""
 
 import argparse
 import dataclasses
@@ -16,13 +16,13 @@ STDIN = "-"  # in place of a list's name
 
 @dataclasses.dataclass
 class Work:
-    """What is to be answered.
+    """What has to be answered.
 
     Attributes:
-        pictures: Files, or boxes in them; those of a group one after the other.
+        pictures: Files, or boxes in them; those of a group are adjacent.
         groups: What each belongs to; None if each is answered by itself.
         detections: What the boxes are from; None for whole pictures.
-        missed: How many things cannot be pictures at all, which were told of.
+        missed: How many items cannot be pictures at all; they have already been reported.
     """
 
     pictures: list
@@ -63,7 +63,7 @@ def list_work(args: argparse.Namespace) -> Work:
 
 
 def _put_together(work: Work) -> None:
-    """Order pictures so that those of a group follow each other, groups by their first picture."""
+    """Order pictures so that those of a group are adjacent, with groups in the order of their first picture."""
     assert work.groups is not None
     members: dict[str, list[int]] = {}
     for index, group in enumerate(work.groups):
@@ -74,7 +74,7 @@ def _put_together(work: Work) -> None:
 
 
 def _list_files(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
-    """Return the files that are asked for, and the group of each if a table tells it."""
+    """Return the requested files, and the group of each if a table gives it."""
     files, missed = find(args.pictures)
     groups = None
     if args.files_from:
@@ -97,7 +97,7 @@ def _list_files(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
 
 
 def _read_groups(path: str, column: str) -> tuple[list[str], list[str]]:
-    """Return the pictures of a table, as seen from where it is, and the group of each; no group is a group of one."""
+    """Return the pictures of a table, relative to its folder, and the group of each; one without is its own group."""
     from ..taxonomy.columns import PICTURES
     from ..taxonomy.sources import read_table
 
@@ -118,7 +118,7 @@ def _read_groups(path: str, column: str) -> tuple[list[str], list[str]]:
 
 
 def _list_boxes(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
-    """Return the boxes that are asked for, and the group of each if a table tells it."""
+    """Return the requested boxes, and the group of each if a table gives it."""
     from ..data.detections import boxed_pictures, read_detections
 
     if args.files_from:

@@ -70,7 +70,7 @@ class TorchEngine(nn.Module):
     Args:
         model: In eval mode; int8 works on a copy.
         precision: One of ``PRECISIONS``. ``int8`` is torchao's: weights and, dynamically, activations.
-        num_clusters: Other cluster counts than the config's.
+        num_clusters: Cluster counts in place of the config's.
     """
 
     name = "torch"
@@ -331,7 +331,7 @@ def _make(name: str, model: HCast, precision: str, num_clusters: tuple[int, ...]
 
 
 def onnx_file(model: HCast, num_clusters: tuple[int, ...] | None, source: str | Path | None) -> Path:
-    """Return the ONNX file of a model, which is written if the cache has none of these weights and versions yet."""
+    """Return the ONNX file of a model; write it if the cache has none for these weights and versions."""
     load_packages(check=False)
     digest = None if source is None else checksum(source)
     config = model.config if num_clusters is None else model.config.replace(num_clusters=num_clusters)
@@ -345,7 +345,7 @@ def onnx_file(model: HCast, num_clusters: tuple[int, ...] | None, source: str | 
     file.parent.mkdir(parents=True, exist_ok=True)
     names = [f"level_{number}" for number in range(1, 1 + len(config.level_classes))]
     with warnings.catch_warnings(), whole_file(file, suffix=".onnx") as temporary:
-        warnings.simplefilter("ignore")  # of torch's exporter, about its own parts
+        warnings.simplefilter("ignore")  # from torch's exporter, about itself
         program = trace(Graph(model, num_clusters, assignments=False).eval())
         write_onnx(program, temporary, names, {}, None)
 

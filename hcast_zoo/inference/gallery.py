@@ -37,9 +37,9 @@ class Gallery:
     """Collects answers for a page; keeps only those that the page shows.
 
     Args:
-        config: Of the model, to outline what it saw.
+        config: The model's config, to outline what it saw.
         source: What made the predictions.
-        geometry: How boxes become pictures, if predictions are of boxes.
+        geometry: How boxes become pictures, if the predictions are for boxes.
     """
 
     def __init__(self, config: HCastConfig, source: Source, geometry: BoxGeometry | None = None):
@@ -65,7 +65,7 @@ class Gallery:
 
         self.counts[prediction.path] += 1
         certainty = prediction.path_probability if prediction.path else 0.0
-        shown = _Shown(-certainty, number, prediction)  # the heap's first is the one to give way
+        shown = _Shown(-certainty, number, prediction)  # the heap's first entry is the one to be replaced
         _push(self.heaps[prediction.path], shown, PER_NODE)
         _push(self.doubtful, shown, MOST_DOUBTFUL)
 
@@ -90,7 +90,7 @@ class Gallery:
         write_whole(output, write_page("What is in these pictures", "\n".join(parts)))
 
     def _branches(self, path: Node, below: dict[Node, int], children: dict[Node, list[Node]]) -> list[str]:
-        """Return the pictures at a node and below it, as nested parts that fold."""
+        """Return the pictures at a node and below it, as nested, collapsible sections."""
         parts = []
         if path in self.heaps:
             left = self.counts[path] - len(self.heaps[path])

@@ -23,7 +23,7 @@ class Graph(nn.Module):
     """A model with only tensors as inputs and outputs.
 
     Shape: images (B, C, H, W) float32 and segments (B, H, W) int64 -> (B, classes) logits per level, coarse to fine,
-    and, if they are wanted, (B, N, M) assignments a pooling.
+    and, on request, (B, N, M) assignments per pooling.
     """
 
     def __init__(self, model: HCast, num_clusters: tuple[int, ...] | None = None, assignments: bool = True):
@@ -100,7 +100,7 @@ def write_onnx(
 
 
 def _name_batch(graph) -> None:
-    """Call the free axis ``batch``; torch leaves it the symbol's number."""
+    """Call the free axis ``batch``; torch names it by a numbered symbol."""
     symbols = {value.shape[0] for value in graph.inputs if not isinstance(value.shape[0], int)}
     for value in (*graph.inputs, *graph.outputs):
         if value.shape[0] in symbols:

@@ -67,14 +67,14 @@ def predict_parts(
     processes: Processes = ALONE,
     **kwargs,
 ) -> Iterator[tuple[int, int]]:
-    """Write ``part-00000.parquet`` and so on; yield (pictures, failures) of each part of ours, made now or before.
+    """Write ``part-00000.parquet`` and so on; yield (pictures, failures) of each of our parts, new or existing.
 
     Args:
         predictor: The model.
         files: All pictures, boxes in them, or parquet files and stored shards, in the same order in every process.
         folder: Where the parts are, or will be.
-        settings: Plain data that tells the model and the decoding; a job goes on only with the same. Of them
-            ``made_of`` are digests of what goes in.
+        settings: Plain data that identifies the model and the decoding; a job resumes only with the same. Its
+            ``made_of`` holds digests of the inputs.
         part_size: Pictures per part; all of a parquet file, or of a shard in a store, are one part.
         processes: The processes that share the work.
         kwargs: For :func:`predict_named`.
@@ -114,8 +114,8 @@ def compute_part(predictor: Predictor, names: Sequence[str | BoxedPicture], file
 
     Args:
         predictor: The model.
-        names: Of the pictures, or of their container.
-        file: The part's.
+        names: Names of the pictures, or of their container.
+        file: The part's file.
         kwargs: For :func:`predict_named`.
     """
     if not file.exists():
@@ -145,7 +145,7 @@ def claim_folder(
     for name in files:
         digest.update(picture_key(name).encode(errors="surrogatepass") + b"\0")
     made_of = {"pictures": len(files), "list_sha256": digest.hexdigest(), **settings.pop("made_of", {})}
-    # Parts are looked for first, because a plan is written before its parts.
+    # Look for parts first, because a plan is written before its parts.
     parts = any(p.suffix == ".parquet" for p in folder.iterdir())
     if parts and not (folder / PLAN).exists():
         raise ValueError(f"{folder} holds parquet files of something else: choose an empty folder")

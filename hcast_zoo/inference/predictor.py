@@ -126,7 +126,7 @@ class Predictor:
         self.transform, self.draft = eval_transform(weights.config), draft
         self.calibration = weights.calibration or Calibration.identity(len(weights.config.level_classes))
         self._flat = None
-        if taxonomy is not None:  # temperatures of the classes come before the sums, and none after
+        if taxonomy is not None:  # temperatures apply to the classes before the sums, none after
             self._flat, self.calibration = self.calibration, Calibration.identity(len(taxonomy.levels))
         self.metadata, self.device = weights.metadata, next(self.model.parameters()).device
         self._make_engine = functools.partial(make_engine, self.model, engine, precision, source=source, tell=tell)
@@ -184,7 +184,7 @@ class Predictor:
         return read_guarantee(self.metadata, self.calibration)
 
     def _check_promised(self, decoder: str) -> None:
-        """Raise ValueError if answers are made otherwise than those that a promise was measured on."""
+        """Raise ValueError if the settings differ from those that a promise was measured with."""
         changed = [] if decoder == "best_path" else ["decode"]
         changed += [name for name in ("within", "num_clusters", "prior") if getattr(self, name) is not None]
         if changed:
@@ -217,7 +217,7 @@ class Predictor:
 
         Args:
             decoder: See the class.
-            settings: The other fields of :class:`.settings.AnswerSettings`; those that are not given are the defaults.
+            settings: The other fields of :class:`.settings.AnswerSettings`; defaults for those not given.
         """
         other = copy.copy(self)
         other._set(AnswerSettings(decoder, **settings))
@@ -237,11 +237,12 @@ class Predictor:
             batch_size: Pictures per forward pass; it does not change an answer.
             workers: Processes that read pictures and compute superpixels; 0 does it in threads of this one, beside the
                 model.
-            groups: What each picture belongs to (a burst, an individual), those of a group one after the other: each
-                gets the answer of all, by the product of their probabilities at each level.
+            groups: What each picture belongs to (a burst, an individual); pictures of a group must be adjacent. Each
+                gets the group's answer, from the product of their probabilities at each level.
 
         Raises:
-            ValueError: if there is not a group for each picture, or a promise was asked for, which is of single ones.
+            ValueError: if there is not a group for each picture, or a promise was requested, which only holds without
+                groups.
         """
         several: list[Picture] = [pictures] if is_picture(pictures) else list(pictures)  # type: ignore[arg-type]
         at_least = short_side(self.model.config) if self.draft else None
@@ -280,7 +281,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _answer_batch(self, batch: list["_Item"]) -> list[tuple["_Item", list[Tensor] | None]]:
-        """Return each item with its logits, one (1, C_l) tensor a level; None where there are none, or none finite."""
+        """Return each item with its logits, one (1, C_l) tensor per level; None if missing or not finite."""
         output = self._forward([item for item in batch if item.error is None])
         answers: list[tuple[_Item, list[Tensor] | None]] = []
         row = 0
@@ -295,7 +296,7 @@ class Predictor:
         return answers
 
     def combine(self, rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Return logits, a batch of one, whose probabilities are the product of those of several pictures.
+        """Return logits, as a batch of one, for the product of several pictures' probabilities.
 
         Args:
             rows: Of each picture, one (1, C_l) tensor of logits per level.
@@ -415,13 +416,13 @@ class Predictor:
         return predictions
 
     def _all_levels(self, level_logits: list[Tensor]) -> list[Tensor]:
-        """Return the logits of the taxonomy's levels; of flat weights below a tree, those above are sums."""
+        """Return the logits of the taxonomy's levels; for flat weights below a tree, the levels above are sums."""
         if self._flat is None:
             return level_logits
         return sum_upwards(self._flat.logits(level_logits)[0], self.taxonomy)
 
     def _expected_paths(self, level_logits: list[Tensor]) -> Tensor:
-        """Return the (B, P) probabilities of the paths under the prior, of those below ``within`` alone."""
+        """Return the (B, P) probabilities of the paths under the prior, restricted to those below ``within``."""
         assert self.prior is not None
         probabilities = path_probabilities(
             self.calibration.logits(level_logits),
@@ -540,13 +541,13 @@ class _Pictures(Dataset):
 def predict_named(
     predictor: Predictor, names: Iterable[str | BoxedPicture], batch_size: int = 16, workers: int = 0
 ) -> Iterator[Prediction]:
-    """Yield the predictions of pictures by name, in order; of a container, those of all its pictures.
+    """Yield the predictions of pictures by name, in order; for a container, those of all its pictures.
 
     Args:
         predictor: The model.
         names: Files, URIs of stores, parquet files; see :func:`find_pictures`.
         batch_size: See :meth:`Predictor.predict`.
-        workers: The same; what is in stores and containers is read without.
+        workers: The same; pictures in stores and containers are read without workers.
     """
     for container, group in itertools.groupby(names, is_container):
         if not container:
@@ -568,14 +569,14 @@ def _opened(name: Any) -> Any:
 def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], object] = lambda left: None) -> list[str]:
     """Return picture files for files, folders (searched below, sorted) and glob patterns.
 
-    What matches nothing is returned as it is, so that its prediction tells the error; so is a link that leads nowhere,
-    or a pipe, in a folder, if it is named as a picture.
+    An argument that matches nothing is returned unchanged, so that its prediction reports the error. So is a broken
+    link or a pipe in a folder, if it has a picture's name.
 
     Args:
         arguments: Files, folders and patterns; of a tar shard, the pictures in it, as ``shard.tar/name.jpg``. URIs
             of stores are searched as folders are; see :mod:`hcast_zoo.data.stores`.
-        leave_out: Called with all else that is left out of a folder, but not with files that are not named as pictures;
-            one warning counts those.
+        leave_out: Called with everything else that is left out of a folder, except files that are not named as
+            pictures; one warning counts those.
     """
     files = []
     skipped = Skipped()

@@ -16,8 +16,8 @@ In a pipeline of your own, :class:`PredictBatch` labels what Ray Data reads::
     data.write_parquet("s3://birds/labels")
 
 ``hcast-zoo predict --on ADDRESS --output DIR`` is :func:`predict_on_ray`: it writes the parts of
-:mod:`.parquet_job`, each whole or not at all, so that a worker which dies loses and doubles nothing, and a stopped job
-goes on, on Ray or without.
+:mod:`.parquet_job`, each completely or not at all. So if a worker dies, no picture is lost or repeated, and a stopped
+job can be resumed with or without Ray.
 """
 
 import logging
@@ -41,9 +41,9 @@ NAMES = ("file", "path", "__key__")  # columns that name a row's picture
 class PredictBatch:
     """A class for ``map_batches`` of Ray Data: tables of pictures in, tables of predictions out.
 
-    The picture is in the first of the columns ``bytes``, ``image``, ``jpg``, ``file`` ... that is there: encoded bytes,
-    ``struct<bytes, path>``, a file's name or a URI. It is left out; the other columns stay, unless an answer's column
-    has their name. Its name is in ``file``, ``path`` or ``__key__``.
+    The picture is in the first column present of ``bytes``, ``image``, ``jpg``, ``file`` ...: encoded bytes,
+    ``struct<bytes, path>``, a file's name or a URI. That column is dropped; the others stay, unless a column of the
+    answer has the same name. The picture's name is in ``file``, ``path`` or ``__key__``.
 
     Args:
         source: Weights, on every machine of the cluster.
@@ -76,10 +76,10 @@ class PartMaker:
     Args:
         source: Weights.
         options: For :class:`.predictor.Predictor`.
-        folder: Of the parts.
+        folder: Folder of the parts.
         count: How many parts there are.
         batch_size: Pictures per forward pass.
-        place: Folder that names of files are seen from.
+        place: Folder that file names are relative to.
     """
 
     def __init__(self, source: str | Path, options: dict, folder: str, count: int, batch_size: int, place: str):
@@ -110,10 +110,10 @@ def predict_on_ray(
     batch_size: int = 16,
     workers: int | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Do what :func:`.parquet_job.predict_parts` does on a Ray cluster; the folder is the same, and either goes on.
+    """Do what :func:`.parquet_job.predict_parts` does on a Ray cluster; either can resume the other's folder.
 
     Args:
-        address: Of the cluster, ``ray://HOST:10001``; ``local`` starts one on this machine for the job.
+        address: Address of the cluster, ``ray://HOST:10001``; ``local`` starts one on this machine for the job.
         source: Weights; a file must be on every machine, at the same place.
         files: See :func:`.parquet_job.predict_parts`.
         folder: On a disk that all machines see.

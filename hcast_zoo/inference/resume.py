@@ -34,19 +34,19 @@ def resume_predictions(
 ) -> Iterator[Prediction]:
     """Yield a prediction for each picture, in order; those that a killed run has stored are not computed again.
 
-    What is computed again begins where a batch began, so that each row is to the bit what a run at one go gives. Call
+    Computation resumes at the start of a batch, so that each row is bit for bit what an uninterrupted run gives. Call
     :func:`forget` when the table is written.
 
     Args:
-        predict: From a position to the predictions from there on.
-        pictures: All of them.
+        predict: Takes a position, and returns the predictions from there on.
+        pictures: All pictures.
         output: The table.
         plan: Plain data on what answers: sections ``settings`` and ``made_of``.
         batch_size: Pictures that are computed together.
         groups: What each picture belongs to, if pictures of a group are answered together.
 
     Raises:
-        ValueError: if answers wait there of other pictures or settings, or another process is at work.
+        ValueError: if the folder holds answers for other pictures or settings, or another process is using it.
     """
     folder = waiting_folder(output)
     digest = hashlib.sha256()
@@ -89,7 +89,7 @@ def forget(output: str | Path) -> None:
 
 
 def restart(done: int, batch_size: int, groups: Sequence[str] | None = None) -> int:
-    """Return the latest position, of those that are answered, where a batch begins, and a group.
+    """Return the latest answered position at which both a batch and a group begin.
 
     Example:
         >>> restart(11, 4), restart(11, 4, list("aaaabbbbbbbbcc")), restart(3, 4)

@@ -19,7 +19,7 @@ from ..data.boxes import COLUMNS, UNIT, Box
 from ..data.detections import Detections
 from .prediction import Prediction
 
-# Ranks that Darwin Core has a term for; other levels are told in identificationRemarks.
+# Ranks that Darwin Core has a term for; other levels go into identificationRemarks.
 DARWIN_CORE_RANKS = ("kingdom", "phylum", "class", "order", "superfamily", "family", "subfamily", "tribe", "genus")
 WHOLE_TREE = "(anything)"
 EXCEL_ROWS = 1_048_576  # of a sheet, with the header
@@ -37,7 +37,7 @@ class Source:
         sets: Whether there are columns for the set of nodes.
         boxes: Whether there are columns for boxes.
         groups: Whether there are columns for groups.
-        detections: What the boxes are of; the timelapse format tells its pictures and boxes, also without an answer.
+        detections: Where the boxes are from; the timelapse format lists all pictures and boxes, even without an answer.
     """
 
     model: str
@@ -54,7 +54,7 @@ def is_table(output: str | Path, layout: str = "flat") -> bool:
     """Return whether an output is a table by its name, and not a folder.
 
     Raises:
-        ValueError: if it ends in something that looks like a file's suffix and is none that can be written, or the
+        ValueError: if it ends in what looks like a file suffix but is not a format that can be written, or the
             layout needs another kind of file.
     """
     suffix = Path(output).suffix.lower()
@@ -216,7 +216,7 @@ class _Counter:
 
 
 def as_text(value: object) -> object:
-    """Return a value with what is no UTF-8 replaced, as in a name of a file that is in another encoding."""
+    """Return a value with invalid UTF-8 replaced, as in a file name in another encoding."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
@@ -285,7 +285,7 @@ def _write_excel(rows: Iterable[dict], file: Path, names: Sequence[str], source:
 
 
 def _excel_cell(value: object, sheet: object) -> object:
-    """Return a value as a cell: text is never a formula, and without the control characters that Excel cannot hold."""
+    """Return a value as a cell: text is never a formula, and loses the control characters that Excel cannot hold."""
     if not isinstance(value, str):
         return value
     from openpyxl.cell import WriteOnlyCell

@@ -1,5 +1,5 @@
 """H-CAST for mmpretrain 1.2: backbone, head, loss, data, metric, configs and inferencer.
 
 `import hcast_zoo` registers all of it with mmpretrain as soon as mmpretrain is imported; see :mod:`.hcast`. This file
-imports nothing, because mmengine looks for our configs beside it before anything else is needed.
+imports nothing, because mmengine may need it only to find the configs beside it.
 """

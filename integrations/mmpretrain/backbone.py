@@ -19,23 +19,23 @@ from .config import model_config
 class HCast(CoreHCast, BaseBackbone):
     """H-CAST backbone: superpixel tokens through four stages, each on a coarser segmentation.
 
-    Its parameters are those of :class:`hcast_zoo.HCast` without ``heads``, by the same names.
+    Its parameters are those of :class:`hcast_zoo.HCast` without ``heads``, with the same names.
 
     Args:
-        arch: ``"tiny"``, ``"small"``, ``"small_deep"`` or ``"base"``; the name or file of weights, whose architecture
-            it is (the tensors come by ``init_cfg`` or ``load_from``); or a dict of :class:`hcast_zoo.HCastConfig`'s
-            fields.
-        img_size: Height and width in pixels the position embedding is made for. None here and below: as in ``arch``.
+        arch: ``"tiny"``, ``"small"``, ``"small_deep"`` or ``"base"``; the name or file of weights, for their
+            architecture (``init_cfg`` or ``load_from`` loads the tensors); or a dict of fields of
+            :class:`hcast_zoo.HCastConfig`.
+        img_size: Image side in pixels that the position embedding is made for. None here and below: as in ``arch``.
         in_channels: Channels of the images.
         num_superpixels: Tokens entering stage 1.
         num_clusters: Clusters made after each stage.
-        superpixels: How maps are made where none come with the images: ``"seeds"``, ``"slic"`` or ``"grid"``.
+        superpixels: How maps are made if none come with the images: ``"seeds"``, ``"slic"`` or ``"grid"``.
         drop_path_rate: Stochastic depth of the last block; grows linearly from 0.
-        mean: Channel means the images were normalised with, for pixels in [0, 1].
-        std: Channel deviations.
+        mean: Channel means that the images were normalised with, for pixels in [0, 1].
+        std: Channel standard deviations.
         out_indices: Stages whose class token is returned, from 0 to 3; negative ones count from the end.
-        frozen_stages: -1 freezes nothing, 0 the stem and the embeddings, n also the first n stages; 4 all.
-        init_cfg: mmengine's initialisation. Without, parameters are drawn as the paper's code does.
+        frozen_stages: -1 freezes nothing; 0 the stem and the embeddings; n also the first n stages; 4 everything.
+        init_cfg: mmengine's initialisation. Without it, parameters are initialised as in the paper's code.
 
     Raises:
         ValueError: if the architecture is unknown, or an argument is out of range.
@@ -71,7 +71,7 @@ class HCast(CoreHCast, BaseBackbone):
         if not -1 <= frozen_stages <= NUM_STAGES:
             raise ValueError(f"frozen_stages: expected -1 to {NUM_STAGES}, got {frozen_stages}")
 
-        # One feature a stage. The levels of a taxonomy are the head's business, so the heads made here go.
+        # One feature per stage. The head handles the levels of a taxonomy, so the heads made here are removed.
         super().__init__(config.replace(level_classes=(1,) * NUM_STAGES, head_stages=(1, 2, 3, 4)))
         self.heads = nn.ModuleList()
         self.init_cfg = init_cfg
@@ -80,8 +80,8 @@ class HCast(CoreHCast, BaseBackbone):
         self._freeze()
 
     def init_weights(self) -> None:
-        """Draw the parameters (when the core's constructor calls), or apply ``init_cfg`` (when mmengine does)."""
-        if len(self.heads):  # still there: we are in the constructor
+        """Initialise the parameters (called by the core's constructor), or apply ``init_cfg`` (called by mmengine)."""
+        if len(self.heads):  # still there, so this is the constructor
             CoreHCast.init_weights(self)
         else:
             BaseModule.init_weights(self)
@@ -96,7 +96,7 @@ class HCast(CoreHCast, BaseBackbone):
         return self.select(self.forward_stages(x, segments))
 
     def forward_stages(self, x: Tensor, segments: Tensor | None = None) -> HCastOutput:
-        """Return the core's output, which also tells the segmentation of each stage. It has no logits."""
+        """Return the core's output, which also has the segmentation of each stage, but no logits."""
         return super().forward(x, segments)
 
     def select(self, output: HCastOutput) -> tuple[Tensor, ...]:
@@ -112,8 +112,8 @@ class HCast(CoreHCast, BaseBackbone):
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         """Return the depth of a parameter, and the number of depths, for layer-wise learning rate decay.
 
-        The stem and the embeddings are 0, blocks count up, a pooling goes with the block before it, and what follows
-        the blocks is last.
+        The stem and the embeddings have depth 0, blocks count up from 1, a pooling has the depth of the block before
+        it, and everything after the blocks has the last.
         """
         depths = self.config.depths
         count = sum(depths) + 2

@@ -1,4 +1,4 @@
-"""Checkpoints: the core's weights files for mmengine, and mmengine's own under torch's ``weights_only``."""
+"""Checkpoints: lets mmengine load the core's weights files, and its own checkpoints under torch's ``weights_only``."""
 
 import copyreg
 from pathlib import Path
@@ -13,7 +13,7 @@ SCHEME = "hcast-zoo://"
 
 
 def load_from_hcast_zoo(filename: str, map_location=None) -> dict:
-    """Load weights by name, as ``hcast-zoo://hcast_small.emoji_art``; see :func:`read_checkpoint`."""
+    """Load weights by name, such as ``hcast-zoo://hcast_small.emoji_art``; see :func:`read_checkpoint`."""
     return read_checkpoint(filename.removeprefix(SCHEME), map_location)
 
 
@@ -43,12 +43,12 @@ def classifier_key(key: str) -> str:
 def load_from_local(filename: str, map_location=None) -> dict:
     """Load a local checkpoint: ``.safetensors`` weights of ours, or a file that torch wrote.
 
-    Takes the place of mmengine's loader, which since torch 2.6 cannot read the checkpoints that mmengine writes: they
-    hold logs in classes that torch's unpickler does not know. Here it knows exactly those, and only during this call.
+    Replaces mmengine's loader, which since torch 2.6 cannot read the checkpoints that mmengine writes: they hold logs
+    in classes that torch's unpickler does not allow. This loader allows exactly those, and only during this call.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UnpicklingError: if the file holds anything else than tensors, plain data and logs.
+        UnpicklingError: if the file holds anything but tensors, plain data and logs.
     """
     path = Path(filename).expanduser()
     if not path.is_file():
@@ -62,15 +62,15 @@ def load_from_local(filename: str, map_location=None) -> dict:
 def reduce_history(history: HistoryBuffer) -> tuple:
     """Pickle a log without its table of statistics, for ``copyreg``.
 
-    The table holds methods of the class, which are pickled as a call of ``getattr``; to allow that on loading would
-    allow everything. HistoryBuffer fills it again by itself, and a user's own statistics are in the class.
+    The table holds methods of the class, which are pickled as calls of ``getattr``; allowing those on loading would
+    allow everything. HistoryBuffer fills the table again itself, and a user's own statistics are in the class.
     """
     state = {key: value for key, value in vars(history).items() if key != "statistics_methods"}
     return copyreg.__newobj__, (HistoryBuffer,), state
 
 
 def _log_globals() -> list:
-    """Return what a log is made of: the buffer, arrays and numbers of NumPy, by the names NumPy 1 and 2 pickle."""
+    """Return the classes and functions in a pickled log: the buffer, and NumPy's, by their names in NumPy 1 and 2."""
     array, number = np.zeros(1), np.float64(0)
     rebuild, scalar = array.__reduce__()[0], number.__reduce__()[0]
     names = [

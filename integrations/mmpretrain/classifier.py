@@ -1,4 +1,4 @@
-"""HierarchicalClassifier: mmpretrain's ImageClassifier that hands superpixel maps to its backbone."""
+"""HierarchicalClassifier: mmpretrain's ImageClassifier, passing superpixel maps to its backbone."""
 
 import torch
 from mmpretrain.models.classifiers import ImageClassifier
@@ -15,7 +15,7 @@ from .preprocessor import HierarchicalDataPreprocessor
 
 @MODELS.register_module()
 class HierarchicalClassifier(ImageClassifier):
-    """Classify along a taxonomy. Maps come with the data samples (``segments``), else the backbone makes them.
+    """Classify along a taxonomy. The backbone makes the superpixel maps, unless the data samples hold ``segments``.
 
     Args:
         backbone: An :class:`.backbone.HCast`.
@@ -90,7 +90,7 @@ class HierarchicalClassifier(ImageClassifier):
     def extract_feat(
         self, inputs: Tensor, stage: str = "neck", data_samples: list[DataSample] | None = None
     ) -> tuple[Tensor, ...]:
-        """Return features; see ImageClassifier. The maps of ``data_samples`` are used if they have some."""
+        """Return features; see ImageClassifier. The maps in ``data_samples`` are used, if any."""
         return self._after_backbone(self.backbone(inputs, **stack_segments(data_samples)), stage)
 
     def _after_backbone(self, feats: tuple[Tensor, ...], stage: str = "neck") -> tuple[Tensor, ...]:
@@ -138,7 +138,7 @@ def stack_segments(data_samples: list[DataSample] | None) -> dict[str, Tensor]:
     """Return ``{"segments": (B, H, W)}`` if the samples have maps, else nothing.
 
     Raises:
-        ValueError: if some have and some have not, or maps differ in size.
+        ValueError: if only some samples have maps, or maps differ in size.
     """
     given = [s for s in data_samples or () if s is not None and "segments" in s]
     if not given:

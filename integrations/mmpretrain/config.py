@@ -1,4 +1,4 @@
-"""From what a config names (an architecture, weights, a taxonomy) to the core's HCastConfig and Taxonomy."""
+"""Turn the names in a config (an architecture, weights, a taxonomy) into the core's HCastConfig and Taxonomy."""
 
 import functools
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ def model_config(arch: str | Mapping, **changes) -> HCastConfig:
     """Return the config of an architecture.
 
     Args:
-        arch: One of ``ARCHITECTURES``; or the name or file of weights, such as ``"hcast_small.emoji_art"``, whose own
-            config it is; or fields of :class:`hcast_zoo.HCastConfig`.
+        arch: One of ``ARCHITECTURES``; or the name or file of weights, such as ``"hcast_small.emoji_art"``, to use
+            their config; or fields of :class:`hcast_zoo.HCastConfig`.
         changes: Fields to set; None leaves one as it is.
 
     Raises:
-        ValueError: if the architecture is unknown, or fields are.
+        ValueError: if the architecture or a field is unknown.
     """
     changes = {key: value for key, value in changes.items() if value is not None}
     if isinstance(arch, Mapping):
@@ -47,11 +47,11 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
 
     Args:
         source: The name of a data set of the paper (see :mod:`hcast_zoo.paper.trees`); the name or file of weights; a
-            JSON or CSV file, or a tree of folders; pictures (folders, in parts or not, or parquet), of which it is the
-            tree of the training labels; the plain data of :meth:`Taxonomy.to_dict`; or a taxonomy.
+            JSON or CSV file, or a tree of folders; pictures (folders, split or not, or parquet), for the tree
+            of their training labels; the plain data of :meth:`Taxonomy.to_dict`; or a taxonomy.
 
     Raises:
-        TaxonomyError: if there is none, or it is no tree.
+        TaxonomyError: if there is none, or it is not a tree.
     """
     if isinstance(source, Taxonomy):
         return source
@@ -77,7 +77,7 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
 
 @functools.lru_cache(maxsize=8)
 def _tree_of(source: Path) -> Taxonomy:
-    """Return the tree of a file or folder; of pictures in parts, that of the training labels, as training takes it."""
+    """Return the tree of a file or folder; of split pictures, that of the training labels, as in training."""
     if source.suffix.lower() in (".parquet", ".jsonl") or (source.is_dir() and find_shards(source)):
         listing = read(source, wanted=("train",))
         return (listing.part("train") if listing.splits else listing).taxonomy()
@@ -87,7 +87,7 @@ def _tree_of(source: Path) -> Taxonomy:
 
 
 def load_calibration(source: str | Path | Mapping | None, num_levels: int) -> Calibration:
-    """Return temperatures for decoding: those of plain data or of weights, or those that change nothing.
+    """Return temperatures for decoding, from plain data or weights, or ones that change nothing.
 
     Raises:
         ValueError: if they are not for this number of levels.
@@ -105,6 +105,6 @@ def load_calibration(source: str | Path | Mapping | None, num_levels: int) -> Ca
 
 @functools.lru_cache(maxsize=8)
 def _content(source: str) -> tuple[HCastConfig, Taxonomy | None, Calibration | None]:
-    """Read what weights say of themselves once, for all parts of a config that name them."""
+    """Read the metadata of weights once, for all parts of a config that name them."""
     weights = read_weights(find_weights(source), tensors=False)
     return weights.config, weights.taxonomy, weights.calibration

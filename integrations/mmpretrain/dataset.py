@@ -20,24 +20,25 @@ class HierarchicalDataset(BaseDataset):
     """Pictures labelled along a taxonomy.
 
     A sample has ``img_path`` (or ``img_bytes``, from parquet), ``gt_path`` (the label of each level, coarse to fine, -1
-    for unknown) and ``gt_label``, the finest level's, so that what mmpretrain does with labels goes on working.
+    for unknown) and ``gt_label``, the finest level's, so that mmpretrain's own code for labels still works.
     ``metainfo`` holds ``classes`` (names of the finest level) and ``taxonomy`` (plain data).
 
     Args:
         source: A ``.csv``, ``.jsonl`` or ``.parquet`` file, or a tree of folders (``source/split/order/family/...``),
             as :meth:`hcast_zoo.HierarchicalDataset.load` reads; or the config of a data set of mmpretrain, such as
             ``dict(type="CUB", data_root="data/CUB_200_2011", split="train")``, whose classes are the finest level.
-        taxonomy: See :func:`.config.load_taxonomy`; by default that of the source, if it tells one.
-        split: Part of the source (not of a data set of mmpretrain, which has its own).
-        match: How a data set of mmpretrain finds the finest level: by the ``"name"`` of its classes; by their
-            ``"order"``, where the taxonomy does not know names; or by the taxonomy's ``"id"`` of a leaf (an ImageNet
-            class such as n01440764), and then pictures of other classes are left out.
-        data_root: Folder ``source`` is relative to.
+        taxonomy: See :func:`.config.load_taxonomy`; by default the source's, if it has one.
+        split: Part of the source (an mmpretrain data set has its own setting).
+        match: How the classes of an mmpretrain data set are matched with the finest level: by ``"name"``; by
+            ``"order"``, if the taxonomy has no names; or by the taxonomy's ``"id"`` of a leaf (an ImageNet class
+            such as n01440764), which leaves out pictures of other classes.
+        data_root: Folder that ``source`` is relative to.
         pipeline: Transforms.
         kwargs: For mmpretrain's BaseDataset: ``test_mode``, ``indices``, ``serialize_data``, ``max_refetch``.
 
     Raises:
-        ValueError: if the source cannot be read, its labels are not in the taxonomy, or the pipeline forgets the map.
+        ValueError: if the source cannot be read, its labels are not in the taxonomy, or the pipeline does not make
+            the superpixel map that it packs.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class HierarchicalDataset(BaseDataset):
         return rows
 
     def _leaves(self, classes: Sequence[str] | None) -> list[int | None]:
-        """Return the node of the finest level for each class of a data set of mmpretrain, None to leave it out."""
+        """Return, for each class of an mmpretrain data set, its node at the finest level, or None to leave it out."""
         names = self.taxonomy.names[-1]
         if self.match == "order":
             if classes is not None and len(classes) != len(names):

@@ -1,4 +1,4 @@
-"""Registration: what happens when the user's own code imports mmengine or mmpretrain (see hcast_zoo/__init__.py)."""
+"""Registration, which runs when the user's code imports mmengine or mmpretrain (see hcast_zoo/__init__.py)."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,8 @@ MIM = Path(__file__).parent / ".mim"
 def register_configs(mmengine: ModuleType) -> None:
     """Let ``_base_ = 'hcast_zoo::hcast/...'`` find the configs in ``.mim/configs``.
 
-    mmengine asks pkg_resources, then importlib, where a package is. A distribution's location is wrong for an editable
-    install, so we name the module that has the folder beside it, which no distribution is called.
+    mmengine asks pkg_resources, then importlib, where a package is. For an editable install, pkg_resources gives the
+    wrong place; so we give the name of the module beside the folder, which is no distribution's name.
     """
     from mmengine.config.utils import MODULE2PACKAGE
 
@@ -21,7 +21,7 @@ def register_configs(mmengine: ModuleType) -> None:
 
 
 def register_checkpoints(checkpoint: ModuleType) -> None:
-    """Teach mmengine to read our weights, and to write checkpoints that torch's ``weights_only`` lets it read again."""
+    """Let mmengine read our weights, and write checkpoints that it can read again under torch's ``weights_only``."""
     import copyreg
 
     from mmengine.logging import HistoryBuffer
@@ -38,8 +38,8 @@ def register(module: ModuleType) -> None:
     """Register the modules with mmpretrain's registries, and the models with its model index.
 
     Args:
-        module: That was imported: mmpretrain, or one of ours that a user imported first. The latter is not complete yet
-            when it imports mmpretrain; then its own hook comes later.
+        module: The imported module: mmpretrain, or one of ours that the user imported first. Ours is still incomplete
+            when it imports mmpretrain; its own hook then registers later.
     """
     others = [x for name, x in sys.modules.items() if name.startswith(f"{__package__}.") and x is not module]
     if any(x.__name__ in _INTEGRATIONS and getattr(x.__spec__, "_initializing", False) for x in others):

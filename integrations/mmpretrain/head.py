@@ -1,4 +1,4 @@
-"""HierarchicalClsHead: a linear layer for every level of a taxonomy, and the decoding of their answers to a path."""
+"""HierarchicalClsHead: a linear layer for each level of a taxonomy, and decoding of their outputs to a path."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,21 +21,22 @@ class HierarchicalClsHead(ClsHead):
 
     Args:
         in_channels: Width of the backbone's features.
-        taxonomy: Names a taxonomy; see :func:`.config.load_taxonomy`.
-        level_classes: Number of classes of each level, coarse to fine. Not needed with a taxonomy, and must agree.
-        in_indices: Which of the backbone's outputs each level reads, coarse to fine. By default, as in the paper, of
-            the outputs of all four stages: the coarsest the last, each finer one the stage before.
+        taxonomy: A taxonomy or its name; see :func:`.config.load_taxonomy`.
+        level_classes: Number of classes of each level, coarse to fine. Not needed with a taxonomy, but must agree
+            with it if given.
+        in_indices: Which of the backbone's outputs each level reads, coarse to fine. By default, as in the paper, the
+            coarsest level reads the last of the four stages, and each finer one the stage before.
         decoder: How levels become a path: ``"best_path"``, ``"top_down"`` or ``"independent"`` (as in the paper, and
             the only one without a taxonomy).
         drop_rate: Dropout before the layers.
         calibration: Temperatures for decoding: plain data of :meth:`Calibration.to_dict`, or the
-            name or file of weights, whose own they are if they have any. None changes nothing.
-        num_classes: Of mmpretrain's flat heads; may be given if it is the finest level's.
+            name or file of weights, for theirs if they have any. None changes nothing.
+        num_classes: The argument of mmpretrain's flat heads; if given, it must be the finest level's.
         loss: The loss; see :class:`.loss.HierarchicalLoss`.
         init_cfg: mmengine's initialisation.
 
     Raises:
-        ValueError: if levels and taxonomy disagree, there are neither, or the decoder is unknown or needs a taxonomy.
+        ValueError: if levels and taxonomy disagree or both are missing, or the decoder is unknown or needs a taxonomy.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class HierarchicalClsHead(ClsHead):
         return self.taxonomy.level_classes
 
     def pre_logits(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the (B, C) feature each level reads, coarse to fine."""
+        """Return the (B, C) features that each level reads, coarse to fine."""
         if len(feats) <= max(self.in_indices):
             raise ValueError(
                 f"the levels read outputs {self.in_indices}, but the backbone gave {len(feats)}: set its "
@@ -111,7 +112,7 @@ class HierarchicalClsHead(ClsHead):
 
     def _get_loss(self, cls_score: Sequence[Tensor], data_samples: list[DataSample], **kwargs) -> dict[str, Tensor]:
         device = cls_score[0].device
-        if "gt_score" in data_samples[0]:  # mixed: the targets of all levels in a row
+        if "gt_score" in data_samples[0]:  # mixed: the targets of all levels, concatenated
             scores = torch.stack([sample.gt_score for sample in data_samples]).to(device)
             targets = scores.split(self.level_classes, -1)
         else:
@@ -125,8 +126,8 @@ class HierarchicalClsHead(ClsHead):
 
         ``pred_score`` and ``pred_label`` are the finest level's own, as everywhere in mmpretrain; ``pred_path`` (L,)
         is the decoded path, with ``pred_path_score`` and each level's ``pred_level_scores`` (L,); ``pred_runner_up``
-        (L,) and ``pred_runner_up_score`` are the second-best path; all scores are calibrated. ``level_logits`` is what
-        they come from, as the model gives it.
+        (L,) and ``pred_runner_up_score`` are the second-best path; all scores are calibrated. ``level_logits`` are
+        the uncalibrated logits that they come from.
         """
         taxonomy = self.taxonomy or unnamed_taxonomy(self.level_classes)
         decoded = self.calibration.decode(cls_score, taxonomy, self.decoder)
@@ -148,7 +149,7 @@ class HierarchicalClsHead(ClsHead):
 
 
 def unnamed_taxonomy(level_classes: Sequence[int]) -> Taxonomy:
-    """Return some tree with these classes, for decoding each level by itself, which looks at no parent."""
+    """Return an arbitrary tree with these classes, for decoding each level by itself, which ignores parents."""
     names = [[str(i) for i in range(n)] for n in level_classes]
     return Taxonomy([f"level_{i}" for i in range(len(names))], names, [[0] * n for n in level_classes[1:]])
 

@@ -1,4 +1,4 @@
-"""TaxonomyCheckHook: stop before the first step if model and data set disagree about the levels."""
+"""TaxonomyCheckHook: stop before the first step if the model and a data set disagree about the levels."""
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -13,11 +13,11 @@ class TaxonomyCheckHook(Hook):
     """Compare the taxonomy of each data set with the levels of the head before training, validation and test.
 
     Raises:
-        ValueError: if they disagree; the message tells both.
+        ValueError: if they disagree; the message gives both.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Check the training set, and the validation set already, which would else fail after an epoch."""
+        """Check the training set, and also the validation set, which would otherwise fail only after an epoch."""
         self._check(runner, "training", runner.train_dataloader)
         if runner.val_loop is not None:
             self._check(runner, "validation", runner.val_dataloader)

@@ -27,7 +27,7 @@ class HierarchicalInferencer(ImageClassificationInferencer):
         kwargs: For mmpretrain's inferencer.
 
     Raises:
-        TypeError: if the model is no :class:`.classifier.HierarchicalClassifier` with a taxonomy.
+        TypeError: if the model is not a :class:`.classifier.HierarchicalClassifier` with a taxonomy.
 
     Example:
         >>> import hcast_zoo
@@ -49,21 +49,21 @@ class HierarchicalInferencer(ImageClassificationInferencer):
     def __call__(
         self, inputs, return_datasamples: bool = False, batch_size: int = 1, return_segments: bool = True, **kwargs
     ) -> list[dict] | list[DataSample]:
-        """Return one answer a picture.
+        """Return one answer per picture.
 
         Args:
             inputs: A file, a folder, an array in B, G, R as :class:`.transforms.LoadPicture` takes (also grey or with
                 alpha), or a list of them.
             return_datasamples: Return data samples instead of dictionaries.
-            batch_size: Pictures a forward pass; it does not change an answer.
+            batch_size: Pictures per forward pass; it does not change the answers.
             return_segments: Also give ``segments``.
             kwargs: ``show``, ``show_dir`` and so on, of mmpretrain's inferencer.
 
         Returns:
             For each picture: ``path`` (names, coarse to fine), ``path_score``, ``level_scores``, ``runner_up``,
             ``runner_up_score``, probabilities in [0, 1]; ``segments`` (L, H, W) int64 of the resized and cropped
-            picture; ``pred_scores`` (C,), ``pred_label``, ``pred_score`` and ``pred_class`` of the finest level alone,
-            as ImageClassificationInferencer gives them.
+            picture; ``pred_scores`` (C,), ``pred_label``, ``pred_score`` and ``pred_class`` of the finest level,
+            as from ImageClassificationInferencer.
         """
         return super().__call__(inputs, return_datasamples, batch_size, return_segments=return_segments, **kwargs)
 
@@ -71,7 +71,7 @@ class HierarchicalInferencer(ImageClassificationInferencer):
         return Compose([TRANSFORMS.build(t) for t in cfg.test_dataloader.dataset.pipeline])
 
     def preprocess(self, inputs: Sequence[str | np.ndarray], batch_size: int = 1) -> Iterator[dict]:
-        """Yield collated batches; files are read by the pipeline, so that transparency is treated as in training."""
+        """Yield collated batches; the pipeline reads files, so that transparency is handled as in training."""
         batches = self._get_chunk_data(map(self._load, inputs), batch_size)
         yield from map(default_collate, batches)
 
@@ -110,9 +110,10 @@ class HierarchicalInferencer(ImageClassificationInferencer):
 
 
 def register_stock_inferencers() -> None:
-    """Let mmpretrain's own inferencers read files by the pipeline's ``LoadPicture``, where it has one.
+    """Let mmpretrain's own inferencers read files with the pipeline's ``LoadPicture``, if it has one.
 
-    They read files by OpenCV before the pipeline starts, which drops transparency. Other models are untouched.
+    By themselves they read files with OpenCV before the pipeline starts, which drops transparency. Other models are
+    not affected.
     """
     for kind in (FeatureExtractor, ImageClassificationInferencer, ImageRetrievalInferencer):
         if not isinstance(vars(kind)["preprocess"], wrapt.FunctionWrapper):

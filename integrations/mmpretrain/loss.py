@@ -17,8 +17,8 @@ class HierarchicalLoss(CoreLoss):
         level_weights: Weight of each level's cross-entropy, coarse to fine; 1 by default.
         smoothing: Label smoothing in [0, 1). In mmpretrain targets are mixed before the loss sees them, so here soft
             targets are smoothed too; mixing and smoothing are linear, so their order makes no difference.
-        binary: Binary cross-entropy of each class instead.
-        loss_weight: Factor of the whole.
+        binary: Use binary cross-entropy of each class instead.
+        loss_weight: Factor for the whole loss.
     """
 
     def __init__(
@@ -45,5 +45,5 @@ class HierarchicalLoss(CoreLoss):
 
 
 def smooth(target: Tensor, smoothing: float) -> Tensor:
-    """Spread a part of the mass of each row of a (B, C) soft target over all classes; a row of 0 stays 0."""
+    """Spread part of the mass of each row of a (B, C) soft target over all classes; a row of zeros stays zero."""
     return target * (1 - smoothing) + target.sum(-1, keepdim=True) * smoothing / target.shape[-1]

@@ -22,13 +22,13 @@ class HierarchicalMetric(BaseMetric):
 
     Args:
         taxonomy: See :func:`.config.load_taxonomy`; by default the data set's.
-        decoders: Decodings to compare; each is then a part of the names, as in ``hierarchical/top_down/fpa``. By
-            default the path that the head chose.
-        collect_device: Where distributed results meet.
-        prefix: Instead of ``hierarchical``.
+        decoders: Decodings to compare; each becomes part of the names, as in ``hierarchical/top_down/fpa``. By
+            default, the path that the head chose.
+        collect_device: Where distributed results are collected.
+        prefix: Prefix of the names in place of ``hierarchical``.
 
     Raises:
-        ValueError: if a decoder is unknown, or the levels of answers and taxonomy disagree.
+        ValueError: if a decoder is unknown, or the levels of predictions and taxonomy disagree.
     """
 
     default_prefix = "hierarchical"
@@ -48,7 +48,7 @@ class HierarchicalMetric(BaseMetric):
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """The one given, or the data set's."""
+        """The given taxonomy, or the data set's."""
         if self._taxonomy is None:
             if "taxonomy" not in (self.dataset_meta or {}):
                 raise ValueError("HierarchicalMetric has no taxonomy: give it one, or use HierarchicalDataset")

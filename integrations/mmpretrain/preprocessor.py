@@ -1,4 +1,4 @@
-"""HierarchicalDataPreprocessor: from collated samples to a normalised batch, mixed over all levels in training."""
+"""HierarchicalDataPreprocessor: from collated samples to a normalised batch, mixed at all levels in training."""
 
 from collections.abc import Sequence
 
@@ -15,18 +15,18 @@ from .head import stack_paths
 
 @MODELS.register_module()
 class HierarchicalDataPreprocessor(ClsDataPreprocessor):
-    """Normalise as the core does, to the last bit, and mix the labels of all levels by one lambda.
+    """Normalise bit for bit as the core does, and mix the labels of all levels with one lambda.
 
-    Mixup and CutMix are mmpretrain's: they see the targets of all levels in a row (``gt_score``). Mixing makes the
-    superpixels of the pictures stale, so maps are then dropped and the backbone makes those of the mixed batch.
+    Mixup and CutMix are mmpretrain's: they see the concatenated targets of all levels (``gt_score``). Mixing makes the
+    superpixels of the pictures stale, so the maps are dropped and the backbone makes those of the mixed batch.
 
     Args:
-        mean: Channel means, R, G, B, for pixels in [0, 1]. mmpretrain's preprocessor has them for [0, 255].
-        std: Channel deviations.
+        mean: Channel means, R, G, B, for pixels in [0, 1]. mmpretrain's preprocessor expects [0, 255].
+        std: Channel standard deviations.
         to_rgb: Whether pictures come as B, G, R, as mmpretrain's pipelines give them.
         level_classes: Classes of each level, coarse to fine; :class:`.classifier.HierarchicalClassifier` sets it.
         batch_augments: See mmpretrain's RandomBatchAugment; from the model's ``train_cfg``.
-        keep_segments: Keep the maps of the pictures that were mixed, as the official code does.
+        keep_segments: Keep the maps of the unmixed pictures, as the official code does.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class HierarchicalDataPreprocessor(ClsDataPreprocessor):
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"expected a mean and a positive std for each channel, got {mean} and {std}")
         super().__init__(mean, std, to_rgb=to_rgb, to_onehot=True, batch_augments=batch_augments)
-        self.to_onehot = False  # the targets of several levels are made here (True above spares a wrong log line)
+        self.to_onehot = False  # the targets of all levels are made here (True above avoids a wrong log line)
         self.level_classes = None if level_classes is None else tuple(level_classes)
         self.keep_segments = keep_segments
 
@@ -49,7 +49,7 @@ class HierarchicalDataPreprocessor(ClsDataPreprocessor):
         """Set the classes of the levels.
 
         Raises:
-            ValueError: if others were given.
+            ValueError: if they differ from those given before.
         """
         if self.level_classes not in (None, level_classes):
             raise ValueError(f"level_classes: the data preprocessor has {self.level_classes}, the head {level_classes}")
@@ -63,8 +63,8 @@ class HierarchicalDataPreprocessor(ClsDataPreprocessor):
             training: Whether to mix.
         """
         inputs = self.cast_data(data["inputs"])
-        # ToTensor divides by 255 and then normalises; one step, as mmpretrain does it, moves last bits, and by them
-        # SEEDS moves segments.
+        # The core divides by 255 and then normalises; mmpretrain's single step changes the last bits, and those change
+        # SEEDS' segments.
         inputs = inputs.float() / 255 if isinstance(inputs, torch.Tensor) else [x.float() / 255 for x in inputs]
         samples = self.cast_data(data.get("data_samples"))
         if training and self.batch_augments is not None and samples is not None:

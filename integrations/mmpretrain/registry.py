@@ -1,7 +1,7 @@
 """The registries of the scope ``hcast_zoo``.
 
-Our classes are in mmpretrain's registries. But what is inherited from ``hcast_zoo::...`` carries the scope
-``hcast_zoo``, and mmengine then looks for a registry of that scope: one that holds nothing and asks mmpretrain's.
+Our classes are in mmpretrain's registries. But configs that inherit from ``hcast_zoo::...`` get the scope
+``hcast_zoo``, and mmengine then looks for registries of that scope. These are empty and fall back to mmpretrain's.
 """
 
 import mmpretrain.registry

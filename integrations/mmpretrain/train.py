@@ -16,7 +16,7 @@ def load_config(source: str, options: list[str] | None = None) -> Config:
 
     Args:
         source: A file, or ``hcast_zoo::hcast/NAME.py`` for one of ours.
-        options: Overrides, as ``["train_cfg.max_epochs=2", "train_dataloader.batch_size=8"]``.
+        options: Overrides, such as ``["train_cfg.max_epochs=2", "train_dataloader.batch_size=8"]``.
 
     Raises:
         ValueError: if an override is not KEY=VALUE.
@@ -37,12 +37,12 @@ def load_config(source: str, options: list[str] | None = None) -> Config:
 def train(
     source: str, work_dir: str | None = None, resume: str | None = None, options: list[str] | None = None
 ) -> Path:
-    """Train by a config; return the folder of the run.
+    """Train from a config; return the folder of the run.
 
     Args:
         source: See :func:`load_config`.
         work_dir: Folder of the run; ``work_dirs/NAME`` by default.
-        resume: ``"auto"`` to go on from the folder's latest checkpoint if there is one, or a checkpoint.
+        resume: ``"auto"`` to resume from the folder's latest checkpoint if there is one; or a checkpoint.
         options: See :func:`load_config`.
     """
     config = load_config(source, options)

@@ -1,4 +1,4 @@
-"""Transforms: pictures in the core's way, superpixel maps, and their packing into data samples."""
+"""Transforms: load and resize pictures as the core does, make superpixel maps, and pack both into data samples."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ class LoadPicture(LoadImageFromFile):
     """Load a picture of any common format as the core does: upright, 8 bits, transparent parts on a background.
 
     Required keys: ``img_path``, or ``img_bytes`` (an encoded picture), or ``img``, an array: (H, W, 3) uint8 in B, G, R
-    is left as it is; (H, W) grey, (H, W, 4) in B, G, R, A and uint16 ones are converted. Added keys: ``img`` (H, W, 3)
-    uint8 in B, G, R, ``img_shape``, ``ori_shape``.
+    is left as it is; (H, W) grey, (H, W, 4) in B, G, R, A and uint16 arrays are converted.
+    Added keys: ``img`` (H, W, 3) uint8 in B, G, R, ``img_shape``, ``ori_shape``.
 
     Args:
         background: R, G, B behind transparent parts, or ``"random"``.
@@ -89,17 +89,17 @@ class LoadPicture(LoadImageFromFile):
 
 
 def _to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """Turn an array of B, G, R or B, G, R, A into one of R, G, B or R, G, B, A; grey ones are left."""
+    """Turn an array of B, G, R or B, G, R, A into one of R, G, B or R, G, B, A; grey arrays stay as they are."""
     order = {3: (2, 1, 0), 4: (2, 1, 0, 3)}.get(pixels.shape[2] if pixels.ndim == 3 else 1)
     return pixels if order is None else pixels[..., order]
 
 
 @TRANSFORMS.register_module()
 class ResizeToModel(BaseTransform):
-    """Resize the short edge and crop the centre, as an architecture (and its weights) wants it.
+    """Resize the short edge and crop the centre, as an architecture (and its weights) expects.
 
-    ResizeEdge and CenterCrop by Pillow; for those with numbers of your own, write them in the pipeline. Where the
-    weights say ``crop_mode`` ``pad`` or ``squash``, the core does that.
+    The same as ResizeEdge and CenterCrop with Pillow; for other sizes, put those in the pipeline. If the weights have
+    ``crop_mode`` ``pad`` or ``squash``, the core's transforms do that instead.
 
     Args:
         arch: See :func:`.config.model_config`.
@@ -128,11 +128,11 @@ class ResizeToModel(BaseTransform):
 
 @TRANSFORMS.register_module()
 class RandomResizedCropToModel(RandomResizedCrop):
-    """RandomResizedCrop to the image size, and by the filter, of an architecture.
+    """RandomResizedCrop to the image size of an architecture, with its interpolation.
 
     Args:
         arch: See :func:`.config.model_config`.
-        crop_ratio_range: Smallest and largest part of the area.
+        crop_ratio_range: Smallest and largest fraction of the area.
     """
 
     def __init__(self, arch: str | Mapping, crop_ratio_range: tuple[float, float] = (0.08, 1.0)):
@@ -144,14 +144,14 @@ class RandomResizedCropToModel(RandomResizedCrop):
 
 @TRANSFORMS.register_module()
 class GenerateSuperpixels(BaseTransform):
-    """Compute the superpixel map of the picture as it is now, so after everything that changes pixels.
+    """Compute the superpixel map of the picture; put it after all transforms that change pixels.
 
     Required key: ``img`` (H, W, 3) uint8 in B, G, R. Added key: ``segments``, an (H, W) integer tensor. The map is,
     bit for bit, the one the core makes of the normalised picture.
 
     Args:
-        arch: See :func:`.config.model_config`; for the weights' own number and normalisation.
-        num_superpixels: Another number.
+        arch: See :func:`.config.model_config`; gives the number of superpixels and the normalisation.
+        num_superpixels: Number of superpixels in place of the architecture's.
         method: ``"seeds"``, ``"slic"`` or ``"grid"``.
     """
 
@@ -165,7 +165,7 @@ class GenerateSuperpixels(BaseTransform):
         image = self.normalize(Image.fromarray(np.ascontiguousarray(results["img"][..., ::-1])))
         labels = segment_normalized(image[None], config.num_superpixels, config.mean, config.std, config.superpixels)[0]
         narrow = torch.int16 if config.num_superpixels <= torch.iinfo(torch.int16).max else torch.int64
-        results[SEGMENTS] = labels.to(narrow, copy=True)  # a quarter of the bytes on their way from the worker
+        results[SEGMENTS] = labels.to(narrow, copy=True)  # a quarter of the bytes to send from the worker
         return results
 
     def __repr__(self) -> str:
@@ -174,11 +174,11 @@ class GenerateSuperpixels(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackHierarchicalInputs(PackInputs):
-    """PackInputs that keeps the label of each level (``gt_path``) and the superpixel map (``segments``).
+    """PackInputs that also packs the label of each level (``gt_path``) and the superpixel map (``segments``).
 
     Args:
-        segments: Whether there must be a map. Say False in a training pipeline whose batches are mixed: then the model
-            makes the maps, after mixing.
+        segments: Whether to require a map. Use False in a training pipeline whose batches are mixed: the model then
+            makes the maps after mixing.
         meta_keys: See mmpretrain's PackInputs.
 
     Raises:
@@ -204,7 +204,7 @@ MISSING_MAP = (
 
 
 def check_pipeline(transforms: Sequence[BaseTransform]) -> None:
-    """Raise ValueError if maps are packed and not made, or made before the picture changes."""
+    """Raise ValueError if maps are packed but not made, or made before a step that changes the picture."""
     kinds = [type(t) for t in transforms]
     made = kinds.index(GenerateSuperpixels) if GenerateSuperpixels in kinds else None
     for transform in transforms:

@@ -1,4 +1,4 @@
-"""What timm's registry knows of our models: a pretrained config for each tag, made from headers alone."""
+"""What timm's registry knows about our models: a pretrained config for each tag, made only from file headers."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 # The paper's data sets as the official code trains on them: level classes, and what differs from the defaults.
-# BREEDS always has 256 superpixels (docs/official_differences.md, 22), and iNat its own normalisation (24).
+# BREEDS always uses 256 superpixels (docs/official_differences.md, 22), and iNat its own normalisation (24).
 PAPER_DATASETS: dict[str, dict] = {
     "cub": dict(level_classes=(13, 38, 200)),
     "aircraft": dict(level_classes=(30, 70, 100)),
@@ -32,14 +32,14 @@ PAPER_DATASETS: dict[str, dict] = {
     "inat21_mini": dict(level_classes=(273, 1103, 10000), mean=(0.466, 0.471, 0.380), std=(0.195, 0.194, 0.192)),
 }
 CROP_NAMES = {"center": "center", "pad": "border", "squash": "squash"}  # ours to timm's
-FIRST_CONVS = {"conv": "stem.0.conv", "timm:efficientnet_lite0": "stem.body.conv_stem"}  # which sees the channels
+FIRST_CONVS = {"conv": "stem.0.conv", "timm:efficientnet_lite0": "stem.body.conv_stem"}  # reads the channels
 
 
 @dataclasses.dataclass
 class UnpublishedCfg(PretrainedCfg):
     """A tag that timm does not list as pretrained.
 
-    Its Hub repository is reserved and holds nothing yet; or others publish the file, and nobody has verified it here.
+    Its Hub repository is reserved but still empty; or others publish the file, and we have not verified it.
     """
 
     has_weights = False
@@ -53,7 +53,7 @@ class Source:
         config: The architecture.
         labels: The taxonomy as plain data, or None.
         headless: Whether the weights have no heads.
-        license: Of the weights, as their file tells it, or None.
+        license: Licence of the weights, from their file, or None.
     """
 
     config: HCastConfig
@@ -63,7 +63,7 @@ class Source:
 
     @functools.cached_property
     def taxonomy(self) -> "Taxonomy | None":
-        """The taxonomy; importing it is left until somebody asks."""
+        """The taxonomy; its module is imported only on first use."""
         from hcast_zoo.taxonomy.tree import Taxonomy
 
         return None if self.labels is None else Taxonomy.from_dict(self.labels)
@@ -71,11 +71,11 @@ class Source:
 
 @functools.cache
 def sources() -> dict[str, Source]:
-    """Return all tags, ``variant.tag`` to what it is; the first of a variant is what its bare name loads.
+    """Return all tags: ``variant.tag`` to its source. The bare name of a variant loads its first tag.
 
     Weights in the package come first, then those that others publish, then the paper's. A file's values come from
     its own header. A damaged file must not break ``import timm``, so its tag then has the values of its variant, and
-    the error comes when the weights are asked for.
+    the error is raised when the weights are requested.
     """
     tags = {}
     for name, entry in packaged_weights().items():
@@ -101,7 +101,7 @@ def sources() -> dict[str, Source]:
 
 
 def _read_source(path: Path) -> Source:
-    """Return what a file in the package was made for, by its header alone.
+    """Return what a file in the package was made for, from its header alone.
 
     Raises:
         WeightsError: if the header is damaged.

@@ -1,6 +1,6 @@
 """The models that timm's registry lists, and their pretrained tags.
 
-It runs on every ``import timm``, so the network is imported by the first model that is made.
+This runs on every ``import timm``, so the network is only imported when the first model is made.
 """
 
 import importlib

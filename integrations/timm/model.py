@@ -1,4 +1,4 @@
-"""H-CAST in timm's model API; what ``hcast.py`` registers loads it on first use.
+"""H-CAST in timm's model API; loaded on first use by the models that ``hcast.py`` registers.
 
 Paper: Visually Consistent Hierarchical Image Classification (H-CAST), ICLR 2025, arXiv 2406.11608.
 """
@@ -61,7 +61,7 @@ def choose_clusters(
 
 @register_notrace_function
 def check_size(x: Tensor, img_size: ImageSize, num_superpixels: int) -> None:
-    """Warn of images of another size than the model's, whose superpixels are larger or smaller for it."""
+    """Warn if images differ in size from the model's, because their superpixels then also do."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
     (height, width), (own_height, own_width) = x.shape[2:], image_shape(img_size)
@@ -84,9 +84,10 @@ class TimmHCast(HCast):
 
     Args:
         cfg: The architecture.
-        in_chans: Channels of the input image; goes before the config's.
+        in_chans: Channels of the input image; overrides the config's.
         num_classes: Classes of the finest level; 0 for a model without heads.
-        img_size: Height and width the model is for, in pixels; the config's square if None. Others work too.
+        img_size: Height and width in pixels that the model is made for; the config's square if None. Other sizes
+            also work.
         global_pool: What the heads read: ``"token"`` the class token, as in the paper; ``"avg"``, ``"max"`` or
             ``"avgmax"`` over the segments of their stage; ``""`` every token.
         taxonomy: Names of the levels and labels.
@@ -131,7 +132,7 @@ class TimmHCast(HCast):
         Args:
             x: (B, in_chans, H, W) normalised images.
             segments: (B, H, W) integer superpixel maps; computed if not given.
-            num_clusters: Other cluster counts than the config's, for this call.
+            num_clusters: Cluster counts for this call, in place of the config's.
 
         Returns:
             (B, num_classes), or (B, C) features of a model without heads.
@@ -161,7 +162,7 @@ class TimmHCast(HCast):
     def forward_features(
         self, x: Tensor, segments: Tensor | None = None, num_clusters: Sequence[int] | None = None
     ) -> Tensor:
-        """Return the (B, 1 + N, C) tokens the finest level's head reads; see :meth:`forward`."""
+        """Return the (B, 1 + N, C) tokens that the finest level's head reads; see :meth:`forward`."""
         stage = self.feature_stage
         return self._read(self._forward_stages(x, segments, num_clusters, stage)[0], stage)
 
@@ -174,7 +175,7 @@ class TimmHCast(HCast):
         return global_pool_nlc(tokens, self.global_pool, self.num_prefix_tokens)
 
     def _read(self, states: list[Tensor], stage: int) -> Tensor:
-        """Return the (B, 1 + N, C) tokens of a stage (1 to 4) as heads see them: only the last one's are normalised."""
+        """Return the (B, 1 + N, C) tokens of a stage (1 to 4) as heads see them: only stage 4's are normalised."""
         return self.norm(states[stage - 1]) if stage == NUM_STAGES else states[stage - 1]
 
     def _forward_stages(
@@ -191,7 +192,7 @@ class TimmHCast(HCast):
         segments = prepare_segments(x, segments, c)
         check_size(x, self._traits["img_size"], c.num_superpixels)
         tokens, valid, carried = self.start(x, segments, c.num_superpixels)
-        stages = [self.stages[index] for index in range(last)]  # a slice would be a new module at each call
+        stages = [self.stages[index] for index in range(last)]  # a slice would make a new module on each call
         passed = run_stages(stages, tokens, valid, clusters, c.mask_empty, carried=carried)
         return passed.states, segments, passed.assignments
 
@@ -213,7 +214,7 @@ class TimmHCast(HCast):
             x: (B, in_chans, H, W) normalised images.
             indices: Stages to return, from 0; all if None, the last n if an int.
             return_prefix_tokens: Return (features, (B, 1, C) class token) for each stage.
-            norm: Pass them through the final norm.
+            norm: Apply the final norm to the features.
             stop_early: Do not run stages after the last of ``indices``.
             output_fmt: ``"NCHW"`` gives each 8x8-pixel cell the token of its top-left pixel's segment, or the mean of
                 its pixels' tokens where ``token_pooling`` is ``"area"``; ``"NLC"`` the tokens.
@@ -315,7 +316,7 @@ class TimmHCast(HCast):
         self.name_classes()
 
     def name_classes(self) -> None:
-        """Put the names of the finest level, by which timm's inference.py labels, into the pretrained config."""
+        """Put the finest level's names, which timm's inference.py shows, into the pretrained config."""
         cfg = getattr(self, "pretrained_cfg", None)
         if cfg is None:
             return
@@ -343,8 +344,8 @@ class TimmHCast(HCast):
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dict[str, Tensor]:
     """Fit a checkpoint to a model: the only place where keys change.
 
-    Accepts our own state dicts, and an official H-CAST or CAST checkpoint as it is. The position embedding is
-    resampled to the model's image size. A model made for other levels than its tag's keeps its own, new heads.
+    Accepts our own state dicts, and unchanged official H-CAST and CAST checkpoints. The position embedding is
+    resampled to the model's image size. A model whose levels differ from its tag's keeps its own, new heads.
 
     Raises:
         ValueError: if an official checkpoint has missing or unknown keys.
@@ -378,15 +379,15 @@ def _has_new_levels(model: TimmHCast) -> bool:
 
 def _check_pool(global_pool: str) -> None:
     if global_pool not in POOLS:
-        raise AssertionError(f"global_pool: expected one of {POOLS}, got {global_pool!r}")  # timm's type for it
+        raise AssertionError(f"global_pool: expected one of {POOLS}, got {global_pool!r}")  # the type that timm raises
 
 
 def create_hcast(
     variant: str, pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None, **kwargs
 ) -> nn.Module:
-    """Build a variant; what is no field of the config goes to timm's builder, and from there to the class.
+    """Build a variant; arguments that are not fields of the config go to timm's builder, and from there to the class.
 
-    A bare name without weights is the paper's network, whatever size its first tag has.
+    A bare name without weights gives the paper's network, whatever image size its first tag has.
     """
     if pretrained_cfg is None and not pretrained:
         pretrained_cfg = plain_cfg(variant)

@@ -1,4 +1,4 @@
-"""From a pretrained tag and timm's arguments to a config, and to the file of the weights."""
+"""Turn a pretrained tag and timm's arguments into a config, and find the weights file."""
 
 import dataclasses
 import math
@@ -21,25 +21,26 @@ ImageSize = int | tuple[int, int]  # side, or height and width, in pixels
 
 OUR_CROPS = {theirs: ours for ours, theirs in CROP_NAMES.items()}
 PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # that a caller's config may change
-# What a user may pass to create_model; images and their normalisation are timm's img_size, in_chans and pretrained_cfg.
+# What a user may pass to create_model. For images and their normalisation, timm has img_size, in_chans and
+# pretrained_cfg.
 MODEL_FIELDS = tuple(
     f.name for f in dataclasses.fields(HCastConfig) if f.name not in ("image_size", "in_chans", *PREPROCESSING)
 )
-NO_DROP = dict(drop_rate=0.0, drop_path_rate=0.0)  # in timm, regularisation is the caller's and never the weights'
+NO_DROP = dict(drop_rate=0.0, drop_path_rate=0.0)  # in timm, the caller sets regularisation, never the weights
 
 
 def plain_cfg(variant: str) -> PretrainedCfg:
-    """Return the pretrained config of a variant's bare name, for a new network: the paper's, whatever its tags hold."""
+    """Return the pretrained config of a variant's bare name, for a new network: the paper's, whatever its tags are."""
     return PretrainedCfg(architecture=variant, **describe_source(Source(HCastConfig.from_variant(variant))))
 
 
 def fetch_cfg(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
-    """Return the config with the file of a tag that others publish, downloaded and converted, and what it holds.
+    """Download and convert the file of a tag that others publish; return the config with it, and what it was made for.
 
-    Any other config comes back as it is, and None.
+    Any other config is returned unchanged, with None.
 
     Raises:
-        WeightsError: if the published file is not the one that it should be.
+        WeightsError: if the published file is not the expected one.
         HubError: if it cannot be downloaded.
     """
     name = f"{cfg.architecture}.{cfg.tag}"
@@ -55,7 +56,7 @@ def fetch_cfg(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
 
 
 def locate_file(cfg: PretrainedCfg) -> PretrainedCfg:
-    """Return the config with its file verified if it is one of the package's, and fetched if this wheel is without it.
+    """Verify the file of a packaged tag, and download it if this wheel lacks it; return the config with its path.
 
     Raises:
         WeightsError: if the file is missing or damaged.
@@ -69,7 +70,7 @@ def locate_file(cfg: PretrainedCfg) -> PretrainedCfg:
 
 
 def is_reserved(cfg: PretrainedCfg) -> bool:
-    """Tell whether the weights of a config would come from the Hub repository of a tag of ours."""
+    """Tell whether the weights of a config would come from the Hub repository reserved for one of our tags."""
     return not cfg.file and not cfg.source and cfg.hf_hub_id == f"{OWNER}/{cfg.architecture}.{cfg.tag}"
 
 
@@ -91,7 +92,7 @@ def make_config(
     source: Source | None = None,
     pretrained: bool = False,
 ) -> tuple[HCastConfig, dict[str, Any]]:
-    """Turn timm's arguments into a config, taking those it is made of out of ``arguments``.
+    """Turn timm's arguments into a config; remove those it uses from ``arguments``.
 
     The values of the tag hold, changed first by what a saved model was built with, then by the pretrained config, then
     by the caller's arguments.
@@ -101,8 +102,8 @@ def make_config(
         cfg: The pretrained config in effect.
         arguments: Keyword arguments of the model; ``MODEL_FIELDS``, ``img_size``, ``in_chans``, ``num_classes`` and
             ``taxonomy`` are taken out.
-        source: What the file of the tag holds, where it was read; the tag's entry in :func:`sources` if None.
-        pretrained: Warn where the weights are for another size.
+        source: What the tag's file holds, if it has been read; the tag's entry in :func:`sources` if None.
+        pretrained: Whether to warn if the weights are for another image size.
 
     Returns:
         The config, and the arguments of ``TimmHCast`` besides it: ``img_size``, ``in_chans``, ``num_classes`` (of the
@@ -127,11 +128,11 @@ def make_config(
     }
     fields.update({k: v for k, v in saved.items() if k in MODEL_FIELDS and v is not None})
     taxonomy = tag.taxonomy
-    if saved.get("taxonomy") or saved.get("level_classes"):  # its levels may have lost their names since the tag
+    if saved.get("taxonomy") or saved.get("level_classes"):  # its levels may no longer have the tag's names
         taxonomy = Taxonomy.from_dict(saved["taxonomy"]) if saved.get("taxonomy") else None
 
     if is_exportable() and fields["superpixels"] == "seeds":
-        fields["superpixels"] = "grid"  # so that the model gives what its graph will, in which SEEDS cannot run
+        fields["superpixels"] = "grid"  # so that the model computes what its graph will, which cannot run SEEDS
         if "superpixels" not in given:
             warnings.warn(f"exportable=True: {GRID_NOTE}", stacklevel=2)
 
@@ -144,7 +145,7 @@ def make_config(
     # A saved model's number of superpixels belongs to its own size, the tag's to the tag's.
     before = saved.get("img_size") or tag.config.image_size
     clusters = given.get("num_clusters", fields["num_clusters"])
-    least = clusters[0] if isinstance(clusters, (list, tuple)) and clusters else 1  # the config tells what is wrong
+    least = clusters[0] if isinstance(clusters, (list, tuple)) and clusters else 1  # the config reports the error
     trained = fields["num_superpixels"]
     fields.update(resize_superpixels(trained, before, size, least))
     config = HCastConfig.from_dict({**fields, "in_chans": in_chans, **given})
@@ -164,7 +165,7 @@ def resize_superpixels(num_superpixels: int, before: ImageSize, after: ImageSize
         num_superpixels: For images of size ``before``.
         before: Side, or height and width, in pixels.
         after: The same for the new size.
-        least: Smallest number of superpixels: that of the clusters made from them, which does not change.
+        least: Smallest number of superpixels: the number of clusters made from them, which does not change.
     """
     (old_height, old_width), (height, width) = image_shape(before), image_shape(after)
     if (old_height, old_width) != (height, width):
@@ -174,7 +175,7 @@ def resize_superpixels(num_superpixels: int, before: ImageSize, after: ImageSize
 
 
 def tell_of_size(before: ImageSize, after: ImageSize, old: int, new: int) -> None:
-    """Warn of what happens to weights of one image size, and ``old`` superpixels, at another; silent if it is one."""
+    """Warn about the effects of using weights at another image size; silent if the size is the same."""
     (old_height, old_width), (height, width) = image_shape(before), image_shape(after)
     if (old_height, old_width) == (height, width):
         return
@@ -188,15 +189,15 @@ def tell_of_size(before: ImageSize, after: ImageSize, old: int, new: int) -> Non
 
 
 def image_shape(size: ImageSize) -> tuple[int, int]:
-    """Return height and width in pixels of a size that may be one side."""
+    """Return height and width in pixels of a size that may be given as one side."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _choose_levels(
     levels: tuple[int, ...], taxonomy: Taxonomy | None, pretrained_classes: int, given: dict[str, Any]
 ) -> tuple[tuple[int, ...], Taxonomy | None, int]:
-    """Decide on levels, their names and the number of classes, taking what tells them out of ``given``."""
-    if levels[-1] != pretrained_classes:  # a pretrained config that describes other weights than the tag's
+    """Decide on levels, their names and the number of classes; remove the arguments for these from ``given``."""
+    if levels[-1] != pretrained_classes:  # the pretrained config describes weights other than the tag's
         levels, taxonomy = _flat(pretrained_classes), None
     num_classes, wanted, names = (given.pop(k, None) for k in ("num_classes", "level_classes", "taxonomy"))
     if wanted is None and names is None:
@@ -227,5 +228,5 @@ def _flat(num_classes: int) -> tuple[int]:
 
 
 def _plain(value: Any) -> Any:
-    """Make lists and tuples comparable: JSON knows only lists."""
+    """Make lists and tuples comparable: JSON only has lists."""
     return list(value) if isinstance(value, tuple) else value

@@ -16,7 +16,7 @@ from .pretrained import MODEL_FIELDS, Source, describe_source
 def hub_config(weights: Weights) -> dict:
     """Return the entries of ``config.json`` by which ``timm.create_model("hf-hub:org/name")`` builds the model.
 
-    They are written by timm itself, from a model on the meta device.
+    timm itself writes them, from a model on the meta device.
     """
     fields = {k: v for k, v in weights.config.to_dict().items() if k in MODEL_FIELDS}
     taxonomy = weights.taxonomy and weights.taxonomy.to_dict()
@@ -39,7 +39,7 @@ def hub_config(weights: Weights) -> dict:
 
 
 def variant_of(config: HCastConfig) -> str:
-    """Return the variant with the same width, depths and heads; ``hcast_small``, with these changed, if none has."""
+    """Return the variant with the same width, depths and heads, else ``hcast_small``, to be built with these."""
     for name in VARIANTS:
         variant = HCastConfig.from_variant(name)
         if all(getattr(variant, f) == getattr(config, f) for f in ("embed_dim", "depths", "num_heads")):

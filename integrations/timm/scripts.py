@@ -1,4 +1,4 @@
-"""timm's own scripts, for `hcast-zoo timm`: H-CAST is registered, and pictures are read as the core reads them."""
+"""timm's own scripts, for `hcast-zoo timm`, with H-CAST registered and pictures read as the core reads them."""
 
 import io
 import runpy
@@ -18,10 +18,10 @@ SOURCE = "https://github.com/huggingface/pytorch-image-models"
 
 
 class UprightReader(Reader):
-    """A reader of timm's whose pictures are RGB, upright and on white, without compression.
+    """A timm reader whose pictures are RGB, upright, on white and uncompressed.
 
-    timm opens what a reader gives and converts it to RGB, which drops transparency, cuts 16 bits to 8 and leaves
-    pictures turned. A picture that cannot be read is left to timm, which skips it and says so. It can be pickled, for
+    timm opens what a reader gives and converts it to RGB, which drops transparency, cuts 16 bits to 8 and ignores
+    EXIF orientation. timm skips pictures that cannot be read, with a message. The reader can be pickled, for
     workers that do not fork.
 
     Args:
@@ -50,7 +50,7 @@ class UprightReader(Reader):
         return self.reader.filename(index, basename, absolute)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "reader":  # while it is unpickled
+        if name == "reader":  # during unpickling
             raise AttributeError(name)
         return getattr(self.reader, name)
 
@@ -67,11 +67,11 @@ def find(script: str) -> str:
 
 
 def run(script: str, arguments: Sequence[str]) -> None:
-    """Run a script as its own program would.
+    """Run a script as if it had been started by itself.
 
     Args:
-        script: File.
-        arguments: Its command line.
+        script: The script's file.
+        arguments: Its command-line arguments.
 
     Raises:
         SystemExit: if the script ends with an exit code.
@@ -87,6 +87,6 @@ def run(script: str, arguments: Sequence[str]) -> None:
 
 
 def create_upright_reader(*args: Any, **kwargs: Any) -> Any:
-    """Make the reader that timm would, and wrap it if it is one of files; those that stream give decoded pictures."""
+    """Make timm's reader, and wrap it if it can be indexed; streaming readers already give decoded pictures."""
     reader = create_reader(*args, **kwargs)
     return UprightReader(reader) if hasattr(reader, "__getitem__") else reader

@@ -1,7 +1,7 @@
 """H-CAST for transformers: registered with its Auto classes and pipelines as soon as transformers has imported them.
 
-The functions are post-import hooks (see ``hcast_zoo/__init__.py``). Each imports no more of us, and of transformers,
-than what the user's own code has asked for.
+The functions are post-import hooks (see ``hcast_zoo/__init__.py``). Each imports only those parts of hcast-zoo and of
+transformers that the user's own code needs.
 """
 
 import functools
@@ -10,7 +10,7 @@ import sys
 import warnings
 from types import ModuleType
 
-OLDEST = (5, 5)  # the oldest that all our tests pass with; image_processing_backends came in 5.4
+OLDEST = (5, 5)  # the oldest version that passes all our tests; image_processing_backends came in 5.4
 
 # Public name -> module.
 _PUBLIC = {
@@ -119,7 +119,7 @@ def register_label_smoothing(module: ModuleType) -> None:
 
 
 def register_stock_pipelines(module: ModuleType) -> None:
-    """Let transformers' own picture pipelines read pictures as the core does, if the model is H-CAST."""
+    """Let transformers' own image pipelines read pictures as the core does, if the model is H-CAST."""
     if not _is_supported():
         return
 
@@ -129,22 +129,22 @@ def register_stock_pipelines(module: ModuleType) -> None:
 
 
 def _is_half_imported(module: str, last_name: str) -> bool:
-    """Tell whether a module is being imported at this moment, by the absence of a name that it defines late.
+    """Tell whether a module is still being imported: whether a name that it defines late is missing.
 
-    Our modules import those whose import calls the hooks, and ``transformers.modeling_layers`` imports
-    ``modeling_auto`` itself; then nothing can be done yet, and the hook on the module that is underway comes back.
+    Our modules import modules that trigger the hooks, and ``transformers.modeling_layers`` imports ``modeling_auto``
+    itself. A hook then has to wait; the hook on the module being imported runs later and does the work.
     """
     return module in sys.modules and not hasattr(sys.modules[module], last_name)
 
 
 def _is_supported() -> bool:
-    """Tell whether we work with this transformers; an old one must go on working without us."""
+    """Tell whether we support this version of transformers; an older one must keep working without us."""
     return _is_new_enough(str(getattr(sys.modules["transformers"], "__version__", "")))
 
 
 @functools.cache
 def _is_new_enough(version: str) -> bool:
-    """Compare a version with the oldest one, and warn once; what is no number is taken for a development version."""
+    """Compare a version with ``OLDEST``, and warn once; a version that is not a number counts as a development one."""
     from packaging.version import InvalidVersion, Version
 
     try:

@@ -16,7 +16,7 @@ from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.tree import Taxonomy
 
 CORE_FIELDS = tuple(field.name for field in dataclasses.fields(CoreConfig))
-LEVEL_FIELDS = ("taxonomy", "level_classes", "id2label")  # they describe one thing, and change together
+LEVEL_FIELDS = ("taxonomy", "level_classes", "id2label")  # three views of the same labels, so they change together
 
 
 @strict
@@ -24,9 +24,9 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
     """Configuration of an H-CAST model. Levels run coarse to fine everywhere.
 
     The fields of :class:`hcast_zoo.HCastConfig` have the same names, meanings and defaults here; ``hidden_size``,
-    ``num_attention_heads``, ``num_channels`` and ``num_hidden_layers`` are other names of some.
+    ``num_attention_heads``, ``num_channels`` and ``num_hidden_layers`` are aliases.
 
-    The labels come from one of: ``taxonomy``; ``level_classes``; ``id2label`` or ``num_labels``, which make a flat,
+    The labels come from one of: ``taxonomy``; ``level_classes``; or ``id2label`` or ``num_labels``, for a flat,
     one-level model. So ``from_pretrained(..., num_labels=10, ignore_mismatched_sizes=True)`` gives a pretrained model
     one new head, and ``from_pretrained(..., taxonomy=..., ignore_mismatched_sizes=True)`` a new head for each level.
 
@@ -36,15 +36,15 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
             probabilities then come from calibrated logits. New labels have none.
         kl_weight: Weight of the Tree-path KL in the loss; the paper uses 0.5.
         label_smoothing: Label smoothing of the loss, in [0, 1).
-        output_levels: Let the classifier return ``level_logits`` and ``segments`` beside ``logits``.
-        out_features: Stages whose feature maps ``AutoBackbone`` returns, of ``stem`` and ``stage1`` to ``stage4``; the
-            last by default.
+        output_levels: Whether the classifier returns ``level_logits`` and ``segments`` as well as ``logits``.
+        out_features: Stages whose feature maps ``AutoBackbone`` returns, from ``stem`` and ``stage1`` to ``stage4``; by
+            default the last.
         out_indices: The same by number, from 0.
-        initializer_range: Standard deviation that new tokens, blocks and heads are drawn with.
+        initializer_range: Standard deviation of the initial weights of new tokens, blocks and heads.
 
     Raises:
         StrictDataclassError: if a field is of the wrong type or out of range, or fields disagree; the message names it.
-        ValueError: if the taxonomy is none, or not that of ``level_classes``.
+        ValueError: if the taxonomy is invalid, or does not match ``level_classes``.
     """
 
     model_type = "hcast"
@@ -53,7 +53,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
         "num_attention_heads": "num_heads",
         "num_channels": "in_chans",
     }
-    # So that Trainer gathers the logits alone.
+    # So that Trainer gathers only the logits.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "paths",
         "level_features",
@@ -101,7 +101,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         if not __name__.startswith("transformers_modules."):
-            # The task is registered, but transformers would insist on the repository's code for it.
+            # The task is already registered, but transformers would insist on using the repository's code for it.
             kwargs.pop("custom_pipelines", None)
 
         for field in CORE_FIELDS:  # JSON gives lists
@@ -110,7 +110,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
                 setattr(self, field, tuple(value))
 
         num_labels = kwargs.pop("num_labels", None)
-        # Tables of labels are made next, so this cannot wait for the check of the whole.
+        # The tables of labels are made next, so this cannot wait for the check of the whole config.
         for field, classes in (("level_classes", self.level_classes), ("num_labels", (num_labels,))):
             total = sum(n for n in classes if isinstance(n, int)) if isinstance(classes, tuple) else 0
             check_memory(total * LABEL, field, f"{total:,} classes")
@@ -134,7 +134,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
         )
         super().__post_init__(**kwargs)
         self._set_head_stages()
-        if self.stem != "conv":  # what the core's config fills in for such a stem
+        if self.stem != "conv":  # the core's config fills these in for such a stem
             core = self.to_core()
             self.stem_strides, self.token_pooling = core.stem_strides, core.token_pooling
 
@@ -180,7 +180,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
         return {index: f"LABEL_{index}" for index in range(self.level_classes[-1])}
 
     def validate_architecture(self):
-        """Check all fields together; transformers calls it after making and before saving a config."""
+        """Check all fields together; transformers calls this after making a config and before saving one."""
         super().validate_architecture()
         self.to_core()
 
@@ -197,7 +197,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
-        """Read a config; a pipe or device in its place is refused, where transformers would wait for it."""
+        """Read a config; refuse a pipe or device in its place, which would make transformers hang."""
         check_file(Path(pretrained_model_name_or_path) / "config.json")
         return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
@@ -213,7 +213,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
         return cls(**config.to_dict(), **data, **kwargs)
 
     def to_core(self) -> CoreConfig:
-        """Return the core's config: the same fields, without labels, loss and what transformers adds."""
+        """Return the core's config: the same fields, without the labels, the loss and those that transformers adds."""
         return CoreConfig.from_dict({field: getattr(self, field) for field in CORE_FIELDS})
 
     def to_dict(self) -> dict:
@@ -225,7 +225,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
         return None if self.taxonomy is None else Taxonomy.from_dict(self.taxonomy)
 
     def get_calibration(self) -> Calibration:
-        """Return the temperatures of the levels; they change nothing where nobody fitted any."""
+        """Return the temperatures of the levels; if none were fitted, those that change nothing."""
         if self.calibration is None:
             return Calibration.identity(len(self.level_classes))
         return Calibration.from_dict(self.calibration)
@@ -248,12 +248,12 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def grid_size(self) -> int:
-        """Side of the grid of 8x8-pixel cells the position embedding covers."""
+        """Side of the grid of 8x8-pixel cells that the position embedding covers."""
         return self.image_size // CELL_SIZE
 
     @property
     def num_hidden_layers(self) -> int:
-        """Blocks of all stages together; ``depths`` sets it."""
+        """Number of blocks in all stages; ``depths`` sets it."""
         return sum(self.depths)
 
     @num_hidden_layers.setter

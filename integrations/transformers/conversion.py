@@ -14,7 +14,7 @@ def from_core(weights: Weights, **kwargs) -> HCastForImageClassification:
         kwargs: Further fields of the config, such as ``kl_weight``.
 
     Raises:
-        WeightsError: if the tensors are those of another model.
+        WeightsError: if the tensors belong to another model.
     """
     config = HCastConfig.from_core(weights.config, weights.taxonomy, weights.calibration, dtype="float32", **kwargs)
     model = HCastForImageClassification(config)
@@ -30,7 +30,7 @@ def to_core(model: HCastForImageClassification, metadata: dict[str, str] | None 
 
     Args:
         model: A classifier.
-        metadata: Free text to go with them: ``name``, ``license`` and so on.
+        metadata: Free text to store with them: ``name``, ``license`` and so on.
     """
     state = {key: value.detach() for key, value in model.state_dict().items()}
     config = model.config

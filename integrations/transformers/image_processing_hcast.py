@@ -34,22 +34,23 @@ from hcast_zoo.network.memory import LONGEST, check_memory
 from hcast_zoo.network.superpixels import segment_normalized
 
 DEFAULTS = CoreConfig()
-# Of memory for a pixel, measured: three float channels; and until tensors are made, by the kind of superpixels.
+# Measured bytes of memory per pixel: of a resized picture (three float channels), and of the whole preprocessing, by
+# kind of superpixels.
 RESIZED_BYTES = 12
 PIXEL_BYTES = {None: 28, "grid": 44, "seeds": 88, "slic": 248}
 
 
 class HCastImageProcessorKwargs(ImagesKwargs, total=False):
-    """Keyword arguments beside those of every image processor.
+    """Keyword arguments in addition to those of every image processor.
 
     Args:
         do_grayscale: Turn the picture into one channel, for models with ``num_channels`` 1.
         return_segments: Also return ``segments``, the (B, H, W) int64 superpixel maps that the model would make.
-        num_superpixels: Labels of the maps run from 0 to this, exclusive.
+        num_superpixels: Number of labels in the maps; labels start at 0.
         superpixels: How they are made: ``"seeds"``, ``"slic"`` or ``"grid"``.
         crop_mode: How a picture becomes a square: ``"center"``, ``"pad"`` or ``"squash"``, as in the core's config. The
-            last two are done first, to ``crop_size``, on 8- and 16-bit pictures.
-        crop_pct: With ``"pad"`` and ``"squash"``: part of the sides that is not cropped, in [0.05, 1].
+            last two come before all other steps, and bring 8- and 16-bit pictures to ``crop_size``.
+        crop_pct: With ``"pad"`` and ``"squash"``: fraction of each side that is kept, in [0.05, 1].
     """
 
     do_grayscale: bool | None
@@ -61,7 +62,7 @@ class HCastImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class HierarchicalProcessing:
-    """What the two backends share; mixed in before a backend."""
+    """What the two backends share: a mixin that comes before the backend class."""
 
     valid_kwargs = HCastImageProcessorKwargs
     resample = PILImageResampling.BICUBIC
@@ -85,7 +86,7 @@ class HierarchicalProcessing:
 
     @classmethod
     def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
-        """Read a config; a pipe or device in its place is refused, where transformers would wait for it."""
+        """Read a config; refuse a pipe or device in its place, which would make transformers hang."""
         check_file(Path(pretrained_model_name_or_path) / "preprocessor_config.json")
         return super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
 
@@ -111,7 +112,7 @@ class HierarchicalProcessing:
         )
 
     def fetch_images(self, images: Any) -> Any:
-        """Read files, addresses, bytes and file objects with their transparency; give grey (H, W) arrays a channel."""
+        """Read files, URLs, bytes and file objects, keeping transparency; add a channel to grey (H, W) arrays."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
         if isinstance(images, (np.ndarray, Tensor)):
@@ -127,7 +128,7 @@ class HierarchicalProcessing:
         input_data_format: str | ChannelDimension | None = None,
         **kwargs: Any,
     ):
-        """Bring one picture into the backend's form; pictures and integer arrays are made RGB as in the core."""
+        """Convert one picture to the backend's form; pictures and integer arrays become RGB as in the core."""
         if do_convert_rgb:
             picture = as_picture(image, input_data_format)
             if picture is not None:
@@ -140,7 +141,7 @@ class HierarchicalProcessing:
         )
 
     def _square(self, picture: Image.Image, **kwargs: Any) -> Image.Image:
-        """Return a picture as it goes to the backend's resizing: with ``pad`` and ``squash`` of its final size."""
+        """Return the picture that the backend then resizes; with ``pad`` and ``squash`` it has its final size."""
         if self.crop_mode == "center" or not self.do_resize:
             return middle(picture)
         config = CoreConfig(
@@ -207,32 +208,32 @@ class HierarchicalProcessing:
         """Return the (H, W) int64 superpixels of one processed (C, H, W) image."""
         image = image[None].float()
         if normalization is None:
-            # Values above 1 are grey levels that were not rescaled.
+            # If values exceed 1, the pixels were not rescaled from [0, 255].
             image = image / 255 if image.max() > 1 else image
             normalization = (0.0,) * image.shape[1], (1.0,) * image.shape[1]
         return segment_normalized(image, num_superpixels, *normalization, method)[0].contiguous()
 
 
 class HCastImageProcessor(HierarchicalProcessing, TorchvisionBackend):
-    """Image processor on torchvision, which can also run on an accelerator (``device=``)."""
+    """Image processor that uses torchvision and can also run on an accelerator (``device=``)."""
 
     def resize(self, image: Tensor, size: SizeDict, resample: Any = None, **kwargs: Any) -> Tensor:
-        """Resize (B, C, H, W) images, by Pillow if they are 8-bit ones on the CPU."""
+        """Resize (B, C, H, W) images, with Pillow if they are 8-bit and on the CPU."""
         if image.dtype != torch.uint8 or image.device.type != "cpu" or torch.compiler.is_compiling():
             return super().resize(image, size, resample=resample, **kwargs)
         resized = [PilBackend.resize(self, picture, size, resample) for picture in image.flatten(0, -4).numpy()]
         return torch.from_numpy(np.stack(resized)).unflatten(0, image.shape[:-3])
 
     def center_crop(self, image: Tensor, size: SizeDict, **kwargs: Any) -> Tensor:
-        """Cut the centre out, padding with zeros what is too small."""
+        """Crop the centre; pad with zeros if the image is too small."""
         return tvF.center_crop(image, [size.height, size.width])
 
 
 class HCastImageProcessorPil(HierarchicalProcessing, PilBackend):
-    """Image processor on Pillow."""
+    """Image processor that uses Pillow."""
 
     def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs: Any) -> np.ndarray:
-        """Cut the centre out, padding with zeros what is too small; rounds halves as torchvision does."""
+        """Crop the centre; pad with zeros if the image is too small. Rounds halves as torchvision does."""
         return tvF.center_crop(torch.from_numpy(image), [size.height, size.width]).numpy()
 
 
@@ -240,12 +241,12 @@ def load_picture(source: Any, timeout: float | None = None) -> Image.Image:
     """Read a picture as the core does, where transformers' ``load_image`` would lose its transparency.
 
     Args:
-        source: A file's name, an address (http or https), base64 text, or what
+        source: A file name, a URL (http or https), base64 text, or anything that
             :func:`hcast_zoo.data.pictures.read_picture` takes.
-        timeout: Seconds to wait for an address.
+        timeout: Seconds to wait for a URL.
 
     Returns:
-        An RGB picture, upright, transparent parts on white.
+        An RGB picture, upright, with transparent parts on white.
 
     Raises:
         PictureError: if it cannot be read; the message names it.
@@ -259,10 +260,10 @@ def load_picture(source: Any, timeout: float | None = None) -> Image.Image:
     try:
         text = source.partition(",")[2] if is_data else source
         return read_picture(base64.b64decode("".join(text.split()), validate=True))
-    except ValueError as error:  # of base64, or PictureError
+    except ValueError as error:  # from base64, or a PictureError
         if is_data:
             raise PictureError("expected base64 text of a picture after 'data:image/...;base64,'") from error
-        return read_picture(source)  # a file's name, then: says that there is no such file
+        return read_picture(source)  # so it is a file name: raises that there is no such file
 
 
 def _download(address: str, timeout: float | None) -> Image.Image:
@@ -278,9 +279,9 @@ def _download(address: str, timeout: float | None) -> Image.Image:
 
 
 def as_picture(image: ImageInput, input_data_format: str | ChannelDimension | None = None) -> Any:
-    """Return what the core has to make RGB: a PIL image, or an (H, W, C) uint8 or uint16 array.
+    """Return what the core converts to RGB: a PIL image, or an (H, W, C) uint8 or uint16 array.
 
-    Float arrays, which have no agreed range, and tensors on an accelerator give None: the backend treats them.
+    Float arrays, which have no agreed range, and tensors on an accelerator give None; the backend handles them.
 
     Raises:
         ValueError: if the values of a wider integer type are outside [0, 255].
@@ -308,7 +309,7 @@ def as_picture(image: ImageInput, input_data_format: str | ChannelDimension | No
 
 
 def to_grayscale(images: Tensor) -> Tensor:
-    """Turn (..., 3, H, W) uint8 images into (..., 1, H, W) ones by Pillow's integer formula."""
+    """Turn (..., 3, H, W) uint8 images into (..., 1, H, W) ones with Pillow's integer formula."""
     weights = torch.tensor([19595, 38470, 7471])[:, None, None]
     return ((images.int().cpu() * weights).sum(-3, keepdim=True) + 0x8000 >> 16).to(images)
 
@@ -322,10 +323,10 @@ def _check_sizes(
     crop_size: SizeDict | None = None,
     **_: Any,
 ) -> None:
-    """Check what a preprocessor_config.json asks for, before a picture is made so large.
+    """Check the sizes in a preprocessor_config.json before any picture is resized to them.
 
     Raises:
-        ValueError: if a size is no positive number of pixels.
+        ValueError: if a size is not a positive number of pixels.
         MemoryBudgetError: if a picture of that size needs more memory than the budget.
     """
     bytes_a_pixel = PIXEL_BYTES.get(superpixels, max(PIXEL_BYTES.values()))

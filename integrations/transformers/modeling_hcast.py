@@ -31,11 +31,11 @@ from .configuration_hcast import HCastConfig
 from .outputs_hcast import HCastModelOutput, HierarchicalImageClassifierOutput, TensorSequence
 
 if TYPE_CHECKING:
-    # transformers copies what a module of remote code imports, by its text: so a model that is loaded with remote code
-    # and saved brings the pipelines along that its config names.
+    # transformers finds the files of remote code by reading the imports in their text. This import makes a model that
+    # was loaded with remote code keep, when saved, the pipelines that its config names.
     from .pipeline_hcast import HierarchicalImageClassificationPipeline  # noqa: F401
 
-# Keywords that transformers may pass to any model's forward; others are the caller's mistake.
+# Keywords that transformers may pass to any model's forward; any other is the caller's mistake.
 PASSED_BY_TRANSFORMERS = frozenset({*TransformersKwargs.__annotations__, "use_cache"})
 
 
@@ -48,9 +48,10 @@ def eager_attention_forward(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Mix the values step by step, which gives the weights too; the "eager" entry of transformers' attention functions.
+    """Compute attention step by step, so that the weights are available; transformers' "eager" attention function.
 
-    It computes in float32, as the fused kernels do inside: what half precision rounds here would move cluster centres.
+    It computes in float32, as the fused kernels do internally: rounding to half precision here would move cluster
+    centres.
 
     Shape: (B, heads, N, d) each, mask (B, 1, 1, N) bool -> (B, N, heads, d), and weights (B, heads, N, N).
     """
@@ -62,7 +63,7 @@ def eager_attention_forward(
 
 
 class HCastAttention(Attention):
-    """The core's attention, mixing values by the function that the config names."""
+    """The core's attention, computed by the function that the config names."""
 
     config: HCastConfig  # set by the model
     is_causal = False
@@ -70,7 +71,7 @@ class HCastAttention(Attention):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Mix the values (B, heads, N, d)."""
+        """Apply attention to (B, heads, N, d) queries, keys and values."""
         if not len(q):  # an empty batch, which transformers' functions cannot reshape
             return super().attend(q, k, v, mask, need_weights)
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -93,7 +94,7 @@ class HCastCentroidProjection(CentroidProjection):
 
 
 class HCastPooling(GraphPooling):
-    """Graph pooling; its layers start with PyTorch's own initialisation, as in the authors' code."""
+    """Graph pooling, with PyTorch's default initialisation, as in the authors' code."""
 
     projection_class = HCastCentroidProjection
 
@@ -104,16 +105,16 @@ class HCastPooling(GraphPooling):
 
 
 class HCastStage(Stage):
-    """Blocks over one segmentation, and the pooling into the next."""
+    """The blocks on one segmentation, and the pooling to the next."""
 
     block_class = HCastLayer
     pooling_class = HCastPooling
 
 
 class HCastClassificationHead(nn.Sequential):
-    """One linear layer per level, coarse to fine, each on its own features.
+    """One linear layer per level, coarse to fine, each with its own input features.
 
-    Not a ModuleList, which peft could not train and save beside an adapter (``modules_to_save=["heads"]``).
+    Not a ModuleList, because peft could not train one and save it with an adapter (``modules_to_save=["heads"]``).
     """
 
     def __init__(self, config: HCastConfig):
@@ -125,7 +126,7 @@ class HCastClassificationHead(nn.Sequential):
 
 
 class HCastPreTrainedModel(PreTrainedModel, Encoder):
-    """What the models share: the encoder, its initialisation, and what transformers has to know of it."""
+    """What the models share: the encoder, its initialisation, and what transformers needs to know about it."""
 
     config: HCastConfig
     stage_class = HCastStage
@@ -143,7 +144,7 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
         "attentions": OutputRecorder(HCastAttention, index=1, layer_name="blocks"),
     }
     _input_embed_layer = "stem"
-    _push_remote_code = False  # while push_to_hub saves
+    _push_remote_code = False  # True while push_to_hub saves
 
     def __init__(self, config: HCastConfig):
         super().__init__(config)
@@ -176,19 +177,19 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
         Args:
             save_directory: Folder.
             args: See transformers.
-            remote_code: Also write our code and the image processor, so that others load the folder with
-                ``trust_remote_code=True`` and need no hcast-zoo. A model that was loaded so always keeps its code.
+            remote_code: Also write our code and the image processor, so that others can load the folder with
+                ``trust_remote_code=True`` and without hcast-zoo. A model loaded this way always keeps its code.
             kwargs: See transformers.
 
         Raises:
-            ValueError: if ``push_to_hub`` is asked for too.
+            ValueError: if ``push_to_hub`` is also set.
         """
         remote_code = self._push_remote_code if remote_code is None else remote_code
         if remote_code and kwargs.get("push_to_hub"):
             raise ValueError("remote_code: expected push_to_hub(name, remote_code=True), got both for save_pretrained")
         super().save_pretrained(save_directory, *args, **kwargs)
         if remote_code and self._auto_class is None:
-            # Not an import that a file of remote code would have to find beside itself.
+            # Not an import statement: as remote code, this file would then need that module beside it.
             repository = importlib.import_module("hcast_zoo.integrations.transformers.repository")
             repository.add_remote_code(save_directory, self.config)
 
@@ -208,7 +209,7 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
         num_superpixels: int | None,
         **kwargs: Any,
     ) -> Encoding:
-        """Encode images; superpixels are cut from the pixels as they come, before the model's precision rounds them."""
+        """Encode images; superpixels come from the pixels as given, before rounding to the model's precision."""
         if segments is None:
             segments = self.prepare_segments(pixel_values, None, num_superpixels or self.config.num_superpixels)
         return self.encode(
@@ -220,7 +221,7 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
         )
 
     def sequence(self, tensors: Iterable[Tensor]) -> TensorSequence | tuple[Tensor, ...]:
-        """Return tensors as an output holds them; a replica's are a tuple, which DataParallel can put together."""
+        """Return tensors in the form that outputs hold; a tuple in a replica, because DataParallel can gather that."""
         return tuple(tensors) if getattr(self, "_is_replica", False) else TensorSequence(tensors)
 
     @torch.no_grad()
@@ -233,7 +234,7 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
         elif isinstance(module, nn.Conv2d) or (
             isinstance(module, nn.Linear) and getattr(module, "keeps_default_init", False)
         ):
-            module.reset_parameters()  # by torch.nn.init, which transformers guards while it initialises
+            module.reset_parameters()  # uses torch.nn.init, which transformers guards while it initialises
         elif isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
             init.zeros_(module.bias)
@@ -242,7 +243,7 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
 
 
 class HCastModel(HCastPreTrainedModel):
-    """H-CAST without heads: features of every level and the fine-to-coarse segmentation."""
+    """H-CAST without heads: the features of every level, and the segmentations, fine to coarse."""
 
     _keys_to_ignore_on_load_unexpected = [r"^heads\."]  # noqa: RUF012 (those of a classifier's checkpoint)
 
@@ -262,8 +263,8 @@ class HCastModel(HCastPreTrainedModel):
         Args:
             pixel_values: (B, num_channels, H, W) float, normalised.
             segments: (B, H, W) integer superpixel maps; made by ``config.superpixels`` if not given.
-            num_clusters: Other cluster counts than the config's, for this call.
-            num_superpixels: Another number of tokens than the config's, for this call.
+            num_clusters: Cluster counts for this call, in place of the config's.
+            num_superpixels: Number of tokens for this call, in place of the config's.
             kwargs: ``output_hidden_states``, ``output_attentions``, ``return_dict``, and what transformers passes to
                 every model.
 
@@ -285,7 +286,7 @@ class HCastModel(HCastPreTrainedModel):
 
 
 class HCastBackbone(BackboneMixin, HCastPreTrainedModel):
-    """H-CAST for dense tasks: feature maps of its stages, each 8x8-pixel cell with the features of its segment.
+    """H-CAST for dense tasks: feature maps of its stages, in which each 8x8-pixel cell has its segment's features.
 
     The map of ``stem`` holds the superpixels that enter stage 1.
     """
@@ -297,7 +298,7 @@ class HCastBackbone(BackboneMixin, HCastPreTrainedModel):
         self.num_features = [config.embed_dim] * len(self.stage_names)
 
     def build(self, config: HCastConfig, device=None, dtype=None) -> None:
-        """Make the encoder without the final norm, which no feature map passes."""
+        """Make the encoder without the final norm, which no feature map goes through."""
         super().build(config, device, dtype)
         self.norm = nn.Identity()
 
@@ -326,7 +327,7 @@ class HCastBackbone(BackboneMixin, HCastPreTrainedModel):
         )
 
         ends = itertools.accumulate(self.config.depths, initial=0)
-        poolings = [0, *range(len(self.config.depths))]  # before each: none before the stem's and stage 1's tokens
+        poolings = [0, *range(len(self.config.depths))]  # before each map's tokens: none for the stem and stage 1
         maps = []
         for name, end, count in zip(self.stage_names, ends, poolings):
             if name in self.out_features:
@@ -373,15 +374,15 @@ class HCastForImageClassification(HCastModel):
             segments: (B, H, W) integer superpixel maps; made by ``config.superpixels`` if not given.
             labels: (B, L) of any integer type, coarse to fine, -1 for unknown; (B,) for a one-level model; or one
                 (B, classes) soft target per level.
-            num_clusters: Other cluster counts than the config's, for this call.
-            num_superpixels: Another number of tokens than the config's, for this call.
-            output_levels: Return the logits of all levels and the segments too; ``config.output_levels`` by default.
+            num_clusters: Cluster counts for this call, in place of the config's.
+            num_superpixels: Number of tokens for this call, in place of the config's.
+            output_levels: Also return the logits of all levels and the segments; ``config.output_levels`` by default.
             output_paths: Also decode each sample's path in the taxonomy.
-            decoder: How: ``best_path``, ``top_down`` or ``independent``; see :mod:`hcast_zoo.taxonomy.decode`.
+            decoder: ``best_path``, ``top_down`` or ``independent``; see :mod:`hcast_zoo.taxonomy.decode`.
             kwargs: As for :class:`HCastModel`.
 
         Raises:
-            ValueError: if an input is not as expected, or paths are asked of a model without taxonomy.
+            ValueError: if an input is not as expected, or paths are requested from a model without a taxonomy.
             TypeError: if a keyword is unknown.
         """
         features = super().forward(
@@ -410,7 +411,7 @@ class HCastForImageClassification(HCastModel):
     ) -> Tensor:
         """Return the scalar loss, in float32; see :class:`hcast_zoo.HierarchicalLoss`.
 
-        A flat model with ``config.problem_type`` "regression" or "multi_label_classification" has transformers' own.
+        A flat model with ``config.problem_type`` "regression" or "multi_label_classification" uses transformers' loss.
         """
         level_logits = tuple(x.float() for x in level_logits)
         flat = len(level_logits) == 1

@@ -13,12 +13,12 @@ from hcast_zoo.network.model import segment_map
 class TensorSequence(ModelOutput):
     """Tensors of several levels or stages: a tuple, in a form that transformers can split by picture.
 
-    Indexing by number, ``len`` and iteration are those of a tuple; the keys are ``"0"``, ``"1"``, ... In
-    transformers' pipelines, what is no ``ModelOutput`` and no tensor cannot be taken apart.
+    Indexing by number, ``len`` and iteration are those of a tuple; the keys are ``"0"``, ``"1"`` and so on.
+    transformers' pipelines can only split tensors and ``ModelOutput`` objects.
 
     Args:
-        tensors: In order; or by key.
-        named: By key, which is how PyTorch puts outputs together again.
+        tensors: The tensors, in order or by key.
+        named: Tensors by key, which is how PyTorch reassembles outputs.
     """
 
     def __init__(self, tensors: Iterable[Tensor] | Mapping[str, Tensor] = (), **named: Tensor):
@@ -38,22 +38,22 @@ class SegmentedOutput(ModelOutput):
     """What every output has in common: ``segments``, and the maps that follow from them."""
 
     def segment_map(self, stage: int) -> Tensor:
-        """Return the (B, H, W) int64 segmentation that a stage (1 to 4) sees, tokens in their most probable cluster."""
+        """Return the (B, H, W) int64 segmentation of a stage (1 to 4), each token in its most probable cluster."""
         superpixels, *assignments = self.segments
         return segment_map(superpixels, tuple(assignments), stage)
 
 
 @dataclasses.dataclass
 class HCastModelOutput(SegmentedOutput):
-    """Features and the segmentation that they were read from.
+    """Features, and the segmentations that they were read from.
 
     Attributes:
         last_hidden_state: (B, 1 + N, C) normalised class token and segment tokens of the last stage.
         pooler_output: (B, C) normalised class token of the last stage, which sees the whole object.
-        level_features: One (B, C) tensor per level, coarse to fine: the class token that level reads.
-        segments: What makes the tokens of each stage. First the (B, H, W) int64 superpixel of each pixel; then one
-            (B, N, M) tensor per pooling: probability of each of the N tokens of stage s to be in each of the M clusters
-            that are the tokens of stage s + 1.
+        level_features: One (B, C) tensor per level, coarse to fine: the class token that the level reads.
+        segments: What the tokens of each stage stand for. First the (B, H, W) int64 superpixel of each pixel; then one
+            (B, N, M) tensor per pooling: the probability that each of the N tokens of stage s is in each of the M
+            clusters that are the tokens of stage s + 1.
         hidden_states: On request, the (B, 1 + N, C) tokens entering stage 1 and leaving each block.
         attentions: On request and with eager attention, (B, heads, 1 + N, 1 + N) probabilities of each block.
     """

@@ -1,7 +1,7 @@
 """Names of packaged weights for transformers: ``from_pretrained("hcast_zoo/hcast_small.emoji_art")``, with no network.
 
-All of transformers' loading asks ``cached_files`` for the files of a repository. Where the repository is a packaged
-name, the answer is a folder of this process that holds the two JSON files and leads to the weights in the package.
+Everything that transformers loads from a repository goes through ``cached_files``. For a packaged name, we redirect it
+to a temporary folder with the two JSON files and a link to the weights in the package.
 """
 
 import functools
@@ -26,13 +26,13 @@ def register(module: ModuleType) -> None:
 
 
 def register_backbone(auto: ModuleType) -> None:
-    """Let ``AutoBackbone`` load packaged names and folders of ours without asking the Hub for them, once."""
+    """Let ``AutoBackbone`` load packaged names and our folders without asking the Hub; wraps it once."""
     if not isinstance(vars(auto.AutoBackbone).get("from_pretrained"), wrapt.FunctionWrapper):
         wrapt.wrap_function_wrapper(auto, "AutoBackbone.from_pretrained", _backbone_from_pretrained)
 
 
 def _backbone_from_pretrained(wrapped: Callable, auto_class: Any, args: tuple, kwargs: dict) -> Any:
-    """Skip the question whether the Hub has such a repository; what it has not would be taken for a model of timm's."""
+    """Do not ask whether the Hub has such a repository; if not, transformers would take the name for a timm model."""
     source = args[0] if args else kwargs.get("pretrained_model_name_or_path", "")
     if packaged_name(source) is None and not _is_our_folder(source):
         return wrapped(*args, **kwargs)
@@ -52,7 +52,7 @@ def _is_our_folder(source: str | os.PathLike) -> bool:
 
 
 def packaged_name(source: str | os.PathLike) -> str | None:
-    """Return the packaged weights that a repository's name stands for, or None."""
+    """Return the name of the packaged weights that a repository name stands for, or None."""
     owner, _, name = str(source).rpartition("/")
     if owner not in ("", OWNER) or not name.startswith("hcast_"):
         return None
@@ -89,7 +89,7 @@ def _folder(name: str) -> tempfile.TemporaryDirectory:
 
     try:
         (path / "model.safetensors").symlink_to(file)
-    except OSError:  # a system without symbolic links, or without the right to make them
+    except OSError:  # the system has no symbolic links, or we may not make them
         shutil.copyfile(file, path / "model.safetensors")
 
     return folder

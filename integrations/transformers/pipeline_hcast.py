@@ -27,24 +27,24 @@ NOT_FINITE = "the model's answer is not finite"
 class HierarchicalImageClassificationPipeline(Pipeline):
     """Label pictures along the taxonomy of an H-CAST model.
 
-    Call it with a picture: a file's name or ``Path``, an address, base64 text, bytes, a file object, a PIL picture, an
-    array (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16; or with several, as a list, a tuple, a generator, a data
-    set or a 4-D array. Lists of lists are taken as one. Options:
+    Call it with a picture: a file name or ``Path``, a URL, base64 text, bytes, a file object, a PIL image, or a
+    uint8 or uint16 array (H, W), (H, W, 3) or (H, W, 4); or with several, as a list, a tuple, a generator, a data
+    set or a 4-D array. Nested lists are flattened. Options:
 
     - ``decoder``: how levels become a path: ``best_path`` (default), ``top_down`` or ``independent``.
     - ``within``: answer only with leaves at or below these nodes, such as ``["birds"]``.
     - ``back_off``: stop at the deepest level with at least this probability, in [0, 1], and say why (``reason``).
     - ``top_k``: also give the k most probable nodes of each level.
-    - ``return_segments``: also give each level the segmentation it was read from.
-    - ``num_clusters``: other cluster counts than the config's.
-    - ``timeout``: seconds to wait for an address.
+    - ``return_segments``: also give, for each level, the segmentation that it was read from.
+    - ``num_clusters``: cluster counts in place of the config's.
+    - ``timeout``: seconds to wait for a URL.
 
     Each picture gives a dictionary: ``path`` (names, coarse to fine), ``score`` (of the whole path, in [0, 1]),
     ``runner_up`` and ``runner_up_score`` (the second-best path), and ``levels``, a dictionary for each level of the
     path: ``level`` (its name), ``label``, ``score`` (the level's own probability, in [0, 1]), and on request ``top_k``
     (dictionaries of ``label`` and ``score``) and ``segments``, an (H, W) int64 array that gives the segment of each
     pixel of the picture as the model sees it, resized and cropped. All probabilities are calibrated if the model is.
-    A picture that cannot be read gives ``{"error": reason}``, and the others their answers.
+    A picture that cannot be read gives ``{"error": reason}``; the others are answered as usual.
 
     Example:
         >>> from transformers import pipeline
@@ -96,15 +96,15 @@ class HierarchicalImageClassificationPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, picture: Any, timeout: float | None = None) -> dict[str, Any]:
-        """Return ``pixel_values`` (1, C, H, W) and ``segments`` (1, H, W), cut before the model's precision rounds.
+        """Return ``pixel_values`` (1, C, H, W) and ``segments`` (1, H, W), computed before rounding to half precision.
 
-        ``error`` is a list of one: why the picture cannot be read, or None.
+        ``error`` is a list with one entry: why the picture cannot be read, or None.
         """
         error = None
         try:
             picture = read_input(picture, timeout)
         except PictureError as reason:
-            error, picture = str(reason), Image.new("RGB", (1, 1))  # something to fill its place in the batch
+            error, picture = str(reason), Image.new("RGB", (1, 1))  # fills its place in the batch
 
         inputs = self.image_processor(picture, return_segments=True, return_tensors="pt").to(self.dtype)
         return {**inputs, "error": [error]}
@@ -128,7 +128,7 @@ class HierarchicalImageClassificationPipeline(Pipeline):
 
         calibration = self.model.config.get_calibration()
         decoded = calibration.decode(level_logits, self.taxonomy, decoder, within)
-        # Tensors and lists with one row a picture, so that transformers can split the batch.
+        # Tensors and lists with one row per picture, so that transformers can split the batch.
         answer: dict[str, Any] = vars(decoded).copy()
         answer["error"] = [[e[0] or (None if ok else NOT_FINITE)] for e, ok in zip(errors, finite.tolist())]
 
@@ -207,10 +207,10 @@ class HierarchicalImageClassificationPipeline(Pipeline):
 
 
 class FinestLabelPipeline(ImageClassificationPipeline):
-    """transformers' task "image-classification" for H-CAST models, on pictures as the core reads them.
+    """transformers' task "image-classification" for H-CAST models, with pictures read as in the core.
 
-    transformers' own reading drops transparency before any image processor sees the picture, and its splitter of
-    batches takes every output for a tensor.
+    transformers' own loader drops transparency before any image processor sees the picture, and its code that splits
+    batches assumes that every output is a tensor.
     """
 
     def preprocess(self, image: Any, timeout: float | None = None) -> dict[str, Tensor]:
@@ -222,11 +222,11 @@ class FinestLabelPipeline(ImageClassificationPipeline):
 
 
 def read_input(picture: Any, timeout: float | None = None) -> Any:
-    """Return an RGB picture; float arrays and tensors of any kind, which the image processor treats, as they are.
+    """Return an RGB picture; arrays and tensors are returned unchanged, for the image processor to handle.
 
     Raises:
         PictureError: if it cannot be read.
-        ValueError: if it is several pictures.
+        ValueError: if it holds several pictures.
     """
     if isinstance(picture, (np.ndarray, Tensor)):
         if picture.ndim > 3:
@@ -236,19 +236,19 @@ def read_input(picture: Any, timeout: float | None = None) -> Any:
 
 
 def finest_logits(model: Any, inputs: dict[str, Tensor]) -> Any:
-    """Run a classifier; return calibrated logits of the finest level alone, so that scores mean the same everywhere."""
+    """Run a classifier; return only the finest level's logits, calibrated so that scores mean the same everywhere."""
     outputs = model(**inputs, output_levels=False)
     outputs["logits"] = outputs.logits / model.config.get_calibration().temperatures[-1]
     return outputs
 
 
 def _is_group(inputs: Any) -> bool:
-    """Return whether these are several pictures; data sets and generators are transformers' to walk through."""
+    """Return whether these are several pictures; transformers itself iterates over data sets and generators."""
     return isinstance(inputs, (list, tuple)) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4)
 
 
 def _flatten(inputs: Any) -> list:
-    """Return the pictures of a group, and of the groups in it, in order."""
+    """Return the pictures of a group and of its nested groups, in order."""
     pictures = []
     for item in inputs:
         pictures += _flatten(item) if _is_group(item) else [item]
@@ -256,7 +256,7 @@ def _flatten(inputs: Any) -> list:
 
 
 def _only(value: Any) -> Any:
-    """Return the text in what transformers' splitter has left of a list."""
+    """Return the text, which transformers may have left in a list when it split the batch."""
     return value[0] if isinstance(value, list) else value
 
 

@@ -1,7 +1,7 @@
 """Remote code: our modules as flat files that a Hub repository carries, for users without hcast-zoo.
 
-``AutoModel.from_pretrained(repo, trust_remote_code=True)`` copies the files beside each other and imports one, so each
-imports the others as ``from .name import ...``, and nothing of hcast_zoo. The files are generated from the installed
+``AutoModel.from_pretrained(repo, trust_remote_code=True)`` copies the files into one folder and imports one, so they
+import each other as ``from .name import ...``, and nothing from hcast_zoo. The files are generated from the installed
 modules when a repository is written; nobody edits them.
 """
 
@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-CORE = {  # room of hcast_zoo: the modules of it that become files; no two have one name
+CORE = {  # folder of hcast_zoo: its modules that become files; no two share a name
     "common": ("choices", "files", "formats", "text", "walk"),
     "data": ("boxes", "pictures", "tar_shards", "transforms"),
     "network": (
@@ -37,7 +37,7 @@ AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_hcast.HCastForImageClassification",
 }
 CUSTOM_PIPELINES = {
-    "image-classification": {  # transformers' own task, on pictures as the core reads them
+    "image-classification": {  # transformers' own task, with pictures read as in the core
         "impl": "pipeline_hcast.FinestLabelPipeline",
         "pt": ["AutoModelForImageClassification"],
         "type": "image",
@@ -59,7 +59,7 @@ def generate_remote_code() -> dict[str, str]:
     """Return the files: name to Python source.
 
     Raises:
-        RemoteCodeError: if a module imports something of hcast_zoo that is not among the files.
+        RemoteCodeError: if a module imports something from hcast_zoo that is not among the files.
     """
     packages = [*((f"hcast_zoo.{room}", modules) for room, modules in CORE.items()), (__package__, MODULES)]
     sources = {}
@@ -76,12 +76,12 @@ def generate_remote_code() -> dict[str, str]:
 
 
 def flatten(source: str) -> str:
-    """Rewrite imports from a room's module, ``hcast_zoo.room.module`` or ``..room.module``, as from the file beside."""
+    """Rewrite imports from ``hcast_zoo.folder.module`` or ``..folder.module`` as imports from the file ``.module``."""
     return re.sub(r"^from (?:hcast_zoo\.|\.\.)\w+\.(\w+) import ", r"from .\1 import ", source, flags=re.MULTILINE)
 
 
 def check_self_contained(name: str, source: str) -> None:
-    """Raise RemoteCodeError unless all that a file imports of ours is a file beside, by a form transformers finds."""
+    """Raise RemoteCodeError unless a file imports our modules only as ``from .name import``, from the other files."""
     for node in ast.walk(ast.parse(source, name)):
         if isinstance(node, ast.Import):
             wrong = [alias.name for alias in node.names if alias.name.split(".")[0] == "hcast_zoo"]
@@ -102,12 +102,12 @@ def check_self_contained(name: str, source: str) -> None:
 
 
 def write_remote_code(folder: str | Path) -> list[Path]:
-    """Write the files into a folder that ``save_pretrained`` of a model and of an image processor has written.
+    """Write the files into a folder in which a model and an image processor have been saved.
 
-    ``config.json`` and ``preprocessor_config.json`` get the ``auto_map`` that leads the Auto classes to them.
+    ``config.json`` and ``preprocessor_config.json`` get the ``auto_map`` that points the Auto classes to them.
 
     Returns:
-        The files, the two changed ones last.
+        The written files; the two JSON files come last.
     """
     folder, written = Path(folder), []
     for name, source in generate_remote_code().items():

@@ -23,9 +23,9 @@ def write_repository(weights: Weights, folder: Path) -> dict:
 
 
 def add_remote_code(folder: str | Path, config: HCastConfig) -> None:
-    """Add what a folder with a saved model needs to be loaded without us: preprocessing, code, and where they are.
+    """Add what a saved model needs to load without hcast-zoo: preprocessing, code, and the ``auto_map`` to find them.
 
-    A ``preprocessor_config.json`` that is there already is kept.
+    An existing ``preprocessor_config.json`` is kept.
     """
     folder = Path(folder)
     if not (folder / "preprocessor_config.json").exists():

@@ -1,8 +1,8 @@
-"""transformers' own picture pipelines on H-CAST models: they read pictures as the core does, and split batches.
+"""transformers' own image pipelines for H-CAST models: they read pictures as the core does, and split batches.
 
 transformers' ``load_image`` drops transparency before any image processor sees the picture (a lion on a transparent
-ground becomes another animal), and its splitter of batches takes every output for a tensor. Models that are not ours
-are untouched. A repository's remote code has :class:`.pipeline_hcast.FinestLabelPipeline` for the same.
+background becomes another animal), and its code that splits batches assumes that every output is a tensor. Other
+models are not affected. In remote code, :class:`.pipeline_hcast.FinestLabelPipeline` does the same.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ PIPELINES = ("ImageClassificationPipeline", "ImageFeatureExtractionPipeline")
 
 
 def register(module: ModuleType) -> None:
-    """Wrap a pipeline of ``PIPELINES`` in the module that defines it, once."""
+    """Wrap the pipelines of ``PIPELINES`` that a module defines, once."""
     for name in PIPELINES:
         pipeline = vars(module).get(name)
         if pipeline is not None and not isinstance(vars(pipeline)["preprocess"], wrapt.FunctionWrapper):

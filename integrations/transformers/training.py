@@ -20,12 +20,12 @@ def compute_metrics(
 
     Args:
         taxonomy: The tree of the labels.
-        decoders: Decodings, of ``hcast_zoo.taxonomy.decode.DECODERS``; the metrics of all but the first are named
+        decoders: Some of ``hcast_zoo.taxonomy.decode.DECODERS``; the metrics of all but the first are named
             ``fpa/top_down`` and so on. ``independent`` is the paper's, and the only one whose TICE is not always 0.
     """
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        level_logits = [torch.as_tensor(logits) for logits in prediction.predictions[1]]  # [0] is the finest again
+        level_logits = [torch.as_tensor(logits) for logits in prediction.predictions[1]]  # [0] repeats the finest level
         labels = torch.as_tensor(prediction.label_ids)
         results = {}
         for number, decoder in enumerate(decoders):
@@ -44,7 +44,7 @@ def register(module: ModuleType) -> None:
 
 
 def _compute_loss(wrapped: Callable, trainer: Any, args: tuple, kwargs: dict) -> Any:
-    """Let the model smooth labels, of all levels, where Trainer would take them for those of the finest."""
+    """Let the model smooth the labels of all levels; Trainer would treat them as labels of the finest."""
     config = getattr(trainer.model, "config", None)
     if trainer.label_smoother is not None and getattr(config, "model_type", None) == "hcast":
         config.label_smoothing = trainer.label_smoother.epsilon

@@ -1,6 +1,6 @@
 """A BREEDS data set, read from ImageNet's folders (data/imagenet/{train,val}/n01440764/...), 256 superpixels.
 
-A data set's config names the taxonomy, whose ImageNet classes are then taken and the others left.
+A data set's config names the taxonomy; only the ImageNet classes in it are used.
 """
 
 from mmengine.config import read_base
@@ -15,7 +15,7 @@ test_pipeline = [
     dict(type=LoadPicture),
     dict(type=ResizeEdge, scale=256, edge="short", backend="pillow", interpolation="bicubic"),
     dict(type=CenterCrop, crop_size=224),
-    # The official code has 256 here, whatever its option says.
+    # The official code always uses 256 here, and ignores its option.
     dict(type=GenerateSuperpixels, num_superpixels=256),
     dict(type=PackHierarchicalInputs),
 ]

@@ -1,4 +1,4 @@
-"""mmpretrain's default runtime (its wheel has it for `_base_` configs only)."""
+"""mmpretrain's default runtime, which its wheel only has as a text config, for `_base_`."""
 
 from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
 from mmengine.visualization import LocalVisBackend

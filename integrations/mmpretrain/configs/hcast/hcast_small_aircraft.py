@@ -1,7 +1,7 @@
 """FGVC-Aircraft: 100 variants < 70 families < 30 manufacturers.
 
-Data: the archive, unpacked to data/fgvc-aircraft-2013b. Learning rate 1e-3 * 256 / 512, its warm-up from 1e-4. The test
-split is watched in training, and nothing is chosen by it.
+Data: the archive, unpacked to data/fgvc-aircraft-2013b. Learning rate 1e-3 * 256 / 512, warmed up from 1e-4. The test
+split is evaluated during training, but nothing is selected on it.
 
 Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo convert cast_small.pth cast.safetensors`:
 
@@ -11,7 +11,7 @@ That is its twin. Inherit this one, under `read_base()`, by
 
     from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_aircraft import *
 
-Expected: 83.72 full-path accuracy (second-hand: by a paper that cites H-CAST). Not run here: cost not measured.
+Expected: 83.72 full-path accuracy (second-hand: from a paper that cites H-CAST). Not run here: cost not measured.
 """
 
 from mmengine.config import read_base

@@ -1,7 +1,7 @@
 """CUB-200-2011: 200 species < 38 families < 13 orders.
 
-Data: the archive, unpacked to data/CUB_200_2011. It has no validation split: the test split is watched in training, and
-nothing is chosen by it.
+Data: the archive, unpacked to data/CUB_200_2011. It has no validation split: the test split is evaluated during
+training, but nothing is selected on it.
 
 Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo convert cast_small.pth cast.safetensors`:
 
@@ -11,7 +11,7 @@ That is its twin. Inherit this one, under `read_base()`, by
 
     from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_cub import *
 
-Expected: 84.9 or 83.28 full-path accuracy (both second-hand: by papers that cite H-CAST). Not run here:
+Expected: 84.9 or 83.28 full-path accuracy (both second-hand: from papers that cite H-CAST). Not run here:
 cost not measured.
 """
 

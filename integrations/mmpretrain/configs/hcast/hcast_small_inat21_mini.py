@@ -1,8 +1,8 @@
 """iNat21-Mini: 10000 species < 1103 families < 273 orders.
 
 Data: the archives, unpacked to data/inat21/{train_mini,val}/00000_Animalia_.../, whose sorted folders are the
-taxonomy's species in order. The tree has no names. Pictures are normalised by ImageNet's mean, in training and in
-evaluation (the official code evaluates with another).
+taxonomy's species in order. The tree has no names. Pictures are normalised with ImageNet's mean, in training and in
+evaluation (the official code uses a different one for evaluation).
 
 Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo convert cast_small.pth cast.safetensors`:
 

@@ -1,7 +1,7 @@
 """hcast_lite over ImageNet's classes: 1000 objects < 117 groups < 18 kinds; the model of the packaged weights.
 
-Data: a folder for each split, in it a folder for each kind, in that one for each group and object that you have
-photographs of. Image size, superpixels and taxonomy are the weights' own.
+Data: folders of photographs, nested as split/kind/group/object; not every object needs one.
+Image size, superpixels and taxonomy are the weights' own.
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-lite_in1k.py
 

@@ -1,13 +1,13 @@
 """FGVC-Aircraft: 100 variants < 70 families < 30 manufacturers.
 
-Data: the archive, unpacked to data/fgvc-aircraft-2013b. Learning rate 1e-3 * 256 / 512, its warm-up from 1e-4. The test
-split is watched in training, and nothing is chosen by it.
+Data: the archive, unpacked to data/fgvc-aircraft-2013b. Learning rate 1e-3 * 256 / 512, warmed up from 1e-4. The test
+split is evaluated during training, but nothing is selected on it.
 
 Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo convert cast_small.pth cast.safetensors`:
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-small_aircraft.py --cfg-options load_from=cast.safetensors
 
-Expected: 83.72 full-path accuracy (second-hand: by a paper that cites H-CAST). Not run here: cost not measured.
+Expected: 83.72 full-path accuracy (second-hand: from a paper that cites H-CAST). Not run here: cost not measured.
 """
 
 _base_ = [

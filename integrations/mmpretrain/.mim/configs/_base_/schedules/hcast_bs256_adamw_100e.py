@@ -1,7 +1,7 @@
-"""The paper's fine-tuning: AdamW, 100 epochs of a cosine laid out for 300, batch 256.
+"""The paper's fine-tuning: AdamW, batch 256, the first 100 epochs of a 300-epoch cosine schedule.
 
-The learning rate is 5e-4 * 256 / 512. The average of the weights is what is evaluated and, at the end of its warm-up,
-has the paper's decay 0.99996 (the official code keeps it, but evaluates the last weights).
+The learning rate is 5e-4 * 256 / 512. The average of the weights is evaluated; after its warm-up, its decay is
+the paper's 0.99996 (the official code keeps such an average, but evaluates the last weights).
 """
 
 optim_wrapper = dict(
@@ -30,5 +30,5 @@ custom_hooks = [
     dict(type="EMAHook", ema_type="MomentumAnnealingEMA", momentum=4e-5, gamma=100, priority="ABOVE_NORMAL"),
 ]
 
-# Enable it with another number of GPUs or another batch size.
+# Enable this if you change the number of GPUs or the batch size.
 auto_scale_lr = dict(enable=False, base_batch_size=256)
