@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers share the cores, and so do the commands that they start
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers and the commands that they start share the cores
     THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 else:
@@ -82,7 +82,7 @@ def tiny_weights(tiny_model, taxonomy, tmp_path) -> Path:
 
 @pytest.fixture
 def picture_folder(taxonomy, tmp_path) -> Path:
-    """Two coloured pictures a leaf, for train and val each."""
+    """Two coloured pictures per leaf, in each of train and val."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for leaf, path in enumerate(taxonomy.paths):

@@ -25,7 +25,7 @@ MODULES = {
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
-    """A function's example needs no import but those that a reader expects: torch and Taxonomy."""
+    """Examples may use torch, Taxonomy and the module's own names without an import."""
     module = importlib.import_module(f"hcast_zoo.{name}")
     names = {**vars(module), "torch": torch, "Taxonomy": Taxonomy}
     tests = [test for test in doctest.DocTestFinder().find(module, globs=names) if test.examples]

@@ -7,7 +7,7 @@ import pytest
 
 from hcast_zoo.cli import main
 
-# Extra, the packages of it that are taken away, our modules that import them, and a command.
+# Extra: its packages to hide, our modules that import them, and a command.
 CASES = {
     "train": (["accelerate"], ["training.trainer"], "train --data {data} --output {out} --model hcast_tiny"),
     "train, parquet": (
@@ -37,7 +37,7 @@ COMBINATIONS = [missing for size in range(1, len(EXTRAS) + 1) for missing in ite
 
 @pytest.mark.parametrize("missing", COMBINATIONS, ids="+".join)
 def test_a_missing_extra_is_named(missing, monkeypatch, capsys, tiny_weights, picture_folder, tmp_path):
-    """Whatever else is missing, a command names its own extra."""
+    """A command names its own extra, whatever else is missing."""
     cases = [case for case in CASES if case.partition(",")[0] in missing]
     for packages, modules, _ in map(CASES.get, cases):
         for name in [*packages, *(f"hcast_zoo.{module}" for module in modules)]:

@@ -1,4 +1,4 @@
-"""Import hooks: whatever fails in one, the user's own import goes on, with one warning."""
+"""Import hooks: whatever fails in one, the user's own import succeeds, with one warning."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def run(code, *folders):
 
 
 def fake(root, version, **files):
-    """Write a transformers of another version, without what we need of it."""
+    """Write a fake transformers of another version, without the parts that we need."""
     for name in ("transformers", "transformers/models", AUTO, "transformers/pipelines"):
         (root / name).mkdir()
         (root / name / "__init__.py").write_text("")

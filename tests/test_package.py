@@ -1,4 +1,4 @@
-"""The package as a whole: direction of imports, contents of the wheel, the shipped weights."""
+"""The package as a whole: directions of imports, contents of the wheel, packaged weights."""
 
 import ast
 import graphlib
@@ -27,7 +27,7 @@ def imports(file):
 
 
 def test_the_core_imports_no_framework():
-    """The trainer uses timm and accelerate, pretrained stems timm, the demo alone gradio."""
+    """Exceptions: the trainer uses timm and accelerate, pretrained stems use timm, and the demo uses gradio."""
     core = ROOT / "hcast_zoo"
     allowed = {
         "training/augmentation.py": {"timm"},
@@ -40,7 +40,7 @@ def test_the_core_imports_no_framework():
         "training/trainer.py": {"timm", "accelerate"},
         "demo/app.py": {"gradio"},
         "demo/guard.py": {"gradio"},
-        "network/stems.py": {"timm"},  # where a pretrained stem is asked for, inside the function
+        "network/stems.py": {"timm"},  # imported inside a function, for a pretrained stem
     }
     files = list(core.rglob("*.py"))
     assert len(files) > 60
@@ -63,7 +63,7 @@ def test_an_integration_imports_the_core_and_its_framework_alone():
                 assert not {name.split(".")[0]} & (FRAMEWORKS - allowed), (file, name)
 
 
-# Each room may import those before it, and no other.
+# Each subpackage may import only those before it.
 ROOMS = (
     "common",
     "network",
@@ -101,7 +101,7 @@ def test_rooms_import_one_way():
 
 
 def test_a_room_s_own_file_imports_no_torch():
-    """``hcast-zoo --help`` passes through them."""
+    """``hcast-zoo --help`` imports them."""
     modules = [f"hcast_zoo.{room}" for room in ROOMS]
     code = f"import importlib, sys\nfor m in {modules}: importlib.import_module(m)\nprint('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
@@ -130,7 +130,7 @@ def test_packaged_weights_load(name):
 
 @pytest.mark.slow
 def test_wheel_contents(tmp_path):
-    """What is in the package folder is in the wheel, and a wheel unpacked elsewhere works with no network."""
+    """The wheel holds all files of the package folder, and works without a network when unpacked elsewhere."""
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True)
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
@@ -162,7 +162,7 @@ def test_wheel_contents(tmp_path):
 
 
 def core_imports(file: Path) -> Iterator[tuple[str, ...]]:
-    """Yield what a file of the core imports from the core, anywhere in it, as parts of names below hcast_zoo."""
+    """Yield each import of the core in a file of the core, at any depth, as the parts of its name below hcast_zoo."""
     package = file.relative_to(ROOT / "hcast_zoo").parent.parts
     for node in ast.walk(ast.parse(file.read_text())):
         if not isinstance(node, ast.Import | ast.ImportFrom):
@@ -193,19 +193,19 @@ def test_modules_import_in_no_circle():
 
 
 def test_no_call_passes_six_arguments_by_position():
-    """Nobody can tell which is which. Only functions that take any number of equal things may."""
+    """Readers could not tell which is which. Functions that take any number of like arguments are exempt."""
     found = []
     for file in (f for folder in ("hcast_zoo", "integrations") for f in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and sum(not isinstance(a, ast.Starred) for a in node.args) >= 6:
                 name = ast.unparse(node.func).rpartition(".")[2]
-                if name not in ("zip", "permute") and not isinstance(node.func, ast.Subscript):  # a launch of a kernel
+                if name not in ("zip", "permute") and not isinstance(node.func, ast.Subscript):  # a kernel launch
                     found.append(f"{file.relative_to(ROOT)}:{node.lineno} {name}")
     assert not found
 
 
 def test_our_modules_keep_their_names():
-    """What one file calls ``weights.load`` is so called in all: functions are imported, by names of their own."""
+    """A module has the same name in every file: none is imported under an alias."""
     modules = {file.stem for folder in ("hcast_zoo", "integrations") for file in (ROOT / folder).rglob("*.py")}
     renamed = []
     for file in (f for folder in ("hcast_zoo", "integrations", "benchmarks") for f in (ROOT / folder).rglob("*.py")):

@@ -1,7 +1,7 @@
-"""The flagship: one weights file, one picture, every door; the logits of every level are equal to 1e-5.
+"""The most important test: one weights file and one picture give the same logits, to 1e-5, in every framework.
 
-Doors that a running process must not share (the Hub, and transformers where hcast_zoo cannot be imported) are opened
-in processes of their own; a server on loopback is the Hub.
+The Hub, and transformers where hcast_zoo cannot be imported, run in processes of their own; a server on loopback
+stands in for the Hub.
 """
 
 import importlib.util
@@ -138,7 +138,7 @@ def read(file: Path) -> list[np.ndarray]:
 
 @pytest.mark.hub
 def test_through_the_hub(server, expected, tmp_path, capsys):  # noqa: F811
-    """Publish, then load by core, timm, mmpretrain, transformers with hcast_zoo, and transformers without."""
+    """Publish, then load with the core, timm, mmpretrain, and transformers with and without hcast_zoo."""
     published = server.run("-m", "hcast_zoo", "publish", NAME, "--repo", REPO)
     assert published.returncode == 0, published.stderr
     assert main(["predict", str(PICTURE), "--model", NAME, "--json"]) == 0
@@ -180,7 +180,7 @@ def test_through_the_hub(server, expected, tmp_path, capsys):  # noqa: F811
 
 @torch.inference_mode()
 def test_mmpretrain(expected):
-    """By name, from the picture file on through mmpretrain's own pipeline."""
+    """By name, from the picture file through mmpretrain's own pipeline."""
     mmpretrain = pytest.importorskip("mmpretrain")
     from mmengine.dataset import Compose, pseudo_collate
 
@@ -193,7 +193,7 @@ def test_mmpretrain(expected):
 
 
 def test_a_folder_written_by_transformers(tmp_path, expected):
-    """What ``save_pretrained`` writes, the core reads."""
+    """The core reads what ``save_pretrained`` writes."""
     from hcast_zoo.integrations.transformers import from_core
 
     from_core(load_weights(NAME)).save_pretrained(tmp_path)
@@ -205,7 +205,7 @@ def test_a_folder_written_by_transformers(tmp_path, expected):
 
 
 def test_calibrated_paths(tiny_model, taxonomy, tmp_path):
-    """Temperatures that travel with the weights give the same path and probability through every door."""
+    """Temperatures stored with the weights give the same path and probability in every framework."""
     from transformers import pipeline
 
     weights = Weights(
@@ -247,7 +247,7 @@ def test_calibrated_paths(tiny_model, taxonomy, tmp_path):
 
 @pytest.mark.parametrize("crop_mode", ["pad", "squash"])
 def test_crop_mode(crop_mode, tiny_model, taxonomy, tmp_path):
-    """How a picture becomes a square travels with the weights: the same pixels, to the bit, through every door."""
+    """The crop mode is stored with the weights and gives bit-identical pixels in every framework."""
     from transformers import AutoImageProcessor
 
     config = tiny_model.config.replace(crop_mode=crop_mode, crop_pct=0.9)
@@ -279,7 +279,7 @@ HYBRID, PHOTOGRAPH = "hcast_lite.in1k", PICTURE.with_name("tabby.jpg")
 
 @torch.inference_mode()
 def test_a_hybrid_through_every_framework(tmp_path):
-    """Weights on the features of a timm network: timm's tag and a folder, transformers, mmpretrain."""
+    """Weights with a timm stem: by timm's tag and from a folder, in transformers, and in mmpretrain."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     weights = load_weights(HYBRID)

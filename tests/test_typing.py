@@ -1,4 +1,4 @@
-"""Types, lint and layout: the code passes mypy and ruff by pyproject.toml's settings, and users get its types."""
+"""Types, lint and layout: the code passes mypy and ruff with pyproject.toml's settings, and users get its types."""
 
 import subprocess
 import sys

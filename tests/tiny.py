@@ -1,4 +1,4 @@
-"""A tiny model with a taxonomy, and pictures for it: what the checks of reliability run on."""
+"""A tiny model with a taxonomy, and pictures for it, for the fixtures and the checks of reliability."""
 
 import dataclasses
 from pathlib import Path
@@ -29,7 +29,7 @@ def make_taxonomy() -> Taxonomy:
 
 
 def make_config(**changes) -> HCastConfig:
-    """Return the smallest config that has all parts, for pictures of 32 pixels and the taxonomy's levels."""
+    """Return the smallest config that has all parts, for images of 32 pixels and the taxonomy's levels."""
     config = HCastConfig(
         level_classes=make_taxonomy().level_classes,
         image_size=32,
@@ -53,21 +53,21 @@ def make_weights(path: Path) -> Path:
     """Write weights of a random model whose answers differ from picture to picture."""
     model, taxonomy = make_model(), make_taxonomy()
     state = model.state_dict()
-    # Heads of new models are nearly zero, and would answer the same to every picture.
+    # The heads of a new model are nearly zero, and would give every picture the same answer.
     state = {k: torch.randn_like(v) if k.startswith("heads.") else v for k, v in state.items()}
     save_weights(Weights(model.config, taxonomy, state, {"name": "tiny", "license": "CC0-1.0"}), path)
     return path
 
 
 def draw(number: int, size: int = 40) -> Image.Image:
-    """Return a picture of coloured blocks that no other number has."""
+    """Return a picture of coloured blocks that is unique to the number."""
     rng = np.random.default_rng(number)
     blocks = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize((size, size), Image.Resampling.NEAREST)
 
 
 def make_pictures(folder: Path, count: int, broken: float = 0.0) -> list[str]:
-    """Write so many PNG files, a share of them cut short; return their names in order."""
+    """Write ``count`` PNG files, a share ``broken`` of them truncated; return their names in order."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{number:06}.png" for number in range(count)]
     rng = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def make_pictures(folder: Path, count: int, broken: float = 0.0) -> list[str]:
 
 
 def make_tree(folder: Path) -> Path:
-    """Write a folder tree of labelled pictures, four a leaf, for training and validation each."""
+    """Write a folder tree of labelled pictures, four per leaf in each of train and val."""
     for offset, split in ((0, "train"), (1000, "val")):
         for leaf, path in enumerate(TREE):
             for number in range(4):

@@ -25,7 +25,7 @@ def image():
 
 
 def fingerprint(model):
-    """Bytes and identity of everything that a model holds, and its hooks."""
+    """Return what must be unchanged in a model: bytes, identity of parameters, gradients and hooks."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.detach().numpy().tobytes())
@@ -90,7 +90,7 @@ def test_target_rises_within_the_trust_region(tiny_model, taxonomy, image, targe
 @pytest.mark.parametrize("free", FREE)
 @pytest.mark.parametrize("target", ["bird", "tiger"])
 def test_steps_are_kept_only_where_contrast_rises_too(tiny_model, taxonomy, image, target, free):
-    """Every answer after is no adaptation at all, or has both a lower loss and segments of more contrast."""
+    """The result is either unchanged, or has both a lower loss and segments of higher contrast."""
     a = adapt(tiny_model, image, taxonomy, target, config=AdaptConfig((free,), steps=6, contrast=True))
     assert len(a.losses) == 7
     stages = range(2, len(a.before.assignments) + 2)
@@ -121,7 +121,7 @@ def test_feedback_without_a_target(tiny_model, taxonomy, image, feedback):
 
 
 def test_the_first_step_follows_the_gradient(tiny_model, taxonomy, image):
-    """One step against finite differences of the loss along the step and across it."""
+    """The loss falls more along the step than it changes along a random one of the same length."""
     a = adapt(tiny_model, image, taxonomy, "tiger", config=AdaptConfig(("tokens",), steps=1, step_size=0.01))
     with torch.no_grad():
         segments = tiny_model.prepare_segments(image, None, 16)
@@ -172,7 +172,7 @@ def test_an_exception_restores(tiny_model, taxonomy, image):
 
 
 def test_threads_adapt_and_predict_with_one_model(tiny_weights, tmp_path):
-    """Nobody sees another's adaptation, and no byte of the weights changes; tests/attacks/threads.py runs longer."""
+    """No thread sees another's adaptation, and the weights stay the same; tests/attacks/threads.py runs longer."""
     result = threads.attack(Predictor(tiny_weights), make_pictures(tmp_path, 3), rounds=3)
     assert result == {
         "adaptations": 12,
@@ -195,7 +195,7 @@ def test_the_model_is_the_stored_one_while_it_is_adapted(tiny_model, taxonomy, i
 
 
 def test_a_compiled_model_is_adapted(tiny_model, taxonomy, image):
-    """The call that Module.compile() prepares belongs to the original."""
+    """Module.compile() prepares a call that is bound to the original model."""
     plain = adapt(tiny_model, image, taxonomy, "wolf", config=AdaptConfig(("norms",)))
     tiny_model._compiled_call_impl = tiny_model._call_impl
     again = adapt(tiny_model, image, taxonomy, "wolf", config=AdaptConfig(("norms",)))
@@ -236,7 +236,7 @@ def test_a_gradient_that_is_not_finite_stops_and_restores(tiny_model, taxonomy, 
 
 
 def test_frozen_models_and_inference_mode(tiny_model, taxonomy):
-    """What callers have set does not matter: nothing outside of the free parts needs a gradient."""
+    """It works whatever the caller has set: only the free parts need a gradient."""
     for parameter in tiny_model.parameters():
         parameter.requires_grad_(False)
     stored = fingerprint(tiny_model)

@@ -1,4 +1,4 @@
-"""Archives, as a reader of `fuzz.py`: members and bytes of tars and zips are changed."""
+"""A reader for `fuzz.py` that changes members and bytes of tar and zip archives."""
 
 import contextlib
 import io
@@ -30,10 +30,10 @@ PAX = ("size", "mtime", "path", "linkpath", "GNU.sparse.realsize", "GNU.sparse.n
 
 
 class Archives(Reader):
-    """Tars, plain, compressed and one in another, and zips of every compression."""
+    """Tar files (plain, compressed and nested), and zip files of every compression method."""
 
     what, clear = "archives (tar, zip)", (ArchiveError, OSError)
-    foreign = True  # the system's own words, of names that no disk can hold
+    foreign = True  # the system's own messages, for names that no disk can hold
 
     def __init__(self, folder: Path):
         super().__init__(folder)
@@ -45,7 +45,7 @@ class Archives(Reader):
     def make(self, rng: random.Random) -> bytes:
         kind = rng.randrange(4)
         if kind == 0:
-            with contextlib.suppress(ValueError, OverflowError, TypeError, UnicodeError):  # no such member can be
+            with contextlib.suppress(ValueError, OverflowError, TypeError, UnicodeError):  # such a member cannot exist
                 return tar([hostile_member(rng) for _ in range(rng.randint(1, 3))], "w")
         if kind == 1:
             return make_zip([(rng.choice(NAMES), b"x" * rng.randrange(100)) for _ in range(3)], zipfile.ZIP_DEFLATED)
@@ -88,7 +88,7 @@ def make_zip(members: list[tuple[str, bytes]], compression: int) -> bytes:
 
 
 def hostile_member(rng: random.Random) -> tuple[tarfile.TarInfo, bytes]:
-    """Return a member of a tar of any type, name, time and extended header."""
+    """Return a tar member with a random type, name, time and extended header."""
     info = tarfile.TarInfo(rng.choice(NAMES))
     info.type = rng.choice(TYPES)
     info.linkname = rng.choice(NAMES)

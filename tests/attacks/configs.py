@@ -1,9 +1,9 @@
-"""Feed changed configs to every door that reads one, and measure the memory that each takes.
+"""Feed changed configs to every interface that reads one, and measure the memory that each takes.
 
     python -m tests.attacks.configs --inputs 10000 [core timm transformers processor mmpretrain]
 
-The budget is set to 1 GiB, so that memory can be compared with it: a config is refused in words, or a model is made
-of it and looks at one picture within that. Rows go to docs/reliability.md; see fuzz.py for what a finding is.
+The memory budget is set to 1 GiB: a config is either refused with a clear message, or its model is built and reads one
+picture within that budget. Rows go to docs/reliability.md; fuzz.py explains what counts as a finding.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The demo page's API, as a reader of `fuzz.py`: bodies, paths, uploads and events of requests are changed."""
+"""A reader for `fuzz.py` that sends the demo page's API changed bodies, paths, uploads and events."""
 
 import contextlib
 import http.client
@@ -21,15 +21,15 @@ SETTINGS = ["best_path", [], False, 0.5, 8, 4, 2]
 PAGES = ("config", "gradio_api/info", "gradio_api/file=", "gradio_api/file/", "gradio_api/proxy=", "gradio_api/stream/")
 SECRET = b"the secret of another folder"
 OUTSIDE = ("/etc/passwd", "/etc/hostname", "/proc/self/environ")
-UPLOAD = "UPLOAD"  # stands for the path of the uploaded picture, which a request cannot know when it is made
+UPLOAD = "UPLOAD"  # stands for the path of the uploaded picture, which is not known when the request is made
 
 
 class Refused(Exception):
-    """The page said no, and why."""
+    """The page refused a request, and said why."""
 
 
 class DemoPage(Reader):
-    """Requests to the served page, from a client of no manners."""
+    """Requests to the served page, from a badly behaved client."""
 
     what, clear, foreign = "the demo's API", (Refused,), True
 
@@ -40,7 +40,7 @@ class DemoPage(Reader):
         self.opened: list[str] = []
 
     def warm(self) -> None:
-        """Import the page and look at a picture: the server itself belongs to the process that reads."""
+        """Import the page and predict one picture; the server itself is started by the process that reads."""
         import hcast_zoo.demo.app  # noqa: F401
 
         model = make_weights(self.folder / "warm.safetensors")
@@ -136,7 +136,7 @@ class DemoPage(Reader):
             raise Refused(problem)
 
     def ask(self, method: str, path: str, body: bytes | None = None, headers: dict | None = None) -> tuple[int, bytes]:
-        """Return status and body of an answer."""
+        """Send a request; return the status and body of the answer."""
         connection = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=60)
         try:
             connection.request(method, path, body, headers or {})
@@ -147,7 +147,7 @@ class DemoPage(Reader):
 
 
 def to_bytes(text: str) -> bytes:
-    """Return text as UTF-8, with halves of surrogate pairs as they are."""
+    """Return text as UTF-8, with lone surrogates kept as they are."""
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -158,7 +158,7 @@ def form(name: bytes, content: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 def error_of(answer: bytes) -> str | None:
-    """Return what a stream of events says went wrong, empty where it gives no word; None if nothing did."""
+    """Return the error in a stream of events: empty if it has no message, None if nothing went wrong."""
     text = answer.decode("utf-8", "replace")
     if text.startswith("event: error") or "\nevent: error" in text:
         told = json.loads(text.rpartition("data: ")[2].strip() or "null")

@@ -1,8 +1,8 @@
-"""Ask the same pictures in every way there is, and tell how far the answers are apart.
+"""Predict the same pictures in many ways, and measure how far the answers differ.
 
     python -m tests.attacks.determinism [--model WEIGHTS] [--pictures 48]
 
-One way is the measure: one picture at a time, in this process, on one thread. The others change one thing each.
+The reference is one picture at a time, in this process, on one thread. The others change settings or the framework.
 """
 
 import argparse
@@ -29,7 +29,7 @@ HEADER = ["what changes", "largest difference of a probability", "other paths", 
 
 
 def difference(first: list, second: list) -> tuple[float, int]:
-    """Return the largest difference of any probability, and how many paths differ."""
+    """Return the largest difference between probabilities, and how many paths differ."""
     largest = max(
         abs(x - y)
         for a, b in zip(first, second, strict=True)
@@ -39,7 +39,7 @@ def difference(first: list, second: list) -> tuple[float, int]:
 
 
 def ways(predictor: Predictor, files: list[str], seed: int) -> Iterator[tuple[str, list]]:
-    """Yield what was changed, and the predictions in the order of the files."""
+    """Yield a description of what was changed, and the predictions in the order of the files."""
     for batch in (3, 16, 64):
         yield f"batch size {batch}", list(predictor.predict(files, batch))
     for workers in (1, 2):
@@ -57,7 +57,7 @@ def ways(predictor: Predictor, files: list[str], seed: int) -> Iterator[tuple[st
 
 
 def doors(source: str, predictor: Predictor, files: list[str], folder: Path) -> Iterator[tuple[str, list]]:
-    """Yield the name of a framework, and what its own preprocessing and model make of the pictures."""
+    """Yield the name of each framework, and the predictions of its own preprocessing and model."""
     import timm
     import timm.data
     import transformers
@@ -86,7 +86,7 @@ def doors(source: str, predictor: Predictor, files: list[str], folder: Path) -> 
 
 @torch.inference_mode()
 def mmpretrain_door(source: str, predictor: Predictor, files: list[str]) -> Iterator[tuple[str, list]]:
-    """Yield mmpretrain's answers, from the files on; none if it is not installed, or has no config of these weights."""
+    """Yield mmpretrain's predictions from the files; nothing if it is missing, or has no config for these weights."""
     if importlib.util.find_spec("mmpretrain") is None:
         return
     import mmpretrain

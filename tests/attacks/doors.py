@@ -1,4 +1,4 @@
-"""The doors that read a config, as readers of `fuzz.py`: core, timm, transformers, its image processor, mmpretrain."""
+"""Readers for `fuzz.py` of every config: core, timm, transformers, its image processor, mmpretrain."""
 
 import json
 import random
@@ -40,7 +40,7 @@ FIELDS = (
 
 
 def mutate(fields: dict, rng: random.Random) -> dict:
-    """Return fields of which some are large, or of any other kind."""
+    """Return the fields with some values replaced by large or hostile ones."""
     changed = json.loads(json.dumps(fields))
     for _ in range(rng.choice((1, 1, 2, 3))):
         name = rng.choice(list(fields))
@@ -74,7 +74,7 @@ class Configs(Reader):
         self.look(HCast(config).eval(), config)
 
     def look(self, model: torch.nn.Module, config) -> None:
-        """Let the model look at one picture of its size."""
+        """Run the model on one image of its input size."""
         side = config.image_size
         with torch.inference_mode():
             output = model(torch.zeros(1, config.in_chans, side, side))

@@ -1,10 +1,10 @@
-"""Break what runs long: kill it, fill its disk, interrupt it, drop its requests; and compare with a quiet run.
+"""Break long jobs: kill them, fill the disk, interrupt them, drop their requests; compare with an undisturbed run.
 
     python -m tests.attacks.faults [PART ...] [--pictures 20000] [--kills 10]
 
 Every job runs on a tiny model that is made here. A kill is SIGKILL at a random moment of the work; the same command
-then goes on. The disk is full by RLIMIT_FSIZE: no file may grow beyond so many bytes. Requests are broken by the server
-of the tests.
+then resumes it. RLIMIT_FSIZE, which limits the size of each file, stands in for a full disk. The tests' own Hub server
+breaks the requests.
 """
 
 import argparse
@@ -40,16 +40,15 @@ COMMAND = (sys.executable, "-m", "hcast_zoo")
 WHOLE = re.compile(r"_plan\.json|run\.json|log\.jsonl|tensorboard|checkpoint\.new|part-")
 REASON = re.compile(r"Permission denied|Not a directory|File exists|File too large|No space left|folder")
 HEADER = ["what", "faults", "outcome", "miss"]
-# How a request fails: refused; cut off unread; done, but the answer is lost.
+# How a request fails: refused; connection closed before it is handled; handled, but the answer is lost.
 FAULTS = {"status 500": {"status": 500}, "connection cut": {"status": 0}, "answer lost": {"status": 0, "lose": True}}
 
 
 def kill_and_resume(command: list[str], kills: int, longest: float, rng: random.Random, state: Callable) -> list:
-    """Start a command again and again, killing it at random moments; let it end at last. Return state at each kill.
+    """Start a command repeatedly and kill it at random moments, then let it finish; return the state at each kill.
 
-    A life is killed once it has got further than the lives before it, and ``longest`` seconds later at most: so every
-    kill falls into the work itself, and not into the start of Python. If the job ends before it was killed often
-    enough, that is all there is.
+    A process is killed at most ``longest`` seconds after it first makes progress, so that every kill falls into the
+    work itself and not into the start of Python. If the job ends early, there are fewer than ``kills`` states.
     """
     states = []
     with tempfile.TemporaryFile("w+") as errors:
@@ -72,7 +71,7 @@ def kill_and_resume(command: list[str], kills: int, longest: float, rng: random.
 
 
 def measure(command: list[str], rng: random.Random) -> tuple[float, float]:
-    """Run a command in peace, and again with nothing left to do; return the seconds of both."""
+    """Run a command undisturbed, and again with nothing left to do; return the seconds of both."""
     times = []
     for _ in range(2):
         start = time.perf_counter()
@@ -167,7 +166,7 @@ def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
 
 
 def _reason(line: str) -> str:
-    """Return an error without the names of this machine."""
+    """Return an error without this machine's paths."""
     return "`" + re.sub(r"'?/\S+'?", "...", line).replace("|", "") + "`"
 
 
@@ -176,8 +175,8 @@ def _digest(file: Path) -> str:
 
 
 def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
-    """Run commands where files cannot be written; what was there must stay, and nothing half-written come."""
-    torch.set_num_threads(1)  # a fork has no other threads, and would wait for them
+    """Run commands where files cannot be written; old files must stay, and no half-written ones may appear."""
+    torch.set_num_threads(1)  # a fork does not inherit threads, and would wait for them
     model, data = make_weights(folder / "tiny.safetensors"), make_tree(folder / "tree")
     picture = str(next((data / "val").rglob("0.png")))
     commands = {
@@ -224,7 +223,7 @@ def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
         "publish --dry-run": ["publish", str(model), "--repo", "org/tiny", "--dry-run", "--output", "OUT"],
     }
     commands = {name: words for name, words in commands.items() if args.command in (None, name)}
-    for name, words in commands.items():  # here once, so that nothing is left to import without rights
+    for name, words in commands.items():  # once here, so that forks need not import without rights
         (folder / "first").mkdir()
         with contextlib.redirect_stdout(io.StringIO()):
             code = cli.main([w.replace("OUT", str(folder / "first")) for w in words])
@@ -243,9 +242,9 @@ def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
             command = [w.replace("OUT", str(where)) for w in words]
             code, said = _in_child(command, limit if fault == "full disk" else None, fault == "read-only folder")
             after = _files(where)
-            # What a job that goes on has written so far may stay; so may a report that is whole.
+            # Complete parts of a resumable job may stay; so may a complete report.
             half = [f for f in after if f not in before and not WHOLE.search(f)]
-            last = said.strip().splitlines()[-1] if said.strip() else ""  # there may be a progress bar before it
+            last = said.strip().splitlines()[-1] if said.strip() else ""  # a progress bar may come before it
             clear = code == 2 and "Traceback" not in said and last.startswith("hcast-zoo ") and REASON.search(last)
             changed = [f for f in before if after.get(f) != before[f]]
             again = ""
@@ -272,9 +271,9 @@ def _in_child(command: list[str], limit: int | None, unprivileged: bool) -> tupl
     """Run a command in a fork of this process, which has imported everything; return exit code and stderr.
 
     Args:
-        command: Words.
-        limit: Bytes that a file may have.
-        unprivileged: Take from all folders named, and from the empty ones of files named, the right to be written.
+        command: Arguments of the command.
+        limit: Largest size of a file in bytes; None for no limit.
+        unprivileged: Make read-only each folder in the command, and the parent folders of its files if empty.
     """
     read, write = os.pipe()
     pid = os.fork()
@@ -312,22 +311,22 @@ def _in_child(command: list[str], limit: int | None, unprivileged: bool) -> tupl
 
 
 def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
-    """Press Ctrl-C at random moments of predict; then let it go on."""
+    """Press Ctrl-C at random moments of predict; then let it resume."""
     yield _signal(args, folder, signal.SIGINT, "Ctrl-C", "interrupted")
 
 
 def signals(args: argparse.Namespace, folder: Path) -> Iterator[list]:
-    """End predict by what a system sends at shutdown, and a terminal that is closed; then let it go on."""
+    """End predict by the signals of a shutdown and of a closed terminal; then let it resume."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         (folder / number.name).mkdir()
         yield _signal(args, folder / number.name, number, number.name, f"ended by {number.name}")
 
 
 def _signal(args: argparse.Namespace, folder: Path, number: signal.Signals, name: str, word: str) -> list:
-    """Send a signal to the whole group, workers and all, at random moments of predict; then let it go on.
+    """Send a signal to the whole process group, workers included, at random moments of predict; then let it resume.
 
-    The exit code is 128 and the signal's number; that number below zero where Python does not hear signals yet, or no
-    longer; 0 where all was done before.
+    The exit code is 128 plus the signal's number; minus the number if Python was not handling signals yet, or no
+    longer was; 0 if the job had already finished.
     """
     model, rng = make_weights(folder / "tiny.safetensors"), random.Random(args.seed)
     files = make_pictures(folder / "pictures", min(args.pictures, 2000))
@@ -349,8 +348,8 @@ def _signal(args: argparse.Namespace, folder: Path, number: signal.Signals, name
     whole, idle = measure([word.replace(str(folder / "out"), str(folder / "quiet")) for word in command], rng)
     codes, unclear, parts = collections.Counter(), 0, []
     for _ in range(args.kills):
-        # A shell in the background ignores SIGINT for its children, and a terminal does not.
-        # Nor is what torch thinks of the number of workers on this machine a word about Ctrl-C.
+        # A shell makes its background jobs ignore SIGINT, unlike a terminal: restore the default handler.
+        # Warnings are off because torch's, about the number of workers, would mix with the message.
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -386,7 +385,7 @@ def _signal(args: argparse.Namespace, folder: Path, number: signal.Signals, name
 
 
 def checkpoints(args: argparse.Namespace, folder: Path) -> Iterator[list]:
-    """Damage the checkpoints of a killed run at random; it goes on to the same weights, or tells what is wrong."""
+    """Damage the checkpoints of a killed run at random; it must reach the same weights, or explain what is wrong."""
     torch.set_num_threads(1)
     rng, model, data = random.Random(args.seed), make_weights(folder / "tiny.safetensors"), make_tree(folder / "tree")
 
@@ -458,7 +457,7 @@ def _damage(file: Path, rng: random.Random) -> None:
 
 
 def owners(args: argparse.Namespace, folder: Path) -> Iterator[list]:
-    """Start several processes at once on one folder; one works, the others are refused or find all done."""
+    """Start several processes at once on one folder; one works, the others are refused or find the job done."""
     model = make_weights(folder / "tiny.safetensors")
     files = make_pictures(folder / "pictures", min(args.pictures, 600))
     codes, missed, rounds, together = collections.Counter(), 0, max(1, args.kills // 3), 4
@@ -495,7 +494,7 @@ def owners(args: argparse.Namespace, folder: Path) -> Iterator[list]:
 
 
 def publish(args: argparse.Namespace, folder: Path) -> Iterator[list]:
-    """Break every request of publishing, in three ways; then publish again."""
+    """Break each request that publishing sends, in three ways; then publish again."""
     process = subprocess.Popen(
         [sys.executable, str(SERVER), "--root", str(folder / "hub")], stdout=subprocess.PIPE, text=True
     )
@@ -517,7 +516,7 @@ def publish(args: argparse.Namespace, folder: Path) -> Iterator[list]:
             text=True,
             stdout=subprocess.PIPE,
             check=True,
-        )  # stderr tells which request it was
+        )  # stderr is passed through: it shows which request failed
         yield from json.loads(client.stdout.splitlines()[-1])
     finally:
         process.terminate()
@@ -525,7 +524,7 @@ def publish(args: argparse.Namespace, folder: Path) -> Iterator[list]:
 
 
 def publish_client(model: str) -> None:
-    """Publish once in peace to see the requests, then once for each request and fault; print rows of the report."""
+    """Publish once undisturbed to list the requests, then once for each request and fault; print the report's rows."""
     from huggingface_hub import HfApi, constants, errors
 
     from hcast_zoo.sharing.publish import publish as publish_model
@@ -563,7 +562,7 @@ def publish_client(model: str) -> None:
             ask("/_test/fault", {"match": pattern, "times": 99, **fault})
             try:
                 publish_model(model, repo, tag="v1", revision="next")
-                silent += 1  # it went on all the same: the request was not needed, or was not the same again
+                silent += 1  # it succeeded anyway: the request was not needed, or was not sent in the same form
             except HubError:
                 told += 1
             ask("/_test/forget")

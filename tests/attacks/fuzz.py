@@ -1,15 +1,13 @@
-"""Feed broken and hostile input to everything that reads, and count what came of it.
+"""Feed broken and hostile input to every reader, and count the outcomes.
 
     python -m tests.attacks.fuzz --inputs 10000 [picture taxonomy weights tables command archives demo]
 
-Each input is a good one, changed at random; input number n of a reader follows from the seed and n alone, so a finding
-can be had again with ``--only``. Readers run in a process of their own, which may crash, hang or grow: then that is
-counted, and the next input has a new process. Fine are a right answer, and a clear error: one of the
-reader's own types, raised by the package's own code, with a message. Anything else is a finding, and then the exit
-code is 1.
+Each input is a good one, changed at random; input number n of a reader depends on the seed and n alone, so ``--only``
+reproduces a finding. Readers run in a process of their own. If it crashes, hangs or grows too large, that is counted,
+and the next input gets a new process. Acceptable outcomes are a right answer and a clear error: one of the reader's own
+types, raised by the package's own code, with a message. Anything else is a finding, and makes the exit code 1.
 
-Time is the processor's. Memory is what an input adds to the process at its highest moment; the address space is
-limited.
+Time is CPU time. Memory is the peak that an input adds to the process; the address space is limited.
 """
 
 import argparse
@@ -28,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # names that look like org/name are no reason to call anybody
+os.environ["HF_HUB_OFFLINE"] = "1"  # no network access, even for names that look like org/name
 
 import torch
 
@@ -40,9 +38,9 @@ from tests.attacks.readers import MESSAGE, READERS, Reader, WrongAnswer
 
 READERS.update(archives=Archives, demo=DemoPage)
 MEMORY = 1536 * 2**20  # bytes that an input may add
-SECONDS = 10.0  # of computing for one input; then it hangs, as it does after PATIENCE by the clock
+SECONDS = 10.0  # CPU time after which an input counts as a hang; PATIENCE limits wall-clock time
 PATIENCE = 120.0
-CHUNK = 500  # inputs of a process
+CHUNK = 500  # inputs per process
 FINE = ("right answer", "clear error")
 HEADER = ["what", "inputs", "right answers", "clear errors", "findings", "slowest", "most memory", "command", "code"]
 OURS = (str(Path(hcast_zoo.__file__).parent), str(Path(hcast_zoo.__file__).parent.parent / "integrations"))
@@ -61,12 +59,12 @@ def judge(error: BaseException, reader: Reader) -> str:
     if not isinstance(error, reader.clear):
         return f"{type(error).__name__}: {_place(error)}"
     if isinstance(error, SystemExit):
-        return "clear error"  # its words were checked
+        return "clear error"  # the reader has checked its message
     place = traceback.extract_tb(error.__traceback__)[-1].filename
     if not reader.foreign and not place.startswith(OURS):
         return f"{type(error).__name__} of another package: {_place(error)}"
     longest = MESSAGE if place.startswith((*OURS, str(Path(__file__).parent))) else sys.maxsize
-    if not 5 <= len(str(error)) <= longest:  # huggingface_hub quotes a wrong value whole
+    if not 5 <= len(str(error)) <= longest:  # no limit for others: huggingface_hub quotes a wrong value whole
         return f"a message of {len(str(error))} characters: {_place(error)}"
     return "clear error"
 
@@ -76,7 +74,7 @@ def _cause(error: BaseException) -> BaseException | None:
 
 
 def _place(error: BaseException) -> str:
-    """Return the last line of ours that an error went through, and its message."""
+    """Return the last line of our own code in an error's traceback, and its message."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename.startswith(OURS)] or frames
     return f"{Path(own[-1].filename).name}:{own[-1].lineno} {type(error).__name__}: {str(error)[:200]}"
@@ -91,7 +89,7 @@ def _alarm(*_):
 
 
 def read_one(reader: Reader, source) -> str:
-    """Return what came of an input: "right answer", "clear error", or a finding."""
+    """Return the outcome of an input: "right answer", "clear error", or a finding."""
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         reader.read(source)
@@ -108,7 +106,7 @@ def make_input(reader: Reader, name: str, seed: int, number: int):
 
 
 def child(name: str, seed: int, numbers: range, pipe: int) -> None:
-    """Read inputs; write what :func:`tell` does of each."""
+    """Read inputs, and report each with :func:`tell`."""
     prepare()
     with tempfile.TemporaryDirectory(prefix="hcast-zoo-fuzz-") as folder, os.fdopen(pipe, "w") as out:
         reader = READERS[name](Path(folder))
@@ -123,11 +121,11 @@ def prepare() -> None:
     signal.signal(signal.SIGPROF, _alarm)
     torch.set_num_threads(1)
     devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 2)  # libraries in C write there
+    os.dup2(devnull, 2)  # where C libraries write
 
 
 def limit_memory(reader: Reader, number: int, source, out: TextIO) -> None:
-    """Read an input twice, for what is imported and kept at first use is no input's doing; then limit memory."""
+    """Read an input twice, so that imports and caches of the first use are not counted; then limit memory."""
     print(json.dumps([number]), file=out, flush=True)
     for _ in range(2):
         read_one(reader, source)
@@ -135,7 +133,7 @@ def limit_memory(reader: Reader, number: int, source, out: TextIO) -> None:
 
 
 def tell(reader: Reader, number: int, source, out: TextIO) -> str:
-    """Read an input; write [number] before, and [number, outcome, seconds, bytes] after, as JSON lines."""
+    """Read an input; write [number] before, and [number, outcome, seconds, bytes] after, each as a line of JSON."""
     print(json.dumps([number]), file=out, flush=True)
     Path("/proc/self/clear_refs").write_text("5")
     before, start = _status("VmRSS"), time.process_time()
@@ -147,7 +145,7 @@ def tell(reader: Reader, number: int, source, out: TextIO) -> str:
 
 
 def _status(key: str) -> int:
-    """Return a line of this process's status, in bytes."""
+    """Return a value of /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
@@ -177,7 +175,7 @@ def run_chunk(name: str, numbers: range, work: Callable[[range, int], None]):
             timer.wind(PATIENCE)
             try:
                 message = json.loads(stream.readline())
-            except ValueError:  # the end, perhaps in the middle of a line
+            except ValueError:  # the end of the stream, perhaps in the middle of a line
                 break
             last = message[0]
             if len(message) > 1:
@@ -194,7 +192,7 @@ def run_chunk(name: str, numbers: range, work: Callable[[range, int], None]):
 
 
 class _Killer:
-    """Kills a child that has not answered in time, by an alarm of this process."""
+    """Kills a child that has not answered in time, by an alarm in this process."""
 
     def __init__(self, pid: int):
         self.pid, self.killed = pid, False
@@ -212,13 +210,13 @@ class _Killer:
 
 
 def fuzz(name: str, inputs: int, work: Callable[[range, int], None], chunk: int = CHUNK) -> dict:
-    """Return counts, the largest time and memory, and the findings of a reader.
+    """Fuzz a reader; return the counts, the largest time and memory, and the findings.
 
     Args:
-        name: For what is printed.
-        inputs: How many.
-        work: Reads a range of inputs in a process of its own, and tells of them on a pipe; see :func:`child`.
-        chunk: Inputs of a process.
+        name: Name of the reader, for the output.
+        inputs: Number of inputs.
+        work: Reads a range of inputs in a process of its own, and reports them on a pipe; see :func:`child`.
+        chunk: Inputs per process.
     """
     counts, findings, slowest, largest, done = collections.Counter(), [], 0.0, 0, 0
     while done < inputs:
@@ -234,7 +232,7 @@ def fuzz(name: str, inputs: int, work: Callable[[range, int], None], chunk: int 
 
 
 def show(name: str, seed: int, number: int) -> None:
-    """Read one input in this process, with what it is and the whole traceback."""
+    """Read one input in this process; print the input and the whole traceback."""
     with tempfile.TemporaryDirectory() as folder:
         reader = READERS[name](Path(folder))
         source = make_input(reader, name, seed, number)

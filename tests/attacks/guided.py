@@ -1,11 +1,11 @@
-"""Feed broken input to the readers that are Python alone, guided by which of their branches it takes (atheris).
+"""Feed broken input to the pure-Python readers, guided by the branches that each input takes (atheris).
 
     pip install atheris
     python -m tests.attacks.guided --inputs 10000 [taxonomy-json taxonomy-csv tables-jsonl tables-csv weights]
 
-An input that takes a new branch is kept, and changed further. A quarter of the changes are libFuzzer's, of bytes; the
-others are those of fuzz.py, of fields and cells, for few changed bytes are still JSON. What is judged, and how, is in
-fuzz.py. The input of a finding is written to a file in the current folder.
+An input that takes a new branch is kept, and changed further. A quarter of the changes are libFuzzer's, to bytes; the
+others are those of fuzz.py, to fields and cells, because text with changed bytes is seldom valid JSON. fuzz.py judges
+the outcomes. The input of a finding is written to a file in the current folder.
 """
 
 import argparse
@@ -27,20 +27,20 @@ with atheris.instrument_imports(include=["hcast_zoo"]):
 from tests.attacks.mutations import mutate_bytes, mutate_plain, mutate_text
 from tests.attacks.readers import Reader, Tables, Taxonomies, WeightFiles
 
-# One change at a time: more leave no JSON. Limits are fuzz.py's, and so is the judgement.
+# One change at a time: with more, hardly any input would still be JSON. fuzz.py sets the limits and handles crashes.
 OPTIONS = ("mutate_depth=1", "rss_limit_mb=0", *(f"handle_{name}=0" for name in ("segv", "bus", "abrt", "ill", "fpe")))
 LONGEST = 100_000  # bytes of an input
 
 
 @dataclasses.dataclass(frozen=True)
 class Door:
-    """One reader, and how bytes become its input.
+    """One reader, and how to turn bytes into its input.
 
     Attributes:
-        what: For the report.
-        reader: What reads.
-        seeds: Good input.
-        source: From bytes to what the reader takes.
+        what: Name in the report.
+        reader: Class of the reader.
+        seeds: Returns good inputs.
+        source: Turns bytes into an input of the reader.
         change: Changes the structure of an input.
     """
 
@@ -69,13 +69,13 @@ def change_csv(data: bytes, rng: random.Random) -> bytes:
 
 
 def metadata(reader: WeightFiles) -> list[bytes]:
-    """Return the texts of a weights file: config, taxonomy and calibration as one JSON object."""
+    """Return the metadata of a weights file: config, taxonomy and calibration as one JSON object."""
     texts = reader.header["__metadata__"]
     return [json.dumps({k: json.loads(texts[k]) for k in ("config", "taxonomy", "calibration")}).encode()]
 
 
 def weights_file(reader: WeightFiles, data: bytes) -> tuple[str, bytes]:
-    """Return a file of these texts, or of this header if it is no object."""
+    """Return a weights file with this metadata, or with the data as its header if it is not a JSON object."""
     try:
         texts = json.loads(data)
         texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in texts.items()}
@@ -110,18 +110,18 @@ DOORS = {
 
 
 def mutator(door: Door, data: bytes, longest: int, seed: int) -> bytes:
-    """Return changed input, by structure or by bytes."""
+    """Return an input whose structure or bytes are changed."""
     rng = random.Random(seed)
     if rng.random() < 0.75:
         try:
             return door.change(data, rng)[:longest]
-        except (ValueError, RecursionError):  # it has no structure any more
+        except (ValueError, RecursionError):  # it can no longer be parsed
             return mutate_bytes(data, rng)[:longest]
     return atheris.Mutate(data, longest)
 
 
 def child(name: str, seed: int, numbers: range, pipe: int) -> None:
-    """Read inputs that libFuzzer finds, and tell of them as fuzz.py's child does; it does not return."""
+    """Read inputs that libFuzzer finds, and report them as fuzz.py's child does. Does not return."""
     fuzz.prepare()
     door, left, out = DOORS[name], list(numbers), os.fdopen(pipe, "w")
     temporary = tempfile.TemporaryDirectory(prefix="hcast-zoo-fuzz-")
@@ -138,7 +138,7 @@ def child(name: str, seed: int, numbers: range, pipe: int) -> None:
         outcome = fuzz.tell(reader, number, door.source(reader, data), out)
         if outcome not in fuzz.FINE:
             Path(f"guided-{name}-{number}").write_bytes(data)
-        if not left:  # libFuzzer would end the process, too
+        if not left:  # libFuzzer would end the process too
             temporary.cleanup()
             os._exit(0)
 

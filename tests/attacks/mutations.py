@@ -1,4 +1,4 @@
-"""Mutations of good input: of its bytes, and of plain data that JSON holds. Everything follows from a random.Random."""
+"""Mutations of good input: of bytes, and of plain data as in JSON. All randomness comes from a random.Random."""
 
 import copy
 import random
@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-# What readers trip over: edges of numbers, markup, terminal escapes, ways out of a folder, text that is no text.
+# What readers trip over: extreme numbers, markup, terminal escapes, paths out of a folder, invalid text.
 HOSTILE: tuple[Any, ...] = (
     None,
     True,
@@ -86,7 +86,7 @@ def mutate_bytes(data: bytes, rng: random.Random, others: Sequence[bytes] = ()) 
             out[at] ^= 1 << rng.randrange(8)
         elif kind == 1:
             out[at : at + length] = rng.randbytes(length)
-        elif kind == 2:  # a number at the beginning, where sizes are, or anywhere
+        elif kind == 2:  # a number, at the beginning (where sizes are) or anywhere
             at = min(at, rng.choice((64, 10**9)))
             width, order = rng.choice(("B", "H", "I", "Q")), rng.choice("<>")
             value = rng.choice(EDGES) & (256 ** struct.calcsize(width) - 1)
@@ -109,13 +109,13 @@ def mutate_bytes(data: bytes, rng: random.Random, others: Sequence[bytes] = ()) 
 
 
 def mutate_plain(value: Any, rng: random.Random) -> Any:
-    """Return plain data after one to three changes at random places: replaced, lost, repeated, renamed, swapped."""
+    """Return plain data after one to three changes at random places: replaced, removed, repeated, renamed, swapped."""
     value = copy.deepcopy(value)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         holders = _holders(value)
         if not holders:
             return rng.choice(HOSTILE)
-        # By depth first: else the few fields at the top would hardly ever be hit beside long lists.
+        # Choose the depth first: otherwise long lists would leave the few fields at the top hardly any changes.
         depth = rng.choice(sorted({d for d, _ in holders}))
         holder = rng.choice([h for d, h in holders if d == depth])
         key = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
@@ -172,7 +172,7 @@ def mutate_text(text: str, rng: random.Random) -> str:
 
 
 def mutate_png(data: bytes, rng: random.Random) -> bytes:
-    """Return a PNG file with chunks changed, lost, repeated or moved, and checksums that are right again."""
+    """Return a PNG file with chunks changed, removed, repeated or moved, and correct checksums."""
     chunks, at = [], 8
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
@@ -195,7 +195,7 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
             size = [rng.choice((0, 1, 3, 9_999, 10_001, 65_535, 2**31 - 1)) for _ in range(2)]
             bits, colour = rng.choice((1, 2, 4, 8, 16, 3)), rng.choice((0, 2, 3, 4, 6, 1))
             chunks[i] = name, struct.pack(">IIBB", *size, bits, colour) + body[10:]
-        elif kind == 5:  # a little that unpacks to much
+        elif kind == 5:  # a few bytes that unpack to many
             chunks.insert(i, (b"zTXt", b"k\0\0" + zlib.compress(b"0" * 10**6)))
     out = data[:8]
     for name, body in chunks:

@@ -1,7 +1,7 @@
-"""What `fuzz.py` feeds: each reader makes an input from a random.Random, reads it, and tells right from wrong.
+"""The readers of `fuzz.py`: each makes an input from a random.Random, reads it, and checks the answer.
 
-``read`` returns if the answer is right, raises an error if the input is refused, and raises WrongAnswer else. Which
-errors are clear is the reader's ``clear``: the package's own words, raised by its own code.
+``read`` returns if the answer is right, raises an error if the input is refused, and raises WrongAnswer otherwise.
+``clear`` lists the types of a reader's clear errors, which the package's own code raises with its own messages.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ from hcast_zoo.weights.file import Calibration, HCastConfig, WeightsError, build
 from tests.attacks.mutations import HOSTILE, mutate_bytes, mutate_plain, mutate_png, mutate_text
 from tests.tiny import LEVELS, TREE, draw, make_pictures, make_tree, make_weights
 
-MESSAGE = 4000  # characters of an error that somebody still reads
+MESSAGE = 4000  # the most characters of an error that anybody will read
 JOINERS = "\u200c\u200d"
 
 
 class WrongAnswer(Exception):
-    """A reader took the input, and what came out is wrong."""
+    """A reader accepted the input, but its result is wrong."""
 
 
 def expect(fine: bool, what: str) -> None:
@@ -46,7 +46,7 @@ def expect(fine: bool, what: str) -> None:
 
 
 class Reader:
-    """One door for data from outside.
+    """One entry point for data from outside.
 
     Args:
         folder: Where input and output files may be written.
@@ -54,7 +54,7 @@ class Reader:
 
     what: str
     clear: tuple[type[Exception], ...]
-    foreign = False  # whether a framework's own words are clear too
+    foreign = False  # whether a framework's own messages count as clear too
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -66,7 +66,7 @@ class Reader:
         raise NotImplementedError
 
     def warm(self) -> None:
-        """Import what good input needs, before processes are made."""
+        """Import what good input needs, before processes are forked."""
 
 
 class Pictures(Reader):
@@ -116,7 +116,7 @@ class Pictures(Reader):
         file.write_bytes(source)
         picture = read_picture(file)
         expect(picture.mode == "RGB" and picture.width * picture.height > 0, "no RGB picture")
-        if max(picture.size) < 50 * min(picture.size):  # a line of many pixels becomes a wide one: not in this test
+        if max(picture.size) < 50 * min(picture.size):  # long thin pictures are cropped: not in this test
             image = self.transform(picture)
             expect(image.shape == (3, 32, 32) and bool(image.isfinite().all()), "no finite tensor")
 
@@ -263,7 +263,7 @@ class Tables(Reader):
         file = self.folder / name
         file.write_bytes(content)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pictures that are left out
+            warnings.simplefilter("ignore")  # about pictures that are left out
             data = HierarchicalDataset.load(file, self.taxonomy if known else None, split)
             sizes = torch.tensor(data.taxonomy.level_classes)
             expect(data.labels.shape == (len(data), len(sizes)), "labels of another shape")
@@ -280,7 +280,7 @@ def parquet(columns: dict[str, list], **options) -> bytes:
 
 
 def mutate_table(columns: dict[str, list], rng: random.Random) -> bytes:
-    """Return a parquet file of which a column is lost, renamed, of another type, or holds something else."""
+    """Return a parquet file with a column removed, renamed, of another type, or with other values."""
     while True:
         changed = dict(columns)
         name = rng.choice(list(changed))
@@ -295,15 +295,15 @@ def mutate_table(columns: dict[str, list], rng: random.Random) -> bytes:
             changed[name] = [rng.choice((v, None, rng.choice(HOSTILE))) for v in changed[name]]
         try:
             return parquet(changed)
-        except (pa.ArrowException, OverflowError, UnicodeError, TypeError):  # no such column can be: another, then
+        except (pa.ArrowException, OverflowError, UnicodeError, TypeError):  # cannot be written: try another
             continue
 
 
 class CommandLine(Reader):
     """Arguments of every command, changed word by word; files named there are good, broken or missing.
 
-    Training itself, building a graph, serving a page and sending to the Hub are left out: what they are asked for is
-    checked and set up, and then they are told as done. All else runs.
+    Training itself, building a graph, serving a page and sending to the Hub are left out: arguments are checked and the
+    work is set up, but not done. All else runs.
     """
 
     what, clear = "the command line", (SystemExit,)
@@ -354,7 +354,7 @@ class CommandLine(Reader):
         export.export = check_only
         trainer.Trainer.train = lambda self: 0.0
         demo.run = lambda *arguments, **options: None
-        # The packaged one takes half a second to load; the parser takes the name when it is made.
+        # The packaged weights take half a second to load. The parser reads the default when it is built.
         cli.options.add_model.__defaults__ = (str(self.folder / "tiny.safetensors"),)
 
     def warm(self) -> None:
@@ -380,7 +380,7 @@ class CommandLine(Reader):
                 words.insert(at, hostile)
             elif at < len(words):
                 words[at] = hostile
-        # Publishing sends nothing, and processes are few, whatever was changed.
+        # Whatever was changed, publishing sends nothing and there are few processes.
         words = [
             "2" if before == "--workers" and word.isdigit() and int(word) > 2 else word
             for before, word in zip(["", *words], words)
@@ -392,7 +392,7 @@ class CommandLine(Reader):
         out, errors = (
             io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True, errors=mode)
             for mode in ("strict", "backslashreplace")
-        )  # as Python opens them
+        )  # as Python opens stdout and stderr
         code = None
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), contextlib.chdir(self.folder):
             try:

@@ -1,4 +1,4 @@
-"""Full disks, folders that cannot be written, and Ctrl-C; tests/attacks/faults.py kills at random, and longer."""
+"""Full disks, folders that cannot be written, and Ctrl-C; tests/attacks/faults.py runs longer, with random kills."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ from tests.sharing.test_model_card import evaluation  # noqa: F401 (a fixture)
 
 
 class FullDisk:
-    """Lets so many bytes be written, and then none, as ENOSPC does."""
+    """Accepts ``room`` bytes, and then raises ENOSPC."""
 
     def __init__(self, room: int):
         self.room = room
@@ -131,7 +131,7 @@ def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monk
     picture = find_pictures([str(picture_folder / "val")])[0]
     command = ["segment", picture, "--model", str(tiny_weights), "--output", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
-        patch.setattr("numpy.savez_compressed", fail)  # after the pictures
+        patch.setattr("numpy.savez_compressed", fail)  # called after the pictures are written
         assert main(command) == 2
     assert "No space left on device" in capsys.readouterr().err and list((tmp_path / "out").iterdir()) == []
 
@@ -150,7 +150,7 @@ def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monk
     ids=lambda words: words[0],
 )
 def test_a_file_where_the_folder_should_be(words, picture_folder, tiny_weights, tmp_path, capsys):
-    """As a folder that is read-only, but for root, too."""
+    """Like a read-only folder, but fails for root too."""
     (tmp_path / "OUT").write_text("mine")
     names = {
         "PICTURE": find_pictures([str(picture_folder / "val")])[0],
@@ -170,7 +170,7 @@ def test_a_file_where_the_folder_should_be(words, picture_folder, tiny_weights, 
 
 @pytest.mark.parametrize("press", ["before", "after"])
 def test_ctrl_c_while_workers_start(picture_folder, tiny_weights, monkeypatch, press):
-    """Heard after the start, with nothing left behind; another thread, as libraries have, may take the signal."""
+    """It takes effect after the start, and leaves nothing behind; another thread may receive the signal."""
     predictor, end, complaints, workers = Predictor(tiny_weights), threading.Event(), [], []
     start = BaseProcess.start
 
@@ -198,12 +198,12 @@ def test_ctrl_c_while_workers_start(picture_folder, tiny_weights, monkeypatch, p
     assert len(workers) == 2 and not complaints
     for worker in workers:
         worker.join(20)
-        assert worker.exitcode == 0  # told to end, and not killed
+        assert worker.exitcode == 0  # asked to end, not killed
 
 
 @pytest.mark.slow
 def test_ctrl_c(picture_folder, tiny_weights, tmp_path):
-    """One word, the exit code of an interrupt, whole parts; and the same command goes on."""
+    """One word is printed, the exit code is that of an interrupt, parts are complete, and the same command resumes."""
     pictures = find_pictures([str(picture_folder)]) * 40
     (tmp_path / "list.txt").write_text("\n".join(pictures))
     command = [
@@ -232,7 +232,7 @@ def test_ctrl_c(picture_folder, tiny_weights, tmp_path):
     )
     while process.poll() is None and len(list((tmp_path / "out").glob("*.parquet"))) < 2:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers too
+    os.killpg(process.pid, signal.SIGINT)  # workers too, as a terminal does
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 130 and errors.strip() == "interrupted" and out == ""
     again = subprocess.run(command, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Hostile and broken input: each bad case that we know of, and quick searches for others.
+"""Hostile and broken input: every bad case that we know of, and quick searches for more.
 
 ``tests/attacks/fuzz.py`` searches longer; docs/reliability.md has its figures.
 """
@@ -115,17 +115,17 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     with pytest.raises(PictureError, match=r"expected a picture \(a name, .*, got 5"):
         read_picture(5)
     with open(tmp_path / "long.png", "wb") as file:
-        file.truncate(2**30 + 1)  # a hole: it takes no room
+        file.truncate(2**30 + 1)  # sparse: it takes no disk space
     with pytest.raises(PictureError, match="bytes, expected 1,073,741,824 at most"):
         read_picture(tmp_path / "long.png")
 
 
 @pytest.mark.parametrize("size", [(65_535, 1), (1, 50_000), (4001, 40), (33, 661)])
 def test_extreme_aspect_ratio_is_cropped(size):
-    """The middle is read: what is bright there is bright in the answer, and the ends are not seen."""
+    """Only the middle is read: it is bright here, and the dark ends are not in the result."""
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     left, top, right, bottom = middle_box(size)
-    assert (left + right, top + bottom) == size  # one centre, exactly
+    assert (left + right, top + bottom) == size  # centred exactly
     assert max(right - left, bottom - top) <= 20 * min(size) + 1
     pixels[top:bottom, left:right] = 255
     config = HCastConfig(image_size=32, mean=(0.0,) * 3, std=(1.0,) * 3, num_superpixels=16, num_clusters=(8, 4, 2, 2))
@@ -133,7 +133,7 @@ def test_extreme_aspect_ratio_is_cropped(size):
 
 
 def test_the_middle_of_a_long_picture_is_what_the_whole_shows():
-    """Beyond the limit the answer is that of resizing the whole picture, to a fraction of a pixel."""
+    """Beyond the limit, the result is that of resizing the whole picture, to within a fraction of a pixel."""
     x = np.sin(np.arange(20 * 64 + 301) / 9)[None, :, None]
     pixels = Image.fromarray(np.broadcast_to(x * 100 + 128, (64, x.shape[1], 3)).astype(np.uint8))
     config = HCastConfig(image_size=64, crop_pct=1.0, num_superpixels=16, num_clusters=(8, 4, 2, 2))
@@ -215,7 +215,7 @@ def test_links_in_a_circle_and_folders_without_end(tmp_path):
 
 
 def test_linked_folders_are_read(picture_folder, tmp_path, taxonomy):
-    """A subset of a data set is often a folder of links."""
+    """Subsets of data sets are often folders of links."""
     (tmp_path / "some").mkdir()
     for name in ("bird", "mammal"):
         (tmp_path / "some" / name).symlink_to(picture_folder / "val" / name)
@@ -291,7 +291,7 @@ def test_any_paths_are_a_taxonomy_or_an_error(paths):
         return
     known = {t.path_names(path) for path in t.paths}
 
-    def leads_along(names, path):  # a name below two parents is told apart: "other (owls)"
+    def leads_along(names, path):  # a name below two parents gets a suffix: "other (owls)"
         return all(name == node or name.startswith(f"{node.strip()} (") for name, node in zip(names, path))
 
     assert all(any(len(k) >= len(path) and leads_along(k, path) for k in known) for path in paths)
@@ -346,7 +346,7 @@ def test_any_fields_are_a_config_or_an_error(data):
 
 
 def rewrite(file, **metadata):
-    """Replace metadata of a weights file; tensors stay."""
+    """Replace metadata of a weights file, and keep its tensors."""
     content = load_weights(file)
     known = {"config": json.dumps(content.config.to_dict()), "taxonomy": json.dumps(content.taxonomy.to_dict())}
     save_file({k: v.clone() for k, v in content.state_dict.items()}, file, {**known, **metadata})
@@ -389,7 +389,7 @@ def test_tensors_of_weights(tiny_weights):
 
 
 def test_a_giant_is_not_made_for_small_tensors(tiny_weights, picture_folder, tmp_path, capsys):
-    """A config of 65,536 channels asks for terabytes, here only on paper."""
+    """A config of 65,536 channels needs terabytes; the memory is estimated before anything is allocated."""
     pytest.importorskip("accelerate")
     config = {**load_weights(tiny_weights).config.to_dict(), "embed_dim": 65536, "num_heads": 8, "pool_heads": 8}
     rewrite(tiny_weights, config=json.dumps(config))
@@ -448,7 +448,7 @@ def test_wrong_tables(tmp_path, taxonomy, name, content, message):
 
 @pytest.mark.parametrize("path", [[["bird", "owl", "barn owl"]], [{}], [1.0, 2, 3], 5, None])
 def test_a_path_that_is_none_beside_one_that_is_known(taxonomy, path):
-    """Labels of a path are kept for the next picture, and not mixed up with others that are equal to it."""
+    """The labels of a path are cached, and must not be returned for another path that compares equal."""
     with pytest.raises(TaxonomyError, match=r"^b: "):
         HierarchicalDataset(["a", "b"], [[1, 2, 3], path], taxonomy)
 
@@ -489,7 +489,7 @@ def test_changed_tables(tmp_path, taxonomy, kind, piece, at):
 
 @pytest.fixture
 def wild(tiny_model, tiny_config, tmp_path):
-    """Weights whose every name is hostile."""
+    """Weights with a hostile name everywhere."""
     t = Taxonomy(
         tuple(f"{WILD[i]}{i}" for i in range(3)),
         tuple(tuple(f"{WILD[(i + n) % len(WILD)]}{n}" for n in range(size)) for i, size in enumerate((2, 4, 6))),
@@ -641,7 +641,7 @@ def test_any_words_are_an_answer_or_a_complaint(tiny_weights, words):
 
 
 def test_hostile_weights_are_used_by_name(wild, picture_folder):
-    """Names of any form are labels like others."""
+    """Labels may have any form."""
     predictor = Predictor(wild)
     (answer,) = predictor.predict([next((picture_folder / "val").rglob("*.png"))])
     assert predictor.taxonomy.labels(answer.path)
@@ -735,7 +735,7 @@ def test_what_is_no_file_is_refused_by_every_door(tmp_path, kind, taxonomy, tiny
     for read, path in (
         (load_weights, make("w.safetensors")),
         (load_weights, make("folder/model.safetensors").parent),
-        (load_weights, tmp_path / "model.safetensors"),  # whose config is beside it
+        (load_weights, tmp_path / "model.safetensors"),  # with config.json beside it
         (Taxonomy.load, make("t.json")),
         (Taxonomy.load, make("t.csv")),
         (lambda p: HierarchicalDataset.load(p, taxonomy), make("d.csv")),
@@ -754,7 +754,7 @@ def test_what_is_no_file_is_refused_by_every_door(tmp_path, kind, taxonomy, tiny
 
     assert main(["predict", "--files-from", str(make("list.txt")), "--model", str(tiny_weights)]) == 2
     assert "expected a file, got a pipe" in capsys.readouterr().err
-    held_out = hold_out(Listing(tmp_path, [make("p.png")] * 2, [["a"]] * 2), 0.5)  # takes the name for its content
+    held_out = hold_out(Listing(tmp_path, [make("p.png")] * 2, [["a"]] * 2), 0.5)  # uses the name, not the content
     assert len(held_out.pictures) == 2
 
 
@@ -775,7 +775,7 @@ def test_what_is_no_file_is_refused_by_frameworks(tmp_path, kind):
 
 
 def test_json_that_is_nested_too_deeply_is_damage(tmp_path):
-    """Python gives up with RecursionError, which is no ValueError."""
+    """Python raises RecursionError, which is not a ValueError."""
     (tmp_path / "checkpoint").mkdir()
     for read, name in (
         (lambda p: claim(p, {"a": {}}, holds="a job", mend="another"), "plan.json"),
@@ -789,7 +789,7 @@ def test_json_that_is_nested_too_deeply_is_damage(tmp_path):
 
 
 def test_a_pipe_or_a_device_is_not_replaced_by_an_output(tmp_path, tiny_weights, picture_folder, capsys):
-    """Or root's `--output /dev/null` would leave the machine without one."""
+    """Otherwise `--output /dev/null`, run by root, would replace the device."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link.safetensors").symlink_to("pipe")
     command = ["calibrate", str(tiny_weights), "--data", str(picture_folder), "--output"]
@@ -806,7 +806,7 @@ def test_a_line_without_end_is_not_printed_whole(tmp_path, tiny_weights, capsys)
 
 
 def test_a_small_table_that_fills_memory_is_refused(tmp_path, taxonomy, monkeypatch):
-    """A dictionary's value is stored once and repeated without limit, which the footer does not tell."""
+    """A dictionary's value is stored once and may be repeated without limit; the footer does not show the real size."""
     pq = pytest.importorskip("pyarrow.parquet")
     pa = pytest.importorskip("pyarrow")
     picture = b"\0" * 2**24
@@ -837,7 +837,7 @@ def test_a_table_whose_footer_tells_its_size_is_not_decoded(tmp_path, taxonomy, 
 
 
 def test_a_list_from_standard_input(picture_folder, tiny_weights, tmp_path, capsys):
-    """As other tools take it, and as a pipe named on the command line is not taken."""
+    """``-`` reads standard input, as in other tools; a pipe named on the command line is refused."""
     picture = next(str(p) for p in picture_folder.rglob("*.png"))
     (tmp_path / "list.txt").write_text(f"{picture}\n\n{picture}\n")
     before = os.dup(0)
@@ -896,9 +896,9 @@ def test_left_out_lines_hold_no_control_characters(tmp_path, taxonomy):
 
 @pytest.mark.parametrize("door, package", [("core", "torch"), ("timm", "timm"), ("mmpretrain", "mmpretrain")])
 def test_changed_configs_are_a_model_or_an_error(tmp_path, door, package, monkeypatch):
-    """tests/attacks/configs.py goes on to thousands, in every door, and measures their memory."""
+    """tests/attacks/configs.py tries thousands with every framework, and measures their memory."""
     pytest.importorskip(package)
-    pytest.importorskip("pyarrow")  # of the readers beside
+    pytest.importorskip("pyarrow")  # tests.attacks.readers imports it
     from tests.attacks.doors import DOORS
 
     monkeypatch.setenv("HCAST_ZOO_MEMORY_GIB", "0.1")

@@ -1,4 +1,4 @@
-"""No code from data: what our sources may not call, found in their syntax trees; and that it is not run."""
+"""Data is never run as code: checked in the syntax trees of our sources, and with real pickles and templates."""
 
 import ast
 import pickle
@@ -12,7 +12,7 @@ from hcast_zoo.weights.file import Weights
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("hcast_zoo", "integrations", "benchmarks", "recipes")
 SOURCES = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
-CALLS = {"eval", "exec", "compile", "__import__"}  # as a function: model.eval() is something else
+CALLS = {"eval", "exec", "compile", "__import__"}  # only as functions: model.eval() is something else
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 METHODS = {
     "yaml.load",
@@ -42,7 +42,7 @@ def dotted(node) -> str:
 
 
 def faults(source: str) -> list[str]:
-    """Return what a source does that could run code from data."""
+    """Return the calls and imports of a source that could run code from data."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -66,7 +66,7 @@ def faults(source: str) -> list[str]:
     return found
 
 
-ON_COMMAND = {"integrations/timm/scripts.py": "runpy.run_path"}  # `hcast-zoo timm SCRIPT` runs what it is given
+ON_COMMAND = {"integrations/timm/scripts.py": "runpy.run_path"}  # `hcast-zoo timm SCRIPT` runs the given script
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
@@ -114,7 +114,7 @@ def test_the_check_lets_pass(source):
 
 
 def test_torch_reads_in_convert_alone():
-    """And in mmpretrain's door, whose own checkpoints are torch's, and in the recipe that reads a teacher's."""
+    """Exceptions: mmpretrain's own checkpoints, and the teacher's in a recipe, which are torch files too."""
     recipe = {f"recipes/in1k/{name}.py" for name in ("__main__", "shards", "stages", "teacher")}
     allowed = {"hcast_zoo/weights/official.py", "integrations/mmpretrain/checkpoint.py", *recipe}
     found = {str(f.relative_to(ROOT)) for f in SOURCES if "torch.load(" in f.read_text(encoding="utf-8")}
@@ -153,7 +153,7 @@ def test_a_pickle_is_never_run(name, tmp_path, capsys):
         captured = capsys.readouterr()
         assert code in (1, 2) and captured.err and "Traceback" not in captured.err, command
     assert not hit.exists()
-    pickle.loads(file.read_bytes())  # the bomb is a real one
+    pickle.loads(file.read_bytes())  # the bomb does go off
     assert hit.exists()
 
 

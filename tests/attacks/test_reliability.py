@@ -1,6 +1,6 @@
-"""The scripts behind docs/reliability.md: each finds what is wrong, and finds nothing wrong on few inputs here.
+"""The scripts behind docs/reliability.md: they find planted faults, and find nothing wrong in a few inputs.
 
-``faults.py train`` and ``publish`` take minutes; test_train.py and test_publish.py have the same faults, once each.
+``faults.py train`` and ``publish`` take minutes; test_trainer.py and test_publish.py have shorter tests of such faults.
 """
 
 import collections
@@ -25,7 +25,7 @@ PAGE = (ROOT / "docs/reliability.md").read_text()
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a script on an empty report; return its end, and the rows that it printed."""
+    """Return a function that runs a script on an empty report, and returns its result and the rows it printed."""
 
     def call(name, *arguments):
         marks = re.findall(r"<!-- /(.*) -->", PAGE)
@@ -57,7 +57,7 @@ def spin():
 
 
 def test_fuzz_finds_what_is_wrong(fuzz, monkeypatch, capsys):
-    """Errors of other kinds, of other packages, or without words; wrong answers; too much; and a process that ends."""
+    """Errors of other types or packages, or without a message; wrong answers; memory; hangs; a process that ends."""
     inputs = [
         (lambda: None, "right answer"),
         (lambda: fail(ValueError("expected something else")), "clear error"),
@@ -132,7 +132,7 @@ def faults(monkeypatch):
 
 
 def test_a_killed_job_goes_on(faults, tmp_path):
-    """The kills fall into the work, once each life has got further; then the job ends in peace."""
+    """Each process is killed only after it has made progress; then the job finishes undisturbed."""
     (tmp_path / "job.py").write_text(
         "import pathlib, sys, time\n"
         "for number in range(40):\n"
@@ -170,7 +170,7 @@ def test_faults(run, arguments, faults, rows):
 
 @pytest.mark.slow
 def test_determinism(run, tiny_weights):
-    """Of 2 drawn pictures and the 6 in tests/; mmpretrain knows no config of these weights."""
+    """2 drawn pictures and the 6 in tests/pictures; mmpretrain has no config for these weights."""
     pytest.importorskip("transformers")
     done, rows = run("determinism", "--model", str(tiny_weights), "--pictures", "2")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,9 +1,9 @@
-"""Adapt and predict with one model from several threads at once, and compare every answer with a quiet run.
+"""Adapt and predict with one model from several threads at once; compare each answer with that of the call alone.
 
     python -m tests.attacks.threads --rounds 200 --model hcast_tiny.emoji_art
 
-In a round each of four threads adapts the model to a picture while four others predict. Exit code 1 if an answer
-differs from the one that the same call gives alone, or a byte of the weights has changed.
+In each round, four threads each adapt the model to a picture while four others predict. The exit code is 1 if an
+answer differs, or a byte of the weights has changed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def digest(model: torch.nn.Module) -> str:
 
 
 def attack(predictor: Predictor, files: list[str], rounds: int, steps: int = 3) -> dict[str, int | bool]:
-    """Return how many adaptations and predictions were made and were wrong, and whether the weights are the same."""
+    """Return the numbers of adaptations and predictions, how many were wrong, and whether the weights are unchanged."""
     targets = [f"{predictor.taxonomy.levels[-1]}:{name}" for name in predictor.taxonomy.names[-1]]
     jobs = [(files[i % len(files)], targets[i % len(targets)], FREE[i % len(FREE)]) for i in range(THREADS * 3)]
 

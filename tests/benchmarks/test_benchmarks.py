@@ -1,4 +1,4 @@
-"""The benchmarks' own parts against plain references, and each command once on a tiny model."""
+"""The benchmarks' functions against simple references, and each command once on a tiny model."""
 
 import csv
 import dataclasses
@@ -26,11 +26,11 @@ SETTINGS = TrainConfig(epochs=1, batch_size=4, warmup_epochs=0, workers=0, check
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """Import a benchmark by name."""
+    """Return a function that imports a benchmark by name."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
     def load(name):
-        if not hasattr(sys.modules.get(name), "main"):  # under pytest --cov, another package is called coverage
+        if not hasattr(sys.modules.get(name), "main"):  # under pytest --cov, the name coverage is another package
             monkeypatch.delitem(sys.modules, name, raising=False)
         return importlib.import_module(name)
 
@@ -39,7 +39,7 @@ def benchmark(monkeypatch):
 
 @pytest.fixture
 def run(benchmark, monkeypatch, picture_folder, tiny_weights, tmp_path):
-    """Run a benchmark's command on the validation pictures of the tiny model; return the report."""
+    """Return a function that runs a benchmark's command on the validation pictures and returns its report."""
 
     def call(name, *arguments, page=None):
         command = [
@@ -110,7 +110,7 @@ def test_statistics_of_two_groups(benchmark):
     assert module.exceeds(np.array([1, 2]), np.array([3, 4])) == 1
     assert module.exceeds(np.array([1, 2, 3]), np.array([2])) == 0.5
     low, high = module.bootstrap(rng.normal(0, 1, 400), rng.normal(1, 1, 400), rng)
-    assert 0.7 < low < 1 < high < 1.3  # the error of the difference is 0.07
+    assert 0.7 < low < 1 < high < 1.3  # the standard error of the difference is 0.07
     intervals = {
         (0, "scatter"): (0.1, 1.0),
         (1, "scatter"): (0.1, 1.0),
@@ -265,7 +265,7 @@ def test_sign_test_against_all_outcomes(benchmark):
 
 def test_coverage_by_hand(benchmark):
     labels = torch.tensor([[0, 1], [0, 1], [1, 2], [1, 3]])
-    paths = torch.tensor([[0, 1], [1, 1], [1, -1], [-1, -1]])  # right; wrong above; right and short; no answer
+    paths = torch.tensor([[0, 1], [1, 1], [1, -1], [-1, -1]])  # right; wrong at the top; right but cut short; no answer
     answered, right = benchmark("decoding").coverage(paths, labels)
     assert answered == [75, 50] and right == pytest.approx([200 / 3, 50])
 
@@ -315,7 +315,7 @@ def test_precision_command(run):
 @pytest.mark.slow
 def test_adaptation_command(run, masked_files, tiny_weights, tmp_path):
     weights = load_weights(tiny_weights)
-    weights.calibration = Calibration((0.2, 0.4, 1.0), fitted_on="nothing")  # temperatures fitted here would be 50
+    weights.calibration = Calibration((0.2, 0.4, 1.0), fitted_on="nothing")  # a fit to random weights would give 50
     save_weights(weights, tiny_weights)
     text = run("adaptation", "--example", str(masked_files[0]), "--example-target", "wolf", "--steps", "2")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| true species | `tokens`")]
@@ -326,12 +326,12 @@ def test_adaptation_command(run, masked_files, tiny_weights, tmp_path):
 
 @pytest.fixture
 def ablation(benchmark, monkeypatch, picture_folder, taxonomy, tmp_path):
-    """Run the ablation's command with a tiny variant on few pictures; return the report."""
+    """Return a function that runs the ablation with a tiny variant on a few pictures, and returns its report."""
     module = benchmark("ablation")
     shutil.copytree(picture_folder / "val", picture_folder / "test")
     taxonomy.save(tmp_path / "taxonomy.json")
     monkeypatch.setitem(VARIANTS, "hcast_test", dict(embed_dim=48, num_heads=3, depths=(1, 1, 1, 1)))
-    # As many parameters need dozens of narrow blocks, and a second to find their number.
+    # Matching the parameter count would take dozens of narrow blocks, and a second to find how many.
     flat = dataclasses.replace(module.ARMS["flat_vit"], config=lambda c: module.flat_vit.flat_config(c, 4))
     monkeypatch.setitem(module.ARMS, "flat_vit", flat)
 
@@ -434,7 +434,7 @@ def test_ablation_differences(benchmark):
 
 
 def test_timms_page_has_every_tag(benchmark):
-    """The table of docs/timm.md is what the registry holds."""
+    """The table in docs/timm.md matches the registry."""
     table = benchmark("timm_models").tag_table()
     assert table in (Path(__file__).parents[2] / "docs/timm.md").read_text(encoding="utf-8")
 

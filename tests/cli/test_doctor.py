@@ -1,4 +1,4 @@
-"""What a person meets first: help by groups, versions, a look at the environment, completion."""
+"""What a new user meets first: grouped help, versions, a check of the environment, shell completion."""
 
 import json
 import shlex
@@ -46,7 +46,7 @@ def test_each_command_ends_its_help_with_an_example_that_it_takes(name, capsys):
     out = capsys.readouterr().out
     assert out.startswith(f"usage: hcast-zoo {name} ")
     assert out.rstrip().endswith(EXAMPLES[name])
-    if name != "completion":  # its example is a line of the shell
+    if name != "completion":  # its example is a line for the shell
         make_parser().parse_args(shlex.split(EXAMPLES[name])[1:])
 
 

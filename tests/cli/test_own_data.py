@@ -12,7 +12,7 @@ TINY += ["--workers", "0", "--num-superpixels", "16", "--num-clusters", "8", "6"
 
 @pytest.fixture
 def birds(tmp_path):
-    """Return a folder of two orders and four species, eight pictures each, in no parts."""
+    """Return a folder of two orders and four species, eight pictures each, not split into parts."""
     for number in range(32):
         order, species = number % 2, number % 4
         file = tmp_path / f"birds/order{order}/species{species}/{number}.png"

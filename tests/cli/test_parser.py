@@ -259,7 +259,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_predict_imports_what_it_needs_alone():
-    """torchvision, timm and torch's compiler each take about as long to import as torch; a prediction uses none."""
+    """torchvision, timm and torch's compiler each take about as long to import as torch; predict needs none of them."""
     code = (
         "import sys; from hcast_zoo.cli import main\n"
         "code = main(['predict', sys.argv[1], '--model', 'hcast_small.emoji_art'])\n"

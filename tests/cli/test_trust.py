@@ -1,4 +1,4 @@
-"""calibrate, predict and drift together, by the commands, on made-up answers that are right to a known degree."""
+"""The commands calibrate, predict and drift together, on made-up answers of known accuracy."""
 
 import json
 
@@ -13,7 +13,7 @@ from hcast_zoo.weights.file import load_weights, save_weights
 
 @pytest.fixture
 def answers(monkeypatch):
-    """Make the model answer 300 pictures, of which a share is labelled at random."""
+    """Return a function that fakes the logits and labels of 300 pictures, a share of them labelled at random."""
 
     def make(wrong, taxonomy, pictures=300):
         rng = torch.Generator().manual_seed(0)
@@ -72,7 +72,7 @@ def test_from_calibration_to_a_broken_promise(answers, picture_folder, tiny_weig
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [check["name"] for check in checks if check["drifted"]] == ["accuracy of answers"]
 
-    assert main(["drift", output, "--data", str(picture_folder / "val")]) == 1  # a model that is as sure of nothing
+    assert main(["drift", output, "--data", str(picture_folder / "val")]) == 1  # a model that is never as sure
     captured = capsys.readouterr()
     assert captured.out.splitlines()[1].endswith("yes") and "no longer holds: 12 pictures" in captured.err
 

@@ -48,7 +48,7 @@ def test_an_error_names_the_target(tmp_path, monkeypatch):
 
     with pytest.raises(FileNotFoundError) as caught, whole_file(tmp_path / "a.txt"):
         open(tmp_path / "another.txt", "rb")  # noqa: SIM115
-    assert caught.value.filename == str(tmp_path / "another.txt")  # an error of another file stays as it is
+    assert caught.value.filename == str(tmp_path / "another.txt")  # an error about another file stays as it is
 
 
 def test_sha256(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ JUNK = (
 
 @pytest.fixture
 def messy(tmp_path):
-    """Return a folder as it comes off a network drive: two pictures of two species, and junk."""
+    """Return a folder as copied from a network drive: two pictures of two species, and junk."""
     for name in ("owls/snowy/1.JPG", "gulls/herring/1.JPG", *JUNK):
         file = tmp_path / "birds" / name
         file.parent.mkdir(parents=True, exist_ok=True)

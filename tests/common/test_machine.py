@@ -1,4 +1,4 @@
-"""What is chosen where a command leaves device, batch size and workers open."""
+"""The defaults for device, batch size and workers."""
 
 import collections
 
@@ -14,7 +14,7 @@ Usage = collections.namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def room(monkeypatch):
-    """A machine of 16 processors with a number of bytes in shared memory."""
+    """Return a function that fakes a machine of 16 processors with so many bytes of shared memory."""
 
     def make(size):
         monkeypatch.setattr(machine, "processors", lambda: 16)

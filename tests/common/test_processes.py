@@ -1,4 +1,4 @@
-"""What several processes do together is what one does; they are started here by torchrun and accelerate, over gloo."""
+"""Several processes give the same results as one; torchrun and accelerate start them here, over gloo."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from hcast_zoo.cli import main
 from hcast_zoo.common.processes import ALONE, Processes, join
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hcast_zoo")
-# The launcher for GPUs starts processes here too; that for CPUs would need MPI.
+# The launcher for GPUs works without any; the one for CPUs would need MPI.
 ACCELERATE = (
     "-m",
     "accelerate.commands.launch",
@@ -87,7 +87,7 @@ def test_alone(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_evaluate_counts_every_picture_once(picture_folder, tiny_weights, capsys, launcher):
-    """13 pictures, one of them broken: neither number is that of the other process, nor divisible."""
+    """13 pictures, one of them broken: the two processes get unequal shares."""
     leaf = next(
         p
         for p in sorted((picture_folder / "val").rglob("*"))
@@ -124,7 +124,7 @@ def children(process):
 
 @pytest.mark.slow
 def test_training_is_one_run_and_resumes_exactly(picture_folder, tiny_weights, tmp_path):
-    """12 pictures, 2 processes with batches of 2: 3 steps an epoch. One run is stopped, one loses a worker."""
+    """12 pictures, 2 processes with batches of 2: 3 steps per epoch. One run is stopped, one loses a worker."""
     command = ["train", "--data", picture_folder, "--model", tiny_weights, *RUN, "--output"]
     told = launch(*command, tmp_path / "whole")
     assert told.count("\n") == 1 and json.loads(told)["weights"].endswith("best.safetensors")
@@ -159,13 +159,13 @@ def test_training_is_one_run_and_resumes_exactly(picture_folder, tiny_weights, t
             a, b = (load_file(tmp_path / run / file) for run in ("whole", name))
             assert all(torch.equal(a[key], b[key]) for key in a), (name, file)
         lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        for line, whole in zip(lines, log, strict=True):  # a loss is the mean of the steps since the resumption
+        for line, whole in zip(lines, log, strict=True):  # a loss is the mean of the steps since the run resumed
             assert line == whole or (line.keys() == whole.keys() and line["step"] == whole["step"] and "loss" in line)
 
 
 @pytest.mark.slow
 def test_a_picture_that_one_process_cannot_read(picture_folder, tiny_weights, tmp_path):
-    """A whole batch of one process is broken: the other leaves its own out too, and nobody waits for ever."""
+    """A whole batch of one process is broken: the other skips its batch too, and neither waits forever."""
     for file in sorted((picture_folder / "train").rglob("*.png"))[:9]:
         file.write_bytes(b"")
     launch("train", "--data", picture_folder, "--model", tiny_weights, *RUN, "--output", tmp_path / "run")

@@ -22,7 +22,7 @@ def test_a_signal_is_an_interrupt_once():
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
-            signal.raise_signal(signal.SIGTERM)  # while things are cleared away
+            signal.raise_signal(signal.SIGTERM)  # during clean-up
     assert heard == [signal.SIGTERM] * 2 and signal.getsignal(signal.SIGTERM) is before
 
 
@@ -43,7 +43,7 @@ def test_what_is_ignored_stays_ignored_and_other_threads_may_run_commands(capsys
 
 @pytest.fixture
 def hangup():
-    """Under nohup SIGHUP is ignored, and stays so."""
+    """Restore SIGHUP's default: under nohup it is ignored, and commands keep ignoring it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -53,7 +53,7 @@ def hangup():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("swallow", [False, True])
 def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monkeypatch, capsys, number, swallow):
-    """In the midst of the files of the second picture; also where a library catches the interrupt."""
+    """The signal comes while the second picture's files are written; also when a library catches the interrupt."""
     files, drawn, draw = find_pictures([str(picture_folder / "val")])[:3], [], report.draw_sheet
 
     def end(segmented, *options):
@@ -75,7 +75,7 @@ def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monk
     assert capsys.readouterr().err.splitlines()[-1] == f"ended by {number.name}"
     assert [p.name for p in out.iterdir()] == ["0"]
 
-    (out / ".1.partial").mkdir()  # of a SIGKILL
+    (out / ".1.partial").mkdir()  # as SIGKILL would leave it
     (out / ".1.partial/half.png").write_bytes(b"half")
     assert main(["segment", files[1], *command[4:]]) == 0
     assert sorted(p.name for p in out.iterdir()) == ["0", "1"] and not (out / "1/half.png").exists()
@@ -86,7 +86,7 @@ def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monk
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("group", [True, False])
 def test_predict_with_workers(picture_folder, tiny_weights, tmp_path, number, group):
-    """Sent to the process, or as a scheduler and a terminal do to all of its group."""
+    """The signal goes to the process, or to its whole group, as from a scheduler or a terminal."""
     pytest.importorskip("pyarrow")
     pictures = find_pictures([str(picture_folder)]) * 5
     (tmp_path / "list.txt").write_text("\n".join(pictures))

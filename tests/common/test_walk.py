@@ -13,7 +13,7 @@ from tests.rights import drop_rights
 
 @pytest.fixture
 def odd_folder(picture_folder, tmp_path):
-    """Pictures, and all that a folder may hold beside them."""
+    """Pictures, and everything else that a folder may hold."""
     root = picture_folder / "val"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -55,7 +55,7 @@ def test_a_folder_seen_twice_alone_is_no_failure(picture_folder, tiny_weights, c
 
 
 def test_an_unreadable_folder_is_named(picture_folder, tiny_weights, tmp_path):
-    """In a fork without root's rights, for root may read everything."""
+    """In a fork without root's rights, because root may read everything."""
     closed = picture_folder / "val/mammal"
     read, write = os.pipe()
     pid = os.fork()

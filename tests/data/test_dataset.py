@@ -78,7 +78,7 @@ def test_several_splits(picture_folder, tmp_path, taxonomy):
 
 
 def test_prepared_folder(tmp_path, taxonomy):
-    """data.jsonl and taxonomy.json of a folder are read together; the order of nodes is the taxonomy's."""
+    """data.jsonl and taxonomy.json of a folder are read together; nodes are in the taxonomy's order."""
     taxonomy.save(tmp_path / "taxonomy.json")
     row = {"file": "deep/1.jpg", "path": list(taxonomy.path_names(taxonomy.paths[4])), "split": "train"}
     (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
@@ -159,7 +159,7 @@ def test_augmented_samples_do_not_depend_on_workers(picture_folder, taxonomy, ti
     collate = SuperpixelCollate(tiny_config, make_mixup(tiny_config, settings))
 
     def batches(number):
-        torch.manual_seed(number)  # the surrounding state must not matter
+        torch.manual_seed(number)  # torch's global random state must not matter
         return list(DataLoader(data, 4, sampler=SeededSampler(12, 0), num_workers=number, collate_fn=collate))
 
     for a, b in zip(batches(0), batches(workers)):

@@ -12,7 +12,7 @@ from hcast_zoo.data.pictures import PictureError, open_picture, read_picture
 
 @pytest.fixture
 def jpeg(tmp_path):
-    """A smooth picture, 500 by 300 pixels, and on its side by its EXIF data."""
+    """A smooth picture of 500 x 300 pixels whose EXIF data turns it by 90 degrees."""
     y, x = np.mgrid[:300, :500]
     pixels = np.stack([x / 2, y / 2, 255 - x / 4 - y / 4], -1).astype(np.uint8)
     exif = Image.Exif()
@@ -51,4 +51,4 @@ def test_by_the_command(jpeg, tiny_weights, tmp_path, capsys):
 
     folder = ["--output", str(tmp_path / "out")]
     assert main([*command[:-1], *folder, "--draft"]) == 0
-    assert main([*command[:-1], *folder]) == 2  # other answers may not get into the folder
+    assert main([*command[:-1], *folder]) == 2  # answers from whole pictures may not be added to the folder

@@ -1,4 +1,4 @@
-"""Labels that end early: how they are dealt out, what the files keep, and that training takes them."""
+"""Labels cut short: how many end at each level, what the files keep, and that training accepts them."""
 
 import csv
 import json
@@ -53,7 +53,7 @@ def test_wrong_fractions_are_explained(fractions, message):
 
 
 def write_data(folder, suffix, taxonomy, file="pictures/{}.png"):
-    """Write 60 training and 6 test pictures; one training label is short already."""
+    """Write 60 training and 6 test pictures; one training label already ends early."""
     paths = [list(taxonomy.path_names(taxonomy.paths[i % 6])) for i in range(66)]
     paths[0] = paths[0][:2]
     splits, files = ["train"] * 60 + ["test"] * 6, [file.format(i) for i in range(66)]
@@ -82,8 +82,8 @@ def test_files(suffix, tmp_path, taxonomy):
     made = write_free_grain(source, output, taxonomy, THIRDS, seed=1)
     before, after = (HierarchicalDataset.load(f, taxonomy, "train") for f in (source, output))
     old, new = before.labels.numpy(), after.labels.numpy()
-    assert ((new == old) | (new == -1)).all() and (new[:, 0] == old[:, 0]).all()  # cut, and nothing else
-    assert ((new != -1)[:, :-1] >= (new != -1)[:, 1:]).all()  # known from the coarsest level on
+    assert ((new == old) | (new == -1)).all() and (new[:, 0] == old[:, 0]).all()  # cut, but otherwise unchanged
+    assert ((new != -1)[:, :-1] >= (new != -1)[:, 1:]).all()  # known levels come first
     ends = Counter((new != -1).sum(1).tolist())
     assert made.pictures == 60 and made.known_down_to == {level: ends[i] for i, level in enumerate(taxonomy.levels, 1)}
     assert abs(ends[3] - 20) <= 1 and made.leaves == made.leaves_left == 6

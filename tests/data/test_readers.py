@@ -203,7 +203,7 @@ def test_addresses_are_no_pictures(tmp_path):
 
 
 def write_shard(file, pictures, **columns):
-    """Write encoded pictures as Hugging Face's datasets do, as ``struct<bytes, path>``."""
+    """Write encoded pictures as ``struct<bytes, path>``, like Hugging Face's datasets."""
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 

@@ -48,7 +48,7 @@ def test_more_pictures_move_none(tmp_path):
 
 
 def test_a_list_keeps_even_those_that_were_lifted(tmp_path):
-    """A leaf whose places are all high gives its lowest, which a newcomer could replace."""
+    """A leaf without a picture below the threshold holds out its lowest one, which a new picture could displace."""
     small = (("d", 4), ("e", 4), ("f", 4), ("g", 4))
     first = hold_out(listing(tmp_path, small), 0.1, 0.1)
     before = sides(first)

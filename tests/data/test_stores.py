@@ -20,7 +20,7 @@ def files(picture_folder):
 
 
 def label(capsys, model, *sources):
-    """Return what `predict --json` tells of some sources, by name."""
+    """Return the answers of `predict --json` for some sources, by name."""
     code = main(["predict", *map(str, sources), "--model", str(model), "--json"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert code == any("error" in row for row in rows)

@@ -14,7 +14,7 @@ from hcast_zoo.data.readers import read
 
 
 def pack(shard, files):
-    """Write a shard of names and their content."""
+    """Write a shard from names and contents."""
     with tarfile.open(shard, "w") as sink:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
@@ -36,7 +36,7 @@ def samples(picture_folder, taxonomy):
 
 
 def layouts(samples):
-    """Name of a layout to the files of a shard."""
+    """Map the name of a layout to the files of a shard."""
     by_json, by_leaf, by_folder = {}, {}, {}
     for key, picture, path, leaf in samples:
         by_json |= {f"./{key}.png": picture, f"./{key}.json": json.dumps({"path": path}).encode()}
@@ -58,7 +58,7 @@ def test_same_data_set_as_files(layout, samples, taxonomy, picture_folder, tmp_p
     plain = HierarchicalDataset.from_folder(picture_folder / "val", taxonomy)
     assert len(packed) == len(plain) == 12
     assert packed.labels.tolist() == plain.labels.tolist()
-    for index in reversed(range(len(plain))):  # any picture by itself, in any order
+    for index in reversed(range(len(plain))):  # single pictures, in any order
         picture, other = packed[index][0], plain[index][0]
         assert np.array_equal(np.asarray(picture), np.asarray(other))
         assert content_digest(packed.pictures[index]) == content_digest(plain.pictures[index])

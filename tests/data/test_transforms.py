@@ -22,7 +22,7 @@ def encode(picture, format="PNG", **options):
 
 
 def test_official_preprocessing(inputs):
-    """Bit-identical to the official tensors, from the crop on."""
+    """Bit-identical to the official tensors from the cropped picture onwards."""
     images = torch.stack(
         [
             eval_transform(HCastConfig())(Image.fromarray(np.pad(c, ((16, 16), (16, 16), (0, 0)))))
@@ -33,7 +33,7 @@ def test_official_preprocessing(inputs):
 
 
 def test_the_ground_of_a_padded_picture_is_a_colour():
-    """Whatever mean a config has."""
+    """Whatever the config's mean is."""
     config = HCastConfig(
         image_size=32, num_superpixels=16, num_clusters=(8, 4, 2, 2), crop_mode="pad", mean=(1e8, -1, 0)
     )
@@ -44,7 +44,7 @@ def test_the_ground_of_a_padded_picture_is_a_colour():
 @pytest.mark.parametrize("crop_pct", [0.875, 0.5, 1.0])
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
 def test_view_box_is_what_the_model_sees(size, crop_pct, crop_mode):
-    """A picture whose colours tell the place: the edges of the transformed picture show the edges of the box."""
+    """Colours encode the position, so the edges of the transformed picture show the edges of the box."""
     config = HCastConfig(
         image_size=96,
         num_superpixels=36,
@@ -69,7 +69,7 @@ def test_view_box_is_what_the_model_sees(size, crop_pct, crop_mode):
         inside[:8] = inside[-8:] = False
         assert ((shares - expected).abs()[inside] < 0.01).all()
         outside = (expected < -0.02) | (expected > 1.02)
-        assert (shares[outside] == 0).all()  # the padding, in the mean colour
+        assert (shares[outside] == 0).all()  # the padding has the mean colour
 
 
 @pytest.mark.parametrize("crop_mode, theirs_is", [("center", "center"), ("pad", "border"), ("squash", "squash")])
@@ -165,7 +165,7 @@ def test_grey_and_16_bit():
         deep = encode(Image.fromarray(grey.astype(np.uint16) * 257), format)
         assert (np.asarray(read_picture(deep))[..., 1] == grey).all()
     dark = encode(Image.fromarray(np.full((6, 8), 255, np.uint16)))
-    assert np.asarray(read_picture(dark)).max() == 1  # 255 of 65535 is nearly black
+    assert np.asarray(read_picture(dark)).max() == 1  # 255 out of 65535 is nearly black
     floats = encode(Image.fromarray(grey.astype(np.float32) / 255), "TIFF")
     assert (np.asarray(read_picture(floats))[..., 0] == grey).all()
     wide = encode(Image.fromarray(np.array([[-5.0, 0.0, 5.0]], np.float32)), "TIFF")
@@ -225,7 +225,7 @@ def test_missing_folder_and_huge(tmp_path, monkeypatch):
 
 
 def test_decompression_bomb_is_not_decoded():
-    """A header that promises 60,000 x 60,000 pixels is refused before any of them is made."""
+    """A header that claims 60,000 x 60,000 pixels is refused before any is decoded."""
     bomb = bytearray(encode(Image.fromarray(RED)))
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2
     import zlib
@@ -236,7 +236,7 @@ def test_decompression_bomb_is_not_decoded():
 
 
 def test_an_error_carries_the_file_and_the_reason(tmp_path):
-    """Also after a worker process has sent it."""
+    """The error keeps both when it comes from a worker process."""
     with pytest.raises(PictureError) as caught:
         read_picture(tmp_path / "missing.png")
     for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):

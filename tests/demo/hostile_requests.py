@@ -11,8 +11,8 @@ def make(secret: str, own: str, link: str, settings: Sequence) -> list[dict]:
     Args:
         secret: A picture outside the page's folder.
         own: A picture that was uploaded.
-        link: In the page's folder, and leads to the secret.
-        settings: Of the page's controls.
+        link: A link in the page's folder that leads to the secret.
+        settings: Values of the page's controls.
     """
     folder = str(Path(own).parent)
     up = "/..".join([folder, *[""] * 12])

@@ -1,4 +1,4 @@
-"""The demo page as a server: its functions by Gradio's own client, and what it refuses."""
+"""The demo page as a server: its functions through Gradio's own client, and what it refuses."""
 
 import http.client
 import json
@@ -43,7 +43,7 @@ def predictor(tmp_path_factory) -> Predictor:
 
 @pytest.fixture(scope="module")
 def calls_elsewhere() -> list:
-    """Every address but the loopback that this process asks for or connects to, from here on."""
+    """Every address that this process looks up or connects to from here on, except the loopback."""
     found, patch = [], pytest.MonkeyPatch()
     connect, lookup = socket.socket.connect, socket.getaddrinfo
 
@@ -70,7 +70,7 @@ def calls_elsewhere() -> list:
 @pytest.fixture(scope="module")
 def address(predictor, calls_elsewhere):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_ALLOWED_PATHS", "/etc")  # of somebody's other app
+        patch.setenv("GRADIO_ALLOWED_PATHS", "/etc")  # left by another app
         with demo.serving(predictor) as address:
             yield address
 
@@ -92,7 +92,7 @@ def upload(file):
 
 
 def request(address, method, path, body=None, **headers):
-    """Return status and body, for a path that no client of good manners would send."""
+    """Return status and body, for requests that a well-behaved client would not send."""
     return ask(address, method, path, body, **headers)[:2]
 
 
@@ -105,7 +105,7 @@ def ask(address, method, path, body=None, **headers):
 
 
 def call(address, name, data):
-    """Send what Gradio's client would not; return the events of the answer."""
+    """Send data that Gradio's client would not; return the events of the answer."""
     body = json.dumps({"data": data})
     status, answer = request(address, "POST", f"/gradio_api/call/{name}", body, **{"Content-Type": "application/json"})
     assert status == 200
@@ -146,7 +146,7 @@ def test_an_example_is_classified_as_its_file_is(client, address, predictor):
     (expected,) = predictor.predict([lion])
     _, answer, *_ = client.predict(upload(file), 0, *SETTINGS, api_name="/classify")
     assert f"this path: {expected.path_probability:.1%}" in answer and ARROW.join(expected.path) in answer
-    # The session still takes files only.
+    # The session still accepts files only.
     with pytest.raises(gradio_client.exceptions.AppError, match="pictures that were uploaded to it, and nothing else"):
         client.submit(
             {
@@ -162,7 +162,7 @@ def test_an_example_is_classified_as_its_file_is(client, address, predictor):
 
 
 def test_importing_it_writes_nothing():
-    """Gradio writes beside a module that makes a class of components."""
+    """Gradio writes a .pyi file beside a module that defines a component class."""
     code = "from pathlib import Path; from hcast_zoo.demo import app; print(*Path(app.__file__).parent.glob('*.pyi'))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
@@ -213,7 +213,7 @@ def test_nothing_to_do_is_a_message(client, picture):
 
 
 def test_a_picture_waits_for_no_adaptation(predictor):
-    """An adaptation leaves the model as it is, so others may use it; the limits bound memory."""
+    """Adaptation does not change the shared model, so predictions need not wait; the limits bound memory."""
     events = {event.api_name: event for event in demo.build_app(predictor).fns.values() if event.fn}
     assert events["classify"].concurrency_id != events["adapt"].concurrency_id
     assert events["adapt"].concurrency_id == events["adapt_to_click"].concurrency_id
@@ -223,7 +223,7 @@ def test_a_picture_waits_for_no_adaptation(predictor):
 def test_it_listens_on_the_loopback_address_alone(address):
     parts = urlsplit(address)
     assert parts.hostname == "127.0.0.1"
-    with pytest.raises(ConnectionRefusedError):  # which is this machine too, and open if all addresses were
+    with pytest.raises(ConnectionRefusedError):  # this machine too: open if the page listened on all addresses
         socket.create_connection(("127.0.0.2", parts.port), timeout=5)
 
 
@@ -241,7 +241,7 @@ def test_it_serves_no_file_but_its_own(client, address, picture):
     with tempfile.TemporaryDirectory() as other:
         secret = Path(other) / "secret.txt"
         secret.write_text("secret")
-        usual = Path(tempfile.gettempdir()) / "gradio"  # where other Gradio apps keep theirs
+        usual = Path(tempfile.gettempdir()) / "gradio"  # where other Gradio apps keep their files
         for file in (
             "/etc/hostname",
             secret,
@@ -270,7 +270,7 @@ def test_it_serves_no_file_but_its_own(client, address, picture):
 
 
 def post_file(address, name, content):
-    """Upload as a form does; return status and body."""
+    """Upload a file as a form does; return status and body."""
     head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
     return request(
         address,
@@ -282,7 +282,7 @@ def post_file(address, name, content):
 
 
 def test_an_upload_is_no_page(address):
-    """Else one visitor of a Space could upload a page that runs as the Space for another."""
+    """Otherwise a visitor could upload a page that runs with the Space's origin for another visitor."""
     for name in ("a.html", "a.svg", "a.xhtml", "a.js"):
         status, files = post_file(address, name, b"<script>alert(1)</script>")
         assert status == 200
@@ -301,7 +301,7 @@ def test_uploads_are_limited(address):
 
 @pytest.mark.slow
 def test_200_hostile_requests_read_no_file(address, picture, tmp_path):
-    """Every request is refused in the same words, whatever lies at the path, and no file outside is opened."""
+    """Every request gets the same refusal, whatever is at the path, and no file outside is opened."""
     secret = tmp_path / "secret.png"
     Image.new("RGB", (40, 40), "red").save(secret)
     own = post_file(address, "own.png", picture.read_bytes())[1]
@@ -447,7 +447,7 @@ def test_ports(predictor, address):
 @pytest.mark.slow
 def test_the_command(tiny_weights):
     command = [sys.executable, "-m", "hcast_zoo", "demo", "--model", str(tiny_weights)]
-    # A job in the background, as a test run may be, ignores SIGINT, and so would its children.
+    # A test run may be a background job, which ignores SIGINT, and its children would inherit that.
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The demo page in headless Chromium. HCAST_ZOO_SCREENSHOT=docs/images/demo.png also renews the picture of the docs."""
+"""The demo page in headless Chromium. HCAST_ZOO_SCREENSHOT=docs/images/demo.png also updates the docs' picture."""
 
 import json
 import os
@@ -43,7 +43,7 @@ LION = Path(__file__).parents[1] / "pictures/lion.png"
 
 
 class Browser:
-    """A browser at a page, with what a person does there."""
+    """A browser on the page, with a user's actions."""
 
     def __init__(self, driver, address):
         self.driver = driver
@@ -61,7 +61,7 @@ class Browser:
         return WebDriverWait(self.driver, 60, 0.1, ignored).until(lambda _: condition(), message)
 
     def text(self, selector, part):
-        """Return the text of an element once it has some part."""
+        """Return the text of an element once it contains ``part``."""
         self.wait(lambda: part in self.one(selector).text, f"no {part!r} in {selector}")
         return self.one(selector).text
 
@@ -76,7 +76,7 @@ class Browser:
         next(b for b in self.all("#answer button") if b.find_element(By.CLASS_NAME, "name").text == name).click()
 
     def requests(self):
-        """Return the addresses that were asked for."""
+        """Return the addresses that were requested."""
         events = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
         return {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
 
@@ -142,12 +142,12 @@ def test_from_upload_to_adaptation(browse, tmp_path):
 
 
 def take_screenshot(browser, file):
-    """Save the top of the page, down to the sheet of before and after, in 256 colours."""
+    """Save the page from its top to the before-and-after sheet, in 256 colours."""
     browser.driver.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
     webdriver.ActionChains(browser.driver).move_to_element(browser.one(".heading")).perform()  # away from the tree
     bottom = browser.driver.execute_script("return document.querySelector('#sheet').getBoundingClientRect().bottom")
     browser.driver.set_window_size(1280, int(bottom) + 180)
-    time.sleep(1)  # for fades to end
+    time.sleep(1)  # until fades have ended
     browser.driver.save_screenshot(str(file))
     with Image.open(file) as shot:
         shot.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)

@@ -49,7 +49,7 @@ def picture(picture_folder):
 
 @pytest.fixture
 def hostile(tiny_config, tiny_model, tmp_path):
-    """A predictor of a model whose every text is markup."""
+    """A predictor whose model has markup in every text."""
     img, script, template, quotes, override = HOSTILE
     taxonomy = Taxonomy.from_paths(
         [
@@ -106,8 +106,8 @@ def test_tree_along_a_path(taxonomy):
     values = tensors([0.9, 0.1], [0.7, 0.2, 0.1, 0.0], [0.3, 0.4, 0.1, 0.1, 0.05, 0.05])
     top, middle, fine = grow_tree(values, values, taxonomy, ("bird", "owl", "barn owl"), siblings=2)
     assert [(n.name, n.chosen) for n in top.nodes] == [("bird", True), ("mammal", False)] and top.others == 0
-    assert [n.name for n in middle.nodes] == ["owl", "gull"]  # the children of bird alone
-    assert [(n.name, n.index) for n in fine.nodes] == [("barn owl", 0), ("snowy owl", 1)]  # chosen first
+    assert [n.name for n in middle.nodes] == ["owl", "gull"]  # only the children of bird
+    assert [(n.name, n.index) for n in fine.nodes] == [("barn owl", 0), ("snowy owl", 1)]  # the chosen one first
     assert fine.level_choice == ("snowy owl", pytest.approx(0.4)) and top.below and middle.below and fine.below
     (branch,) = grow_tree(
         tensors([0.4, 0.3, 0.2, 0.1]), values, Taxonomy.from_paths([*map(tuple, "abcd")]), "c", siblings=2
@@ -140,7 +140,7 @@ def test_look_is_the_predictors_answer(predictor, picture, tiny_config):
     assert [b.nodes[0].probability for b in seen.tree][-1] == pytest.approx(expected.path_probability, abs=1e-5)
     assert len(seen.panels) == len(seen.captions) == 5 and {p.size for p in seen.panels} == {(PANEL, PANEL)}
     colours = [len(np.unique(np.asarray(p).reshape(-1, 3), axis=0)) for p in seen.panels]
-    assert colours[0] > colours[1] > colours[4]  # a colour a segment, and that of the lines
+    assert colours[0] > colours[1] > colours[4]  # a colour per segment, and that of the lines
     for level, stage in zip(predictor.taxonomy.levels, tiny_config.head_stages):
         assert f"reads {level} from this" in seen.captions[stage]
 
@@ -148,7 +148,7 @@ def test_look_is_the_predictors_answer(predictor, picture, tiny_config):
 def test_look_takes_settings(predictor, picture):
     seen = look_at(predictor.with_settings(num_clusters=(3, 1, 1, 1), within=["owl"], threshold=1.0), picture)
     assert seen.captions[3].startswith("Stage 3: 1 segment.")
-    assert seen.prediction.path == ("bird", "owl")  # which are certain here, and the owl is not
+    assert seen.prediction.path == ("bird", "owl")  # certain here; which owl it is, is not
     assert [n.name for n in seen.tree[0].nodes] == ["bird"]  # nothing outside of owl has a probability
     assert sorted(n.name for n in seen.tree[2].nodes) == ["barn owl", "snowy owl"]
     seen = look_at(predictor.with_settings(threshold=1.0), picture)

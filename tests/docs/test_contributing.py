@@ -1,4 +1,4 @@
-"""What newcomers are told is so: folders, make targets, and the workflows that run them."""
+"""What CONTRIBUTING.md says is true: folders, make targets, and the workflows that run them."""
 
 import importlib.metadata
 import re

@@ -1,7 +1,7 @@
-"""Every code block of README.md and docs/: Python runs, and so does each command of hcast-zoo, on tiny stand-ins.
+"""Every code block of README.md and docs/: Python and the hcast-zoo commands run, on tiny stand-ins.
 
-A page's blocks run in order and share their names, in a folder that holds what the pages speak of: pictures, a data set
-``birds``, weights ``runs/birds/...``, a repository ``org/name``. What follows ``<!-- not run: REASON -->`` is left out.
+A page's blocks run in order and share their names, in a folder that holds what the pages mention: pictures, a data set
+``birds``, weights ``runs/birds/...``, a repository ``org/name``. A block after ``<!-- not run: REASON -->`` is skipped.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-# These serve, or talk to a Hub, or take a config of an extra: their own tests run them; here their arguments are read.
+# These serve a page, or take an extra's config: their own tests run them; here only their arguments are parsed.
 READ_ONLY = {"demo", "mm-train"}
 SHORT = ["--epochs", "1", "--batch-size", "4", "--warmup-epochs", "0", "--workers", "0"]
 SMALL = ["--image-size", "32", "--num-superpixels", "16", "--num-clusters", "8", "4", "2", "2", "--crop-pct", "1"]
@@ -46,7 +46,7 @@ def blocks(page: str):
 
 
 def commands(code: str):
-    """Yield each command of a block as words; what `&&` joins is several."""
+    """Yield each command of a block as a list of words, split at `&&` too."""
     for line in code.replace("\\\n", " ").splitlines():
         for part in line.split(" && "):
             if words := shlex.split(part, comments=True):
@@ -55,7 +55,7 @@ def commands(code: str):
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch, picture_folder, tiny_weights, taxonomy):
-    """A folder in which the pages' commands work; pictures are those of tests/pictures."""
+    """A folder in which the pages' commands work, with the pictures of tests/pictures."""
     work = tmp_path / "work"
     (work / "tests").mkdir(parents=True)
     (work / "tests/pictures").symlink_to(ROOT / "tests/pictures")
@@ -74,7 +74,7 @@ def workspace(tmp_path, monkeypatch, picture_folder, tiny_weights, taxonomy):
 
 
 def write_survey(work, taxonomy):
-    """Write what docs/surveys.md takes: boxes, a table of them, counts, names, and pictures in bursts."""
+    """Write the files that docs/surveys.md uses: boxes, a table of them, counts, names, and pictures in bursts."""
     files = sorted((work / "birds").rglob("*.png"))
     names = [file.relative_to(work / "birds").as_posix() for file in files]
     found = [
@@ -93,7 +93,7 @@ def write_survey(work, taxonomy):
 
 
 def write_parquet(file):
-    """Write the emoji of tests/pictures, in every split, twice: calibration asks for ten pictures."""
+    """Write the emoji of tests/pictures twice in every split: calibration needs ten pictures."""
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
@@ -135,13 +135,13 @@ class Shell:
         known[program](words[1:])
 
     def pip(self, words: list[str]) -> None:
-        """The extras exist."""
+        """Check that the extras exist."""
         extras = importlib.metadata.metadata("hcast-zoo").get_all("Provides-Extra")
         asked = [e for word in words for group in re.findall(r"\[(.+?)\]", word) for e in group.split(",")]
         assert words[0] == "install" and set(asked) <= set(extras), words
 
     def python(self, words: list[str]) -> None:
-        """The script is there and knows the options; its own test runs it."""
+        """Check that the script exists and knows the options; its own test runs it."""
         if words[:2] == ["-m", "hcast_zoo"]:
             return self.hcast_zoo(words[2:])
         if words[0] in ("-m", "-c"):
@@ -154,13 +154,13 @@ class Shell:
         return None
 
     def torchrun(self, words: list[str]) -> None:
-        """The arguments after the launcher's own are right; test_processes.py runs several processes."""
+        """Parse the arguments after the launcher's own; test_processes.py runs several processes."""
         make_parser().parse_args(words[words.index("hcast_zoo") + 1 :])
 
     def hcast_zoo(self, words: list[str]) -> None:
         words = [w for word in words for w in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
         words = ["hcast_small.emoji_art" if w in ("MODEL", "WEIGHTS") else w for w in words]
-        if words[0] == "export":  # a small graph says as much
+        if words[0] == "export":  # a small graph is enough
             words[1] = "model.safetensors"
         if words[-1] in ("--help", "--version"):
             with pytest.raises(SystemExit, match="0"):
@@ -183,7 +183,7 @@ class Shell:
 @pytest.mark.hub
 @pytest.mark.parametrize("page", PAGES)
 def test_code_blocks(page, workspace, request, tiny_weights, tiny_model, taxonomy):
-    if page not in ("docs/own_data.md", "README.md"):  # those make it themselves
+    if page not in ("docs/own_data.md", "README.md"):  # those two create it themselves
         (workspace / "runs/birds/best.safetensors").write_bytes(tiny_weights.read_bytes())
     code = (ROOT / page).read_text()
     if '"org/name"' in code or "path/or/org/name" in code:
@@ -235,7 +235,7 @@ DOORS = ["README.md", "docs/transformers.md", "docs/timm.md", "docs/mmpretrain.m
 @pytest.mark.slow
 @pytest.mark.parametrize("page", DOORS)
 def test_python_runs_in_a_fresh_process_without_a_network(page, workspace):
-    """As a newcomer does: one file with the page's Python blocks, nothing set up but the pictures."""
+    """As a newcomer would run it: one file with the page's Python blocks, in the prepared folder."""
     for module in ("transformers", "mmpretrain"):
         if f"import {module}" in (ROOT / page).read_text() or f"from {module}" in (ROOT / page).read_text():
             pytest.importorskip(module)
@@ -253,7 +253,7 @@ def test_python_runs_in_a_fresh_process_without_a_network(page, workspace):
 
 
 def test_reasons_are_given():
-    """Nothing is left out without a word."""
+    """Every skipped block gives its reason."""
     for page in PAGES:
         marks = re.findall(r"^<!-- not run.*?-->", (ROOT / page).read_text(), re.MULTILINE)
         assert len(marks) == len([b for b in blocks(page) if b[3]]), f"{page}: a mark stands before no block: {marks}"

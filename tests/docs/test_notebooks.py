@@ -1,4 +1,4 @@
-"""The notebooks of docs/notebooks run from top to bottom, and hold nothing of the machine that ran them."""
+"""The notebooks of docs/notebooks run from top to bottom, and show no paths of the machine that ran them."""
 
 import json
 import re
@@ -11,7 +11,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "docs/notebooks").glob("*.ipynb"
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_stored_outputs(path):
-    """They were run in order, and name no folder of a machine."""
+    """The cells were run in order, and the outputs name no local folder."""
     book = json.loads(path.read_text())
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))

@@ -47,7 +47,7 @@ def test_what_differs_says_where_it_is_explained():
 
 
 def test_recipes_differ_from_the_official_commands_only_where_it_is_listed():
-    """Of each row of the table in docs/paper.md: the official value is ours, for every data set of the paper."""
+    """The official values in the table of docs/paper.md are those of our recipes, for every data set of the paper."""
     page = (ROOT / "docs/paper.md").read_text(encoding="utf-8")
     rows = re.findall(
         r"^\| (`--[\w-]+`|\(in the code\)) \| ([^|]+) \| `(\w+)`[^|]* \| ([\d, ]*) ?\|$", page, re.MULTILINE

@@ -1,16 +1,16 @@
-"""Install the wheel into fresh environments of its own, outside of the repository, and run the fast tests there.
+"""Install the wheel into fresh environments outside the repository, and run the fast tests there.
 
-    python tests/environments/run.py resolve                 # is there a set of versions? Nothing is installed
+    python tests/environments/run.py resolve                 # do versions resolve? Nothing is installed
     python tests/environments/run.py lowest                  # the lowest versions that resolve, on the oldest Python
-    python tests/environments/run.py pythons                 # 3.10 to 3.13, those that are here, with every framework
-    python tests/environments/run.py extras                  # the base alone, then with one extra after the other
-    python tests/environments/run.py extras --only base --tests test_cli.py integrations    # a part of the tests
-    python tests/environments/run.py sbom --output sbom.json # CycloneDX, of the environment that runs this
+    python tests/environments/run.py pythons                 # 3.10 to 3.13, as far as installed, with every framework
+    python tests/environments/run.py extras                  # the base alone, then with each extra in turn
+    python tests/environments/run.py extras --only base --tests cli integrations    # a part of the tests
+    python tests/environments/run.py sbom --output sbom.json # CycloneDX, from the environment that runs this
     python tests/environments/run.py lock                    # .ci/constraints.txt, from the same
 
-``pip install uv`` is what it needs. uv links files from its cache, so torch (6 GB with its CUDA libraries) is on disk
-once for all environments of one version; each is deleted after its tests. One line of a Markdown table on stdout for
-each; the exit code is 1 if one failed. docs/environments.md tells what came out.
+It needs ``pip install uv``. uv links files from its cache, so each version of torch (6 GB with its CUDA libraries) is
+on disk only once; each environment is deleted after its tests. Each prints one line of a Markdown table; the exit code
+is 1 if one failed. The results are in docs/environments.md.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 EXTRAS = ("", "train", "export", "transformers", "demo", "mmpretrain")
 EVERYTHING = ",".join(filter(None, EXTRAS))
-# Without these, a test of the extra would be left out as if it was not installed.
+# Without this check, tests of an extra that cannot be imported would just be skipped.
 IMPORTS = {
     "": "hcast_zoo",
     "train": "accelerate, pyarrow, tensorboard",
@@ -43,7 +43,7 @@ IMPORTS = {
     "mmpretrain": "mmpretrain",
     "check": "imagehash",
 }
-# Gradio wants a later huggingface-hub than our lowest, so the lowest are two environments.
+# Gradio needs a newer huggingface-hub than our lowest, so there are two environments of lowest versions.
 LOWEST = {"lowest": "export,train,transformers", "lowest, demo and mmpretrain": "demo,mmpretrain,train"}
 OPENCV = "opencv-contrib-python-headless"
 # These test the repository, or need what the environment must not have.
@@ -62,7 +62,7 @@ NOT_HERE = (
     "mutation",
     "environments",
 )
-BESIDE = ("docs", "model_cards", "recipes")  # texts and scripts that some tests read; no package of ours
+BESIDE = ("docs", "model_cards", "recipes")  # texts and scripts that some tests read; not the package
 SHOWN = ("torch", "torchvision", "numpy", "timm", "transformers", "huggingface-hub", OPENCV)
 
 
@@ -103,7 +103,7 @@ def resolve() -> bool:
 
 
 def versions_in(interpreter: str) -> dict[str, str]:
-    """Return name to version of what an environment holds."""
+    """Return the name and version of each package in an environment."""
     listed = uv("pip", "list", "--format", "json", "--python", interpreter, capture_output=True).stdout
     return {d["name"]: d["version"] for d in json.loads(listed)}
 
@@ -117,14 +117,14 @@ def try_environment(
     constraints: Path | None = None,
     tests: Sequence[str] = (),
 ) -> bool:
-    """Make an environment, check it, and run the tests; print a line of the table; return whether all went well."""
+    """Make an environment, check it, and run the tests; print a line of the table; return whether all passed."""
     start = time.monotonic()
     version = subprocess.run([python, "-V"], capture_output=True, text=True).stdout.split()[-1]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         uv("venv", "--quiet", "--python", python, str(folder / "venv"))
         interpreter = str(folder / "venv/bin/python")
-        # By pyproject.toml too, for `lowest-direct` takes what a wheel needs for indirect, and so the highest of it.
+        # pyproject.toml too: for `lowest-direct`, a wheel's requirements are indirect, and get their highest versions.
         wanted = [
             f"hcast-zoo @ {wheel.as_uri()}",
             "-r",
@@ -147,7 +147,7 @@ def try_environment(
                 "hypothesis>=6.100",
             )
             versions = versions_in(interpreter)
-            if "mmpretrain" in extras:  # opencv-python came last, and has no superpixels
+            if "mmpretrain" in extras:  # opencv-python overwrote it, and has no superpixels
                 uv(
                     "pip",
                     "install",
@@ -203,7 +203,7 @@ def try_environment(
 
 
 def find_pythons() -> dict[str, str]:
-    """Return version to interpreter, of those that are on the path or that pyenv or uv have installed."""
+    """Return the interpreter of each version that is on the path, or that pyenv or uv has installed."""
     folders = [
         Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions",
         Path.home() / ".local/share/uv/python",
@@ -214,7 +214,7 @@ def find_pythons() -> dict[str, str]:
             shutil.which(f"python{version}"),
             *(p for folder in folders for p in folder.glob(f"*{version}.*/bin/python{version}")),
         ]
-        for candidate in filter(None, candidates):  # pyenv puts names on the path that run nothing
+        for candidate in filter(None, candidates):  # pyenv puts shims on the path that may not run
             code = "import sys, venv; print(sys.base_prefix == sys.prefix)"
             if subprocess.run([candidate, "-c", code], capture_output=True, text=True).stdout == "True\n":
                 found.setdefault(version, str(candidate))
@@ -222,7 +222,7 @@ def find_pythons() -> dict[str, str]:
 
 
 def write_sbom(output: Path) -> None:
-    """Write a CycloneDX file of the environment that runs this: install `.[all]` and cyclonedx-bom into it first."""
+    """Write a CycloneDX file of the current environment: install `.[all]` and cyclonedx-bom into it first."""
     subprocess.run(
         [
             sys.executable,
@@ -241,10 +241,10 @@ def write_sbom(output: Path) -> None:
 
 
 def closure(root: str = "hcast-zoo", extra: str = "all") -> dict[str, str]:
-    """Return name to version of all that a package and an extra of it need here, without the package itself.
+    """Return the installed versions, by name, of all that a package with an extra needs, without the package itself.
 
     Raises:
-        PackageNotFoundError: if something of it is not installed.
+        PackageNotFoundError: if a required package is not installed.
     """
     todo, seen, found = [(root, extra)], set(), {}
     while todo:
@@ -262,7 +262,7 @@ def closure(root: str = "hcast-zoo", extra: str = "all") -> dict[str, str]:
 
 
 def write_lock(output: Path) -> None:
-    """Write names and versions, and nothing else, of what `all` has here."""
+    """Write only the names and versions of the installed packages of `all`."""
     lines = [f"{name}=={version}" for name, version in sorted(closure().items())]
     output.write_text(
         "# Written by tests/environments/run.py lock: versions that are installed together.\n" + "\n".join(lines) + "\n"
@@ -270,7 +270,7 @@ def write_lock(output: Path) -> None:
 
 
 def main() -> int:
-    """Run; return 1 if an environment failed."""
+    """Run the command; return 1 if an environment failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("resolve", "lowest", "pythons", "extras", "sbom", "lock"))
     parser.add_argument("--only", nargs="+", help="some Pythons or extras; `base` is no extra")

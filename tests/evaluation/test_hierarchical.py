@@ -1,4 +1,4 @@
-"""The metrics of the field: against hiclass and networkx, by hand, and their properties."""
+"""Established hierarchical metrics: against hiclass and networkx, against hand calculation, and their properties."""
 
 import math
 
@@ -37,7 +37,7 @@ def nodes(path):
 @settings(max_examples=30, deadline=None)
 @given(answers())
 def test_distances_are_those_of_the_graph(drawn):
-    """Edges between nodes, heights and common ancestors by networkx."""
+    """Edges between nodes, heights and common ancestors agree with networkx."""
     networkx = pytest.importorskip("networkx")
     graph = networkx.DiGraph()
     for path in torch.tensor(UNEVEN.paths):
@@ -70,7 +70,7 @@ def test_precision_recall_and_f1_are_hiclass_s(drawn):
     hiclass = pytest.importorskip("hiclass.metrics", reason="needs hiclass: pip install 'hcast-zoo[test]'")
     predictions, labels = drawn
     predictions = predictions.masked_fill(labels == -1, -1)
-    predictions[0] = labels[0]  # one answer at least
+    predictions[0] = labels[0]  # at least one answer
 
     def names(paths):
         return np.array([[UNEVEN.names[i][n] if n != -1 else "" for i, n in enumerate(row)] for row in paths.tolist()])
@@ -122,7 +122,7 @@ def test_intervals_and_weights():
     values = hierarchical_metrics(predictions, labels, UNEVEN, torch.rand(400, generator=rng), weights)
     mistakes = (predictions != labels).any(1).float()
     distance = values["hierarchical_distance"]
-    error = float((3 * mistakes).std() / 20)  # of a mean of 400, in theory
+    error = float((3 * mistakes).std() / 20)  # the theoretical standard error of a mean of 400
     assert distance.high - distance.low == pytest.approx(2 * 1.96 * error, rel=0.15)
     assert distance.low < distance.value < distance.high
     assert values["weighted_accuracy"].value == 100
@@ -144,7 +144,7 @@ def test_curve_along_the_tree():
     assert (curve[0].coverage, curve[0].risk) == (1, 0.5)
     assert (curve[-1].coverage, curve[-1].risk) == (0, 0)
     assert [p.risk for p in curve] == sorted((p.risk for p in curve), reverse=True)
-    middle = curve[5]  # one answer is a leaf, the other node b of two leaves out of six
+    middle = curve[5]  # one answer is a leaf, the other is node b, with two of the six leaves
     assert middle.risk == 0 and middle.coverage == pytest.approx((1 + 1 - 1 / math.log2(6)) / 2)
 
 

@@ -64,7 +64,7 @@ def test_against_loops(taxonomy):
 def test_tice_with_shallow_leaves():
     t = Taxonomy.from_paths([("animal", "cat", "lion"), ("rock",), ("plant", "moss")])
     predictions = torch.tensor([[0, 0, 0], [1, -1, -1], [1, 0, 0], [2, 1, 0], [2, 0, 0], [0, 1, -1], [-1, 0, 0]])
-    # A wrong child of a node counts; what stands below a leaf does not.
+    # A node under the wrong parent counts; anything below a leaf does not.
     assert tree_inconsistency(predictions, t) == pytest.approx(100 * 3 / 7)
 
 
@@ -88,7 +88,7 @@ def test_wrong_shapes_are_explained(taxonomy):
 
 
 def test_predictions_are_checked_where_they_lie(taxonomy):
-    with torch.device("meta"):  # the default, which nothing may fall back to
+    with torch.device("meta"):  # the default device, which nothing may fall back to
         ok = in_tree(torch.tensor([[1, 2, 4], [0, 2, 4]], device="cpu"), taxonomy)
     assert ok.tolist() == [True, False]
 

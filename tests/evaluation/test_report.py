@@ -1,4 +1,4 @@
-"""``evaluate --report`` and ``--beside``, by the command."""
+"""The command ``evaluate`` with ``--report`` and ``--beside``."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from tests.inference.test_gallery import Page
 
 
 def leaf_table(taxonomy, rows, file, named=True):
-    """Write probabilities of leaves, backwards, with columns in another order than the tree's."""
+    """Write probabilities of leaves, with rows reversed (if named) and columns in the reverse of the tree's order."""
     leaves = [taxonomy.path_names(path)[-1] for path in taxonomy.paths]
     with open(file, "w", newline="") as sink:
         writer = csv.writer(sink)
@@ -27,7 +27,7 @@ def leaf_table(taxonomy, rows, file, named=True):
 
 @pytest.fixture
 def command(picture_folder, tiny_weights):
-    (next((picture_folder / "val/bird/gull").rglob("1.png"))).write_bytes(b"")  # measured on 11 of 12
+    (next((picture_folder / "val/bird/gull").rglob("1.png"))).write_bytes(b"")  # 11 of 12 pictures are measured
     options = ["--split", "val", "--allow-missing", "--decode", "best_path"]
     return ["evaluate", "--data", str(picture_folder), "--model", str(tiny_weights), *options]
 
@@ -105,7 +105,7 @@ def test_disagreement_holds_the_errors(taxonomy):
 
     def model():
         answer = truth.where(torch.rand(2000, generator=rng) > 0.2, torch.randint(6, (2000,), generator=rng))
-        certainty = torch.where(answer == truth, 3.0, 1.5)  # less sure of what is wrong
+        certainty = torch.where(answer == truth, 3.0, 1.5)  # less certain when wrong
         return torch.nn.functional.one_hot(answer, 6) * certainty[:, None] + torch.rand(2000, 6, generator=rng)
 
     ours, theirs = (model().double().softmax(-1) for _ in range(2))

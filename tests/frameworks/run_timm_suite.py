@@ -2,11 +2,11 @@
 
     python tests/frameworks/run_timm_suite.py [PYTEST OPTION ...]
 
-pip fetches the sdist into a temporary folder (or give one that is unpacked with TIMM_SDIST). Nothing in timm's test
-file is changed: this file is also the pytest plugin that restricts ``list_models`` to ``hcast_*``, and files them where
-timm files its own transformers. Models whose features are tokens have their own test of the default configs
-(``NON_STD_FILTERS``; the test for image-shaped features is left out), and the tests of ``forward_intermediates`` name
-the modules they are for (``FEAT_INTER_FILTERS``). TorchScript is left out, as for timm's ``hiera_*``; FX is tested.
+pip fetches the sdist into a temporary folder, unless TIMM_SDIST names an unpacked one. timm's test file is unchanged:
+this file is also the pytest plugin that restricts ``list_models`` to ``hcast_*``, and lists these where timm lists its
+own transformers. Models whose features are tokens have their own test of the default configs (``NON_STD_FILTERS``;
+the test for image-shaped features is left out), and the tests of ``forward_intermediates`` name the modules that they
+cover (``FEAT_INTER_FILTERS``). TorchScript is left out, as for timm's ``hiera_*``; FX is tested.
 """
 
 import fnmatch

@@ -3,8 +3,8 @@
     python tests/frameworks/run_transformers_suite.py                 # the tests of the installed transformers
     python tests/frameworks/run_transformers_suite.py -- -k loss -x   # what follows -- goes to pytest
 
-The tests are in the sdist of transformers on PyPI, which pip downloads into a temporary folder; nothing of it is kept.
-They need pytest and parameterized. Not part of the default test run: it takes minutes and the network.
+The tests are in the sdist of transformers on PyPI, which pip downloads into a temporary folder; nothing is kept.
+They need pytest and parameterized. They are not part of the default test run: they take minutes and need the network.
 """
 
 import argparse
@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Modules that the mixins import and the sdist lacks. The first two have mixins for exporters and text generation, the
-# third config values for a test to set, the last finds pictures of the Hub in a cache of transformers' own servers.
+# Modules that the mixins import but the sdist lacks. The first two hold mixins for exporters and text generation, the
+# third config values that a test sets; the last finds Hub pictures in a cache on transformers' own servers.
 STAND_INS = {
     "tests/exporters/test_export.py": "class ExportTesterMixin: pass\n",
     "tests/generation/test_utils.py": "class GenerationTesterMixin: pass\n",

@@ -1,6 +1,6 @@
 """transformers' own test mixins on our classes; run_transformers_suite.py copies this file beside them and runs it.
 
-The mixins take the classes of a model, a tester that makes a tiny config and inputs, and test what transformers expects
+The mixins take a model's classes and a tester that makes a tiny config and inputs, and test what transformers expects
 of every model. Where the premise of a test does not hold for H-CAST, the override says why.
 """
 
@@ -29,7 +29,7 @@ from ..test_configuration_common import ConfigTester
 from ..test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 from ..test_modeling_common import ModelTesterMixin, floats_tensor
 
-# Without these the mixins would not know that our classifier takes labels, and test its loss by nothing.
+# Without these the mixins would not know that our classifier takes labels, and would not test its loss.
 MODEL_MAPPING_NAMES["hcast"] = "HCastModel"
 MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["hcast"] = "HCastForImageClassification"
 
@@ -53,7 +53,7 @@ class HCastModelTester:
     num_hidden_layers = 4
     num_attention_heads = 3
     hidden_size = 48
-    seq_length = 1 + 16  # of the first stage; the mixin looks at the first hidden state and attention alone
+    seq_length = 1 + 16  # of the first stage; the mixin checks only the first hidden state and attention
 
     def __init__(self, parent):
         self.parent = parent
@@ -77,7 +77,7 @@ class HCastModelTester:
 class HCastModelTest(ModelTesterMixin, unittest.TestCase):
     all_model_classes = (HCastModel, HCastForImageClassification)
     test_resize_embeddings = False
-    test_can_init_all_missing_weights_before_2023 = True  # our files have no copyright year, which would skip it
+    test_can_init_all_missing_weights_before_2023 = True  # without a copyright year in our files, it would be skipped
     labels_of_every_level = True
 
     def setUp(self):

@@ -1,4 +1,4 @@
-"""Boxes in pictures: read from detectors' files, cut as the weights were trained, answered row by row."""
+"""Boxes in pictures: read from detectors' files, cropped as in training, answered row by row."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ SIZE = (120, 80)
 
 @pytest.fixture
 def scenes(tmp_path):
-    """A folder with two pictures, and what a detector found in them as MegaDetector's JSON."""
+    """A folder with two pictures, and detections in them as MegaDetector's JSON."""
     folder = tmp_path / "scenes"
     (folder / "site").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def rows_of(file: Path) -> list[dict]:
 
 
 def test_each_box_is_a_picture(scenes, tiny_weights, tmp_path, capsys):
-    """Bad boxes are told of in their rows, all others are answered as the cut-out picture is."""
+    """Rows of bad boxes hold an error; all others have the answer for the cropped picture."""
     output = tmp_path / "out.csv"
     command = ["predict", "--boxes", str(scenes / "detections.json"), "--model", str(tiny_weights)]
     assert main([*command, "--output", str(output)]) == 1
@@ -110,7 +110,7 @@ def test_other_tables_have_the_same_rows(suffix, scenes, tiny_weights, tmp_path)
 
 
 def test_timelapse_keeps_all_boxes(scenes, tiny_weights, tmp_path, capsys):
-    """Those without an answer too, and pictures without a box; in the words of the detector's file."""
+    """Boxes without an answer and pictures without a box stay, as they are in the detector's file."""
     output = tmp_path / "out.json"
     command = ["predict", "--boxes", str(scenes / "detections.json"), "--model", str(tiny_weights)]
     options = ["--box-confidence", "0.65", "--box-labels", "animal", "--format", "timelapse"]
@@ -157,7 +157,7 @@ def test_coco_and_tables(scenes, tiny_weights, tmp_path):
         assert np.allclose(np.array(values, float), np.array(answers["coco.json"], float), rtol=1e-5)
     assert rows_of(tmp_path / "coco.json.csv")[0]["detection"] == "50"
 
-    coco["images"][0].update(width=240, height=160)  # boxes of another copy of the picture
+    coco["images"][0].update(width=240, height=160)  # boxes made for a copy of another size
     (scenes / "coco.json").write_text(json.dumps(coco))
     boxed = read_detections(scenes / "coco.json").boxes[0]
     with pytest.raises(PictureError, match="for a picture of 240 x 160 pixels, and this one has 120 x 80"):
@@ -171,7 +171,7 @@ def test_coco_and_tables(scenes, tiny_weights, tmp_path):
         ((10, 10, 30, 20), BoxGeometry(0, "square"), (10, 5, 30, 25)),
         ((10, 10, 30, 20), BoxGeometry(0.5, "rectangle"), (0, 5, 40, 25)),
         ((10, 10, 12, 12), BoxGeometry(0, "square", 20), (1, 1, 21, 21)),
-        ((110, 70, 120, 80), BoxGeometry(0.5, "square"), (100, 60, 120, 80)),  # moved inside
+        ((110, 70, 120, 80), BoxGeometry(0.5, "square"), (100, 60, 120, 80)),  # shifted to fit inside
         ((-5, 0, 15, 20), BoxGeometry(0, "rectangle"), (0, 0, 15, 20)),  # cut at the edge
         ((0, 30, 120, 50), BoxGeometry(0, "square"), (0, 0, 120, 80)),  # as far as the picture goes
     ],
@@ -240,7 +240,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_killed_table_goes_on(kind, tiny_weights, tmp_path):
-    """Killed by SIGKILL again and again: no row missing, none twice, and none unlike that of one run."""
+    """Killed repeatedly with SIGKILL: the table is the same as that of one run."""
     rng = np.random.default_rng(0)
     files = []
     for number in range(60):
@@ -314,7 +314,7 @@ def test_answers_that_wait_belong_to_their_run(tiny_weights, picture_folder, tmp
 )
 @pytest.mark.parametrize("output", ["out.csv", "out.json", "job"])
 def test_hostile_detections(document, rows, output, scenes, tiny_weights, tmp_path, capsys):
-    """Nothing but a message: of the file (exit code 2), or of each box (1)."""
+    """Only a message: about the file (exit code 2), or about each box (1)."""
     file = scenes / "hostile.json"
     file.write_text(document)
     command = ["predict", "--boxes", str(file), "--model", str(tiny_weights), "--output", str(tmp_path / output)]
@@ -326,4 +326,4 @@ def test_hostile_detections(document, rows, output, scenes, tiny_weights, tmp_pa
         told = json.loads(captured.out)
         assert (told["pictures"], told["failed"]) == (rows, rows)
     if rows is not None and output == "out.json":
-        json.loads((tmp_path / output).read_text(), parse_constant=pytest.fail)  # no NaN, which is no JSON
+        json.loads((tmp_path / output).read_text(), parse_constant=pytest.fail)  # NaN is not valid JSON

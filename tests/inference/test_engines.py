@@ -1,4 +1,4 @@
-"""Engines: the same answers as torch's, through the command."""
+"""Engines give the same answers as torch, by the command."""
 
 import json
 import sys
@@ -90,7 +90,7 @@ def test_a_missing_engine_names_the_extra(tiny_model, monkeypatch):
 
 
 class Off:
-    """An engine whose answers are torch's, moved by a share of another distribution."""
+    """An engine that mixes a share of the uniform distribution into torch's answers."""
 
     def __init__(self, model, name, share):
         self.torch, self.name, self.share = TorchEngine(model), name, share

@@ -1,4 +1,4 @@
-"""What is known beside the picture: expected abundances, a list of names, and what pictures belong together."""
+"""What is known besides the picture: expected abundances, a list of names, and which pictures belong together."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ def leaves_of(taxonomy):
 
 
 def test_bayes_rule(taxonomy):
-    """By hand: posterior = likelihood x prior, with the likelihood = what was answered / what was trained on."""
+    """By hand: posterior is proportional to likelihood x prior, with likelihood = answer / training share."""
     answered = torch.rand(4, len(taxonomy.paths), generator=torch.Generator().manual_seed(0)) + 0.05
     answered /= answered.sum(-1, keepdim=True)
     trained = torch.tensor([1.0, 2, 3, 4, 5, 6])[: len(taxonomy.paths)]
@@ -50,7 +50,7 @@ def test_a_node_above_is_shared_by_its_leaves(taxonomy):
 
 
 def test_predict_with_a_prior(files, tiny_weights, taxonomy, tmp_path, capsys):
-    """Against what the weights were trained on; nodes above are sums of the leaves; unknown names are told."""
+    """Relative to the shares in training; nodes above are sums of the leaves; unknown names are reported."""
     content = load_weights(tiny_weights)
     shares = [1.0 + number for number in range(len(taxonomy.paths))]
     content.metadata[KEY] = json.dumps([share / sum(shares) for share in shares])
@@ -118,7 +118,7 @@ def test_within_a_file_of_names(files, tiny_weights, taxonomy, tmp_path, capsys)
 
 
 def test_pictures_of_a_group_are_answered_together(files, tiny_weights, taxonomy, tmp_path, capsys):
-    """By the product of their probabilities at each level; a broken one takes the others along."""
+    """By the product of their probabilities at each level; a broken picture does not stop the others."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
     groups = {"one": files[0:3], "two": [files[3], str(broken), files[4]], "lost": [str(tmp_path / "gone.png")]}

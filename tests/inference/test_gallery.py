@@ -1,4 +1,4 @@
-"""``predict --report``: one page that needs nothing else, and runs nothing that a name brings along."""
+"""``predict --report``: one page that needs no other file, and runs no code from names."""
 
 import html.parser
 import re
@@ -53,7 +53,7 @@ def test_the_page_shows_every_picture_and_the_most_doubtful_first(report, pictur
     code, text = report()
     page = Page(text)
     assert code == 1 and "broken&lt;b&gt;.png" in text and "1 could not be read" in text
-    assert page.tags.count("img") == 24  # twelve at the top, and each along the tree
+    assert page.tags.count("img") == 24  # twelve at the top, and each again in the tree
     assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
     assert "script" not in page.tags and "width=device-width" in text
 

@@ -21,7 +21,7 @@ from tests.common.test_processes import launch
 def files(picture_folder):
     broken = picture_folder / "val/broken.png"
     broken.write_bytes(b"")
-    return find_pictures([str(picture_folder)])  # 25: six parts of four, and one of one
+    return find_pictures([str(picture_folder)])  # 25 pictures: six parts of four, and one of one
 
 
 def read(folder):
@@ -29,7 +29,7 @@ def read(folder):
 
 
 def check(folder, files, predictor):
-    """Each picture is there once, in order, with the answer that it has alone."""
+    """Each picture is there once, in order, with the same answer as on its own."""
     rows = read(folder)
     assert [row["file"] for row in rows] == files
     for row, prediction in zip(rows, predictor.predict(files, batch_size=1)):
@@ -68,7 +68,7 @@ def test_goes_on_where_it_was_stopped_with_other_processes(files, tiny_weights, 
         return Predictor.predict(predictor, part, **kwargs)
 
     def replace(source, target):
-        if next(renames) == 3:  # the plan is the first
+        if next(renames) == 3:  # the first is that of the plan
             raise KeyboardInterrupt
         rename(source, target)
 
@@ -84,7 +84,7 @@ def test_goes_on_where_it_was_stopped_with_other_processes(files, tiny_weights, 
             patch.setattr(whole_files.os, "fsync", fsync)
         with pytest.raises(KeyboardInterrupt):
             list(predict_parts(predictor, files, folder, {}, part_size=4))
-        assert len(read(folder)) == 8  # what is readable is whole parts
+        assert len(read(folder)) == 8  # only complete parts are readable
         crash = None
         made.clear()
         for rank in (1, 0):
@@ -126,7 +126,7 @@ def test_by_the_command(files, tiny_weights, tmp_path, capsys):
         "--back-off",
         "0",
     ]
-    for _ in range(2):  # the second has nothing to do, and tells the same
+    for _ in range(2):  # the second has nothing to do, and prints the same
         assert main(command) == 1
         captured = capsys.readouterr()
         assert json.loads(captured.out) == {"output": str(tmp_path / "out"), "pictures": 25, "failed": 1}
@@ -147,11 +147,11 @@ def test_two_processes_after_one_was_killed(files, tiny_weights, tmp_path):
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.parquet")}
     assert 5 <= len(before) < 25
     out = launch(*command)
-    assert json.loads(out) == {"output": str(tmp_path / "out"), "pictures": 25, "failed": 1}  # told once
+    assert json.loads(out) == {"output": str(tmp_path / "out"), "pictures": 25, "failed": 1}  # printed once
     for name, time_made in before.items():
         assert (tmp_path / "out" / name).stat().st_mtime_ns == time_made
     for left in (tmp_path / "out").glob(".*"):
-        left.unlink()  # of the kill: no reader sees it
+        left.unlink()  # left by the kill; readers ignore it
     check(tmp_path / "out", files, Predictor(tiny_weights))
 
 

@@ -51,11 +51,11 @@ def test_batch_size_and_workers_do_not_matter(files, tiny_weights):
         assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
 
 
-TOLERANCE = 1e-5  # of a probability, whatever is asked along with a picture
+TOLERANCE = 1e-5  # of a probability, whatever else is predicted with a picture
 
 
 def test_one_picture_one_answer(files, tiny_weights):
-    """Batch size, workers, order, threads and neighbours do not matter; nor does the packaged model's size."""
+    """Batch size, workers, order, threads and other pictures do not matter; nor does the packaged model's size."""
 
     def ask(pictures, *options):
         return {p.file: p for p in predictor.predict(pictures, *options)}
@@ -118,7 +118,7 @@ def test_wrong_use_is_explained(tiny_model, tiny_weights, tmp_path):
 
 
 def test_restriction_back_off_and_calibration(files, tiny_weights, tiny_model, taxonomy, tmp_path):
-    with torch.no_grad():  # all levels are for a lion, whatever this torch's random weights are
+    with torch.no_grad():  # every level favours the lion, whatever random weights this torch makes
         for head, node in zip(tiny_model.heads, (1, 2, 3)):
             head.bias[node] += 0.5
     weights = load_weights(tiny_weights)
@@ -181,7 +181,7 @@ def test_probabilities_of_nodes_are_calibrated(tiny_model, taxonomy, tiny_weight
 
 
 def kinds_of_picture(file):
-    """The same picture in every form that can be asked for, with the name that its prediction has."""
+    """The same picture in every form that is accepted, with the name in its prediction."""
     image, data = Image.open(file), Path(file).read_bytes()
     rgb = np.asarray(image.convert("RGB"))
     alpha = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])

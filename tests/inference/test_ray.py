@@ -61,7 +61,7 @@ def test_same_parts_as_one_process_though_a_worker_was_killed(picture_folder, ti
     (picture_folder / "val/broken.png").write_bytes(b"")
     command = ["predict", str(picture_folder), "--model", str(tiny_weights), "--part-size", "4", "--output"]
     done = run(COMMAND, tmp_path / "killed", *command, tmp_path / "ray", "--on", "local", "--workers", "2")
-    assert done.returncode == 1, done.stderr  # of the broken picture
+    assert done.returncode == 1, done.stderr  # because of the broken picture
     assert json.loads(done.stdout) == {"output": str(tmp_path / "ray"), "pictures": 25, "failed": 1}
     assert (tmp_path / "killed").exists()
 
@@ -73,7 +73,7 @@ def test_same_parts_as_one_process_though_a_worker_was_killed(picture_folder, ti
     assert pq.read_table(tmp_path / "ray").equals(pq.read_table(tmp_path / "alone"))
 
     capsys.readouterr()
-    assert main([*command, str(tmp_path / "ray")]) == 1  # one process goes on with it: there is nothing left to do
+    assert main([*command, str(tmp_path / "ray")]) == 1  # one process resumes it: there is nothing left to do
     assert json.loads(capsys.readouterr().out)["pictures"] == 25
 
 

@@ -1,4 +1,4 @@
-"""The pages of `predict --report` and `evaluate --report` in headless Chromium, as wide as a desktop and as a phone."""
+"""The pages of `predict --report` and `evaluate --report` in headless Chromium, at desktop and phone width."""
 
 import json
 import re
@@ -32,7 +32,7 @@ addEventListener("load", () => setTimeout(() => {{
 
 
 def look(page, width, folder):
-    """Return what a browser of some width makes of a page."""
+    """Return what a browser of a given width measures on a page."""
     frame = folder / f"frame_{width}.html"
     frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width))
     arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]

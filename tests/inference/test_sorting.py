@@ -1,4 +1,4 @@
-"""``predict --sort-into``: a folder for each node, with names that every system takes."""
+"""``predict --sort-into``: a folder for each node, with names that every system accepts."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ def test_each_picture_is_in_its_node_s_folder(how, tmp_path, capsys):
         assert all(os.path.samefile(output / path, real) for path, real in found.items())
 
     assert main(command) == 1
-    assert sorted_files(output) == found  # again: nothing twice
+    assert sorted_files(output) == found  # run again: nothing is there twice
     capsys.readouterr()
     assert main([*command, "--decode", "independent"]) == 2
     assert "sorted otherwise" in capsys.readouterr().err
@@ -80,7 +80,7 @@ def test_hostile_names_stay_below_the_folder(tmp_path):
     list(sort_into(predictions, output, tree, {"settings": {}, "made_of": {}}))
     found = sorted_files(output)
     folders = {os.path.dirname(path).casefold() for path in found}
-    assert len(found) == len(folders) == len(names)  # each node has its own, whatever the system's case
+    assert len(found) == len(folders) == len(names)  # each node has its own, even where the system ignores case
     assert not any(part.startswith(".") for path in found for part in path.split(os.sep))
     assert sorted(os.listdir(tmp_path)) == ["pictures", "sorted"]
 

@@ -1,4 +1,4 @@
-"""The tree of text and the most probable paths, by the command."""
+"""The tree as text and the most probable paths, by the command."""
 
 import json
 

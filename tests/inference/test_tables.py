@@ -1,4 +1,4 @@
-"""``predict --output`` to a table, by the command, read back by each format's own reader."""
+"""Tables of ``predict --output``, read back by each format's own reader."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ LEVELS = ("class", "family", "species")
 
 @pytest.fixture
 def run(picture_folder, tiny_weights, tmp_path, capsys):
-    """Predict the validation pictures and a broken one into a file; return the exit code and the file."""
+    """Return a function that predicts the validation pictures and a broken one, and returns exit code and file."""
     (picture_folder / "val/broken.png").write_bytes(b"")
 
     def call(name, *options):

@@ -17,7 +17,7 @@ HOSTILE = "<img src=x onerror=alert(1)>.png"
 
 
 def paint(file, number, size=(48, 40)):
-    """Write a smooth picture that no other number has."""
+    """Write a smooth picture that is unique to the number."""
     coarse = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file)
@@ -26,7 +26,7 @@ def paint(file, number, size=(48, 40)):
 
 @pytest.fixture
 def birds(tmp_path):
-    """Return a folder of two orders and four species in two parts, with one of each thing to be mended."""
+    """Return a folder of two orders and four species in two parts, with one of each kind of problem."""
     root = tmp_path / "birds"
     for number in range(32):
         part, order, species = "val" if number >= 24 else "training", number % 2, number % 4
@@ -100,7 +100,7 @@ def test_a_second_run_reads_only_what_changed(birds, tmp_path, monkeypatch):
     measure = scan.measure
     monkeypatch.setattr(scan, "measure", lambda picture, phash: read.append(picture.name) or measure(picture, phash))
     with open(tmp_path / "out/scan.jsonl", "a") as file:
-        file.write('["half a line')  # of a process that was killed
+        file.write('["half a line')  # left by a killed process
 
     _, after, _ = check(birds, tmp_path / "out")
     assert read == ["0.png"]
