@@ -94,7 +94,9 @@ def write_section(docs: Path, name: str, key: str, text: str, options: str = "")
         text: Markdown.
         options: Options of the command line that wrote it.
     """
-    command = f"python benchmarks/{Path(sys.argv[0]).name} {options}".strip()
+    module = sys.modules["__main__"].__spec__  # of `python -m`
+    script = f"-m {module.name}" if module else f"benchmarks/{Path(sys.argv[0]).name}"
+    command = f"python {script} {options}".strip()
     origin = f"Measured by `{command}`, {code_version()}, {date.today().isoformat()}."
     before, _, after = _cut(docs / name, key)
     write(docs, name, f"{before}\n{text}\n{textwrap.fill(origin, 120, break_on_hyphens=False)}\n\n{after}")
