@@ -13,6 +13,7 @@ import pytest
 
 import hcast_zoo
 from hcast_zoo.weights.file import build_model, load_weights, packaged_weights
+from tests.wheel import build_wheel
 
 ROOT = Path(__file__).parent.parent
 FRAMEWORKS = {"timm", "transformers", "mmengine", "mmcv", "mmpretrain", "accelerate", "gradio"}
@@ -131,9 +132,7 @@ def test_packaged_weights_load(name):
 @pytest.mark.slow
 def test_wheel_contents(tmp_path):
     """The wheel holds all files of the package folder, and works without a network when unpacked elsewhere."""
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True)
-    wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    wheel = zipfile.ZipFile(build_wheel(tmp_path))
     names = set(wheel.namelist())
     listed = subprocess.run(
         ["git", "ls-files", "hcast_zoo", "integrations", "recipes/paper", "tests/pictures"],

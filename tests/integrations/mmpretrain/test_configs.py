@@ -22,6 +22,7 @@ from hcast_zoo.network.config import IMAGENET_MEAN, IMAGENET_STD
 from hcast_zoo.paper.benchmarks import BENCHMARKS
 from hcast_zoo.paper.trees import load_tree
 from hcast_zoo.weights.file import load_weights, packaged_weights
+from tests.wheel import build_wheel
 
 ROOT = Path(__file__).parents[3]
 PURE = Path(package.__file__).parent / "configs" / "hcast"
@@ -164,9 +165,7 @@ def test_pure_python_inheritance(tmp_path):
 def test_in_the_wheel(tmp_path):
     """Everything beside the code is in the wheel, and there configs of both styles inherit by the package's name."""
     root = Path(__file__).parents[3]
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(root)]
-    subprocess.run(build, check=True)
-    wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    wheel = zipfile.ZipFile(build_wheel(tmp_path))
     listed = subprocess.run(
         ["git", "ls-files", "integrations/mmpretrain"], cwd=root, capture_output=True, text=True, check=True
     ).stdout.split()
