@@ -23,10 +23,11 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hcast_zoo.adaptation.adapt import node_log_probability, twin
+from hcast_zoo.adaptation.adapt import free_parameters, mean_contrast, node_log_probability, twin
+from hcast_zoo.adaptation.config import FREE
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.network.model import HCast, HCastOutput
-from hcast_zoo.segments.metrics import best_union_iou, colour_contrast
+from hcast_zoo.segments.metrics import best_union_iou
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.file import build_model, load_weights
 
@@ -84,19 +85,18 @@ class Way:
 
 def make_ways(model: HCast, price: float) -> list[Way]:
     # The last pooling reaches no head.
-    poolings = [f"stages.{i}.pool.centroid_fc" for i, stage in enumerate(model.stages[:-1]) if stage.pool is not None]
-    similarity = ",".join(poolings)
+    poolings = [f"stages.{i}.pool.centroid_fc." for i, stage in enumerate(model.stages[:-1]) if stage.pool is not None]
     return [
         Way("tokens", ["tokens"]),
         Way("norms", ["norms"]),
-        Way("similarity", [similarity]),
+        Way("similarity", ["pooling"]),
         Way("similarity, coarse stages first", poolings[::-1]),
         Way("tokens, price on edges", ["tokens"], price=price),
-        Way("similarity, price on edges", [similarity], price=price),
+        Way("similarity, price on edges", ["pooling"], price=price),
         Way("tokens, edges alone", ["tokens"], price=price, label=False),
         Way("tokens, both rise", ["tokens"], contrast=True),
         Way("norms, both rise", ["norms"], contrast=True),
-        Way("similarity, both rise", [similarity], contrast=True),
+        Way("similarity, both rise", ["pooling"], contrast=True),
     ]
 
 
@@ -175,22 +175,15 @@ def stage_maps(output: HCastOutput) -> list[Tensor]:
     return [output.segment_map(stage)[0] for stage in range(2, len(output.assignments) + 2)]
 
 
-def contrast(output: HCastOutput, image: Tensor) -> float:
-    return statistics.mean(colour_contrast(labels, image[0]) for labels in stage_maps(output))
-
-
 def free_values(model: HCast, scene: Scene, free: str) -> dict[str, Tensor]:
     """Return the tensors that may move, by name; ``tokens`` is an offset of the superpixels' tokens."""
     if free == "tokens":
         tokens, _ = model.embed(scene.image, scene.segments, model.config.num_superpixels)
         return {"tokens": tokens[:, 1:].detach()}
-    if free == "norms":
-        owners = [
-            f"stages.{name}." for name, module in model.stages.named_modules() if isinstance(module, nn.LayerNorm)
-        ]
-    else:
-        owners = [f"{owner}." for owner in free.split(",")]
-    return {name: p.detach() for name, p in model.named_parameters() if name.startswith(tuple(owners))}
+    names = [name for name, _ in model.named_parameters() if name.startswith(free)]
+    if free in FREE:
+        names = free_parameters(model, free)
+    return {name: p.detach() for name, p in model.named_parameters() if name in names}
 
 
 def norm(tensors) -> float:
@@ -227,7 +220,7 @@ def adapt(model: HCast, scene: Scene, way: Way, log_probability: Callable[[HCast
         return value if borders is None else value + way.price * borders.price(output)
 
     def measure(output: HCastOutput) -> float:
-        return contrast(output.detach(), scene.image) if way.contrast else 0.0
+        return mean_contrast(output, scene.image) if way.contrast else 0.0
 
     kept: dict[str, Tensor] = {}
     output = None

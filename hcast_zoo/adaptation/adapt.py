@@ -246,7 +246,7 @@ def _descend(
         losses.append(value.item())
         point = _Point(
             loss=losses[-1],
-            contrast=_mean_contrast(output, image) if config.contrast else 0.0,
+            contrast=mean_contrast(output, image) if config.contrast else 0.0,
             output=output.detach(),
             values=[group.copy_values() for group in groups],
         )
@@ -304,8 +304,16 @@ def _gradients(value: Tensor, groups: list[_FreeGroup], step: int) -> list[list[
     return by_group
 
 
-def _mean_contrast(output: HCastOutput, image: Tensor) -> float:
-    """Return the colour contrast of the segments, averaged over the stages after the first."""
+def mean_contrast(output: HCastOutput, image: Tensor) -> float:
+    """Return the colour contrast of one image's segments, averaged over the stages after the first.
+
+    Args:
+        output: For the image.
+        image: (1, C, H, W) float.
+
+    Returns:
+        In percent; see :func:`.metrics.colour_contrast`.
+    """
     stages = range(2, len(output.assignments) + 2)
     return statistics.mean(colour_contrast(output.segment_map(stage)[0], image[0]) for stage in stages)
 
@@ -315,7 +323,7 @@ def _free_group(model: HCast, kind: str, tokens: Tensor) -> _FreeGroup:
         start = {"tokens": torch.zeros_like(tokens)}
         scale = _norm([tokens])
     else:
-        names = _names(model, kind)
+        names = free_parameters(model, kind)
         start = {name: p.detach() for name, p in model.named_parameters() if name in names}
         scale = _norm(list(start.values()))
 
@@ -323,7 +331,7 @@ def _free_group(model: HCast, kind: str, tokens: Tensor) -> _FreeGroup:
     return _FreeGroup(kind=kind, values=values, start=start, scale=scale)
 
 
-def _names(model: HCast, kind: str) -> set[str]:
+def free_parameters(model: HCast, kind: str) -> set[str]:
     """Return the names of the parameters of a free kind."""
     if kind == "norms":
         # Not the norm before the coarsest heads, which comes after all segments.

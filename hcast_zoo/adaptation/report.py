@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..data.pictures import PictureError, read_picture
@@ -119,10 +120,9 @@ def adapt_picture(
         segmentations.append(Segmentation.from_output(picture, output, model.config))
 
     change, changed = [], []
-    for stage in range(2, len(adaptation.before.assignments) + 2):
-        before, after = adaptation.before.segment_map(stage)[0], adaptation.after.segment_map(stage)[0]
-        change.append(rand_distance(before, after))
-        changed.append(100 * changed_pixels(before.cpu().numpy(), after.cpu().numpy()).mean().item())
+    for before, after in zip(*(segmentation.maps[1:] for segmentation in segmentations)):
+        change.append(rand_distance(torch.from_numpy(before), torch.from_numpy(after)))
+        changed.append(100 * changed_pixels(before, after).mean().item())
 
     return AdaptedPicture(
         file=str(file),

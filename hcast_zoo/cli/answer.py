@@ -86,7 +86,7 @@ def _segment_one(predictor, file: str, args: argparse.Namespace) -> bool:
 
 def find(arguments: list[str]) -> tuple[list[str], int]:
     """Return the pictures, and how many items in the folders may hide more of them; report what is left out."""
-    from ..inference.predictor import find_pictures
+    from ..data.find import find_pictures
 
     left_out: list = []
     files = find_pictures(arguments, left_out.append)

@@ -97,7 +97,7 @@ def box_geometry(options: dict, trained, boxed: bool):
     """
     from ..data.boxes import BoxGeometry
 
-    given = {f.name: options[name] for f in dataclasses.fields(BoxGeometry) if (name := f"box_{f.name}") in options}
+    given = given_geometry(options)
     if not boxed:
         if given:
             raise ValueError(
@@ -121,9 +121,11 @@ def box_geometry(options: dict, trained, boxed: bool):
     return trained
 
 
-def in_boxes(pictures: list, geometry) -> list:
-    """Return pictures, with the geometry applied to boxes; None leaves whole pictures as they are."""
-    return pictures if geometry is None else [dataclasses.replace(picture, geometry=geometry) for picture in pictures]
+def given_geometry(options: dict) -> dict:
+    """Return the fields of a geometry of boxes that options name."""
+    from ..data.boxes import BoxGeometry
+
+    return {f.name: options[name] for f in dataclasses.fields(BoxGeometry) if (name := f"box_{f.name}") in options}
 
 
 def _run_pictures(model: str) -> str:

@@ -13,13 +13,14 @@ from ..common.machine import Loading
 from ..common.progress import hides_bars
 from ..common.text import LONGEST_NAME, clip, printable, to_json
 from .answer import engine_device, nodes_within, sentence, tell_unknown, teller
-from .labelled import box_geometry, in_boxes, loading
+from .labelled import box_geometry, loading
 from .work import Work, list_work
 
 
 def predict(args: argparse.Namespace) -> int:
     """Print one line per picture, or write a table or a folder of parquet files."""
     from ..common.processes import join
+    from ..data.boxes import with_geometry
     from ..inference.gallery import Gallery
     from ..inference.predictor import Predictor
     from ..inference.resume import forget
@@ -47,7 +48,7 @@ def predict(args: argparse.Namespace) -> int:
         )
         predictor, options = _with_settings(predictor, args)
         geometry = box_geometry(vars(args), predictor.box_geometry, work.boxed)
-        files = in_boxes(files, geometry)
+        files = with_geometry(files, geometry)
         how = loading(args, predictor.model, len(files), processes.count)
         if args.output and not table:
             if args.sort_into or args.report or work.groups:

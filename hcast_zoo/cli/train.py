@@ -10,7 +10,7 @@ from ..common.extras import needs_extra
 from ..common.text import printable, to_json
 from ..network.config import VARIANTS
 from ..training.settings import TrainConfig
-from .labelled import LISTING_DEFAULTS, PICTURES, list_pictures
+from .labelled import LISTING_DEFAULTS, PICTURES, given_geometry, list_pictures
 
 NOT_SETTINGS = {  # of a training
     "command",
@@ -143,7 +143,7 @@ def _with_geometry(listing, options: dict, init) -> tuple:
     """Return a listing whose boxes become pictures as requested, or as for the start weights; and the metadata."""
     from ..data.boxes import BoxGeometry
 
-    given = {f.name: options[name] for f in dataclasses.fields(BoxGeometry) if (name := f"box_{f.name}") in options}
+    given = given_geometry(options)
     if not listing.is_boxed:
         if given:
             raise ValueError(

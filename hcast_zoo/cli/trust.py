@@ -7,7 +7,7 @@ import os
 import sys
 
 from ..common.text import printable, to_json
-from .labelled import box_geometry, in_boxes, load_labelled, loading, tell_left_out
+from .labelled import box_geometry, load_labelled, loading, tell_left_out
 
 MIN_PICTURES = 10  # fewer cannot be calibrated on
 FEW_PICTURES = 100  # with fewer, temperatures are only rough
@@ -142,13 +142,14 @@ def drift(args: argparse.Namespace) -> int:
 
 def _answer_folder(args: argparse.Namespace) -> tuple:
     """Return confidences and paths of pictures without labels, and None, because there is no promise to check."""
+    from ..data.boxes import with_geometry
     from ..inference.predictor import Predictor
     from .work import list_work
 
     predictor = Predictor(args.model, device=args.device)
     boxes = {name: getattr(args, name, None) for name in ("boxes", "box_confidence", "box_labels")}
     work = list_work(argparse.Namespace(pictures=[args.data], files_from=None, group_by=None, **boxes))
-    files = in_boxes(work.pictures, box_geometry({}, predictor.box_geometry, work.boxed))
+    files = with_geometry(work.pictures, box_geometry({}, predictor.box_geometry, work.boxed))
     how = loading(args, predictor.model, len(files))
     confidences, paths = [], []
     for prediction in predictor.predict(files, how.batch_size, how.workers):

@@ -98,12 +98,11 @@ def _list_files(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
 
 def _read_groups(path: str, column: str) -> tuple[list[str], list[str]]:
     """Return the pictures of a table, relative to its folder, and the group of each; one without is its own group."""
-    from ..taxonomy.columns import PICTURES
+    from ..taxonomy.columns import PICTURES, find_column
     from ..taxonomy.sources import read_table
 
     header, rows = read_table(path)
-    by_name = {name.lower(): name for name in reversed(header)}
-    picture = next((by_name[name] for name in PICTURES if name in by_name), None)
+    picture = find_column(header, PICTURES)
     if picture is None or column not in header:
         raise ValueError(
             f"{path}: expected a column of pictures, such as file, and {column}; got {brief(list(header))}"

@@ -2,7 +2,10 @@
 
 import json
 import reprlib
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 LONGEST_NAME = 4096  # characters of a file name; no system has a longer one
 
@@ -37,6 +40,26 @@ def from_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("JSON that is nested too deeply") from error
+
+
+def from_metadata(metadata: Mapping[str, str], key: str, make: Callable[[Any], T]) -> T | None:
+    """Return what an entry of weights' metadata holds as JSON; None if there is no such entry.
+
+    Args:
+        metadata: Of the weights.
+        key: Of the entry.
+        make: Turns the data into what is returned.
+
+    Raises:
+        ValueError: if the entry is damaged.
+    """
+    text = metadata.get(key)
+    if text is None:
+        return None
+    try:
+        return make(from_json(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"damaged metadata {key!r} of the weights: {brief(str(error))}") from error
 
 
 def to_json(data: Any, indent: int | None = None) -> str:

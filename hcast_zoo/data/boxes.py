@@ -4,13 +4,13 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from ..common.choices import BOX_SHAPES
-from ..common.text import brief
+from ..common.text import brief, from_metadata
 
 KEY = "boxes"  # of the weights' metadata
 COLUMNS = ("xmin", "ymin", "xmax", "ymax")
@@ -103,13 +103,7 @@ class BoxGeometry:
         Raises:
             ValueError: if the metadata are damaged.
         """
-        text = metadata.get(KEY)
-        if text is None:
-            return None
-        try:
-            return cls(**json.loads(text))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"damaged metadata {KEY!r} of the weights: {brief(str(error))}") from error
+        return from_metadata(metadata, KEY, lambda fields: cls(**fields))
 
     def to_metadata(self) -> dict[str, str]:
         """Return the entry of the weights' metadata."""
@@ -152,6 +146,16 @@ class BoxedPicture(os.PathLike):
             ValueError: if the box is none in this picture; the message has the numbers.
         """
         return picture.crop(place(self.box, self.geometry, picture.size))
+
+
+def with_geometry(pictures: Iterable, geometry: BoxGeometry | None) -> list:
+    """Return the same pictures, with a way in which those that are boxes become pictures; None changes nothing."""
+    if geometry is None:
+        return list(pictures)
+    return [
+        dataclasses.replace(picture, geometry=geometry) if isinstance(picture, BoxedPicture) else picture
+        for picture in pictures
+    ]
 
 
 def place(box: Box, geometry: BoxGeometry, size: tuple[int, int]) -> tuple[int, int, int, int]:

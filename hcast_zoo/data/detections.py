@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..common.files import check_file
 from ..common.text import brief, clip
-from ..taxonomy.columns import PICTURES
+from ..taxonomy.columns import PICTURES, columns_by_name, find_column
 from ..taxonomy.sources import read_table
 from .boxes import COLUMNS, Box, BoxedPicture
 from .listing import Listing
@@ -148,15 +148,11 @@ def _add_coco(found: Detections, data: dict) -> None:
 
 def _read_table(path: Path) -> Detections:
     header, rows = read_table(path)
-    by_name = {column.lower(): column for column in reversed(header)}
-    picture = next((by_name[name] for name in PICTURES if name in by_name), None)
-    if picture is None or not all(column in by_name for column in COLUMNS):
+    picture, there = find_column(header, PICTURES), columns_by_name(header)
+    if picture is None or not all(column in there for column in COLUMNS):
         raise ValueError(f"{path}: expected columns of a picture and {', '.join(COLUMNS)}, got {brief(list(header))}")
 
-    def column(names: Sequence[str]) -> str | None:
-        return next((by_name[name] for name in names if name in by_name), None)
-
-    label, score, number = column(LABELS), column(SCORES), column(NUMBERS)
+    label, score, number = (find_column(header, names) for names in (LABELS, SCORES, NUMBERS))
     found = Detections(path)
     counts: dict[str, int] = {}
     for line, row in rows:

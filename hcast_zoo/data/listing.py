@@ -12,7 +12,7 @@ from ..taxonomy.names import clean_name
 from ..taxonomy.paths import complete_paths
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
-from .boxes import COLUMNS, UNIT, Box, BoxedPicture, BoxGeometry
+from .boxes import COLUMNS, UNIT, Box, BoxedPicture, BoxGeometry, with_geometry
 
 SPLIT_NAMES = {  # common names of the parts
     "train": ("train", "training", "trainset", "train_set"),
@@ -88,11 +88,7 @@ class Listing:
 
     def with_geometry(self, geometry: BoxGeometry) -> "Listing":
         """Return the same pictures, with another way in which boxes become pictures."""
-        pictures: list[Path | bytes | BoxedPicture] = []
-        for picture in self.pictures:
-            boxed = isinstance(picture, BoxedPicture)
-            pictures.append(dataclasses.replace(picture, geometry=geometry) if boxed else picture)  # type: ignore[type-var]
-        return dataclasses.replace(self, pictures=pictures)
+        return dataclasses.replace(self, pictures=with_geometry(self.pictures, geometry))
 
     def taxonomy(self, strict_names: bool = False) -> Taxonomy:
         """Return the tree of these pictures' paths."""

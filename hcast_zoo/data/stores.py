@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from ..common.extras import needs_extra
 from ..common.formats import is_picture_name
 from ..common.text import brief, clip
-from ..taxonomy.columns import PICTURES
+from ..taxonomy.columns import PICTURES, find_column
 from .pictures import MAX_BYTES, PictureError
 from .tar_shards import check_end, is_shard
 
@@ -203,10 +203,7 @@ def picture_column(names: Iterable[str]) -> str:
         ValueError: if there is none.
     """
     names = list(names)
-    by_name = {name.lower(): name for name in reversed(names)}
-    found = next(
-        (by_name[known] for known in ("bytes", *PICTURES, "jpg", "jpeg", "png", "webp") if known in by_name), None
-    )
+    found = find_column(names, ("bytes", *PICTURES, "jpg", "jpeg", "png", "webp"))
     if found is None:
         raise ValueError(f"no column image (or bytes, jpg, file ...); it has {brief(names)}")
     return found

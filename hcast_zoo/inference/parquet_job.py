@@ -5,7 +5,6 @@ renamed to its final name when complete, and is never computed again. So process
 is in exactly one part, and a job that was stopped can be resumed with another number of processes.
 """
 
-import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..data.boxes import COLUMNS, UNIT, BoxedPicture
 from ..data.stores import is_container
 from .prediction import Prediction
 from .predictor import Predictor, predict_named
-from .resume import picture_key
+from .resume import describe_list
 from .tables import as_text, box_cells
 
 PLAN = "_plan.json"  # parquet readers skip names that begin with _ or .
@@ -141,10 +140,7 @@ def claim_folder(
     folder: Path, files: Sequence[str | BoxedPicture], settings: dict, processes: Processes = ALONE
 ) -> None:
     """Write the plan of a job, or check that the folder's is the same; processes may do so at the same time."""
-    digest = hashlib.sha256()
-    for name in files:
-        digest.update(picture_key(name).encode(errors="surrogatepass") + b"\0")
-    made_of = {"pictures": len(files), "list_sha256": digest.hexdigest(), **settings.pop("made_of", {})}
+    made_of = {**describe_list(files), **settings.pop("made_of", {})}
     # Look for parts first, because a plan is written before its parts.
     parts = any(p.suffix == ".parquet" for p in folder.iterdir())
     if parts and not (folder / PLAN).exists():

@@ -3,10 +3,8 @@
 import copy
 import dataclasses
 import functools
-import glob
 import itertools
 import operator
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..common.choices import DEFAULT_MODEL
-from ..common.formats import is_picture_name
 from ..common.machine import processors
-from ..common.walk import LeftOut, Skipped, walk
 from ..data.boxes import Box, BoxedPicture, BoxGeometry
 from ..data.loading import read_ahead, start_quietly, start_workers
 from ..data.pictures import Picture, PictureError, is_picture, picture_name, read_picture
-from ..data.stores import StoredPicture, find_stored, is_container, is_stored, read_container
-from ..data.tar_shards import is_shard, shard_members
+from ..data.stores import StoredPicture, is_container, is_stored, read_container
 from ..data.transforms import eval_transform, short_side
 from ..network.config import HCastConfig, check_clusters
 from ..network.memory import pictures_at_once
@@ -233,7 +228,7 @@ class Predictor:
         """Yield one prediction per picture, in order; one that cannot be read gives an error record.
 
         Args:
-            pictures: One or many of what :meth:`answer` takes; see :func:`find_pictures` for folders and patterns.
+            pictures: One or many of what :meth:`answer` takes; see :mod:`hcast_zoo.data.find` for folders and patterns.
             batch_size: Pictures per forward pass; it does not change an answer.
             workers: Processes that read pictures and compute superpixels; 0 does it in threads of this one, beside the
                 model.
@@ -545,7 +540,7 @@ def predict_named(
 
     Args:
         predictor: The model.
-        names: Files, URIs of stores, parquet files; see :func:`find_pictures`.
+        names: Files, URIs of stores, parquet files; see :mod:`hcast_zoo.data.find`.
         batch_size: See :meth:`Predictor.predict`.
         workers: The same; pictures in stores and containers are read without workers.
     """
@@ -564,51 +559,3 @@ def predict_named(
 
 def _opened(name: Any) -> Any:
     return StoredPicture(name) if isinstance(name, str) and is_stored(name) else name
-
-
-def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], object] = lambda left: None) -> list[str]:
-    """Return picture files for files, folders (searched below, sorted) and glob patterns.
-
-    An argument that matches nothing is returned unchanged, so that its prediction reports the error. So is a broken
-    link or a pipe in a folder, if it has a picture's name.
-
-    Args:
-        arguments: Files, folders and patterns; of a tar shard, the pictures in it, as ``shard.tar/name.jpg``. URIs
-            of stores are searched as folders are; see :mod:`hcast_zoo.data.stores`.
-        leave_out: Called with everything else that is left out of a folder, except files that are not named as
-            pictures; one warning counts those.
-    """
-    files = []
-    skipped = Skipped()
-    for argument in arguments:
-        if is_stored(argument):
-            matches = find_stored(argument)
-        elif os.path.isdir(argument):
-            matches = _pictures_below(Path(argument), leave_out, skipped)
-        else:
-            matches = [] if os.path.lexists(argument) else sorted(glob.glob(argument, recursive=True))
-        for match in matches or [argument]:
-            files += _pictures_in(match, skipped) if is_shard(match) and os.path.isfile(match) else [match]
-
-    skipped.tell("folders")
-    return files
-
-
-def _pictures_in(shard: str, skipped: Skipped) -> list[str]:
-    """Return the pictures in a tar shard, in their order."""
-    return [f"{shard}/{name}" for name in shard_members(shard) if is_picture_name(name, skipped)]
-
-
-def _pictures_below(root: Path, leave_out: Callable[[LeftOut], object], skipped: Skipped) -> list[str]:
-    pictures = []
-
-    def note(left: LeftOut) -> None:
-        if is_picture_name(left.path.name) and not left.folder and not left.hidden:
-            pictures.append(str(left.path))
-        else:
-            leave_out(left)
-
-    for folder, _, names in walk(root, note):
-        pictures += [str(folder / name) for name in names if is_picture_name(name, skipped)]
-
-    return sorted(pictures)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,12 +50,7 @@ def resume_predictions(
         ValueError: if the folder holds answers for other pictures or settings, or another process is using it.
     """
     folder = waiting_folder(output)
-    digest = hashlib.sha256()
-    for picture in pictures:
-        digest.update(picture_key(picture).encode(errors="surrogatepass") + b"\0")
-    for group in groups or ():
-        digest.update(group.encode(errors="surrogatepass") + b"\0")
-    made_of = {"pictures": len(pictures), "list_sha256": digest.hexdigest(), **plan["made_of"]}
+    made_of = {**describe_list(pictures, groups or ()), **plan["made_of"]}
 
     begun, answered = False, 0
     try:
@@ -104,6 +100,14 @@ def restart(done: int, batch_size: int, groups: Sequence[str] | None = None) -> 
 def picture_key(picture: Picture) -> str:
     """Return the key of a picture in a list: its file, and its box if it has one."""
     return picture.key if isinstance(picture, BoxedPicture) else str(picture)
+
+
+def describe_list(pictures: Sequence[Picture], groups: Iterable[str] = ()) -> dict:
+    """Return what a plan says about its pictures: their number, and a SHA-256 of their names, boxes and groups."""
+    digest = hashlib.sha256()
+    for text in itertools.chain(map(picture_key, pictures), groups):
+        digest.update(text.encode(errors="surrogatepass") + b"\0")
+    return {"pictures": len(pictures), "list_sha256": digest.hexdigest()}
 
 
 def _to_line(prediction: Prediction) -> str:

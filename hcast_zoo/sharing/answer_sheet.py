@@ -7,13 +7,12 @@ from ..data.pictures import PictureError
 from ..data.thumbnails import draw_thumbnail
 from ..evaluation.evaluate import Measured
 from ..network.config import HCastConfig
-from ..segments.sheet import fit_text
+from ..segments.sheet import LIGHT, fit_text
 from ..taxonomy.paths import UNKNOWN
 
 SHOWN = 6  # pictures per row
 SIDE = 240  # pixels per side of a picture; for screens with two pixels per point
 GAP, LINE, FONT_SIZE = 20, 26, 19  # pixels
-INK, FAINT, PAPER = (32, 33, 36), (95, 99, 104), (255, 255, 255)
 
 
 def answer_sheet(measured: Measured, decoding: str, dataset: HierarchicalDataset, config: HCastConfig) -> Image.Image:
@@ -49,21 +48,21 @@ def _picture(dataset: HierarchicalDataset, number: int, config: HCastConfig) -> 
         picture = dataset.open(number)
         return ImageOps.contain(draw_thumbnail(picture, config, SIDE), (SIDE, SIDE), Image.Resampling.BICUBIC)
     except PictureError:  # it changed after it was measured
-        return Image.new("RGB", (SIDE, SIDE), FAINT)
+        return Image.new("RGB", (SIDE, SIDE), LIGHT.faint)
 
 
 def _compose(rows: list[tuple[str, list[tuple[Image.Image, list[str]]]]]) -> Image.Image:
     font = ImageFont.load_default(FONT_SIZE)
     height = LINE + SIDE + 2 * LINE + 2 * GAP
-    sheet = Image.new("RGB", (SHOWN * (SIDE + GAP) + GAP, len(rows) * height + GAP), PAPER)
+    sheet = Image.new("RGB", (SHOWN * (SIDE + GAP) + GAP, len(rows) * height + GAP), LIGHT.ground)
     draw = ImageDraw.Draw(sheet)
     for row, (title, cells) in enumerate(rows):
         top = GAP + row * height
-        draw.text((GAP, top), title, FAINT, font)
+        draw.text((GAP, top), title, LIGHT.faint, font)
         for column, (picture, lines) in enumerate(cells):
             left = GAP + column * (SIDE + GAP)
             sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + LINE + GAP // 2 + SIDE - picture.height))
             for number, text in enumerate(lines):
-                draw.text((left, top + LINE + GAP + SIDE + number * LINE), fit_text(text, font, SIDE), INK, font)
+                draw.text((left, top + LINE + GAP + SIDE + number * LINE), fit_text(text, font, SIDE), LIGHT.ink, font)
 
     return sheet

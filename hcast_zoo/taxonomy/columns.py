@@ -84,9 +84,8 @@ def find_columns(columns: Sequence[str], levels: Sequence[str] | None = None, re
     Raises:
         ValueError: if one of ``levels`` is not there; the message names what is.
     """
-    by_name = {column.lower(): column for column in reversed(columns)}
-    picture = next((by_name[name] for name in PICTURES if name in by_name), None)
-    split = next((by_name[name] for name in SPLITS if name in by_name), None)
+    by_name = columns_by_name(columns)
+    picture, split = find_column(columns, PICTURES), find_column(columns, SPLITS)
     taken = {picture, split, *reserved}
 
     if levels is not None:
@@ -102,6 +101,22 @@ def find_columns(columns: Sequence[str], levels: Sequence[str] | None = None, re
     if picture in chosen.values():
         picture = None
     return Columns(levels=chosen, picture=picture, split=split, unused=tuple(c for c in columns if c not in taken))
+
+
+def columns_by_name(columns: Sequence[str]) -> dict[str, str]:
+    """Return each column by its name in lower case; of several with one name, the first."""
+    return {column.lower(): column for column in reversed(columns)}
+
+
+def find_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the column with the first of some names that is there, whatever its case; None if none is.
+
+    Example:
+        >>> find_column(("id", "Photo", "FILE"), PICTURES)
+        'FILE'
+    """
+    by_name = columns_by_name(columns)
+    return next((by_name[name] for name in names if name in by_name), None)
 
 
 def is_note(column: str) -> bool:

@@ -1,7 +1,6 @@
 """Priors: re-weight answers by Bayes' rule with expected abundances, read from a table."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..common.text import brief
+from ..common.text import brief, from_metadata
 from .names import clean_name
 from .sources import TaxonomyError, read_cells
 from .tree import Taxonomy
@@ -142,14 +141,8 @@ def read_trained(metadata: Mapping[str, str], taxonomy: Taxonomy) -> list[float]
     Raises:
         ValueError: if the metadata are damaged.
     """
-    text = metadata.get(KEY)
-    if text is None:
-        return None
-    try:
-        shares = [float(share) for share in json.loads(text)]
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"damaged metadata {KEY!r} of the weights: {brief(str(error))}") from error
-    if len(shares) != len(taxonomy.paths) or not all(0 < share < math.inf for share in shares):
+    shares = from_metadata(metadata, KEY, lambda data: [float(share) for share in data])
+    if shares is not None and (len(shares) != len(taxonomy.paths) or not all(0 < share < math.inf for share in shares)):
         raise ValueError(f"damaged metadata {KEY!r} of the weights: expected {len(taxonomy.paths)} shares above 0")
     return shares
 

@@ -19,8 +19,8 @@ from hcast_zoo import Predictor
 from hcast_zoo.cli import main
 from hcast_zoo.common import files
 from hcast_zoo.common.files import write_whole
+from hcast_zoo.data.find import find_pictures
 from hcast_zoo.inference.parquet_job import write_part
-from hcast_zoo.inference.predictor import find_pictures
 from hcast_zoo.sharing.model_card import record_evaluation
 from hcast_zoo.weights.file import load_weights, save_weights
 from tests.sharing.test_model_card import evaluation  # noqa: F401 (a fixture)

@@ -3,8 +3,8 @@ from PIL import Image, features
 
 from hcast_zoo.common.formats import HEIF_HINT, is_picture_name, picture_suffixes
 from hcast_zoo.common.walk import Skipped
+from hcast_zoo.data.find import find_pictures
 from hcast_zoo.data.pictures import PictureError, open_picture
-from hcast_zoo.inference.predictor import find_pictures
 
 FORMATS = {"jfif": "JPEG", "jpe": "JPEG", "JPG": "JPEG", "apng": "PNG", "webp": "WEBP", "tif": "TIFF"}
 if features.check("jpg_2000"):

@@ -3,7 +3,7 @@ from PIL import Image
 
 from hcast_zoo.common.walk import Skipped, is_junk, walk
 from hcast_zoo.data.dataset import HierarchicalDataset
-from hcast_zoo.inference.predictor import find_pictures
+from hcast_zoo.data.find import find_pictures
 from hcast_zoo.taxonomy.tree import Taxonomy
 
 JUNK = (

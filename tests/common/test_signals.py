@@ -12,7 +12,7 @@ import pytest
 
 from hcast_zoo.cli import main
 from hcast_zoo.common.signals import Ended, ending_as_interrupts
-from hcast_zoo.inference.predictor import find_pictures
+from hcast_zoo.data.find import find_pictures
 from hcast_zoo.segments import report
 
 

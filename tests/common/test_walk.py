@@ -5,7 +5,7 @@ import pytest
 from hcast_zoo.cli import main
 from hcast_zoo.common.walk import MAX_DEPTH, walk
 from hcast_zoo.data.dataset import HierarchicalDataset
-from hcast_zoo.inference.predictor import find_pictures
+from hcast_zoo.data.find import find_pictures
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy
 from tests.rights import drop_rights

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from hcast_zoo.cli import main
 from hcast_zoo.common import files as whole_files
 from hcast_zoo.common.processes import Processes
+from hcast_zoo.data.find import find_pictures
 from hcast_zoo.inference.parquet_job import predict_parts
-from hcast_zoo.inference.predictor import Predictor, find_pictures
+from hcast_zoo.inference.predictor import Predictor
 from tests.common.test_processes import launch
 
 

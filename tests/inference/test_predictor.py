@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from hcast_zoo import Predictor
+from hcast_zoo.data.find import find_pictures
 from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
-from hcast_zoo.inference.predictor import find_pictures
 from hcast_zoo.taxonomy.backoff import back_off
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.decode import decode, node_probabilities

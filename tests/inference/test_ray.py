@@ -11,7 +11,8 @@ pytest.importorskip("ray.data", reason="needs pip install 'hcast-zoo[ray]'")
 import pyarrow.parquet as pq
 
 from hcast_zoo.cli import main
-from hcast_zoo.inference.predictor import Predictor, find_pictures
+from hcast_zoo.data.find import find_pictures
+from hcast_zoo.inference.predictor import Predictor
 
 pytestmark = pytest.mark.slow
 
