@@ -48,6 +48,7 @@ SETTINGS = dict(
     random_background=True,
     cache=True,
 )
+MIXED = dict(mixup=0.8, cutmix=1.0)  # the paper's
 ON_DEVICE = dict(on_device=True, color_jitter=0.4, crop_scale=0.5)
 BASE = "base"
 
@@ -127,6 +128,19 @@ ARMS = {
     ),
     "no_kl": Arm("no Tree-path KL", settings={"kl_weight": 0.0}),
     "grid": Arm("equal squares in place of superpixels", lambda config: config.replace(superpixels="grid")),
+    "slic": Arm("SLIC superpixels in place of SEEDS", lambda config: config.replace(superpixels="slic")),
+    "area": Arm(
+        "features averaged over the area of a superpixel; the paper takes, for each cell of the feature map, the "
+        "superpixel of its top-left pixel",
+        lambda config: config.replace(token_pooling="area"),
+    ),
+    "descriptor": Arm(
+        "segments grouped by colour, early features and place, not by tokens (`grouping` descriptor, area pooling)",
+        lambda config: config.replace(token_pooling="area", grouping="descriptor"),
+    ),
+    "mixup": Arm(
+        "timm's mixup and CutMix, of pictures whose superpixels are then computed on the mixture", settings=MIXED
+    ),
     "coarse_to_fine": Arm(
         "heads the other way round: the coarsest level on the earliest stage, the finest on the last",
         lambda config: config.replace(head_stages=config.head_stages[::-1]),

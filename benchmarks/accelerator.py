@@ -7,6 +7,7 @@ float32. A way that is wrong or cannot be had is told, and not timed.
 import csv
 import itertools
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -156,6 +157,11 @@ def check_sampling(device: torch.device) -> Iterator[str]:
         raise SystemExit("the centres differ: nothing is timed")
 
 
+def results_name(*parts: str) -> str:
+    """Return the name of the CSV file of a machine's results."""
+    return f"speed-{re.sub(r'[^a-z0-9]+', '-', ' '.join(parts).lower()).strip('-')}.csv"
+
+
 def measure(args, device: torch.device, tell: Callable[[str], None]) -> list[dict]:
     """Return a row for each network, mode and batch that can be run here."""
     models, rows = networks(args.variant, device), []
@@ -232,7 +238,7 @@ def measure_device(args, processor: str, tell: Callable[[str], None] = print) ->
     tell(TARGETS)
 
     args.results.mkdir(parents=True, exist_ok=True)
-    file = args.results / f"speed-{name.lower().replace(' ', '-').replace('/', '-')}.csv"
+    file = args.results / results_name(name)
     with open(file, "w", newline="", encoding="utf-8") as sink:
         writer = csv.DictWriter(sink, COLUMNS, lineterminator="\n")
         writer.writeheader()

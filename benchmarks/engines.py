@@ -3,62 +3,46 @@
     pip install '.[benchmarks,engines]'
     python benchmarks/engines.py --data emoji_art.parquet
 
-Writes docs/engines.md. A row that this machine cannot compute says why.
+Writes the tables of docs/engines.md. A row that this machine cannot compute says why.
 """
 
-import os
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_PROC_BIND", "true")  # threads that share a core make one side wait for the other
-
 import report
+import timm
 import torch
 from tqdm import tqdm
 
 from hcast_zoo.common.choices import PRECISIONS
 from hcast_zoo.evaluation.metrics import HierarchicalMetrics
-from hcast_zoo.inference.engines import OFFERED, make_engine
+from hcast_zoo.inference.engines import OFFERED, OpenVinoEngine, make_engine, onnx_session
+from hcast_zoo.inference.graph import example
 from hcast_zoo.inference.predictor import Predictor
+from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.model import HCast
 from hcast_zoo.taxonomy.decode import decode
-from hcast_zoo.weights.file import build_model, load_weights
+from hcast_zoo.weights.file import Weights, build_model, load_weights, save_weights
 
-TEXT = """# Engines
-
-<!-- not run: exports take long; tests/inference/test_engines.py runs the same -->
-```bash
-pip install 'hcast-zoo[engines]'
-hcast-zoo predict birds --model runs/birds/best.safetensors --engine auto --verbose   # the fastest one here
-hcast-zoo predict birds --model runs/birds/best.safetensors --output out.csv --engine openvino
-hcast-zoo evaluate --data birds --split test --model runs/birds/best.safetensors --engine onnxruntime
-```
-
-`--engine` and `--precision` choose what computes the logits. The model is exported once ([export.md](export.md)) and
-cached in huggingface_hub's assets cache, by the weights' SHA-256 and the versions of torch and ONNX; OpenVINO keeps its
-compiled model beside it. The first batch is also computed by torch: an engine whose probabilities differ by more than
-1e-3 (`fp32`), 0.1 (`bf16`) or 0.2 (`int8`) is refused, and `auto` chooses the fastest of the others. `--verbose` prints
-the differences, the share of equal labels and the times. Superpixels, segment maps and explanations always come from
-OpenCV and torch.
-
-| engine | `fp32` | `bf16` | `int8` |
-| --- | --- | --- | --- |
-| `torch` | yes, the default | autocast | torchao: weights, and activations dynamically |
-| `onnxruntime` (CPU) | yes | no | no |
-| `openvino` (CPU) | yes | if the processor has bfloat16 instructions | no |
-
-## Measured
-
-{provenance}
-| engine | precision | FPA | same path as torch | largest change of a probability | network | end to end |
+PAGE = "engines.md"
+MEASURED = """| engine | precision | FPA | same path as torch | largest change of a probability | network | end to end |
 | --- | --- | --- | --- | --- | --- | --- |
-{table}
+{rows}
 
-*FPA* with `best_path`, in percent. *Network*: time of a forward pass at batch size {batch}, without superpixels;
-*end to end*: time of `Predictor.predict` on {files} picture files, with decoding and superpixels. Both are relative
-to torch in `fp32`: median of {runs} alternating pairs, with smallest and largest, on {cpu}, {threads} thread(s).
+`{model}` on {pictures} pictures of {data}; network at batch size {batch}; {files} files, median of {runs} pairs,
+on {cpu}, {threads} threads, torch {torch}.
 """
+LARGE = """| engine | precision | network, to `torch` `fp32` | network, to deit_small | end to end, to `torch` `fp32` |
+| --- | --- | --- | --- | --- |
+{rows}
+
+Network at batch size {batch}; {files} files, median of {runs} pairs, on {cpu}, {threads} threads, torch {torch}.
+"""
+RIVAL = "deit_small_patch16_224"
 
 
 def main() -> None:
@@ -66,34 +50,40 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs to time (%(default)s)")
     parser.add_argument("--files", type=int, default=500, help="picture files, end to end (%(default)s)")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="to measure (all)")
+    parser.add_argument("--tables", nargs="+", choices=("measured", "large"), default=("measured", "large"))
     args = parser.parse_args()
     weights = load_weights(args.model)
-    model = build_model(weights)
     dataset = report.load_data(args, weights)
-    batches = report.load_batches(dataset, weights.config, args.batch_size)
-    reference = run(make_engine(model), batches)
+    facts = {
+        "batch": args.batch_size,
+        "files": args.files,
+        "runs": args.runs,
+        "cpu": report.processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__.split("+")[0],
+    }
+    options = " ".join(sys.argv[1:]).replace(args.data, Path(args.data).name)
 
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(dataset, Path(folder), args.files)
-        base = Predictor(args.model)
-        for engine, precisions in OFFERED.items():
-            for precision in (p for p in precisions if p in args.precisions):
-                rows.append(measure(engine, precision, base, files, batches, reference, args))
+        if "measured" in args.tables:
+            facts |= {"model": args.model, "pictures": len(dataset), "data": weights.taxonomy.name}
+            rows = "\n".join(measure_all(weights, dataset, files, args))
+            report.write_section(args.docs, PAGE, "measured", MEASURED.format(rows=rows, **facts), options)
 
-    report.write(
-        args.docs,
-        "engines.md",
-        TEXT.format(
-            provenance=report.provenance(args, weights, len(dataset)),
-            table="\n".join(rows),
-            batch=args.batch_size,
-            files=len(files),
-            runs=args.runs,
-            cpu=report.processor(),
-            threads=torch.get_num_threads(),
-        ),
-    )
+        if "large" in args.tables:
+            rows = "\n".join(measure_large(weights, files, Path(folder), args))
+            report.write_section(args.docs, PAGE, "large", LARGE.format(rows=rows, **facts), options)
+
+
+def measure_all(weights: Weights, dataset, files: list[str], args) -> Iterator[str]:
+    """Yield the rows of the table of accuracy and time."""
+    batches = report.load_batches(dataset, weights.config, args.batch_size)
+    base = Predictor(args.model)
+    reference = run(make_engine(build_model(weights)), batches)
+    for engine, precisions in OFFERED.items():
+        for precision in (p for p in precisions if p in args.precisions):
+            yield measure(engine, precision, base, files, batches, reference, args)
 
 
 def write_files(dataset, folder: Path, number: int) -> list[str]:
@@ -129,6 +119,56 @@ def measure(engine, precision, base, files, batches, reference, args) -> str:
         f"| `{engine}` | `{precision}` | {metrics.compute()['fpa']:.2f} | {same:.2f} % | {change:.1e} | {network} | "
         f"{whole} |"
     )
+
+
+def measure_large(weights: Weights, files: list[str], folder: Path, args) -> Iterator[str]:
+    """Yield the rows of the table at 224 pixels."""
+    config = HCastConfig.from_variant("hcast_small", level_classes=weights.config.level_classes)
+    file = folder / "large.safetensors"
+    torch.manual_seed(0)
+    save_weights(Weights(config, weights.taxonomy, HCast(config).state_dict(), {"name": "large"}), file)
+    base, (images, segments) = Predictor(file), example(config, args.batch_size)
+
+    for engine, precisions in OFFERED.items():
+        for precision in (p for p in precisions if p in args.precisions):
+            try:
+                predictor = Predictor(file, engine=engine, precision=precision)
+                predictor.engine(images, segments)  # which chooses, and compiles
+                rival = make_rival(engine, precision, images, folder / f"{RIVAL}.onnx")
+            except (ImportError, ValueError) as error:
+                yield f"| `{engine}` | `{precision}` | {error} | | |"
+                continue
+
+            def ours(predictor=predictor):
+                return predictor.engine(images, segments)
+
+            network = compare(ours, lambda: base.engine(images, segments), args.runs)
+            beside = "-" if rival is None else compare(ours, rival, args.runs)
+            whole = compare(lambda: list(predictor.predict(files)), lambda: list(base.predict(files)), args.runs)  # noqa: B023
+            yield f"| `{engine}` | `{precision}` | {network} | {beside} | {whole} |"
+
+
+def make_rival(engine: str, precision: str, images: torch.Tensor, file: Path) -> Callable | None:
+    """Return a function that runs timm's network on some images through an engine; None at int8."""
+    network = timm.create_model(RIVAL).eval()
+    if precision == "int8":
+        return None
+    if engine == "torch":
+        return lambda: autocast(network, images, precision)
+
+    if not file.exists():
+        torch.onnx.export(network, (images,), file, dynamo=True, verbose=False)
+    if engine == "onnxruntime":
+        session = onnx_session(file)
+        return lambda: session.run(None, {session.get_inputs()[0].name: images.numpy()})
+
+    compiled = OpenVinoEngine(file, precision, levels=1).compiled
+    return lambda: compiled([images.numpy()])
+
+
+def autocast(network: torch.nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        return network(images)
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
-"""How time and memory grow with leaves, levels and pixels: CPU time of a forward pass and of decoding, by size.
+"""How time and memory grow: with leaves, levels and pixels, of a forward pass; with pictures, of `hcast-zoo predict`.
 
-    python benchmarks/growth.py                                  # all sizes, into benchmarks/results/growth.csv
-    python benchmarks/growth.py --leaves 10 1000 --pixels 96
+    python benchmarks/growth.py                                  # all sizes, into benchmarks/results/growth*.csv
+    python benchmarks/growth.py --leaves 10 1000 --pixels 96     # other axes as before
 
 A last column gives the exponent from the row before: 1 is a straight line.
 """
@@ -10,12 +10,18 @@ import argparse
 import csv
 import itertools
 import math
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 from hcast_zoo.network.config import HCastConfig
@@ -24,6 +30,7 @@ from hcast_zoo.network.superpixels import segment_images
 from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import Taxonomy
 
+PICTURE_COLUMNS = ("pictures", "cpu_s", "ms_a_picture", "peak_mib", "exponent")
 COLUMNS = ("axis", "size", "forward_ms", "decode_ms", "decode_share", "tensors_mib", "exponent")
 BATCH = 4
 
@@ -34,32 +41,86 @@ def main() -> None:
     parser.add_argument("--leaves", type=int, nargs="*", default=[10, 100, 1000, 10_000, 100_000])
     parser.add_argument("--levels", type=int, nargs="*", default=[1, 3, 10, 30])
     parser.add_argument("--pixels", type=int, nargs="*", default=[96, 224, 448, 896])
+    parser.add_argument("--pictures", type=int, nargs="*", default=[100, 1000, 10_000, 100_000])
+    parser.add_argument("--model", default="hcast_tiny.emoji_art", help="weights that name them (%(default)s)")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/growth.csv")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder (%(default)s)")
     args = parser.parse_args()
 
-    rows: list[dict] = []
-    for row in measure(args):
-        if rows and rows[-1]["axis"] == row["axis"]:
-            row["exponent"] = round(exponent(rows[-1], row), 2)
-        print(" | ".join(str(value) for value in row.values()), flush=True)
-        rows.append(row)
+    args.results.mkdir(parents=True, exist_ok=True)
+    if args.leaves or args.levels or args.pixels:
+        write(args.results / "growth.csv", COLUMNS, measure(args))
+    if args.pictures:
+        write(args.results / "growth_pictures.csv", PICTURE_COLUMNS, measure_pictures(args))
 
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with open(args.output, "w", newline="", encoding="utf-8") as sink:
-        writer = csv.DictWriter(sink, COLUMNS, lineterminator="\n")
+
+def write(file: Path, columns: Sequence[str], rows: Iterator[dict]) -> None:
+    """Print rows as they come, and write them."""
+    with open(file, "w", newline="", encoding="utf-8") as sink:
+        writer = csv.DictWriter(sink, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            print(" | ".join(str(value) for value in row.values()), flush=True)
+            writer.writerow(row)
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict]:
     """Yield a row for each size of each axis; the others stay at 224 pixels, three levels and 200 leaves."""
-    for leaves in args.leaves:
-        yield {"axis": "leaves", "size": leaves, **cost(args, tree(leaves, 3), 224)}
-    for levels in args.levels:
-        yield {"axis": "levels", "size": levels, **cost(args, tree(200, levels), 224)}
-    for pixels in args.pixels:
-        yield {"axis": "pixels of a side", "size": pixels, **cost(args, tree(200, 3), pixels)}
+    sizes = [("leaves", leaves, tree(leaves, 3), 224) for leaves in args.leaves]
+    sizes += [("levels", levels, tree(200, levels), 224) for levels in args.levels]
+    sizes += [("pixels of a side", pixels, tree(200, 3), pixels) for pixels in args.pixels]
+
+    before: dict = {}
+    for axis, size, taxonomy, pixels in sizes:
+        row = {"axis": axis, "size": size, **cost(args, taxonomy, pixels)}
+        if before.get("axis") == axis:
+            spent = [r["forward_ms"] + r["decode_ms"] for r in (before, row)]
+            row["exponent"] = exponent((before["size"], size), spent)
+        yield row
+        before = row
+
+
+def measure_pictures(args: argparse.Namespace) -> Iterator[dict]:
+    """Yield a row for each number of pictures: CPU time and peak memory of the command that names them."""
+    with tempfile.TemporaryDirectory() as folder:
+        names: list[str] = []
+        before: dict = {}
+        for number in sorted(args.pictures):
+            names += make_pictures(Path(folder), len(names), number)
+            listed = Path(folder) / "list.txt"
+            listed.write_text("\n".join(names), encoding="utf-8")
+
+            command = [sys.executable, "-m", "hcast_zoo", "predict", "--quiet", "--workers", "0", "--model", args.model]
+            command += ["--files-from", str(listed), "--output", str(Path(folder) / f"answers-{number}")]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise SystemExit(f"predict ended with {os.waitstatus_to_exitcode(status)}")
+
+            spent = usage.ru_utime + usage.ru_stime
+            row = {
+                "pictures": number,
+                "cpu_s": round(spent, 1),
+                "ms_a_picture": round(1000 * spent / number, 2),
+                "peak_mib": round(usage.ru_maxrss / 1024),
+                "exponent": exponent((before["pictures"], number), (before["cpu_s"], spent)) if before else "",
+            }
+            yield row
+            before = row
+
+
+def make_pictures(folder: Path, first: int, end: int) -> list[str]:
+    """Write JPEG files of smooth noise, numbered from the first up to the end, and return their names."""
+    rng = np.random.default_rng(first)
+    names = []
+    for number in range(first, end):
+        (folder / f"{number // 1000:03}").mkdir(exist_ok=True)
+        file = folder / f"{number // 1000:03}" / f"{number:06}.jpg"
+        blobs = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        blobs.resize((160, 120), Image.Resampling.BICUBIC).save(file, quality=85)
+        names.append(str(file))
+
+    return names
 
 
 def tree(leaves: int, levels: int) -> Taxonomy:
@@ -116,10 +177,9 @@ def cpu_time(function: Callable, runs: int) -> float:
     return statistics.median(seconds)
 
 
-def exponent(before: dict, after: dict) -> float:
-    """Return the power of the size by which the time of the forward pass and decoding grows."""
-    spent = [row["forward_ms"] + row["decode_ms"] for row in (before, after)]
-    return math.log(spent[1] / spent[0]) / math.log(after["size"] / before["size"])
+def exponent(sizes: Sequence[float], spent: Sequence[float]) -> float:
+    """Return the power of the size by which the time grows from one size to the next."""
+    return round(math.log(spent[1] / spent[0]) / math.log(sizes[1] / sizes[0]), 2)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ The spread is the smallest and largest ratio of a pair of runs. Superpixels are 
 """
 
 import argparse
+import csv
 import itertools
 import json
 import os
@@ -26,9 +27,9 @@ os.environ.setdefault("OMP_PROC_BIND", "true")  # threads that share a core make
 import numpy as np
 import timm
 import torch
-from accelerator import MODES, RESULTS, measure_device
+from accelerator import MODES, RESULTS, measure_device, results_name
 from PIL import Image
-from report import processor
+from report import processor, table, write_section
 from torch.profiler import ProfilerActivity, profile
 
 from hcast_zoo.data.transforms import eval_transform
@@ -44,7 +45,7 @@ RIVALS = ("deit_small_patch16_224", "vit_small_patch16_224")
 OURS = {"ours": "<= 0.80", "recomputed": "<= 0.75"}  # to the largest peak of a training step, in the rival's
 LEVELS = (13, 38, 200)
 PICTURE = Path(__file__).parent.parent / "tests/pictures/lion.png"
-DOCS = Path(__file__).parent.parent / "docs/speed.md"
+COLUMNS = ("what", "against", "ratio", "spread", "target", "ours")
 
 
 def main() -> None:
@@ -52,7 +53,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)} (all)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=7, help="pairs of runs; a large batch gets fewer")
-    parser.add_argument("--output", type=Path, default=DOCS, help="table to write (%(default)s)")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of speed.md (%(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV (%(default)s)")
     parser.add_argument("--peak", choices=(*OURS, *RIVALS), help=argparse.SUPPRESS)  # how `memory` calls itself
     gpu = parser.add_argument_group("on another device, instead of the parts")
     gpu.add_argument("--device", help="cuda; cpu for a trial")
@@ -60,7 +62,6 @@ def main() -> None:
     gpu.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     gpu.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="ways to run a network (all)")
     gpu.add_argument("--variant", default="hcast_small", help="of ours (%(default)s)")
-    gpu.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV (%(default)s)")
     args = parser.parse_args()
     if args.device:
         measure_device(args, processor())
@@ -76,8 +77,9 @@ def main() -> None:
             print(" | ".join(row), file=sys.stderr, flush=True)
             rows.append(row)
 
-    args.output.parent.mkdir(exist_ok=True)
-    args.output.write_text(report(rows, args))
+    write_section(args.docs, "speed.md", "measured", report(rows, args), " ".join(args.parts))
+    with open(args.results / results_name(processor()), "w", newline="", encoding="utf-8") as sink:
+        csv.writer(sink, lineterminator="\n").writerows([COLUMNS, *rows])
 
 
 def ours(train: bool = False, **changes) -> HCast:
@@ -299,8 +301,10 @@ def startup(args):
     python = run("-c", "pass")
     yield row("import hcast_zoo", "an empty Python", compare(run("-c", "import hcast_zoo"), python, args.runs))
     yield row("hcast-zoo --help", "an empty Python", compare(run("-m", "hcast_zoo", "--help"), python, args.runs))
-    predict = run("-m", "hcast_zoo", "predict", str(PICTURE), "--model", "hcast_small.emoji_art")
-    yield row("hcast-zoo predict, one picture", "import torch", compare(predict, run("-c", "import torch"), 3))
+    for model in ("hcast_lite.in1k", "hcast_small.emoji_art"):
+        predict = run("-m", "hcast_zoo", "predict", str(PICTURE), "--model", model)
+        result = compare(predict, run("-c", "import torch"), args.runs)
+        yield row(f"hcast-zoo predict, one picture, {model}", "import torch", result, "<= 1.3")
 
 
 PARTS = {
@@ -316,18 +320,9 @@ PARTS = {
 
 
 def report(rows: list[tuple[str, ...]], args: argparse.Namespace) -> str:
-    table = "\n".join(f"| {' | '.join(r)} |" for r in rows)
     versions = f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}, timm {timm.__version__}"
-    return f"""# Speed
-
-Written by `python benchmarks/speed.py`. A ratio is our time divided by the other's (medians of alternating runs);
-float32, {args.threads} threads, {processor()}, {versions}.
-Unless stated otherwise: `hcast_small`, 224 pixels, 196 superpixels, three levels.
-
-| what | against | ratio | spread | target | ours |
-|---|---|---|---|---|---|
-{table}
-"""
+    threads = "1 thread" if args.threads == 1 else f"{args.threads} threads"
+    return f"{table(COLUMNS, rows)}\n{threads}, {processor()}, {versions}."
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .efficientnet import EfficientNetLite0
 from .memory import check_config
 
 TIMM = "timm:"
@@ -88,7 +89,7 @@ class PretrainedStem(nn.Module):
         dtype: Floating-point type of the parameters.
 
     Raises:
-        ImportError: if timm is not installed.
+        ImportError: if timm is needed and not installed.
         ValueError: if timm has no such model, or it lacks feature maps of these strides.
         MemoryBudgetError: if the model and one picture would take more memory than the budget.
     """
@@ -181,8 +182,10 @@ class PretrainedStem(nn.Module):
 def create_body(config: Any, device=None, dtype=None) -> nn.Module:
     """Return the timm model of a config's stem, without classifier and without pretrained weights.
 
+    EfficientNet-Lite0, of the packaged weights, is made without timm, whose import takes seconds.
+
     Raises:
-        ImportError: if timm is not installed.
+        ImportError: if timm is needed and not installed.
         ValueError: if timm has no such model, or it has no feature maps.
         MemoryBudgetError: if the model and one picture would take more memory than the budget.
     """
@@ -195,12 +198,16 @@ def create_body(config: Any, device=None, dtype=None) -> nn.Module:
 
 
 def _create_on(device: torch.device, config: Any) -> nn.Module:
+    name, image_size = config.stem.removeprefix(TIMM), config.image_size
+    if name == "efficientnet_lite0":
+        with device:
+            return EfficientNetLite0(config.in_chans)
+
     try:
         import timm
     except ImportError as error:
         raise ImportError(NEEDS_TIMM) from error
 
-    name, image_size = config.stem.removeprefix(TIMM), config.image_size
     if not timm.is_model(name):
         near = timm.list_models(f"*{re.split('[._]', name)[0]}*")[:3]
         hint = f": did you mean {', '.join(near)}?" if near else ""

@@ -15,8 +15,8 @@ CORE = {  # folder of hcast_zoo: its modules that become files; no two share a n
     "common": ("choices", "files", "formats", "text", "walk"),
     "data": ("boxes", "pictures", "tar_shards", "transforms"),
     "network": (
-        *("config", "embedding", "encoder", "feature_maps", "graph_pooling", "layers", "memory", "model"),
-        *("sampling_kernel", "slic", "stems", "superpixels"),
+        *("config", "efficientnet", "embedding", "encoder", "feature_maps", "graph_pooling", "layers"),
+        *("memory", "model", "sampling_kernel", "slic", "stems", "superpixels"),
     ),
     "taxonomy": (
         *("backoff", "calibration", "columns", "decode", "lookup"),

@@ -457,9 +457,8 @@ def test_speed_of_a_device(benchmark, monkeypatch, tmp_path, capsys):
 
 
 def test_growth(benchmark, monkeypatch, tmp_path):
-    options = "--variant hcast_tiny --leaves 10 50 --levels 2 --pixels 96 --runs 1"
-    command = ["benchmarks/growth.py", *options.split(), "--output", str(tmp_path / "growth.csv")]
-    monkeypatch.setattr(sys, "argv", command)
+    options = "--variant hcast_tiny --leaves 10 50 --levels 2 --pixels 96 --pictures 2 6 --runs 1"
+    monkeypatch.setattr(sys, "argv", ["benchmarks/growth.py", *options.split(), "--results", str(tmp_path)])
     module = benchmark("growth")
     module.main()
     with open(tmp_path / "growth.csv", encoding="utf-8") as file:
@@ -471,9 +470,12 @@ def test_growth(benchmark, monkeypatch, tmp_path):
         ("pixels of a side", "96"),
     ]
     assert all(float(row["tensors_mib"]) > 0 for row in rows) and rows[1]["exponent"] and not rows[0]["exponent"]
-    assert (
-        module.exponent({"size": 10, "forward_ms": 1, "decode_ms": 1}, {"size": 20, "forward_ms": 3, "decode_ms": 5})
-        == 2
-    )
+    assert module.exponent((10, 20), (2, 8)) == 2
+
+    with open(tmp_path / "growth_pictures.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["pictures"] for row in rows] == ["2", "6"] and rows[1]["exponent"] and not rows[0]["exponent"]
+    assert all(float(row["cpu_s"]) > 0 and float(row["peak_mib"]) > 100 for row in rows)
+
     tree = module.tree(1000, 3)
     assert [len(names) for names in tree.names] == [10, 100, 1000]

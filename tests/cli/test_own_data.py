@@ -2,9 +2,14 @@ import csv
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from hcast_zoo.cli import main
+from hcast_zoo.network.model import HCast
+from hcast_zoo.taxonomy.tree import Taxonomy
+from hcast_zoo.weights.file import Weights, save_weights
+from tests.tiny import make_config
 
 TINY = ["--model", "hcast_tiny", "--image-size", "32", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "4"]
 TINY += ["--workers", "0", "--num-superpixels", "16", "--num-clusters", "8", "6", "4", "2"]
@@ -83,3 +88,30 @@ def test_a_list_saved_on_windows_is_read(birds, tmp_path, tiny_weights, capsys):
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*files, ""]).encode())
     assert main(["predict", "--files-from", str(tmp_path / "list.txt"), "--model", str(tiny_weights)]) == 0
     assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == files
+
+
+def test_a_level_with_one_node_lifts_no_answer(tmp_path, capsys):
+    """Everything is a thing, so that level says nothing: it must not raise the mean of the short path to "rock"."""
+    taxonomy = Taxonomy.from_paths(
+        [("thing", "rock"), ("thing", "animal", "cat"), ("thing", "animal", "dog")], ("all", "kind", "species")
+    )
+    config = make_config(level_classes=taxonomy.level_classes)
+    state = HCast(config).state_dict()
+    kind = taxonomy.names[1].index("rock")
+    for level, probabilities in enumerate(([1.0], [0.45 if node == kind else 0.55 for node in (0, 1)], [0.5, 0.5])):
+        state[f"heads.{level}.weight"].zero_()
+        state[f"heads.{level}.bias"].copy_(torch.tensor(probabilities).log())
+
+    weights, picture = tmp_path / "tiny.safetensors", tmp_path / "a.png"
+    save_weights(Weights(config, taxonomy, state, {"name": "tiny"}), weights)
+    Image.new("RGB", (40, 40), "grey").save(picture)
+
+    assert main(["predict", str(picture), "--model", str(weights), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    # sqrt(0.55 * 0.5) = 0.52 is more than 0.45; with the first level it would be 0.65 against 0.67.
+    assert answer["path"][:2] == ["thing", "animal"]
+
+    state["heads.1.bias"].copy_(torch.tensor([0.6 if node == kind else 0.4 for node in (0, 1)]).log())
+    save_weights(Weights(config, taxonomy, state, {"name": "tiny"}), weights)
+    assert main(["predict", str(picture), "--model", str(weights), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == ["thing", "rock"]

@@ -258,17 +258,20 @@ def test_help_imports_nothing_heavy():
     assert {b.tree for b in BENCHMARKS.values()} - {None} == set(tree_names()) - {"imagenet"}
 
 
-def test_predict_imports_what_it_needs_alone():
+@pytest.mark.parametrize(
+    "options, label", [([], "cat"), (["--model", "hcast_small.emoji_art"], "animal")], ids=["default", "conv stem"]
+)
+def test_predict_imports_what_it_needs_alone(options, label):
     """torchvision, timm and torch's compiler each take about as long to import as torch; predict needs none of them."""
     code = (
         "import sys; from hcast_zoo.cli import main\n"
-        "code = main(['predict', sys.argv[1], '--model', 'hcast_small.emoji_art'])\n"
+        "code = main(['predict', *sys.argv[1:]])\n"
         "slow = ('torchvision', 'timm', 'torch._dynamo', 'huggingface_hub', 'transformers')\n"
         "print(code, [name for name in slow if name in sys.modules])"
     )
-    command = [sys.executable, "-c", code, str(FIXTURES.parent / "pictures" / "lion.png")]
+    command = [sys.executable, "-c", code, str(FIXTURES.parent / "pictures" / "tabby.jpg"), *options]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert "lion" in lines[0] and lines[1] == "0 []"
+    assert label in lines[0] and lines[1] == "0 []"
 
 
 def test_help_needs_no_docstring():

@@ -12,6 +12,7 @@ from hcast_zoo.adaptation.adapt import AdaptationError, adapt
 from hcast_zoo.adaptation.config import AdaptConfig
 from hcast_zoo.network import stems
 from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.efficientnet import EfficientNetLite0
 from hcast_zoo.network.feature_maps import feature_map
 from hcast_zoo.network.model import HCast
 from hcast_zoo.network.stems import Carried, area_means, weighted_mean
@@ -172,6 +173,40 @@ def test_a_size_that_the_stem_refuses():
         model(torch.zeros(1, 3, 72, 72))
 
 
+@pytest.mark.parametrize("in_chans", [3, 4])
+def test_efficientnet_lite0_is_timms(in_chans):
+    """Names, shapes, maps, running statistics and gradients, to the bit; initial values, in their spread."""
+    timm = pytest.importorskip("timm")
+    models = ours, theirs = [
+        EfficientNetLite0(in_chans),
+        timm.create_model("efficientnet_lite0", pretrained=False, num_classes=0, in_chans=in_chans),
+    ]
+    keys = ("reduction", "num_chs")
+    assert [[x[k] for k in keys] for x in ours.feature_info] == [[x[k] for k in keys] for x in theirs.feature_info]
+    assert ours.num_features == theirs.num_features and ours.head_hidden_size == theirs.head_hidden_size
+
+    state = theirs.state_dict()
+    spread = {name: tensor.std().item() for name, tensor in ours.state_dict().items() if "conv" in name}
+    assert len(spread) > 40 and all(
+        value == pytest.approx(state[name].std().item(), rel=0.2) for name, value in spread.items()
+    )
+    ours.load_state_dict(state)
+
+    for training in (True, False):
+        answers = []
+        for model in models:
+            model.train(training)
+            images = torch.randn(2, in_chans, 96, 64, generator=torch.Generator().manual_seed(1))
+            final, maps = model.forward_intermediates(images, indices=[1, 2, 3, 4])
+            (final.square().mean() + maps[1].mean()).backward()
+            answers.append([final, *maps, *model.forward_intermediates(images, indices=[2], intermediates_only=True)])
+
+        assert len(answers[0]) == 6 and all(map(torch.equal, *answers))
+        assert list(ours.state_dict()) == list(theirs.state_dict())
+        assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
+        assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours.parameters(), theirs.parameters()))
+
+
 def test_without_timm(monkeypatch):
     real = builtins.__import__
 
@@ -183,6 +218,9 @@ def test_without_timm(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", fake)
     with pytest.raises(ImportError, match="stem is a timm model: pip install timm"):
         HCast(HCastConfig.from_dict(HYBRID))
+
+    # The stem of the packaged weights needs none.
+    HCast(HCastConfig.from_dict({**HYBRID, "stem": "timm:efficientnet_lite0"}))
 
 
 @torch.inference_mode()

@@ -1,0 +1,119 @@
+"""EfficientNet-Lite0, the stem of the packaged photograph weights, without timm.
+
+timm imports torchvision, which imports torch's compiler: half of the time of naming one picture. So this one stem is
+written here, with the names, shapes and values of ``timm.create_model("efficientnet_lite0", num_classes=0)``.
+
+Source: Tan and Le, "EfficientNet", ICML 2019, Table 1, with the Lite changes (ReLU6, no squeeze-and-excitation, fixed
+stem and head): https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STEM, HEAD = 32, 1280  # channels
+STAGES = (  # depth, kernel size, stride, expansion, channels
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+class BatchNormReLU6(nn.BatchNorm2d):
+    """Batch norm, then ReLU6, without a module of its own that would change the names of tensors."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu6(super().forward(input), inplace=True)
+
+
+class MBConv(nn.Sequential):
+    """A 1x1 convolution that expands (unless the expansion is 1), a depthwise one, and a 1x1 one that projects."""
+
+    def __init__(self, dim: int, kernel_size: int, stride: int, expansion: int, out_dim: int):
+        hidden = dim * expansion
+        layers: list[tuple[str, nn.Module]] = []
+        if expansion > 1:
+            layers += [("conv_pw", conv(dim, hidden)), ("bn1", BatchNormReLU6(hidden))]
+
+        depthwise, project = ("bn2", "bn3") if expansion > 1 else ("bn1", "bn2")
+        layers += [("conv_dw", conv(hidden, hidden, kernel_size, stride, groups=hidden))]
+        layers += [(depthwise, BatchNormReLU6(hidden))]
+        layers += [("conv_pwl" if expansion > 1 else "conv_pw", conv(hidden, out_dim))]
+        layers += [(project, nn.BatchNorm2d(out_dim))]
+        super().__init__(OrderedDict(layers))
+        self.has_skip = stride == 1 and dim == out_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = super().forward(x)
+        return residual + x if self.has_skip else residual
+
+
+class EfficientNetLite0(nn.Module):
+    """Feature maps of EfficientNet-Lite0, with the part of timm's interface that a stem uses.
+
+    Args:
+        in_chans: Channels of the pictures.
+    """
+
+    num_features = head_hidden_size = HEAD
+
+    def __init__(self, in_chans: int = 3):
+        super().__init__()
+        self.conv_stem = conv(in_chans, STEM, 3, stride=2)
+        self.bn1 = BatchNormReLU6(STEM)
+        self.blocks = nn.Sequential()
+        self.feature_info: list[dict[str, int]] = []  # of the last stage of each stride
+        dim, reduction = STEM, 2
+        for stage, (depth, kernel_size, stride, expansion, out_dim) in enumerate(STAGES):
+            if stride > 1 or stage == 0:
+                self.feature_info.append({})
+            reduction *= stride
+            self.feature_info[-1] = {"stage": stage + 1, "reduction": reduction, "num_chs": out_dim}
+
+            dims = [dim] + [out_dim] * depth
+            self.blocks.append(
+                nn.Sequential(
+                    *(
+                        MBConv(dims[block], kernel_size, stride if block == 0 else 1, expansion, out_dim)
+                        for block in range(depth)
+                    )
+                )
+            )
+            dim = out_dim
+
+        self.conv_head = conv(dim, HEAD)
+        self.bn2 = BatchNormReLU6(HEAD)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draw the weights of convolutions as EfficientNet's authors do: normal, by the fan out of one group."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # drawing there imports torch's compiler
+                height, width = module.kernel_size
+                fan_out = height * width * module.out_channels // module.groups
+                nn.init.normal_(module.weight, 0, (2 / fan_out) ** 0.5)
+
+    def forward_intermediates(
+        self, x: Tensor, indices: Sequence[int], intermediates_only: bool = False, output_fmt: str = "NCHW"
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the (B, C, h, w) maps of some entries of ``feature_info``; before them, unless unwanted, the last."""
+        taken = {self.feature_info[index]["stage"] for index in indices}
+        maps = []
+        x = self.bn1(self.conv_stem(x))
+        for stage, block in enumerate(self.blocks, start=1):
+            x = block(x)
+            if stage in taken:
+                maps.append(x)
+
+        return maps if intermediates_only else (self.bn2(self.conv_head(x)), maps)
+
+
+def conv(dim: int, out_dim: int, kernel_size: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Return a convolution without bias that keeps the size, but for its stride."""
+    return nn.Conv2d(dim, out_dim, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
