@@ -1,11 +1,13 @@
 """How well does the small recipe do on a few hundred pictures, beside simple classifiers of the same frozen features?
 
-    python recipes/cut_outs.py --emoji emoji_art.parquet --output cut_outs --split
-    python benchmarks/small_data.py --data cut_outs --output runs/small_data
+    for seed in 0 1 2; do
+        python recipes/cut_outs.py --emoji emoji_art.parquet --output cut_outs/$seed --split --seed $seed
+    done
+    python benchmarks/small_data.py --data cut_outs/* --output runs/small_data
 
-Writes docs/small_data_NAME.md, NAME being the folder of the data. Every arm and seed is a run folder; the same command
-resumes, and keeps those that are finished. Settings were chosen on the validation pictures; test pictures are only
-measured.
+Writes docs/small_data_NAME.md, NAME being the folder above the data. Every arm, split and seed is a run folder; the
+same command resumes, and keeps those that are finished. Settings were chosen on the validation pictures of the first
+split; test pictures are only measured.
 """
 
 import argparse
@@ -50,23 +52,23 @@ TEXT = """# A few hundred pictures
 
 {data}
 
-| method | validation | test | test, of each seed |
+| method | validation | test | test, of each split and seed |
 |---|---|---|---|
 {rows}
 
-Full-path accuracy in percent; the simple classifiers predict the leaf, which determines the path. One picture of the
-test set is {picture:.1f} points; the standard error of a figure near 75 is {error:.1f}. The simple classifiers read the
+Full-path accuracy in percent; the simple classifiers predict the leaf, which determines the path. One picture of a test
+set is {picture:.1f} points; the standard error of a mean near 75 is about {error:.1f}. The simple classifiers read the
 frozen stem's last features (the 1,280 that EfficientNet-Lite0's own classifier reads), averaged over the picture.
 
-Written by `python benchmarks/small_data.py --data {name} --output runs/small_data{options}`, {version}.
+Written by `python benchmarks/small_data.py --data {name}/* --output runs/small_data{options}`, {version}.
 """
 
 
-def train(name: str, options: list[str], seed: int, args: argparse.Namespace) -> Path:
+def train(name: str, options: list[str], data: Path, seed: int, args: argparse.Namespace) -> Path:
     """Train an arm with a seed, unless that is done already; return its folder."""
-    folder = args.output / f"{''.join(c if c.isalnum() else '_' for c in name)}_{seed}"
+    folder = args.output / f"{''.join(c if c.isalnum() else '_' for c in name)}_{data.name}_{seed}"
     if not (folder / "done").exists():
-        command = ["train", "--data", str(args.data), "--output", str(folder), "--seed", str(seed), "--recipe", "small"]
+        command = ["train", "--data", str(data), "--output", str(folder), "--seed", str(seed), "--recipe", "small"]
         command += ["--view-cache", str(args.output / VIEWS)]
         if code := run_command([*command, *options, *args.options]):
             raise SystemExit(code)
@@ -117,43 +119,48 @@ def simple_classifiers(parts: dict[str, HierarchicalDataset], output: Path) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder tree in parts train, val and test")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folder trees in parts train, val and test")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", type=int, nargs="+", default=range(len(ARMS)), help="which, by number")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("options", nargs="*", help="more options of `hcast-zoo train`, after --")
     args = parser.parse_args()
 
-    parts = {"train": HierarchicalDataset.load(args.data, split="train")}
-    for part in ("val", "test"):
-        parts[part] = HierarchicalDataset.load(args.data, parts["train"].taxonomy, part)
+    results: dict[str, list[dict[str, float]]] = {}
+    for data in args.data:
+        parts = {"train": HierarchicalDataset.load(data, split="train")}
+        for part in ("val", "test"):
+            parts[part] = HierarchicalDataset.load(data, parts["train"].taxonomy, part)
 
-    rows, results = [], {}
-    for name, accuracy in simple_classifiers(parts, args.output).items():
-        rows.append([name, f"{accuracy['val']:.1f}", f"{accuracy['test']:.1f}", ""])
+        for name, accuracy in simple_classifiers(parts, args.output).items():
+            results.setdefault(name, []).append(accuracy)
+        for number in args.arms:
+            name, options = list(ARMS.items())[number]
+            for seed in args.seeds:
+                results.setdefault(name, []).append(measure(train(name, options, data, seed, args), parts))
 
-    for number in args.arms:
-        name, options = list(ARMS.items())[number]
-        seeds = [measure(train(name, options, seed, args), parts) for seed in args.seeds]
-        results[name] = seeds
-        val, test = (statistics.mean(fpa[part] for fpa in seeds) for part in ("val", "test"))
-        rows.append([name, f"{val:.1f}", f"{test:.1f}", ", ".join(f"{fpa['test']:.1f}" for fpa in seeds)])
+    rows = []
+    for name, accuracies in results.items():
+        val, test = (statistics.mean(accuracy[part] for accuracy in accuracies) for part in ("val", "test"))
+        each = ", ".join(f"{accuracy['test']:.1f}" for accuracy in accuracies)
+        rows.append(f"| {name} | {val:.1f} | {test:.1f} | {each} |")
 
     count = len(parts["test"])
     levels = " > ".join(map(str, parts["train"].taxonomy.level_classes))
     sizes = ", ".join(f"{len(dataset)} in {part}" for part, dataset in parts.items())
-    data = f"{args.data.name}, pictures: {sizes}; levels of {levels} nodes; seeds {', '.join(map(str, args.seeds))}."
+    name = args.data[0].parent.name
     text = TEXT.format(
-        data=data,
-        rows="\n".join("| " + " | ".join(row) + " |" for row in rows),
+        data=f"{name}, {len(args.data)} splits of the same pictures: {sizes}; levels of {levels} nodes; seeds "
+        f"{', '.join(map(str, args.seeds))}.",
+        rows="\n".join(rows),
         picture=100 / count,
-        error=100 * (0.75 * 0.25 / count) ** 0.5,
-        name=args.data.name,
-        options="".join(f" {word}" for word in sys.argv[5:]),
+        error=100 * (0.75 * 0.25 / (count * len(args.data))) ** 0.5,
+        name=name,
+        options="".join(f" {word}" for word in sys.argv[sys.argv.index("--output") + 2 :]),
         version=code_version(),
     )
-    report.write(args.docs, f"small_data_{args.data.name}.md", text)
+    report.write(args.docs, f"small_data_{name}.md", text)
     (args.output / "results.json").write_text(json.dumps(results, indent=1))
 
 

@@ -6,8 +6,8 @@
 
 Each thing (animal, plant, food, vehicle) is drawn by seven artists, on transparent ground, or with ``--photographs`` at
 a random place over a crop of a photograph. Pictures are in no parts; or with ``--split`` of each thing five are to
-train on, one to validate and one to test, chosen by the thing's name. Licences are EmojiArt's (see its builder) and the
-photographs' own.
+train on, one to validate and one to test, chosen by the thing's name and ``--seed``. Licences are EmojiArt's (see its
+builder) and the photographs' own.
 """
 
 import argparse
@@ -37,10 +37,10 @@ def choose(rows: list[dict]) -> list[str]:
     return sorted(whole, key=lambda thing: hashlib.sha256(thing.encode()).hexdigest())[:THINGS]
 
 
-def part_of(row: dict) -> str:
+def part_of(row: dict, seed: int) -> str:
     """Return the part that a picture is in."""
     order = list(ARTISTS)
-    random.Random(row["emoji"]).shuffle(order)
+    random.Random(f"{row['emoji']} {seed}" if seed else row["emoji"]).shuffle(order)
     return {0: "test", 1: "val"}.get(order.index(row["artist"]), "train")
 
 
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="new folder")
     parser.add_argument("--photographs", type=Path, nargs="+", default=[], help="folders of photographs to put them on")
     parser.add_argument("--split", action="store_true", help="put the pictures into train, val and test")
+    parser.add_argument("--seed", type=int, default=0, help="of the parts (%(default)s)")
     args = parser.parse_args()
 
     rows = pq.read_table(args.emoji).to_pylist()
@@ -81,7 +82,7 @@ def main() -> None:
             rng = random.Random(f"{row['emoji']} {row['artist']}")
             picture = put_on(picture, rng.choice(photographs), rng)
 
-        folder = args.output / part_of(row) if args.split else args.output
+        folder = args.output / part_of(row, args.seed) if args.split else args.output
         file = folder / row["group"] / row["subgroup"] / row["emoji"] / f"{row['artist']}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         picture.save(file)
