@@ -123,9 +123,11 @@ def unique_names(level: str, paths: Sequence[tuple[str, ...]], strict: bool) -> 
         names.append(name)
 
     examples = ", ".join(repr(name) for name in names if name not in count)
-    warnings.warn(
-        f"level {brief(level)}: {len({path[-1] for path in twice})} names are below several parents and carry them in "
-        f"brackets, such as {clip(examples, 200)}",
-        stacklevel=4,
-    )
+    repeated = len({path[-1] for path in twice})
+    text = f"{repeated} name is" if repeated == 1 else f"{repeated} names are"
+    message = f"level {brief(level)}: {text} below several parents, now in brackets, such as {clip(examples, 200)}"
+    if repeated > len(count) / 2:
+        message += ". That is most of them: is each level above one of the taxonomy? --levels names those that are"
+
+    warnings.warn(message, stacklevel=4)
     return tuple(names)

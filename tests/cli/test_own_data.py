@@ -115,3 +115,13 @@ def test_a_level_with_one_node_lifts_no_answer(tmp_path, capsys):
     save_weights(Weights(config, taxonomy, state, {"name": "tiny"}), weights)
     assert main(["predict", str(picture), "--model", str(weights), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["path"] == ["thing", "rock"]
+
+
+def test_a_column_that_is_not_a_level_is_suspected(tmp_path, capsys):
+    """By default each column is a level, so one that does not belong doubles the names below it."""
+    table = tmp_path / "drawn.csv"
+    rows = [f"{n}.png,artist {n // 4},kind {n % 2},thing {n % 4}\n" for n in range(8)]
+    table.write_text("file,artist,kind,thing\n" + "".join(rows))
+    assert main(["data", "check", str(table), "--output", str(tmp_path / "page")]) in (0, 1)
+    notes = capsys.readouterr().err
+    assert "level 'kind': 2 names are below several parents" in notes and "--levels names those that are" in notes

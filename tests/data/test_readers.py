@@ -139,7 +139,7 @@ def test_homonyms_are_told_apart_and_found(tmp_path):
     for name in ("owls/other/1.jpg", "gulls/other/2.jpg", "gulls/herring/3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9)).save(tmp_path / name)
-    with pytest.warns(UserWarning, match="1 names are below several parents"):
+    with pytest.warns(UserWarning, match="1 name is below several parents"):
         data = HierarchicalDataset.load(tmp_path)
     assert data.taxonomy.names[1] == ("herring", "other (gulls)", "other (owls)")
     assert data.labels.tolist() == [[0, 0], [0, 1], [1, 2]]

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("pyarrow")
 
-from recipes.cut_outs import ARTISTS, part_of  # noqa: E402
+from recipes.cut_outs import ARTISTS, part_of
 
 
 @pytest.mark.parametrize("seed", [0, 1])
