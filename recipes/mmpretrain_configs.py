@@ -28,7 +28,7 @@ RUNTIME = "mmpretrain::_base_/default_runtime.py"
 
 
 def text_path(file: Path) -> Path | None:
-    """Return where the text config of a pure Python one lies; None for the runtime, which has no twin."""
+    """Return where the text config of a pure Python one lies; None for the runtime, which has none."""
     if file.parent.name == "_base_":
         base = BASES[file.stem]
         return base and TEXT / f"_base_/{base}.py"  # type: ignore[return-value]
@@ -58,7 +58,7 @@ def to_text(source: str, is_base: bool) -> str:
 
     docstring = tree.body[0].end_lineno or 1
     head = "\n".join(lines[:docstring])
-    head = re.sub(r"\nThat is its twin\. Inherit this one.*?import \*\n", "", head, flags=re.DOTALL)
+    head = re.sub(r"\nThe command reads the text config.*?import \*\n", "", head, flags=re.DOTALL)
     body = "\n".join(line for i, line in enumerate(lines) if i >= docstring and i not in dropped).strip("\n")
     body = re.sub(rf"(\w*type)=({'|'.join(sorted(classes))})\b", r'\1="\2"', body) if classes else body
     body = re.sub(r"^(\w+)\.update\(", r"\1 = dict(", body, flags=re.MULTILINE)

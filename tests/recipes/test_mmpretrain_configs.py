@@ -1,4 +1,4 @@
-"""mmpretrain's text configs are those that recipes/mmpretrain_configs.py writes of the pure Python ones."""
+"""mmpretrain's text configs are what recipes/mmpretrain_configs.py writes from the pure Python ones."""
 
 import ast
 import importlib.util
@@ -21,7 +21,7 @@ def comments(text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_text_configs_are_up_to_date(path):
-    """Up to line breaks, which are the formatter's."""
+    """Line breaks may differ: they are the formatter's."""
     stored = path.read_text()
     assert ast.dump(ast.parse(stored)) == ast.dump(ast.parse(CONFIGS[path])), "run python recipes/mmpretrain_configs.py"
     assert comments(stored) == comments(CONFIGS[path])
@@ -31,10 +31,10 @@ def test_no_text_config_is_written_by_hand():
     assert set(script.TEXT.rglob("*.py")) == set(CONFIGS) and len(CONFIGS) >= 12
 
 
-def test_what_is_turned():
+def test_a_pure_config_is_rewritten_as_a_text_config():
     pure = '''"""Title.
 
-That is its twin. Inherit this one, under `read_base()`, by
+The command reads the text config of the same name. A pure Python config inherits this file under `read_base()`:
 
     from x import *
 

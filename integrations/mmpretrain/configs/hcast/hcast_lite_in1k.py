@@ -5,7 +5,7 @@ Image size, superpixels and taxonomy are the weights' own.
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-lite_in1k.py
 
-That is its twin. Inherit this one, under `read_base()`, by
+The command reads the text config of the same name. A pure Python config inherits this file under `read_base()`:
 
     from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_lite_in1k import *
 

@@ -7,7 +7,7 @@ Start from an ImageNet CAST checkpoint of the authors, converted by `hcast-zoo c
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-small_cub.py --cfg-options load_from=cast.safetensors
 
-That is its twin. Inherit this one, under `read_base()`, by
+The command reads the text config of the same name. A pure Python config inherits this file under `read_base()`:
 
     from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_cub import *
 

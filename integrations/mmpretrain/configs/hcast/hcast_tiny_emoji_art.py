@@ -4,7 +4,7 @@ Data: `python recipes/emoji_art.py --output data/emoji_art`. Image size, superpi
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-tiny_emoji-art.py
 
-That is its twin. Inherit this one, under `read_base()`, by
+The command reads the text config of the same name. A pure Python config inherits this file under `read_base()`:
 
     from hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_tiny_emoji_art import *
 
