@@ -26,12 +26,14 @@ def commands() -> str:
 def test_the_layout_names_every_folder():
     listed = set(re.findall(r"^\| `(\w+)/` \|", GUIDE, re.MULTILINE))
     there = {path.parent.name for path in (ROOT / "hcast_zoo").glob("*/__init__.py")}
-    assert there == listed & there
+    assert "network" in there and there == listed & there
     assert all((ROOT / name).is_dir() or (ROOT / "hcast_zoo" / name).is_dir() for name in listed)
 
 
 def test_named_files_exist():
-    for name in re.findall(r"`((?:hcast_zoo|integrations|tests|docs|recipes)/[\w/]+\.(?:py|md))`", GUIDE):
+    names = set(re.findall(r"`((?:hcast_zoo|integrations|tests|docs|recipes)/[\w/]+\.\w+)`", GUIDE))
+    assert {"hcast_zoo/network/config.py", "tests/test_parity.py", "docs/testing.md"} <= names
+    for name in names:
         assert (ROOT / name).is_file(), name
 
 
@@ -39,7 +41,10 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
     assert {"test", "format", "lint", "types", "docs", "bench"} <= targets
-    assert set(re.findall(r"\bmake ([\w-]+)", GUIDE + commands())) <= targets
+    named_here, run_by_ci = (set(re.findall(r"\bmake ([\w-]+)", text)) for text in (GUIDE, commands()))
+    assert {"install", "test", "test-all", "format", "lint", "types", "docs", "bench", "dist"} <= named_here
+    assert {"lint", "types"} <= run_by_ci
+    assert named_here | run_by_ci <= targets
 
 
 @pytest.mark.parametrize("target", ["test", "test-all", "format", "lint", "types", "docs", "install"])
@@ -64,6 +69,10 @@ def test_ci_tests_every_extra_and_python():
     assert jobs["pythons"]["strategy"]["matrix"]["python"] == list(environments.PYTHONS)
     extras = importlib.metadata.metadata("hcast-zoo").get_all("Provides-Extra")
     assert set(filter(None, environments.EXTRAS)) <= set(extras)
+
+
+def test_there_are_workflows():
+    assert {"tests", "lint", "docs", "audit", "release"} <= {path.stem for path in WORKFLOWS}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -20,7 +20,10 @@ from PIL import Image
 
 from hcast_zoo.cli import main
 from hcast_zoo.cli.parser import make_parser
+from hcast_zoo.network.config import VARIANTS
+from hcast_zoo.paper.benchmarks import BENCHMARKS
 from hcast_zoo.weights.file import load_weights, packaged_weights
+from hcast_zoo.weights.published import TAGS
 from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).parents[2]
@@ -259,5 +262,11 @@ def test_reasons_are_given():
         assert len(marks) == len([b for b in blocks(page) if b[3]]), f"{page}: a mark stands before no block: {marks}"
 
 
-def test_packaged_weights_are_what_the_pages_name():
-    assert "hcast_small.emoji_art" in packaged_weights()
+def test_weights_that_the_pages_name_exist():
+    """A name is that of packaged weights, of published ones, or of a model that somebody trains by a recipe."""
+    text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    variants = "|".join(VARIANTS)
+    named = set(re.findall(rf"\b(?:{variants})\.(?!py\b|safetensors\b|pth\b|untrained\b)[a-z]\w+", text))
+    recipes = {f"hcast_small.{name}" for name in BENCHMARKS}
+    assert set(packaged_weights()) <= named
+    assert named <= {*packaged_weights(), *TAGS, *recipes}

@@ -125,19 +125,29 @@ def test_a_missing_extra_is_named(birds, tmp_path, monkeypatch, capsys):
     assert "pip install 'hcast-zoo[check]'" in capsys.readouterr().err
 
 
-def test_near_groups_are_those_of_all_pairs():
+@pytest.mark.parametrize("distance", [1, 8])
+def test_near_groups_are_those_of_all_pairs(distance):
+    """Compared with a search through all pairs: every group is complete, and holds nothing else."""
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, 200, dtype=np.uint64)
-    hashes[100:] = hashes[:100]
-    for number in range(100):
+    for number in range(100, 200):  # near an earlier one, so that chains of several occur
+        hashes[number] = hashes[number - 70]
         for bit in rng.choice(64, rng.integers(0, 9), replace=False):
-            hashes[100 + number] ^= np.uint64(1) << np.uint64(bit)
-    colours = rng.integers(0, 40, (200, 48), dtype=np.uint8)
-    for distance in (1, 8):
-        found = {index: place for place, group in enumerate(near_groups(hashes, colours, distance)) for index in group}
-        for first in range(200):
-            for second in range(first):
-                near = (int(hashes[first]) ^ int(hashes[second])).bit_count() <= distance
-                alike = np.abs(colours[first].astype(int) - colours[second]).mean() <= 12
-                if near and alike:
-                    assert found[first] == found[second]
+            hashes[number] ^= np.uint64(1) << np.uint64(bit)
+    colours = rng.integers(0, 35, (200, 48), dtype=np.uint8)
+
+    def alike(first, second):
+        near = (int(hashes[first]) ^ int(hashes[second])).bit_count() <= distance
+        return near and np.abs(colours[first].astype(int) - colours[second]).mean() <= 12
+
+    expected, left = [], list(range(200))
+    while left:
+        group = [left.pop(0)]
+        for member in group:  # grows while it is read
+            group += [other for other in left if alike(member, other)]
+            left = [other for other in left if other not in group]
+        if len(group) > 1:
+            expected.append(sorted(group))
+
+    assert near_groups(hashes, colours, distance) == expected
+    assert len(expected) > 5 and (distance == 1 or max(map(len, expected)) > 2)
