@@ -60,7 +60,7 @@ def test_any_failure_is_one_warning(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [None, '{"hcast_small', "[]", '{"a.b": {"file": 5}}'])
-def test_a_damaged_index_of_weights_breaks_no_import(tmp_path, content):
+def test_a_damaged_index_of_weights_does_not_break_imports(tmp_path, content):
     out, told = run(
         f"""
         from pathlib import Path

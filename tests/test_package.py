@@ -65,7 +65,7 @@ def test_an_integration_imports_the_core_and_its_framework_alone():
 
 
 # Each subpackage may import only those before it.
-ROOMS = (
+PACKAGES = (
     "common",
     "network",
     "taxonomy",
@@ -84,26 +84,26 @@ ROOMS = (
 )
 
 
-def test_rooms_import_one_way():
+def test_packages_import_in_one_direction():
     core = ROOT / "hcast_zoo"
-    assert {folder.parent.name for folder in core.glob("*/__init__.py")} == set(ROOMS)
-    arrows = set()
+    assert {folder.parent.name for folder in core.glob("*/__init__.py")} == set(PACKAGES)
+    imports = set()
     for file in core.glob("*/*.py"):
-        room = file.parent.name
+        package = file.parent.name
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.ImportFrom) or node.level != 2:
                 continue
             others = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-            arrows.update((room, other, f"{file.name}:{node.lineno}") for other in others if other in ROOMS)
+            imports.update((package, other, f"{file.name}:{node.lineno}") for other in others if other in PACKAGES)
 
-    assert len(arrows) > 100
-    wrong = [arrow for arrow in arrows if ROOMS.index(arrow[1]) > ROOMS.index(arrow[0])]
+    assert len(imports) > 100
+    wrong = [found for found in imports if PACKAGES.index(found[1]) > PACKAGES.index(found[0])]
     assert not wrong
 
 
-def test_a_room_s_own_file_imports_no_torch():
+def test_package_init_files_do_not_import_torch():
     """``hcast-zoo --help`` imports them."""
-    modules = [f"hcast_zoo.{room}" for room in ROOMS]
+    modules = [f"hcast_zoo.{package}" for package in PACKAGES]
     code = f"import importlib, sys\nfor m in {modules}: importlib.import_module(m)\nprint('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
@@ -180,7 +180,7 @@ def core_imports(file: Path) -> Iterator[tuple[str, ...]]:
             yield from ((*module, name) for name in names)
 
 
-def test_modules_import_in_no_circle():
+def test_modules_have_no_circular_imports():
     core = ROOT / "hcast_zoo"
     modules = {file.relative_to(core).with_suffix("").parts: file for file in core.rglob("*.py")}
     graph = {module: set() for module in modules}
@@ -188,11 +188,11 @@ def test_modules_import_in_no_circle():
         for name in core_imports(file):
             graph[module] |= {found for found in (name, name[:-1]) if found in modules and found != module}
     assert sum(map(len, graph.values())) > 150
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
 def test_no_call_passes_six_arguments_by_position():
-    """Readers could not tell which is which. Functions that take any number of like arguments are exempt."""
+    """A reader could not tell the arguments apart. Functions of any number of similar arguments are exempt."""
     found = []
     for file in (f for folder in ("hcast_zoo", "integrations") for f in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):

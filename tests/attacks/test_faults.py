@@ -101,7 +101,7 @@ def test_every_lasting_file_is_old_or_new(tmp_path, tiny_weights, taxonomy, eval
     assert before == {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
 
 
-def test_predict_on_a_full_disk_goes_on_later(picture_folder, tiny_weights, tmp_path, full_disk, capsys):
+def test_predict_resumes_after_a_full_disk(picture_folder, tiny_weights, tmp_path, full_disk, capsys):
     command = [
         "predict",
         str(picture_folder / "val"),
@@ -124,7 +124,9 @@ def test_predict_on_a_full_disk_goes_on_later(picture_folder, tiny_weights, tmp_
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 3
 
 
-def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_segment_command_leaves_no_partial_folder(
+    picture_folder, tiny_weights, tmp_path, monkeypatch, capsys
+):
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 

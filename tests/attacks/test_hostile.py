@@ -97,14 +97,14 @@ def test_bombs_and_programs_are_refused(data, message):
         read_picture(data)
 
 
-def test_a_header_that_lies_about_a_file_takes_no_memory(tmp_path):
+def test_a_false_length_in_a_header_is_refused_as_damage(tmp_path):
     file = tmp_path / "x.png"
     file.write_bytes(png(header(30, 30)) + struct.pack(">I", 2**31 - 1) + b"IDAT" + b"0" * 50)
     with pytest.raises(PictureError, match="damaged"):
         read_picture(file)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_pipes_and_devices_are_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for name in (tmp_path / "pipe.png", "/dev/zero"):
         with pytest.raises(PictureError, match="expected a file, got a pipe, a socket or a device"):
@@ -132,7 +132,7 @@ def test_extreme_aspect_ratio_is_cropped(size):
     assert eval_transform(config)(Image.fromarray(pixels)).min() == 1
 
 
-def test_the_middle_of_a_long_picture_is_what_the_whole_shows():
+def test_cropping_a_long_picture_first_does_not_change_the_result():
     """Beyond the limit, the result is that of resizing the whole picture, to within a fraction of a pixel."""
     x = np.sin(np.arange(20 * 64 + 301) / 9)[None, :, None]
     pixels = Image.fromarray(np.broadcast_to(x * 100 + 128, (64, x.shape[1], 3)).astype(np.uint8))
@@ -144,7 +144,7 @@ def test_the_middle_of_a_long_picture_is_what_the_whole_shows():
     assert (steps(pixels) - whole).abs().max() < 0.1
 
 
-def test_infinite_pixels():
+def test_infinite_pixels_are_clipped():
     values = np.array([[np.inf, -np.inf, np.nan, 0.5]], np.float32)
     assert np.asarray(read_picture(encode(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == [255, 0, 0, 128]
 
@@ -164,7 +164,7 @@ GOOD = [
     st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=6)), max_size=5),
     st.integers(0, 2000),
 )
-def test_changed_pictures(data, changes, end):
+def test_a_changed_picture_is_read_or_refused(data, changes, end):
     data = bytearray(data)
     for at, piece in changes:
         data[at : at + len(piece)] = piece
@@ -179,7 +179,7 @@ def test_changed_pictures(data, changes, end):
 # Taxonomies
 
 
-def test_sizes_of_taxonomies():
+def test_very_large_and_very_deep_taxonomies():
     names = [str(i) for i in range(200_000)]
     t = Taxonomy(("a", "b"), (names[:500], names), ([i % 500 for i in range(200_000)],))
     assert len(t.paths) == 200_000
@@ -195,7 +195,7 @@ def test_sizes_of_taxonomies():
     assert Taxonomy.from_paths([deep[:MAX_LEVELS]]).paths == ((0,) * MAX_LEVELS,)
 
 
-def test_links_in_a_circle_and_folders_without_end(tmp_path):
+def test_circular_links_and_very_deep_folders_are_refused(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/again").symlink_to(tmp_path / "a")
     for read in (Taxonomy.from_folder, HierarchicalDataset.load):
@@ -273,7 +273,7 @@ def test_paths_of_other_types(taxonomy, path):
     st.fixed_dictionaries({"levels": PLAIN, "names": PLAIN, "parents": PLAIN}, optional={"name": PLAIN, "x": PLAIN})
     | PLAIN
 )
-def test_any_json_is_a_taxonomy_or_an_error(data):
+def test_any_json_is_read_as_a_taxonomy_or_refused(data):
     try:
         t = Taxonomy.from_dict(data)
     except TaxonomyError as error:
@@ -284,7 +284,7 @@ def test_any_json_is_a_taxonomy_or_an_error(data):
 
 @QUICK
 @given(st.lists(st.lists(st.sampled_from([*"abc", "", " ", *WILD]), max_size=4), max_size=6))
-def test_any_paths_are_a_taxonomy_or_an_error(paths):
+def test_any_paths_are_read_as_a_taxonomy_or_refused(paths):
     try:
         t = Taxonomy.from_paths(paths)
     except TaxonomyError:
@@ -336,7 +336,7 @@ def test_fields_of_a_config(field, value):
 
 @QUICK
 @given(st.dictionaries(st.sampled_from(sorted(HCastConfig().to_dict())), PLAIN, max_size=3))
-def test_any_fields_are_a_config_or_an_error(data):
+def test_any_fields_are_read_as_a_config_or_refused(data):
     try:
         config = HCastConfig.from_dict(data)
     except ValueError as error:
@@ -447,7 +447,7 @@ def test_wrong_tables(tmp_path, taxonomy, name, content, message):
 
 
 @pytest.mark.parametrize("path", [[["bird", "owl", "barn owl"]], [{}], [1.0, 2, 3], 5, None])
-def test_a_path_that_is_none_beside_one_that_is_known(taxonomy, path):
+def test_an_invalid_path_after_a_valid_one_is_refused(taxonomy, path):
     """The labels of a path are cached, and must not be returned for another path that compares equal."""
     with pytest.raises(TaxonomyError, match=r"^b: "):
         HierarchicalDataset(["a", "b"], [[1, 2, 3], path], taxonomy)
@@ -469,7 +469,7 @@ def test_a_row_without_a_picture_is_left_out(tmp_path, taxonomy):
 
 @QUICK
 @given(st.sampled_from(["csv", "jsonl"]), st.binary(max_size=80), st.integers(0, 100))
-def test_changed_tables(tmp_path, taxonomy, kind, piece, at):
+def test_a_changed_table_is_read_or_refused(tmp_path, taxonomy, kind, piece, at):
     good = {
         "csv": b"file,class,family,species,split\na.png,bird,owl,barn owl,x\nb.png,mammal,cat,lion,y\n",
         "jsonl": b'{"file": "a.png", "path": ["bird", "owl"]}\n{"file": "b.png", "path": [1, 2, 3]}\n',
@@ -502,7 +502,7 @@ def wild(tiny_model, tiny_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_hostile_names_reach_no_terminal(wild, picture_folder, tmp_path, capsys):
+def test_control_characters_in_names_do_not_reach_the_terminal(wild, picture_folder, tmp_path, capsys):
     t, rows = load_weights(wild).taxonomy, []
     for number, path in enumerate(t.paths):
         image = next((picture_folder / "val").rglob("*.png")).read_bytes()
@@ -544,7 +544,7 @@ def test_hostile_names_reach_no_terminal(wild, picture_folder, tmp_path, capsys)
         assert "\x1b" not in captured.out + captured.err and "\x9b" not in captured.out + captured.err, command
 
 
-def test_hostile_names_reach_no_card(wild):
+def test_markup_in_names_does_not_reach_the_model_card(wild):
     results = {"best_path": {"fpa": 1.0, f"accuracy/{WILD[3]}": 1.0}, WILD[3]: {"fpa": 1.0, "y": 2.0}}
     entry = {
         "sha256": "00",
@@ -562,7 +562,7 @@ def test_hostile_names_reach_no_card(wild):
     assert "<script" not in text and "\x1b" not in text and "\x9b" not in text and "\n# head" not in text
 
 
-def test_a_name_that_is_no_text_ends_no_job(picture_folder, tiny_weights, tmp_path, capsys):
+def test_a_file_name_that_is_not_utf8_does_not_stop_the_job(picture_folder, tiny_weights, tmp_path, capsys):
     pytest.importorskip("pyarrow")
     name = os.fsdecode(b"\xff\xfe.png")
     (tmp_path / name).write_bytes(next((picture_folder / "val").rglob("*.png")).read_bytes())
@@ -576,19 +576,19 @@ def test_a_name_that_is_no_text_ends_no_job(picture_folder, tiny_weights, tmp_pa
 @pytest.mark.parametrize(
     "name", ["../../x.png", "/etc/passwd", "..", "a/../../b.png", ".hidden.png", "\x1b[31m.png", "x" * 200 + ".png"]
 )
-def test_no_picture_leads_out_of_the_output(tmp_path, name):
+def test_a_picture_name_cannot_leave_the_output_folder(tmp_path, name):
     folder = free_folder(tmp_path / "out", name)
     assert folder.resolve().parent == (tmp_path / "out").resolve() and folder.name.isprintable()
 
 
 @pytest.mark.parametrize("source", ["../x", "a/../b", "org/..", "-x/y", "org/name@../x" * 2, "a/b\n", "https://x/y"])
-def test_no_repository_leads_out(source):
+def test_a_repository_name_cannot_leave_the_cache(source):
     parsed = parse_repository(source)
     assert parsed is None or (".." not in parsed[0].split("/") and parsed[0].isprintable())
 
 
 @pytest.mark.parametrize("device", ["banana", "cuda:99", "meta", "", "cpu:x", "\x1b[31m", "privateuseone"])
-def test_devices_that_are_none(device, tiny_weights, capsys):
+def test_unknown_devices_are_refused(device, tiny_weights, capsys):
     with pytest.raises(ValueError, match="expected a device"):
         check_device(device)
     assert main(["predict", "x.png", "--model", str(tiny_weights), "--device", device]) == 2
@@ -630,7 +630,7 @@ def test_text():
         max_size=6,
     )
 )
-def test_any_words_are_an_answer_or_a_complaint(tiny_weights, words):
+def test_any_command_line_ends_with_a_documented_exit_code(tiny_weights, words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hcast_zoo.cli.options.DEFAULT_MODEL", str(tiny_weights))
         patch.setenv("COLUMNS", "100")
@@ -640,20 +640,20 @@ def test_any_words_are_an_answer_or_a_complaint(tiny_weights, words):
             assert stop.code in (0, 2)
 
 
-def test_hostile_weights_are_used_by_name(wild, picture_folder):
+def test_weights_with_hostile_labels_still_predict(wild, picture_folder):
     """Labels may have any form."""
     predictor = Predictor(wild)
     (answer,) = predictor.predict([next((picture_folder / "val").rglob("*.png"))])
     assert predictor.taxonomy.labels(answer.path)
 
 
-def test_a_list_that_is_none(tmp_path, tiny_weights, capsys):
+def test_a_list_of_files_that_is_not_text_is_refused(tmp_path, tiny_weights, capsys):
     assert main(["predict", "--files-from", str(tiny_weights), "--model", str(tiny_weights)]) == 2
     error = capsys.readouterr().err
     assert "expected a text file that names a picture per line" in error and len(error) < 500
 
 
-def test_settings_that_are_none(picture_folder, tmp_path, tiny_weights, capsys):
+def test_invalid_settings_are_refused(picture_folder, tmp_path, tiny_weights, capsys):
     pytest.importorskip("accelerate")
     command = [
         "train",
@@ -678,7 +678,7 @@ def test_settings_that_are_none(picture_folder, tmp_path, tiny_weights, capsys):
     assert "expected 0 to 256" in capsys.readouterr().err
 
 
-def test_any_numbers_of_an_evaluation(tmp_path):
+def test_malformed_evaluations_are_refused(tmp_path):
     good = {
         "sha256": "0",
         "data": "a",
@@ -710,7 +710,7 @@ def test_any_numbers_of_an_evaluation(tmp_path):
     assert len(read_evaluations(file)) == 1
 
 
-def test_a_file_name_of_any_length_in_a_short_error(tmp_path):
+def test_an_error_about_a_long_file_name_is_short(tmp_path):
     taxonomy = Taxonomy.from_paths([("a", "b"), ("a", "c")])
     table = tmp_path / "data.csv"
     table.write_text(f"file,level_1,level_2\n{'x' * 70_000}.png,a,unknown\n")
@@ -723,7 +723,7 @@ def test_a_file_name_of_any_length_in_a_short_error(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_is_no_file_is_refused_by_every_door(tmp_path, kind, taxonomy, tiny_weights, capsys):
+def test_pipes_and_devices_are_refused_by_every_reader(tmp_path, kind, taxonomy, tiny_weights, capsys):
     def make(name):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -760,7 +760,7 @@ def test_what_is_no_file_is_refused_by_every_door(tmp_path, kind, taxonomy, tiny
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_is_no_file_is_refused_by_frameworks(tmp_path, kind):
+def test_pipes_and_devices_are_refused_by_frameworks(tmp_path, kind):
     for name in ("config.json", "w.safetensors", "w.pth"):
         os.mkfifo(tmp_path / name) if kind == "pipe" else (tmp_path / name).symlink_to("/dev/zero")
 
@@ -774,7 +774,7 @@ def test_what_is_no_file_is_refused_by_frameworks(tmp_path, kind):
         transformers.AutoConfig.from_pretrained(tmp_path, local_files_only=True)
 
 
-def test_json_that_is_nested_too_deeply_is_damage(tmp_path):
+def test_deeply_nested_json_is_refused(tmp_path):
     """Python raises RecursionError, which is not a ValueError."""
     (tmp_path / "checkpoint").mkdir()
     for read, name in (
@@ -798,7 +798,7 @@ def test_a_pipe_or_a_device_is_not_replaced_by_an_output(tmp_path, tiny_weights,
     assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link.safetensors").is_symlink()
 
 
-def test_a_line_without_end_is_not_printed_whole(tmp_path, tiny_weights, capsys):
+def test_a_very_long_line_is_shortened_in_the_message(tmp_path, tiny_weights, capsys):
     (tmp_path / "list.txt").write_text("x" * 1_000_000)
     assert main(["predict", "--files-from", str(tmp_path / "list.txt"), "--model", str(tiny_weights)]) == 1
     error = capsys.readouterr().err
@@ -823,7 +823,7 @@ def test_a_small_table_that_fills_memory_is_refused(tmp_path, taxonomy, monkeypa
         HierarchicalDataset.load(file, taxonomy)
 
 
-def test_a_table_whose_footer_tells_its_size_is_not_decoded(tmp_path, taxonomy, monkeypatch):
+def test_a_table_too_large_by_its_footer_is_not_decoded(tmp_path, taxonomy, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
     pa = pytest.importorskip("pyarrow")
     file = tmp_path / "bomb.parquet"
@@ -851,7 +851,7 @@ def test_a_list_from_standard_input(picture_folder, tiny_weights, tmp_path, caps
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_a_current_folder_that_is_gone(tmp_path, tiny_weights):
+def test_a_deleted_current_folder_is_reported(tmp_path, tiny_weights):
     (tmp_path / "gone").mkdir()
     code = (
         f"import os; from hcast_zoo.cli import main; os.rmdir({str(tmp_path / 'gone')!r}); "
@@ -861,7 +861,7 @@ def test_a_current_folder_that_is_gone(tmp_path, tiny_weights):
     assert done.returncode == 2 and "the current folder has been deleted" in done.stderr
 
 
-def test_lines_and_columns_without_end(tmp_path, taxonomy, monkeypatch):
+def test_very_long_lines_and_too_many_columns_are_refused(tmp_path, taxonomy, monkeypatch):
     monkeypatch.setattr("hcast_zoo.taxonomy.sources.MAX_LINE", 100_000)
     for name, text, message in (
         ("t.csv", "file,class,family,species\n" + "x" * 200_000, "lines of 100,000 characters at most"),
@@ -875,7 +875,7 @@ def test_lines_and_columns_without_end(tmp_path, taxonomy, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", "<&-", "2>&- <&-"])
-def test_closed_streams_stop_no_prediction(tiny_weights, picture_folder, tmp_path, closed):
+def test_closed_streams_do_not_stop_predictions(tiny_weights, picture_folder, tmp_path, closed):
     pictures = sorted(map(str, (picture_folder / "val").rglob("*.png")))[:2]
     (tmp_path / "empty.png").touch()
     words = ["predict", *pictures, str(tmp_path / "empty.png"), "--model", str(tiny_weights), "--json"]
@@ -885,7 +885,7 @@ def test_closed_streams_stop_no_prediction(tiny_weights, picture_folder, tmp_pat
     assert result.returncode == 1 and len(rows) == 3 and "error" in rows[2] and "path" in rows[0]
 
 
-def test_left_out_lines_hold_no_control_characters(tmp_path, taxonomy):
+def test_warnings_about_skipped_pictures_hold_no_control_characters(tmp_path, taxonomy):
     bad = tmp_path / "a\x1b[2J.png"
     bad.write_bytes(b"no picture")
     data = HierarchicalDataset([bad], [["bird", "owl", "barn owl"]], taxonomy)
@@ -895,7 +895,7 @@ def test_left_out_lines_hold_no_control_characters(tmp_path, taxonomy):
 
 
 @pytest.mark.parametrize("door, package", [("core", "torch"), ("timm", "timm"), ("mmpretrain", "mmpretrain")])
-def test_changed_configs_are_a_model_or_an_error(tmp_path, door, package, monkeypatch):
+def test_a_changed_config_builds_a_model_or_is_refused(tmp_path, door, package, monkeypatch):
     """tests/attacks/configs.py tries thousands with every framework, and measures their memory."""
     pytest.importorskip(package)
     pytest.importorskip("pyarrow")  # tests.attacks.readers imports it

@@ -94,7 +94,7 @@ def test_no_source_runs_code_from_data(file):
         "AutoModel.from_pretrained(x, trust_remote_code=True)",
     ],
 )
-def test_the_check_finds(source):
+def test_the_check_finds_unsafe_calls(source):
     assert faults(source)
 
 
@@ -109,11 +109,11 @@ def test_the_check_finds(source):
         "re.compile('x')",
     ],
 )
-def test_the_check_lets_pass(source):
+def test_the_check_accepts_harmless_calls(source):
     assert faults(source) == []
 
 
-def test_torch_reads_in_convert_alone():
+def test_torch_load_is_called_only_for_checkpoints():
     """Exceptions: mmpretrain's own checkpoints, and the teacher's in a recipe, which are torch files too."""
     recipe = {f"recipes/in1k/{name}.py" for name in ("__main__", "shards", "stages", "teacher")}
     allowed = {"hcast_zoo/weights/official.py", "integrations/mmpretrain/checkpoint.py", *recipe}
@@ -157,7 +157,7 @@ def test_a_pickle_is_never_run(name, tmp_path, capsys):
     assert hit.exists()
 
 
-def test_templates_are_no_programs(tiny_model, taxonomy):
+def test_template_syntax_in_names_stays_text(tiny_model, taxonomy):
     """Braces in names stay braces, in the card and on a Space."""
     from hcast_zoo.sharing.model_card import Evaluation, render_card
     from hcast_zoo.taxonomy.tree import Taxonomy

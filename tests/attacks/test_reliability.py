@@ -131,7 +131,7 @@ def faults(monkeypatch):
     return importlib.import_module("tests.attacks.faults")
 
 
-def test_a_killed_job_goes_on(faults, tmp_path):
+def test_a_killed_job_resumes(faults, tmp_path):
     """Each process is killed only after it has made progress; then the job finishes undisturbed."""
     (tmp_path / "job.py").write_text(
         "import pathlib, sys, time\n"

@@ -38,7 +38,7 @@ def test_split_writes_a_list(birds, tmp_path, capsys):
     }
 
 
-def test_pictures_in_no_parts_say_what_to_do(birds, tmp_path, capsys):
+def test_a_folder_without_splits_says_what_to_do(birds, tmp_path, capsys):
     pytest.importorskip("accelerate")
     assert main(["train", "--data", str(birds), "--output", str(tmp_path / "run"), *TINY]) == 2
     assert "--val-fraction 0.15" in capsys.readouterr().err

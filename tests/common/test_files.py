@@ -6,7 +6,7 @@ import pytest
 from hcast_zoo.common.files import sha256, whole_file, write_whole
 
 
-def test_a_file_is_replaced_when_the_block_has_ended(tmp_path):
+def test_a_file_is_replaced_when_the_block_ends(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("old")
     with whole_file(file, ".onnx") as temporary:
@@ -25,7 +25,7 @@ def test_the_old_file_stays_when_the_block_raises(tmp_path, error):
     assert file.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_what_a_link_leads_to_is_replaced(tmp_path):
+def test_the_target_of_a_link_is_replaced(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there/a.txt").write_text("old")
     (tmp_path / "link.txt").symlink_to(tmp_path / "there/a.txt")
@@ -48,7 +48,7 @@ def test_an_error_names_the_target(tmp_path, monkeypatch):
 
     with pytest.raises(FileNotFoundError) as caught, whole_file(tmp_path / "a.txt"):
         open(tmp_path / "another.txt", "rb")  # noqa: SIM115
-    assert caught.value.filename == str(tmp_path / "another.txt")  # an error about another file stays as it is
+    assert caught.value.filename == str(tmp_path / "another.txt")  # an error about another file is unchanged
 
 
 def test_sha256(tmp_path, monkeypatch):

@@ -14,13 +14,13 @@ if features.check("avif"):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_folder_has_all_that_is_read_by_name(tmp_path, suffix):
+def test_every_readable_suffix_is_found_in_a_folder(tmp_path, suffix):
     Image.new("RGB", (9, 9)).save(tmp_path / f"1.{suffix}", FORMATS[suffix])
     assert find_pictures([str(tmp_path)]) == [str(tmp_path / f"1.{suffix}")]
     assert open_picture(tmp_path / f"1.{suffix}").size == (9, 9)
 
 
-def test_what_is_no_picture_is_counted(tmp_path):
+def test_files_that_are_not_pictures_are_counted(tmp_path):
     for name in ("a.txt", "b.TXT", "README", "c.jpg"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.warns(UserWarning, match=r"skipped \.txt files \(2\), files without a suffix \(1\)"):

@@ -75,7 +75,7 @@ def test_shares_are_the_whole_in_order(length, count):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_alone(monkeypatch):
+def test_a_single_process_needs_no_launcher(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join() as processes:
         assert processes == ALONE and processes.is_main and processes.gather("x") == ["x"]

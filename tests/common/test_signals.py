@@ -52,7 +52,9 @@ def hangup():
 @pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("swallow", [False, True])
-def test_no_half_folder_of_segments(picture_folder, tiny_weights, tmp_path, monkeypatch, capsys, number, swallow):
+def test_an_interrupted_segment_command_leaves_no_partial_folder(
+    picture_folder, tiny_weights, tmp_path, monkeypatch, capsys, number, swallow
+):
     """The signal comes while the second picture's files are written; also when a library catches the interrupt."""
     files, drawn, draw = find_pictures([str(picture_folder / "val")])[:3], [], report.draw_sheet
 
@@ -107,7 +109,7 @@ def test_predict_with_workers(picture_folder, tiny_weights, tmp_path, number, gr
 
 
 @pytest.mark.slow
-def test_the_demo_leaves_no_folder(tiny_weights, tmp_path):
+def test_the_demo_removes_its_folder(tiny_weights, tmp_path):
     pytest.importorskip("gradio")
     process = subprocess.Popen(
         [sys.executable, "-m", "hcast_zoo", "demo", "--model", str(tiny_weights)],

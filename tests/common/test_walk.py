@@ -47,7 +47,7 @@ def test_everything_in_a_folder_is_labelled_or_named(odd_folder, tiny_weights, c
     assert "left out: 1 hidden files and folders" in told and "2 of 15 pictures failed" in told
 
 
-def test_a_folder_seen_twice_alone_is_no_failure(picture_folder, tiny_weights, capsys):
+def test_a_repeated_folder_is_not_counted_as_a_failure(picture_folder, tiny_weights, capsys):
     (picture_folder / "val/bird/again").symlink_to(picture_folder / "val/mammal")
     assert main(["predict", str(picture_folder / "val"), "--model", str(tiny_weights)]) == 0
     captured = capsys.readouterr()
@@ -84,7 +84,7 @@ def test_an_unreadable_folder_is_named(picture_folder, tiny_weights, tmp_path):
     assert len(told) == 4 and all("a folder that cannot be read: Permission denied" in line for line in told[2:])
 
 
-def test_data_sets_keep_what_is_named_as_a_picture(odd_folder, tmp_path):
+def test_data_sets_keep_files_named_as_pictures(odd_folder, tmp_path):
     for name in ("bird/again", "bird/loop"):
         (odd_folder / name).unlink()
     dataset = HierarchicalDataset.from_folder(odd_folder)
@@ -93,7 +93,7 @@ def test_data_sets_keep_what_is_named_as_a_picture(odd_folder, tmp_path):
         assert dataset[[str(p).endswith("nowhere.png") for p in dataset.pictures].index(True)] is None
 
 
-def test_folders_without_end(tmp_path):
+def test_very_deep_folders_are_refused(tmp_path):
     deep = tmp_path.joinpath(*["d"] * (MAX_DEPTH + 3))
     deep.mkdir(parents=True)
     left = []

@@ -49,7 +49,7 @@ def test_tables_of_every_kind_are_one(tmp_path, name, data):
     assert [p.name for p in listing.pictures] == ["1.jpg", "2.jpg"]
 
 
-def test_an_identifier_is_no_level(tmp_path):
+def test_an_identifier_column_is_not_a_level(tmp_path):
     file = tmp_path / "t.csv"
     file.write_text("file,order,species,observation_id\n1.jpg,owls,Tyto alba,101\n2.jpg,gulls,Larus,102\n")
     with pytest.warns(UserWarning, match="levels are order, species; not used: observation_id"):
@@ -127,7 +127,7 @@ def test_what_is_known_is_filled_in(tmp_path, text, labels):
     assert tuple(HierarchicalDataset.load(tmp_path / "t.csv", BIRDS).labels[0].tolist()) == labels
 
 
-def test_open_names_make_no_node(tmp_path):
+def test_open_names_do_not_become_nodes(tmp_path):
     rows = ["file,genus,species", "1,Larus,Larus sp.", "2,Larus,Larus fuscus", "3,Larus,Larus canus"]
     (tmp_path / "t.csv").write_text("\n".join([*rows, "4,Larus,Larus fuscus/canus", "5,Larus,T-shirt/top"]))
     data = HierarchicalDataset.load(tmp_path / "t.csv")
@@ -157,7 +157,7 @@ def test_homonyms_below_homonyms():
     assert found.labels(("B", "incertae sedis", "x")) == (1, 1, 1)
 
 
-def test_names_of_one_look_are_one():
+def test_names_that_look_alike_are_one_name():
     composed = "H\u00e9rons gris"
     others = [unicodedata.normalize("NFD", composed), composed.replace(" ", "\u00a0"), f"\u200b{composed}"]
     found = Taxonomy.from_paths([(name, str(i)) for i, name in enumerate([composed, *others])])
@@ -186,7 +186,7 @@ def test_parts_by_other_names(tmp_path):
     assert find_split("val", ["train", "Validation"]) == "Validation" and find_split("val", ["train"]) is None
 
 
-def test_a_label_named_train_is_no_part(tmp_path):
+def test_a_label_named_train_is_not_a_split(tmp_path):
     for name in ("bus/1.jpg", "car/1.jpg", "train/1.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
@@ -196,7 +196,7 @@ def test_a_label_named_train_is_no_part(tmp_path):
         listing.part("train")
 
 
-def test_addresses_are_no_pictures(tmp_path):
+def test_addresses_are_not_accepted_as_pictures(tmp_path):
     (tmp_path / "t.csv").write_text("image,species\nhttps://example.org/1.jpg,Tyto alba\n")
     with pytest.raises(ValueError, match="download the pictures first"):
         read(tmp_path / "t.csv")

@@ -92,7 +92,7 @@ def test_a_damaged_container_is_told_and_the_rest_is_labelled(files, tiny_weight
     assert sum("error" not in row for row in found.values()) >= 2
 
 
-def test_names_tell_no_password_and_unknown_stores_are_refused(tiny_weights, capsys):
+def test_passwords_stay_out_of_names_and_unknown_stores_are_refused(tiny_weights, capsys):
     assert plain_name("s3://key:secret@birds/1.jpg?region=eu-west-1") == "s3://birds/1.jpg"
     assert main(["predict", "nostore://key:secret@birds/1.jpg", "--model", str(tiny_weights)]) == 2
     assert "nostore://birds/1.jpg" in (told := capsys.readouterr().err) and "secret" not in told

@@ -188,7 +188,7 @@ def test_adapt(client, predictor, picture):
         (None, ("best_path", ["<img src=x>"], False, 0.5, 8, 4, 2), "no node &#x27;&lt;img src=x&gt;&#x27;"),
     ],
 )
-def test_what_the_core_refuses_is_a_message(client, picture, tmp_path, content, settings, message):
+def test_an_error_of_the_core_is_shown_as_a_message(client, picture, tmp_path, content, settings, message):
     file = picture
     if content is not None:
         file = tmp_path / "<img src=x onerror=hit()>.png"
@@ -200,7 +200,7 @@ def test_what_the_core_refuses_is_a_message(client, picture, tmp_path, content, 
     assert outcome == shown
 
 
-def test_nothing_to_do_is_a_message(client, picture):
+def test_missing_input_is_shown_as_a_message(client, picture):
     message, answer, *_ = client.predict(None, 0, *SETTINGS, api_name="/classify")
     assert message == "" and "Drop a picture" in answer
     for file, target, expected in (
@@ -212,7 +212,7 @@ def test_nothing_to_do_is_a_message(client, picture):
         assert expected in client.predict(file, target, 1, *SETTINGS, api_name="/adapt")[0]
 
 
-def test_a_picture_waits_for_no_adaptation(predictor):
+def test_predictions_do_not_wait_for_adaptations(predictor):
     """Adaptation does not change the shared model, so predictions need not wait; the limits bound memory."""
     events = {event.api_name: event for event in demo.build_app(predictor).fns.values() if event.fn}
     assert events["classify"].concurrency_id != events["adapt"].concurrency_id
@@ -220,20 +220,20 @@ def test_a_picture_waits_for_no_adaptation(predictor):
     assert 1 < events["classify"].concurrency_limit <= 8 and 1 < events["adapt"].concurrency_limit <= 8
 
 
-def test_it_listens_on_the_loopback_address_alone(address):
+def test_it_listens_only_on_the_loopback_address(address):
     parts = urlsplit(address)
     assert parts.hostname == "127.0.0.1"
     with pytest.raises(ConnectionRefusedError):  # this machine too: open if the page listened on all addresses
         socket.create_connection(("127.0.0.2", parts.port), timeout=5)
 
 
-def test_no_other_name_for_this_machine(address):
+def test_requests_for_another_host_name_are_refused(address):
     assert request(address, "GET", "/", Host="evil.example")[0] == 400
     status, page = request(address, "GET", "/", Host=f"localhost:{urlsplit(address).port}")
     assert status == 200 and b"tiny: hcast-zoo" in page
 
 
-def test_it_serves_no_file_but_its_own(client, address, picture):
+def test_it_serves_only_its_own_files(client, address, picture):
     client.predict(upload(picture), 0, *SETTINGS, api_name="/classify")
     own = os.environ["GRADIO_TEMP_DIR"]
     mine = next(path for path in Path(own).rglob(picture.name))
@@ -281,7 +281,7 @@ def post_file(address, name, content):
     )
 
 
-def test_an_upload_is_no_page(address):
+def test_an_uploaded_page_is_served_as_a_download(address):
     """Otherwise a visitor could upload a page that runs with the Space's origin for another visitor."""
     for name in ("a.html", "a.svg", "a.xhtml", "a.js"):
         status, files = post_file(address, name, b"<script>alert(1)</script>")
@@ -300,7 +300,7 @@ def test_uploads_are_limited(address):
 
 
 @pytest.mark.slow
-def test_200_hostile_requests_read_no_file(address, picture, tmp_path):
+def test_200_hostile_requests_cannot_read_a_file(address, picture, tmp_path):
     """Every request gets the same refusal, whatever is at the path, and no file outside is opened."""
     secret = tmp_path / "secret.png"
     Image.new("RGB", (40, 40), "red").save(secret)
@@ -351,13 +351,13 @@ def test_a_malformed_request_is_refused_in_words(address, path, body):
         ("classify", [{"path": "OWN"}, 0, "best_path", None, False, 0.5, 8, 4, 2]),
     ],
 )
-def test_controls_of_other_types_are_no_failure(address, picture, name, data):
+def test_controls_of_other_types_are_accepted(address, picture, name, data):
     own = json.loads(post_file(address, "own.png", picture.read_bytes())[1])[0]
     answer = call(address, name, json.loads(json.dumps(data).replace("OWN", own)))
     assert "event: complete" in answer
 
 
-def test_a_query_that_is_no_text_is_refused(address):
+def test_a_query_that_is_not_utf8_is_refused(address):
     status, answer = request(address, "GET", "/gradio_api/queue/data?session_hash=%ED%A0%80")
     assert status == 400 and answer.decode() == guard.MALFORMED
 
@@ -372,7 +372,7 @@ def test_a_step_of_the_browser_alone_is_refused(address, predictor):
         assert guard.MALFORMED in found
 
 
-def test_an_unexpected_failure_has_words(address, monkeypatch, picture):
+def test_an_unexpected_failure_is_explained(address, monkeypatch, picture):
     own = json.loads(post_file(address, "own.png", picture.read_bytes())[1])[0]
     monkeypatch.setattr(demo, "look_at", lambda *_: {}["key"])
     answer = call(address, "classify", [{"path": own}, 0, *SETTINGS])
@@ -421,7 +421,7 @@ def test_a_space_is_shown_in_the_hub_s_frame(monkeypatch):
     assert "frame-ancestors https://huggingface.co" in space.headers["Content-Security-Policy"]
 
 
-def test_it_calls_nobody(client, calls_elsewhere):
+def test_it_connects_to_no_other_machine(client, calls_elsewhere):
     assert calls_elsewhere == []
 
 

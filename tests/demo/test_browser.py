@@ -154,7 +154,7 @@ def take_screenshot(browser, file):
     assert 20_000 < file.stat().st_size < 300_000
 
 
-def test_what_cannot_be_read_is_a_message(browse, tiny_weights, tmp_path, picture_folder):
+def test_an_unreadable_picture_shows_a_message(browse, tiny_weights, tmp_path, picture_folder):
     browser = browse(Predictor(tiny_weights))
     broken = tmp_path / "<img src=x onerror=window.hit=1>.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\nno more")

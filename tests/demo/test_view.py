@@ -126,7 +126,7 @@ def test_tree_of_a_path_that_stops_early(taxonomy):
     assert len(grow_tree(tensors([0.5, 0.5], [1.0]), values, shallow, ("c",))) == 1  # nothing is below a leaf
 
 
-def test_tree_of_a_path_that_is_none(taxonomy):
+def test_tree_stops_where_the_labels_are_not_a_path(taxonomy):
     values = tensors([0.9, 0.1], [0.1, 0.2, 0.7, 0.0], [0.3, 0.4, 0.1, 0.1, 0.05, 0.05])
     _, middle, fine = grow_tree(values, values, taxonomy, ("bird", "cat", "snowy owl"))
     assert [n.name for n in middle.nodes] == ["cat", "gull", "owl"] and not middle.below and not fine.below

@@ -39,7 +39,7 @@ def test_halves_of_one_artist_do_not_drift(tree, monkeypatch):
     assert alarms == 0
 
 
-def test_less_sure_or_other_things_drift(tree, monkeypatch):
+def test_lower_certainty_and_other_subjects_are_drift(tree, monkeypatch):
     monkeypatch.setattr(drift, "PERMUTATIONS", 400)
     confidences, answers = pictures("test")
     known = guarantee(confidences[::2], answers[::2])
@@ -61,7 +61,7 @@ def test_ks_is_scipy_s():
     assert permutation_test(old, new, drift._ks, rng) == pytest.approx(exact.pvalue, abs=0.05)
 
 
-def test_labels_tell_that_a_promise_is_broken():
+def test_labels_show_that_a_promise_is_broken():
     promise = Promise(0.95, 0.9, 0.5, 400, 400, 10, 0.96)
     trust = np.full((200, 1), 0.9)
     right = np.ones(200, int)

@@ -32,7 +32,7 @@ def test_every_decoding(picture_folder, taxonomy, tiny_model):
         assert results["independent"][f"accuracy/{name}"] == pytest.approx(100 * right[:, level].float().mean().item())
 
 
-def test_calibrated_levels_weigh_otherwise(picture_folder, taxonomy, tiny_model):
+def test_calibration_changes_the_weight_of_levels(picture_folder, taxonomy, tiny_model):
     data = HierarchicalDataset.load(picture_folder, taxonomy, "val", transform=eval_transform(tiny_model.config))
     calibration = Calibration((0.01, 5.0, 5.0))  # the coarsest level decides
     results = evaluate(tiny_model, data, DECODERS, calibration, progress=False)
@@ -44,7 +44,7 @@ def test_calibrated_levels_weigh_otherwise(picture_folder, taxonomy, tiny_model)
     assert results["best_path"]["fpa"] == pytest.approx(100 * (paths == labels).all(1).float().mean().item())
 
 
-def test_nothing_readable(picture_folder, taxonomy, tiny_model):
+def test_a_data_set_without_readable_pictures_is_an_error(picture_folder, taxonomy, tiny_model):
     for file in (picture_folder / "val").rglob("*.png"):
         file.write_bytes(b"")
     data = HierarchicalDataset.load(picture_folder, taxonomy, "val", transform=eval_transform(tiny_model.config))

@@ -87,8 +87,8 @@ def test_wrong_shapes_are_explained(taxonomy):
         full_path_accuracy(torch.zeros(4), torch.zeros(4))
 
 
-def test_predictions_are_checked_where_they_lie(taxonomy):
-    with torch.device("meta"):  # the default device, which nothing may fall back to
+def test_predictions_are_checked_on_their_own_device(taxonomy):
+    with torch.device("meta"):  # the default device, which must not be used
         ok = in_tree(torch.tensor([[1, 2, 4], [0, 2, 4]], device="cpu"), taxonomy)
     assert ok.tolist() == [True, False]
 

@@ -65,7 +65,7 @@ def test_report(command, picture_folder, taxonomy, tiny_weights, tmp_path, capsy
     assert page.tags.count("img") >= 1 and page.tags.count("svg") == 5 and "script" not in page.tags
 
 
-def test_beside_another_model(command, picture_folder, taxonomy, tmp_path, capsys):
+def test_comparison_with_another_model(command, picture_folder, taxonomy, tmp_path, capsys):
     data = HierarchicalDataset.load(picture_folder, taxonomy, "val")
     truth = [taxonomy.paths.index(tuple(row)) for row in data.labels.tolist()]
     rows = []
@@ -97,7 +97,7 @@ def test_beside_another_model(command, picture_folder, taxonomy, tmp_path, capsy
         assert message in capsys.readouterr().err
 
 
-def test_disagreement_holds_the_errors(taxonomy):
+def test_models_disagree_where_they_err(taxonomy):
     """Two models that err independently: most errors of either are where they disagree."""
     rng = torch.Generator().manual_seed(0)
     truth = torch.randint(6, (2000,), generator=rng)

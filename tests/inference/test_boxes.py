@@ -239,7 +239,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_killed_table_goes_on(kind, tiny_weights, tmp_path):
+def test_a_killed_table_resumes(kind, tiny_weights, tmp_path):
     """Killed repeatedly with SIGKILL: the table is the same as that of one run."""
     rng = np.random.default_rng(0)
     files = []

@@ -72,7 +72,7 @@ def test_evaluate_by_an_engine(tiny_weights, picture_folder, capsys):
         (["--engine", "openvino", "--precision", "int8"], "openvino offers fp32, bf16, not int8"),
     ],
 )
-def test_what_is_not_offered(options, message, tiny_weights, picture_folder, capsys):
+def test_unsupported_engines_and_options_are_refused(options, message, tiny_weights, picture_folder, capsys):
     picture = next(picture_folder.rglob("*.png"))
     assert main(["predict", str(picture), "--model", str(tiny_weights), *options]) == 2
     assert message in capsys.readouterr().err
@@ -104,7 +104,7 @@ class Off:
 
 
 @torch.inference_mode()
-def test_an_engine_that_answers_otherwise_is_not_used(tiny_model):
+def test_an_engine_with_different_answers_is_not_used(tiny_model):
     model = tiny_model
     images = torch.randn(2, 3, model.config.image_size, model.config.image_size)
     segments = segment_images(images, model.config)

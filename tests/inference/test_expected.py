@@ -88,7 +88,7 @@ def test_predict_with_a_prior(files, tiny_weights, taxonomy, tmp_path, capsys):
     assert "line 1: expected a name and a number" in capsys.readouterr().err
 
 
-def test_training_tells_its_shares(taxonomy):
+def test_training_stores_the_shares_of_its_classes(taxonomy):
     labels = torch.tensor(taxonomy.paths).repeat(10, 1)[: 10 * len(taxonomy.paths) - 5]
     labels = torch.cat([labels, labels[:20], torch.full((3, labels.shape[1]), -1)])
     shares = trained_shares(labels, taxonomy)

@@ -58,7 +58,7 @@ def test_one_folder_by_any_number_of_processes(files, tiny_weights, tmp_path):
 
 
 @pytest.mark.parametrize("crash", ["predict", "write", "rename"])
-def test_goes_on_where_it_was_stopped_with_other_processes(files, tiny_weights, tmp_path, monkeypatch, crash):
+def test_resumes_with_another_number_of_processes(files, tiny_weights, tmp_path, monkeypatch, crash):
     predictor, folder = Predictor(tiny_weights), tmp_path / "out"
     made, renames, syncs, rename = [], iter(range(100)), iter(range(100)), whole_files.os.replace
 

@@ -235,7 +235,7 @@ def test_a_picture_is_turned_as_its_exif_data_says(tiny_weights, tmp_path):
     assert torch.equal(predictor.answer(tmp_path / "turned.png")[1].level_logits[0], expected)
 
 
-def test_one_picture_need_be_in_no_list(files, tiny_weights):
+def test_a_single_picture_needs_no_list(files, tiny_weights):
     predictor = Predictor(tiny_weights)
     for picture, name in kinds_of_picture(files[0]).values():
         (prediction,) = predictor.predict(picture)
@@ -260,7 +260,7 @@ def test_one_picture_need_be_in_no_list(files, tiny_weights):
     ],
     ids=["channels first", "float", "empty", "two channels", "no pixels", "bytes", "text", "number"],
 )
-def test_what_is_no_picture_is_explained(files, tiny_weights, picture, message):
+def test_an_invalid_picture_is_explained(files, tiny_weights, picture, message):
     predictor = Predictor(tiny_weights)
     with pytest.raises(PictureError, match=message) as caught:
         predictor.answer(picture)

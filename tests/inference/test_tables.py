@@ -93,7 +93,7 @@ def test_timelapse(run):
         ("folder", ["--format", "darwin-core"], "expected a file, not a folder"),
     ],
 )
-def test_another_suffix_is_no_folder(run, name, options, message, capsys):
+def test_an_unsuitable_output_is_refused(run, name, options, message, capsys):
     code, file = run(name, *options)
     assert code == 2 and message in capsys.readouterr().err and not file.exists()
 

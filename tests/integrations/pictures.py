@@ -10,10 +10,10 @@ ORIENTATION = 0x0112  # tag of EXIF
 
 
 def write_formats(folder: Path, name: str = "lion") -> dict[str, Path]:
-    """Write a picture with transparent parts as files of several formats; return them by what is special in them."""
+    """Write a picture with transparent parts as files of several formats; return them by what makes each special."""
     rgba = Image.open(ROOT / f"{name}.png").convert("RGBA")
     pixels = np.array(rgba)
-    pixels[..., :3][pixels[..., 3] == 0] = (200, 30, 30)  # what a reader shows that drops transparency
+    pixels[..., :3][pixels[..., 3] == 0] = (200, 30, 30)  # shown by a reader that ignores transparency
     rgba = Image.fromarray(pixels)
     white = Image.new("RGBA", rgba.size, "white")
     white.alpha_composite(rgba)

@@ -1,4 +1,4 @@
-"""The same file gives the same answer by every door, frameworks' own entry points included."""
+"""The same file gives the same answer through every interface, including the frameworks' own entry points."""
 
 import io
 import shutil
@@ -100,7 +100,7 @@ def test_transformers_image_processors(kind, files, expected, transformers_door)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
 def test_timm(kind, files, expected, tmp_path):
-    """Its transform on a picture of ours; and its data set and loader, as ``hcast-zoo timm`` runs its scripts."""
+    """timm's transform on our picture, and its data set and loader as ``hcast-zoo timm`` runs its scripts."""
     import timm
     from timm.data import create_loader, create_transform, resolve_model_data_config
 
@@ -178,7 +178,7 @@ def test_mmpretrain_arrays(kind, files, expected, mm_model):
 
 
 def test_other_models_are_untouched(files):
-    """transformers' pipeline on another model reads as it always did."""
+    """transformers' pipeline reads pictures for other models as before."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=16

@@ -1,4 +1,4 @@
-"""The methods of the timm model, on a tiny one; timm's own suite runs by tests/frameworks/run_timm_suite.py."""
+"""The methods of the timm model, on a tiny one; tests/frameworks/run_timm_suite.py runs timm's own suite."""
 
 import copy
 
@@ -361,7 +361,7 @@ def test_core_functions_accept_the_model(model, taxonomy, tmp_path):
 
 @pytest.mark.parametrize("index", range(4))
 def test_final_features_do_not_depend_on_the_intermediates_asked_for(model, x, index):
-    """The finest level reads stage 2: stages after it are run for their features, and never become the final ones."""
+    """The finest level reads stage 2: later stages run only for their features, which are never the final ones."""
     with torch.no_grad():
         final, (tokens,) = model.forward_intermediates(x, [index], output_fmt="NLC", norm=False)
         stopped, _ = model.forward_intermediates(x, [index], stop_early=True)

@@ -129,7 +129,7 @@ def label_names(model):
 
 
 def test_names_of_classes_are_those_of_the_heads(taxonomy, tmp_path):
-    """timm's inference.py labels by them: new heads must not get the names of the weights."""
+    """timm's inference.py prints these names: new heads must not keep those of the weights."""
     name = "hcast_tiny.emoji_art"
     model = timm.create_model(name, pretrained=True, num_classes=10)
     assert model.num_classes == 10 and label_names(model) is None
@@ -148,7 +148,7 @@ def test_names_of_classes_are_those_of_the_heads(taxonomy, tmp_path):
 
 
 def ship(index, folder, monkeypatch):
-    """Give the package another index of its weights."""
+    """Replace the package's index of weights."""
     (folder / "index.json").write_text(json.dumps(index))
     monkeypatch.setattr("hcast_zoo.weights.header.SHIPPED_INDEX", folder / "index.json")
 
@@ -305,7 +305,7 @@ def test_push_and_load_from_the_hub(server):  # noqa: F811
 @pytest.mark.slow
 @pytest.mark.hub
 def test_a_published_tag_loads(server):  # noqa: F811
-    """The names that the tags point at work as soon as somebody publishes weights there."""
+    """A tag works as soon as somebody publishes weights under the name that it points to."""
     result = server.python(
         "import json, timm, torch, hcast_zoo; from huggingface_hub import HfApi; from safetensors.torch import save; "
         "m = timm.create_model('hcast_small.cub'); api = HfApi(); api.create_repo('hcast-zoo/hcast_small.cub'); "
@@ -332,7 +332,7 @@ def test_the_transform_gives_what_predict_gives(name, request):
 
 
 def test_the_transform_follows_a_crop(tiny_model, tmp_path):
-    """Every preprocessing value of a file reaches timm's transform."""
+    """Every preprocessing value of a weights file reaches timm's transform."""
     config = dataclasses.replace(
         tiny_model.config,
         image_size=48,

@@ -1,6 +1,6 @@
 """What timm's train.py, validate.py, inference.py, benchmark.py and onnx_export.py do, on a tiny model.
 
-The scripts are in timm's repository and in none of its packages; these tests make the same calls in the same order.
+The scripts are only in timm's repository, not in its package; these tests make the same calls in the same order.
 """
 
 import re
@@ -41,7 +41,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_command_runs_a_script_on_upright_pictures(tmp_path, context):
-    """A transparent corner is white, as for the core, and not the black that is stored behind it."""
+    """A transparent corner is white, as in the core, and not black, the colour stored under it."""
     (tmp_path / "val" / "lion").mkdir(parents=True)
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "val/lion/a.png")
     (tmp_path / "val/lion/broken.png").write_bytes(b"no picture")
@@ -52,7 +52,7 @@ def test_command_runs_a_script_on_upright_pictures(tmp_path, context):
     assert result.stdout.split("\n")[0] == "script.py 1000 (255, 255, 255) 2"
 
 
-def test_command_tells_what_is_wrong(tmp_path, capsys):
+def test_command_explains_what_is_wrong(tmp_path, capsys):
     assert main(["timm", str(tmp_path / "train.py"), "--model", "hcast_small"]) == 2
     assert "no such script" in capsys.readouterr().err
 
@@ -133,7 +133,7 @@ def test_train_and_validate(picture_folder, tmp_path):
     ],
 )
 def test_train_reaches_the_finest_level_and_the_stages_it_reads(classes, trained):
-    """Of a flat model that is every parameter; DDP, in train.py under torchrun, stops where one has no gradient."""
+    """In a flat model that is every parameter; under torchrun, train.py's DDP stops if one has no gradient."""
     torch.manual_seed(0)
     model = timm.create_model("hcast_tiny", **TINY, **classes).train()
     model(torch.randn(2, 3, 32, 32)).sum().backward()

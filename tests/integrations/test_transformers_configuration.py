@@ -137,7 +137,7 @@ def test_taxonomy_and_classes_must_agree(taxonomy):
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
-def test_a_pipe_as_config_is_not_waited_for(tmp_path, name):
+def test_a_pipe_as_config_is_refused_without_waiting(tmp_path, name):
     pipe = tmp_path / name
     os.mkfifo(pipe)
     threading.Thread(target=pipe.write_text, args=("{}",), daemon=True).start()  # a failure does not wait

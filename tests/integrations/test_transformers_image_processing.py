@@ -35,7 +35,7 @@ def config():
 
 @pytest.fixture
 def pictures():
-    """Of every mode, with sides whose crop rounds up and down."""
+    """Pictures of every mode, with sizes whose crop is rounded up or down."""
     rng = np.random.default_rng(0)
     shapes = [(101, 203, 3), (75, 73, 3), (333, 95, 3), (50, 49, 3), (40, 70, 4), (66, 80)]
     arrays = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
@@ -102,7 +102,7 @@ def test_steps_can_be_left_out(config, backend):
 
 
 def test_float_images_go_through_torchvision(config):
-    """Within a grey level of the 8-bit ones, which Pillow resizes."""
+    """They differ by at most one grey level from 8-bit images, which Pillow resizes."""
     array = np.random.default_rng(0).integers(96, 160, (3, 90, 70), dtype=np.uint8)  # no filter leaves [0, 255]
     processor = HCastImageProcessor.from_core(config)
     exact = processor(torch.from_numpy(array), return_tensors="pt")["pixel_values"]
@@ -122,7 +122,7 @@ def test_saving_and_loading(config, tmp_path):
 
 
 class TestReading:
-    """What ``load_picture`` takes beside what the core does."""
+    """What ``load_picture`` accepts beyond what the core does."""
 
     @pytest.fixture
     def address(self, tmp_path):

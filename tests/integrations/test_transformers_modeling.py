@@ -1,4 +1,4 @@
-"""The transformers model against the core: same keys, same numbers, and what transformers expects beside."""
+"""The transformers model against the core: same keys, same numbers, and what else transformers expects."""
 
 import copy
 
@@ -49,7 +49,7 @@ def assert_same_logits(ours, core):
 
 @torch.no_grad()
 def test_golden_models(golden, images, segments):
-    """The authors' own numbers come out of this door too."""
+    """The authors' own numbers come out here too."""
     core, tensors, _ = golden
     ours = from_core(Weights(core.config, None, core.state_dict()))
     assert list(ours.state_dict()) == list(core.state_dict())
@@ -273,7 +273,7 @@ def test_sharded_files(model, tmp_path):
 
 @torch.no_grad()
 def test_device_maps(model, folder, pixels, tmp_path):
-    """Automatic, and spread over two places, so that every module must find its inputs."""
+    """Automatic, and over two devices, so that every module must move its inputs."""
     pytest.importorskip("accelerate")
     assert_same_logits(
         AutoModelForImageClassification.from_pretrained(folder, device_map="auto").cpu()(pixels.cpu()), model(pixels)

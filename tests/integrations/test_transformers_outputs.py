@@ -45,12 +45,12 @@ def test_levels_are_a_tuple_and_a_model_output(model, pixels):
         assert type(other) is type(output) and type(other.level_logits) is type(levels)
         assert all(torch.equal(a, b) for a, b in zip(other.level_logits, levels, strict=True))
 
-    model._is_replica = True  # as DataParallel marks its copies, whose outputs it puts together by itself
+    model._is_replica = True  # as DataParallel marks its replicas, whose outputs it gathers itself
     assert type(model(pixels).level_logits) is tuple
 
 
 def test_transformers_splits_a_batch_of_all_levels(model, picture_folder, tiny_weights):
-    """Its own pipeline, with nothing of ours between: each picture keeps every level, and the right one."""
+    """transformers' own pipeline without our code: each picture keeps its own labels at every level."""
 
     class Untouched(ImageClassificationPipeline):
         def preprocess(self, image, timeout=None):

@@ -34,13 +34,13 @@ def test_pipelines(picture_folder):
     assert len(pipeline("image-classification", NAME, device="cpu")(picture)) == 5
 
 
-def test_what_is_saved_needs_no_name(tmp_path):
+def test_a_saved_model_loads_without_its_name(tmp_path):
     AutoModelForImageClassification.from_pretrained(NAME).save_pretrained(tmp_path)
     assert not (tmp_path / "model.safetensors").is_symlink()
     assert AutoModelForImageClassification.from_pretrained(tmp_path).config.level_classes == (2, 6, 10)
 
 
-def test_other_names_are_left(tmp_path, monkeypatch):
+def test_other_names_are_left_to_transformers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert packaged_name("google/vit") is None and packaged_name(f"other/{NAME}") is None
     assert packaged_name(f"hcast_zoo/{NAME}") == NAME

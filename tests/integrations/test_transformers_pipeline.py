@@ -42,7 +42,7 @@ def test_image_classification_gives_the_finest_label(folder, files, tiny_weights
 
 
 def test_image_classification_in_batches(folder, files):
-    """transformers splits a batch by indexing every output, which tuples of levels do not survive."""
+    """transformers splits a batch by indexing every output, which would break a tuple of levels."""
     one_by_one = pipeline("image-classification", model=folder, device="cpu")(files)
     batched = pipeline("image-classification", model=folder, device="cpu")
     for a, b in zip(one_by_one, batched(files, batch_size=8), strict=True):
@@ -115,7 +115,7 @@ def test_a_model_without_names_is_an_error(tiny_model):
 
 
 class TestInputs:
-    """What a caller may hand over."""
+    """What a caller may pass."""
 
     @pytest.fixture
     def classifier(self, folder):
@@ -152,7 +152,7 @@ class TestInputs:
             classifier(arrays[0].astype(np.int32) * 257)
 
     @pytest.mark.parametrize("batch_size", [1, 4])
-    def test_an_unreadable_picture_ends_nothing(self, classifier, files, tmp_path, batch_size):
+    def test_an_unreadable_picture_does_not_stop_the_others(self, classifier, files, tmp_path, batch_size):
         (tmp_path / "broken.png").write_bytes(b"no picture")
         mixed = [files[0], str(tmp_path / "broken.png"), str(tmp_path / "missing.png"), files[1]]
         answers = classifier(mixed, batch_size=batch_size)

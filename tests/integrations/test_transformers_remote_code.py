@@ -56,7 +56,7 @@ def source_of(name):
 
 
 def test_generated_code_is_our_modules():
-    """The same syntax tree, but for where imports come from: a change that the generator does not see fails here."""
+    """The syntax trees are equal except for the sources of imports: a change that the generator misses fails here."""
 
     class Flat(ast.NodeTransformer):
         def visit_ImportFrom(self, node):
@@ -254,7 +254,7 @@ for task in ("hierarchical-image-classification", "image-classification"):
 
 @pytest.mark.slow
 def test_a_model_saved_again_keeps_its_code(repository, tiny_weights, tmp_path):
-    """And reads a picture with transparency as the core does, in both pipelines."""
+    """It also reads a picture with transparency as the core does, in both pipelines."""
     command = [sys.executable, "-W", "ignore", "-c", SAVED_AGAIN, str(repository), str(tmp_path / "saved")]
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     result = subprocess.run([*command, str(PICTURES[0])], capture_output=True, text=True, env=environment)

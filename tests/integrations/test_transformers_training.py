@@ -86,7 +86,7 @@ def test_metrics_of_known_answers(taxonomy):
 
 @pytest.mark.slow
 def test_training(trainer, data):
-    """The loss falls, at the size of one batch's though gradients are accumulated over two."""
+    """The loss falls, and has the scale of one batch although gradients are accumulated over two."""
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -101,7 +101,7 @@ def images32():
 
 
 class TestLora:
-    """An adapter of peft is saved and loaded without a change of answers."""
+    """Saving and loading a peft adapter does not change the answers."""
 
     @pytest.mark.parametrize("kept", [None, ["heads"], ["stem.0.norm"]], ids=["alone", "heads", "norm"])
     def test_a_saved_adapter_gives_the_same_logits(self, tiny_model, taxonomy, images32, tmp_path, kept):
@@ -130,7 +130,7 @@ class TestLora:
 
 
 def test_label_smoothing_of_trainer(tiny_model, taxonomy, images32, tmp_path):
-    """It smooths every level by the model's own loss, which the saved config then tells."""
+    """The model's own loss smooths every level, and the saved config records it."""
     model = from_core(Weights(tiny_model.config, taxonomy, tiny_model.state_dict()))
     labels = torch.tensor([[0, 0, 0], [1, 2, 4]])
     batch = {"pixel_values": images32[:2], "labels": labels}

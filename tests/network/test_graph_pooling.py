@@ -64,7 +64,7 @@ def test_two_points_stay_two_however_many_copies_one_of_them_has():
     assert farthest_point_sampling(points[None], 3).tolist() == [[150, 0, 0]]
 
 
-def test_a_point_at_the_mean_is_no_start():
+def test_a_point_at_the_mean_is_not_the_start():
     assert farthest_point_sampling(torch.tensor([[[0.0], [-0.1], [0.1]]]), 3).tolist() == [[1, 2, 0]]
 
 

@@ -1,4 +1,4 @@
-"""The memory budget of a config: in every door, before anything is allocated. tests/attacks/configs.py goes further."""
+"""The memory budget of a config: every interface checks it before allocating. tests/attacks/configs.py tries more."""
 
 import json
 import pickle
@@ -142,7 +142,7 @@ def test_the_budget_is_the_user_s(monkeypatch):
 
 
 def test_a_batch_stays_within_the_budget(tiny_weights, picture_folder, monkeypatch):
-    """Fewer pictures go at once where a picture is large, with the same answers."""
+    """Large pictures are processed in smaller batches, with the same answers."""
     predictor = Predictor(tiny_weights)
     files = sorted(map(str, (picture_folder / "val").rglob("*.png")))[:5]
     expected = list(predictor.predict(files))

@@ -1,4 +1,4 @@
-"""The weights that name photographs, as shipped: what the first command answers, and the gates that segments passed."""
+"""The shipped weights for photographs: answers of the first command, and thresholds that their segments meet."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def read(model: HCast, encoding: Encoding) -> tuple[torch.Tensor, ...]:
 
 
 def test_token_swap(model, cached):
-    """With another picture's tokens every level answers what it answers to the other picture."""
+    """With another picture's tokens, every level gives the answer for that other picture."""
     means, segments = cached
     own = read(model, run(model, means, segments))
     other = SuperpixelMeans(*(x.roll(6, 0) for x in (means.features, means.descriptor, means.area)))  # the other ground
@@ -83,7 +83,7 @@ def test_token_swap(model, cached):
 
 
 def test_deletion(model, composites, cached):
-    """Hiding the quarter of the superpixels that a level looks at costs its answer more than hiding as many others."""
+    """Hiding the quarter of the superpixels that a level looks at lowers its answer more than hiding as many others."""
     means, segments = cached
     _, explanation = explain_levels(model, composites[0], segments)
     own = read(model, run(model, means, segments))
@@ -100,7 +100,7 @@ def test_deletion(model, composites, cached):
 
 
 def test_segments_follow_the_drawings(model, composites, cached):
-    """Mean IoU of the best union of segments with the drawing; a lion over a tabby is harder than what the card has."""
+    """Mean IoU of the best union of segments; a lion over a tabby is harder than the pairs in the model card."""
     for clusters, stages, bars in (((16, 8, 4, 2), (2, 3, 4), (75, 65, 50)), (model.config.num_clusters, (4,), (75,))):
         encoding = run(model, *cached, clusters)
         for stage, bar in zip(stages, bars):

@@ -71,7 +71,7 @@ def test_kernel_chooses_what_torch_chooses(tmp_path):
     file = tmp_path / "cases.pt"
     torch.save({"cases": cases}, file)
 
-    # A process of its own: what Triton's decorator makes is decided on import.
+    # In a new process: Triton's decorator reads the environment on import.
     command = [sys.executable, "-c", PROGRAM, str(FIXTURES), str(file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -127,7 +127,7 @@ def test_an_unknown_method_is_explained():
 
 
 def test_a_centre_that_loses_all_pixels_stays_where_it_was():
-    """It can win pixels again in the next step; as the mean of nothing it would be black, in the corner."""
+    """It can gain pixels again in the next step; the mean of no pixels would make it black, in the corner."""
     images = (torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     y, x = np.mgrid[:16, :16]
     pixels = np.concatenate([rgb_to_lab(images)[0].permute(1, 2, 0).numpy(), np.stack([y / 4, x / 4], -1)], -1)

@@ -1,4 +1,4 @@
-"""Pretrained stems, averages by area, grouping on a descriptor; and one answer of a hybrid through every door."""
+"""Pretrained stems, averages by area, grouping on a descriptor; and one answer of a hybrid through every interface."""
 
 import builtins
 import copy
@@ -77,7 +77,7 @@ def test_area_means_are_those_of_pixels():
 
 
 def test_pooling_keeps_the_evidence():
-    """Soft assignment divides area and evidence, and loses nothing."""
+    """Soft assignment splits area and evidence between clusters, and loses none of either."""
     carried = Carried(torch.tensor([[1.0, 2.0, 5.0]]), torch.randn(1, 3, 2), torch.randn(1, 3, 4))
     pooled = carried.pool(torch.rand(1, 3, 2).softmax(-1))
     assert pooled.area.sum() == pytest.approx(8)
@@ -175,7 +175,7 @@ def test_a_size_that_the_stem_refuses():
 
 @pytest.mark.parametrize("in_chans", [3, 4])
 def test_efficientnet_lite0_is_timms(in_chans):
-    """Names, shapes, maps, running statistics and gradients, to the bit; initial values, in their spread."""
+    """Names, shapes, maps, running statistics and gradients are bit-identical; initial values have the same spread."""
     timm = pytest.importorskip("timm")
     models = ours, theirs = [
         EfficientNetLite0(in_chans),
@@ -286,7 +286,7 @@ def test_an_explanation_shows_the_evidence(hybrid, images):
 
 
 def test_feature_maps_have_the_mean_of_a_cells_pixels():
-    """By area; else the token of the cell's top-left pixel."""
+    """Averaged by area; without that, the token of the cell's top-left pixel."""
     generator = torch.Generator().manual_seed(0)
     segments = torch.randint(0, 6, (2, 16, 20), generator=generator)
     assignment = torch.rand(2, 6, 3, generator=generator)

@@ -65,7 +65,7 @@ def test_wrong_image_is_explained(image):
         seeds_superpixels(np.zeros((4, 4, 3), np.uint8), 0)
 
 
-def test_missing_contrib_modules_name_the_mend(monkeypatch):
+def test_missing_contrib_modules_name_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", types.ModuleType("cv2"))
     with pytest.raises(ImportError, match="pip install --force-reinstall"):
         seeds_superpixels(np.zeros((64, 64, 3), np.uint8), 16)

@@ -1,4 +1,4 @@
-"""Tiny archives in the layout of the paper's data sets: all their lists and classes, and few and small pictures."""
+"""Tiny archives in the layout of the paper's data sets: all their lists and classes, but few and small pictures."""
 
 import io
 import json

@@ -187,7 +187,7 @@ def test_cub_f_draws_as_the_official_code(cub, tmp_path):
 
 
 def test_cub_real(cub, tmp_path):
-    """Its lists name folders that their authors made of CUB's; a picture is found in CUB's own."""
+    """The lists name folders that their authors derived from CUB's; pictures are found in CUB's own folders."""
     tree = load_tree("cub")
     files = sorted(name.split("images/")[1] for name in cub_files(classes=3, train=10) if name.endswith(".jpg"))
     rows = {"train": [], "val": []}

@@ -150,7 +150,7 @@ class TestAircraft:
         assert sorted(labels_of(tmp_path / "air", "test")) == sorted(map(list, load_tree("aircraft").paths))
 
     def test_names_that_differ_from_the_tree(self, tmp_path):
-        """A node with two names, and two nodes with one name, are told and kept apart."""
+        """A node with two names, and two nodes with one name, are reported and kept apart."""
         files = aircraft_files()
         for part in ("train", "val", "test"):
             name = f"fgvc-aircraft-2013b/data/images_family_{part}.txt"

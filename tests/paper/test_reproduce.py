@@ -1,4 +1,4 @@
-"""The paper's numbers again: from an archive to numbers beside the published ones."""
+"""Reproduction: from an archive to numbers beside the published ones."""
 
 import dataclasses
 import json
@@ -97,7 +97,7 @@ def test_another_tree(cub, cub_weights, tiny_weights, tmp_path):
 
 
 def test_a_broken_picture(cub, cub_weights):
-    """Numbers of fewer pictures would be no reproduction."""
+    """Numbers from fewer pictures would not be a reproduction."""
     HierarchicalDataset.load(cub, split="test").pictures[0].write_bytes(b"")
     with pytest.raises(PictureError):
         reproduce(find_benchmark("cub"), cub_weights[:1], cub, ["best_path"], progress=False)
@@ -158,7 +158,7 @@ def test_from_archive_to_numbers(tmp_path, tiny_weights, capsys, exact):
     found = json.loads(capsys.readouterr().out)
     assert found["published"] == [] and found["pictures"] == 20
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    # What chose the weights: the test pictures, where it is as the official code does.
+    # The split that selected the weights: the test pictures, as in the official code.
     assert (
         main(
             [

@@ -79,7 +79,7 @@ def test_imagenet():
 
 
 def test_the_odd_gull():
-    """What `data info cub` tells: a gull with the kingfishers, in a family of its own."""
+    """`data info cub` reports it: a gull among the kingfishers, in a family of its own."""
     cub = load_tree("cub")
     gull, kingfisher, other = (
         cub.paths[cub.names[2].index(name)] for name in ("Red_legged_Kittiwake", "Belted_Kingfisher", "California_Gull")

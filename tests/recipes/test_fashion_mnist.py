@@ -70,7 +70,7 @@ def test_a_damaged_or_missing_file_stops_the_build(recipe, source):
         recipe.read_part(source, "t10k")
 
 
-def test_without_debian_the_other_way_is_told(recipe, monkeypatch, tmp_path):
+def test_without_debian_the_message_names_another_source(recipe, monkeypatch, tmp_path):
     monkeypatch.setattr(recipe, "INSTALLED", Path("nowhere"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit, match="give its four IDX files with --source"):

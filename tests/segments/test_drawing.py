@@ -56,7 +56,7 @@ def test_stages_are_nested_at_the_pictures_size(tiny_model, size):
 
 
 def test_labels_lie_where_the_model_saw_them(tiny_model):
-    """A label map of the transformed picture's columns and rows comes back as the picture's own."""
+    """A map of the transformed picture's coordinates is mapped back to those of the original picture."""
     model = tiny_model
     model.config = model.config.replace(crop_pct=0.8)
     image = Image.new("RGB", (120, 60))
@@ -132,7 +132,7 @@ def test_segment_strip(tiny_model, tmp_path):
     seen = image.resize((100, 100), Image.Resampling.BICUBIC, (10, 0, 50, 40))
     assert np.array_equal(np.asarray(strip)[:, :100], np.asarray(seen))
     colours = [len(np.unique(np.asarray(strip)[:, i * 105 : i * 105 + 100].reshape(-1, 3), axis=0)) for i in range(5)]
-    assert colours[0] > 100 and colours[1] <= 17 and colours[4] <= 3  # a colour a segment, and the lines
+    assert colours[0] > 100 and colours[1] <= 17 and colours[4] <= 3  # one colour per segment, and that of the lines
     with pytest.raises(PictureError, match="no such file"):
         segment_strip(tiny_model, tmp_path / "b.png")
 
@@ -170,7 +170,9 @@ def test_a_segment_keeps_its_hue_and_the_picture_its_crop(tiny_model):
     assert len(set(hues)) == len(hues) == found.maps[-1].max() + 1
     for stage in (1, 4):
         panel = np.asarray(hue_panel(found, stage, hues, 96)).reshape(-1, 3)
-        assert len(np.unique(panel, axis=0)) <= found.maps[stage - 1].max() + 2  # a colour a segment, and the lines
+        assert (
+            len(np.unique(panel, axis=0)) <= found.maps[stage - 1].max() + 2
+        )  # one colour per segment, and that of the lines
     grey = np.asarray(hue_panel(found, 4, np.full(len(hues), -1.0), 96))
     assert (grey.max(-1) == grey.min(-1)).mean() > 0.5  # but for the lines
     whole = np.asarray(whole_panel(found, 90))

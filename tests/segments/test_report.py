@@ -152,7 +152,7 @@ def test_within_and_back_off(picture, tiny_weights, tmp_path, capsys):
     assert main([*command, "--within", "family:dog"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["path"] == ["mammal", "dog", "wolf"] and row["levels"][2]["node"] == "wolf"
-    assert main([*command, "--back-off", "1"]) == 0  # nothing is as sure
+    assert main([*command, "--back-off", "1"]) == 0  # no answer is that certain
     row = json.loads(capsys.readouterr().out)
     assert row["path"] == [] and row["reason"] and [r["node"] for r in row["levels"]] == [None] * 3
 

@@ -1,4 +1,4 @@
-"""Publishing to a Hub server on loopback; tests/test_parity.py loads what is published through every door."""
+"""Publishing to a Hub server on loopback; tests/test_parity.py loads what is published through every interface."""
 
 import json
 
@@ -110,7 +110,7 @@ def test_publish(server, tiny_weights):  # noqa: F811
 
     assert run(tag="v1.0") == commit  # as where the answer to the tag was lost
     before = len(server.requests())
-    assert run() == commit  # the same again: no commit, and no file is sent
+    assert run() == commit  # publishing again makes no commit and sends no file
     assert not [r for r in server.requests()[before:] if r[0] == "PUT" or "/commit/" in r[1]]
     run(revision="next", message="Second")
     loaded = server.python(
@@ -125,7 +125,7 @@ def test_publish(server, tiny_weights):  # noqa: F811
 @pytest.mark.hub
 @pytest.mark.slow
 def test_publishing_removes_code_of_an_older_version_and_nothing_else(server, tiny_weights, tmp_path):  # noqa: F811
-    """A module that is no longer generated must not stay beside the new ones; files of the owner's stay."""
+    """A module that is no longer generated is removed; files that the owner added stay."""
     for name in ("old_module.py", "notes.txt"):
         (tmp_path / name).write_text("x = 1\n")
     server.python(f"""

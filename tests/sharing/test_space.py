@@ -29,7 +29,7 @@ except (hub.HubError, ValueError) as error:
 
 @pytest.fixture
 def with_gradio(monkeypatch):
-    """As if this version were installed, which is all that is asked."""
+    """Pretend that this version is installed; nothing else is checked."""
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "6.24.0" if name == "gradio" else version(name))
 
@@ -102,7 +102,7 @@ def test_without_gradio(monkeypatch, tmp_path):
 @pytest.mark.hub
 @pytest.mark.slow
 def test_publish_then_run(server, tiny_weights, tmp_path):  # noqa: F811
-    """A fault leaves no half Space; what is published serves the page of the repository's weights."""
+    """A fault leaves no half-written Space; a published Space serves the demo page of the repository's weights."""
     pytest.importorskip("gradio")
     upload(server, tiny_weights)
 
@@ -122,7 +122,7 @@ print(json.dumps([info.private, info.sha, sorted(s.rfilename for s in info.sibli
     commit = run(tag="v1.0")
     private, sha, names = server.python(files)
     assert private and commit.endswith(sha) and names == [".gitattributes", "README.md", "app.py", "requirements.txt"]
-    assert run().endswith(sha)  # the same again makes no commit
+    assert run().endswith(sha)  # publishing again makes no commit
     assert not run(requirement="hcast-zoo[demo] @ https://x/y.whl", revision="next").endswith(sha)
 
     folder = server.python("""

@@ -80,7 +80,7 @@ def test_fitted_calibration_calibrates(taxonomy):
     logits = []
     for level, (classes, factor) in enumerate(zip(taxonomy.level_classes, (1.0, 2.0, 4.0))):
         noisy = F.one_hot(labels[:, level], classes) + torch.randn(4000, classes, generator=rng)
-        logits.append(factor * noisy)  # the likelihood ratio of two nodes is exp(difference) for factor 1
+        logits.append(factor * noisy)  # for factor 1, the likelihood ratio of two nodes is exp(difference)
     fitted = fit_calibration(logits, labels, taxonomy, "toy")
     # Nodes of one level are not equally frequent, so the true temperatures are only near the factors.
     assert fitted.temperatures == pytest.approx((1.0, 2.0, 4.0), rel=0.15) and fitted.fitted_on == "toy"

@@ -24,7 +24,7 @@ stats = pytest.importorskip("scipy.stats")
 
 
 def made_up(taxonomy, pictures, seed=0):
-    """Return logits that know something of their labels, and the labels."""
+    """Return labels, and logits that are correlated with them."""
     rng = torch.Generator().manual_seed(seed)
     leaves = torch.randint(len(taxonomy.paths), (pictures,), generator=rng)
     labels = torch.tensor(taxonomy.paths)[leaves]
@@ -70,7 +70,7 @@ def test_quantile_is_the_rank_that_the_theory_asks_for(scores, coverage):
         assert at_most / (len(scores) + 1) >= coverage - 1e-9
 
 
-def test_subtrees_hold_the_label_just_when_its_score_is_low_enough(taxonomy):
+def test_subtrees_hold_the_label_exactly_when_its_score_is_low_enough(taxonomy):
     logits, _, labels = made_up(taxonomy, 300)
     decoded = decode(logits, taxonomy)
     scores = subtree_scores(decoded, labels)
@@ -84,7 +84,7 @@ def test_subtrees_hold_the_label_just_when_its_score_is_low_enough(taxonomy):
 @pytest.mark.parametrize("kind", ["set", "subtree"])
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
 def test_coverage_over_a_thousand_splits(kind, coverage):
-    """Exchangeable pictures: of each split's coverage the distribution is known, whatever the model does.
+    """With exchangeable pictures, the distribution of the coverage over splits is known for any model.
 
     With n scores and m new pictures, the number covered is beta-binomial with k = ceil((n + 1) coverage).
     """

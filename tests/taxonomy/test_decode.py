@@ -221,7 +221,7 @@ def test_a_level_with_one_node_does_not_lift_shallow_paths():
     level_logits = [torch.tensor([[0.0, 0.32]]), torch.zeros(1, 1), torch.tensor([[0.1, 0.0]])]
     p = [x.softmax(-1)[0] for x in level_logits]
     through, shallow = p[0][0] * p[2][0], p[0][1] ** 2
-    assert shallow**1.5 < through < shallow  # with the level counted, the other would win
+    assert shallow**1.5 < through < shallow  # if the level counted, the other path would win
     found = decode(level_logits, tree)
     assert tree.path_names(found.paths[0].tolist()) == ("b",)
     others = p[0][0] * p[2][1]

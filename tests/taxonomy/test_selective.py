@@ -88,7 +88,7 @@ def test_promises_hold_as_often_as_they_say(target, pictures, samples):
     assert broken >= 0.01 * samples  # and it promises no less than it could
 
 
-def test_a_promise_tells_what_it_was_tested_on():
+def test_a_promise_records_what_it_was_tested_on():
     whole = emoji_art()
     fit, test = (whole.rows(index) for index in split_for_promise(len(whole)))
     promise = promise_accuracy(fit, test, 0.95)

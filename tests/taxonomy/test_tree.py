@@ -92,7 +92,7 @@ def test_from_folder(tmp_path):
         (("a",), 3, (), "expected lists"),
     ],
 )
-def test_no_tree_is_explained(levels, names, parents, message):
+def test_invalid_trees_are_explained(levels, names, parents, message):
     with pytest.raises(TaxonomyError, match=message):
         Taxonomy(levels, names, parents)
 

@@ -42,7 +42,7 @@ def table(tmp_path):
 
 def test_a_table_of_boxes_is_a_data_set(table, tmp_path):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # the edges are no columns that are not used
+        warnings.simplefilter("error")  # the edges are not reported as unused columns
         listing = read(table)
     assert listing.levels == ("kind", "species") and listing.is_boxed and len(listing.pictures) == 24
     dataset = HierarchicalDataset.from_listing(listing.with_geometry(BoxGeometry(0.0, "rectangle")))
@@ -93,7 +93,7 @@ def test_one_geometry_from_training_to_prediction(table, tmp_path, capsys):
     shares = prior.read_trained(content.metadata, content.taxonomy)
     assert sum(shares) == pytest.approx(1, abs=1e-3)
 
-    assert main(["evaluate", "--model", str(run), "--split", "val", "--json"]) == 0  # of the run's own list
+    assert main(["evaluate", "--model", str(run), "--split", "val", "--json"]) == 0  # from the run's own list
     captured = capsys.readouterr()
     measured = json.loads(captured.out.splitlines()[-1])
     assert "warning" not in captured.err and 0 < measured["pictures"] < 24

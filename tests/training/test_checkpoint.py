@@ -1,4 +1,4 @@
-"""Runs that diverge, are damaged, are shared, or go on with something else."""
+"""Runs that diverge, are damaged, share a folder, or resume with other data or settings."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def stopped(make, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(picture_folder, tiny_weights, tmp_path, monkeypatch, capsys):
-    """By the command; the checkpoint before it stays, and the log is JSON."""
+    """Run by the command; the previous checkpoint stays, and the log is valid JSON."""
     command = f"train --data {picture_folder} --model {tiny_weights} --output {tmp_path / 'run'} --epochs 1 "
     command = (command + "--batch-size 4 --workers 0 --checkpoint-steps 1 --ema-decay 0 --lr 1e-3").split()
     from hcast_zoo.training.losses import HierarchicalLoss
@@ -173,8 +173,8 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(make, stopped, tmp_path, c
     assert read_log(tmp_path / "whole") == read_log(stopped)
 
 
-def test_checkpoints_of_an_earlier_version_go_on(make, stopped):
-    """They have no hashes, and the run has no digests."""
+def test_checkpoints_of_an_earlier_version_resume(make, stopped):
+    """Such checkpoints have no hashes, and such runs no digests."""
     file = stopped / "checkpoint/progress.json"
     file.write_text(json.dumps({"step": 2, "best_fpa": 12.5}))
     plan = json.loads((stopped / "run.json").read_text())
@@ -217,7 +217,7 @@ def test_other_data_taxonomy_or_weights_are_refused(
     make(epochs=1)  # what was accepted is the plan now
 
 
-def test_another_version_is_told_once(make, stopped, monkeypatch, capsys):
+def test_another_version_is_reported_once(make, stopped, monkeypatch, capsys):
     monkeypatch.setattr(claim, "__version__", "99.0")
     for told in (True, False):
         capsys.readouterr()

@@ -14,8 +14,8 @@ from tests.training.test_trainer import make_run
 
 
 @pytest.mark.slow
-def test_the_time_is_told_of_long_runs_alone(picture_folder, taxonomy, tiny_config, tmp_path, capsys):
-    """And telling it changes nothing: the run's numbers are those of one that did not tell."""
+def test_the_time_is_estimated_only_for_long_runs(picture_folder, taxonomy, tiny_config, tmp_path, capsys):
+    """Estimating changes nothing: the run gives the same numbers as one without an estimate."""
     logs = []
     for name, told in (("told", True), ("not", False)):
         run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / name, epochs=40, eval_epochs=40)
@@ -45,7 +45,7 @@ def test_times_in_words():
 
 
 def test_a_batch_that_cannot_fit_is_refused(picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):
-    """Before the first step; and parts of it, with the same result, are a way out."""
+    """It is refused before the first step; splitting it into parts works and gives the same result."""
     each = estimate.saved_bytes(
         make_run(picture_folder, taxonomy, tiny_config, tmp_path / "some").model, torch.device("cpu"), nullcontext()
     )

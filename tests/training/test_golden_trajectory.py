@@ -1,7 +1,7 @@
 """Our training step against numbers that the authors' own main() gave; see fixtures/README.md.
 
-The run is made as ``hcast-zoo train --recipe cub --paper-exact`` makes it. Pictures, mixing and targets are made of the
-recorded pictures, lambdas and boxes, and checked against the recorded sums.
+The run is made as ``hcast-zoo train --recipe cub --paper-exact`` makes it. Images, mixing and targets are computed from
+the recorded pictures, lambdas and boxes, and checked against the recorded sums.
 """
 
 import dataclasses

@@ -133,7 +133,7 @@ def test_mixing_and_grey_pictures(picture_folder, taxonomy, slic_config):
     assert all(torch.allclose(t.sum(1), torch.ones(4)) for t in batch["targets"])
 
 
-def test_an_epoch_goes_on_where_it_was_left(picture_folder, taxonomy, slic_config):
+def test_an_epoch_resumes_where_it_stopped(picture_folder, taxonomy, slic_config):
     mixup = HierarchicalMixup(0.8, 1.0, num_classes=slic_config.level_classes)
     options = dict(crop_scale=0.3, color_jitter=0.4, random_erasing=0.5)
     loader, _ = make_loader(picture_folder, taxonomy, slic_config, mixup, **options)
@@ -192,7 +192,7 @@ def test_a_run_on_the_device_stopped_and_resumed(picture_folder, taxonomy, slic_
     for name in ("last.safetensors", "checkpoint/model.safetensors"):
         whole, resumed = (load_file(tmp_path / folder / name) for folder in ("whole", "cut"))
         assert all(torch.equal(whole[key], resumed[key]) for key in whole), name
-    # A run of a version that did not know the setting goes on: it is off there.
+    # A run started by a version without this setting resumes with it off.
     content = json.loads((tmp_path / "whole/run.json").read_text())
     del content["settings"]["on_device"]
     (tmp_path / "whole/run.json").write_text(json.dumps(content))
@@ -201,7 +201,7 @@ def test_a_run_on_the_device_stopped_and_resumed(picture_folder, taxonomy, slic_
     run("whole", on_device=False)
 
 
-def test_what_cannot_be_done_there(picture_folder, taxonomy, tiny_config, tmp_path):
+def test_unsupported_settings_are_refused(picture_folder, taxonomy, tiny_config, tmp_path):
     with pytest.raises(ValueError, match='on_device: expected auto_augment "" and paper_exact off'):
         TrainConfig(on_device=True)
     train, val = (HierarchicalDataset.load(picture_folder, taxonomy, split) for split in ("train", "val"))

@@ -14,7 +14,7 @@ LABELS = torch.tensor([[0, 0]] * 40 + [[0, 1]] * 8 + [[1, -1]] * 2)
 
 @pytest.mark.parametrize(("sampler", "expected"), [("balanced", (1, 1, 1)), ("sqrt", (40**0.5, 8**0.5, 2**0.5))])
 def test_classes_are_drawn_in_proportion(sampler, expected):
-    """Against counts of what a hundred epochs draw; the same epoch draws the same again."""
+    """Compared with counts over a hundred epochs; drawing an epoch again gives the same pictures."""
     drawn = SeededSampler(len(LABELS), 3, sample_weights(LABELS, sampler))
     counts = collections.Counter()
     for drawn.epoch in range(100):

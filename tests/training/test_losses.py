@@ -95,7 +95,7 @@ def test_no_known_label_gives_zero():
     assert loss.item() == 0 and all(not x.grad.any() for x in logits)
 
 
-def test_binary_cross_entropy_counts_known_samples_alone():
+def test_binary_cross_entropy_counts_only_known_samples():
     logits, labels = random_case()
     labels[:3, 1] = -1
     target = soft_targets(labels, (3, 5, 9))[1]
@@ -187,9 +187,9 @@ def test_the_loss_runs_without_data():
     assert HierarchicalLoss()([x.to("meta") for x in logits], labels.to("meta")).is_meta
 
 
-def test_labels_are_checked_where_they_lie():
+def test_labels_are_checked_on_their_own_device():
     _, labels = random_case()
-    with torch.device("meta"):  # the default, which nothing may fall back to
+    with torch.device("meta"):  # the default device, which must not be used
         check_labels(labels, (3, 5, 9))
 
 

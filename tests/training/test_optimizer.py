@@ -45,7 +45,7 @@ def test_a_stem_has_its_own_rate(config):
 
 
 def test_default_groups_are_timms(config):
-    """A run that was begun before these options has a checkpoint of these groups."""
+    """Checkpoints of runs from before these options have exactly these groups."""
     groups = make_optimizer(HCast(config), TrainConfig(), 512).param_groups
     assert len(groups) == 2 and not any("lr_scale" in group for group in groups)
     assert torch.is_tensor(groups[0]["params"][0])

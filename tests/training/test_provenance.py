@@ -1,4 +1,4 @@
-"""What the weights of a run tell of themselves, and the card that is made of it, by the commands that a user has."""
+"""The provenance that a run writes into its weights, and the model card made from it, through the user's commands."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def test_weights_keep_what_they_started_from(picture_folder, start, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_from_nothing_there_is_no_base(picture_folder, tmp_path):
+def test_training_from_random_values_records_no_base_model(picture_folder, tmp_path):
     tiny = ["--image-size", "32", "--num-superpixels", "16", "--num-clusters", "8", "6", "4", "2"]
     told = train(picture_folder, "hcast_tiny", tmp_path / "run", *tiny)
     assert "from random values" in told["training"] and not {"base_model", "license"} & set(told)
@@ -79,7 +79,7 @@ def test_the_card_of_a_run_loads_it(picture_folder, start, tmp_path, capsys):
     assert "# Owls\n" in text and "license: mit" in text and (tmp_path / "repo/owls.val.jpg").exists()
 
 
-def test_evaluations_that_are_not_there_are_an_error(tiny_weights, tmp_path, capsys):
+def test_missing_evaluations_are_an_error(tiny_weights, tmp_path, capsys):
     pytest.importorskip("transformers")
     command = ["publish", str(tiny_weights), "--repo", "org/tiny", "--dry-run", "--output", str(tmp_path / "repo")]
     assert main([*command, "--evaluations", str(tmp_path / "none.json")]) == 2

@@ -17,7 +17,7 @@ def options(*arguments) -> dict:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_papers_settings(name):
-    """All that the issue lists of the paper's recipe, in what a run would be given."""
+    """Every setting of the paper's recipe reaches the config of a run."""
     found = options("--recipe", name)
     settings = TrainConfig(**{f.name: found[f.name] for f in dataclasses.fields(TrainConfig) if f.name in found})
     aircraft, breeds = name == "aircraft", BENCHMARKS[name].layout == "breeds"
@@ -63,7 +63,7 @@ def test_options_override(capsys):
     assert not capsys.readouterr().err
 
 
-def test_a_file_of_ones_own(tmp_path):
+def test_a_recipe_file_of_your_own(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"settings": {"data": "here", "epochs": 3}}))
     assert options("--recipe", str(file))["epochs"] == 3
@@ -98,7 +98,7 @@ def test_commands(capsys, tmp_path):
     assert len(rows[1]["one_child"]["family"]) == 54
 
 
-def test_the_start_is_asked_for(tmp_path, picture_folder, capsys, monkeypatch):
+def test_a_recipe_without_its_start_is_refused(tmp_path, picture_folder, capsys, monkeypatch):
     """A recipe does not start from nothing unless it is told to."""
     pytest.importorskip("accelerate")
     monkeypatch.chdir(tmp_path)
@@ -111,7 +111,7 @@ def test_the_start_is_asked_for(tmp_path, picture_folder, capsys, monkeypatch):
 def test_the_number_of_pictures_chooses_a_recipe(pictures, name, capsys):
     found = by_size(pictures, "--epochs", "3")
     assert f"recipe {name}, for {pictures} training pictures" in capsys.readouterr().err
-    assert found["epochs"] == 3  # what is given goes before
+    assert found["epochs"] == 3  # an explicit value takes precedence
     assert found["model"] == ("hcast_small" if name == "paper" else "hcast_lite.in1k")
     settings = TrainConfig(**{f.name: found[f.name] for f in dataclasses.fields(TrainConfig) if f.name in found})
     assert settings.freeze == {"paper": "none", "medium": "stem", "small": "encoder"}[name]
@@ -120,13 +120,13 @@ def test_the_number_of_pictures_chooses_a_recipe(pictures, name, capsys):
 
 
 def test_the_recipe_follows_the_start(capsys):
-    """Of a start without a pretrained stem all is trained; views are left out where they cannot be had."""
+    """Without a pretrained stem everything is trained; views are left out where they are impossible."""
     for model in ("hcast_small.emoji_art", "hcast_small"):
         found = by_size(200, "--model", model)
         assert "freeze" not in found and "augment_views" not in found and found["lr"] == 4e-3
     assert by_size(200, "--model", "hcast_lite")["freeze"] == "encoder"
     assert [by_size(count)["augment_views"] for count in (50, 600, 1999)] == [4, 2, 2]
-    assert [by_size(count)["batch_size"] for count in (5, 20, 50)] == [4, 20, 32]  # at least one step an epoch
+    assert [by_size(count)["batch_size"] for count in (5, 20, 50)] == [4, 20, 32]  # at least one step per epoch
 
     for given in (["--freeze", "none"], ["--teacher", "t"], ["--on-device"], ["--mix-prob", "0.5"]):
         found = by_size(200, *given)

@@ -27,7 +27,7 @@ def test_probabilities_are_summed_up_an_uneven_tree():
 
 
 def test_an_hcast_teacher_sees_what_the_student_sees(tiny_weights, tiny_config, taxonomy):
-    """Its own normalisation and size are restored: the nodes are those of its answer to its own images."""
+    """Images get the teacher's own normalisation and size, so its answers are those for its own images."""
     content = load_weights(tiny_weights)
     model = build_model(content)
     own = torch.rand(3, 3, 32, 32)

@@ -122,7 +122,7 @@ def test_killed_between_the_renames(picture_folder, taxonomy, tiny_config, tmp_p
     assert all(json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines())
 
 
-def test_a_batch_that_cannot_be_read_is_a_step_left_out(picture_folder, taxonomy, tiny_config, tmp_path):
+def test_an_unreadable_batch_skips_its_step(picture_folder, taxonomy, tiny_config, tmp_path):
     for file in sorted((picture_folder / "train").rglob("*.png"))[2:]:
         file.write_bytes(b"")
     with pytest.warns(UserWarning, match="left out"):
@@ -158,7 +158,7 @@ def test_wrong_settings_are_explained(picture_folder, taxonomy, tiny_config, tmp
         make_run(picture_folder, taxonomy, tiny_config.replace(level_classes=(2, 3)), tmp_path / "run")
 
 
-def test_weight_decay_leaves_tokens_and_norms_alone(picture_folder, taxonomy, tiny_config, tmp_path):
+def test_weight_decay_excludes_tokens_and_norms(picture_folder, taxonomy, tiny_config, tmp_path):
     run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")
     names = {id(p): n for n, p in run.model.named_parameters()}
     decayed = {names[id(p)] for g in run.optimizer.param_groups if g["weight_decay"] for p in g["params"]}
@@ -236,7 +236,7 @@ class TestPaperExact:
     """The official code's quirks, and that they are off unless asked for."""
 
     def test_learning_rate(self, picture_folder, taxonomy, tiny_config, tmp_path):
-        """By epochs, one late, of a cosine of another length: as the official loop does with timm's scheduler."""
+        """Set per epoch, one late, on a cosine of another length, as the official loop does with timm's scheduler."""
         rates = {}
         for exact in (True, False):
             run = make_run(
@@ -348,7 +348,7 @@ def test_patience_ends_a_run_and_keeps_it_ended(picture_folder, taxonomy, tiny_c
     assert make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **settings).train() == 30.0
     again = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **settings)
     assert again.train() == 30.0 and again.step == 4 * 3
-    assert next(scores) == 40.0  # two validations that are not better ended it
+    assert next(scores) == 40.0  # it ended after two validations without improvement
 
 
 def test_a_tracker_that_is_not_installed_is_named(picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):

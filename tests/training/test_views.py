@@ -50,7 +50,7 @@ def test_averages_take_the_place_of_images(hybrid_config):
 
 @pytest.mark.slow
 def test_a_run_on_views_resumes_to_the_bit(picture_folder, taxonomy, hybrid_config, tmp_path):
-    """Stopped while views are made, and in the first epoch; the stem stays as it was, and fitted heads know the set."""
+    """Stopped as views are computed and in the first epoch; the stem does not change, and fitted heads know the set."""
     whole = make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "whole", **FROZEN)
     stem = {key: value.clone() for key, value in whole.model.stem.body.state_dict().items()}
     whole.train()
@@ -104,7 +104,7 @@ def test_a_folder_of_views_is_for_one_stem_and_augmentation(picture_folder, taxo
 
 
 @pytest.mark.slow
-def test_a_linear_probe_changes_heads_alone(picture_folder, taxonomy, hybrid_config, tmp_path):
+def test_a_linear_probe_changes_only_the_heads(picture_folder, taxonomy, hybrid_config, tmp_path):
     run = make_run(
         picture_folder, taxonomy, hybrid_config, tmp_path / "run", **{**FROZEN, "freeze": "encoder", "fit_heads": False}
     )
@@ -135,7 +135,7 @@ def test_a_stem_comes_from_weights(picture_folder, taxonomy, hybrid_config, tiny
         make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "y", **changes)
 
 
-def test_what_a_frozen_start_refuses(picture_folder, taxonomy, tiny_config, hybrid_config, tmp_path):
+def test_settings_that_a_frozen_stem_refuses(picture_folder, taxonomy, tiny_config, hybrid_config, tmp_path):
     for config, changes, message in (
         (tiny_config, {}, "expected a model with a pretrained stem"),
         (hybrid_config, {"freeze": "none"}, "augment_views: expected freeze stem"),

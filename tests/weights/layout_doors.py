@@ -1,9 +1,9 @@
-"""Load weights through every door and compare with the core; prints a JSON table of largest differences.
+"""Load weights through every interface and compare with the core; prints a JSON table of largest differences.
 
     python tests/weights/layout_doors.py FOLDER PICTURE '[["row", "name of weights"], ["row", "file", "source"]]'
 
-A process of its own, for huggingface_hub reads the Hub's address when it is imported. With a source, the file is first
-made of it by ``convert``.
+It runs as a process because huggingface_hub reads the Hub's address on import. With a source, ``convert`` first makes
+the file from it.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from hcast_zoo.weights.file import is_headless, load_model, load_weights
 
 
 def gap(found, expected) -> float:
-    """Return the largest difference of tensors that must be as many."""
+    """Return the largest difference between two lists of tensors of the same length."""
     assert len(found) == len(expected) > 0
     return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
 
@@ -52,7 +52,7 @@ def through_timm(name: str, from_tag: bool) -> torch.nn.Module:
 
 @torch.no_grad()
 def doors(images: torch.Tensor, folder: Path, picture: str, name: str, source: str | None = None) -> dict:
-    """Return for each door the largest difference from the core, or what it says."""
+    """Return for each interface the largest difference from the core, or its error message."""
     row: dict = {}
     if source:
         row["convert"] = command("convert", source, name)

@@ -40,7 +40,7 @@ class Server:
         )
 
     def python(self, code: str, **environment: str):
-        """Run code in a process of its own; return what it printed last, read as JSON."""
+        """Run code in a new process; return its last line, parsed as JSON."""
         result = self.run("-c", code, **environment)
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout.splitlines()[-1])

@@ -19,7 +19,7 @@ from tests.weights.layouts import HEADLESS, LAYOUTS, WIDTH
 
 
 def with_aliases(official):
-    """Add blocks1.* to blocks4.* as real checkpoints have them (one block a stage in the fixtures)."""
+    """Add blocks1.* to blocks4.* as real checkpoints have them (one block per stage in the fixtures)."""
     aliases = {
         f"blocks{int(k.split('.')[1]) + 1}.{k.split('.', 1)[1]}": v
         for k, v in official.items()
@@ -50,7 +50,7 @@ def test_last_pool_is_dropped_unless_asked_for(golden, images, segments):
 
 
 def official_state(variant, level_classes):
-    """The names and shapes of an official checkpoint, made backwards from our model."""
+    """An official checkpoint's names and shapes, derived from our model."""
     config = HCastConfig.from_variant(variant, level_classes=level_classes, last_pool=True)
     ours = HCast(config, device="meta").state_dict()
     heads = ("manufacturer_head", "family_head", "head")[-len(level_classes) :]

@@ -1,4 +1,4 @@
-"""Published tags and every layout through every door, from a Hub on loopback that holds files as the authors do."""
+"""Published tags and every layout through every interface, from a Hub on loopback with files in the authors' layout."""
 
 import hashlib
 import http.server
@@ -148,7 +148,7 @@ def test_another_checkpoint_leaves_nothing_in_the_cache(published, tmp_path, nam
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_missing_file_tells_what_else_works(published, tmp_path):
+def test_a_missing_file_names_the_alternatives(published, tmp_path):
     with pytest.raises(HubError, match=f"hcast-zoo convert FILE {SUPERVISED}.safetensors"):
         load_weights(SUPERVISED)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -165,7 +165,7 @@ def test_weights_without_a_head(published, tmp_path, capsys, request):
     assert "has no classifier head" in capsys.readouterr().err
 
 
-def test_levels_cannot_be_asked_of_self_supervised_weights(tmp_path, capsys):
+def test_self_supervised_weights_cannot_be_given_levels(tmp_path, capsys):
     torch.save(moco(), tmp_path / "moco.pth")
     out = tmp_path / "out.safetensors"
     assert main(["convert", str(tmp_path / "moco.pth"), str(out), "--dataset", "cub"]) == 2
@@ -233,7 +233,7 @@ def test_malformed_addresses(source, message):
 @pytest.mark.slow
 @pytest.mark.hub
 def test_a_hub_that_refuses_leaves_nothing_in_the_cache(server, tmp_path):  # noqa: F811
-    """A missing, gated, private or broken repository, and no network: what to do, and no file of a name of ours."""
+    """Missing, gated, private or broken repository, or no network: the message says what to do; nothing is cached."""
     torch.save(supervised(), tmp_path / "best.pth")
     path, load = TAGS[SUPERVISED].path, LOAD.format(sources=[SUPERVISED])
     homes = [tmp_path / name for name in ("absent", "gated", "broken", "private", "offline", "unreachable")]

@@ -70,7 +70,7 @@ class TestStructure:
 
 class TestInit:
     def test_draws_as_the_core(self, backbone):
-        """Truncated normal of 0.02 for embeddings and blocks, PyTorch's own for the stem and the poolings."""
+        """Truncated normal of 0.02 in embeddings and blocks, PyTorch's defaults in the stem and poolings."""
         block, pool = backbone.stages[0].blocks[0], backbone.stages[0].pool
         for value in (backbone.pos_embed, block.attn.qkv.weight, block.mlp.fc1.weight):
             assert 0.018 < value.std() < 0.022

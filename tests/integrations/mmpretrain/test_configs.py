@@ -27,7 +27,7 @@ from tests.wheel import build_wheel
 ROOT = Path(__file__).parents[3]
 PURE = Path(package.__file__).parent / "configs" / "hcast"
 NAMES = sorted(p.stem for p in (MIM / "configs" / "hcast").glob("*.py"))
-PAPER = {  # levels, superpixels, published full-path accuracy as the docstring must tell it
+PAPER = {  # levels, superpixels, and the published full-path accuracy that the docstring must state
     "cub": ((13, 38, 200), 196, "84.9 or 83.28 full-path accuracy (both second-hand"),
     "aircraft": ((30, 70, 100), 196, "83.72 full-path accuracy (second-hand"),
     "living17": ((17, 34), 256, "85.11"),
@@ -62,7 +62,7 @@ def test_names():
 
 @pytest.mark.parametrize("weights", packaged_weights())
 def test_packaged_weights_by_their_name_in_the_model_index(weights):
-    """Normalisation, width and levels of the config are those of the weights, or nothing is built."""
+    """The config must have the normalisation, width and levels of the weights; otherwise building fails."""
     variant, data = weights.split(".")
     model = mmpretrain.get_model(f"{variant.replace('_', '-')}_{data.replace('_', '-')}", pretrained=True)
     assert model.head.level_classes == load_weights(weights).config.level_classes
@@ -124,7 +124,7 @@ def test_pipelines_build(name):
 
 
 def test_inheritance(tmp_path):
-    """The scope that comes with inheritance leads to mmpretrain's registries, and mmpretrain's bases to ours."""
+    """An inherited scope finds mmpretrain's registries, and mmpretrain's base configs find ours."""
     (tmp_path / "mine.py").write_text(
         "_base_ = ['hcast_zoo::hcast/hcast-small_cub.py']\n"
         "model = dict(backbone=dict(arch='tiny'), head=dict(in_channels=192))\n"
@@ -163,7 +163,7 @@ def test_pure_python_inheritance(tmp_path):
 
 @pytest.mark.slow
 def test_in_the_wheel(tmp_path):
-    """Everything beside the code is in the wheel, and there configs of both styles inherit by the package's name."""
+    """The wheel holds all files that are not code, and its configs of both styles can be inherited by package name."""
     root = Path(__file__).parents[3]
     wheel = zipfile.ZipFile(build_wheel(tmp_path))
     listed = subprocess.run(
@@ -196,7 +196,7 @@ def test_unknown_config():
 
 
 def test_own_pictures_in_five_lines(tmp_path, monkeypatch):
-    """The page's block, on folders in parts; the head and the data sets get the same tree."""
+    """The code block of the page, on a folder with splits; the head and the data sets get the same tree."""
     labels = ("owls/snowy", "owls/barn", "gulls/herring")
     for number, (part, path) in enumerate(product(("training", "valid", "test"), labels)):
         file = tmp_path / "birds" / part / path / f"{number}.png"

@@ -171,6 +171,6 @@ class TestTaxonomies:
 
 
 def test_workers(folder):
-    """Maps and labels pass through a worker's pipe."""
+    """Maps and labels can be sent from a worker process."""
     loader = torch.utils.data.DataLoader(HierarchicalDataset(**folder), 3, num_workers=1, collate_fn=list)
     assert next(iter(loader))[2]["data_samples"].segments.dtype == torch.int16

@@ -54,7 +54,7 @@ def test_loss_is_the_cores(head, feats):
 
 
 def test_loss_of_mixed_targets(taxonomy, feats):
-    """Smoothing what was mixed is mixing what was smoothed, the core's order."""
+    """Smoothing mixed targets equals mixing smoothed ones, which is the core's order."""
     head = HierarchicalClsHead(48, taxonomy, loss=dict(type="HierarchicalLoss", smoothing=0.1, loss_weight=2.0))
     classes, labels = taxonomy.level_classes, torch.tensor(LABELS)
     mixed = [0.3 * t + 0.7 * t.flip(0) for t in soft_targets(labels, classes)]
@@ -107,7 +107,7 @@ def test_levels_that_disagree_with_the_taxonomy(taxonomy):
     assert HierarchicalClsHead(48, taxonomy, level_classes=[2, 4, 6]).level_classes == (2, 4, 6)
 
 
-def test_labels_of_no_level(head, feats):
+def test_unlabelled_and_out_of_range_samples_are_refused(head, feats):
     with pytest.raises(ValueError, match="no gt_path"):
         head.loss(feats, [DataSample().set_gt_label(1) for _ in range(4)])
     with pytest.raises(ValueError, match="label 9 of sample 0 is out of range"):

@@ -1,4 +1,4 @@
-"""`import hcast_zoo` registers in any order, imports nothing by itself, and works without mmpretrain's other doors."""
+"""`import hcast_zoo` registers in any order, imports no framework, and works without other parts of mmpretrain."""
 
 import os
 import subprocess

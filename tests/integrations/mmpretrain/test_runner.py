@@ -25,7 +25,7 @@ def scalars(config) -> list[dict]:
 
 @pytest.fixture
 def more_pictures(picture_folder, taxonomy):
-    """Twenty plain pictures a leaf: two epochs are enough to learn them."""
+    """Twenty plain pictures per leaf: two epochs are enough to learn them."""
     rng = np.random.default_rng(0)
     for leaf, path in enumerate(taxonomy.paths):
         folder = picture_folder / "train" / Path(*taxonomy.path_names(path))
@@ -49,7 +49,7 @@ def test_two_epochs_reach_above_chance(run_config, more_pictures):
 
 @pytest.mark.slow
 def test_resumes_exactly(run_config, test_pipeline):
-    """Without random augmentation, two epochs end as one epoch, a stop, and another one."""
+    """Without random augmentation, two epochs give the same result as one epoch, a stop, and another epoch."""
     run_config.train_dataloader.dataset.pipeline = test_pipeline
     run_config.model.train_cfg = None
     run_config.model.backbone.arch.pool_drop_rate = 0.0
@@ -89,7 +89,7 @@ for sys.argv in json.loads(sys.argv[1]):
 
 @pytest.mark.slow
 def test_mmpretrains_own_scripts(picture_folder, tmp_path):
-    """tools/train.py and tools/test.py, unchanged, of mmpretrain's wheel, where hcast-zoo is imported first."""
+    """tools/train.py and tools/test.py from mmpretrain's wheel, unchanged, run after hcast-zoo is imported."""
     tools = Path(mmpretrain.__file__).parent / ".mim" / "tools"
     picture_folder.joinpath("test").symlink_to(picture_folder / "val")
     (tmp_path / "mine.py").write_text(OWN_CONFIG.format(data=str(picture_folder)))
@@ -110,8 +110,8 @@ def test_checkpoint_is_tensors_logs_and_plain_data(run_config):
     assert {n for n in names if not n.startswith("numpy.")} == {"mmengine.logging.history_buffer.HistoryBuffer"}
 
 
-def test_test_needs_no_training(run_config, tiny_weights):
-    """A Runner for testing alone, with the core's weights."""
+def test_testing_needs_no_training_settings(run_config, tiny_weights):
+    """A Runner that only tests, with the core's weights."""
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "val_dataloader", "val_cfg", "val_evaluator"):
         run_config.pop(key)
     run_config.load_from = str(tiny_weights)

@@ -81,7 +81,7 @@ class TestPreprocessing:
         assert torch.equal((value - mean) / std, expected)
 
     def test_mmpretrains_own_steps_are_the_same(self):
-        """What the configs of 224 pixels write out."""
+        """The steps that the configs for 224 pixels list."""
         pixels = np.random.default_rng(1).integers(0, 256, (300, 260, 3), np.uint8)
         own = pipeline(
             dict(type="ResizeEdge", scale=256, edge="short", backend="pillow", interpolation="bicubic"),
