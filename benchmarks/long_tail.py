@@ -7,8 +7,12 @@ val and test, who drew every leaf once. Writes docs/long_tail.md. Rerun the same
 """
 
 import argparse
+import collections
 import csv
+import dataclasses
 import random
+import statistics
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -36,14 +40,15 @@ LEVELS = ("group", "subgroup", "emoji")
 TEXT = """# Rare classes
 
 {leaves} leaves of EmojiArt, cut to a long tail: {counts}. {train} pictures to train on, and {test} to test on, by
-artists not seen in training. Trained from `{model}` with the small recipe, seed {seed}, `{options}`.
+artists not seen in training. Trained from `{model}` with the small recipe{options}. {seeds}: each has leaves and a
+tail of its own.
 
 | training | FPA | recall of the tail ({tail} leaves of up to {few} pictures) | recall of the head ({head} leaves) |
 |---|---|---|---|
 {rows}
 
-Right full paths in percent. The standard error is about {error:.1f} points for FPA and {tail_error:.1f} for the tail;
-all arms are measured on the same pictures. One seed.
+Right full paths in percent, mean over the seeds, and in brackets those of each. The standard error is about {error:.1f}
+points for FPA and {tail_error:.1f} for the tail; all arms of a seed are measured on the same pictures.
 
 Written by `python benchmarks/long_tail.py --data emoji_art.parquet --output runs/long_tail{arguments}`, {version}.
 """
@@ -81,15 +86,41 @@ def write_pictures(rows: list[dict], folder: Path) -> Path:
     return folder / "pictures.csv"
 
 
-def measure(folder: Path, data: Path, counts: dict[str, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which paths are right, and the number of training pictures of each one's leaf."""
+def train(name: str, folder: Path, data: Path, seed: int, args: argparse.Namespace) -> Path:
+    """Train an arm, or go on with it; return its folder."""
+    command = ["train", "--data", str(data), "--output", str(folder), "--model", args.model, "--seed", str(seed)]
+    command += ["--recipe", "small", "--view-cache", str(args.output / "views"), *ARMS[name], *args.options]
+    if code := run_command(command):
+        raise SystemExit(code)
+    return folder
+
+
+@dataclasses.dataclass
+class Recall:
+    """Right full paths in percent, of everything, of the tail and of the head; and the numbers of pictures."""
+
+    everything: float
+    tail: float
+    head: float
+    tested: int
+    tested_tail: int
+
+
+def measure(folder: Path, data: Path, counts: dict[str, int]) -> Recall:
     weights = load_weights(folder / "last.safetensors")
     taxonomy = weights.taxonomy
     dataset = HierarchicalDataset.load(data, taxonomy, "val+test", transform=eval_transform(weights.config))
     logits, labels = collect_logits(build_model(weights), dataset)
-    right = (decode(logits, taxonomy).paths == labels).all(1)
+    right = 100 * (decode(logits, taxonomy).paths == labels).all(1).double()
     names = taxonomy.names[-1]
-    return right, torch.tensor([counts[names[label]] for label in labels[:, -1]])
+    tail = torch.tensor([counts[names[label]] <= TAIL for label in labels[:, -1]])
+    return Recall(
+        everything=right.mean().item(),
+        tail=right[tail].mean().item(),
+        head=right[~tail].mean().item(),
+        tested=len(right),
+        tested_tail=int(tail.sum()),
+    )
 
 
 def main() -> None:
@@ -98,53 +129,47 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--model", default="hcast_lite.in1k")
     parser.add_argument("--leaves", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("options", nargs="*", help="more options of `hcast-zoo train`, after --")
     args = parser.parse_args()
 
-    rows, counts = cut_tail(pq.read_table(args.data).to_pylist(), args.leaves, args.seed)
-    data = write_pictures(rows, args.output / "pictures")
-    lines = []
-    for number, (name, options) in enumerate(ARMS.items()):
-        folder = args.output / str(number)
-        command = [
-            "train",
-            "--data",
-            str(data),
-            "--output",
-            str(folder),
-            "--model",
-            args.model,
-            "--seed",
-            str(args.seed),
-        ]
-        command += ["--recipe", "small", "--view-cache", str(args.output / "views"), *options, *args.options]
-        if code := run_command(command):
-            raise SystemExit(code)
-        right, pictures = measure(folder, data, counts)
-        tail = pictures <= TAIL
-        parts = (right, right[tail], right[~tail])
-        lines.append([name, *(f"{100 * part.float().mean():.1f}" for part in parts)])
+    rows = pq.read_table(args.data).to_pylist()
+    results: dict[str, list[Recall]] = {name: [] for name in ARMS}
+    for seed in args.seeds:
+        kept, counts = cut_tail(rows, args.leaves, seed)
+        data = write_pictures(kept, args.output / f"pictures-{seed}")
+        for number, name in enumerate(ARMS):
+            results[name].append(measure(train(name, args.output / f"{number}-{seed}", data, seed, args), data, counts))
 
-    spread = [list(counts.values()).count(number) for number in sorted(set(counts.values()), reverse=True)]
-    sizes = sorted(set(counts.values()), reverse=True)
+    lines = []
+    for name, recalls in results.items():
+        cells = []
+        for part in ("everything", "tail", "head"):
+            values = [getattr(recall, part) for recall in recalls]
+            each = f" ({', '.join(f'{value:.1f}' for value in values)})" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{each}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+
+    # The numbers of pictures are the same for each seed, but for the test pictures of a leaf.
+    spread = collections.Counter(counts.values())
     few = sum(number <= TAIL for number in counts.values())
+    tested, tail = (sum(getattr(recall, name) for recall in results["natural"]) for name in ("tested", "tested_tail"))
     text = TEXT.format(
         leaves=args.leaves,
-        counts=", ".join(f"{n} with {size}" for n, size in zip(spread, sizes)) + " training pictures",
+        counts=", ".join(f"{spread[size]} with {size}" for size in sorted(spread, reverse=True)) + " training pictures",
         train=sum(counts.values()),
-        test=len(right),
+        test=tested // len(args.seeds),
         model=args.model,
-        seed=args.seed,
-        options=" ".join(args.options) or "no other options",
+        options="".join(f", `{option}`" for option in (" ".join(args.options),) if option),
+        seeds="One seed" if len(args.seeds) == 1 else f"{len(args.seeds)} seeds",
         tail=few,
         few=TAIL,
         head=args.leaves - few,
-        rows="\n".join("| " + " | ".join(line) + " |" for line in lines),
-        error=50 / len(right) ** 0.5,
-        tail_error=50 / int(tail.sum()) ** 0.5,
-        arguments="".join(f" {option}" for option in ("--", *args.options)) if args.options else "",
+        rows="\n".join(lines),
+        error=50 / tested**0.5,
+        tail_error=50 / tail**0.5,
+        arguments="".join(f" {word}" for word in sys.argv[sys.argv.index("--output") + 2 :]),
         version=code_version(),
     )
     report.write(args.docs, "long_tail.md", text)

@@ -318,7 +318,7 @@ def _add_training(command: Callable) -> None:
     p.add_argument(
         "--crop-mode",
         choices=CROP_MODES,
-        help="what is done at evaluation about pictures that are no squares: center cuts off the ends, pad fills up "
+        help="what evaluation does with pictures that are not square: center cuts off the ends, pad fills up "
         "with the mean colour, squash resizes both sides alike; with the last two, --crop-pct is 1 by default (center)",
     )
     p.add_argument("--mean", type=float, nargs="+", help="of a channel's pixels in [0, 1], to normalise by")

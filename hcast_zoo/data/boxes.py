@@ -30,7 +30,7 @@ class Box:
         label: The detector's; None if it gives none.
         confidence: The detector's, in [0, 1].
         size: Width and height of the picture that the edges are for; None if nobody says.
-        problem: Why these are no edges at all, or None.
+        problem: What is wrong with the edges, or None.
     """
 
     name: str
@@ -165,7 +165,7 @@ def place(box: Box, geometry: BoxGeometry, size: tuple[int, int]) -> tuple[int, 
     as it fits, so that it may be no square where the picture is too small for one.
 
     Raises:
-        ValueError: if the edges are no numbers, enclose nothing, are for a picture of another size, or less than half
+        ValueError: if the edges are not numbers, enclose nothing, are for a picture of another size, or less than half
             of the box is in the picture.
 
     Example:

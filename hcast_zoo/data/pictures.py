@@ -87,7 +87,7 @@ def picture_bytes(file: str | Path) -> bytes:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is no file, or in a shard that is damaged.
+        ValueError: if it is not a file, or in a shard that is damaged.
     """
     check_file(file, MAX_BYTES)
     try:

@@ -129,7 +129,7 @@ def open_stored(uri: str) -> Any:
 
 
 def find_stored(uri: str) -> list[str]:
-    """Return the pictures, tar shards and parquet files at a URI, sorted; itself if it is no folder.
+    """Return the pictures, tar shards and parquet files at a URI, sorted; itself if it is not a folder.
 
     Raises:
         ValueError: if there is no such store, or it does not answer.

@@ -26,7 +26,7 @@ def shard_members(path: str | os.PathLike) -> Mapping[str, tuple[int, int]]:
 
     Raises:
         OSError: if the shard cannot be read.
-        ValueError: if it is no complete tar file without compression.
+        ValueError: if it is not a complete tar file without compression.
     """
     status = os.stat(path)
     return _index(os.path.abspath(path), status.st_mtime_ns, status.st_size)
@@ -75,7 +75,7 @@ def open_member(path: str | os.PathLike, most: int) -> BinaryIO | None:
 
     Raises:
         FileNotFoundError: if the shard has no such file.
-        ValueError: if it is no tar file, or the file in it is too large.
+        ValueError: if it is not a tar file, or the file in it is too large.
     """
     whole = Path(path)
     shard = next((parent for parent in whole.parents if is_shard(parent) and parent.is_file()), None)

@@ -44,7 +44,7 @@ def full_path_accuracy(predictions: Tensor, labels: Tensor) -> float:
 
 
 def tree_inconsistency(predictions: Tensor, taxonomy: Taxonomy) -> float:
-    """Return TICE: percent of the predicted tuples that are no path of the tree (lower is better).
+    """Return TICE: percent of the predicted tuples that are not a path of the tree (lower is better).
 
     A prediction below a shallow leaf is ignored, and so is whatever follows a level predicted as -1.
 

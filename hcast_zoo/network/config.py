@@ -56,7 +56,7 @@ class HCastConfig:
         interpolation: Resize filter of the preprocessing (``"bicubic"``, ``"bilinear"``).
         crop_pct: Centre crop as a fraction of the resized picture's short side (with ``"pad"`` its long one), in
             [0.05, 1].
-        crop_mode: What is done about a picture that is no square: ``"center"`` cuts off the ends of its long side;
+        crop_mode: What is done about a picture that is not square: ``"center"`` cuts off the ends of its long side;
             ``"pad"`` puts it on a square of the mean colour; ``"squash"`` resizes both sides alike. With ``crop_pct`` 1
             the last two show the whole picture.
         stem: ``"conv"``, the paper's; or ``"timm:NAME"``, a timm model whose features become the tokens.

@@ -17,7 +17,7 @@ def memory_budget() -> int:
     """Return the bytes that a model with one picture, or a table of pictures, may take.
 
     Raises:
-        ValueError: if the environment variable is no positive number.
+        ValueError: if the environment variable is not a positive number.
     """
     text = os.environ.get(VARIABLE, "")
     try:

@@ -29,7 +29,7 @@ class Taxonomy:
         name: What the taxonomy is called.
 
     Raises:
-        TaxonomyError: if these are no tree. The message names the level and the node.
+        TaxonomyError: if these do not form a tree. The message names the level and the node.
     """
 
     levels: tuple[str, ...]
@@ -190,8 +190,8 @@ class Taxonomy:
     ) -> "Taxonomy":
         """Build a taxonomy from a tree of folders: each folder that has no sub-folder is a leaf. Links are followed.
 
-        Hidden folders and what systems leave behind are no labels, and neither are folders without a picture, unless
-        there is no picture in the whole tree.
+        Hidden folders and what systems leave behind are not labels, nor are folders without a picture, unless the
+        whole tree has none.
         """
         root = Path(root)
         if not root.is_dir():

@@ -13,7 +13,7 @@ def register_configs(mmengine: ModuleType) -> None:
     """Let ``_base_ = 'hcast_zoo::hcast/...'`` find the configs in ``.mim/configs``.
 
     mmengine asks pkg_resources, then importlib, where a package is. For an editable install, pkg_resources gives the
-    wrong place; so we give the name of the module beside the folder, which is no distribution's name.
+    wrong place; so we give the name of the module beside the folder, which is not the name of a distribution.
     """
     from mmengine.config.utils import MODULE2PACKAGE
 
