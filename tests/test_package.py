@@ -52,7 +52,7 @@ def test_the_core_imports_no_framework():
         assert not any("integrations" in module for module in imports(file)), name
 
 
-def test_an_integration_imports_the_core_and_its_framework_alone():
+def test_an_integration_imports_only_the_core_and_its_framework():
     for folder in (p for p in (ROOT / "integrations").iterdir() if p.is_dir()):
         allowed = {"mmpretrain": {"mmengine", "mmcv", "mmpretrain"}}.get(folder.name, {folder.name})
         for file in folder.rglob("*.py"):

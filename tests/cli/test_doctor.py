@@ -58,7 +58,7 @@ def test_version_names_what_matters(capsys):
     assert out.startswith("hcast-zoo ") and "torch 2." in out and out.count("\n") == 1
 
 
-def test_doctor_tells_what_is_here(capsys):
+def test_doctor_reports_what_is_installed(capsys):
     code = main(["doctor", "--json"])
     facts = json.loads(capsys.readouterr().out)
     assert code == (1 if facts["advice"] else 0)

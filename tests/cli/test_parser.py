@@ -36,7 +36,7 @@ def test_predict(picture_folder, tiny_weights, capsys):
     assert len(rows) == 12 and all(len(row["path"]) == len(row["probabilities"]) == 3 for row in rows)
 
 
-def test_predict_goes_on_after_a_broken_picture(picture_folder, tiny_weights, capsys):
+def test_predict_continues_after_a_broken_picture(picture_folder, tiny_weights, capsys):
     broken = picture_folder / "bad\x1b[31m.png"
     broken.write_bytes(b"")
     good = next((picture_folder / "val").rglob("*.png"))
@@ -261,7 +261,7 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize(
     "options, label", [([], "cat"), (["--model", "hcast_small.emoji_art"], "animal")], ids=["default", "conv stem"]
 )
-def test_predict_imports_what_it_needs_alone(options, label):
+def test_predict_imports_only_what_it_needs(options, label):
     """torchvision, timm and torch's compiler each take about as long to import as torch; predict needs none of them."""
     code = (
         "import sys; from hcast_zoo.cli import main\n"

@@ -33,7 +33,7 @@ def test_loading_follows_the_machine(room):
     assert choose_loading(10_000, 224, "cuda", batch_size=3, workers=5) == Loading(3, 5)
 
 
-def test_a_container_s_shared_memory_bounds_the_workers(room):
+def test_shared_memory_of_a_container_limits_the_workers(room):
     """A batch of 16 pictures of 224 pixels takes 16 MB, and each worker may hold three."""
     room(64 * 10**6)
     assert choose_loading(10_000, 224, "cpu").workers == 1

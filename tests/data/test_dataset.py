@@ -188,7 +188,7 @@ def test_segments_follow_mixing(picture_folder, taxonomy, tiny_config):
     assert Taxonomy.from_dict(taxonomy.to_dict()) == data.taxonomy
 
 
-def test_a_worker_says_nothing_of_a_parent_that_went_away(monkeypatch):
+def test_a_worker_whose_parent_died_prints_nothing(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "excepthook", lambda kind, *_: told.append(kind))
     start_quietly(0)

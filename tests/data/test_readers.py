@@ -232,7 +232,7 @@ def test_shards_in_folders_of_parts_or_with_a_column(tmp_path):
     assert read(tmp_path / "b").part("val").pictures == [b"a"]
 
 
-def test_parts_of_hugging_face_s_image_folder(tmp_path):
+def test_splits_of_a_hugging_face_image_folder(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,species\ntrain/1.jpg,x\nvalidation/2.jpg,y\n")
     found = read(tmp_path)
     assert found.splits == ["train", "validation"] and found.part("val").paths == [["y"]]

@@ -41,7 +41,7 @@ def test_sides_follow_the_content(tmp_path):
     assert sides(hold_out(whole, 0.2)) == before
 
 
-def test_more_pictures_move_none(tmp_path):
+def test_adding_pictures_moves_no_other_picture(tmp_path):
     before = sides(hold_out(listing(tmp_path, (("a", 200),)), 0.15))
     after = sides(hold_out(listing(tmp_path, (("a", 260),)), 0.15))
     assert sum(after[picture] != side for picture, side in before.items()) == 0 and len(after) == 260

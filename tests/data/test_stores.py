@@ -77,7 +77,7 @@ def test_shards_of_a_store(files, tiny_weights, tmp_path, capsys):
     assert f"file://{shard}" in there and len(there) == 25 and there == sorted(there)
 
 
-def test_a_damaged_container_is_told_and_the_rest_is_labelled(files, tiny_weights, tmp_path, capsys):
+def test_a_damaged_container_is_reported_and_the_rest_is_labelled(files, tiny_weights, tmp_path, capsys):
     shard = pack(tmp_path / "birds.tar", contents(files))
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])

@@ -94,7 +94,7 @@ def test_evaluate_and_predict_by_the_command(samples, tiny_weights, picture_fold
         assert row == other
 
 
-def test_damage_is_told(samples, taxonomy, tmp_path, tiny_weights, capsys):
+def test_damage_is_reported(samples, taxonomy, tmp_path, tiny_weights, capsys):
     shard = pack(tmp_path / "birds.tar", layouts(samples)["folders"])
     with pytest.raises(PictureError, match="no such file"):
         open_picture(f"{shard}/none.png")

@@ -362,7 +362,7 @@ def test_a_query_that_is_not_utf8_is_refused(address):
     assert status == 400 and answer.decode() == guard.MALFORMED
 
 
-def test_a_step_of_the_browser_alone_is_refused(address, predictor):
+def test_a_step_that_only_the_browser_runs_is_refused(address, predictor):
     alone = [number for number, fn in demo.build_app(predictor).fns.items() if fn.fn is None]
     assert len(alone) == 2
     for number in alone:
@@ -391,7 +391,7 @@ def test_other_pages_are_refused(address):
         assert request(address, "POST", path, text, Origin=address.rstrip("/"), **kind)[0] == 200
 
 
-def test_what_browsers_are_told(address):
+def test_response_headers_protect_the_page(address):
     for path in ("/", "/config", "/gradio_api/file=/etc/hostname", "/gradio_api/proxy=https://example.com"):
         _, body, headers = ask(address, "GET", path, None, **{"X-Forwarded-Host": "evil.example"})
         assert headers["X-Frame-Options"] == "DENY" and "frame-ancestors 'none'" in headers["Content-Security-Policy"]
@@ -414,7 +414,7 @@ def test_a_quota_for_all_uploads_together(address, monkeypatch):
     assert set(asked) == {os.environ["GRADIO_TEMP_DIR"]} and stored < guard.MAX_STORED
 
 
-def test_a_space_is_shown_in_the_hub_s_frame(monkeypatch):
+def test_the_hub_may_show_a_space_in_a_frame(monkeypatch):
     monkeypatch.setenv("SPACE_HOST", "me-page.hf.space")
     space = guard.Guard(None, "folder", 10, space=True)
     assert "X-Frame-Options" not in space.headers and space.host == "me-page.hf.space"

@@ -68,7 +68,7 @@ def test_tice_with_shallow_leaves():
     assert tree_inconsistency(predictions, t) == pytest.approx(100 * 3 / 7)
 
 
-def test_wap_and_nothing_known():
+def test_wap_and_samples_without_any_label():
     assert wap((100.0, 0.0), (1, 3)) == 25.0
     with pytest.raises(ValueError):
         wap((100.0, 0.0), (1, 3, 5))

@@ -26,7 +26,7 @@ def sorted_files(folder):
 
 
 @pytest.mark.parametrize("how", ["link", "copy"])
-def test_each_picture_is_in_its_node_s_folder(how, tmp_path, capsys):
+def test_each_picture_is_in_the_folder_of_its_node(how, tmp_path, capsys):
     pictures, output = tmp_path / "pictures", tmp_path / "sorted"
     shutil.copytree(
         Path(__file__).parents[1] / "pictures", pictures, ignore=shutil.ignore_patterns("*.py", "*.md", "*.jpg")

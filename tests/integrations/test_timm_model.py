@@ -373,7 +373,7 @@ def test_final_features_do_not_depend_on_the_intermediates_asked_for(model, x, i
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_new_heads_are_in_the_model_s_mode(training):
+def test_new_heads_have_the_mode_of_the_model(training):
     model = make().train(training)
     model.reset_classifier(5)
     assert all(m.training == training for m in model.modules())

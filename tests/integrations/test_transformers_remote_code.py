@@ -78,7 +78,7 @@ def references():
         yield from [value] if isinstance(value, str) else value
 
 
-def test_generated_code_imports_nothing_of_ours_but_its_neighbours():
+def test_generated_code_imports_only_its_neighbours_from_our_package():
     installed = {
         "PIL",
         "httpx",

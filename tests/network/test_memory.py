@@ -158,7 +158,7 @@ def test_a_batch_stays_within_the_budget(tiny_weights, picture_folder, monkeypat
 
 
 @pytest.mark.parametrize("fields", [dict(num_clusters=""), dict(num_clusters=()), dict(level_classes=())])
-def test_timm_tells_of_empty_fields(fields):
+def test_empty_fields_are_reported_by_timm(fields):
     timm = pytest.importorskip("timm")
     with pytest.raises(ValueError, match=f"{next(iter(fields))}: expected"):
         timm.create_model("hcast_tiny", **fields)

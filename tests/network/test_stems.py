@@ -224,7 +224,7 @@ def test_without_timm(monkeypatch):
 
 
 @torch.inference_mode()
-def test_every_door(hybrid, images, tmp_path):
+def test_a_hybrid_answers_alike_through_every_interface(hybrid, images, tmp_path):
     """One file holds stem and network; core, timm, transformers and mmpretrain answer alike."""
     expected = hybrid(images).level_logits
     taxonomy = Taxonomy.from_paths(TREE, LEVELS, "animals")

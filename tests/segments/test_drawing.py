@@ -55,7 +55,7 @@ def test_stages_are_nested_at_the_pictures_size(tiny_model, size):
         assert np.array_equal(found.maps[stage - 1], output.segment_map(stage)[0]) and stages[stage - 1].max() < tokens
 
 
-def test_labels_lie_where_the_model_saw_them(tiny_model):
+def test_labels_are_placed_where_the_model_saw_them(tiny_model):
     """A map of the transformed picture's coordinates is mapped back to those of the original picture."""
     model = tiny_model
     model.config = model.config.replace(crop_pct=0.8)

@@ -217,7 +217,7 @@ def test_of_very_many_names_of_a_level_some_that_begin_alike_are_compared(monkey
     }
 
 
-def test_a_very_long_name_is_compared_with_none(monkeypatch):
+def test_a_very_long_name_gets_no_hint(monkeypatch):
     t = flat("lynx")
     monkeypatch.setattr("hcast_zoo.taxonomy.lookup.MAX_NAME", 4)
     assert hint(t, "lynz") == "'lynx'" and hint(t, "lynxz") == ""

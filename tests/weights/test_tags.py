@@ -264,7 +264,7 @@ print(1)""")
 
 @pytest.mark.slow
 @pytest.mark.hub
-def test_every_layout_through_every_door(server, tmp_path, request):  # noqa: F811
+def test_every_layout_through_every_interface(server, tmp_path, request):  # noqa: F811
     folder = _made(tmp_path / "files")
     uploads = {"twke/CAST": {TAGS[SUPERVISED].path: supervised(), TAGS[MOCO].path: moco()}, "org/all": {}}
     lines = [["tag: CAST supervised", SUPERVISED], ["tag: CAST MoCo", MOCO]]

@@ -75,7 +75,7 @@ def test_both_styles_agree(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_docstrings_tell_result_cost_and_command(name):
+def test_docstrings_state_result_cost_and_command(name):
     for file in (MIM / "configs" / "hcast" / f"{name}.py", PURE / f"{name.replace('-', '_')}.py"):
         text = ast.get_docstring(ast.parse(file.read_text()))
         assert f"hcast-zoo mm-train hcast_zoo::hcast/{name}.py" in text and "Expected:" in text and "ost" in text
