@@ -73,9 +73,9 @@ def _log_globals() -> list:
     """Return the classes and functions in a pickled log: the buffer, and NumPy's, by their names in NumPy 1 and 2."""
     array, number = np.zeros(1), np.float64(0)
     rebuild, scalar = array.__reduce__()[0], number.__reduce__()[0]
-    names = [
-        (function, f"numpy.{core}.multiarray.{name}")
-        for core in ("core", "_core")
-        for function, name in ((rebuild, "_reconstruct"), (scalar, "scalar"))
-    ]
+
+    names = []
+    for core in ("core", "_core"):
+        names += [(rebuild, f"numpy.{core}.multiarray._reconstruct"), (scalar, f"numpy.{core}.multiarray.scalar")]
+
     return [HistoryBuffer, np.ndarray, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.int64)), *names]

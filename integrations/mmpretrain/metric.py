@@ -65,7 +65,8 @@ class HierarchicalMetric(BaseMetric):
 
         labels = [sample["gt_path"].cpu() for sample in data_samples]
         if self.decoders:
-            logits = [torch.stack(level) for level in zip(*(sample["level_logits"] for sample in data_samples))]
+            by_level = zip(*[sample["level_logits"] for sample in data_samples])
+            logits = [torch.stack(level) for level in by_level]
             paths = zip(*(decode(logits, self.taxonomy, mode).paths.cpu() for mode in self.decoders))
         else:
             paths = [(sample["pred_path"].cpu(),) for sample in data_samples]

@@ -362,7 +362,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dic
     fit_position(state, config.grid_size)
     if not config.last_pool:
         state = {k: v for k, v in state.items() if not k.startswith(f"stages.{NUM_STAGES - 1}.pool.")}
-    heads, wanted = ({k: v for k, v in d.items() if k.startswith("heads.")} for d in (state, expected))
+
+    heads = {k: v for k, v in state.items() if k.startswith("heads.")}
+    wanted = {k: v for k, v in expected.items() if k.startswith("heads.")}
     fit = {k: v.shape for k, v in heads.items()} == {k: v.shape for k, v in wanted.items()}
     if not fit and (not wanted or _has_new_levels(model)):
         _logger.info("the checkpoint's heads do not fit levels of %s classes and are left out", config.level_classes)
