@@ -354,60 +354,6 @@ def verdict_target(cases: list[Case], results: dict[str, list[Result]]) -> str:
         if difference < -width
         else "not measurably differently from a wrong label"
     )
-    rises = 100 * statistics.mean(r.probability[1] > r.probability[0] for r in results)
-    masked = [r for r in results if r.iou is not None]
-    stages = [interval([b - a for a, b in pairs]) for pairs in zip(*([*zip(*r.iou)] for r in masked))]
-    gains = [statistics.mean(r.iou[1]) - statistics.mean(r.iou[0]) for r in masked]
-    better, worse = (100 * statistics.mean(sign * g > 1 for g in gains) for sign in (1, -1))
-    moved = " / ".join(f"{statistics.mean(c):.1f}" for c in zip(*(r.change for r in results)))
-
-    return [
-        *name.split(" | "),
-        f"{before:.2f}",
-        f"{after:.2f}",
-        f"{rises:.1f}",
-        f"{100 * statistics.mean(r.right[1] for r in results):.2f}",
-        ", ".join(f"{mean:+.2f} ± {half:.2f}" for mean, half in stages),
-        f"{better:.1f}",
-        f"{worse:.1f}",
-        moved,
-    ]
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return the mean and the half width of its 95 % interval."""
-    return statistics.mean(values), 1.96 * statistics.stdev(values) / len(values) ** 0.5
-
-
-def verdict_self(results: list[Result]) -> str:
-    before, after, mended, broken = flips(results)
-    p = sign_test(mended, broken)
-    effect = "does not change FPA beyond chance" if p >= 0.05 else ("raises FPA" if after > before else "lowers FPA")
-    return (
-        f"Adapting to the predicted path {effect} here ({before:.2f} to {after:.2f}; {mended} mended, {broken} "
-        f"broken, p = {p:.2f})."
-    )
-
-
-def verdict_target(cases: list[Case], results: dict[str, list[Result]]) -> str:
-    true = next(c for c in cases if c.name.startswith("true") and c.free == "tokens")
-    wrong = next(c for c in cases if c.name.startswith("wrong") and c.free == "tokens")
-    gains = {
-        c.name: [statistics.mean(r.iou[1]) - statistics.mean(r.iou[0]) for r in results[c.name] if r.iou is not None]
-        for c in (true, wrong)
-    }
-    mean, half = interval(gains[true.name])
-    mends = (
-        "mends the segmentation"
-        if mean > half
-        else "worsens the segmentation"
-        if mean < -half
-        else "neither mends nor worsens the segmentation beyond chance"
-    )
-    difference, width = interval([a - b for a, b in zip(gains[true.name], gains[wrong.name])])
-    control = (
-        "more than" if difference > width else "less than" if difference < -width else "not measurably differently from"
-    )
     rises = 100 * statistics.mean(r.probability[1] > r.probability[0] for r in results[true.name])
 
     return (
