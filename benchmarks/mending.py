@@ -41,8 +41,8 @@ TEXT = """# Can a true label mend a segmentation?
 The authors' slides show one dog that feedback in reverse hierarchy uncovers whole. [Adaptation](adaptation.md) moves
 tokens, similarities or norms until a given node is likely; on drawings over white the segments got no better. Here are
 more ways, on {count} drawings of EmojiArt's test artist over crops of photographs, with the true leaf as the target and
-a wrong leaf, drawn at random, as a control. At most {steps} steps of {step_size}, radius {radius}. `hcast_lite.in1k`
-cannot be measured here: its segments follow a descriptor, which no label changes.
+a wrong leaf, drawn at random, as a control. Each way takes at most {steps} steps of {step_size}, within a radius
+of {radius}. `hcast_lite.in1k` cannot be measured here: its segments follow a descriptor, which no label changes.
 
 {provenance}
 {table}
@@ -53,7 +53,7 @@ last column: how much more the true label mends than the wrong one, on the same 
 
 - `tokens`, `norms`, `similarity`: what `adapt --free` calls `tokens`, `norms` and `pooling` moves.
 - `coarse stages first`: the similarity of the last pooling moves first, then that of the one before, and so on.
-- `price on edges`: to the loss is added {price} times the probability that superpixels on both sides of a strong edge
+- `price on edges`: the loss also has {price} times the probability that superpixels on both sides of a strong edge
   ({strong} % of the borders are weaker) share a segment. `edges alone` is that price without a label.
 - `both rise` (`adapt --contrast`): a step is kept only if the target's probability rises and so does the contrast of
   the segments (the share of the pixels' variance of colour that is between segments); else it is halved and repeated.

@@ -73,7 +73,7 @@ def _in_boxes(listing, options: dict):
     from ..data.detections import box_listing, read_detections
 
     if listing.is_boxed:
-        raise ValueError(f"{listing.source} has boxes of its own: leave --boxes out")
+        raise ValueError(f"{listing.source} already has boxes: leave --boxes out")
     detections = read_detections(options["boxes"])
     data = options["data"]
     folder = data if os.path.isdir(data) else os.path.dirname(options["boxes"])

@@ -40,7 +40,7 @@ class Overview(argparse.RawDescriptionHelpFormatter):
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """A command's help, which ends with an example on a line of its own."""
+    """A command's help, which ends with an example on a separate line."""
 
 
 def example(command: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Boxes in pictures, each of which is a picture of its own; how a box becomes one is stored with the weights."""
+"""Boxes in pictures, each treated as a picture; how a box becomes one is stored with the weights."""
 
 import dataclasses
 import json

@@ -62,7 +62,7 @@ def read_detections(path: str | Path) -> Detections:
             ``xmin``, ``ymin``, ``xmax``, ``ymax`` in pixels, and perhaps a label and a score, as DeepForest's.
 
     Raises:
-        ValueError: if the file is none of these. A box that is none has a ``problem`` instead.
+        ValueError: if the file is none of these. An invalid box has a ``problem`` instead.
     """
     path = Path(path)
     check_file(path, MAX_BYTES)

@@ -33,7 +33,7 @@ class Source:
         model: Name of the weights, without folders.
         sha256: Checksum of their file.
         levels: Names of the taxonomy's levels, coarse to fine.
-        top_k: Number of the most probable paths with columns of their own.
+        top_k: Number of most probable paths that get columns.
         sets: Whether there are columns for the set of nodes.
         boxes: Whether there are columns for boxes.
         groups: Whether there are columns for groups.

@@ -18,7 +18,7 @@ def is_vmapped(x: Tensor) -> bool:
 
 
 def is_plain(x: Tensor) -> bool:
-    """Return whether this is a tensor with values of its own, which no compiler, transform or mode looks after."""
+    """Return whether this is a plain tensor with values, not one handled by a compiler, transform or mode."""
     if torch.compiler.is_compiling() or type(x) is not Tensor or torch._C._len_torch_dispatch_stack():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)

@@ -145,7 +145,7 @@ class HCast(Encoder):
         return tuple(head(self.head_drop(x)) for head, x in zip(self.heads, features))
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """Return how parameters form layers, for layer-wise learning rates; a pooling is a layer of its own."""
+        """Return how parameters form layers, for layer-wise learning rates; each pooling is a separate layer."""
         blocks = (
             r"^stages\.(\d+)"
             if coarse

@@ -55,7 +55,7 @@ def _choose(distances, nearest, same, chosen, points, samples, WIDTH: tl.constex
     limit = tl.load(same + image)
     left = tl.load(nearest + image * points + column, mask=inside, other=-float("inf"))
     for step in range(samples):
-        # Of values that are not numbers, the largest may seem to be outside.
+        # With NaN among the values, the index of the largest may be out of range.
         farthest = tl.minimum(tl.argmax(left, 0), points - 1)
         tl.store(chosen + image * samples + step, farthest.to(tl.int64))
         row = tl.load(distances + (image * points + farthest) * points + column, mask=inside, other=0.0)

@@ -1,6 +1,6 @@
 """Conformal prediction on the tree: sets of nodes that hold the true leaf as often as promised, whatever the model.
 
-Two forms, each with a score of its own. A *set* of leaves, written with as few nodes as cover exactly them; and a
+There are two forms, each with its own score. A *set* of leaves, written with as few nodes as cover exactly them; and a
 *subtree*, the deepest node on the best path with enough probability, of which all leaves are meant.
 
 Source: Vovk et al., Algorithmic Learning in a Random World, 2005 (split conformal, Mondrian groups); Sadinle et al.,

@@ -115,7 +115,7 @@ def measure_guarantee(
 
     Args:
         level_logits: One (S, C_l) tensor per level, as the model gives them.
-        labels: (S, L) int64; pictures whose label is not a whole path are left out.
+        labels: (S, L) int64; pictures not labelled with a complete path do not count for promises.
         taxonomy: The tree.
         data: Name of the data, to store.
         date: To store.

@@ -65,6 +65,6 @@ def fault_of(name: object) -> str | None:
         try:
             name.encode()
         except UnicodeEncodeError:
-            return f"got {brief(name)}, which is no text: it holds half of a surrogate pair"
+            return f"got {brief(name)}, which is not valid text: it has half of a surrogate pair"
 
     return None

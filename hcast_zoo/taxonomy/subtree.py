@@ -1,4 +1,4 @@
-"""Subtree: the part of a taxonomy below some nodes, as a taxonomy of its own."""
+"""Subtree: the part of a taxonomy below given nodes, as a separate taxonomy."""
 
 import dataclasses
 import operator

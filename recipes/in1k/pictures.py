@@ -25,7 +25,7 @@ DEVELOPMENT = {  # never trained on; what is tuned is tuned on them
 }
 FORMATS = (".jpg", ".png", ".webp")
 EMOJI_SPLIT = {"train": "train", "development": "none", "fresh": "test"}
-NOT_DRAWN = ("computer/icons", "signs_and_symbols", "recreation/games/cards")  # clip art that is no thing
+NOT_DRAWN = ("computer/icons", "signs_and_symbols", "recreation/games/cards")  # clip art that shows no object
 MAX_PIXELS = 20_000_000  # of a drawing
 Image.MAX_IMAGE_PIXELS = None  # the files are a distribution's own, and some drawings are huge
 MAX_SIDE = 1200  # pixels of a photograph that crops are cut from
@@ -84,7 +84,7 @@ class Studio:
                 picture = file.convert("RGBA")
 
             covered = np.asarray(picture.getchannel("A")) > 127
-            # A full rectangle has no outline, and a few lines are no object.
+            # A full rectangle has no outline, and a few lines are not an object.
             if picture.getbbox() and 0.15 < covered.mean() < 0.9:
                 break
 
@@ -92,7 +92,7 @@ class Studio:
 
 
 def find_photographs(pictures: Path, part: str) -> list[Path]:
-    """Return the files of a part; ``fresh`` is a folder of its own."""
+    """Return the files of a part; ``fresh`` is a separate folder."""
     if part == "fresh":
         return sorted(file for file in (pictures / "fresh").rglob("*.*") if file.suffix in FORMATS)
 
