@@ -50,16 +50,20 @@ CLICK = """element.addEventListener('click', event => {
     const button = event.target.closest('button[data-node]');
     if (button) trigger('click', {node: button.dataset.node});
 });"""
-# Gradio gives buttons that show a picture no name, which a screen reader needs.
-NAME_BUTTONS = """() => {
+# Gradio gives buttons that show a picture no name, which a screen reader needs; the upload button one that is not its
+# text; and an empty picture a name without a role.
+NAME_PARTS = """() => {
     const name = () => {
+        document.querySelectorAll('.empty[aria-label]:not([role])').forEach(part => part.setAttribute('role', 'img'));
+        document.querySelectorAll('button.upload-container').forEach(button => button.removeAttribute('aria-label'));
         const examples = document.querySelectorAll('#examples button.gallery-item:not([aria-label])');
         examples.forEach((button, number) => button.setAttribute('aria-label', `Example ${number + 1}`));
-        const pictures = document.querySelectorAll('.image-container button:not([aria-label])');
+        const pictures = document.querySelectorAll('.image-container button:not([aria-label], .upload-container)');
         pictures.forEach(button => button.setAttribute('aria-label', 'Picture'));
     };
     name();
-    new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+    const watched = {childList: true, subtree: true, attributeFilter: ['aria-label']};
+    new MutationObserver(name).observe(document.body, watched);
 }"""
 SHOW_OUTCOME = "() => document.getElementById('outcome').scrollIntoView({behavior: 'smooth', block: 'center'})"
 
@@ -217,7 +221,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
             **ADAPTATIONS,
         ).then(None, js=SHOW_OUTCOME)
 
-        app.load(None, js=NAME_BUTTONS)
+        app.load(None, js=NAME_PARTS)
 
     refuse_other_files(app, picture.GRADIO_CACHE)
     answer_in_words(app)
