@@ -1,15 +1,14 @@
-"""The demo page without a mouse, and as axe-core judges it: npm install axe-core, or HCAST_ZOO_AXE=axe.min.js."""
+"""The demo page without a mouse, and as axe-core judges it."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from hcast_zoo import Predictor
 from hcast_zoo.weights.file import packaged_weights
+from tests.chromium import needs_axe, needs_chromium, serious_faults, set_screen
 from tests.demo.test_browser import Browser, Keys, browse, driver, webdriver  # noqa: F401 (fixtures)
 
-AXE = Path(os.environ.get("HCAST_ZOO_AXE", Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"))
 TABS = 80  # more than the page has stops
 FOCUS = """const element = document.activeElement, style = getComputedStyle(element);
 const ring = s => s.outlineStyle !== 'none' || s.boxShadow !== 'none';
@@ -18,7 +17,11 @@ return {name: element.outerHTML.slice(0, 160), inside: box.width > 0 && box.heig
         ring: ring(style) || [...element.parentElement.children].some(e => ring(getComputedStyle(e)))
               || ring(getComputedStyle(element.parentElement))};"""
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not packaged_weights(), reason="no packaged weights")]
+pytestmark = [
+    pytest.mark.slow,
+    needs_chromium,
+    pytest.mark.skipif(not packaged_weights(), reason="no packaged weights"),
+]
 
 
 class Keyboard(Browser):
@@ -85,38 +88,19 @@ def test_every_control_is_used_by_keys(keyboard):
     keyboard.text("#outcome", "lion")
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: npm install axe-core")
+@needs_axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1360, 390])
 def test_axe_finds_nothing_serious(keyboard, width, scheme):
     driver = keyboard.driver  # noqa: F811
-    size = {"width": width, "height": 1400, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    driver.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
-    try:
-        driver.get(keyboard.address)
-        keyboard.text("#answer", "Drop a picture")
-        assert serious(driver) == []
+    set_screen(driver, width, scheme)
+    driver.get(keyboard.address)
+    keyboard.text("#answer", "Drop a picture")
+    assert serious_faults(driver) == []
 
-        keyboard.upload(Path(__file__).parents[1] / "pictures/lion.png")
-        keyboard.text("#answer", "this path")
-        keyboard.one("#settings button").click()
-        keyboard.one("#answer summary").click()
-        assert serious(driver) == []
-        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
-    finally:
-        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-
-def serious(driver):  # noqa: F811
-    """Return what axe-core finds that is serious or critical: rule and elements."""
-    driver.execute_script(AXE.read_text(encoding="utf-8"))
-    found = driver.execute_async_script("axe.run().then(arguments[arguments.length - 1])")["violations"]
-    return [
-        (rule["id"], [node["target"] for node in rule["nodes"]][:5])
-        for rule in found
-        if rule["impact"] in ("serious", "critical")
-    ]
+    keyboard.upload(Path(__file__).parents[1] / "pictures/lion.png")
+    keyboard.text("#answer", "this path")
+    keyboard.one("#settings button").click()
+    keyboard.one("#answer summary").click()
+    assert serious_faults(driver) == []
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from tests.demo.test_view import HOSTILE, hostile  # noqa: F401 (a fixture)
 
 pytest.importorskip("gradio")
 selenium = pytest.importorskip("selenium", reason="needs Selenium: pip install selenium")
-CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-if not (CHROMIUM and DRIVER):
-    pytest.skip("needs Debian's chromium and chromium-driver", allow_module_level=True)
 
 from selenium import webdriver  # noqa: E402 (after the skips)
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -26,19 +22,9 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 from hcast_zoo.demo import app as demo  # noqa: E402
+from tests.chromium import needs_chromium, start_chromium  # noqa: E402
 
-pytestmark = pytest.mark.slow
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--window-size=1360,1360",
-)
+pytestmark = [pytest.mark.slow, needs_chromium]
 LION = Path(__file__).parents[1] / "pictures/lion.png"
 
 
@@ -83,12 +69,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver = start_chromium(tmp_path_factory.mktemp("chromium"))
     yield driver
     driver.quit()
 

@@ -4,25 +4,34 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import hcast_zoo
+from tests.chromium import needs_axe, needs_chromium, serious_faults, set_screen, start_chromium
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-def test_site_builds_without_a_warning(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Return the folder of the site, built without a warning."""
+    folder = tmp_path_factory.mktemp("site")
     for package in ("material", "mkdocstrings", "mkdocs_jupyter"):
         pytest.importorskip(package)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     result = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    api = (tmp_path / "site/api/index.html").read_text()
+    return folder
+
+
+@pytest.mark.slow
+def test_the_pages_hold_what_they_promise(site):
+    api = (site / "api/index.html").read_text()
     anchors = set(re.findall(r'\bid="([\w.]+)"', api))
     assert {
         "hcast_zoo.inference.predictor.Predictor",
@@ -31,8 +40,30 @@ def test_site_builds_without_a_warning(tmp_path):
         "hcast_zoo.weights.file.load_model",
         "hcast_zoo.network.graph_pooling.farthest_point_sampling",
     } <= anchors
-    assert "Keep a Changelog" in (tmp_path / "site/changelog/index.html").read_text()
-    assert (tmp_path / "site/notebooks/label_and_look/index.html").stat().st_size > 10_000
+    assert "Keep a Changelog" in (site / "changelog/index.html").read_text()
+    assert (site / "notebooks/label_and_look/index.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@needs_chromium
+@needs_axe
+@pytest.mark.parametrize("width, scheme", [(1360, "light"), (390, "dark")])
+def test_axe_finds_nothing_serious_on_any_page(site, tmp_path, width, scheme):
+    pytest.importorskip("selenium")
+    driver = start_chromium(tmp_path)
+    try:
+        set_screen(driver, width, scheme)
+        faults = {}
+        pages = sorted(site.rglob("index.html"))
+        for page in pages:
+            driver.get(page.as_uri())
+            time.sleep(0.4)  # docs/site.js waits for the theme
+            if found := serious_faults(driver):
+                faults[str(page.relative_to(site))] = found
+    finally:
+        driver.quit()
+
+    assert len(pages) > 30 and faults == {}
 
 
 def test_every_public_name_is_in_the_reference():
