@@ -39,8 +39,9 @@ TAIL = 2  # a leaf with at most this many training pictures belongs to the tail
 LEVELS = ("group", "subgroup", "emoji")
 TEXT = """# Rare classes
 
-{leaves} leaves of EmojiArt, cut to a long tail: {counts}. {train} pictures to train on, and {test} to test on, by
-artists not seen in training. Trained from `{model}` with the small recipe{options}. {seeds}: each has leaves and a
+{leaves} leaves of EmojiArt, cut to a long tail: {counts}.
+{train} pictures to train on, and {test} to test on, by
+artists not seen in training. Trained from `{model}` with the small recipe. {seeds}: each has leaves and a
 tail of its own.
 
 | training | FPA | recall of the tail ({tail} leaves of up to {few} pictures) | recall of the head ({head} leaves) |
@@ -161,7 +162,6 @@ def main() -> None:
         train=sum(counts.values()),
         test=tested // len(args.seeds),
         model=args.model,
-        options="".join(f", `{option}`" for option in (" ".join(args.options),) if option),
         seeds="One seed" if len(args.seeds) == 1 else f"{len(args.seeds)} seeds",
         tail=few,
         few=TAIL,
