@@ -33,7 +33,7 @@ def tell_unknown(file: str, unknown: Sequence[str]) -> None:
     if unknown:
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
         names = ", ".join(map(printable, unknown[:10]))
-        print(f"{printable(file)}: {len(unknown)} names are not in the tree: {names}{more}", file=sys.stderr)
+        print(f"{printable(file)}: not in the tree, and not used: {names}{more}", file=sys.stderr)
 
 
 def segment(args: argparse.Namespace) -> int:

@@ -227,8 +227,8 @@ def _training_sets(listing, taxonomy, options: dict, cache: bool) -> tuple:
     if few := train_set.few(FEW_PICTURES):
         shown = ", ".join(f"{printable(name)} ({count})" for name, count in few[:8])
         _tell(
-            f"note: {len(few)} nodes have fewer than {FEW_PICTURES} training pictures, too few to learn well: "
-            f"{shown}{', ...' if len(few) > 8 else ''}"
+            f"note: nodes with fewer than {FEW_PICTURES} training pictures, too few to learn well: {shown}"
+            f"{f' and {len(few) - 8} more' if len(few) > 8 else ''}"
         )
 
     return train_set, val_set

@@ -66,7 +66,7 @@ class SetMaker:
         self.quantiles, self.subtree_quantile = scores.quantiles(coverage, taxonomy, depth)
         if open_groups := self._groups_without_promise(depth):
             warnings.warn(
-                f"{len(open_groups)} nodes of {level} have fewer than {needed} held-out pictures, such as "
+                f"nodes of {level} with fewer than {needed} held-out pictures ({len(open_groups)}), such as "
                 f"{brief(open_groups[0])}: all that is below them is in every set",
                 stacklevel=2,
             )

@@ -63,7 +63,7 @@ def test_predict_with_a_prior(files, tiny_weights, taxonomy, tmp_path, capsys):
     command = ["predict", *files, "--model", str(tiny_weights), "--prior", str(table), "--json", "--top-k", "2"]
     assert main(command) == 0
     captured = capsys.readouterr()
-    assert "1 names are not in the tree: Nessie" in captured.err
+    assert "not in the tree, and not used: Nessie" in captured.err
     assert "against what the model was trained on; 1 leaves that it does not name are never" in captured.err
 
     predictor = Predictor(tiny_weights)
@@ -110,7 +110,7 @@ def test_within_a_file_of_names(files, tiny_weights, taxonomy, tmp_path, capsys)
     command = ["predict", *files, "--model", str(tiny_weights), "--json", "--within"]
     assert main([*command, str(listed)]) == 0
     captured = capsys.readouterr()
-    assert "1 names are not in the tree: Nessie" in captured.err
+    assert "not in the tree, and not used: Nessie" in captured.err
     assert main([*command, names[0], "--within", names[1]]) == 0
     assert capsys.readouterr().out == captured.out
     listed.write_text("Nessie\n")
