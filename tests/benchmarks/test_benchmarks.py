@@ -389,7 +389,9 @@ def test_ablation(ablation, monkeypatch, taxonomy):
     text = (ablation.docs / "ablation.md").read_text()
     assert "No arm is trained yet." in text and "| base |" not in text
     text = ablation("--arms", "base", "free_grain")
-    assert "Not trained to the end yet: `no_kl`, `grid`, `coarse_to_fine`, `flat_vit`." in text
+    unfinished = ", ".join(f"`{name}`" for name in ablation.module.ARMS if name not in ("base", "free_grain"))
+    assert "`grid`, `slic`, `area`, `descriptor`, `mixup`" in unfinished
+    assert f"Not trained to the end yet: {unfinished}." in " ".join(text.split())
     assert "one seed here" in text
     text = ablation()
     results = {
@@ -400,7 +402,10 @@ def test_ablation(ablation, monkeypatch, taxonomy):
     assert results["free_grain"]["training_labels"] == [12, 8, 4]
     assert results["no_kl"]["settings"]["kl_weight"] == 0 and results["base"]["settings"]["kl_weight"] == 0.5
     assert results["coarse_to_fine"]["config"]["head_stages"] == [2, 3, 4]
-    assert results["grid"]["config"]["superpixels"] == "grid"
+    assert results["grid"]["config"]["superpixels"] == "grid" and results["slic"]["config"]["superpixels"] == "slic"
+    assert results["area"]["config"]["token_pooling"] == "area" and results["area"]["config"]["grouping"] == "tokens"
+    assert results["descriptor"]["config"]["grouping"] == "descriptor"
+    assert results["mixup"]["settings"]["mixup"] == 0.8 and results["base"]["settings"]["mixup"] == 0
     for result in results.values():
         assert result["results"]["best_path"]["fpa"] == pytest.approx(100 * np.mean(result["right"]["path"]))
         assert np.mean(result["right"]["path"]) <= min(np.mean(result["right"][level]) for level in taxonomy.levels)
