@@ -157,9 +157,9 @@ def check_sampling(device: torch.device) -> Iterator[str]:
         raise SystemExit("the centres differ: nothing is timed")
 
 
-def results_name(*parts: str) -> str:
+def results_name(machine: str) -> str:
     """Return the name of the CSV file of a machine's results."""
-    return f"speed-{re.sub(r'[^a-z0-9]+', '-', ' '.join(parts).lower()).strip('-')}.csv"
+    return f"speed-{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.csv"
 
 
 def measure(args, device: torch.device, tell: Callable[[str], None]) -> list[dict]:

@@ -7,15 +7,15 @@ Writes the tables of docs/engines.md. A row that this machine cannot compute say
 """
 
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import report
 import timm
 import torch
+from accelerator import RIVAL, Network
 from tqdm import tqdm
 
 from hcast_zoo.common.choices import PRECISIONS
@@ -42,7 +42,6 @@ LARGE = """| engine | precision | network, to `torch` `fp32` | network, to deit_
 
 Network at batch size {batch}; {files} files, median of {runs} pairs, on {cpu}, {threads} threads, torch {torch}.
 """
-RIVAL = "deit_small_patch16_224"
 
 
 def main() -> None:
@@ -62,7 +61,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.split("+")[0],
     }
-    options = " ".join(sys.argv[1:]).replace(args.data, Path(args.data).name)
+    options = report.options_text()
 
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(dataset, Path(folder), args.files)
@@ -81,9 +80,13 @@ def measure_all(weights: Weights, dataset, files: list[str], args) -> Iterator[s
     batches = report.load_batches(dataset, weights.config, args.batch_size)
     base = Predictor(args.model)
     reference = run(make_engine(build_model(weights)), batches)
-    for engine, precisions in OFFERED.items():
-        for precision in (p for p in precisions if p in args.precisions):
-            yield measure(engine, precision, base, files, batches, reference, args)
+    for engine, precision in offered(args.precisions):
+        yield measure(engine, precision, base, files, batches, reference, args)
+
+
+def offered(precisions: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the engines with each of these precisions that they offer."""
+    return [(engine, precision) for engine, own in OFFERED.items() for precision in own if precision in precisions]
 
 
 def write_files(dataset, folder: Path, number: int) -> list[str]:
@@ -129,32 +132,32 @@ def measure_large(weights: Weights, files: list[str], folder: Path, args) -> Ite
     save_weights(Weights(config, weights.taxonomy, HCast(config).state_dict(), {"name": "large"}), file)
     base, (images, segments) = Predictor(file), example(config, args.batch_size)
 
-    for engine, precisions in OFFERED.items():
-        for precision in (p for p in precisions if p in args.precisions):
-            try:
-                predictor = Predictor(file, engine=engine, precision=precision)
-                predictor.engine(images, segments)  # which chooses, and compiles
-                rival = make_rival(engine, precision, images, folder / f"{RIVAL}.onnx")
-            except (ImportError, ValueError) as error:
-                yield f"| `{engine}` | `{precision}` | {error} | | |"
-                continue
+    for engine, precision in offered(args.precisions):
+        try:
+            predictor = Predictor(file, engine=engine, precision=precision)
+            predictor.engine(images, segments)  # which chooses, and compiles
+            rival = make_rival(engine, precision, images, folder / f"{RIVAL}.onnx")
+        except (ImportError, ValueError) as error:
+            yield f"| `{engine}` | `{precision}` | {error} | | |"
+            continue
 
-            def ours(predictor=predictor):
-                return predictor.engine(images, segments)
+        def ours(predictor=predictor):
+            return predictor.engine(images, segments)
 
-            network = compare(ours, lambda: base.engine(images, segments), args.runs)
-            beside = "-" if rival is None else compare(ours, rival, args.runs)
-            whole = compare(lambda: list(predictor.predict(files)), lambda: list(base.predict(files)), args.runs)  # noqa: B023
-            yield f"| `{engine}` | `{precision}` | {network} | {beside} | {whole} |"
+        network = compare(ours, lambda: base.engine(images, segments), args.runs)
+        beside = "-" if rival is None else compare(ours, rival, args.runs)
+        whole = compare(lambda: list(predictor.predict(files)), lambda: list(base.predict(files)), args.runs)  # noqa: B023
+        yield f"| `{engine}` | `{precision}` | {network} | {beside} | {whole} |"
 
 
 def make_rival(engine: str, precision: str, images: torch.Tensor, file: Path) -> Callable | None:
     """Return a function that runs timm's network on some images through an engine; None at int8."""
-    network = timm.create_model(RIVAL).eval()
     if precision == "int8":
         return None
+    network = timm.create_model(RIVAL).eval()
     if engine == "torch":
-        return lambda: autocast(network, images, precision)
+        rival = Network(network, precision)
+        return lambda: rival(images)
 
     if not file.exists():
         torch.onnx.export(network, (images,), file, dynamo=True, verbose=False)
@@ -164,11 +167,6 @@ def make_rival(engine: str, precision: str, images: torch.Tensor, file: Path) ->
 
     compiled = OpenVinoEngine(file, precision, levels=1).compiled
     return lambda: compiled([images.numpy()])
-
-
-def autocast(network: torch.nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        return network(images)
 
 
 @torch.inference_mode()

@@ -55,11 +55,6 @@ def load_batches(dataset: HierarchicalDataset, config, batch_size: int) -> list[
 
 def provenance(args: argparse.Namespace, weights: Weights, pictures: int) -> str:
     """Return a paragraph that says what was measured, by which code, and with which command."""
-    words, is_path = [f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"], False
-    for word in sys.argv[1:]:
-        words.append(shlex.quote(Path(word).name if is_path else word))  # without folders of this machine
-        is_path = word in PATHS
-
     data = (weights.taxonomy.name or Path(args.data).stem) + (f", split {args.split}" if args.split else "")
     model = weights.metadata.get("name") or Path(args.model).name
     text = (
@@ -68,7 +63,18 @@ def provenance(args: argparse.Namespace, weights: Weights, pictures: int) -> str
         "written by"
     )
 
-    return f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n    {' '.join(words)}\n"
+    command = f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name} {options_text()}".strip()
+    return f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n    {command}\n"
+
+
+def options_text() -> str:
+    """Return the options of this command, without folders of this machine."""
+    words, is_path = [], False
+    for word in sys.argv[1:]:
+        words.append(shlex.quote(Path(word).name if is_path else word))
+        is_path = word in PATHS
+
+    return " ".join(words)
 
 
 def processor() -> str:

@@ -78,6 +78,7 @@ def main() -> None:
             rows.append(row)
 
     write_section(args.docs, "speed.md", "measured", report(rows, args), " ".join(args.parts))
+    args.results.mkdir(parents=True, exist_ok=True)
     with open(args.results / results_name(processor()), "w", newline="", encoding="utf-8") as sink:
         csv.writer(sink, lineterminator="\n").writerows([COLUMNS, *rows])
 

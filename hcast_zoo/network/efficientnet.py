@@ -68,13 +68,11 @@ class EfficientNetLite0(nn.Module):
         self.conv_stem = conv(in_chans, STEM, 3, stride=2)
         self.bn1 = BatchNormReLU6(STEM)
         self.blocks = nn.Sequential()
-        self.feature_info: list[dict[str, int]] = []  # of the last stage of each stride
+        last: dict[int, dict[str, int]] = {}  # stage of each stride
         dim, reduction = STEM, 2
-        for stage, (depth, kernel_size, stride, expansion, out_dim) in enumerate(STAGES):
-            if stride > 1 or stage == 0:
-                self.feature_info.append({})
+        for stage, (depth, kernel_size, stride, expansion, out_dim) in enumerate(STAGES, start=1):
             reduction *= stride
-            self.feature_info[-1] = {"stage": stage + 1, "reduction": reduction, "num_chs": out_dim}
+            last[reduction] = {"stage": stage, "reduction": reduction, "num_chs": out_dim}
 
             dims = [dim] + [out_dim] * depth
             self.blocks.append(
@@ -87,6 +85,7 @@ class EfficientNetLite0(nn.Module):
             )
             dim = out_dim
 
+        self.feature_info = list(last.values())
         self.conv_head = conv(dim, HEAD)
         self.bn2 = BatchNormReLU6(HEAD)
         self.init_weights()

@@ -12,8 +12,7 @@ from tests.demo.test_browser import Browser, Keys, browse, driver, webdriver  # 
 TABS = 80  # more than the page has stops
 FOCUS = """const element = document.activeElement, style = getComputedStyle(element);
 const ring = s => s.outlineStyle !== 'none' || s.boxShadow !== 'none';
-const box = element.getBoundingClientRect();
-return {name: element.outerHTML.slice(0, 160), inside: box.width > 0 && box.height > 0,
+return {name: element.outerHTML.slice(0, 160),
         ring: ring(style) || [...element.parentElement.children].some(e => ring(getComputedStyle(e)))
               || ring(getComputedStyle(element.parentElement))};"""
 
@@ -47,9 +46,7 @@ class Keyboard(Browser):
 
 @pytest.fixture
 def keyboard(browse):  # noqa: F811
-    browser = browse(Predictor("hcast_small.emoji_art"))
-    browser.__class__ = Keyboard
-    return browser
+    return browse(Predictor("hcast_small.emoji_art"), Keyboard)
 
 
 def test_every_control_is_used_by_keys(keyboard):

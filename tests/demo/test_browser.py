@@ -80,7 +80,7 @@ def browse(driver):
     import contextlib
 
     with contextlib.ExitStack() as stack:
-        yield lambda predictor: Browser(driver, stack.enter_context(demo.serving(predictor)))
+        yield lambda predictor, kind=Browser: kind(driver, stack.enter_context(demo.serving(predictor)))
 
 
 @pytest.mark.skipif(not packaged_weights(), reason="no packaged weights")

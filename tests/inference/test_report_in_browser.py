@@ -2,14 +2,13 @@
 
 import json
 import re
-import shutil
 import subprocess
 
 import pytest
 
 from hcast_zoo.cli import main
+from tests.chromium import ARGUMENTS, CHROMIUM
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
@@ -35,9 +34,7 @@ def look(page, width, folder):
     """Return what a browser of a given width measures on a page."""
     frame = folder / f"frame_{width}.html"
     frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width))
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    arguments += ["--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files"]
-    arguments += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
+    arguments = [*ARGUMENTS, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
     done = subprocess.run([CHROMIUM, *arguments, frame.as_uri()], capture_output=True, text=True, timeout=180)
     found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found and found[1], done.stderr[-2000:]
