@@ -353,7 +353,14 @@ def _settings(predictor: Predictor) -> list[gr.components.Component]:
                 elem_id="stop",
                 info="Answer down to the deepest node on which the levels agree and which is probable enough",
             ),
-            gr.Slider(0, 1, 0.5 if threshold is None else threshold, label="Probable enough from", elem_id="threshold"),
+            gr.Slider(
+                0,
+                1,
+                0.5 if threshold is None else threshold,
+                label="Probable enough from",
+                info="0.5: more likely right than wrong; the higher, the fewer names, and the fewer wrong ones",
+                elem_id="threshold",
+            ),
         ]
         for stage, count in enumerate(clusters, 2):
             slider = gr.Slider(
@@ -362,6 +369,7 @@ def _settings(predictor: Predictor) -> list[gr.components.Component]:
                 count,
                 step=1,
                 label=f"Segments at stage {stage}",
+                info="How many pieces this stage joins the picture to, at most as many as the stage before",
                 elem_id=f"clusters-{stage}",
             )
             settings.append(slider)
@@ -384,7 +392,17 @@ def _adaptation() -> tuple:
             target = gr.Textbox(
                 label="Adapt to", placeholder="name of a node", max_length=500, elem_id="target", scale=3
             )
-            steps = gr.Slider(1, 20, AdaptConfig().steps, step=1, label="Steps", elem_id="steps", scale=2, buttons=[])
+            steps = gr.Slider(
+                1,
+                20,
+                AdaptConfig().steps,
+                step=1,
+                label="Steps",
+                info="More steps change more",
+                elem_id="steps",
+                scale=2,
+                buttons=[],
+            )
             button = gr.Button("Adapt", variant="primary", elem_id="adapt", scale=1)
 
         outcome = gr.HTML(elem_id="outcome", apply_default_css=False)

@@ -30,7 +30,14 @@ WHY = {
     "path": "How likely the whole path is, all levels at once. If the model is calibrated, about 8 of 10 answers of "
     "80 % are right, on pictures like those that it was calibrated on.",
     "next": "The second most likely path. If it is close to the first, do not rely on the last name.",
+    "node": "How likely each name is: the sum over all paths through it, so the names below it add up to its number. "
+    "With the setting \u201ceach level by itself\u201d, what this level alone says.",
+    "others": "How many more names of this level there are, and how likely it is that one of them is right.",
+    "alone": "What this level would answer without the others. If it is not the name on the path, the levels disagree: "
+    "look at the picture yourself.",
     "changed": "How much of the picture belongs to another segment than before; segments that share most are paired.",
+    "adapted": "How likely the model finds this label, before and after it adapted to this picture. Adaptation raises "
+    "whatever you ask for, so a high number does not make the label true.",
 }
 MAX_CHOICES = 2000  # nodes in a list to choose from
 ARROW = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
@@ -175,9 +182,10 @@ def answer_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> s
     """Return the path as text, and the tree, whose nodes are buttons with ``level:name`` as ``data-node``."""
     answer = seen.prediction
     lines = [f'<div class="path">{_path(answer.path)}</div>']
-    facts = [f"this path: {_chance(answer.path_probability)}{_why('path')}"] if answer.path else []
+    facts = [f"this path: {_chance(answer.path_probability)}{_why('path', 'this path')}"] if answer.path else []
     if answer.runner_up:
-        facts.append(f"next best: {_path(answer.runner_up)} {_chance(answer.runner_up_probability)}{_why('next')}")
+        chance = f"{_chance(answer.runner_up_probability)}{_why('next', 'next best path')}"
+        facts.append(f"next best: {_path(answer.runner_up)} {chance}")
     lines += [f'<div class="fact">{fact}</div>' for fact in facts]
     if answer.reason:
         lines.append(f'<div class="reason">{_text(answer.reason[0].upper() + answer.reason[1:])}.</div>')
@@ -198,9 +206,15 @@ def strip_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> st
     return f'<div class="strip" tabindex="0" role="group" aria-label="Segments">{"".join(figures)}</div>'
 
 
-def _why(number: str) -> str:
-    """Return a question mark that opens what a number means, for the mouse, the keyboard and a screen reader."""
-    return f'<details class="why"><summary aria-label="What this number means">?</summary>{WHY[number]}</details>'
+def _why(number: str, name: str) -> str:
+    """Return a question mark that opens what a number means, for the mouse, the keyboard and a screen reader.
+
+    Args:
+        number: Key of ``WHY``.
+        name: What the number belongs to, which a screen reader says.
+    """
+    label = escape(f"What the number means: {printable(name)}")
+    return f'<details class="why"><summary aria-label="{label}">?</summary> {WHY[number]}</details>'
 
 
 def adaptation_html(adapted: AdaptedPicture) -> str:
@@ -210,11 +224,13 @@ def adaptation_html(adapted: AdaptedPicture) -> str:
     before, after = adapted.probability
     change = ", ".join(f"{share:.0f}% at stage {stage}" for stage, share in enumerate(adapted.changed, 2))
 
+    why = _why("changed", "share that changed")
     return (
-        f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}</div>'
+        f'<div class="answer"><div class="path">{_text(adapted.target)}: {_chance(before)} → {_chance(after)}'
+        f"{_why('adapted', 'before and after')}</div>"
         f'<div class="fact">before: {_path(adapted.before.path)}</div>'
         f'<div class="fact">after: {_path(adapted.after.path)}</div>'
-        f'<div class="fact">Share of the picture that changed segment: {change}.{_why("changed")} '
+        f'<div class="fact">Share of the picture that changed segment: {change}.{why} '
         "The stored weights are unchanged.</div></div>"
     )
 
@@ -289,7 +305,7 @@ def _branches_html(branches: Sequence[Branch], taxonomy: Taxonomy, head_stages: 
     for node in branch.nodes:
         name, chance = _text(node.name), _chance(node.probability)
         button = (
-            f'<button type="button" data-node="{escape(f"{level}:{node.name}")}" title="Adapt: see {name}">'
+            f'<button type="button" data-node="{escape(f"{level}:{node.name}")}" title="Adapt to {name}">'
             f'<span class="name">{name}</span><span class="bar">'
             f'<span style="width:{100 * node.probability:.1f}%"></span></span>'
             f'<span class="chance">{chance}</span></button>'
@@ -299,12 +315,15 @@ def _branches_html(branches: Sequence[Branch], taxonomy: Taxonomy, head_stages: 
         )
 
     if branch.others:
-        items.append(f'<li class="others">{branch.others} more: {_chance(branch.others_probability)}</li>')
+        chance = f"{_chance(branch.others_probability)}{_why('others', f'others, {level}')}"
+        items.append(f'<li class="others">{branch.others} more: {chance}</li>')
     if not any(node.chosen for node in branch.nodes):
         items.append(rest)
     return (
-        f'<div class="branch"><div class="level">{_text(level)}<span>read from stage '
-        f"{head_stages[branch.level]}, this level alone: {_text(choice)} {_chance(probability)}{away}</span></div>"
+        f'<div class="branch">{_why("node", f"percentages, {level}")}'
+        f'<div class="level">{_text(level)}<span>read from stage {head_stages[branch.level]}; '
+        f"this level alone: {_text(choice)} {_chance(probability)}{away}</span>"
+        f"{_why('alone', f'{level} alone')}</div>"
         f"<ul>{''.join(items)}</ul></div>"
     )
 

@@ -1,5 +1,6 @@
 """What the demo page shows, without the page."""
 
+import dataclasses
 import html.parser
 
 import numpy as np
@@ -73,12 +74,13 @@ class Parsed(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.nodes, self.text = [], [], ""
+        self.tags, self.nodes, self.names, self.text = [], [], [], ""
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.nodes += [value for key, value in attributes if key == "data-node"]
+        self.names += [value for key, value in attributes if key == "aria-label" and tag == "summary"]
         assert {key for key, _ in attributes} <= {
             "class",
             "type",
@@ -166,6 +168,25 @@ def test_adapt(predictor, picture):
     probability = node_log_probability(logits, predictor.taxonomy, (2, 5)).exp().item()
     assert Parsed(text).text.startswith(f"wolf: {probability:.1%} \N{RIGHTWARDS ARROW} ") and sheet.width > 1000
     assert all(torch.equal(x, before[name]) for name, x in predictor.model.state_dict().items())
+
+
+def test_every_percentage_is_explained(predictor, picture):
+    seen = look_at(predictor, picture)
+    answer = answer_html(
+        dataclasses.replace(seen, tree=tuple(dataclasses.replace(branch, others=3) for branch in seen.tree)),
+        predictor.taxonomy,
+        predictor.model.config.head_stages,
+    )
+    names = Parsed(answer).names
+    of_levels = [
+        f"{what}"
+        for level in predictor.taxonomy.levels
+        for what in (f"percentages, {level}", f"{level} alone", f"others, {level}")
+    ]
+    expected = {f"What the number means: {name}" for name in ("this path", "next best path", *of_levels)}
+    assert len(names) == len(set(names)) and set(names) == expected
+    outcome, _ = adapt_to(predictor, picture, "species:wolf", AdaptConfig(steps=1))
+    assert len(Parsed(outcome).names) == 2
 
 
 def test_every_text_is_escaped(hostile, picture):
