@@ -1,8 +1,4 @@
-"""What each command of the command line does: read the arguments, call the core, print.
-
-Heavy imports are inside the functions, so that ``hcast-zoo --help`` answers at once. Data goes to stdout, messages and
-progress to stderr. Each function returns the exit code.
-"""
+"""The commands ``segment`` and ``adapt``, and what several commands need to answer about pictures."""
 
 import argparse
 import os
@@ -11,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ..adaptation.config import AdaptConfig
 from ..common.progress import hides_bars
-from ..common.text import LONGEST_NAME, clip, printable, to_json
+from ..common.text import LONGEST_NAME, clip, join_some, printable, to_json
 
 
 def nodes_within(values: Sequence[str] | None, taxonomy) -> list[str] | None:
@@ -23,17 +19,16 @@ def nodes_within(values: Sequence[str] | None, taxonomy) -> list[str] | None:
     nodes = []
     for value in values:
         names, unknown = read_names(value, taxonomy) if os.path.isfile(value) else ([value], [])
-        tell_unknown(value, unknown)
+        report_unknown(value, unknown)
         nodes += names
     return nodes
 
 
-def tell_unknown(file: str, unknown: Sequence[str]) -> None:
+def report_unknown(file: str, unknown: Sequence[str]) -> None:
     """Report the names in a file that the tree does not have."""
     if unknown:
-        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        names = ", ".join(map(printable, unknown[:10]))
-        print(f"{printable(file)}: not in the tree, and not used: {names}{more}", file=sys.stderr)
+        names = join_some(list(map(printable, unknown)), 10)
+        print(f"{printable(file)}: not in the tree, and not used: {names}", file=sys.stderr)
 
 
 def segment(args: argparse.Namespace) -> int:
@@ -43,7 +38,7 @@ def segment(args: argparse.Namespace) -> int:
     from ..common.claim import own_folder
     from ..inference.predictor import Predictor
 
-    files, missed = find(args.pictures)
+    files, missed = find_files(args.pictures)
     predictor = Predictor(args.model, device=args.device, num_clusters=args.num_clusters)
     predictor = predictor.with_settings(
         args.decode,
@@ -84,19 +79,19 @@ def _segment_one(predictor, file: str, args: argparse.Namespace) -> bool:
     return True
 
 
-def find(arguments: list[str]) -> tuple[list[str], int]:
+def find_files(arguments: list[str]) -> tuple[list[str], int]:
     """Return the pictures, and how many items in the folders may hide more of them; report what is left out."""
     from ..data.find import find_pictures
 
     left_out: list = []
     files = find_pictures(arguments, left_out.append)
-    for left in left_out:
-        if not left.hidden:
-            print(f"left out: {printable(str(left))}", file=sys.stderr)
-    if hidden := sum(left.hidden for left in left_out):
+    for item in left_out:
+        if not item.hidden:
+            print(f"left out: {printable(str(item))}", file=sys.stderr)
+    if hidden := sum(item.hidden for item in left_out):
         print(f"left out: {hidden} hidden files and folders", file=sys.stderr)
 
-    return files, sum(not left.hidden and not left.again for left in left_out)
+    return files, sum(not item.hidden and not item.again for item in left_out)
 
 
 def engine_device(args: argparse.Namespace, processes) -> str:
@@ -105,9 +100,9 @@ def engine_device(args: argparse.Namespace, processes) -> str:
     return "cpu" if on_cpu else processes.device(args.device)
 
 
-def teller(verbose: bool) -> Callable[[str], None]:
-    """Return a function that prints a line to stderr, or drops it."""
-    return (lambda line: print(line, file=sys.stderr)) if verbose else (lambda line: None)
+def message_printer(verbose: bool) -> Callable[[str], None]:
+    """Return a function that prints a message to stderr, or, unless ``verbose``, ignores it."""
+    return (lambda message: print(message, file=sys.stderr)) if verbose else (lambda message: None)
 
 
 def sentence(prediction) -> str:
@@ -116,10 +111,9 @@ def sentence(prediction) -> str:
     facts = [f"path {prediction.path_probability:.1%}"] if prediction.path else []
     if prediction.runner_up:
         facts.append(f"then {' > '.join(prediction.runner_up)} {prediction.runner_up_probability:.1%}")
-    if prediction.node_set:
-        found = prediction.node_set
-        facts.append(f"one of {', '.join(found.nodes)}")
-        facts.append(f"below {' > '.join(found.subtree) or 'anything'}")
+    if node_set := prediction.node_set:
+        facts.append(f"one of {', '.join(node_set.nodes)}")
+        facts.append(f"below {' > '.join(node_set.subtree) or 'anything'}")
     if prediction.reason:
         facts.append(prediction.reason)
     return f"{levels} ({'; '.join(facts)})"

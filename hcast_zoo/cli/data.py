@@ -10,8 +10,6 @@ from ..common.progress import hides_bars
 from ..common.text import printable, to_json
 from .labelled import LISTING_DEFAULTS, list_pictures, loading
 
-PARTS = ("train", "val", "test")
-
 
 def check(args: argparse.Namespace) -> int:
     """Write a page and a JSON file of what needs fixing in a data set; print the number of each kind."""
@@ -19,6 +17,7 @@ def check(args: argparse.Namespace) -> int:
 
     from ..common.claim import own_folder
     from ..common.files import write_whole
+    from ..data.splits import PARTS
     from ..inspection.check import examine
     from ..inspection.journal import Journal
     from ..inspection.page import write_page

@@ -45,8 +45,8 @@ def versions() -> dict[str, str | None]:
 
 def version_text() -> str:
     """Return the versions of the installed packages, on one line."""
-    there = [f"{name} {version}" for name, version in versions().items() if version]
-    return f"{there[0]} ({', '.join(there[1:])})"
+    installed = [f"{name} {version}" for name, version in versions().items() if version]
+    return f"{installed[0]} ({', '.join(installed[1:])})"
 
 
 def doctor(args: argparse.Namespace) -> int:

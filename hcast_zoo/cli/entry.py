@@ -1,7 +1,7 @@
 """The command line's entry point: run a command, and turn errors and signals into exit codes.
 
-Exit code 0: all went well; 1: some picture failed; 2: wrong usage or input; 128 + n: ended by signal n, so 130 after
-Ctrl-C, 143 after SIGTERM, and 129 when the terminal was closed.
+Exit code 0: all went well; 1: a picture or a check failed; 2: wrong usage or input; 128 + n: ended by signal n, so 130
+after Ctrl-C, 143 after SIGTERM, and 129 when the terminal was closed.
 """
 
 import argparse
@@ -26,18 +26,18 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
-    with ending_as_interrupts() as heard:
+    with ending_as_interrupts() as received:
         try:
             code = _run(args)
         except BaseException:  # whatever exception a library made of it, the signal was the cause
-            if not heard:
+            if not received:
                 raise
 
-    if not heard:
+    if not received:
         return code
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"ended by {signal.Signals(heard[0]).name}", file=sys.stderr)
-    return 128 + heard[0]
+        print(f"ended by {signal.Signals(received[0]).name}", file=sys.stderr)
+    return 128 + received[0]
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from ..common.text import printable, to_json
-from .answer import engine_device, teller
-from .labelled import load_labelled, loading, tell_left_out
+from .answer import engine_device, message_printer
+from .labelled import load_labelled, loading, report_left_out
 
 SHOWN = 10  # disagreements that are printed
 
@@ -22,9 +22,9 @@ def evaluate(args: argparse.Namespace) -> int:
     from ..weights.file import build_model
 
     if args.card and args.num_clusters:
-        raise ValueError("--card tells what the weights do as they are: leave out --num-clusters")
+        raise ValueError("--card is about the weights as they are: leave out --num-clusters")
     if args.card_pictures is not None and not args.card:
-        raise ValueError("--card-pictures go on a card: give --card CARD.md too")
+        raise ValueError("--card-pictures are shown on a card: give --card CARD.md too")
     weights, dataset = load_labelled(args)
     with join() as processes:
         model = build_model(weights, engine_device(args, processes))
@@ -35,7 +35,7 @@ def evaluate(args: argparse.Namespace) -> int:
             args.precision,
             num_clusters=args.num_clusters,
             source=args.model,
-            tell=teller(args.verbose),
+            tell=message_printer(args.verbose),
         )
         measured = measure(
             engine,  # type: ignore[arg-type]  # stands in for its model
@@ -51,41 +51,44 @@ def evaluate(args: argparse.Namespace) -> int:
 
     if not processes.is_main:
         return 0
-    results, left_out = measured.results, measured.left_out
+
     details = _details(args, measured, dataset, weights)
     if args.card:
         _record(args, measured, dataset, weights.config)
-    code = tell_left_out(left_out, len(dataset), args.allow_missing)
+    code = report_left_out(measured.left_out, len(dataset), args.allow_missing)
 
     if args.json:
-        print(
-            to_json(
-                {
-                    "model": args.model,
-                    "data": args.data,
-                    "split": args.split,
-                    "pictures": measured.pictures,
-                    "left_out": left_out,
-                    "num_clusters": args.num_clusters,
-                    "engine": args.engine,
-                    "precision": args.precision,
-                    "results": results,
-                    **details,
-                }
-            )
-        )
-        return code if processes.count == 1 else 0
-
-    names = list(next(iter(results.values())))
-    print("\t".join(["decoding", *map(printable, names)]))
-    for mode, values in results.items():
-        print("\t".join([mode, *(f"{values[n]:.2f}" for n in names)]))
-
-    if "beside" in details:
-        _print_beside(details["beside"])
+        print(to_json({**_results(args, measured), **details}))
+    else:
+        _print_results(measured.results)
+        if "beside" in details:
+            _print_beside(details["beside"])
 
     # A launcher would take any other code for a crash, and restart the job.
     return code if processes.count == 1 else 0
+
+
+def _results(args: argparse.Namespace, measured) -> dict:
+    """Return the metrics, and what they were measured on, as plain data."""
+    return {
+        "model": args.model,
+        "data": args.data,
+        "split": args.split,
+        "pictures": measured.pictures,
+        "left_out": measured.left_out,
+        "num_clusters": args.num_clusters,
+        "engine": args.engine,
+        "precision": args.precision,
+        "results": measured.results,
+    }
+
+
+def _print_results(results: dict[str, dict[str, float]]) -> None:
+    """Print a row of metrics for each decoding."""
+    names = list(next(iter(results.values())))
+    print("\t".join(["decoding", *map(printable, names)]))
+    for mode, values in results.items():
+        print("\t".join([mode, *(f"{values[name]:.2f}" for name in names)]))
 
 
 def _details(args: argparse.Namespace, measured, dataset, weights) -> dict:

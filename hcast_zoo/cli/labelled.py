@@ -43,8 +43,14 @@ def load_labelled(args: argparse.Namespace) -> tuple:
     )
 
 
-def list_pictures(options: dict, taxonomy, wanted: tuple):
-    """Return the pictures that ``options`` (``data``, ``levels`` ...) name, with those that it asks for held out."""
+def list_pictures(options: dict, taxonomy, parts: tuple):
+    """Return the pictures that options (``data``, ``levels`` ...) name, split as these say.
+
+    Args:
+        options: Of the command, completed by ``LISTING_DEFAULTS``.
+        taxonomy: The tree of the labels, or None.
+        parts: The parts that the command needs; None among them stands for all.
+    """
     from ..data.readers import read, read_synonyms
     from ..data.splits import hold_out, read_parts
 
@@ -52,7 +58,7 @@ def list_pictures(options: dict, taxonomy, wanted: tuple):
     listing = read(
         options["data"],
         taxonomy,
-        tuple(part for part in wanted if part is not None),
+        tuple(part for part in parts if part is not None),
         levels=options["levels"],
         group_by=options["group_by"],
         synonyms=synonyms,
@@ -63,7 +69,7 @@ def list_pictures(options: dict, taxonomy, wanted: tuple):
         kept = read_parts(options["keep"]) if options["keep"] else None
         listing = hold_out(listing, options["val_fraction"], options["test_fraction"], kept)
     elif options["keep"]:
-        raise ValueError("--keep needs the fractions to hold out of what is new: --val-fraction, --test-fraction")
+        raise ValueError("--keep needs the fractions to hold out of new pictures: --val-fraction, --test-fraction")
 
     return listing
 
@@ -78,9 +84,9 @@ def _in_boxes(listing, options: dict):
     data = options["data"]
     folder = data if os.path.isdir(data) else os.path.dirname(options["boxes"])
     boxes = detections.choose(options["box_confidence"], options["box_labels"])
-    listing, without = box_listing(listing, boxes, folder)
-    if without:
-        print(f"{without} pictures have no box and are left out", file=sys.stderr)
+    listing, num_without = box_listing(listing, boxes, folder)
+    if num_without:
+        print(f"{num_without} pictures have no box and are left out", file=sys.stderr)
     return listing
 
 
@@ -125,7 +131,12 @@ def given_geometry(options: dict) -> dict:
     """Return the fields of a geometry of boxes that options name."""
     from ..data.boxes import BoxGeometry
 
-    return {f.name: options[name] for f in dataclasses.fields(BoxGeometry) if (name := f"box_{f.name}") in options}
+    given = {}
+    for field in dataclasses.fields(BoxGeometry):
+        if f"box_{field.name}" in options:
+            given[field.name] = options[f"box_{field.name}"]
+
+    return given
 
 
 def _run_pictures(model: str) -> str:
@@ -150,13 +161,13 @@ def loading(args: argparse.Namespace, model, pictures: int, processes: int = 1) 
     )
 
 
-def tell_left_out(left_out: int, pictures: int, allowed: bool) -> int:
+def report_left_out(left_out: int, pictures: int, allowed: bool) -> int:
     """Report how many pictures the numbers cover, if not all; return the exit code."""
     if not left_out:
         return 0
     print(
         f"measured on {pictures - left_out} of {pictures} pictures: {left_out} cannot be read and are left out"
-        + ("" if allowed else " (--allow-missing ends with exit code 0 all the same)"),
+        + ("" if allowed else " (with --allow-missing, the exit code is 0 all the same)"),
         file=sys.stderr,
     )
     return 0 if allowed else 1

@@ -25,7 +25,7 @@ def add_listing(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="F",
         default=absent,
-        help="hold out this part of the training pictures of each leaf as part val, by their content",
+        help="hold out this fraction of each leaf's training pictures as part val, chosen by their content",
     )
     parser.add_argument(
         "--test-fraction", type=float, metavar="F", default=absent, help="the same for an unseen part test"
@@ -60,17 +60,17 @@ def add_boxes(parser: argparse.ArgumentParser, default: object = argparse.SUPPRE
         metavar="FILE",
         default=default,
         help="each box is a picture: MegaDetector's or COCO's JSON, or a table with columns xmin, ymin, xmax, ymax; "
-        "pictures are named as seen from the folder that is given, else from the file's",
+        "names of pictures are relative to the given folder, else to this file's",
     )
     parser.add_argument(
         "--box-confidence",
         type=float,
         metavar="C",
         default=default,
-        help="leave out boxes that the detector is less sure of, 0 to 1 (0)",
+        help="leave out boxes with a lower confidence of the detector, 0 to 1 (0)",
     )
     parser.add_argument(
-        "--box-labels", nargs="+", metavar="NAME", default=default, help="only boxes that the detector calls so"
+        "--box-labels", nargs="+", metavar="NAME", default=default, help="keep only boxes with these detector labels"
     )
 
 
@@ -82,20 +82,20 @@ def add_geometry(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="F",
         default=absent,
-        help="what is added at each edge of a box, as a fraction of its sides (the weights' own, else 0.1)",
+        help="margin added at each edge of a box, as a fraction of its sides (that of the weights, else 0.1)",
     )
     parser.add_argument(
         "--box-shape",
         choices=BOX_SHAPES,
         default=absent,
-        help="whether a box is then made a square (the weights' own, else square)",
+        help="whether a box is then made a square (as for the weights, else square)",
     )
     parser.add_argument(
         "--box-min-size",
         type=int,
         metavar="PIXELS",
         default=absent,
-        help="least side of what is cut out (the weights' own, else 0)",
+        help="smallest side of what is cut out (that of the weights, else 0)",
     )
 
 
@@ -122,10 +122,12 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default="torch",
-        help="what computes: torch, another engine on the CPU, or auto, the fastest one here whose answers to the "
-        "first batch are torch's (%(default)s)",
+        help="what runs the model: torch, another engine on the CPU, or auto, the fastest one here whose answers to "
+        "the first batch are torch's (%(default)s)",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the computation (%(default)s)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="precision of the computation (%(default)s)"
+    )
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -139,13 +141,12 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         metavar="NODE",
         help="answer only at or below this node, a name or level:name, or a file of names, one per row (repeatable)",
     )
-
     parser.add_argument(
         "--back-off",
         type=threshold,
         metavar="THRESHOLD|auto",
         help="stop at the deepest level where the levels agree and the path has this probability, 0 to 1, and say why; "
-        "auto takes the threshold that `calibrate --target-accuracy` promised an accuracy",
+        "auto takes the threshold for which `calibrate --target-accuracy` promised an accuracy",
     )
 
 
@@ -162,9 +163,11 @@ def add_clusters(parser: argparse.ArgumentParser) -> None:
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how pictures are read."""
-    parser.add_argument("--batch-size", type=int, help="pictures at once (16 on the CPU, 64 elsewhere)")
+    parser.add_argument("--batch-size", type=int, help="pictures per batch (16 on the CPU, 64 elsewhere)")
     parser.add_argument(
-        "--workers", type=workers, help="processes that read pictures (by the machine and the number of pictures)"
+        "--workers",
+        type=workers,
+        help="processes that read pictures (default: depends on the machine and the number of pictures)",
     )
 
 
@@ -174,7 +177,7 @@ def threshold(text: str) -> float | str:
 
 
 def workers(text: str) -> int:
-    """Return a number of processes that a machine may have."""
+    """Return a number of processes, after a check of its range."""
     if not 0 <= int(text) <= MAX_WORKERS:
         raise argparse.ArgumentTypeError(f"expected 0 to {MAX_WORKERS}, got {clip(text, 50)}")
     return int(text)

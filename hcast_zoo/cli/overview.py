@@ -1,6 +1,7 @@
 """What `hcast-zoo --help` shows: commands by the job they do, and an example of each."""
 
 import argparse
+import itertools
 
 GROUPS = {
     "label pictures": ("predict", "segment", "adapt", "demo"),
@@ -54,14 +55,14 @@ def overview(texts: dict[str, str]) -> str:
     Args:
         texts: What each command does; one that is in no group comes last.
     """
-    grouped = {name for names in GROUPS.values() for name in names}
+    grouped = set(itertools.chain.from_iterable(GROUPS.values()))
     groups = GROUPS | {"more": tuple(name for name in texts if name not in grouped)}
     width = max(map(len, texts))
     lines = []
     for group, names in groups.items():
-        there = [name for name in names if name in texts]
-        if there:
-            lines += [f"{group}:", *(f"  {name:{width}}  {texts[name]}" for name in there), ""]
+        existing = [name for name in names if name in texts]
+        if existing:
+            lines += [f"{group}:", *(f"  {name:{width}}  {texts[name]}" for name in existing), ""]
 
     lines.append("hcast-zoo COMMAND --help lists a command's options, and shows an example.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the commands about data sets do: preparing them, cutting labels short, and the paper's recipes and numbers."""
+"""The commands about the paper's data sets, recipes and numbers, and about labels that end early."""
 
 import argparse
 import dataclasses

@@ -5,14 +5,14 @@ import collections
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..common.extras import needs_extra
 from ..common.machine import Loading
 from ..common.progress import hides_bars
 from ..common.text import LONGEST_NAME, clip, printable, to_json
-from .answer import engine_device, nodes_within, sentence, tell_unknown, teller
+from .answer import engine_device, message_printer, nodes_within, report_unknown, sentence
 from .labelled import box_geometry, loading
 from .work import Work, list_work
 
@@ -21,59 +21,65 @@ def predict(args: argparse.Namespace) -> int:
     """Print one line per picture, or write a table or a folder of parquet files."""
     from ..common.processes import join
     from ..data.boxes import with_geometry
-    from ..inference.gallery import Gallery
     from ..inference.predictor import Predictor
-    from ..inference.resume import forget
-    from ..inference.tables import is_table, write_table
+    from ..inference.tables import is_table
 
     work = list_work(args)
-    files = work.pictures
-    table = args.output is not None and is_table(args.output, args.format)
-    if args.set_level and args.set is None:
-        raise ValueError("--set-level goes with --set")
-    if args.on and (args.output is None or table or work.boxed or args.prior):
-        raise ValueError("--on needs --output with a folder to write to, whole pictures, and no --prior")
+    to_table = args.output is not None and is_table(args.output, args.format)
+    to_folder = args.output is not None and not to_table
+    _check_options(args, work, to_folder)
     with join() as processes:
-        if processes.count > 1 and (table or not args.output):
+        if processes.count > 1 and not to_folder:
             raise ValueError("several processes need --output with a folder to write to")
         predictor = Predictor(
             args.model,
             device=engine_device(args, processes),
             num_clusters=args.num_clusters,
-            tell=teller(args.verbose),
+            tell=message_printer(args.verbose),
             taxonomy=_tree_above(args.taxonomy),
             engine=args.engine,
             precision=args.precision,
             draft=args.draft,
         )
-        predictor, options = _with_settings(predictor, args)
+        predictor, settings = _with_settings(predictor, args)
         geometry = box_geometry(vars(args), predictor.box_geometry, work.boxed)
-        files = with_geometry(files, geometry)
-        how = loading(args, predictor.model, len(files), processes.count)
-        if args.output and not table:
-            if args.sort_into or args.report or work.groups:
-                raise ValueError("--sort-into, --report and --group-by go with a table, or without --output")
-            return _predict_parts(
-                args=args,
-                predictor=predictor,
-                files=files,
-                options=options,
-                how=how,
-                processes=processes,
-                missed=work.missed,
-            )
+        work.pictures = with_geometry(work.pictures, geometry)
+        how = loading(args, predictor.model, len(work.pictures), processes.count)
+        if to_folder:
+            return _write_parts(args, predictor, work, settings=settings, how=how, processes=processes)
 
-    source: Any = _source(predictor, args, work) if table or args.sort_into or args.report else None
-    resumed = _table(predictor, args, source, options) if table else None
-    predictions = _predictions(predictor, work, files, how, resumed)
+    return _write_answers(args, predictor, work, settings=settings, how=how, geometry=geometry, to_table=to_table)
+
+
+def _check_options(args: argparse.Namespace, work: Work, to_folder: bool) -> None:
+    """Raise ValueError for options that do not go together."""
+    if args.set_level and args.set is None:
+        raise ValueError("--set-level goes with --set")
+    if args.on and (not to_folder or work.boxed or args.prior):
+        raise ValueError("--on needs --output with a folder to write to, whole pictures, and no --prior")
+    if to_folder and (args.sort_into or args.report or work.groups):
+        raise ValueError("--sort-into, --report and --group-by go with a table, or without --output")
+
+
+def _write_answers(
+    args: argparse.Namespace, predictor, work: Work, *, settings: dict, how: Loading, geometry, to_table: bool
+) -> int:
+    """Answer picture by picture, and write each answer wherever the options say; return the exit code."""
+    from ..inference.gallery import Gallery
+    from ..inference.resume import forget
+    from ..inference.tables import write_table
+
+    source: Any = _describe_model(predictor, args, work) if to_table or args.sort_into or args.report else None
+    table = _describe_table(predictor, args, source, settings) if to_table else None
+    predictions = _predictions(predictor, work, how, table)
     if args.sort_into:
-        predictions = _sort(predictions, predictor, source, options, args)
+        predictions = _sort(predictions, predictor, source, settings, args)
     if args.report:
         gallery = Gallery(predictor.model.config, source, geometry)
         predictions = gallery.collect(predictions)
 
     answers = _Counted(predictions)
-    if table:
+    if to_table:
         pictures, failed = write_table(answers, args.output, source, args.format)
         forget(args.output)
         print(to_json({"output": args.output, "pictures": pictures, "failed": failed}))
@@ -83,7 +89,7 @@ def predict(args: argparse.Namespace) -> int:
     if args.report:
         gallery.write(args.report)
 
-    show_tree = sys.stdout.isatty() and len(files) > 1 if args.tree is None else args.tree
+    show_tree = sys.stdout.isatty() and len(work.pictures) > 1 if args.tree is None else args.tree
     if show_tree and not args.json:
         _print_tree(answers.paths)
     if answers.failed:
@@ -119,8 +125,10 @@ def _with_settings(predictor, args: argparse.Namespace) -> tuple:
     if args.prior:
         trained = read_trained(predictor.metadata, taxonomy)
         prior = make_prior(read_amounts(args.prior), taxonomy, trained)
-        tell_unknown(args.prior, prior.unknown)
-        before = "what the model was trained on" if prior.trained else "all leaves alike: the weights do not tell more"
+        report_unknown(args.prior, prior.unknown)
+        before = "what the model was trained on"
+        if not prior.trained:
+            before = "equal shares of all leaves, as the weights do not say what they were trained on"
         absent = f"; {prior.left_out} leaves that it does not name are never answered" if prior.left_out else ""
         print(f"prior {printable(args.prior)} against {before}{absent}", file=sys.stderr)
 
@@ -150,15 +158,14 @@ def _tree_above(source: str | None):
     return load_tree(source) if source in tree_names() else Taxonomy.load(source)
 
 
-def _predictions(predictor, work: Work, files: Sequence, how: Loading, resumed: dict | None) -> Iterable:
-    """Return the predictions of files, with a progress bar on a terminal.
+def _predictions(predictor, work: Work, how: Loading, table: dict | None) -> Iterable:
+    """Return the predictions, with a progress bar on a terminal.
 
     Args:
         predictor: The model.
-        work: Gives the groups.
-        files: What to predict.
-        how: How to load them.
-        resumed: The table and what identifies it, to resume a stopped run; None starts afresh.
+        work: What to predict.
+        how: How to load it.
+        table: The table and what identifies it, to resume a stopped run; None starts afresh.
     """
     from tqdm import tqdm
 
@@ -167,6 +174,7 @@ def _predictions(predictor, work: Work, files: Sequence, how: Loading, resumed: 
     from ..inference.resume import resume_predictions
     from ..network.memory import pictures_at_once
 
+    files = work.pictures
     contained = any(map(is_container, files))
     if contained and work.groups is not None:
         raise ValueError("--group-by goes with pictures in files")
@@ -177,25 +185,25 @@ def _predictions(predictor, work: Work, files: Sequence, how: Loading, resumed: 
         groups = work.groups[start:]
         return predictor.predict(files[start:], how.batch_size, how.workers, groups)
 
-    if resumed is None or contained:  # the number of pictures in a container is not known
+    if table is None or contained:  # the number of pictures in a container is not known
         predictions = predict()
     else:
         batch_size = pictures_at_once(predictor.model.config, how.batch_size)
-        predictions = resume_predictions(predict, files, batch_size=batch_size, groups=work.groups, **resumed)
+        predictions = resume_predictions(predict, files, batch_size=batch_size, groups=work.groups, **table)
 
     hidden = len(files) < 2 or hides_bars() or not sys.stderr.isatty()
     return tqdm(predictions, total=len(files), unit="picture", disable=hidden)
 
 
-def _table(predictor, args: argparse.Namespace, source, options: dict) -> dict:
-    """Return a table's file, and what distinguishes it from tables of other models and options."""
+def _describe_table(predictor, args: argparse.Namespace, source, settings: dict) -> dict:
+    """Return a table's file, and what distinguishes it from tables of other models and settings."""
     from ..common.claim import digest_of
 
     made_of = {"model_sha256": source.sha256, "taxonomy_sha256": digest_of(predictor.taxonomy.to_dict())}
-    return {"output": args.output, "plan": {"settings": options, "made_of": made_of}}
+    return {"output": args.output, "plan": {"settings": settings, "made_of": made_of}}
 
 
-def _source(predictor, args: argparse.Namespace, work: Work):
+def _describe_model(predictor, args: argparse.Namespace, work: Work):
     """Return what tables and pages say about the model."""
     from ..inference.tables import Source
     from ..weights.file import checksum
@@ -212,11 +220,11 @@ def _source(predictor, args: argparse.Namespace, work: Work):
     )
 
 
-def _sort(predictions: Iterable, predictor, source, options: dict, args: argparse.Namespace) -> Iterable:
+def _sort(predictions: Iterable, predictor, source, settings: dict, args: argparse.Namespace) -> Iterable:
     """Return predictions that put their pictures into folders as they pass."""
     from ..inference.sorting import sort_into
 
-    plan = {"settings": {**options, "sort_as": args.sort_as}, "made_of": {"model_sha256": source.sha256}}
+    plan = {"settings": {**settings, "sort_as": args.sort_as}, "made_of": {"model_sha256": source.sha256}}
     return sort_into(predictions, args.sort_into, predictor.taxonomy, plan, copy=args.sort_as == "copy")
 
 
@@ -239,18 +247,8 @@ def _print_tree(paths: collections.Counter) -> None:
         print(printable(line))
 
 
-def _predict_parts(
-    args: argparse.Namespace,
-    predictor,
-    files: Sequence,
-    options: dict,
-    how: Loading,
-    processes,
-    missed: int,
-) -> int:
-    """Write a folder of parquet files; print what it holds."""
-    from tqdm import tqdm
-
+def _write_parts(args: argparse.Namespace, predictor, work: Work, *, settings: dict, how: Loading, processes) -> int:
+    """Write a folder of parquet files; print what it holds, and return the exit code."""
     from ..common.claim import digest_of
     from ..weights.file import checksum
 
@@ -258,19 +256,19 @@ def _predict_parts(
         from ..inference.parquet_job import predict_parts
 
     made_of = {"model_sha256": checksum(args.model), "taxonomy_sha256": digest_of(predictor.taxonomy.to_dict())}
-    settings = {"made_of": made_of, **options}
+    plan = {"made_of": made_of, **settings}
     if args.on:
         with needs_extra("ray", "jobs on Ray"):
             from ..inference.ray import predict_on_ray
 
-        of_predictor = {**options, "taxonomy": _tree_above(args.taxonomy)}
+        of_predictor = {**settings, "taxonomy": _tree_above(args.taxonomy)}
         on_cpu = args.engine in ("onnxruntime", "openvino")
         counts = predict_on_ray(
             args.on,
             os.path.abspath(args.model) if os.path.exists(args.model) else args.model,
-            files,
+            work.pictures,
             args.output,
-            settings,
+            plan,
             options={**of_predictor, "device": "cpu" if on_cpu else args.device},
             part_size=args.part_size,
             batch_size=how.batch_size,
@@ -279,28 +277,36 @@ def _predict_parts(
     else:
         counts = predict_parts(
             predictor,
-            files,
+            work.pictures,
             args.output,
-            settings,
+            plan,
             part_size=args.part_size,
             processes=processes,
             batch_size=how.batch_size,
             workers=how.workers,
         )
 
-    done = failed = 0
-    hidden = not processes.is_main or hides_bars() or not sys.stderr.isatty()
-    shown = tqdm(total=len(files), unit="picture", disable=hidden)
-    with shown as bar, contextlib.redirect_stdout(sys.stderr):  # Ray reports lost workers on stdout
-        for pictures, failures in counts:
-            done, failed = done + pictures, failed + failures
-            bar.update(pictures * processes.count)
-
-    done, failed = (sum(numbers) for numbers in zip(*processes.gather((done, failed))))
+    pictures, failed = _run_parts(counts, len(work.pictures), processes)
     if processes.is_main:
-        print(to_json({"output": args.output, "pictures": done, "failed": failed}))
+        print(to_json({"output": args.output, "pictures": pictures, "failed": failed}))
         if failed:
-            print(f"{failed} of {done} pictures failed", file=sys.stderr)
+            print(f"{failed} of {pictures} pictures failed", file=sys.stderr)
 
     # A launcher would take any other code for a crash, and restart the job.
-    return 1 if (failed or missed) and processes.count == 1 else 0
+    return 1 if (failed or work.missed) and processes.count == 1 else 0
+
+
+def _run_parts(counts: Iterable[tuple[int, int]], total: int, processes) -> tuple[int, int]:
+    """Run a job that yields the pictures and the failures of each part; return the sums of all processes."""
+    from tqdm import tqdm
+
+    pictures = failed = 0
+    hidden = not processes.is_main or hides_bars() or not sys.stderr.isatty()
+    progress = tqdm(total=total, unit="picture", disable=hidden)
+    with progress as bar, contextlib.redirect_stdout(sys.stderr):  # Ray reports lost workers on stdout
+        for pictures_of_part, failed_of_part in counts:
+            pictures, failed = pictures + pictures_of_part, failed + failed_of_part
+            bar.update(pictures_of_part * processes.count)
+
+    gathered = processes.gather((pictures, failed))
+    return sum(pictures for pictures, _ in gathered), sum(failed for _, failed in gathered)

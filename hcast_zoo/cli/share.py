@@ -115,7 +115,8 @@ def publish(args: argparse.Namespace) -> int:
     from ..sharing.space import publish_space
 
     options = {name: getattr(args, name) for name in ("private", "revision", "tag", "message", "dry_run", "output")}
-    for name in ("evaluations", "preview", "title", "license") if args.space else ("requirement",):
+    of_the_other_kind = ("evaluations", "preview", "title", "license") if args.space else ("requirement",)
+    for name in of_the_other_kind:
         if getattr(args, name):
             raise ValueError(f"--{name} does not go {'with' if args.space else 'without'} --space")
 
@@ -198,7 +199,7 @@ def _list_tags(as_json: bool) -> None:
     rows = []
     for name, entry in packaged_weights().items():
         weights = read_weights(header_path(entry), tensors=False)
-        here = shipped_path(entry).exists()
+        shipped = shipped_path(entry).exists()
         rows.append(
             {
                 "name": name,
@@ -206,10 +207,10 @@ def _list_tags(as_json: bool) -> None:
                 "classes": weights.config.level_classes[-1],
                 "parameters": sum(p.numel() for p in HCast(weights.config, device="meta").parameters()),
                 "license": weights.metadata.get("license", ""),
-                "where": "in the package" if here else f"hf://{OWNER}/{name}/model.safetensors",
+                "where": "in the package" if shipped else f"hf://{OWNER}/{name}/model.safetensors",
                 "verified": "SHA-256 of the package",
                 "sha256": entry["sha256"],
-                "cached": str(shipped_path(entry)) if here else None,
+                "cached": str(shipped_path(entry)) if shipped else None,
                 "description": entry.get("description", ""),
             }
         )

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from ..common.extras import needs_extra
-from ..common.text import printable, to_json
+from ..common.text import join_some, printable, to_json
 from ..network.config import VARIANTS
 from ..training.settings import TrainConfig
 from .labelled import LISTING_DEFAULTS, PICTURES, given_geometry, list_pictures
 
-NOT_SETTINGS = {  # of a training
+NOT_SETTINGS = {  # arguments that are no settings of a training
     "command",
     "run",
     "recipe",
@@ -67,13 +67,9 @@ def train(args: argparse.Namespace) -> int:
     if args.recipe in BY_SIZE or not (args.recipe or options.get("paper_exact")):
         options = _take_recipe_by_size(args, options, len(listing.part(options["train_split"]).pictures))
     settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
-    init = None
-    if options["model"] in VARIANTS:
-        config = HCastConfig.from_variant(options["model"])
-    else:
-        init = _load_start(options["model"], args.recipe)
-        config = init.config
 
+    init = None if options["model"] in VARIANTS else _load_start(options["model"], args.recipe)
+    config = HCastConfig.from_variant(options["model"]) if init is None else init.config
     listing, geometry = _with_geometry(listing, options, init)
     train_set, val_set = _training_sets(listing, taxonomy, options, settings.cache)
     config = _change_config(config, options, train_set.taxonomy.level_classes)
@@ -89,7 +85,7 @@ def train(args: argparse.Namespace) -> int:
         license=getattr(args, "license", None),
     )
     facts.update(geometry, **training_prior(train_set.labels, train_set.taxonomy, settings))
-    _tell_of_license(facts)
+    _report_license(facts)
 
     trainer = Trainer(
         config=config,
@@ -116,13 +112,13 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell_of_license(facts: dict[str, str]) -> None:
+def _report_license(facts: dict[str, str]) -> None:
     """Report where the given licence differs from that of the weights that training starts from."""
-    base, own = facts.get("base_license"), facts.get("license")
-    if base and own != base:
-        _tell(
-            f"note: licence {printable(own or '')}, but {printable(facts['base_model'])} is {printable(base)}: the "
-            "card names both; see that they go together"
+    license, base_license = facts.get("license"), facts.get("base_license")
+    if base_license and license != base_license:
+        _print_once(
+            f"note: licence {printable(license or '')}, but {printable(facts['base_model'])} is "
+            f"{printable(base_license)}: the card names both; make sure that they are compatible"
         )
 
 
@@ -154,7 +150,7 @@ def _with_geometry(listing, options: dict, init) -> tuple:
 
     before = None if init is None else BoxGeometry.from_metadata(init.metadata)
     geometry = dataclasses.replace(before or BoxGeometry(), **given)
-    _tell(f"each picture is a box: {geometry}; stored with the weights")
+    _print_once(f"each picture is a box: {geometry}; stored with the weights")
     return listing.with_geometry(geometry), geometry.to_metadata()
 
 
@@ -164,10 +160,10 @@ def _change_config(config, options: dict, level_classes: tuple[int, ...]):
     if "image_size" in changes:
         changes = {**config.tokens_at(changes["image_size"]), **changes}
     if changes.get("crop_mode", "center") != "center":
-        changes.setdefault("crop_pct", 1.0)  # those who do not want a centre crop want the whole picture
-    return config.replace(
-        level_classes=level_classes, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
-    )
+        changes.setdefault("crop_pct", 1.0)  # whoever does not want a centre crop wants the whole picture
+    for name, value in changes.items():
+        changes[name] = tuple(value) if isinstance(value, list) else value
+    return config.replace(level_classes=level_classes, **changes)
 
 
 def _take_recipe_by_size(args: argparse.Namespace, options: dict, pictures: int) -> dict:
@@ -182,10 +178,10 @@ def _take_recipe_by_size(args: argparse.Namespace, options: dict, pictures: int)
     if "augment_views" in taken and not allows_views({**options, **taken}):
         taken["augment_views"] = 0
 
-    shown = " ".join(_as_option(name, value) for name, value in {"model": options["model"], **taken}.items())
-    _tell(f"recipe {recipe.name}, for {pictures} training pictures ({recipe.description}): {shown or 'the defaults'}")
+    given = [_as_option(name, value) for name, value in {"model": options["model"], **taken}.items()]
+    _print_once(f"recipe {recipe.name}, for {pictures} training pictures ({recipe.description}): {' '.join(given)}")
     if taken:
-        _tell(f"--recipe {' or '.join(name for name in BY_SIZE if name != recipe.name)} takes another")
+        _print_once(f"--recipe {' or '.join(name for name in BY_SIZE if name != recipe.name)} takes another")
 
     return {**options, **taken}
 
@@ -207,8 +203,8 @@ def _has_pretrained_stem(model: str) -> bool:
     return read_weights(find_weights(model), tensors=False).config.stem != "conv"
 
 
-def _tell(text: str) -> None:
-    """Print a message, only in the first of several processes."""
+def _print_once(text: str) -> None:
+    """Print a message to stderr, if this is the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr)
 
@@ -223,13 +219,10 @@ def _training_sets(listing, taxonomy, options: dict, cache: bool) -> tuple:
     val_part = listing.part(options["val_split"])
     val_set = HierarchicalDataset.from_listing(val_part, train_set.taxonomy, cache=cache)
 
-    _tell(f"{len(train_set)} pictures to train on, {len(val_set)} to validate")
+    _print_once(f"{len(train_set)} pictures to train on, {len(val_set)} to validate")
     if few := train_set.few(FEW_PICTURES):
-        shown = ", ".join(f"{printable(name)} ({count})" for name, count in few[:8])
-        _tell(
-            f"note: nodes with fewer than {FEW_PICTURES} training pictures, too few to learn well: {shown}"
-            f"{f' and {len(few) - 8} more' if len(few) > 8 else ''}"
-        )
+        nodes = join_some([f"{printable(name)} ({count})" for name, count in few], 8)
+        _print_once(f"note: nodes with fewer than {FEW_PICTURES} training pictures, too few to learn well: {nodes}")
 
     return train_set, val_set
 
@@ -269,7 +262,7 @@ def _train_options(args: argparse.Namespace) -> dict:
         known = {*TRAIN_DEFAULTS, *MODEL_OPTIONS, "data", *(f.name for f in dataclasses.fields(TrainConfig))}
         if unknown := sorted(set(settings) - known):
             raise ValueError(f"recipe {recipe.name}: unknown settings {', '.join(unknown)}")
-        print(f"recipe {recipe.name}: {recipe.description}; {EXACT if exact else MENDED}", file=sys.stderr)
+        _print_once(f"recipe {recipe.name}: {recipe.description}; {EXACT if exact else MENDED}")
 
     options = {**TRAIN_DEFAULTS, **settings, **given}
     if "data" not in options:

@@ -7,7 +7,7 @@ import os
 import sys
 
 from ..common.text import printable, to_json
-from .labelled import box_geometry, load_labelled, loading, tell_left_out
+from .labelled import box_geometry, load_labelled, loading, report_left_out
 
 MIN_PICTURES = 10  # fewer cannot be calibrated on
 FEW_PICTURES = 100  # with fewer, temperatures are only rough
@@ -43,7 +43,7 @@ def calibrate(args: argparse.Namespace) -> int:
     before = calibration_errors(logits, labels, taxonomy)
     after = cross_fitted_errors(logits, labels, taxonomy)
     save_weights(weights, args.output)
-    code = tell_left_out(len(dataset) - len(labels), len(dataset), args.allow_missing)
+    code = report_left_out(len(dataset) - len(labels), len(dataset), args.allow_missing)
     if len(labels) < FEW_PICTURES:
         print(
             f"note: {len(labels)} pictures are few: the temperatures, and the errors here, are rough", file=sys.stderr
@@ -76,17 +76,14 @@ def calibrate(args: argparse.Namespace) -> int:
 
 def _collect(args: argparse.Namespace) -> tuple:
     """Load a model and labelled pictures, and run the model on them; return weights, data set, logits and labels."""
-    weights, dataset = load_labelled(args)
-    return weights, dataset, *_run(args, weights, dataset)
-
-
-def _run(args: argparse.Namespace, weights, dataset) -> tuple:
     from ..evaluation.evaluate import collect_logits
     from ..weights.file import build_model
 
+    weights, dataset = load_labelled(args)
     model = build_model(weights, args.device)
     how = loading(args, model, len(dataset))
-    return collect_logits(model, dataset, how.batch_size, how.workers)
+    logits, labels = collect_logits(model, dataset, how.batch_size, how.workers)
+    return weights, dataset, logits, labels
 
 
 def _promise_text(promise) -> str:
@@ -109,7 +106,9 @@ def drift(args: argparse.Namespace) -> int:
     weights = load_weights(args.model, tensors=False)  # the model is loaded below
     guarantee = read_guarantee(weights.metadata, weights.calibration)
     if weights.taxonomy is None or guarantee is None:
-        raise ValueError(f"{args.model} was not calibrated with dates and data: run `hcast-zoo calibrate` on it")
+        raise ValueError(
+            f"{args.model} does not say when, and on what, it was calibrated: run `hcast-zoo calibrate` on it"
+        )
 
     labelled = args.labels or not os.path.isdir(args.data)
     confidences, paths, promise = _answer_labelled(args, guarantee) if labelled else _answer_folder(args)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from ..common.files import check_file
 from ..common.text import brief, printable
-from .answer import find
+from .answer import find_files
 
 STDIN = "-"  # in place of a list's name
 
@@ -20,8 +21,8 @@ class Work:
 
     Attributes:
         pictures: Files, or boxes in them; those of a group are adjacent.
-        groups: What each belongs to; None if each is answered by itself.
-        detections: What the boxes are from; None for whole pictures.
+        groups: The group of each; None if each is answered by itself.
+        detections: Where the boxes come from; None for whole pictures.
         missed: How many items cannot be pictures at all; they have already been reported.
     """
 
@@ -58,24 +59,25 @@ def list_work(args: argparse.Namespace) -> Work:
             )
         work.groups = rows
     if work.groups is not None:
-        _put_together(work)
+        _order_by_group(work)
     return work
 
 
-def _put_together(work: Work) -> None:
+def _order_by_group(work: Work) -> None:
     """Order pictures so that those of a group are adjacent, with groups in the order of their first picture."""
     assert work.groups is not None
     members: dict[str, list[int]] = {}
     for index, group in enumerate(work.groups):
         members.setdefault(group, []).append(index)
-    order = [index for indices in members.values() for index in indices]
+
+    order = list(itertools.chain.from_iterable(members.values()))
     work.pictures = [work.pictures[index] for index in order]
     work.groups = [work.groups[index] for index in order]
 
 
 def _list_files(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
     """Return the requested files, and the group of each if a table gives it."""
-    files, missed = find(args.pictures)
+    files, missed = find_files(args.pictures)
     groups = None
     if args.files_from:
         if args.files_from != STDIN:
@@ -87,7 +89,7 @@ def _list_files(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
         else:
             source = 0 if args.files_from == STDIN else args.files_from
             with open(source, encoding="utf-8-sig", errors="surrogateescape", closefd=source != 0) as names:
-                files += [name for line in names if (name := line.rstrip("\r\n"))]
+                files += filter(None, (line.rstrip("\r\n") for line in names))
         if any("\0" in name for name in files):
             raise ValueError(f"{args.files_from}: expected a text file that names a picture per line, got NUL bytes")
 
@@ -123,7 +125,7 @@ def _list_boxes(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
     if args.files_from:
         raise ValueError("--boxes names the pictures: leave --files-from out")
     if len(args.pictures) > 1 or not all(map(os.path.isdir, args.pictures)):
-        raise ValueError("--boxes: expected at most one folder, that its pictures are named from")
+        raise ValueError("--boxes: expected at most one folder, which names of pictures are relative to")
 
     detections = read_detections(args.boxes)
     chosen = detections.choose(args.box_confidence or 0.0, args.box_labels)
@@ -132,7 +134,7 @@ def _list_boxes(args: argparse.Namespace) -> tuple[Work, list[str] | None]:
     if len(chosen) < len(detections.boxes):
         print(f"{len(detections.boxes) - len(chosen)} of {len(detections.boxes)} boxes left out", file=sys.stderr)
     if not chosen:
-        raise ValueError(f"{args.boxes}: expected boxes, got none of those that are asked for")
+        raise ValueError(f"{args.boxes}: expected boxes, got none with this confidence and these labels")
 
     folder = args.pictures[0] if args.pictures else os.path.dirname(args.boxes)
     pictures = boxed_pictures(chosen, folder)

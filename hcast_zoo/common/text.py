@@ -2,7 +2,7 @@
 
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +28,17 @@ def clip(text: object, length: int = 500) -> str:
 def printable(text: str) -> str:
     """Return text without control characters, which could write to the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def join_some(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Join texts, but only the first ``most``, with the number of the others.
+
+    Example:
+        >>> join_some(["gull", "owl", "tern"], 2)
+        'gull, owl and 1 more'
+    """
+    others = len(texts) - most
+    return separator.join(texts[:most]) + (f" and {others} more" if others > 0 else "")
 
 
 def from_json(text: str | bytes) -> Any:

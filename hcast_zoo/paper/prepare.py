@@ -20,11 +20,13 @@ from tqdm import tqdm
 
 from ..common.files import whole_file, write_whole
 from ..common.progress import hides_bars
+from ..common.text import join_some
 from ..data.pictures import PictureError, open_picture
 from . import lists
 from .archives import first_names, is_archive, unpack
 from .benchmarks import ILSVRC, Benchmark
 from .readers import (
+    NUM_SHOWN,
     VAL_SOLUTION,
     DataError,
     Picture,
@@ -285,8 +287,8 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
 
     if problems:
         raise DataError(
-            f"{len(problems)} of {len(pictures)} pictures cannot be read: {'; '.join(problems[:3])}"
-            f"{' ...' if len(problems) > 3 else ''}: unpack the archive again"
+            f"{len(problems)} of {len(pictures)} pictures cannot be read: {join_some(problems, NUM_SHOWN, '; ')}: "
+            "unpack the archive again"
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..common.files import check_file
 from ..common.formats import is_picture_name
-from ..common.text import from_json
+from ..common.text import from_json, join_some
 from ..taxonomy.tree import Taxonomy
 from .trees import with_names
 
@@ -369,6 +369,5 @@ def _read_lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _some(names: Collection) -> str:
-    shown = [str(name) for name in list(names)[:NUM_SHOWN]]
-    return ", ".join(shown) + (" ..." if len(names) > NUM_SHOWN else "")
+def _some(names: Sequence) -> str:
+    return join_some(list(map(str, names)), NUM_SHOWN)

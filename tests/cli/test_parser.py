@@ -10,7 +10,8 @@ import torch
 
 from hcast_zoo.adaptation import adapt
 from hcast_zoo.cli import main
-from hcast_zoo.cli.parser import DECODERS, EXPORT_FORMATS, FEEDBACK
+from hcast_zoo.cli.answer_parsers import DECODERS, FEEDBACK
+from hcast_zoo.cli.weight_parsers import EXPORT_FORMATS
 from hcast_zoo.paper.benchmarks import BENCHMARKS
 from hcast_zoo.paper.trees import load_tree, tree_names
 from hcast_zoo.sharing.export import EXPORT_FORMATS as WRITTEN_FORMATS
