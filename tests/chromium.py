@@ -1,4 +1,7 @@
-"""Headless Chromium, and axe-core, which judges pages in it: npm install axe-core, or HCAST_ZOO_AXE=axe.min.js."""
+"""Headless Chromium, and axe-core, which checks pages for accessibility.
+
+axe-core is read from node_modules (`npm install axe-core`), or from the file that HCAST_ZOO_AXE names.
+"""
 
 import os
 import shutil
@@ -46,7 +49,7 @@ def set_screen(driver, width: int, scheme: str) -> None:
 
 
 def serious_faults(driver) -> list[tuple[str, list]]:
-    """Return what axe-core finds that is serious or critical: rules, and the first elements."""
+    """Return axe-core's serious and critical violations: each rule, with the first elements that break it."""
     driver.execute_script(AXE.read_text(encoding="utf-8"))
     faults = driver.execute_async_script("axe.run().then(arguments[arguments.length - 1])")["violations"]
     return [

@@ -24,7 +24,7 @@ MODULES = {
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples(name):
+def test_docstring_examples_give_the_output_shown(name):
     """Examples may use torch, Taxonomy and the module's own names without an import."""
     module = importlib.import_module(f"hcast_zoo.{name}")
     names = {**vars(module), "torch": torch, "Taxonomy": Taxonomy}
@@ -33,6 +33,7 @@ def test_examples(name):
 
     report: list[str] = []
     runner = doctest.DocTestRunner()
+
     for test in tests:
         runner.run(test, out=report.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(report)

@@ -45,7 +45,9 @@ def test_a_missing_extra_is_named(missing, monkeypatch, capsys, tiny_weights, pi
                 monkeypatch.delitem(sys.modules, loaded)
         for package in packages:
             monkeypatch.setitem(sys.modules, package, None)
+
     (tmp_path / "out.parquet").write_bytes(b"")
+
     for case in cases:
         command = CASES[case][2].format(data=picture_folder, out=tmp_path / "out", model=tiny_weights)
         assert main(command.split()) == 2

@@ -20,6 +20,7 @@ FRAMEWORKS = {"timm", "transformers", "mmengine", "mmcv", "mmpretrain", "acceler
 
 
 def imports(file):
+    """Yield the modules that a file imports."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -47,8 +48,8 @@ def test_the_core_imports_no_framework():
     assert len(files) > 60
     for file in files:
         name = file.relative_to(core).as_posix()
-        found = {module.split(".")[0] for module in imports(file)} & FRAMEWORKS
-        assert found <= allowed.get(name, set()), name
+        used = {module.split(".")[0] for module in imports(file)} & FRAMEWORKS
+        assert used <= allowed.get(name, set()), name
         assert not any("integrations" in module for module in imports(file)), name
 
 
@@ -87,18 +88,18 @@ PACKAGES = (
 def test_packages_import_in_one_direction():
     core = ROOT / "hcast_zoo"
     assert {folder.parent.name for folder in core.glob("*/__init__.py")} == set(PACKAGES)
-    imports = set()
+    edges = set()
     for file in core.glob("*/*.py"):
         package = file.parent.name
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.ImportFrom) or node.level != 2:
                 continue
             others = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-            imports.update((package, other, f"{file.name}:{node.lineno}") for other in others if other in PACKAGES)
+            edges.update((package, other, f"{file.name}:{node.lineno}") for other in others if other in PACKAGES)
 
-    assert len(imports) > 100
-    wrong = [found for found in imports if PACKAGES.index(found[1]) > PACKAGES.index(found[0])]
-    assert not wrong
+    assert len(edges) > 100
+    backwards = [edge for edge in edges if PACKAGES.index(edge[1]) > PACKAGES.index(edge[0])]
+    assert not backwards
 
 
 def test_package_init_files_do_not_import_torch():
@@ -108,15 +109,16 @@ def test_package_init_files_do_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
-def test_public_names():
+def test_every_public_name_can_be_imported():
     for name in hcast_zoo.__all__:
         assert getattr(hcast_zoo, name) is not None
+
     with pytest.raises(AttributeError, match="nothing"):
         hcast_zoo.nothing  # noqa: B018
     assert "HCast" in dir(hcast_zoo)
 
 
-def test_import_is_light():
+def test_importing_the_package_loads_no_framework():
     code = "import sys, hcast_zoo; print(any(m in sys.modules for m in ('torch', 'timm', 'transformers', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
@@ -126,14 +128,15 @@ def test_packaged_weights_load(name):
     weights = load_weights(name)
     assert weights.taxonomy.level_classes == weights.config.level_classes
     assert weights.metadata["license"] and weights.metadata["name"] == name
-    build_model(weights)
+    assert build_model(weights).config == weights.config
 
 
 @pytest.mark.slow
-def test_wheel_contents(tmp_path):
+def test_the_wheel_is_complete_and_predicts_offline(tmp_path):
     """The wheel holds all files of the package folder, and works without a network when unpacked elsewhere."""
     wheel = zipfile.ZipFile(build_wheel(tmp_path))
     names = set(wheel.namelist())
+
     listed = subprocess.run(
         ["git", "ls-files", "hcast_zoo", "integrations", "recipes/paper", "tests/pictures"],
         cwd=ROOT,
@@ -141,21 +144,26 @@ def test_wheel_contents(tmp_path):
         text=True,
         check=True,
     )
+
     folders = {
         "integrations/": "hcast_zoo/integrations/",
         "recipes/paper/": "hcast_zoo/paper/recipes/",
         "tests/pictures/": "hcast_zoo/pictures/",
     }
     listed = {re.sub(f"^({'|'.join(folders)})", lambda m: folders[m[1]], f) for f in listed.stdout.split()}
+
     assert not listed - names
     assert not any(n.startswith(("tests/", "integrations/", "recipes/")) for n in names)
+
     if not packaged_weights():
         pytest.skip("no packaged weights yet")
+
     wheel.extractall(tmp_path / "site")
     picture = next((ROOT / "tests/pictures").glob("*.png"))
     code = f"from hcast_zoo.cli import main; raise SystemExit(main(['predict', {str(picture)!r}]))"
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "", "HF_HUB_OFFLINE": "1"}
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
     assert result.returncode == 0, result.stderr
     assert " > " in result.stdout
 
@@ -186,25 +194,27 @@ def test_modules_have_no_circular_imports():
     graph = {module: set() for module in modules}
     for module, file in modules.items():
         for name in core_imports(file):
-            graph[module] |= {found for found in (name, name[:-1]) if found in modules and found != module}
+            graph[module] |= {other for other in (name, name[:-1]) if other in modules and other != module}
+
     assert sum(map(len, graph.values())) > 150
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
 def test_no_call_passes_six_arguments_by_position():
     """A reader could not tell the arguments apart. Functions of any number of similar arguments are exempt."""
-    found = []
+    long_calls = []
     for file in (f for folder in ("hcast_zoo", "integrations") for f in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and sum(not isinstance(a, ast.Starred) for a in node.args) >= 6:
                 name = ast.unparse(node.func).rpartition(".")[2]
                 if name not in ("zip", "permute") and not isinstance(node.func, ast.Subscript):  # a kernel launch
-                    found.append(f"{file.relative_to(ROOT)}:{node.lineno} {name}")
-    assert not found
+                    long_calls.append(f"{file.relative_to(ROOT)}:{node.lineno} {name}")
+
+    assert not long_calls
 
 
-def test_our_modules_keep_their_names():
-    """A module has the same name in every file: none is imported under an alias."""
+def test_no_module_is_imported_under_an_alias():
+    """A module has the same name in every file."""
     modules = {file.stem for folder in ("hcast_zoo", "integrations") for file in (ROOT / folder).rglob("*.py")}
     renamed = []
     for file in (f for folder in ("hcast_zoo", "integrations", "benchmarks") for f in (ROOT / folder).rglob("*.py")):
@@ -217,7 +227,7 @@ def test_our_modules_keep_their_names():
     assert not renamed
 
 
-def test_files_of_a_release_name_its_version():
+def test_citation_and_changelog_name_this_version():
     citation = (ROOT / "CITATION.cff").read_text()
     assert re.search(r"^version: (.+)$", citation, re.M)[1] == hcast_zoo.__version__
     assert "A placeholder" in citation or "zenodo.0000000" not in citation

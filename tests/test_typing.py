@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-def test_types(tmp_path):
+def test_mypy_passes(tmp_path):
     pytest.importorskip("mypy")
     result = subprocess.run(
         [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
@@ -18,18 +18,18 @@ def test_types(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_lint():
+def test_ruff_check_passes():
     pytest.importorskip("ruff")
     result = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
 
-def test_format():
+def test_ruff_format_changes_nothing():
     pytest.importorskip("ruff")
     command = [sys.executable, "-m", "ruff", "format", "--check", "."]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, f"run `make format`:\n{result.stdout}{result.stderr}"
 
 
-def test_a_user_of_the_package_gets_its_types():
+def test_the_package_is_marked_as_typed():
     assert (ROOT / "hcast_zoo/py.typed").exists()

@@ -75,8 +75,8 @@ def make_pictures(folder: Path, count: int, broken: float = 0.0) -> list[str]:
     for number, file in enumerate(files):
         draw(number).save(file)
         if number in bad:
-            content = file.read_bytes()
-            file.write_bytes(content[: int(rng.integers(len(content) - 20))])
+            data = file.read_bytes()
+            file.write_bytes(data[: int(rng.integers(len(data) - 20))])
     return [str(file) for file in files]
 
 

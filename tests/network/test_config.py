@@ -1,3 +1,5 @@
+"""Configs: their defaults, their round trip through JSON, and the checks of every field."""
+
 import json
 
 import pytest
@@ -16,15 +18,15 @@ def test_finest_level_reads_the_earliest_stage(levels, stages):
 
 def test_config_survives_json():
     config = HCastConfig.from_variant("hcast_base", level_classes=(13, 38, 200), num_clusters=(48, 24, 12, 6))
-    assert HCastConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    hash(config)
+    restored = HCastConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert restored == config and hash(restored) == hash(config)
 
 
 @pytest.mark.parametrize(
     "name, millions",
     [("hcast_tiny", 6.64), ("hcast_small", 26.18), ("hcast_small_deep", 33.28), ("hcast_base", 103.94)],
 )
-def test_variant_sizes(name, millions):
+def test_variants_have_their_number_of_parameters(name, millions):
     from hcast_zoo.network.model import HCast
 
     model = HCast(HCastConfig.from_variant(name, level_classes=(10,)), device="meta")
@@ -69,7 +71,7 @@ def test_wrong_field_is_named(field, value):
         HCastConfig(**{field: value})
 
 
-def test_unknown_names():
+def test_unknown_keys_and_variants_are_explained():
     with pytest.raises(ValueError, match="unknown config keys: width"):
         HCastConfig.from_dict({"width": 3})
     with pytest.raises(ValueError, match="hcast_small"):

@@ -1,3 +1,5 @@
+"""Farthest point sampling and graph pooling, against the equations written out."""
+
 import numpy as np
 import pytest
 import torch
@@ -16,13 +18,13 @@ def reference_sampling(points: np.ndarray, number: int, valid: np.ndarray) -> li
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_sampling_against_plain_loops(seed):
+def test_sampling_matches_plain_loops(seed):
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(3, 40, 6)).astype(np.float32) + 10
     valid = rng.random((3, 40)) > 0.3
-    found = farthest_point_sampling(torch.from_numpy(points), 12, torch.from_numpy(valid))
+    chosen = farthest_point_sampling(torch.from_numpy(points), 12, torch.from_numpy(valid))
     for image in range(3):
-        assert found[image].tolist() == reference_sampling(points[image], 12, valid[image])
+        assert chosen[image].tolist() == reference_sampling(points[image], 12, valid[image])
 
 
 def test_sampling_chooses_distinct_valid_points():
@@ -35,30 +37,32 @@ def test_sampling_chooses_distinct_valid_points():
 
 def test_sampling_with_too_few_points_repeats_the_first_valid():
     points, valid = torch.randn(2, 6, 3), torch.tensor([[0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]]).bool()
-    found = farthest_point_sampling(points, 4, valid)
-    assert set(found[0, :2].tolist()) == {1, 2} and found[0, 2:].tolist() == [1, 1]
-    assert found[1].tolist() == [5, 5, 5, 5]
+    chosen = farthest_point_sampling(points, 4, valid)
+    assert set(chosen[0, :2].tolist()) == {1, 2} and chosen[0, 2:].tolist() == [1, 1]
+    assert chosen[1].tolist() == [5, 5, 5, 5]
 
 
 def test_copies_that_differ_by_rounding_are_one_point():
     points = torch.randn(1, 3, 8, dtype=torch.float64).repeat(1, 5, 1)
     first = farthest_point_sampling(points, 9)
     assert set(first[0, :3].tolist()) <= {0, 1, 2} and first[0, 3:].tolist() == [0] * 6
+
     noisy = points * (1 + 1e-7 * torch.randn_like(points))
     assert sorted((farthest_point_sampling(noisy, 9)[0, :3] % 3).tolist()) == [0, 1, 2]
     assert farthest_point_sampling(noisy, 9)[0, 3:].tolist() == [0] * 6
+
     assert farthest_point_sampling(torch.ones(1, 5, 8) * noisy[:, :1], 3).tolist() == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_what_counts_as_one_point_does_not_depend_on_the_scale(scale):
+def test_copies_are_recognised_at_any_scale(scale):
     points = torch.randn(1, 3, 8, dtype=torch.float64).repeat(1, 5, 1)
     noisy = scale * points * (1 + 1e-7 * torch.randn_like(points))
-    found = farthest_point_sampling(noisy, 9)[0]
-    assert sorted((found[:3] % 3).tolist()) == [0, 1, 2] and found[3:].tolist() == [0] * 6
+    chosen = farthest_point_sampling(noisy, 9)[0]
+    assert sorted((chosen[:3] % 3).tolist()) == [0, 1, 2] and chosen[3:].tolist() == [0] * 6
 
 
-def test_two_points_stay_two_however_many_copies_one_of_them_has():
+def test_a_point_is_distinct_from_many_copies_of_another():
     points = torch.tensor([[1.0, 0.0]]).repeat(200, 1)
     points[150, 1] = 1e-4  # squared: 1e-8 of the norm
     assert farthest_point_sampling(points[None], 3).tolist() == [[150, 0, 0]]
@@ -73,7 +77,7 @@ def test_ties_go_to_the_lowest_index():
     assert farthest_point_sampling(square, 4).tolist() == [[0, 1, 2, 3]]  # no point is nearer than the mean
 
 
-def test_pooling_equation():
+def test_pooling_matches_its_equation():
     """Z = Z_init + fc2(P^T fc1(Z) / P^T 1), written out for one image with loops."""
     torch.manual_seed(0)
     pool = GraphPooling(24).eval()
@@ -89,8 +93,8 @@ def test_pooling_equation():
                 torch.testing.assert_close(output.tokens[image, 1 + cluster], expected)
             torch.testing.assert_close(output.tokens[image, 0], tokens[image, 0] + pool.fc2(hidden[image, 0]))
             nodes = output.node_features[image]
-            cosine = torch.cosine_similarity(nodes[:, None], nodes[output.indices[image]][None], dim=-1)
-            torch.testing.assert_close(output.assignment[image], (5 * cosine).softmax(-1))
+            similarity = torch.cosine_similarity(nodes[:, None], nodes[output.indices[image]][None], dim=-1)
+            torch.testing.assert_close(output.assignment[image], (5 * similarity).softmax(-1))
 
 
 @torch.no_grad()
@@ -101,6 +105,7 @@ def test_empty_tokens_count_unless_they_are_masked():
     other = tokens.clone()
     other[:, 8:] = 0
     assert not torch.allclose(pool(tokens, 4, valid).tokens, pool(other, 4, valid).tokens)
+
     masked, again = (pool(x, 4, valid, mask_empty=True).tokens for x in (tokens, other))
     torch.testing.assert_close(masked, again)
     torch.testing.assert_close(masked, pool(tokens[:, :8], 4).tokens)
@@ -116,20 +121,21 @@ def test_hidden_features_are_dropped_in_training(options, rate):
 
 
 @torch.no_grad()
-def test_centroid_projection_written_out():
+def test_centroid_projection_matches_its_formula():
     torch.manual_seed(0)
     projection = CentroidProjection(24, num_heads=3)
     x = 1e-3 * torch.randn(2, 10, 24)  # so small that the norm's epsilon shows
     valid = torch.rand(2, 10) > 0.3
     normed = torch.nn.functional.layer_norm(x, (24,), eps=1e-6)
     attended = x + projection.attn(normed, valid)[0]
-    found = projection(x, valid)
+
+    projected = projection(x, valid)
     for image in range(2):
         expected = attended[image] - attended[image][valid[image]].mean(0) + projection.bias
-        torch.testing.assert_close(found[image][valid[image]], expected[valid[image]])
+        torch.testing.assert_close(projected[image][valid[image]], expected[valid[image]])
 
 
-def test_init_restores_everything():
+def test_init_weights_sets_every_parameter():
     pool = GraphPooling(24, device="meta").to_empty(device="cpu")
     for p in pool.parameters():
         p.data.fill_(torch.nan)

@@ -25,19 +25,21 @@ def logits_match(output, tensors, prefix="") -> None:
 
 
 @torch.no_grad()
-def test_every_tensor_of_the_official_forward(golden, images, segments):
+def test_every_tensor_of_the_forward_pass_matches_the_official(golden, images, segments):
     model, tensors, _ = golden
     stem, ins, outs, pools = [], [], [], []
     hooks = [model.stem.register_forward_hook(lambda m, i, o: stem.append(o))]
     for stage in model.stages:
         hooks.append(stage.register_forward_hook(lambda m, i, o: ins.append(i[0]) or outs.append(o[0])))
         hooks.append(stage.pool.register_forward_hook(lambda m, i, o: pools.append(o)))
+
     output = model(images, segments)
     for hook in hooks:
         hook.remove()
 
     close(stem[0].permute(0, 2, 3, 1), tensors["stem"])
     assert torch.equal(segments[:, ::8, ::8], torch.from_numpy(tensors["segments_28"]).long())
+
     for s in range(4):
         close(ins[s], tensors[f"stage{s + 1}_in"])
         close(outs[s], tensors[f"stage{s + 1}_out"])
@@ -63,7 +65,7 @@ def test_model_computes_the_official_superpixels(golden, images, segments):
 
 
 @torch.no_grad()
-def test_official_token_counts(golden, images, segments):
+def test_logits_match_at_the_official_token_counts(golden, images, segments):
     """The authors' code has as many tokens as the batch's largest label: 195 for `chelsea` alone."""
     model, tensors, _ = golden
     logits_match(model(images[:1], segments[:1]), tensors, "alone0_")
@@ -73,14 +75,16 @@ def test_official_token_counts(golden, images, segments):
     logits_match(model(images, few), tensors, "fewseg_")
 
 
-def test_gradients_match(golden, images, segments):
+def test_gradients_match_the_official(golden, images, segments):
     model, tensors, _ = golden
     model.zero_grad()
     levels = len(model.config.level_classes)
     targets = [torch.from_numpy(tensors[f"grad_target_{i}"]) for i in reversed(range(levels))]
     loss = HierarchicalLoss(kl_weight=0.5)(model(images, segments).level_logits, targets)
+
     close(loss, tensors["grad_total_loss"])
     loss.backward()
+
     parameters = dict(model.named_parameters())
     compared = 0
     for name, norm, none in zip(tensors["grad_names"], tensors["grad_l2"], tensors["grad_none"]):
@@ -92,18 +96,21 @@ def test_gradients_match(golden, images, segments):
         assert gradient.norm().item() == pytest.approx(float(norm), rel=1e-3, abs=1e-6), name
         compared += 1
     assert compared > 100
+
     for key in (k for k in tensors if k.startswith("grad:")):
         ours = parameters[_rename(key.removeprefix("grad:"), model.config)].grad
         torch.testing.assert_close(ours, torch.from_numpy(tensors[key]), atol=1e-5, rtol=1e-3)
 
 
-def test_training_mode_matches(golden, images, segments):
+def test_training_mode_matches_the_official(golden, images, segments):
     model, tensors, _ = golden
     model = HCast(model.config.replace(pool_drop_rate=0.0))
     model.load_state_dict(golden[0].state_dict())
     model.train()
+
     with torch.no_grad():
         output = model(images, segments)
+
     for level, logits in enumerate(reversed(output.level_logits)):
         close(logits, tensors[f"train_nodrop_logits_{level}"], atol=5e-5)
     close(model.stem[0].norm.running_mean, tensors["train_bn0_running_mean"])
@@ -115,14 +122,17 @@ def test_training_mode_matches(golden, images, segments):
 def test_answer_does_not_depend_on_the_batch(golden, images, segments, dtype):
     model = HCast(golden[0].config, dtype=dtype).eval()
     model.load_state_dict(golden[0].state_dict())
+
     few = segments.clone()
     few[1] = torch.minimum(few[1] // 2, torch.tensor(40))  # fewer labels than the 64 clusters
     three = segments[:1] % 3
     batch = torch.cat([images, images[:1], 1e3 * torch.randn(1, 3, 224, 224), images.flip(0)]).to(dtype)
     maps = torch.cat([few, three, segments[:1], segments.flip(0)])
+
     together = model(batch, maps).level_logits
     order = torch.tensor([5, 3, 1, 0, 4, 2])
     permuted = model(batch[order], maps[order]).level_logits
+
     for row in (0, 1, 2, 4, 5):
         alone = model(batch[row : row + 1], maps[row : row + 1]).level_logits
         for a, t, p in zip(alone, together, permuted):
@@ -165,15 +175,17 @@ def test_gradient_reaches_every_parameter(levels):
 
 
 @torch.no_grad()
-def test_output(tiny_model):
+def test_output_has_every_part_that_is_asked_for(tiny_model):
     images = torch.randn(2, 3, 32, 32)
     output = tiny_model(images, output_hidden_states=True, output_attentions=True)
+
     assert [tuple(x.shape) for x in output.level_logits] == [(2, 2), (2, 4), (2, 6)]
     assert [tuple(a.shape) for a in output.assignments] == [(2, 16, 8), (2, 8, 4), (2, 4, 2)]
     assert [tuple(h.shape) for h in output.hidden_states] == [(2, n, 48) for n in (17, 17, 9, 5, 3)]
     assert [tuple(a.shape) for a in output.attentions] == [(2, 3, n, n) for n in (17, 9, 5, 3)]
     for rows in (*output.assignments, *output.attentions):
         torch.testing.assert_close(rows.sum(-1), torch.ones(rows.shape[:-1]))
+
     fused = tiny_model(images)
     assert fused.hidden_states is None and fused.attentions is None
     for a, b in zip(fused.level_logits, output.level_logits):
@@ -190,6 +202,7 @@ def test_segment_maps_are_nested(tiny_model):
         for image in range(2):
             for label in fine[image].unique():
                 assert len(coarse[image][fine[image] == label].unique()) == 1
+
     with pytest.raises(ValueError, match="stage from 1 to 4"):
         output.segment_map(5)
 
@@ -199,6 +212,7 @@ def test_clusters_and_size_change_at_inference(tiny_model):
     images = torch.randn(2, 3, 48, 40)
     output = tiny_model(images, num_clusters=(10, 5, 3, 1), num_superpixels=20)
     assert [a.shape[1:] for a in output.assignments] == [(20, 10), (10, 5), (5, 3)]
+
     for wrong in ((8, 4, 2), (17, 4, 2, 2), (8, 4, 0, 2), (4, 8, 2, 2)):
         with pytest.raises(ValueError, match="clusters"):
             tiny_model(images, num_clusters=wrong)
@@ -212,6 +226,7 @@ def test_mask_empty_ignores_empty_tokens(tiny_config):
     for masked in (True, False):
         torch.manual_seed(0)
         model = HCast(tiny_config.replace(mask_empty=masked, num_clusters=(3, 2, 2, 1))).eval()
+
         a = model(images, maps, num_superpixels=8).level_logits
         b = model(images, maps, num_superpixels=30).level_logits
         same = all(torch.allclose(x, y, atol=1e-6) for x, y in zip(a, b))
@@ -238,7 +253,7 @@ def test_wrong_input_is_explained(tiny_model, change, message):
         tiny_model(**{"images": torch.randn(2, 3, 32, 32), **change})
 
 
-def test_meta_device(tiny_config):
+def test_a_model_made_on_the_meta_device_can_be_initialised(tiny_config):
     model = HCast(tiny_config, device="meta")
     output = model(torch.randn(2, 3, 32, 32, device="meta"))
     assert [x.shape[1] for x in output.level_logits] == [2, 4, 6]
@@ -248,7 +263,7 @@ def test_meta_device(tiny_config):
 
 
 @torch.no_grad()
-def test_bfloat16_and_channels(tiny_config):
+def test_bfloat16_and_other_numbers_of_channels_work(tiny_config):
     model = HCast(tiny_config, dtype=torch.bfloat16).eval()
     assert model(torch.randn(1, 3, 32, 32, dtype=torch.bfloat16)).level_logits[0].dtype == torch.bfloat16
     for channels in (1, 2, 4):
@@ -256,7 +271,7 @@ def test_bfloat16_and_channels(tiny_config):
         assert model(torch.randn(1, channels, 32, 32)).level_logits[0].isfinite().all()
 
 
-def test_deterministic_in_training_with_one_seed(tiny_config):
+def test_training_is_deterministic_given_a_seed(tiny_config):
     model = HCast(tiny_config).train()
     images = torch.randn(2, 3, 32, 32)
     torch.manual_seed(1)
@@ -284,6 +299,7 @@ def test_stochastic_depth_keeps_the_mean(tiny_config):
     drops = [m for name, m in model.named_modules() if name.endswith("drop_path") and m.training]
     assert drops
     torch.manual_seed(0)
+
     dropped = drops[-1](torch.ones(20_000, 2, 3))
     kept = dropped[:, 0, 0] > 0
     assert 0.4 < kept.float().mean() < 0.6 and (dropped.amax((1, 2)) == dropped.amin((1, 2))).all()
@@ -294,6 +310,7 @@ def test_position_resampling_averages_what_it_makes_smaller():
     """Against Pillow's bicubic filter, which widens with the reduction; without that, one cell in four is read."""
     embedding = torch.randn(1, 1 + 16 * 16, 2, generator=torch.Generator().manual_seed(0))
     ours = resample_position(embedding, (4, 4))
+
     assert torch.equal(ours[:, 0], embedding[:, 0])
     for channel in range(2):
         image = Image.fromarray(embedding[0, 1:, channel].view(16, 16).numpy())

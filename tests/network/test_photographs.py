@@ -23,7 +23,7 @@ SIDE = 140  # of a cut-out, in pixels
 pytestmark = pytest.mark.slow
 
 
-def test_the_first_command(capsys):
+def test_the_first_command_names_both_pictures(capsys):
     assert main(["predict", str(PICTURES / "tabby.jpg"), str(PICTURES / "espresso.jpg"), "--json"]) == 0
     paths = [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()]
     assert paths == [["mammal", "cat", "tabby"], ["food or drink", "drink", "espresso"]]
@@ -71,23 +71,25 @@ def read(model: HCast, encoding: Encoding) -> tuple[torch.Tensor, ...]:
     return model.forward_heads(encoding.level_features)
 
 
-def test_token_swap(model, cached):
-    """With another picture's tokens, every level gives the answer for that other picture."""
+def test_swapped_tokens_swap_the_answers(model, cached):
+    """With another picture's tokens, every level gives that picture's answer."""
     means, segments = cached
-    own = read(model, run(model, means, segments))
-    other = SuperpixelMeans(*(x.roll(6, 0) for x in (means.features, means.descriptor, means.area)))  # the other ground
+    answers = read(model, run(model, means, segments))
+    # The other half of the pictures is on the other photograph.
+    other = SuperpixelMeans(*(x.roll(6, 0) for x in (means.features, means.descriptor, means.area)))
     swapped = read(model, run(model, other, segments.roll(6, 0)))
-    for logits, theirs in zip(own, swapped):
+
+    for logits, theirs in zip(answers, swapped):
         torch.testing.assert_close(logits.roll(6, 0), theirs, atol=1e-3, rtol=1e-3)
         assert (logits.argmax(-1) != theirs.argmax(-1)).all()
 
 
-def test_deletion(model, composites, cached):
-    """Hiding the quarter of the superpixels that a level looks at lowers its answer more than hiding as many others."""
+def test_hiding_the_focus_costs_more_than_hiding_as_much_elsewhere(model, composites, cached):
+    """The focus is the quarter of the superpixels that a level looks at most."""
     means, segments = cached
     _, explanation = explain_levels(model, composites[0], segments)
-    own = read(model, run(model, means, segments))
-    for level, logits in enumerate(own):
+    answers = read(model, run(model, means, segments))
+    for level, logits in enumerate(answers):
         answer = logits.argmax(-1, keepdim=True)
         order = explanation.focus[:, level].argsort(1, descending=True)
         count = order.shape[1] // 4
@@ -96,11 +98,12 @@ def test_deletion(model, composites, cached):
             shown = SuperpixelMeans(means.features, means.descriptor, means.area.scatter(1, hidden, 0.0))
             left = read(model, run(model, shown, segments))[level]
             costs.append((logits.log_softmax(-1) - left.log_softmax(-1)).gather(1, answer).mean().item())
+
         assert costs[0] > costs[1] + 0.1, (level, costs)
 
 
 def test_segments_follow_the_drawings(model, composites, cached):
-    """Mean IoU of the best union of segments; a lion over a tabby is harder than the pairs in the model card."""
+    """Mean IoU of the best union of segments. A lion over a tabby is harder than the pairs in the model card."""
     for clusters, stages, bars in (((16, 8, 4, 2), (2, 3, 4), (75, 65, 50)), (model.config.num_clusters, (4,), (75,))):
         encoding = run(model, *cached, clusters)
         for stage, bar in zip(stages, bars):

@@ -35,20 +35,23 @@ for name in ("tiny_2level", "tiny_3level"):
             points = torch.from_numpy(tensors[f"stage{stage}_out"])[:, 1:]
             expected = torch.from_numpy(tensors[f"pool{stage}_inds"])
             valid = torch.from_numpy(tensors[f"stage{stage}_pad_mask"]).logical_not()
-            found = graph_pooling.farthest_point_sampling(points, expected.shape[1], valid)
-            same[f"{name} {stage}"] = torch.equal(found, expected)
+            indices = graph_pooling.farthest_point_sampling(points, expected.shape[1], valid)
+            same[f"{name} {stage}"] = torch.equal(indices, expected)
 
-content = torch.load(sys.argv[2])
-found = [graph_pooling.farthest_point_sampling(*case) for case in content["cases"]]
+cases = torch.load(sys.argv[2])["cases"]
+chosen = [graph_pooling.farthest_point_sampling(*case) for case in cases]
 traced = torch.compile(choose_centres, backend="aot_eager", fullgraph=True, dynamic=False)
+
 torch.manual_seed(0)
 distances = torch.rand(2, 9, 9)
 arguments = distances, distances[:, 0], torch.zeros(2, 1), 4
 compiled = torch.equal(traced(*arguments), choose_centres(*arguments))
+
 nan = torch.full((1, 3, 3), torch.nan)
 inside = choose_centres(nan, nan[:, 0], torch.zeros(1, 1), 2).max().item() < 3
+
 torch.library.opcheck(choose_centres, arguments)
-torch.save(found, sys.argv[2])
+torch.save(chosen, sys.argv[2])
 print(json.dumps({"same": same, "calls": len(calls), "compiled": compiled, "inside": inside}))
 """
 
@@ -80,5 +83,5 @@ def test_kernel_chooses_what_torch_chooses(tmp_path):
 
     assert len(report["same"]) == 8 and all(report["same"].values()), report
     assert report["calls"] == 8 + len(cases) and report["compiled"] and report["inside"]
-    for case, found in zip(cases, torch.load(file)):
-        assert torch.equal(found, farthest_point_sampling(*case))
+    for case, chosen in zip(cases, torch.load(file)):
+        assert torch.equal(chosen, farthest_point_sampling(*case))

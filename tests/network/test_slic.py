@@ -1,3 +1,5 @@
+"""SLIC superpixels, against plain loops and OpenCV's colours."""
+
 import cv2
 import numpy as np
 import pytest
@@ -8,15 +10,18 @@ from hcast_zoo import HCast, HCastConfig
 from hcast_zoo.network.config import IMAGENET_MEAN, IMAGENET_STD
 from hcast_zoo.network.slic import grid_shape, rgb_to_lab, slic
 from hcast_zoo.network.superpixels import segment_normalized, to_rgb
+from tests.tiny import make_config
 
 
 def reference_step(pixels, centres, rows, cols, high, wide):
-    """Assign each pixel by looking at every centre of the eight cells around its own, in plain loops."""
+    """Assign each pixel to the nearest centre of its own and the eight cells around it, in plain loops."""
     labels = np.zeros(pixels.shape[:2], int)
     for y, x in np.ndindex(labels.shape):
         row, col = y // high, x // wide
         near = [
-            (r, c) for r in range(row - 1, row + 2) for c in range(col - 1, col + 2) if 0 <= r < rows and 0 <= c < cols
+            (r, c)
+            for r in range(max(row - 1, 0), min(row + 2, rows))
+            for c in range(max(col - 1, 0), min(col + 2, cols))
         ]
         r, c = min(near, key=lambda rc: ((pixels[y, x] - centres[rc]) ** 2).sum())
         labels[y, x] = r * cols + c
@@ -24,26 +29,30 @@ def reference_step(pixels, centres, rows, cols, high, wide):
 
 
 @pytest.mark.parametrize("height, width", [(24, 36), (23, 31)])
-def test_slic_is_that_of_plain_loops(height, width):
+def test_slic_matches_plain_loops(height, width):
     rng = torch.Generator().manual_seed(0)
     images = torch.nn.functional.interpolate(torch.rand(1, 3, 5, 5, generator=rng), (height, width), mode="bilinear")
+
     rows, cols = grid_shape(height, width, 24)
     high, wide = -(-height // rows), -(-width // cols)
+
     y, x = np.mgrid[:height, :width]
     position = np.stack([y / high, x / wide], -1) * 10
     pixels = np.concatenate([rgb_to_lab(images)[0].permute(1, 2, 0).numpy(), position], -1)
+
     rows, cols = -(-height // high), -(-width // wide)
     labels = (y // high) * cols + x // wide
     for _ in range(3):
         centres = {divmod(k, cols): pixels[labels == k].mean(0) for k in range(rows * cols)}
         labels = reference_step(pixels, centres, rows, cols, high, wide)
-    assert (slic(images, 24, iterations=3)[0].numpy() == labels).mean() > 0.99  # a near tie may fall otherwise
+
+    assert (slic(images, 24, iterations=3)[0].numpy() == labels).mean() > 0.99  # a near tie may be decided otherwise
 
 
-def test_lab_is_that_of_opencv():
+def test_lab_matches_opencv():
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     lab = cv2.cvtColor(images[0].permute(1, 2, 0).numpy(), cv2.COLOR_RGB2LAB)
-    assert_close(rgb_to_lab(images)[0].permute(1, 2, 0), torch.from_numpy(lab), atol=0.5, rtol=0)  # cv2 has a table
+    assert_close(rgb_to_lab(images)[0].permute(1, 2, 0), torch.from_numpy(lab), atol=0.5, rtol=0)  # cv2 uses a table
     white = rgb_to_lab(torch.ones(1, 3, 1, 1)).flatten()
     assert_close(white, torch.tensor([100.0, 0, 0]), atol=0.01, rtol=0)
 
@@ -64,7 +73,7 @@ def test_an_image_keeps_its_map_in_any_batch_and_under_autocast():
         assert torch.equal(slic(images[2:3], 30), alone)
 
 
-def test_on_the_meta_device():
+def test_slic_works_on_the_meta_device():
     labels = slic(torch.rand(2, 3, 24, 40, device="meta"), 15)
     assert labels.is_meta and labels.shape == (2, 24, 40) and labels.dtype == torch.int64
 
@@ -77,21 +86,10 @@ def test_superpixels_follow_an_edge_that_the_grid_cuts():
     assert not left & right
 
 
-def test_the_model_makes_and_exports_them():
-    config = HCastConfig(
-        level_classes=(2, 3),
-        image_size=32,
-        embed_dim=24,
-        num_heads=3,
-        depths=(1, 1, 1, 1),
-        num_superpixels=16,
-        num_clusters=(8, 4, 4, 2),
-        superpixels="slic",
-    )
-    model, images = HCast(config).eval(), torch.randn(2, 3, 32, 32)
+def test_a_model_with_slic_can_be_exported():
+    model, images = HCast(make_config(superpixels="slic")).eval(), torch.randn(2, 3, 32, 32)
     output = model(images)
-    expected = slic(to_rgb(images, IMAGENET_MEAN, IMAGENET_STD), 16)
-    assert torch.equal(output.segments, expected)
+    assert torch.equal(output.segments, slic(to_rgb(images, IMAGENET_MEAN, IMAGENET_STD), 16))
 
     class Logits(torch.nn.Module):
         def __init__(self):
@@ -126,12 +124,14 @@ def test_an_unknown_method_is_explained():
         HCastConfig(superpixels="watershed")
 
 
-def test_a_centre_that_loses_all_pixels_stays_where_it_was():
-    """It can gain pixels again in the next step; the mean of no pixels would make it black, in the corner."""
+def test_a_centre_that_loses_all_pixels_stays():
+    """It can gain pixels again in the next step; the mean of no pixels would be black, in the corner."""
     images = (torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     y, x = np.mgrid[:16, :16]
     pixels = np.concatenate([rgb_to_lab(images)[0].permute(1, 2, 0).numpy(), np.stack([y / 4, x / 4], -1)], -1)
+
     labels, centres, lost = (y // 4) * 4 + x // 4, {}, set()
+
     for _ in range(5):
         for k in range(16):
             if (labels == k).any():

@@ -1,9 +1,9 @@
 """Pretrained stems, averages by area, grouping on a descriptor; and one answer of a hybrid through every interface."""
 
-import builtins
 import copy
 import importlib.util
 import itertools
+import sys
 
 import pytest
 import torch
@@ -17,9 +17,8 @@ from hcast_zoo.network.feature_maps import feature_map
 from hcast_zoo.network.model import HCast
 from hcast_zoo.network.stems import Carried, area_means, weighted_mean
 from hcast_zoo.segments.explain import explain_levels
-from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.file import Weights, load_model, load_weights, read_weights, save_weights
-from tests.tiny import LEVELS, TREE
+from tests.tiny import make_taxonomy
 
 FIELDS = dict(
     level_classes=(2, 4, 6),
@@ -58,25 +57,29 @@ def test_defaults_are_the_papers():
     )
     old = {k: v for k, v in config.to_dict().items() if not k.startswith("stem")}
     assert HCastConfig.from_dict(old) == config
+
     assert [type(m).__name__ for m in HCast(config.replace(**FIELDS)).stem][:1] == ["ConvNorm"]
 
 
-def test_area_means_are_those_of_pixels():
-    """Against a loop over superpixels on features that were enlarged to pixels."""
+def test_area_means_match_a_loop_over_pixels():
+    """The loop reads features that were enlarged to pixels."""
     segments = torch.randint(0, 5, (2, 12, 20), generator=torch.Generator().manual_seed(0))
     maps = [torch.randn(2, 3, 3, 5), torch.randn(2, 4, 12, 20)]
     means, area = area_means(maps, segments, 6)
+
     pixels = torch.cat([maps[0].repeat_interleave(4, 2).repeat_interleave(4, 3), maps[1]], 1)
+
     for picture in range(2):
         for label in range(5):
             inside = segments[picture] == label
             assert area[picture, label] == inside.sum()
             torch.testing.assert_close(means[picture, label], pixels[picture][:, inside].mean(1))
+
     assert means[:, 5].abs().max() == 0 and area[:, 5].max() == 0
     torch.testing.assert_close(weighted_mean(means, area)[:, 0], pixels.mean((2, 3)))
 
 
-def test_pooling_keeps_the_evidence():
+def test_pooling_keeps_all_evidence():
     """Soft assignment splits area and evidence between clusters, and loses none of either."""
     carried = Carried(torch.tensor([[1.0, 2.0, 5.0]]), torch.randn(1, 3, 2), torch.randn(1, 3, 4))
     pooled = carried.pool(torch.rand(1, 3, 2).softmax(-1))
@@ -104,15 +107,17 @@ def test_all_evidence_passes_through_the_tokens(hybrid, images):
         assert (feature - theirs).abs().max() > 1e-3
 
 
-def test_frozen_stem(images):
+def test_a_frozen_stem_gets_no_gradient(images):
     model = HCast(HCastConfig.from_dict(HYBRID))
     model.freeze_stem()
     model.train()
     before = {k: v.clone() for k, v in model.stem.body.state_dict().items()}
     sum(x.square().sum() for x in model(images).level_logits).backward()
+
     assert all(p.grad is None for p in model.stem.body.parameters())
     assert all(p.grad is not None for p in (model.stem.proj.weight, model.stem.evidence.weight))
     assert all(torch.equal(v, before[k]) for k, v in model.stem.body.state_dict().items())
+
     with pytest.raises(ValueError, match="expected a model with a pretrained stem"):
         HCast(HCastConfig.from_dict(FIELDS)).freeze_stem()
 
@@ -129,7 +134,7 @@ def test_frozen_stem(images):
     ],
     ids=str,
 )
-def test_options_train(options, images):
+def test_every_option_trains(options, images):
     model = HCast(HCastConfig.from_dict({**FIELDS, **options}))
     output = model(images)
     assert [tuple(x.shape) for x in output.level_logits] == [(2, 2), (2, 4), (2, 6)]
@@ -153,7 +158,7 @@ def test_options_train(options, images):
         (dict(feature_stride=2), "feature_stride: expected 4 or 8"),
     ],
 )
-def test_errors(fields, message):
+def test_wrong_options_are_explained(fields, message):
     with pytest.raises(ValueError, match=message):
         HCast(HCastConfig.from_dict({**FIELDS, **fields}))
 
@@ -167,14 +172,14 @@ def test_a_stem_counts_in_the_memory_budget(monkeypatch):
         HCast(config)
 
 
-def test_a_size_that_the_stem_refuses():
+def test_a_size_that_the_stem_cannot_take_is_explained():
     model = HCast(HCastConfig.from_dict({**FIELDS, "stem": "timm:test_vit", "stem_strides": (16,)}))
     with pytest.raises(ValueError, match=r"cannot take pictures of \(72, 72\)"):
         model(torch.zeros(1, 3, 72, 72))
 
 
 @pytest.mark.parametrize("in_chans", [3, 4])
-def test_efficientnet_lite0_is_timms(in_chans):
+def test_efficientnet_lite0_matches_timm(in_chans):
     """Names, shapes, maps, running statistics and gradients are bit-identical; initial values have the same spread."""
     timm = pytest.importorskip("timm")
     models = ours, theirs = [
@@ -187,9 +192,9 @@ def test_efficientnet_lite0_is_timms(in_chans):
 
     state = theirs.state_dict()
     spread = {name: tensor.std().item() for name, tensor in ours.state_dict().items() if "conv" in name}
-    assert len(spread) > 40 and all(
-        value == pytest.approx(state[name].std().item(), rel=0.2) for name, value in spread.items()
-    )
+    assert len(spread) > 40
+    for name, value in spread.items():
+        assert value == pytest.approx(state[name].std().item(), rel=0.2), name
     ours.load_state_dict(state)
 
     for training in (True, False):
@@ -207,19 +212,12 @@ def test_efficientnet_lite0_is_timms(in_chans):
         assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours.parameters(), theirs.parameters()))
 
 
-def test_without_timm(monkeypatch):
-    real = builtins.__import__
-
-    def fake(name, *args, **kwargs):
-        if name == "timm":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", fake)
+def test_a_timm_stem_without_timm_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match="stem is a timm model: pip install timm"):
         HCast(HCastConfig.from_dict(HYBRID))
 
-    # The stem of the packaged weights needs none.
+    # The stem of the packaged weights is built without it.
     HCast(HCastConfig.from_dict({**HYBRID, "stem": "timm:efficientnet_lite0"}))
 
 
@@ -227,7 +225,7 @@ def test_without_timm(monkeypatch):
 def test_a_hybrid_answers_alike_through_every_interface(hybrid, images, tmp_path):
     """One file holds stem and network; core, timm, transformers and mmpretrain answer alike."""
     expected = hybrid(images).level_logits
-    taxonomy = Taxonomy.from_paths(TREE, LEVELS, "animals")
+    taxonomy = make_taxonomy()
     file = tmp_path / "model.safetensors"
     save_weights(Weights(hybrid.config, taxonomy, hybrid.state_dict(), {"name": "tiny"}), file)
 
@@ -236,41 +234,45 @@ def test_a_hybrid_answers_alike_through_every_interface(hybrid, images, tmp_path
     import hcast_zoo  # noqa: F401 (registers)
 
     timm_fields = {k: v for k, v in HYBRID.items() if k != "image_size"}
-    door = timm.create_model("hcast_tiny", img_size=64, **timm_fields).eval()
-    door.load_state_dict(read_weights(file).state_dict)
-    answers = {"core": load_model(file)(images).level_logits, "timm": door.forward_levels(images)}
+    ported = timm.create_model("hcast_tiny", img_size=64, **timm_fields).eval()
+    ported.load_state_dict(read_weights(file).state_dict)
+    answers = {"core": load_model(file)(images).level_logits, "timm": ported.forward_levels(images)}
     if importlib.util.find_spec("transformers"):
         from hcast_zoo.integrations.transformers import from_core
 
         from_core(load_weights(file)).save_pretrained(tmp_path / "saved")
         from transformers import AutoModelForImageClassification
 
-        door = AutoModelForImageClassification.from_pretrained(tmp_path / "saved").eval()
-        answers["transformers"] = door(images).level_logits
+        ported = AutoModelForImageClassification.from_pretrained(tmp_path / "saved").eval()
+        answers["transformers"] = ported(images).level_logits
         answers["core, from transformers"] = load_model(tmp_path / "saved")(images).level_logits
 
     if importlib.util.find_spec("mmpretrain"):
         from mmpretrain.registry import MODELS
 
-        door = MODELS.build(dict(type="HCast", arch=str(file), out_indices=(3, 2, 1))).eval()
-        door.load_state_dict({k: v for k, v in hybrid.state_dict().items() if not k.startswith("heads.")})
-        answers["mmpretrain"] = hybrid.forward_heads(door(images))
+        ported = MODELS.build(dict(type="HCast", arch=str(file), out_indices=(3, 2, 1))).eval()
+        ported.load_state_dict({k: v for k, v in hybrid.state_dict().items() if not k.startswith("heads.")})
+        answers["mmpretrain"] = hybrid.forward_heads(ported(images))
 
-    for door, logits in answers.items():
+    for interface, logits in answers.items():
         for ours, core in zip(logits, expected):
-            torch.testing.assert_close(ours, core, atol=1e-5, rtol=0, msg=lambda text, door=door: f"{door}: {text}")
+            torch.testing.assert_close(
+                ours, core, atol=1e-5, rtol=0, msg=lambda text, interface=interface: f"{interface}: {text}"
+            )
 
 
 def test_an_explanation_shows_the_evidence(hybrid, images):
-    """Where attention adds nothing, a level looks at what its score rises with: the gradient times the evidence."""
+    """Where attention adds nothing, a level's focus is the gradient of its score times the evidence."""
     model = copy.deepcopy(hybrid)
     for stage in model.stages:
         torch.nn.init.zeros_(stage.blocks[0].attn.proj.weight)
     torch.nn.init.normal_(model.stem.evidence.weight)  # so that superpixels speak for and against
+
     row = torch.arange(64)[:, None] // 16
     segments = (row * 4 + torch.arange(64) // 16).expand(2, 64, 64).clone()
     segments[segments == 14] = 13
-    segments[:, 9:15, 9:15] = 14  # has no top-left pixel of a cell, but pixels count
+    segments[:, 9:15, 9:15] = 14  # holds no cell's top-left pixel; area counts
+
     kept = []
     handle = model.stem.register_forward_hook(lambda *call: kept.append(call[2][1]))
     output, explanation = explain_levels(model, images, segments)
@@ -279,14 +281,16 @@ def test_an_explanation_shows_the_evidence(hybrid, images):
 
     for level, scores in enumerate(again.level_logits):
         gradient = torch.autograd.grad(scores.amax(1).sum(), kept[1], retain_graph=True)[0]
-        told = (gradient * kept[1]).sum(-1).clamp(min=0).detach()
-        torch.testing.assert_close(explanation.focus[:, level], told / told.sum(1, keepdim=True), rtol=1e-3, atol=1e-5)
+        expected = (gradient * kept[1]).sum(-1).clamp(min=0).detach()
+        torch.testing.assert_close(
+            explanation.focus[:, level], expected / expected.sum(1, keepdim=True), rtol=1e-3, atol=1e-5
+        )
     assert (explanation.focus[:, :, 14] > 0).any()
     assert output.evidence.shape == (2, 16, 48) and not output.evidence.requires_grad
 
 
-def test_feature_maps_have_the_mean_of_a_cells_pixels():
-    """Averaged by area; without that, the token of the cell's top-left pixel."""
+def test_feature_maps_average_the_pixels_of_a_cell():
+    """With pooling by area; otherwise a cell has the token of its top-left pixel."""
     generator = torch.Generator().manual_seed(0)
     segments = torch.randint(0, 6, (2, 16, 20), generator=generator)
     assignment = torch.rand(2, 6, 3, generator=generator)
@@ -294,17 +298,18 @@ def test_feature_maps_have_the_mean_of_a_cells_pixels():
     parent = assignment.argmax(-1)
     by_pixel = torch.stack([t[p[s]] for t, p, s in zip(tokens, parent, segments)]).permute(0, 3, 1, 2)
 
-    found = feature_map(tokens, segments, [assignment], "area")
-    assert found.shape == (2, 4, 2, 3)
+    averaged = feature_map(tokens, segments, [assignment], "area")
+    assert averaged.shape == (2, 4, 2, 3)
     for row, column in itertools.product(range(2), range(3)):
         inside = by_pixel[:, :, torch.arange(16) * 2 // 16 == row][:, :, :, torch.arange(20) * 3 // 20 == column]
-        torch.testing.assert_close(found[:, :, row, column], inside.mean((2, 3)))
+        torch.testing.assert_close(averaged[:, :, row, column], inside.mean((2, 3)))
+
     torch.testing.assert_close(feature_map(tokens, segments, [assignment], "top_left"), by_pixel[:, :, ::8, ::8])
 
 
-def test_adaptation_of_a_hybrid(hybrid, images):
-    """Its labels depend on tokens through attention; where that adds nothing, adaptation says so."""
-    tree, config = Taxonomy.from_paths(TREE, LEVELS), AdaptConfig(steps=2)
+def test_a_hybrid_can_be_adapted(hybrid, images):
+    """Its labels depend on the tokens through attention; where attention adds nothing, adaptation says so."""
+    tree, config = make_taxonomy(), AdaptConfig(steps=2)
     adaptation = adapt(hybrid, images[:1], tree, (0, 1), config=config)
     assert adaptation.losses[-1] < adaptation.losses[0] and adaptation.distances["tokens"] > 0
     with adaptation.applied(hybrid) as adapted:

@@ -1,3 +1,5 @@
+"""Back-off, against an enumeration of all prefixes."""
+
 import itertools
 import math
 
@@ -12,7 +14,7 @@ from hcast_zoo.taxonomy.tree import Taxonomy
 from tests.taxonomy.test_decode import probabilities, random_logits
 
 
-def logits_for(taxonomy, *levels):
+def logits_for(*levels):
     """One sample whose level probabilities are the given ones."""
     return [torch.tensor([level]).log() for level in levels]
 
@@ -20,8 +22,8 @@ def logits_for(taxonomy, *levels):
 @pytest.mark.parametrize("agreement", [True, False])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.6, 0.9, 1.0])
 @pytest.mark.parametrize("mode", DECODERS)
-def test_cut_against_enumeration(taxonomy, mode, threshold, agreement):
-    """Every prefix is tried by itself: its probability summed over all paths, its agreement over all levels."""
+def test_the_cut_matches_enumeration(taxonomy, mode, threshold, agreement):
+    """Each prefix is tried alone: its probability is summed over all paths, and all its levels must agree."""
     logits = random_logits(taxonomy, 60, seed=8)
     decoded = decode(logits, taxonomy, mode)
     short = back_off(decoded, taxonomy, threshold, require_agreement=agreement)
@@ -53,24 +55,26 @@ def prefix_probability(taxonomy, probs, prefix, mode):
             ]
             weight *= p[node] / p[siblings].sum()
         total += weight
-        part += weight * (path[: len(prefix)] == tuple(prefix))
+        part += weight if path[: len(prefix)] == tuple(prefix) else 0.0
     return part / total
 
 
-def test_reasons(taxonomy):
-    sure = logits_for(taxonomy, [0.9, 0.1], [0.9, 0.04, 0.03, 0.03], [0.6, 0.3, 0.025, 0.025, 0.025, 0.025])
+def test_reasons_say_where_and_why_a_path_stops(taxonomy):
+    sure = logits_for([0.9, 0.1], [0.9, 0.04, 0.03, 0.03], [0.6, 0.3, 0.025, 0.025, 0.025, 0.025])
     decoded = decode(sure, taxonomy)
     # 0.9 * 0.9 * 0.6 of 0.9 * 0.9 * (0.6 + 0.3) and 0.001125 for all others
     assert back_off(decoded, taxonomy, 0.5).reasons == ["all levels agree, and the whole path has 66.5%, at least 50%"]
     short = back_off(decoded, taxonomy, 0.8)
     assert short.reasons == ["stops at family: down to species 'barn owl' the path has 66.5%, below 80%"]
     assert taxonomy.path_names(short.paths[0].tolist()) == ("bird", "owl")
-    torn = logits_for(taxonomy, [0.45, 0.55], [0.9, 0.04, 0.03, 0.03], [0.6, 0.3, 0.025, 0.025, 0.025, 0.025])
+
+    torn = logits_for([0.45, 0.55], [0.9, 0.04, 0.03, 0.03], [0.6, 0.3, 0.025, 0.025, 0.025, 0.025])
     short = back_off(decode(torn, taxonomy), taxonomy, 0.2)
     assert short.reasons == ["no level can be trusted: class by itself is 'mammal', not 'bird'"]
     assert short.depths.tolist() == [0] and short.path_probabilities.tolist() == [1.0]
     assert back_off(decode(torn, taxonomy), taxonomy, 0.2, require_agreement=False).depths.tolist() == [3]
-    odd = logits_for(taxonomy, [0.9, 0.1], [0.03, 0.04, 0.9, 0.03], [0.05, 0.05, 0.05, 0.75, 0.05, 0.05])
+
+    odd = logits_for([0.9, 0.1], [0.03, 0.04, 0.9, 0.03], [0.05, 0.05, 0.05, 0.75, 0.05, 0.05])
     short = back_off(decode(odd, taxonomy, "independent"), taxonomy, 0.85)
     assert short.reasons == [
         "stops at class: family 'cat' belongs to 'mammal', not to 'bird'; "
@@ -99,7 +103,7 @@ def test_a_threshold_is_a_probability(taxonomy, threshold):
 
 def test_a_probability_that_equals_the_threshold_is_enough():
     taxonomy = Taxonomy.from_paths([("a", "x"), ("a", "y"), ("b", "z")], ("coarse", "fine"))
-    decoded = decode(logits_for(taxonomy, [0.5, 0.5], [0.25, 0.25, 0.5]), taxonomy)
+    decoded = decode(logits_for([0.5, 0.5], [0.25, 0.25, 0.5]), taxonomy)
     decoded.prefix_probabilities = torch.tensor([[0.75, 0.5]])
     decoded.level_choices = decoded.paths
     assert back_off(decoded, taxonomy, 0.75).depths.tolist() == [1]

@@ -1,3 +1,5 @@
+"""Temperatures and calibration errors, against plain loops, a grid and LBFGS."""
+
 import json
 import math
 
@@ -20,15 +22,18 @@ from tests.taxonomy.test_decode import random_logits
 
 
 @pytest.mark.parametrize("bins", [1, 7, 15])
-def test_ece_against_a_plain_loop(bins):
+def test_ece_matches_a_plain_loop(bins):
     rng = np.random.default_rng(0)
     confidence = np.append(rng.random(400), [0.0, 1.0, 1 / bins])
     right = rng.random(403) < confidence**2
     total = 0.0
     for i in range(bins):
-        inside = [(c, r) for c, r in zip(confidence, right) if i / bins < c <= (i + 1) / bins or (i == 0 and c == 0)]
-        if inside:
-            total += len(inside) / 403 * abs(np.mean([c for c, _ in inside]) - np.mean([r for _, r in inside]))
+        inside = (confidence > i / bins) & (confidence <= (i + 1) / bins)
+        if i == 0:
+            inside |= confidence == 0
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+
     ours = expected_calibration_error(torch.from_numpy(confidence), torch.from_numpy(right), bins)
     assert ours == pytest.approx(100 * total)
 
@@ -44,15 +49,17 @@ def test_ece_by_hand():
 
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
-def test_temperature_against_a_grid_and_against_lbfgs(true):
+def test_temperature_matches_a_grid_and_lbfgs(true):
     rng = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(3000, 6, generator=rng)
     labels = torch.multinomial((logits / true).softmax(-1), 1, generator=rng)[:, 0]
     fitted = fit_temperature(logits, labels)
     assert fitted == pytest.approx(true, rel=0.1)
+
     grid = np.geomspace(0.1, 10, 2000)
     losses = [F.cross_entropy(logits.double() / t, labels).item() for t in grid]
     assert fitted == pytest.approx(grid[int(np.argmin(losses))], rel=0.003)
+
     log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -68,9 +75,9 @@ def test_temperature_against_a_grid_and_against_lbfgs(true):
 
 def test_temperatures_have_limits():
     logits = torch.eye(3)
-    assert fit_temperature(logits, torch.arange(3)) == pytest.approx(0.02)  # nothing wrong
-    assert fit_temperature(logits, torch.tensor([1, 2, 0])) == pytest.approx(50)  # nothing right
-    assert fit_temperature(logits, torch.tensor([-1, -1, -1])) == 1
+    assert fit_temperature(logits, torch.arange(3)) == pytest.approx(0.02)  # every picture right
+    assert fit_temperature(logits, torch.tensor([1, 2, 0])) == pytest.approx(50)  # every picture wrong
+    assert fit_temperature(logits, torch.tensor([-1, -1, -1])) == 1  # no label known
 
 
 def test_fitted_calibration_calibrates(taxonomy):
@@ -81,24 +88,28 @@ def test_fitted_calibration_calibrates(taxonomy):
     for level, (classes, factor) in enumerate(zip(taxonomy.level_classes, (1.0, 2.0, 4.0))):
         noisy = F.one_hot(labels[:, level], classes) + torch.randn(4000, classes, generator=rng)
         logits.append(factor * noisy)  # for factor 1, the likelihood ratio of two nodes is exp(difference)
+
     fitted = fit_calibration(logits, labels, taxonomy, "toy")
     # Nodes of one level are not equally frequent, so the true temperatures are only near the factors.
     assert fitted.temperatures == pytest.approx((1.0, 2.0, 4.0), rel=0.15) and fitted.fitted_on == "toy"
+
     before, after = (calibration_errors(logits, labels, taxonomy, c) for c in (None, fitted))
     assert list(after) == ["ece/class", "ece/family", "ece/species", "ece/path"]
     assert after["ece/species"] < before["ece/species"] / 3 and after["ece/path"] < before["ece/path"] / 3
     assert torch.equal(*(torch.stack([x.argmax(-1) for x in z]) for z in (logits, fitted.logits(logits))))
 
 
-def test_path_temperature_is_that_of_the_products(taxonomy):
+def test_path_temperature_applies_to_the_products(taxonomy):
     logits = random_logits(taxonomy, 20, seed=10)
     hot, cold = decode(logits, taxonomy, path_temperature=2.0), decode(logits, taxonomy)
     assert torch.equal(hot.paths, cold.paths)
+
     for row in range(20):
         products = [
             math.prod(x[row].softmax(-1)[n].item() for x, n in zip(logits, path)) ** 0.5 for path in taxonomy.paths
         ]
         assert hot.path_probabilities[row].item() == pytest.approx(max(products) / sum(products), rel=1e-4)
+
     for wrong in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="positive path_temperature"):
             decode(logits, taxonomy, path_temperature=wrong)
@@ -111,14 +122,15 @@ def test_unknown_labels_are_left_out(taxonomy):
     labels[100:, 1:] = -1  # now only the coarsest level is known
     partly = fit_calibration(logits, labels, taxonomy)
     assert partly.temperatures[1:] == known.temperatures[1:] and partly.temperatures[0] != known.temperatures[0]
+
     labels[:] = -1
     assert fit_calibration(logits, labels, taxonomy).temperatures == (1, 1, 1)
     assert all(math.isnan(e) for e in calibration_errors(logits, labels, taxonomy).values())
 
 
-def test_it_travels_with_the_weights(tiny_weights, tmp_path):
+def test_calibration_is_saved_with_the_weights(tiny_weights, tmp_path):
     weights = load_weights(tiny_weights)
-    assert weights.calibration is None  # a file from before calibration was known
+    assert weights.calibration is None  # a file written before calibration existed
     weights.calibration = Calibration((0.5, 1.0, 2.0), 1.5, "pictures, split val")
     save_weights(weights, tmp_path / "calibrated.safetensors")
     again = load_weights(tmp_path / "calibrated.safetensors")

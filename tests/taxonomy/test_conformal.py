@@ -23,7 +23,7 @@ from tests.conftest import load_npz
 stats = pytest.importorskip("scipy.stats")
 
 
-def made_up(taxonomy, pictures, seed=0):
+def random_answers(taxonomy, pictures, seed=0):
     """Return labels, and logits that are correlated with them."""
     rng = torch.Generator().manual_seed(seed)
     leaves = torch.randint(len(taxonomy.paths), (pictures,), generator=rng)
@@ -36,9 +36,9 @@ def made_up(taxonomy, pictures, seed=0):
 
 
 @pytest.mark.parametrize("level", [None, 0])
-def test_sets_are_those_of_crepes(taxonomy, level):
+def test_sets_match_crepes(taxonomy, level):
     crepes = pytest.importorskip("crepes", reason="needs crepes: pip install 'hcast-zoo[test]'")
-    logits, leaves, _ = made_up(taxonomy, 400)
+    logits, leaves, _ = random_answers(taxonomy, 400)
     probabilities = path_probabilities(logits, taxonomy)
     old, new = probabilities[:300], probabilities[300:]
     scores = set_scores(old, leaves[:300])
@@ -55,13 +55,14 @@ def test_sets_are_those_of_crepes(taxonomy, level):
 
     stored = Scores(leaves=leaves[:300].tolist(), sets=scores, subtrees=scores)
     quantiles, _ = stored.quantiles(0.8, taxonomy, level)
-    found = (1 - new.double() <= quantiles).numpy()  # without the most probable leaf, which crepes does not add
-    assert (found == expected.astype(bool)).all()
-    assert 0 < found.mean() < 1
+    chosen = (1 - new.double() <= quantiles).numpy()  # without the most probable leaf, which crepes does not add
+    assert (chosen == expected.astype(bool)).all()
+
+    assert 0 < chosen.mean() < 1
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.floats(0.05, 0.95))
-def test_quantile_is_the_rank_that_the_theory_asks_for(scores, coverage):
+def test_the_quantile_has_the_rank_that_the_theory_asks_for(scores, coverage):
     quantile = conformal_quantile(np.array(scores), coverage)
     at_most = sum(score <= quantile for score in scores)
     if np.isinf(quantile):
@@ -70,8 +71,8 @@ def test_quantile_is_the_rank_that_the_theory_asks_for(scores, coverage):
         assert at_most / (len(scores) + 1) >= coverage - 1e-9
 
 
-def test_subtrees_hold_the_label_exactly_when_its_score_is_low_enough(taxonomy):
-    logits, _, labels = made_up(taxonomy, 300)
+def test_subtrees_hold_the_label_exactly_when_its_score_is_low(taxonomy):
+    logits, _, labels = random_answers(taxonomy, 300)
     decoded = decode(logits, taxonomy)
     scores = subtree_scores(decoded, labels)
     for quantile in (0.0, 0.3, 0.7, 0.95, float("inf")):
@@ -140,8 +141,8 @@ def test_cover_is_exact_and_smallest(data):
             assert not all(leaf for path, leaf in zip(tree.paths, leaves) if path[level - 1] == parent)
 
 
-def test_the_most_probable_leaf_is_always_there(taxonomy):
-    logits, _, _ = made_up(taxonomy, 50)
+def test_the_most_probable_leaf_is_in_every_set(taxonomy):
+    logits, _, _ = random_answers(taxonomy, 50)
     probabilities = path_probabilities(logits, taxonomy)
     sets = leaf_sets(probabilities, 0.0)
     assert sets.sum(1).tolist() == [1] * 50
