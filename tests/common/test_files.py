@@ -1,3 +1,5 @@
+"""Files are written whole or not at all, and errors name them."""
+
 import hashlib
 import os
 
@@ -51,7 +53,7 @@ def test_an_error_names_the_target(tmp_path, monkeypatch):
     assert caught.value.filename == str(tmp_path / "another.txt")  # an error about another file is unchanged
 
 
-def test_sha256(tmp_path, monkeypatch):
+def test_sha256_matches_hashlib_over_several_blocks(tmp_path, monkeypatch):
     data = bytes(range(256)) * 20
     (tmp_path / "a").write_bytes(data)
     monkeypatch.setattr("hcast_zoo.common.files.BLOCK", 1000)

@@ -27,7 +27,7 @@ def test_files_that_are_not_pictures_are_counted(tmp_path):
         assert find_pictures([str(tmp_path)]) == [str(tmp_path / "c.jpg")]
 
 
-def test_heic(tmp_path):
+def test_heic_files_are_found_and_read(tmp_path):
     heif = pytest.importorskip("pillow_heif")
     assert ".heic" in picture_suffixes()
     heif.from_pillow(Image.new("RGB", (16, 16), "red")).save(tmp_path / "1.heic")
@@ -40,5 +40,6 @@ def test_heic_without_its_reader_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "1.heic").write_bytes(b"x")
     skipped = Skipped()
     assert not is_picture_name("1.heic", skipped) and HEIF_HINT in str(skipped)
+
     with pytest.raises(PictureError, match="hcast-zoo\\[heic\\]"):
         open_picture(tmp_path / "1.heic")

@@ -32,12 +32,14 @@ def messy(tmp_path):
 def test_junk_is_neither_label_nor_picture(messy):
     with pytest.warns(UserWarning, match=r"folders without a picture \(1\)"):
         taxonomy = Taxonomy.load(messy)
+
     assert taxonomy.names == (("gulls", "owls"), ("herring", "snowy"))
+
     with pytest.warns(UserWarning, match=r"(?=.*@eaDir \(1\))(?=.*__MACOSX \(1\)).*\.txt files \(1\)"):
-        found = [str(p) for p in HierarchicalDataset.load(messy).pictures]
-    assert found == [str(messy / "gulls/herring/1.JPG"), str(messy / "owls/snowy/1.JPG")]
+        pictures = [str(p) for p in HierarchicalDataset.load(messy).pictures]
+    assert pictures == [str(messy / "gulls/herring/1.JPG"), str(messy / "owls/snowy/1.JPG")]
     with pytest.warns(UserWarning, match=r"\.txt files \(1\)"):
-        assert find_pictures([str(messy)]) == found
+        assert find_pictures([str(messy)]) == pictures
 
 
 def test_a_tree_of_folders_without_any_picture_is_a_taxonomy(tmp_path):
@@ -51,7 +53,7 @@ def test_walk_starts_in_a_hidden_folder_that_was_asked_for(tmp_path):
     assert [folder.name for folder, _, _ in walk(tmp_path / ".cache", print)] == [".cache", "a"]
 
 
-def test_skipped_names_the_kinds_that_are_most_frequent():
+def test_skipped_names_the_most_frequent_kinds():
     skipped = Skipped()
     for number in range(12):
         skipped.add(f".{number} files", "hint")

@@ -13,8 +13,8 @@ Usage = collections.namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
-def room(monkeypatch):
-    """Return a function that fakes a machine of 16 processors with so many bytes of shared memory."""
+def shared_memory(monkeypatch):
+    """Return a function that fakes a machine of 16 processors and a number of bytes of shared memory."""
 
     def make(size):
         monkeypatch.setattr(machine, "processors", lambda: 16)
@@ -24,8 +24,8 @@ def room(monkeypatch):
     return make
 
 
-def test_loading_follows_the_machine(room):
-    room(2**40)
+def test_loading_follows_the_machine(shared_memory):
+    shared_memory(2**40)
     assert choose_loading(10_000, 224, "cpu") == Loading(16, 4)
     assert choose_loading(10_000, 224, "cuda:1") == Loading(64, 8)
     assert choose_loading(10_000, 224, "cuda", share=4) == Loading(64, 3)
@@ -33,11 +33,11 @@ def test_loading_follows_the_machine(room):
     assert choose_loading(10_000, 224, "cuda", batch_size=3, workers=5) == Loading(3, 5)
 
 
-def test_shared_memory_of_a_container_limits_the_workers(room):
+def test_shared_memory_limits_the_workers(shared_memory):
     """A batch of 16 pictures of 224 pixels takes 16 MB, and each worker may hold three."""
-    room(64 * 10**6)
+    shared_memory(64 * 10**6)
     assert choose_loading(10_000, 224, "cpu").workers == 1
-    room(10**6)
+    shared_memory(10**6)
     assert choose_loading(10_000, 224, "cpu").workers == 0
 
 

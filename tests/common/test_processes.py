@@ -18,36 +18,10 @@ from hcast_zoo.common.processes import ALONE, Processes, join
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hcast_zoo")
 # The launcher for GPUs works without any; the one for CPUs would need MPI.
 ACCELERATE = (
-    "-m",
-    "accelerate.commands.launch",
-    "--multi_gpu",
-    "--num_processes",
-    "2",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
-    "--main_process_port",
-    "0",
-    "-m",
-    "hcast_zoo",
+    *"-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no".split(),
+    *"--dynamo_backend no --main_process_port 0 -m hcast_zoo".split(),
 )
-RUN = [
-    "--epochs",
-    "2",
-    "--batch-size",
-    "2",
-    "--workers",
-    "0",
-    "--warmup-epochs",
-    "1",
-    "--ema-decay",
-    "0.9",
-    "--checkpoint-steps",
-    "1",
-]
+RUN = "--epochs 2 --batch-size 2 --workers 0 --warmup-epochs 1 --ema-decay 0.9 --checkpoint-steps 1".split()
 
 
 def launch(*arguments, launcher=TORCHRUN, wait=True):
@@ -116,27 +90,26 @@ def test_more_processes_than_pictures(picture_folder, tiny_weights, tmp_path, ca
 
 
 def children(process):
+    """Return the ids of a process's children."""
     try:
         return [int(pid) for pid in open(f"/proc/{process.pid}/task/{process.pid}/children").read().split()]
     except OSError:
-        pytest.skip("this system does not tell the children of a process")
+        pytest.skip("this system does not list a process's children")
 
 
 @pytest.mark.slow
 def test_training_is_one_run_and_resumes_exactly(picture_folder, tiny_weights, tmp_path):
-    """12 pictures, 2 processes with batches of 2: 3 steps per epoch. One run is stopped, one loses a worker."""
+    """3 steps per epoch: 12 pictures, 2 processes, batches of 2. One run is stopped, another loses a worker."""
     command = ["train", "--data", picture_folder, "--model", tiny_weights, *RUN, "--output"]
-    told = launch(*command, tmp_path / "whole")
-    assert told.count("\n") == 1 and json.loads(told)["weights"].endswith("best.safetensors")
+    whole_answer = launch(*command, tmp_path / "whole")
+    assert whole_answer.count("\n") == 1 and json.loads(whole_answer)["weights"].endswith("best.safetensors")
     log = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [3, 3, 6, 6]
     assert len(list((tmp_path / "whole/tensorboard").iterdir())) == 1
 
     def start(name, launcher):
-        process, progress = (
-            launch(*command, tmp_path / name, launcher=launcher, wait=False),
-            (tmp_path / name / "checkpoint/progress.json"),
-        )
+        process = launch(*command, tmp_path / name, launcher=launcher, wait=False)
+        progress = tmp_path / name / "checkpoint/progress.json"
         while not progress.exists() and process.poll() is None:
             time.sleep(0.01)
         assert process.poll() is None
@@ -153,8 +126,9 @@ def test_training_is_one_run_and_resumes_exactly(picture_folder, tiny_weights, t
     process.communicate(timeout=60)
     assert process.returncode  # the job ends when a worker is lost, instead of waiting for it
     out = launch(*command, tmp_path / "lost")
+
     for name, answer in (("stopped", again), ("lost", out)):
-        assert json.loads(answer)["best_val_fpa"] == json.loads(told)["best_val_fpa"]
+        assert json.loads(answer)["best_val_fpa"] == json.loads(whole_answer)["best_val_fpa"]
         for file in ("last.safetensors", "checkpoint/model.safetensors"):
             a, b = (load_file(tmp_path / run / file) for run in ("whole", name))
             assert all(torch.equal(a[key], b[key]) for key in a), (name, file)
@@ -164,8 +138,8 @@ def test_training_is_one_run_and_resumes_exactly(picture_folder, tiny_weights, t
 
 
 @pytest.mark.slow
-def test_a_picture_that_one_process_cannot_read(picture_folder, tiny_weights, tmp_path):
-    """A whole batch of one process is broken: the other skips its batch too, and neither waits forever."""
+def test_a_broken_batch_of_one_process_is_skipped_by_all(picture_folder, tiny_weights, tmp_path):
+    """Neither process waits forever for the other."""
     for file in sorted((picture_folder / "train").rglob("*.png"))[:9]:
         file.write_bytes(b"")
     launch("train", "--data", picture_folder, "--model", tiny_weights, *RUN, "--output", tmp_path / "run")
@@ -197,8 +171,8 @@ with join() as processes:
 
 
 @pytest.mark.slow
-def test_buffers_are_the_first_process_s(tmp_path):
-    """Running statistics of both processes become those of the first; parameters are left alone."""
+def test_buffers_are_copied_from_the_first_process(tmp_path):
+    """Running statistics become those of the first process; parameters are left alone."""
     script = tmp_path / "broadcast.py"
     script.write_text(BROADCAST)
     launcher = (*TORCHRUN[: TORCHRUN.index("2") + 1], str(script))

@@ -16,7 +16,7 @@ from hcast_zoo.data.find import find_pictures
 from hcast_zoo.segments import report
 
 
-def test_a_signal_is_an_interrupt_once():
+def test_a_repeated_signal_interrupts_once():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Ended), ending_as_interrupts() as heard:
         try:
@@ -26,7 +26,7 @@ def test_a_signal_is_an_interrupt_once():
     assert heard == [signal.SIGTERM] * 2 and signal.getsignal(signal.SIGTERM) is before
 
 
-def test_what_is_ignored_stays_ignored_and_other_threads_may_run_commands(capsys):
+def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with ending_as_interrupts() as heard:
@@ -34,6 +34,9 @@ def test_what_is_ignored_stays_ignored_and_other_threads_may_run_commands(capsys
         assert heard == []
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_commands_run_outside_the_main_thread(capsys):
     codes = []
     thread = threading.Thread(target=lambda: codes.append(main(["info"])))
     thread.start()
@@ -55,7 +58,7 @@ def hangup():
 def test_an_interrupted_segment_command_leaves_no_partial_folder(
     picture_folder, tiny_weights, tmp_path, monkeypatch, capsys, number, swallow
 ):
-    """The signal comes while the second picture's files are written; also when a library catches the interrupt."""
+    """The signal comes while the second picture's files are written; a library may swallow the interrupt."""
     files, drawn, draw = find_pictures([str(picture_folder / "val")])[:3], [], report.draw_sheet
 
     def end(segmented, *options):
@@ -87,7 +90,7 @@ def test_an_interrupted_segment_command_leaves_no_partial_folder(
 @pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("group", [True, False])
-def test_predict_with_workers(picture_folder, tiny_weights, tmp_path, number, group):
+def test_an_ended_predict_with_workers_resumes(picture_folder, tiny_weights, tmp_path, number, group):
     """The signal goes to the process, or to its whole group, as from a scheduler or a terminal."""
     pytest.importorskip("pyarrow")
     pictures = find_pictures([str(picture_folder)]) * 5
@@ -98,18 +101,22 @@ def test_predict_with_workers(picture_folder, tiny_weights, tmp_path, number, gr
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+
     while process.poll() is None and len(list((tmp_path / "out").glob("*.parquet"))) < 2:
         time.sleep(0.01)
+
     (os.killpg if group else os.kill)(process.pid, number)
-    out, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors.strip(), out) == (128 + number, f"ended by {number.name}", "")
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors.strip(), output) == (128 + number, f"ended by {number.name}", "")
+
     assert not list((tmp_path / "out").glob(".*"))
+
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0 and json.loads(again.stdout)["pictures"] == len(pictures)
 
 
 @pytest.mark.slow
-def test_the_demo_removes_its_folder(tiny_weights, tmp_path):
+def test_an_ended_demo_removes_its_folder(tiny_weights, tmp_path):
     pytest.importorskip("gradio")
     process = subprocess.Popen(
         [sys.executable, "-m", "hcast_zoo", "demo", "--model", str(tiny_weights)],

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -32,19 +33,21 @@ def odd_folder(picture_folder, tmp_path):
     return root
 
 
-def test_everything_in_a_folder_is_labelled_or_named(odd_folder, tiny_weights, capsys):
+def test_everything_in_a_folder_is_labelled_or_reported(odd_folder, tiny_weights, capsys):
     assert main(["predict", str(odd_folder), "--model", str(tiny_weights)]) == 1
     captured = capsys.readouterr()
     labelled = {line.split(":")[0].removeprefix(f"{odd_folder}/") for line in captured.out.splitlines()}
     assert len(labelled) == 13 and "bird/link/linked.png" in labelled
-    told = captured.err.replace(f"{odd_folder}/", "").splitlines()
-    assert "nowhere.png: no such file" in told and "pipe.png: expected a file, got a pipe, a socket or a device" in told
-    assert "left out: nowhere: a link that leads nowhere" in told
-    assert "left out: pipe: expected a file, got a pipe, a socket or a device" in told
-    assert any(line.startswith("left out: self: cannot be reached: ") for line in told)
-    assert f"left out: bird/loop: the same folder as {odd_folder}" in told
-    assert any("the same folder as" in line and ("bird/again" in line) for line in told)
-    assert "left out: 1 hidden files and folders" in told and "2 of 15 pictures failed" in told
+    errors = captured.err.replace(f"{odd_folder}/", "").splitlines()
+
+    assert "nowhere.png: no such file" in errors
+    assert "pipe.png: expected a file, got a pipe, a socket or a device" in errors
+    assert "left out: nowhere: a link that leads nowhere" in errors
+    assert "left out: pipe: expected a file, got a pipe, a socket or a device" in errors
+    assert any(line.startswith("left out: self: cannot be reached: ") for line in errors)
+    assert f"left out: bird/loop: the same folder as {odd_folder}" in errors
+    assert any("the same folder as" in line and "bird/again" in line for line in errors)
+    assert "left out: 1 hidden files and folders" in errors and "2 of 15 pictures failed" in errors
 
 
 def test_a_repeated_folder_is_not_counted_as_a_failure(picture_folder, tiny_weights, capsys):
@@ -55,7 +58,7 @@ def test_a_repeated_folder_is_not_counted_as_a_failure(picture_folder, tiny_weig
 
 
 def test_an_unreadable_folder_is_named(picture_folder, tiny_weights, tmp_path):
-    """In a fork without root's rights, because root may read everything."""
+    """In a fork without root's rights: root may read everything."""
     closed = picture_folder / "val/mammal"
     read, write = os.pipe()
     pid = os.fork()
@@ -66,31 +69,33 @@ def test_an_unreadable_folder_is_named(picture_folder, tiny_weights, tmp_path):
                 drop_rights()
             left = []
             files = find_pictures([str(picture_folder / "val")], left.append)
-            told = [f"{len(files)} pictures", *map(str, left)]
+            lines = [f"{len(files)} pictures", *map(str, left)]
             for load in (Taxonomy.from_folder, HierarchicalDataset.from_folder):
                 try:
                     load(picture_folder / "val")
                 except TaxonomyError as error:
-                    told.append(str(error))
-            os.write(write, "\n".join(told).encode())
+                    lines.append(str(error))
+            os.write(write, "\n".join(lines).encode())
         finally:
             os._exit(0)
+
     os.close(write)
     with os.fdopen(read) as pipe:
-        told = pipe.read().splitlines()
+        lines = pipe.read().splitlines()
     os.waitpid(pid, 0)
     closed.chmod(0o755)
-    assert told[:2] == ["6 pictures", f"{closed}: a folder that cannot be read: Permission denied"]
-    assert len(told) == 4 and all("a folder that cannot be read: Permission denied" in line for line in told[2:])
+    assert lines[:2] == ["6 pictures", f"{closed}: a folder that cannot be read: Permission denied"]
+    assert len(lines) == 4 and all("a folder that cannot be read: Permission denied" in line for line in lines[2:])
 
 
-def test_data_sets_keep_files_named_as_pictures(odd_folder, tmp_path):
+def test_data_sets_keep_broken_links_named_as_pictures(odd_folder, tmp_path):
     for name in ("bird/again", "bird/loop"):
         (odd_folder / name).unlink()
     dataset = HierarchicalDataset.from_folder(odd_folder)
     assert len(dataset) == 15
     with pytest.warns(UserWarning, match=r"left out: .*nowhere.png: no such file"):
-        assert dataset[[str(p).endswith("nowhere.png") for p in dataset.pictures].index(True)] is None
+        index = [Path(picture).name for picture in dataset.pictures].index("nowhere.png")
+        assert dataset[index] is None
 
 
 def test_very_deep_folders_are_refused(tmp_path):

@@ -24,13 +24,15 @@ def jpeg(tmp_path):
 def test_no_side_is_shorter_than_asked_for(jpeg):
     whole = open_picture(jpeg)
     assert whole.size == (300, 500)
+
     sizes = [open_picture(jpeg, at_least=least).size for least in (300, 151, 150, 75, 1)]
     assert sizes == [(300, 500), (300, 500), (150, 250), (75, 125), (38, 63)]
+
     small = np.asarray(read_picture(jpeg, at_least=100), float)
     assert abs(small - np.asarray(whole.resize((150, 250), Image.Resampling.BOX), float)).mean() < 1
 
 
-def test_other_formats_and_images_are_whole(jpeg, tmp_path):
+def test_other_formats_are_decoded_whole(jpeg, tmp_path):
     whole = open_picture(jpeg)
     whole.save(tmp_path / "1.png")
     assert open_picture(tmp_path / "1.png", at_least=10).size == open_picture(whole, at_least=10).size == (300, 500)
@@ -39,7 +41,7 @@ def test_other_formats_and_images_are_whole(jpeg, tmp_path):
         open_picture(jpeg, at_least=10)
 
 
-def test_by_the_command(jpeg, tiny_weights, tmp_path, capsys):
+def test_predict_with_draft_answers_alike(jpeg, tiny_weights, tmp_path, capsys):
     command = ["predict", str(jpeg), "--model", str(tiny_weights), "--json"]
     answers = []
     for option in ([], ["--draft"]):

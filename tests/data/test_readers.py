@@ -1,3 +1,5 @@
+"""Readers of tables, folders and parquet shards, in the many forms that they have."""
+
 import json
 import unicodedata
 
@@ -23,7 +25,7 @@ PATHS = (("Strigiformes", "Tytonidae", "Tyto alba"), ("Charadriiformes", "Larida
 
 
 def table(delimiter, end="\n", header=("file", "order", "family", "species")):
-    rows = [header, *(("1.jpg", *PATHS[0]), ("2.jpg", *PATHS[1]))]
+    rows = [header, ("1.jpg", *PATHS[0]), ("2.jpg", *PATHS[1])]
     return end.join(delimiter.join(row) for row in rows) + end
 
 
@@ -40,8 +42,9 @@ def table(delimiter, end="\n", header=("file", "order", "family", "species")):
         ("t.csv", table(",", ",,\n").encode()),
         ("t.csv", table(";").replace("Tytonidae", '"Tyton;idae"').replace("Tyton;", "Tyton").encode()),
     ],
+    ids=["semicolon", "tab", "tsv", "pipe", "crlf-bom", "utf16", "spaced-header", "empty-columns", "quoted"],
 )
-def test_tables_of_every_kind_are_one(tmp_path, name, data):
+def test_tables_of_every_kind_are_read_alike(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     listing = read(tmp_path / name)
     assert listing.levels == ("order", "family", "species")
@@ -54,30 +57,34 @@ def test_an_identifier_column_is_not_a_level(tmp_path):
     file.write_text("file,order,species,observation_id\n1.jpg,owls,Tyto alba,101\n2.jpg,gulls,Larus,102\n")
     with pytest.warns(UserWarning, match="levels are order, species; not used: observation_id"):
         assert HierarchicalDataset.load(file).taxonomy.names == (("owls", "gulls"), ("Tyto alba", "Larus"))
+
     data = HierarchicalDataset.load(file, levels=["order"])
     assert data.taxonomy.levels == ("order",) and data.taxonomy.names == (("owls", "gulls"),)
     with pytest.raises(ValueError, match="no column genus; it has"):
         HierarchicalDataset.load(file, levels=["order", "genus"])
+
     file.write_text("file,species,group\n1.jpg,Tyto alba,owls\n")
     assert HierarchicalDataset.load(file, levels=["group", "species"]).taxonomy.names == (("owls",), ("Tyto alba",))
 
 
-def test_darwin_core_and_inaturalist():
+def test_columns_of_darwin_core_and_inaturalist_are_found():
     gbif = (
         "gbifID kingdom phylum class order family genus species scientificName taxonRank decimalLatitude file".split()
     )
-    found = find_columns(gbif)
-    assert list(found.levels) == ["kingdom", "phylum", "class", "order", "family", "genus", "species"]
-    assert found.picture == "file" and "decimalLatitude" in found.unused
+    columns = find_columns(gbif)
+    assert list(columns.levels) == ["kingdom", "phylum", "class", "order", "family", "genus", "species"]
+    assert columns.picture == "file" and "decimalLatitude" in columns.unused
+
     core = find_columns(["scientificName", "genus", "family", "file"])
     cells = {"scientificName": "Larus canus Linnaeus, 1758", "genus": "Larus", "family": "Laridae"}
     assert core.path(cells) == ["Laridae", "Larus", "Larus canus"]
     assert core.path({**cells, "scientificName": "Larus Linnaeus, 1758"}) == ["Laridae", "Larus", None]
+
     ours = find_columns(["id", "image", "taxon_order_name", "taxon_species_name", "common_name"])
     assert ours.levels == {"order": "taxon_order_name", "species": "taxon_species_name"}
 
 
-def test_speciesnet_taxonomy_has_no_header(tmp_path):
+def test_a_speciesnet_taxonomy_needs_no_header(tmp_path):
     rows = [
         "a1b2c3d4-0000-0000-0000-000000000001;aves;passeriformes;parulidae;setophaga;americana;northern parula",
         "a1b2c3d4-0000-0000-0000-000000000002;aves;anseriformes;anatidae;mareca;americana;american wigeon",
@@ -88,7 +95,7 @@ def test_speciesnet_taxonomy_has_no_header(tmp_path):
     assert taxonomy.names[-1] == ("setophaga americana", "mareca americana")
 
 
-def test_hugging_face_folders_and_rows(tmp_path):
+def test_metadata_files_of_hugging_face_folders_are_read(tmp_path):
     for part in ("train", "validation"):
         (tmp_path / part).mkdir()
         row = {"file_name": "1.jpg", "order": "owls", "species": "barn owl"}
@@ -98,7 +105,7 @@ def test_hugging_face_folders_and_rows(tmp_path):
     assert listing.part("val").pictures == [tmp_path / "validation/1.jpg"]
 
 
-def test_hugging_face_parquet(tmp_path):
+def test_class_labels_of_hugging_face_parquet_are_named(tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     features = {"info": {"features": {"order": {"names": ["owls", "gulls"], "_type": "ClassLabel"}}}}
     data = {"image": [{"bytes": b"x", "path": "1.jpg"}, {"bytes": None, "path": "2.jpg"}], "order": [1, 0]}
@@ -122,7 +129,7 @@ def test_hugging_face_parquet(tmp_path):
         ("file,a,b,c\n1.jpg,Strigiformes,Tyto,Tyto alba\n", (0, 0, 0)),
     ],
 )
-def test_what_is_known_is_filled_in(tmp_path, text, labels):
+def test_known_levels_are_filled_in(tmp_path, text, labels):
     (tmp_path / "t.csv").write_text(text)
     assert tuple(HierarchicalDataset.load(tmp_path / "t.csv", BIRDS).labels[0].tolist()) == labels
 
@@ -135,47 +142,50 @@ def test_open_names_do_not_become_nodes(tmp_path):
     assert data.labels[:, 1].tolist() == [-1, 0, 1, -1, 2]
 
 
-def test_homonyms_are_told_apart_and_found(tmp_path):
+def test_homonyms_get_their_parents_name(tmp_path):
     for name in ("owls/other/1.jpg", "gulls/other/2.jpg", "gulls/herring/3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9)).save(tmp_path / name)
+
     with pytest.warns(UserWarning, match="1 name is below several parents"):
         data = HierarchicalDataset.load(tmp_path)
     assert data.taxonomy.names[1] == ("herring", "other (gulls)", "other (owls)")
     assert data.labels.tolist() == [[0, 0], [0, 1], [1, 2]]
     assert data.taxonomy.labels(("owls", "other")) == data.taxonomy.labels((None, "other (owls)")) == (1, 2)
+
     with pytest.raises(TaxonomyError, match=r"below several parents: write 'other \(gulls\)' or 'other \(owls\)'"):
         data.taxonomy.labels((None, "other"))
     with pytest.raises(TaxonomyError, match="two parents"):
         HierarchicalDataset.load(tmp_path, strict_names=True)
 
 
-def test_homonyms_below_homonyms():
+def test_homonyms_below_homonyms_get_all_parents():
     with pytest.warns(UserWarning, match="below several parents"):
-        found = Taxonomy.from_paths([("A", "incertae sedis", "x"), ("B", "incertae sedis", "x")])
-    assert found.names[2] == ("x (incertae sedis < A)", "x (incertae sedis < B)")
-    assert found.labels(("B", "incertae sedis", "x")) == (1, 1, 1)
+        tree = Taxonomy.from_paths([("A", "incertae sedis", "x"), ("B", "incertae sedis", "x")])
+    assert tree.names[2] == ("x (incertae sedis < A)", "x (incertae sedis < B)")
+    assert tree.labels(("B", "incertae sedis", "x")) == (1, 1, 1)
 
 
 def test_names_that_look_alike_are_one_name():
     composed = "H\u00e9rons gris"
     others = [unicodedata.normalize("NFD", composed), composed.replace(" ", "\u00a0"), f"\u200b{composed}"]
-    found = Taxonomy.from_paths([(name, str(i)) for i, name in enumerate([composed, *others])])
-    assert found.names == ((composed,), ("0", "1", "2", "3"))
-    assert all(found.labels((name,)) == (0, -1) for name in others)
+    tree = Taxonomy.from_paths([(name, str(i)) for i, name in enumerate([composed, *others])])
+    assert tree.names == ((composed,), ("0", "1", "2", "3"))
+    assert all(tree.labels((name,)) == (0, -1) for name in others)
 
 
-def test_synonyms(tmp_path):
+def test_synonyms_are_followed_and_circles_refused(tmp_path):
     (tmp_path / "s.csv").write_text("old,new\nTyto furcata,Strix alba\nStrix alba,Tyto alba\n")
     (tmp_path / "t.csv").write_text("file,species\n1.jpg,Tyto furcata\n")
     synonyms = read_synonyms(tmp_path / "s.csv")
     assert HierarchicalDataset.load(tmp_path / "t.csv", BIRDS, synonyms=synonyms).labels.tolist() == [[0, 0, 0]]
+
     (tmp_path / "s.csv").write_text("a;b\nb;a\n")
     with pytest.raises(ValueError, match="circular"):
         read_synonyms(tmp_path / "s.csv")
 
 
-def test_parts_by_other_names(tmp_path):
+def test_parts_are_recognised_by_other_names(tmp_path):
     for name in ("Train/a/1.jpg", "valid/a/2.jpg"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
@@ -212,29 +222,31 @@ def write_shard(file, pictures, **columns):
     pq.write_table(pa.table({"image": cells, **columns}), file)
 
 
-def test_a_folder_of_parquet_shards(tmp_path):
+def test_a_folder_of_parquet_shards_is_one_data_set(tmp_path):
     for name, number in (("train-00000-of-00002", 0), ("train-00001-of-00002", 1), ("validation-00000-of-00001", 2)):
         write_shard(tmp_path / f"data/{name}.parquet", [b"a%d" % number, b"b"], order=["x", "y"], species=["xa", "yb"])
-    found = read(tmp_path, wanted=("train", "val"))
-    assert found.splits == ["train"] * 4 + ["val"] * 2 and found.levels == ("order", "species")
-    assert found.part("train").pictures == [b"a0", b"b", b"a1", b"b"] and found.part("val").paths[1] == ["y", "yb"]
+    listing = read(tmp_path, wanted=("train", "val"))
+    assert listing.splits == ["train"] * 4 + ["val"] * 2 and listing.levels == ("order", "species")
+    assert listing.part("train").pictures == [b"a0", b"b", b"a1", b"b"] and listing.part("val").paths[1] == ["y", "yb"]
 
     write_shard(tmp_path / "data/test-00000-of-00001.parquet", [b"c"], family=["x"], species=["xa"])
     with pytest.raises(ValueError, match=r"train-00000.*expected the levels of .*test-00000"):
         read(tmp_path)
 
 
-def test_shards_in_folders_of_parts_or_with_a_column(tmp_path):
+def test_shards_take_parts_from_folders_or_a_column(tmp_path):
     write_shard(tmp_path / "a/train/0.parquet", [b"a"], species=["x"])
     write_shard(tmp_path / "a/test/0.parquet", [b"b"], species=["y"])
     assert read(tmp_path / "a").splits == ["test", "train"] == read(tmp_path / "a", wanted=("train",)).splits
+
     write_shard(tmp_path / "b/0.parquet", [b"a", b"b"], species=["x", "y"], split=["dev", "train"])
     assert read(tmp_path / "b").part("val").pictures == [b"a"]
 
 
-def test_splits_of_a_hugging_face_image_folder(tmp_path):
+def test_splits_come_from_the_folders_in_metadata(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,species\ntrain/1.jpg,x\nvalidation/2.jpg,y\n")
-    found = read(tmp_path)
-    assert found.splits == ["train", "validation"] and found.part("val").paths == [["y"]]
+    listing = read(tmp_path)
+    assert listing.splits == ["train", "validation"] and listing.part("val").paths == [["y"]]
+
     (tmp_path / "metadata.csv").write_text("file_name,species\ntrain/1.jpg,x\nother/2.jpg,y\n")
     assert read(tmp_path).splits is None

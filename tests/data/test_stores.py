@@ -1,6 +1,7 @@
 """Pictures in stores and in parquet files, labelled by the command, against the same pictures as files."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -27,8 +28,9 @@ def label(capsys, model, *sources):
     return {row.pop("file"): row for row in rows}
 
 
-def contents(files):
-    return {f"{number:03}.png": open(file, "rb").read() for number, file in enumerate(files)}
+def encoded(files):
+    """Return the bytes of some pictures, by new names."""
+    return {f"{number:03}.png": Path(file).read_bytes() for number, file in enumerate(files)}
 
 
 def test_a_store_is_searched_as_a_folder_is(files, picture_folder, tiny_weights, capsys):
@@ -37,80 +39,88 @@ def test_a_store_is_searched_as_a_folder_is(files, picture_folder, tiny_weights,
     assert stored == {f"file://{name}": row for name, row in plain.items()} and len(stored) == 12
 
 
-def test_a_store_of_fsspec(files, tiny_weights, capsys):
+def test_pictures_of_an_fsspec_store_get_the_same_answers(files, tiny_weights, capsys):
     fsspec = pytest.importorskip("fsspec")
     store = fsspec.filesystem("memory")
-    store.pipe({f"/birds/deep/{name}": content for name, content in contents(files).items()})
+    store.pipe({f"/birds/deep/{name}": data for name, data in encoded(files).items()})
     try:
         stored = label(capsys, tiny_weights, "memory://birds", "memory://none/1.jpg")
     finally:
         store.rm("/birds", recursive=True)
     plain = label(capsys, tiny_weights, *files)
     assert "error" in stored.pop("memory://none/1.jpg")
-    assert list(stored) == [f"memory://birds/deep/{name}" for name in contents(files)]
+    assert list(stored) == [f"memory://birds/deep/{name}" for name in encoded(files)]
     assert list(stored.values()) == list(plain.values())
 
 
 @pytest.mark.parametrize("kind", ["struct", "bytes", "names"])
-def test_rows_of_a_parquet_file(kind, files, tiny_weights, tmp_path, capsys):
+def test_rows_of_a_parquet_file_get_the_same_answers(kind, files, tiny_weights, tmp_path, capsys):
     cells = {
-        "struct": [{"bytes": content, "path": name} for name, content in contents(files).items()],
-        "bytes": list(contents(files).values()),
+        "struct": [{"bytes": data, "path": name} for name, data in encoded(files).items()],
+        "bytes": list(encoded(files).values()),
         "names": files,
     }[kind]
     pq.write_table(pa.table({"label": range(12), "image": cells}), tmp_path / "birds.parquet")
     plain = list(label(capsys, tiny_weights, *files).values())
     for source in (tmp_path / "birds.parquet", f"file://{tmp_path}/birds.parquet"):
-        found = label(capsys, tiny_weights, source)
-        assert list(found.values()) == plain
-        assert list(found) == (files if kind == "names" else [f"{source}/{row}" for row in range(12)])
+        answers = label(capsys, tiny_weights, source)
+        assert list(answers.values()) == plain
+        assert list(answers) == (files if kind == "names" else [f"{source}/{row}" for row in range(12)])
 
 
-def test_shards_of_a_store(files, tiny_weights, tmp_path, capsys):
-    inside = {f"./{name}": content for name, content in contents(files).items()}
+def test_shards_in_a_store_get_the_same_answers(files, tiny_weights, tmp_path, capsys):
+    inside = {f"./{name}": data for name, data in encoded(files).items()}
     shard = pack(tmp_path / "birds-0000.tar", {**inside, "./000.json": b"{}"})
+
     plain = label(capsys, tiny_weights, *files)
-    found = label(capsys, tiny_weights, f"file://{tmp_path}/birds-0000.tar")
-    assert list(found) == [f"file://{shard}/{name}" for name in contents(files)]
-    assert list(found.values()) == list(plain.values())
-    there = find_stored(f"file://{tmp_path}")
-    assert f"file://{shard}" in there and len(there) == 25 and there == sorted(there)
+    answers = label(capsys, tiny_weights, f"file://{tmp_path}/birds-0000.tar")
+    assert list(answers) == [f"file://{shard}/{name}" for name in encoded(files)]
+    assert list(answers.values()) == list(plain.values())
+
+    names = find_stored(f"file://{tmp_path}")
+    assert f"file://{shard}" in names and len(names) == 25 and names == sorted(names)
 
 
 def test_a_damaged_container_is_reported_and_the_rest_is_labelled(files, tiny_weights, tmp_path, capsys):
-    shard = pack(tmp_path / "birds.tar", contents(files))
-    content = shard.read_bytes()
-    shard.write_bytes(content[: len(content) // 2])
+    shard = pack(tmp_path / "birds.tar", encoded(files))
+    data = shard.read_bytes()
+    shard.write_bytes(data[: len(data) // 2])
     (tmp_path / "no.parquet").write_bytes(b"PAR1")
     pq.write_table(pa.table({"label": [1]}), tmp_path / "other.parquet")
     sources = [f"file://{shard}", str(tmp_path / "no.parquet"), str(tmp_path / "other.parquet"), files[0]]
-    found = label(capsys, tiny_weights, *sources)
-    assert "error" not in found[files[0]]
-    assert "complete tar file" in found[sources[0]]["error"]
-    assert "complete parquet file" in found[sources[1]]["error"]
-    assert "no column image" in found[sources[2]]["error"]
-    assert sum("error" not in row for row in found.values()) >= 2
+
+    answers = label(capsys, tiny_weights, *sources)
+
+    assert "error" not in answers[files[0]]
+    assert "complete tar file" in answers[sources[0]]["error"]
+    assert "complete parquet file" in answers[sources[1]]["error"]
+    assert "no column image" in answers[sources[2]]["error"]
+    assert sum("error" not in row for row in answers.values()) >= 2
 
 
-def test_passwords_stay_out_of_names_and_unknown_stores_are_refused(tiny_weights, capsys):
+def test_passwords_stay_out_of_names_and_messages(tiny_weights, capsys):
     assert plain_name("s3://key:secret@birds/1.jpg?region=eu-west-1") == "s3://birds/1.jpg"
     assert main(["predict", "nostore://key:secret@birds/1.jpg", "--model", str(tiny_weights)]) == 2
-    assert "nostore://birds/1.jpg" in (told := capsys.readouterr().err) and "secret" not in told
+    error = capsys.readouterr().err
+    assert "nostore://birds/1.jpg" in error and "secret" not in error
+
     with pytest.raises(PictureError, match="too long"):
         open_picture(Unreadable("1.jpg", "too long"))
     assert [picture.name for picture in read_container("file:///none.tar")] == ["file:///none.tar"]
 
 
-def test_parts_of_containers(files, tiny_weights, tmp_path, capsys):
-    shard = pack(tmp_path / "birds.tar", contents(files))
-    pq.write_table(pa.table({"image": list(contents(files).values())}), tmp_path / "birds.parquet")
+def test_parts_never_mix_containers(files, tiny_weights, tmp_path, capsys):
+    shard = pack(tmp_path / "birds.tar", encoded(files))
+    pq.write_table(pa.table({"image": list(encoded(files).values())}), tmp_path / "birds.parquet")
     out = tmp_path / "out"
     sources = [f"file://{shard}", *files[:5], str(tmp_path / "birds.parquet")]
     assert main(["predict", *sources, "--model", str(tiny_weights), "--output", str(out), "--part-size", "4"]) == 0
     assert json.loads(capsys.readouterr().out)["pictures"] == 29
+
     assert [pq.read_metadata(part).num_rows for part in sorted(out.glob("*.parquet"))] == [4, 1, 12, 12]
     rows = {row["file"]: row for row in pq.read_table(out).to_pylist()}
     assert len(rows) == 29
+
     for number in range(5):
         same = [rows[files[number]], rows[f"file://{shard}/{number:03}.png"], rows[f"{sources[-1]}/{number}"]]
         assert len({tuple(row["path"]) for row in same}) == len({row["path_probability"] for row in same}) == 1

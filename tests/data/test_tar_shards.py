@@ -14,12 +14,12 @@ from hcast_zoo.data.readers import read
 
 
 def pack(shard, files):
-    """Write a shard from names and contents."""
+    """Write a shard from names and bytes."""
     with tarfile.open(shard, "w") as sink:
-        for name, content in files.items():
+        for name, data in files.items():
             member = tarfile.TarInfo(name)
-            member.size = len(content)
-            sink.addfile(member, io.BytesIO(content))
+            member.size = len(data)
+            sink.addfile(member, io.BytesIO(data))
     return shard
 
 
@@ -28,11 +28,11 @@ def samples(picture_folder, taxonomy):
     """(key, picture, path of names, leaf) of each validation picture, sorted."""
     root = picture_folder / "val"
     leaves = {taxonomy.path_names(path): leaf for leaf, path in enumerate(taxonomy.paths)}
-    found = []
+    samples = []
     for number, file in enumerate(sorted(root.rglob("*.png"))):
         path = file.relative_to(root).parts[:-1]
-        found.append((f"{number:06}", file.read_bytes(), path, leaves[path]))
-    return found
+        samples.append((f"{number:06}", file.read_bytes(), path, leaves[path]))
+    return samples
 
 
 def layouts(samples):
@@ -50,9 +50,7 @@ def layouts(samples):
 
 
 @pytest.mark.parametrize("layout", ["json", "columns", "cls", "folders"])
-def test_same_data_set_as_files(layout, samples, taxonomy, picture_folder, tmp_path):
-    if layout == "columns" and len(taxonomy.levels) != 3:
-        pytest.skip("columns are those of three levels")
+def test_a_shard_is_the_same_data_set_as_its_files(layout, samples, taxonomy, picture_folder, tmp_path):
     shard = pack(tmp_path / "birds-0000.tar", layouts(samples)[layout])
     packed = HierarchicalDataset.load(shard, taxonomy)
     plain = HierarchicalDataset.from_folder(picture_folder / "val", taxonomy)
@@ -64,7 +62,7 @@ def test_same_data_set_as_files(layout, samples, taxonomy, picture_folder, tmp_p
         assert content_digest(packed.pictures[index]) == content_digest(plain.pictures[index])
 
 
-def test_folder_of_shards_with_parts(samples, taxonomy, tmp_path):
+def test_shards_are_parts_by_their_names(samples, taxonomy, tmp_path):
     files = layouts(samples)["folders"]
     names, folder = list(files), tmp_path / "shards"
     folder.mkdir()
@@ -74,15 +72,15 @@ def test_folder_of_shards_with_parts(samples, taxonomy, tmp_path):
     assert len(listing.part("train").pictures) == 9 and len(listing.part("val").pictures) == 3
 
 
-def test_evaluate_and_predict_by_the_command(samples, tiny_weights, picture_folder, tmp_path, capsys):
+def test_evaluate_and_predict_answer_as_for_files(samples, tiny_weights, picture_folder, tmp_path, capsys):
     shard = pack(tmp_path / "birds-0000.tar", layouts(samples)["folders"])
-    told = []
+    reports = []
     for data in (shard, picture_folder / "val"):
         assert main(["evaluate", "--data", str(data), "--model", str(tiny_weights), "--json"]) == 0
-        told.append(json.loads(capsys.readouterr().out))
-    for report in told:
+        report = json.loads(capsys.readouterr().out)
         report.pop("data", None)
-    assert told[0] == told[1]
+        reports.append(report)
+    assert reports[0] == reports[1]
 
     answers = []
     for source in (shard, picture_folder / "val"):
@@ -94,10 +92,11 @@ def test_evaluate_and_predict_by_the_command(samples, tiny_weights, picture_fold
         assert row == other
 
 
-def test_damage_is_reported(samples, taxonomy, tmp_path, tiny_weights, capsys):
+def test_damaged_shards_are_explained(samples, taxonomy, tmp_path, tiny_weights, capsys):
     shard = pack(tmp_path / "birds.tar", layouts(samples)["folders"])
     with pytest.raises(PictureError, match="no such file"):
         open_picture(f"{shard}/none.png")
+
     with pytest.raises(ValueError, match=r"number of a leaf, 0 to \d+, got 'x'"):
         HierarchicalDataset.load(pack(tmp_path / "x.tar", {"1.png": samples[0][1], "1.cls": b"x"}), taxonomy)
     with pytest.raises(ValueError, match=r"x.tar/1.json: expected an object"):
@@ -106,8 +105,8 @@ def test_damage_is_reported(samples, taxonomy, tmp_path, tiny_weights, capsys):
         files = {"1.png": b"", "1.json": b'{"path": ["a"]}', "2.png": b""}
         HierarchicalDataset.load(pack(tmp_path / "y.tar", files), taxonomy)
 
-    content = shard.read_bytes()
-    for broken in (content[: len(content) // 2 + 1], b"no tar", content[:100]):
+    data = shard.read_bytes()
+    for broken in (data[: len(data) // 2 + 1], b"no tar", data[:100]):
         shard.write_bytes(broken)
         with pytest.raises(ValueError, match="expected a complete tar file"):
             read(shard, taxonomy)

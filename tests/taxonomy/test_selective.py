@@ -23,18 +23,16 @@ stats = pytest.importorskip("scipy.stats")
 
 
 def emoji_art():
-    """Return all 1,253 held-out pictures, of two artists, with calibrated probabilities of hcast_small.emoji_art."""
+    """Return the 1,253 held-out pictures of two artists, with calibrated probabilities of hcast_small.emoji_art."""
     scores = load_npz("emoji_art_scores.npz")
-    columns = [np.concatenate([scores[f"{split}_{name}"] for split in ("val", "test")]) for name in COLUMNS]
+    names = ("trust", "right_depth")
+    columns = [np.concatenate([scores[f"{split}_{name}"] for split in ("val", "test")]) for name in names]
     return Judged(columns[0].astype(float), columns[1].astype(int))
-
-
-COLUMNS = ("trust", "right_depth")
 
 
 @settings(max_examples=50)
 @given(st.integers(1, 3000), st.floats(0, 1), st.floats(0.01, 0.99))
-def test_bounds_are_scipy_s(total, share, probability):
+def test_bounds_match_scipy(total, share, probability):
     wrong = round(share * total)
     assert binomial_tail(wrong, total, probability) == pytest.approx(
         stats.binom.cdf(wrong, total, probability), abs=1e-9
@@ -43,7 +41,7 @@ def test_bounds_are_scipy_s(total, share, probability):
     assert accuracy_bound(total - wrong, total, 0.9) == pytest.approx(exact, abs=1e-7)
 
 
-def test_judged_counts_what_back_off_answers(taxonomy):
+def test_judged_counts_match_back_off(taxonomy):
     torch.manual_seed(0)
     logits = [2 * torch.randn(200, n) for n in taxonomy.level_classes]
     labels = torch.tensor(taxonomy.paths)[torch.randint(6, (200,))]
@@ -64,7 +62,7 @@ def test_judged_counts_what_back_off_answers(taxonomy):
     ],
 )
 def test_promises_hold_as_often_as_they_say(target, pictures, samples):
-    """Of many samples of the held-out pictures, each with its promise, at most a tenth may promise too much.
+    """Many samples of the held-out pictures each get a promise; at most a tenth may promise too much.
 
     The held-out pictures are the whole population here, so the true accuracy of a threshold is known exactly.
     """
@@ -85,7 +83,7 @@ def test_promises_hold_as_often_as_they_say(target, pictures, samples):
 
     assert made > 0.7 * samples
     assert broken <= stats.binom.ppf(0.999, samples, 0.1)
-    assert broken >= 0.01 * samples  # and it promises no less than it could
+    assert broken >= 0.01 * samples  # nor do they promise too little
 
 
 def test_a_promise_records_what_it_was_tested_on():
@@ -98,23 +96,26 @@ def test_a_promise_records_what_it_was_tested_on():
     assert len(fit) + len(test) == len(whole) and len(fit) == round(len(whole) / 3)
 
 
-def test_too_few_pictures_say_how_many_would_do():
+def test_too_few_pictures_say_how_many_are_needed():
     whole = emoji_art()
     few = Judged(np.full((40, 1), 0.99), np.ones(40, int))
     with pytest.raises(PromiseError, match="about 180 pictures would do"):  # 114 of them to test on
         promise_accuracy(few.rows(np.arange(13)), few.rows(np.arange(13, 40)), 0.98)
+
     many = Judged(np.full((180, 1), 0.99), np.ones(180, int))
     assert promise_accuracy(*(many.rows(index) for index in split_for_promise(180)), 0.98).target == 0.98
+
     hopeless = Judged(np.full((90, 1), 0.9), np.zeros(90, int))
     with pytest.raises(PromiseError, match="More pictures will not help"):
         promise_accuracy(hopeless, hopeless, 0.9)
+
     with pytest.raises(ValueError, match="between 0 and 1"):
         promise_accuracy(whole, whole, 95)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0, 0.9), st.floats(0.6, 0.99), st.floats(0.5, 0.99))
-def test_as_many_pictures_as_are_needed_pass(share, target, confidence):
+def test_the_number_of_pictures_needed_is_enough(share, target, confidence):
     rate = share * (1 - target)
     needed = pictures_needed(rate, target, confidence)
     assert stats.binom.cdf(np.ceil(rate * needed), needed, 1 - target) <= 1 - confidence + 1e-9

@@ -1,3 +1,5 @@
+"""Taxonomies: building, reading, writing, and looking nodes up."""
+
 import json
 
 import pytest
@@ -7,7 +9,7 @@ from hcast_zoo.taxonomy.tree import Taxonomy
 from tests.conftest import FIXTURES
 
 
-def test_from_paths(taxonomy):
+def test_from_paths_lists_nodes_in_order_of_appearance(taxonomy):
     assert taxonomy.names == (
         ("bird", "mammal"),
         ("owl", "gull", "cat", "dog"),
@@ -19,20 +21,20 @@ def test_from_paths(taxonomy):
     assert taxonomy.path_names((1, 2, 4)) == ("mammal", "cat", "tiger")
 
 
-def test_json_round_trip(taxonomy, tmp_path):
+def test_a_taxonomy_survives_json(taxonomy, tmp_path):
     taxonomy.save(tmp_path / "t.json")
     assert Taxonomy.load(tmp_path / "t.json") == taxonomy
     assert Taxonomy.from_dict(json.loads(json.dumps(taxonomy.to_dict()))) == taxonomy
 
 
-def test_shallow_leaves():
+def test_paths_may_end_early():
     t = Taxonomy.from_paths([("animal", "cat", "lion"), ("rock",), ("plant", "moss")])
     assert t.levels == ("level_1", "level_2", "level_3")
     assert t.paths == ((0, 0, 0), (2, 1, -1), (1, -1, -1))
     assert t.path_names((1, -1, -1)) == ("rock",)
 
 
-def test_defaults_and_names_of_levels():
+def test_defaults_and_errors_that_name_the_level():
     assert Taxonomy(("only",), (("a",),), ()).name == ""
     with pytest.raises(TaxonomyError, match="level 'fine': expected a parent for each of 2 nodes, got 1"):
         Taxonomy(("coarse", "middle", "fine"), (("a",), ("b",), ("c", "d")), ((0,), (0,)))
@@ -40,34 +42,39 @@ def test_defaults_and_names_of_levels():
         Taxonomy.from_paths([("a", "x"), ("b", "x")], ("order", "species"), strict_names=True)
 
 
-def test_cub_tree():
+def test_the_cub_tree_has_the_papers_counts():
     tree = json.loads((FIXTURES / "cub_tree.json").read_text())
     t = Taxonomy.from_paths([[str(node) for node in path] for path in tree["paths"]], tree["levels"])
     assert t.level_classes == (13, 38, 200)
     assert len(t.paths) == 200
 
 
-def test_from_csv(tmp_path):
+def test_from_csv_accepts_any_order_and_empty_cells(tmp_path):
     file = tmp_path / "birds.csv"
     file.write_text("species,order,family\nlark,passerine,larks\n,ratite,emus\n,monotreme,\n", encoding="utf-8-sig")
     t = Taxonomy.from_csv(file, ["order", "family", "species"])
     assert t.level_classes == (3, 2, 1) and t.name == "birds"
+
     with pytest.raises(TaxonomyError, match="expected columns"):
         Taxonomy.from_csv(file, ["order", "genus"])
+
     file.write_text("order,family,species\nratite,,emu\n")
     assert Taxonomy.from_csv(file).names == (("ratite",), ("ratite incertae sedis",), ("emu",))
+
     file.write_text("order,family,species\nratite,,emu\nratite,emus,emu\n")
     assert Taxonomy.from_csv(file).names == (("ratite",), ("emus",), ("emu",))
+
     file.write_text("order,family,species\n,,\n")
     with pytest.raises(TaxonomyError, match="line 2: expected a name"):
         Taxonomy.from_csv(file)
 
 
-def test_from_folder(tmp_path):
+def test_from_folder_makes_a_level_of_each_depth(tmp_path):
     for folder in ("a/x", "a/y", "b/z/deep", ".hidden/w"):
         (tmp_path / folder).mkdir(parents=True)
     t = Taxonomy.from_folder(tmp_path)
     assert t.names == (("a", "b"), ("x", "y", "z"), ("deep",))
+
     (tmp_path / "empty").mkdir()
     with pytest.raises(TaxonomyError, match="no sub-folder"):
         Taxonomy.from_folder(tmp_path / "empty")
@@ -130,7 +137,7 @@ def test_wrong_files_are_explained(tmp_path):
         Taxonomy.from_paths([("a", "b")], ["only"])
 
 
-def test_labels(taxonomy):
+def test_labels_are_looked_up_and_completed(taxonomy):
     assert taxonomy.labels(("mammal", "cat", "tiger")) == (1, 2, 4)
     assert taxonomy.labels((None, "", "tiger")) == (1, 2, 4)  # ancestors are filled in
     assert taxonomy.labels(("mammal", "cat")) == (1, 2, -1)
@@ -138,6 +145,7 @@ def test_labels(taxonomy):
     assert taxonomy.labels((1, -1, -1)) == (1, -1, -1)
     assert taxonomy.labels((0, 0, 0)) == (0, 0, 0)
     assert taxonomy.labels(()) == (-1, -1, -1)
+
     for path, message in (
         (("mammal", "cat", "tigre"), "no node 'tigre' at level 'species': did you mean 'tiger'"),
         (("bird", "cat", "tiger"), "'tiger' of level 'species' belongs to 'mammal', not to 'bird'"),
@@ -150,9 +158,10 @@ def test_labels(taxonomy):
             taxonomy.labels(path)
 
 
-def test_find(taxonomy):
+def test_find_returns_level_and_index_or_suggests(taxonomy):
     assert taxonomy.find("bird") == (0, 0) and taxonomy.find("gull") == (1, 1) and taxonomy.find("wolf") == (2, 5)
     assert taxonomy.find("species:wolf") == (2, 5)
+
     for wrong, hint in (
         ("Wolff", "did you mean 'wolf'"),
         ("herrings", "did you mean 'herring gull'"),
@@ -165,7 +174,7 @@ def test_find(taxonomy):
             taxonomy.find(wrong)
 
 
-def test_find_a_name_of_several_levels():
+def test_a_name_on_several_levels_needs_its_level():
     t = Taxonomy.from_paths([("orange", "orange"), ("red", "cherry"), ("red", "a:b")], ("colour", "fruit"))
     assert t.find("colour:orange") == (0, 0) and t.find("fruit:orange") == (1, 0) and t.find("a:b") == (1, 2)
     assert t.find("fruit:a:b") == (1, 2)
@@ -174,64 +183,69 @@ def test_find_a_name_of_several_levels():
 
 
 def flat(*names):
-    """A taxonomy of one level."""
+    """Return a taxonomy of one level."""
     return Taxonomy(("kind",), (names,), ())
 
 
-def hint(taxonomy, node):
-    """What an error says after the name of the node and its level."""
+def suggestion(taxonomy, node):
+    """Return what an error suggests for a node that does not exist."""
     with pytest.raises(TaxonomyError) as error:
         taxonomy.find(node)
     return str(error.value).partition("did you mean ")[2].rstrip("?")
 
 
-def test_hints_name_three_nodes_at_most_and_none_that_is_far():
+def test_at_most_three_near_names_are_suggested():
     t = flat("wolfa", "wolfb", "wolfc", "wolfd")
-    assert hint(t, "wolf").count(" or ") == hint(t, "kind:wolf").count(" or ") == 2
+    assert suggestion(t, "wolf").count(" or ") == suggestion(t, "kind:wolf").count(" or ") == 2
     for node in ("zzz", "kind:zzz"):
         with pytest.raises(TaxonomyError, match=r"(in the taxonomy|at level 'kind')$"):
             t.find(node)
 
 
-def test_hints_come_from_the_six_nearest_words():
+def test_suggestions_come_from_the_six_nearest_words():
     words = [f"wolf{c}" for c in "abcde"]
-    assert hint(flat(" ".join(words), "wolfxy", "wolfxyz"), "wolf") == f"{' '.join(words)!r} or 'wolfxy'"
+    assert suggestion(flat(" ".join(words), "wolfxy", "wolfxyz"), "wolf") == f"{' '.join(words)!r} or 'wolfxy'"
 
 
-def test_of_very_many_names_those_that_begin_alike_are_compared(monkeypatch):
+def test_in_a_large_tree_only_names_that_begin_alike_are_compared(monkeypatch):
     monkeypatch.setattr("hcast_zoo.taxonomy.lookup.MAX_COMPARED", 3)
-    assert hint(flat("wolf", "lion", "bear"), "xolf") == "'wolf'"
+    assert suggestion(flat("wolf", "lion", "bear"), "xolf") == "'wolf'"
     t = flat("Timberwolf", "lion", "bear", "mouse")
-    assert hint(t, "timberwolv") == hint(t, "timxerwolf") == "'Timberwolf'" and hint(t, "ximberwolf") == ""
-    assert hint(flat("wolfa", "wolfb", "wolfc", "wolfd"), "wolf") == ""  # too many even so
+    assert (
+        suggestion(t, "timberwolv") == suggestion(t, "timxerwolf") == "'Timberwolf'"
+        and suggestion(t, "ximberwolf") == ""
+    )
+    assert suggestion(flat("wolfa", "wolfb", "wolfc", "wolfd"), "wolf") == ""  # still too many
 
 
-def test_of_very_many_names_of_a_level_some_that_begin_alike_are_compared(monkeypatch):
+def test_on_a_large_level_some_names_that_begin_alike_are_compared(monkeypatch):
     monkeypatch.setattr("hcast_zoo.taxonomy.lookup.MAX_COMPARED", 2)
-    assert hint(flat("wolf", "lion", "bear", "mouse"), "kind:xolf") == "'wolf'"
+    assert suggestion(flat("wolf", "lion", "bear", "mouse"), "kind:xolf") == "'wolf'"
     t = flat("wolf", "lion", "bear", "mouse", "louse")
-    assert hint(t, "kind:xolf") == "" and hint(t, "kind:wolfe") == "'wolf'"
-    assert set(hint(flat("lion", "bear", "wolfa", "wolfb", "wolfc"), "kind:wolf").split(" or ")) == {
+    assert suggestion(t, "kind:xolf") == "" and suggestion(t, "kind:wolfe") == "'wolf'"
+    assert set(suggestion(flat("lion", "bear", "wolfa", "wolfb", "wolfc"), "kind:wolf").split(" or ")) == {
         "'wolfa'",
         "'wolfb'",
     }
 
 
-def test_a_very_long_name_gets_no_hint(monkeypatch):
+def test_a_very_long_name_gets_no_suggestion(monkeypatch):
     t = flat("lynx")
     monkeypatch.setattr("hcast_zoo.taxonomy.lookup.MAX_NAME", 4)
-    assert hint(t, "lynz") == "'lynx'" and hint(t, "lynxz") == ""
+    assert suggestion(t, "lynz") == "'lynx'" and suggestion(t, "lynxz") == ""
 
 
-def test_limits_are_the_last_that_is_allowed(tmp_path):
+def test_limits_are_inclusive(tmp_path):
     assert len(Taxonomy.from_paths([["a"] * 100]).levels) == 100
     with pytest.raises(TaxonomyError, match="longer than the 100 levels"):
         Taxonomy.from_paths([["a"] * 101])
     with pytest.raises(TaxonomyError, match="expected at least one level and at most 100, got 101"):
         Taxonomy([str(i) for i in range(101)], [["a"]] * 101, [[0]] * 100)
+
     assert flat("a" * 1000).level_classes == (1,)
     with pytest.raises(TaxonomyError, match="got 1001 characters"):
         flat("a" * 1001)
+
     tmp_path.joinpath(*["a"] * 100).mkdir(parents=True)
     assert len(Taxonomy.from_folder(tmp_path).levels) == 100
     tmp_path.joinpath(*["a"] * 101).mkdir()
@@ -239,7 +253,7 @@ def test_limits_are_the_last_that_is_allowed(tmp_path):
         Taxonomy.from_folder(tmp_path)
 
 
-def test_names_are_text():
+def test_names_must_be_valid_text():
     with pytest.raises(TaxonomyError, match=r"node 0 of level 'kind': expected a name, .* half of a surrogate pair"):
         flat("\ud83d")
     assert flat("épinette").find("épinette") == (0, 0)
@@ -247,7 +261,7 @@ def test_names_are_text():
         Taxonomy(("kind",), (("a",),), (), None)
 
 
-def test_json_can_be_read_by_people(tmp_path):
+def test_saved_json_is_indented_and_readable(tmp_path):
     flat("épinette").save(tmp_path / "t.json")
     assert (
         (tmp_path / "t.json").read_text("utf-8")
@@ -268,11 +282,12 @@ def test_json_can_be_read_by_people(tmp_path):
     assert Taxonomy.load(tmp_path / "t.json") == flat("épinette")
 
 
-def test_load_tells_tables_folders_and_json_apart(taxonomy, tmp_path):
+def test_load_recognises_tables_folders_and_json(taxonomy, tmp_path):
     paths = [taxonomy.path_names(path) for path in taxonomy.paths]
     for name in ("animals.csv", "animals.CSV"):
         (tmp_path / name).write_text("\n".join(map(",".join, [taxonomy.levels, *paths])))
         assert Taxonomy.load(tmp_path / name) == taxonomy
+
     for path in paths:
         tmp_path.joinpath("animals", *path).mkdir(parents=True)
     loaded = Taxonomy.load(tmp_path / "animals")
@@ -280,12 +295,13 @@ def test_load_tells_tables_folders_and_json_apart(taxonomy, tmp_path):
     assert Taxonomy.from_folder(tmp_path / "animals", taxonomy.levels).levels == taxonomy.levels
 
 
-def test_tables(tmp_path):
+def test_quoted_cells_are_read_and_bad_tables_are_explained(tmp_path):
     file = tmp_path / "t.csv"
     file.write_bytes(b'a,b,c\r\n"x\r\ny",z\r\n\r\nu,v,w\r\n')
     header, rows = read_table(file)
     assert header == ["a", "b", "c"]
     assert [row for _, row in rows] == [{"a": "x\r\ny", "b": "z", "c": ""}, {"a": "u", "b": "v", "c": "w"}]
+
     for data, message in (
         (b"a,b,a\n", "column 'a' occurs twice"),
         (b"", r"expected columns \[\], got \[\]"),

@@ -1,3 +1,6 @@
+"""Weight files: saving, loading, and fitting them to other models."""
+
+import hashlib
 import json
 import os
 import pickle
@@ -20,7 +23,7 @@ from hcast_zoo.weights.file import (
 )
 
 
-def test_round_trip(tiny_model, taxonomy, tiny_weights):
+def test_saved_weights_give_the_same_logits(tiny_model, taxonomy, tiny_weights):
     weights = load_weights(tiny_weights)
     assert weights.config == tiny_model.config and weights.taxonomy == taxonomy and weights.metadata["name"] == "tiny"
     images = torch.randn(1, 3, 32, 32)
@@ -31,7 +34,7 @@ def test_round_trip(tiny_model, taxonomy, tiny_weights):
             assert torch.equal(a, b)
 
 
-def test_half_precision_storage(tiny_model, tmp_path):
+def test_weights_stored_in_half_precision_are_built_in_float32(tiny_model, tmp_path):
     path = tmp_path / "half.safetensors"
     save_weights(Weights(tiny_model.config, None, tiny_model.state_dict()), path, torch.float16)
     weights = load_weights(path)
@@ -54,8 +57,9 @@ def test_a_failed_save_keeps_the_old_file(tiny_weights, tiny_model, monkeypatch)
     assert [p.name for p in tiny_weights.parent.iterdir()] == [tiny_weights.name]
 
 
-def test_folder_and_missing(tiny_weights):
+def test_folders_are_loaded_and_unknown_names_explained(tiny_weights):
     tiny_weights.rename(tiny_weights.parent / "model.safetensors")
+
     assert load_weights(tiny_weights.parent).metadata["name"] == "tiny"
     with pytest.raises(WeightsError, match="no weights 'hcast_unknown'"):
         load_weights("hcast_unknown")
@@ -87,7 +91,7 @@ def test_broken_files_are_explained(tiny_weights, spoil, message):
         load_weights(tiny_weights)
 
 
-def test_weights_of_another_model(tiny_model, tiny_config, taxonomy):
+def test_weights_of_another_model_are_explained(tiny_model, tiny_config, taxonomy):
     state = dict(tiny_model.state_dict())
     state["extra"] = torch.zeros(1)
     del state["cls_token"]
@@ -104,36 +108,37 @@ def test_fit_starts_another_size_and_other_classes(tiny_model, tiny_config):
     assert torch.equal(other.heads[0].weight, tiny_model.heads[0].weight)
     assert torch.equal(other.pos_embed[:, 0], tiny_model.pos_embed[:, 0])
     assert other.pos_embed.shape[1] == 65
+
     with pytest.raises(WeightsError, match="another architecture"):
         fit_state_dict(tiny_model.state_dict(), HCast(tiny_config.replace(embed_dim=96)))
 
 
-def test_fit_as_the_official_fine_tuning(tiny_model, tiny_config):
+def test_official_fit_keeps_the_finest_head(tiny_model, tiny_config):
     """The finest head stays where it fits; a grid of another size is resampled without antialiasing."""
     flat = HCast(tiny_config.replace(level_classes=(6,)))
     other = HCast(tiny_config.replace(image_size=16))
     assert not any(k.startswith("heads.2") for k in fit_state_dict(flat.state_dict(), other))
     state = fit_state_dict(flat.state_dict(), other, official=True)
     assert torch.equal(state["heads.2.weight"], flat.heads[0].weight)
+
     plain = fit_state_dict(flat.state_dict(), other)["pos_embed"]
     assert state["pos_embed"].shape == plain.shape and not torch.equal(state["pos_embed"], plain)
 
 
 def test_packaged_weights_are_verified(tiny_weights, tmp_path, monkeypatch):
-    import hashlib
-
     digest = hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
     index = {"tiny.animals": {"file": tiny_weights.name, "sha256": digest}}
     (tmp_path / "index.json").write_text(json.dumps(index))
     monkeypatch.setattr("hcast_zoo.weights.header.SHIPPED", tmp_path)
     monkeypatch.setattr("hcast_zoo.weights.header.SHIPPED_INDEX", tmp_path / "index.json")
     assert find_weights("tiny") == find_weights("tiny.animals") == tiny_weights
+
     tiny_weights.write_bytes(tiny_weights.read_bytes() + b"x")
     with pytest.raises(WeightsError, match="missing or damaged: reinstall"):
         load_weights("tiny.animals")
 
 
-def test_equal_content_is_equal_bytes(tiny_model, taxonomy, tmp_path):
+def test_equal_weights_are_equal_bytes(tiny_model, taxonomy, tmp_path):
     weights = Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {c: c for c in "zxäya"})
     for name in ("a", "b", "c"):
         save_weights(weights, tmp_path / name)
@@ -143,7 +148,7 @@ def test_equal_content_is_equal_bytes(tiny_model, taxonomy, tmp_path):
     assert all(torch.equal(loaded.state_dict[k], v) for k, v in weights.state_dict.items())
 
 
-def test_a_folder_that_transformers_wrote(tiny_model, taxonomy, tmp_path):
+def test_a_folder_saved_by_transformers_is_loaded(tiny_model, taxonomy, tmp_path):
     config = {
         "model_type": "hcast",
         "architectures": ["HCastForImageClassification"],
@@ -155,14 +160,16 @@ def test_a_folder_that_transformers_wrote(tiny_model, taxonomy, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     weights = load_weights(tmp_path)
     assert weights.config == tiny_model.config and weights.taxonomy == taxonomy
+
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(WeightsError, match="expected H-CAST weights"):
         load_weights(tmp_path)
 
 
-def test_a_run_is_its_best_weights(tmp_path, tiny_weights):
+def test_a_runs_folder_stands_for_its_best_weights(tmp_path, tiny_weights):
     with pytest.raises(WeightsError, match="or a training run's folder with best"):
         find_weights(tmp_path)
+
     for name in ("last.safetensors", "best.safetensors"):
         shutil.copy(tiny_weights, tmp_path / name)
         assert find_weights(tmp_path).name == name

@@ -85,7 +85,7 @@ def server(tmp_path):
         ("runs/best.safetensors", None),
     ],
 )
-def test_names_of_repositories(source, expected):
+def test_repository_names_are_parsed(source, expected):
     assert parse_repository(source) == expected
 
 
@@ -112,16 +112,19 @@ api.upload_file(path_or_fileobj={str(file)!r}, path_in_repo="model.safetensors",
 print(1)""")
 
 
-def test_load_from_the_hub(server, tiny_weights, tmp_path):
+def test_weights_are_loaded_from_the_hub_or_the_reason_is_given(server, tiny_weights, tmp_path):
     upload(server, tiny_weights, private=True)
     sources = ["org/tiny", "hf-hub:org/tiny", "org/tiny@main", "org/tiny@v9", "org/nothing"]
     *loaded, revision, repository = server.python(LOAD.format(sources=sources))
     assert loaded == ["tiny"] * 3
     assert "has no revision 'v9'" in revision and "no repository 'org/nothing'" in repository
+
     offline = server.python(LOAD.format(sources=["org/tiny", "org/other"]), HF_HUB_OFFLINE="1")
     assert offline[0] == "tiny" and "HF_HUB_OFFLINE" in offline[1]
+
     unreachable = server.python(LOAD.format(sources=["org/other"]), HF_ENDPOINT="http://127.0.0.1:9")
     assert "cannot reach http://127.0.0.1:9" in unreachable[0]
+
     no_token = server.python(LOAD.format(sources=["org/tiny"]), HF_TOKEN="", HF_HOME=f"{tmp_path}/empty")
     assert "no repository 'org/tiny'" in no_token[0] and "private" in no_token[0]
 
@@ -133,7 +136,7 @@ def test_a_failed_download_leaves_nothing_that_loads(server, tiny_weights):
     assert "download of model.safetensors from org/tiny failed" in first and second == "tiny"
 
 
-def test_a_repository_of_something_else(server, tmp_path):
+def test_a_repository_without_weights_is_explained(server, tmp_path):
     file = tmp_path / "README.md"
     file.write_text("nothing")
     server.python(f"""

@@ -282,7 +282,7 @@ def test_every_layout_through_every_interface(server, tmp_path, request):  # noq
     server.python("\n".join([*commands, "print(1)"]))
 
     picture = next((request.config.rootpath / "tests" / "pictures").glob("*.png"))
-    result = server.run(str(TESTS / "weights" / "layout_doors.py"), str(tmp_path), str(picture), json.dumps(lines))
+    result = server.run(str(TESTS / "weights" / "layout_interfaces.py"), str(tmp_path), str(picture), json.dumps(lines))
     assert result.returncode == 0, result.stderr[-3000:]
     table = json.loads(result.stdout.splitlines()[-1])
     print(json.dumps(table, indent=1))
