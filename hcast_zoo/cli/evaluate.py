@@ -174,20 +174,19 @@ def _print_beside(comparison: dict) -> None:
 
 def _record(args: argparse.Namespace, measured, dataset, config) -> None:
     """Write an evaluation to its card, with file names in place of this machine's paths."""
-    from ..common.files import write_whole
-    from ..sharing.answer_sheet import answer_sheet
+    from ..sharing.answer_sheet import answer_sheet, example_answers
     from ..sharing.model_card import Evaluation, answer_calibration, code_version, record_evaluation
     from ..weights.file import checksum
 
     model, file = (os.path.basename(os.path.normpath(path)) for path in (args.model, args.data))
     command = f"hcast-zoo evaluate --model {model} --data {file}" + (f" --split {args.split}" if args.split else "")
     answers = measured.answers[args.decode[0]]
-    pictures = None
+    pictures, examples = None, []
     if args.card_pictures is not None:
-        pictures = Path(args.card).stem + (f".{_file_name(args.split)}" if args.split else "") + ".jpg"
-        sink = io.BytesIO()
-        answer_sheet(measured, args.decode[0], dataset, config).save(sink, "JPEG", quality=85, optimize=True)
-        write_whole(Path(args.card).with_name(pictures), sink.getvalue())
+        stem = Path(args.card).stem + (f".{_file_name(args.split)}" if args.split else "")
+        pictures = _save_beside(args.card, f"{stem}.jpg", answer_sheet(measured, args.decode[0], dataset, config))
+        for number, picture in enumerate(example_answers(measured, args.decode[0], dataset), 1):
+            examples.append(_save_beside(args.card, f"{stem}.{number}.jpg", picture))
 
     record_evaluation(
         args.card,
@@ -204,8 +203,19 @@ def _record(args: argparse.Namespace, measured, dataset, config) -> None:
             calibration=answer_calibration(answers, measured.labels, dataset.taxonomy),
             pictures_file=pictures,
             credit=args.card_pictures or "",
+            examples=examples,
         ),
     )
+
+
+def _save_beside(card: str, name: str, picture) -> str:
+    """Write a picture beside a card; return its name."""
+    from ..common.files import write_whole
+
+    sink = io.BytesIO()
+    picture.save(sink, "JPEG", quality=85, optimize=True)
+    write_whole(Path(card).with_name(name), sink.getvalue())
+    return name
 
 
 def _file_name(text: str) -> str:

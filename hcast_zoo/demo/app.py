@@ -25,11 +25,11 @@ from .view import (
     answer_html,
     caption_html,
     error_text,
-    example_pictures,
     heading_html,
     look_at,
     message_html,
     model_name,
+    offered_examples,
     subtrees,
 )
 
@@ -149,7 +149,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
 
         with gr.Row():
             with gr.Column(scale=3, min_width=280):
-                picture = _picture(example_pictures(predictor.taxonomy))
+                picture = _picture(*offered_examples(predictor))
                 settings = _settings(predictor)
 
             with gr.Column(scale=4, min_width=320):
@@ -281,7 +281,7 @@ def configure(
     )
 
 
-def _picture(examples: list[Path]) -> gr.Image:
+def _picture(examples: list[Path], heading: str) -> gr.Image:
     """Make the picture input, which passes the path of an uploaded file, and of no other, to the core.
 
     Gradio's own reader fails without a reason on a file that is not a picture, and fetches any URL that it is given.
@@ -311,7 +311,7 @@ def _picture(examples: list[Path]) -> gr.Image:
         shown = gr.Dataset(
             components=[gr.Image(render=False)],
             samples=[[str(path)] for path in examples],
-            label=f"Examples ({'CC0' if examples[0].suffix == '.jpg' else 'Twemoji, CC-BY-4.0'})",
+            label=heading,
             elem_id="examples",
         )
         shown.click(_open_example, shown, picture, show_progress="hidden", api_name="example")

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from ..adaptation.config import AdaptConfig
 from ..adaptation.report import AdaptedPicture, adapt_picture, draw_sheet
-from ..common.text import printable
+from ..common.text import clip, printable
 from ..data.pictures import PictureError, read_picture
 from ..data.thumbnails import make_thumbnail
 from ..inference.predictor import Prediction, Predictor
 from ..segments.drawing import Segmentation, stage_panel
+from ..sharing.examples import card_examples
 from ..taxonomy.tree import Taxonomy
+from ..weights.file import packaged_name
 
 PANEL = 448  # pixels: side of a segmentation on the page
 STRIP = 224  # pixels: side of a segmentation in the strip, for screens of two pixels a point
@@ -292,6 +294,20 @@ def example_pictures(taxonomy: Taxonomy) -> list[Path]:
             return named
 
     return []
+
+
+def offered_examples(predictor: Predictor) -> tuple[list[Path], str]:
+    """Return the examples that the page of a model offers, and their heading.
+
+    They are the pictures of its own card; for packaged weights whose card shows none, packaged pictures that fit.
+    """
+    files, credit = card_examples(predictor.source)
+    if files:
+        credit = f" ({clip(printable(credit))})" if credit else ""
+        return files, f"Examples: right and wrong answers of the card{credit}"
+    if packaged_name(predictor.source) and (files := example_pictures(predictor.taxonomy)):
+        return files, f"Examples ({'CC0' if files[0].suffix == '.jpg' else 'Twemoji, CC-BY-4.0'})"
+    return [], ""
 
 
 def _branches_html(branches: Sequence[Branch], taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:

@@ -116,6 +116,7 @@ class Predictor:
         if weights.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
         check_decoder(decoder)
+        self.source = str(source)
         self.taxonomy: Taxonomy = weights.taxonomy if taxonomy is None else check_above(taxonomy, weights.taxonomy)
         self.model: HCast = build_model(weights, device)
         self.transform, self.draft = eval_transform(weights.config), draft

@@ -1,5 +1,7 @@
 """Right and wrong answers as one picture, for a model card."""
 
+import contextlib
+
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..data.dataset import HierarchicalDataset
@@ -11,6 +13,8 @@ from ..segments.sheet import LIGHT, fit_text
 from ..taxonomy.paths import UNKNOWN
 
 SHOWN = 6  # pictures per row
+EXAMPLES = 3  # right answers, and as many wrong ones, that the demo page offers
+EXAMPLE_SIDE = 640  # pixels of the longer side of such a picture
 SIDE = 240  # pixels per side of a picture; for screens with two pixels per point
 GAP, LINE, FONT_SIZE = 20, 26, 19  # pixels
 
@@ -25,12 +29,10 @@ def answer_sheet(measured: Measured, decoding: str, dataset: HierarchicalDataset
         config: The model's config, to outline the part that the model saw.
     """
     answers, labels = measured.answers[decoding], measured.labels
-    right = ((answers.paths == labels) | (labels == UNKNOWN)).all(1)
     rows = []
-    for title, chosen in (("right", right), ("wrong", ~right)):
-        numbers = chosen.nonzero().flatten().tolist()
+    for title, numbers in zip(("right", "wrong"), _right_and_wrong(measured, decoding)):
         cells = []
-        for row in numbers[:: max(1, len(numbers) // SHOWN)][:SHOWN]:
+        for row in _spread(numbers, SHOWN):
             answer = dataset.taxonomy.path_names(answers.paths[row].tolist())
             lines = [f"{answer[-1] if answer else '?'}, {float(answers.confidences[row]):.0%}"]
             if title == "wrong":
@@ -41,6 +43,35 @@ def answer_sheet(measured: Measured, decoding: str, dataset: HierarchicalDataset
         rows.append((f"{len(numbers)} of {len(labels)} answers are {title}", cells))
 
     return _compose(rows)
+
+
+def example_answers(measured: Measured, decoding: str, dataset: HierarchicalDataset) -> list[Image.Image]:
+    """Return pictures of right answers, then of wrong ones, evenly spaced in the data set, for the demo page.
+
+    Args:
+        measured: An evaluation with its answers.
+        decoding: The decoding whose answers to take.
+        dataset: The pictures.
+    """
+    pictures = []
+    for numbers in _right_and_wrong(measured, decoding):
+        for row in _spread(numbers, EXAMPLES):
+            with contextlib.suppress(PictureError):  # it changed after it was measured
+                pictures.append(draw_thumbnail(dataset.open(int(measured.numbers[row])), side=EXAMPLE_SIDE))
+
+    return pictures
+
+
+def _right_and_wrong(measured: Measured, decoding: str) -> tuple[list[int], list[int]]:
+    """Return the rows of the right answers, and of the wrong ones."""
+    answers, labels = measured.answers[decoding], measured.labels
+    right = ((answers.paths == labels) | (labels == UNKNOWN)).all(1)
+    return right.nonzero().flatten().tolist(), (~right).nonzero().flatten().tolist()
+
+
+def _spread(rows: list[int], count: int) -> list[int]:
+    """Return some rows, evenly spaced."""
+    return rows[:: max(1, len(rows) // count)][:count]
 
 
 def _picture(dataset: HierarchicalDataset, number: int, config: HCastConfig) -> Image.Image:

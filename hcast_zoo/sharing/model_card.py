@@ -27,6 +27,7 @@ from ..taxonomy.tree import Taxonomy
 from ..weights.file import Weights, find_weights, load_weights, packaged_weights
 from ..weights.hub import parse_repository
 
+EVALUATIONS = "evaluations.json"  # in a published repository
 METRICS = {"fpa": "FPA", "tice": "TICE", "wap": "wAP"}
 NOT_STATED = "Not stated."
 
@@ -49,6 +50,7 @@ class Evaluation:
         calibration: Level, and ``path``, to expected calibration error in percent.
         pictures_file: Name of a picture beside the card that shows right and wrong answers, or None.
         credit: Credit for the pictures that it shows.
+        examples: Names of pictures beside the card, of right and wrong answers, which the demo page offers.
     """
 
     sha256: str
@@ -64,6 +66,7 @@ class Evaluation:
     calibration: dict[str, float] = dataclasses.field(default_factory=dict)
     pictures_file: str | None = None
     credit: str = ""
+    examples: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
         texts = [self.sha256, self.data, self.split or "", self.command, self.commit, self.date, self.torch]
@@ -79,8 +82,16 @@ class Evaluation:
             )
         if not isinstance(self.calibration, dict) or not all(map(is_number, self.calibration.values())):
             raise ValueError(f"expected calibration errors as numbers, got {brief(self.calibration)}")
-        if self.pictures_file is not None and Path(self.pictures_file).name != self.pictures_file:
-            raise ValueError(f"expected the name of a picture beside the card, got {brief(self.pictures_file)}")
+        if not isinstance(self.examples, list) or not all(isinstance(name, str) for name in self.examples):
+            raise ValueError(f"expected examples as a list of names, got {brief(self.examples)}")
+        for name in self.beside:
+            if Path(name).name != name:
+                raise ValueError(f"expected the name of a picture beside the card, got {brief(name)}")
+
+    @property
+    def beside(self) -> list[str]:
+        """Names of all pictures beside the card."""
+        return [*([self.pictures_file] if self.pictures_file is not None else []), *self.examples]
 
     @property
     def origin(self) -> str:
@@ -303,8 +314,13 @@ def record_evaluation(path: str | Path, source: str, evaluation: Evaluation) -> 
     file = None if packaged or not Path(source).exists() else find_weights(source).name
     repo = None if packaged or file else str(source)
     text = render_card(load_weights(source), evaluations, path.stem, repo, file=file)
-    write_whole(path.with_suffix(".json"), json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
+    write_evaluations(path.with_suffix(".json"), evaluations)
     write_whole(path, text)
+
+
+def write_evaluations(path: str | Path, evaluations: Sequence[Evaluation]) -> None:
+    """Write evaluations as JSON, for :func:`read_evaluations`."""
+    write_whole(path, json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
 
 
 def read_evaluations(path: str | Path) -> list[Evaluation]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from ..common.files import sha256
 from ..segments.drawing import segment_strip
 from ..weights.file import build_model, find_weights, load_weights, packaged_weights, save_weights
 from ..weights.hub import HubError
-from .model_card import Evaluation, packaged_evaluations, render_card
+from .model_card import EVALUATIONS, Evaluation, packaged_evaluations, render_card, write_evaluations
 
 PREVIEW = "preview.png"
 
@@ -55,7 +56,8 @@ def assemble(
 
     It holds ``model.safetensors`` (the tensors, with config and taxonomy in the metadata, as the core reads it), one
     ``config.json`` for timm and transformers, ``preprocessor_config.json``, ``taxonomy.json``, the code that
-    transformers runs where hcast-zoo is not installed, the model card ``README.md``, and a preview picture.
+    transformers runs where hcast-zoo is not installed, the model card ``README.md`` with its pictures, the evaluations
+    that it is made from, and a preview picture.
 
     Args:
         source: Weights; see :func:`hcast_zoo.weights.file.load_weights`.
@@ -78,10 +80,11 @@ def assemble(
     folder = empty_folder(folder)
     if evaluations is None:
         evaluations = packaged_evaluations(str(source)) if str(source) in packaged_weights() else []
-    for evaluation in evaluations:
-        if evaluation.pictures_file:
-            beside = resources.files("hcast_zoo.model_cards") if pictures is None else Path(pictures)
-            (folder / evaluation.pictures_file).write_bytes((beside / evaluation.pictures_file).read_bytes())
+    beside = resources.files("hcast_zoo.model_cards") if pictures is None else Path(pictures)
+    for name in itertools.chain.from_iterable(evaluation.beside for evaluation in evaluations):
+        (folder / name).write_bytes((beside / name).read_bytes())
+    if evaluations:
+        write_evaluations(folder / EVALUATIONS, evaluations)
 
     if str(source) in packaged_weights() and not facts and dtype is None:
         shutil.copyfile(find_weights(source), folder / "model.safetensors")  # keeps the checksum of the index

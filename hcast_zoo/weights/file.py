@@ -21,6 +21,7 @@ from ..taxonomy.calibration import Calibration
 from ..taxonomy.tree import Taxonomy
 from .errors import WeightsError as WeightsError
 from .header import OWNER, header_path
+from .header import packaged_name as packaged_name
 from .header import packaged_weights as packaged_weights
 from .header import read_metadata as read_metadata
 from .header import shipped_path as shipped_path
@@ -297,9 +298,8 @@ def find_weights(source: str | Path) -> Path:
     """
     index = packaged_weights()
     name = str(source)
-    names = [n for n in index if n == name or n.split(".")[0] == name]
-    if names:
-        return _find_packaged(names[0], index[names[0]])
+    if packaged := packaged_name(source):
+        return _find_packaged(packaged, index[packaged])
 
     published = name if name in TAGS else default_tag(name)
     path = Path(source)

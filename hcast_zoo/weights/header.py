@@ -23,6 +23,12 @@ def packaged_weights() -> dict[str, dict]:
     return json.loads(SHIPPED_INDEX.read_text()) if SHIPPED_INDEX.exists() else {}
 
 
+def packaged_name(source: str | Path) -> str | None:
+    """Return which of :func:`packaged_weights` a source names: one of them, or a variant for its default."""
+    name = str(source)
+    return next((known for known in packaged_weights() if name in (known, known.split(".")[0])), None)
+
+
 def shipped_path(entry: dict) -> Path:
     """Return where the file of an entry of :func:`packaged_weights` is, if the package holds it."""
     return SHIPPED / entry["file"]

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,9 @@ import torch
 from PIL import Image
 
 from hcast_zoo import Predictor
+from hcast_zoo.sharing.model_card import EVALUATIONS, write_evaluations
 from hcast_zoo.weights.file import Weights, save_weights
+from tests.sharing.test_examples import make_evaluation
 
 gradio = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
@@ -35,10 +38,16 @@ SETTINGS = ("best_path", [], False, 0.5, 8, 4, 2)
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory) -> Predictor:
+    """A predictor from a folder as `publish` writes it, whose card has an example."""
     model, taxonomy = make_model(), make_taxonomy()
-    file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(Weights(model.config, taxonomy, model.state_dict(), {"name": "tiny"}), file)
-    return Predictor(file)
+    folder = tmp_path_factory.mktemp("weights")
+    weights = Weights(model.config, taxonomy, model.state_dict(), {"name": "tiny"})
+    save_weights(weights, folder / "model.safetensors")
+    (lion,) = example_pictures(taxonomy)
+    shutil.copy(lion, folder / "blob")
+    (folder / lion.name).symlink_to("blob")  # as in the Hub's cache
+    write_evaluations(folder / EVALUATIONS, [make_evaluation(examples=[lion.name], credit="A. Lion, CC0")])
+    return Predictor(folder)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +239,7 @@ def test_it_listens_only_on_the_loopback_address(address):
 def test_requests_for_another_host_name_are_refused(address):
     assert request(address, "GET", "/", Host="evil.example")[0] == 400
     status, page = request(address, "GET", "/", Host=f"localhost:{urlsplit(address).port}")
-    assert status == 200 and b"tiny: hcast-zoo" in page
+    assert status == 200 and b"tiny: hcast-zoo" in page and b"of the card (A. Lion, CC0)" in page
 
 
 def test_it_serves_only_its_own_files(client, address, picture):
