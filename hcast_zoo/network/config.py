@@ -39,7 +39,7 @@ class HCastConfig:
         mlp_ratio: Hidden width of the block MLPs over ``embed_dim``, in (0, 64].
         num_superpixels: Tokens entering stage 1. Fixed, so an answer never depends on the batch
             (docs/official_differences.md, 8).
-        num_clusters: Clusters made after each stage, so the length of the token sequence of the next one.
+        num_clusters: Clusters made after each stage: the number of tokens of the next one.
         head_stages: Stage (1 to 4) each level reads its class token from, coarse to fine. By default
             the finest levels read early stages: 1 level ``(4,)``, 2 ``(4, 3)``, 3 ``(4, 3, 2)``, 4
             ``(4, 3, 2, 1)``; the coarsest levels of a deeper taxonomy share stage 4.
@@ -53,21 +53,23 @@ class HCastConfig:
         superpixels: How the model makes segments when none are given: ``"seeds"``, ``"slic"`` or ``"grid"``.
         mean: Channel means of the normalisation, for pixels in [0, 1].
         std: Channel deviations of the normalisation.
-        interpolation: Resize filter of the preprocessing (``"bicubic"``, ``"bilinear"``).
+        interpolation: Resize filter of the preprocessing: ``"bicubic"``, ``"bilinear"``, ``"nearest"`` or
+            ``"lanczos"``.
         crop_pct: Centre crop as a fraction of the resized picture's short side (with ``"pad"`` its long one), in
             [0.05, 1].
-        crop_mode: What is done about a picture that is not square: ``"center"`` cuts off the ends of its long side;
-            ``"pad"`` puts it on a square of the mean colour; ``"squash"`` resizes both sides alike. With ``crop_pct`` 1
-            the last two show the whole picture.
+        crop_mode: How a picture becomes a square: ``"center"`` cuts off the ends of its long side; ``"pad"`` puts it on
+            a square of the mean colour; ``"squash"`` resizes both sides to the same length. With ``crop_pct`` 1 the
+            last two show the whole picture.
         stem: ``"conv"``, the paper's; or ``"timm:NAME"``, a timm model whose features become the tokens.
-        stem_strides: Strides of that model's feature maps which tokens are made of, by default
-            ``(8, 16, 32)``; empty for the paper's stem.
-        stem_final: Also take the features that the timm model's classifier reads (with ``conv_head`` in EfficientNets).
+        stem_strides: Strides of the feature maps of that model that tokens are made from, by default ``(8, 16, 32)``;
+            empty for the paper's stem.
+        stem_final: Also use the features that the timm model's classifier reads (after ``conv_head`` in EfficientNets).
         grouping: What pooling compares to form clusters: ``"tokens"``, as in the paper, or ``"descriptor"``: colours
             and the stem's features of strides 2 and 4, which follow edges. Tokens are averaged either way.
-        token_pooling: How a token takes its features from cells: ``"top_left"``, a cell belongs to the superpixel of
-            its top-left pixel, as in the paper; or ``"area"``, each pixel counts. With a timm stem always ``"area"``.
-        feature_stride: Pixels between features of the paper's stem: 8, or 4 for a finer grid that costs four times.
+        token_pooling: How the features of cells are averaged over a superpixel: with ``"top_left"``, as in the paper, a
+            cell belongs to the superpixel of its top-left pixel; with ``"area"``, every pixel counts. A timm stem
+            always uses ``"area"``.
+        feature_stride: Pixels between features of the paper's stem: 8, or 4 for a finer grid at four times the cost.
 
     Raises:
         ValueError: if a field is out of range or fields disagree; the message names the field.
@@ -108,12 +110,14 @@ class HCastConfig:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
+
         if isinstance(self.stem, str) and self.stem != "conv":
             if not self.stem_strides and not self.stem_final:
                 object.__setattr__(self, "stem_strides", (8, 16, 32))
             object.__setattr__(self, "token_pooling", "area")
         if self.head_stages is None and isinstance(self.level_classes, tuple):
             object.__setattr__(self, "head_stages", default_head_stages(len(self.level_classes)))
+
         self._validate()
 
     def _validate(self) -> None:
@@ -149,12 +153,12 @@ class HCastConfig:
             "four block counts of 1 or more, 256 together at most",
         )
         check_clusters(self.num_clusters, self.num_superpixels)
+
         check(
             integers(self.head_stages, 1) and max(self.head_stages, default=0) == NUM_STAGES,
             "head_stages",
             "stages from 1 to 4, with stage 4 among them",
         )
-
         check(
             len(self.head_stages) == len(self.level_classes),
             "head_stages",
@@ -177,7 +181,7 @@ class HCastConfig:
             "'bicubic', 'bilinear', 'nearest' or 'lanczos'",
         )
 
-        # A tiny crop would resize the picture to a size that fits no memory.
+        # With a tiny fraction, the resized picture would fit into no memory.
         check(is_number(self.crop_pct) and 0.05 <= self.crop_pct <= 1, "crop_pct", "a fraction in [0.05, 1]")
 
         check(self.crop_mode in CROP_MODES, "crop_mode", "'center', 'pad' or 'squash'")
@@ -215,7 +219,9 @@ class HCastConfig:
         if self.stem == "conv":
             check(not strides and not self.stem_final, "stem_strides", "none with the stem 'conv', nor stem_final")
         else:
-            check(self.feature_stride == CELL_SIZE, "feature_stride", "8 with a timm stem: say stem_strides")
+            check(
+                self.feature_stride == CELL_SIZE, "feature_stride", "8 with a timm stem, whose strides are stem_strides"
+            )
 
     @classmethod
     def from_variant(cls, name: str, **overrides: Any) -> "HCastConfig":
@@ -270,7 +276,7 @@ class HCastConfig:
 
     @property
     def sampling(self) -> int:
-        """Pixels between those, from the top left on, whose superpixels tokens are made for; 1 if each pixel counts."""
+        """Step, in pixels from the top left, at which tokens sample the segments; 1 if every pixel counts."""
         return 1 if self.token_pooling == "area" else self.feature_stride
 
     @property
@@ -280,7 +286,7 @@ class HCastConfig:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number and not a bool."""
+    """Return whether a value is a number, not a bool, of at most 1e9 either way; inf and nan are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 
@@ -298,8 +304,8 @@ def check_clusters(num_clusters: tuple[int, ...] | list[int], num_superpixels: i
     Raises:
         ValueError: unless there are four positive counts, each at most the number of tokens it is chosen from.
     """
-    four = isinstance(num_clusters, (tuple, list)) and len(num_clusters) == NUM_STAGES
-    if not four or any(type(n) is not int or n < 1 for n in num_clusters):
+    has_four = isinstance(num_clusters, (tuple, list)) and len(num_clusters) == NUM_STAGES
+    if not has_four or any(type(n) is not int or n < 1 for n in num_clusters):
         raise ValueError(f"num_clusters: expected four integers of 1 or more, got {brief(num_clusters)}")
 
     for tokens, clusters in zip((num_superpixels, *num_clusters), num_clusters):
@@ -328,8 +334,8 @@ VARIANTS: dict[str, dict] = {
     "hcast_small": dict(embed_dim=384, num_heads=12),
     "hcast_small_deep": dict(embed_dim=384, num_heads=12, depths=(6, 3, 3, 3)),
     "hcast_base": dict(embed_dim=768, num_heads=12),
-    # Ours: tokens of EfficientNet-Lite0, 3.4 M parameters without its classifier. 384 wide, the blocks are fewer and
-    # narrower, so that the whole network is 19 M parameters.
+    # Ours: tokens of EfficientNet-Lite0, 3.4 M parameters without its classifier. At width 384 there are fewer blocks,
+    # with narrower MLPs, to keep the whole network at 19 M parameters.
     "hcast_lite": dict(embed_dim=192, num_heads=6, **LITE),
     "hcast_lite_384": dict(embed_dim=384, num_heads=12, depths=(1, 2, 2, 1), mlp_ratio=2.0, **LITE),
 }

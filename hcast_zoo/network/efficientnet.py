@@ -1,7 +1,8 @@
 """EfficientNet-Lite0, the stem of the packaged photograph weights, without timm.
 
-timm imports torchvision, which imports torch's compiler: half of the time of naming one picture. So this one stem is
-written here, with the names, shapes and values of ``timm.create_model("efficientnet_lite0", num_classes=0)``.
+timm imports torchvision, which imports torch's compiler, and that takes half of the time of classifying one picture. So
+this one stem is written here, with the names, shapes and values of
+``timm.create_model("efficientnet_lite0", num_classes=0)``.
 
 Source: Tan and Le, "EfficientNet", ICML 2019, Table 1, with the Lite changes (ReLU6, no squeeze-and-excitation, fixed
 stem and head): https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
@@ -26,14 +27,14 @@ STAGES = (  # depth, kernel size, stride, expansion, channels
 
 
 class BatchNormReLU6(nn.BatchNorm2d):
-    """Batch norm, then ReLU6, without a module of its own that would change the names of tensors."""
+    """Batch norm, then ReLU6, in one module: a second one would change the names of tensors."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.relu6(super().forward(input), inplace=True)
 
 
 class MBConv(nn.Sequential):
-    """A 1x1 convolution that expands (unless the expansion is 1), a depthwise one, and a 1x1 one that projects."""
+    """Inverted bottleneck: 1x1 expansion (none if the factor is 1), depthwise convolution, 1x1 projection."""
 
     def __init__(self, dim: int, kernel_size: int, stride: int, expansion: int, out_dim: int):
         hidden = dim * expansion
@@ -58,7 +59,7 @@ class EfficientNetLite0(nn.Module):
     """Feature maps of EfficientNet-Lite0, with the part of timm's interface that a stem uses.
 
     Args:
-        in_chans: Channels of the pictures.
+        in_chans: Channels of the images.
     """
 
     num_features = head_hidden_size = HEAD
@@ -68,30 +69,26 @@ class EfficientNetLite0(nn.Module):
         self.conv_stem = conv(in_chans, STEM, 3, stride=2)
         self.bn1 = BatchNormReLU6(STEM)
         self.blocks = nn.Sequential()
-        last: dict[int, dict[str, int]] = {}  # stage of each stride
+
+        last_stages: dict[int, dict[str, int]] = {}  # the last one of each stride
         dim, reduction = STEM, 2
         for stage, (depth, kernel_size, stride, expansion, out_dim) in enumerate(STAGES, start=1):
             reduction *= stride
-            last[reduction] = {"stage": stage, "reduction": reduction, "num_chs": out_dim}
+            last_stages[reduction] = {"stage": stage, "reduction": reduction, "num_chs": out_dim}
 
-            dims = [dim] + [out_dim] * depth
-            self.blocks.append(
-                nn.Sequential(
-                    *(
-                        MBConv(dims[block], kernel_size, stride if block == 0 else 1, expansion, out_dim)
-                        for block in range(depth)
-                    )
-                )
-            )
-            dim = out_dim
+            blocks = nn.Sequential()
+            for _ in range(depth):
+                blocks.append(MBConv(dim, kernel_size, stride, expansion, out_dim))
+                dim, stride = out_dim, 1
+            self.blocks.append(blocks)
 
-        self.feature_info = list(last.values())
+        self.feature_info = list(last_stages.values())
         self.conv_head = conv(dim, HEAD)
         self.bn2 = BatchNormReLU6(HEAD)
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draw the weights of convolutions as EfficientNet's authors do: normal, by the fan out of one group."""
+        """Draw the weights of convolutions as EfficientNet's authors do: normal, scaled by the fan-out of a group."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # drawing there imports torch's compiler
                 height, width = module.kernel_size
@@ -101,18 +98,28 @@ class EfficientNetLite0(nn.Module):
     def forward_intermediates(
         self, x: Tensor, indices: Sequence[int], intermediates_only: bool = False, output_fmt: str = "NCHW"
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the (B, C, h, w) maps of some entries of ``feature_info``; before them, unless unwanted, the last."""
-        taken = {self.feature_info[index]["stage"] for index in indices}
+        """Return feature maps as timm's models do.
+
+        Args:
+            x: (B, in_chans, H, W) float images.
+            indices: Which entries of ``feature_info``.
+            intermediates_only: Return only their maps.
+            output_fmt: For timm's signature; always ``"NCHW"`` here.
+
+        Returns:
+            The (B, C, h, w) maps; unless ``intermediates_only``, the final (B, 1280, h, w) features and those maps.
+        """
+        stages = {self.feature_info[index]["stage"] for index in indices}
         maps = []
         x = self.bn1(self.conv_stem(x))
         for stage, block in enumerate(self.blocks, start=1):
             x = block(x)
-            if stage in taken:
+            if stage in stages:
                 maps.append(x)
 
         return maps if intermediates_only else (self.bn2(self.conv_head(x)), maps)
 
 
 def conv(dim: int, out_dim: int, kernel_size: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """Return a convolution without bias that keeps the size, but for its stride."""
+    """Return a convolution without bias, padded so that only its stride changes the size."""
     return nn.Conv2d(dim, out_dim, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)

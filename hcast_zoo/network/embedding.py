@@ -53,10 +53,10 @@ def embed_superpixels(
 
 
 def embed_positions(pos_embed: Tensor, segments: Tensor, num_superpixels: int) -> Tensor:
-    """Return the (B, N, C) average position embedding of superpixels, each pixel counting.
+    """Average the position embedding over superpixels, where every pixel counts; return (B, N, C).
 
     Args:
-        pos_embed: (1, 1 + n * n, C); resampled where the picture has other than n cells of 8 pixels a side.
+        pos_embed: (1, 1 + n * n, C); resampled unless the image has n cells of 8 pixels along each side.
         segments: (B, H, W) int64 superpixels.
         num_superpixels: N.
     """
@@ -71,8 +71,8 @@ def embed_positions(pos_embed: Tensor, segments: Tensor, num_superpixels: int) -
 
 def sum_rows(rows: Tensor, index: Tensor, num_sums: int) -> Tensor:
     """Sum the (R, C) rows that have the same (R,) index; return (num_sums, C)."""
-    # Adding row by row gives an image the same bits in any batch; a matrix product does not. index_add would keep the
-    # rows for its backward pass, and its ONNX graph is wrong if an index repeats.
+    # Adding row by row gives an image the same bits in any batch, which a matrix product would not. index_add would
+    # keep the rows for its backward pass, and its ONNX graph is wrong if an index repeats.
     return rows.new_zeros(num_sums, rows.shape[1]).scatter_add(0, index[:, None].expand_as(rows), rows)
 
 
@@ -80,9 +80,9 @@ def fit_position(state_dict: dict[str, Tensor], grid_size: int, prefix: str = ""
     """Resample the position embedding of a state dict in place, if it is there and was made for another image size.
 
     Args:
-        state_dict: Of any model whose names the prefix begins.
+        state_dict: Of any model.
         grid_size: Cells along a side of the model's images, :attr:`HCastConfig.grid_size`.
-        prefix: Of the names.
+        prefix: What the names of the encoder's tensors start with in this model.
         antialias: Average where the new grid is coarser.
     """
     key = f"{prefix}pos_embed"

@@ -21,9 +21,7 @@ for _name in ("area_means", "describe", "embed_positions", "embed_superpixels"):
 
 @dataclasses.dataclass
 class Encoding:
-    """What the encoder computes; the heads turn it into a :class:`.model.HCastOutput`.
-
-    The fields that are not described here are described there.
+    """What the encoder computes; the heads turn it into a :class:`.model.HCastOutput`, which describes other fields.
 
     Attributes:
         tokens: (B, 1 + N, C) class token and segment tokens leaving the last block, before the final norm.
@@ -68,6 +66,7 @@ class Stage(nn.Module):
         mask = None
         if self.mask_empty and valid is not None:
             mask = F.pad(valid, (1, 0), value=True)  # the class token is never empty
+
         states, weights = [], []
         for block in self.blocks:
             if self.grad_checkpointing:
@@ -118,7 +117,7 @@ def run_stages(
         stages: All or the first ones.
         tokens: (B, 1 + N, C) class token and superpixels.
         valid: (B, N) bool, False for empty superpixels.
-        clusters: Of each pooling.
+        clusters: How many each pooling makes.
         mask_empty: See :class:`HCastConfig`.
         need_weights: Return attention probabilities.
         pool_last: Also run the last stage's pooling, if it has one.
@@ -187,9 +186,10 @@ class Encoder(nn.Module):
         num_superpixels = num_superpixels or self.config.num_superpixels
         num_clusters = self.config.num_clusters if num_clusters is None else num_clusters
         clusters = check_clusters(num_clusters, num_superpixels)
-        if isinstance(images, SuperpixelMeans):  # of a frozen stem, whose work was done before
+
+        if isinstance(images, SuperpixelMeans):  # of a frozen stem, computed earlier
             if segments is None:
-                raise ValueError("segments: expected those that the superpixels' averages were made with, got None")
+                raise ValueError("segments: expected those that the superpixel means were computed with, got None")
             start: tuple[Tensor, Tensor, Carried | None] = self.start_from_means(images, segments)
         else:
             segments = self.prepare_segments(images, segments, num_superpixels)
@@ -217,7 +217,6 @@ class Encoder(nn.Module):
         output_attentions: bool = False,
     ) -> Encoding:
         """Run the stages on what :meth:`start` returns."""
-
         passed = run_stages(
             self.stages,
             tokens,
@@ -247,7 +246,7 @@ class Encoder(nn.Module):
         return self.start(images, segments, num_superpixels)[:2]
 
     def start(self, images: Tensor, segments: Tensor, num_superpixels: int) -> tuple[Tensor, Tensor, Carried | None]:
-        """Return the (B, 1 + N, C) tokens that enter stage 1, (B, N) which are not empty, and what tokens carry."""
+        """Return the (B, 1 + N, C) tokens that enter stage 1, (B, N) bool False for empty ones, and what they carry."""
         c = self.config
         if c.stem == "conv" and c.grouping == "tokens" and c.token_pooling == "top_left":
             tokens, valid = embed_superpixels(
@@ -263,13 +262,16 @@ class Encoder(nn.Module):
         maps, early = self.stem.maps(images)
         features, area = area_means(maps, segments, num_superpixels)
         if c.stem == "conv" and c.token_pooling == "top_left":
-            empty = torch.zeros_like(self.cls_token), self.pos_embed.new_zeros(1, 1 + maps[0].shape[2:].numel(), 1)
-            tokens, valid = embed_superpixels(maps[0], segments, *empty, num_superpixels, c.feature_stride)
+            # Averages of features alone: class token and positions are added later.
+            cls = torch.zeros_like(self.cls_token)
+            places = self.pos_embed.new_zeros(1, 1 + maps[0].shape[2:].numel(), 1)
+            tokens, valid = embed_superpixels(maps[0], segments, cls, places, num_superpixels, c.feature_stride)
             features, area = tokens[:, 1:], area * valid
 
         descriptor = None
         if c.grouping == "descriptor":
             descriptor = describe(images, early, segments, num_superpixels, area).to(features.dtype)
+
         return SuperpixelMeans(features, descriptor, area.to(features.dtype))
 
     def start_from_means(self, means: SuperpixelMeans, segments: Tensor) -> tuple[Tensor, Tensor, Carried]:
@@ -286,17 +288,14 @@ class Encoder(nn.Module):
         return torch.cat([cls, tokens], 1), valid, carried
 
     def recompute(self, enable: bool = True) -> None:
-        """Compute norms, GELU and dropout again in the backward pass of a training, instead of keeping them.
-
-        The gradients are the same to the bit.
-        """
+        """Recompute norms, GELU and dropout in the backward pass instead of keeping them; gradients are bit-equal."""
         for stage in self.stages:
             for part in (stage, stage.pool):
                 if isinstance(part, (Stage, GraphPooling)):
                     part.recompute_cheap = enable
 
     def freeze_stem(self) -> None:
-        """Keep a pretrained stem as it is in training.
+        """Leave a pretrained stem unchanged by training.
 
         Raises:
             ValueError: if the stem is the paper's, which is not pretrained.

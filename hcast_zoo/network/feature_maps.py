@@ -13,9 +13,9 @@ def feature_map(tokens: Tensor, segments: Tensor, assignments: Sequence[Tensor],
     """Lay the tokens of a stage out over the image.
 
     Args:
-        tokens: (B, N, C) of the stage after these poolings.
+        tokens: (B, N, C) of the stage.
         segments: (B, H, W) int64 superpixels.
-        assignments: Of each pooling before the stage.
+        assignments: The (B, N, M) assignment of each pooling before the stage.
         token_pooling: See :class:`HCastConfig`: with ``"top_left"``, a cell of 8x8 pixels has the token of its top-left
             pixel's segment; with ``"area"``, the mean of its pixels' tokens.
 

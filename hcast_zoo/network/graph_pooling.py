@@ -26,7 +26,7 @@ class PoolingOutput:
         assignment: (B, N, M) probability that a token belongs to a cluster; rows sum to 1.
         indices: (B, M) int64 tokens chosen as cluster centres.
         node_features: (B, N, C) features the similarity is computed on; (B, N, D) where a descriptor is compared.
-        carried: What the clusters carry, where tokens carry something.
+        carried: What the clusters carry, if the tokens carry something.
     """
 
     tokens: Tensor
@@ -72,6 +72,11 @@ def farthest_point_sampling(points: Tensor, num_samples: int, valid: Tensor | No
     return choose(distances, nearest, same, num_samples)
 
 
+def take(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Return the (B, M, C) tokens at (B, M) int64 indices of (B, N, C)."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
 def choose_step_by_step(distances: Tensor, nearest: Tensor, same: Tensor, num_samples: int) -> Tensor:
     """Do what :func:`.sampling_kernel.choose_centres` does, in plain torch."""
     chosen = []
@@ -108,7 +113,7 @@ class CentroidProjection(nn.Module):
         self.init_bias()
 
     def init_bias(self) -> None:
-        if not self.bias.is_meta:  # there torch would import its compiler, for nothing
+        if not self.bias.is_meta:  # on the meta device torch would import its compiler, for nothing
             nn.init.normal_(self.bias, std=0.01)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
@@ -146,7 +151,7 @@ class GraphPooling(nn.Module):
         mask_empty: bool = False,
         carried: Carried | None = None,
     ) -> PoolingOutput:
-        """Pool.
+        """Pool tokens into clusters.
 
         Args:
             tokens: (B, 1 + N, C), class token first.
@@ -167,10 +172,9 @@ class GraphPooling(nn.Module):
             scale = ASSIGN_SCALE
 
         indices = farthest_point_sampling(compared, num_clusters, valid)
-        gather = indices[..., None].expand(-1, -1, nodes.shape[-1])  # [B, M, C]
 
         unit = F.normalize(node_features, dim=-1)
-        centres = unit.gather(1, indices[..., None].expand(-1, -1, unit.shape[-1]))  # [B, M, C]
+        centres = take(unit, indices)  # [B, M, C]
         assignment = (scale * unit @ centres.transpose(1, 2)).softmax(-1).to(tokens.dtype)  # [B, N, M]
         weight = assignment if mask is None else assignment * mask[..., None].to(assignment.dtype)
 
@@ -178,13 +182,13 @@ class GraphPooling(nn.Module):
             update = recomputed(self.mix, tokens, weight)
         else:
             update = self.mix(tokens, weight)
-        tokens = update + torch.cat([cls, nodes.gather(1, gather)], 1)
+        tokens = update + torch.cat([cls, take(nodes, indices)], 1)
 
         if carried is not None:
             carried = carried.pool(weight)
             after = carried.seed()
             if before is not None and after is not None:
-                # A stage's class token starts from what its own tokens say.
+                # The class token of the next stage starts from the mean evidence of that stage's own tokens.
                 tokens = torch.cat([tokens[:, :1] + after - before, tokens[:, 1:]], 1)
 
         return PoolingOutput(
@@ -192,7 +196,7 @@ class GraphPooling(nn.Module):
         )
 
     def mix(self, tokens: Tensor, weight: Tensor) -> Tensor:
-        """Return the (B, 1 + M, C) update of the class token and of clusters, the equation's MLP of averages.
+        """Return the (B, 1 + M, C) update of the class token and the clusters: the equation's MLP term.
 
         Args:
             tokens: (B, 1 + N, C), class token first.

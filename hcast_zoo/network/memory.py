@@ -5,8 +5,8 @@ from typing import Any
 
 BUDGET = 8.0  # GiB, unless the environment says otherwise
 VARIABLE = "HCAST_ZOO_MEMORY_GIB"
-LONGEST = 20  # a resized picture is at most so many times as long as wide: see data/transforms.py
-LABEL = 600  # bytes of a class's name in the tables that frameworks keep of it
+LONGEST = 20  # largest ratio of the sides of a resized picture: see data/transforms.py
+LABEL = 600  # bytes that the tables of a framework take for the name of one class
 
 
 class MemoryBudgetError(ValueError):
@@ -50,23 +50,24 @@ def gibibytes(size: int) -> str:
 
 
 def check_config(config: Any, stem: int = 0) -> None:
-    """Check that the parameters of a config, and one picture's way through them, fit into the budget.
+    """Check that the model of a config, and what it computes of one picture, fit into the budget.
 
     Args:
         config: The config.
-        stem: Bytes of a pretrained stem and of one picture in it, which a config alone does not tell.
+        stem: Bytes of a pretrained stem and of one picture in it, which cannot be read from the config.
 
     Raises:
         MemoryBudgetError: with the name of the field that asks for most.
     """
-    parts = {"stem": stem, **parameter_bytes(config), **{f"{k} ": v for k, v in picture_bytes(config).items()}}
-    if sum(parts.values()) <= memory_budget():
+    parts = [("stem", stem), *parameter_bytes(config).items(), *picture_bytes(config).items()]
+    total = sum(size for _, size in parts)
+    if total <= memory_budget():
         return
-    field = max(parts, key=parts.__getitem__)
-    name = field.strip()
-    value = getattr(config, name)
+
+    field, largest = max(parts, key=lambda part: part[1])
+    value = getattr(config, field)
     needs = "the model and one picture" if len(str(value)) > 60 else f"{value}: the model and one picture"
-    check_memory(sum(parts.values()), name, f"{needs}, most of it ({gibibytes(parts[field])}) because of this,")
+    check_memory(total, field, f"{needs}, most of it ({gibibytes(largest)}) because of this,")
 
 
 def parameter_bytes(config: Any) -> dict[str, int]:
@@ -76,14 +77,14 @@ def parameter_bytes(config: Any) -> dict[str, int]:
     return {
         "level_classes": classes * (4 * (dim + 1) + LABEL),
         "depths": 4 * block * (sum(config.depths) - len(config.depths)),
-        # A block and a pooling a stage, and the stem.
+        # One block and one pooling per stage, and the stem.
         "embed_dim": 4 * (len(config.depths) * (block + 13 * dim * dim + 32 * dim) + 8 * dim * dim),
         "image_size": 4 * dim * (config.image_size // 8) ** 2,
     }
 
 
 def picture_bytes(config: Any) -> dict[str, int]:
-    """Return the bytes that one picture takes on its way, by the field that they grow with."""
+    """Return the bytes that one picture takes from resizing to logits, by the field that they grow with."""
     dim, side, heads = config.embed_dim, config.image_size, max(config.num_heads, config.pool_heads)
     tokens, clusters = config.num_superpixels, max(config.num_clusters)
     hidden = int(dim * max(4, config.mlp_ratio))
@@ -91,7 +92,7 @@ def picture_bytes(config: Any) -> dict[str, int]:
         "crop_pct": resized_bytes(side / config.crop_pct) - resized_bytes(side),
         # The picture as float32 several times, superpixels, and the stem's feature maps.
         "image_size": resized_bytes(side) + side * side * (32 * max(config.in_chans, 3) + 64 + dim),
-        # Attention, and distances between tokens as float64 with what they are summed from.
+        # Attention, and the float64 distances between tokens with the terms of their sum.
         "num_superpixels": tokens * tokens * (4 * heads + 24) + 12 * tokens * clusters + 12 * tokens * (dim + hidden),
     }
 

@@ -27,8 +27,8 @@ class HCastOutput:
         level_features: One (B, C) tensor per level: the class token its head reads.
         hidden_states: On request, (B, 1 + N, C) tokens entering stage 1 and leaving each block.
         attentions: On request, (B, heads, 1 + N, 1 + N) attention probabilities of each block.
-        evidence: With the attentions, (B, N, C) what each superpixel says of the labels: the class token of a stage
-            starts from its mean by area. None for the paper's stem, which has none.
+        evidence: With the attentions, (B, N, C) what each superpixel says of the labels: a stage's class token starts
+            from the mean of it, weighted by area. None for the paper's stem.
     """
 
     level_logits: tuple[Tensor, ...]
@@ -112,7 +112,7 @@ class HCast(Encoder):
         """Classify images at every level.
 
         Args:
-            images: (B, in_chans, H, W) float, normalised; or what :meth:`superpixel_means` made of them.
+            images: (B, in_chans, H, W) float, normalised; or their :meth:`superpixel_means`.
             segments: (B, H, W) integer superpixel maps; made by ``config.superpixels`` if not given.
             num_clusters: Other cluster counts than the config's, for this call.
             num_superpixels: Another number of tokens than the config's, for this call.
@@ -146,15 +146,13 @@ class HCast(Encoder):
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Return how parameters form layers, for layer-wise learning rates; each pooling is a separate layer."""
-        blocks = (
-            r"^stages\.(\d+)"
-            if coarse
-            else [
+        blocks: str | list = r"^stages\.(\d+)"
+        if not coarse:
+            blocks = [
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
                 (r"^stages\.(\d+)\.pool", (NUM_STAGES * 1000,)),
-                (r"^norm", (99999,)),
+                (r"^norm", (99999,)),  # timm's code for "the same layer as the one before"
             ]
-        )  # timm's mark for the layer before
         return dict(stem=r"^cls_token|pos_embed|stem", blocks=blocks)
 
     def no_weight_decay(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""The steps of farthest point sampling on a GPU: one Triton kernel, one program an image.
+"""The steps of farthest point sampling on a GPU: one Triton kernel, one program per image.
 
 In plain torch each centre takes five small kernels, hundreds of launches in a forward pass. Here they are one. It is an
 operator of torch, so ``torch.compile`` keeps it as it is, and a CUDA graph records it.
@@ -7,7 +7,7 @@ operator of torch, so ``torch.compile`` keeps it as it is, and a CUDA graph reco
 import torch
 from torch import Tensor
 
-try:  # transformers demands what remote code imports, except in here
+try:  # transformers requires every package that remote code imports, except inside a try
     import triton
     import triton.language as tl
 except ImportError as error:

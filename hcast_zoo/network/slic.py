@@ -38,7 +38,7 @@ def slic(images: Tensor, num_superpixels: int = 196, compactness: float = 10.0, 
         raise ValueError(f"expected RGB images (B, 3, H, W), got {tuple(images.shape)}")
     if num_superpixels < 1 or iterations < 1:
         raise ValueError(f"expected 1 or more superpixels and iterations, got {num_superpixels} and {iterations}")
-    if images.is_meta:  # autocast does not exist there
+    if images.is_meta:  # autocast does not support this device
         return _slic(images.float(), num_superpixels, compactness, iterations)
     with torch.autocast(images.device.type, enabled=False):
         return _slic(images.float(), num_superpixels, compactness, iterations)
@@ -47,17 +47,17 @@ def slic(images: Tensor, num_superpixels: int = 196, compactness: float = 10.0, 
 def _slic(images: Tensor, num_superpixels: int, compactness: float, iterations: int) -> Tensor:
     height, width = map(int, images.shape[2:])  # in a trace, sizes are tensors
     rows, cols = grid_shape(height, width, num_superpixels)
+
+    # Cells of equal size; the last ones may extend past the image.
     high, wide = math.ceil(height / rows), math.ceil(width / cols)
-    rows, cols = (
-        math.ceil(height / high),
-        math.ceil(width / wide),
-    )  # cells of equal size; the last may extend past the image
-    place = torch.meshgrid(
+    rows, cols = math.ceil(height / high), math.ceil(width / wide)
+
+    places = torch.meshgrid(
         torch.arange(height, device=images.device) / high,
         torch.arange(width, device=images.device) / wide,
         indexing="ij",
     )
-    position = compactness * torch.stack(place).expand(len(images), -1, -1, -1)  # [B, 2, H, W]
+    position = compactness * torch.stack(places).expand(len(images), -1, -1, -1)  # [B, 2, H, W]
     inside = torch.ones_like(position[:, :1])
     pixels = torch.cat([rgb_to_lab(images), position, inside], 1)  # [B, 6, H, W]
     pixels = F.pad(pixels, (0, cols * wide - width, 0, rows * high - height))
@@ -69,6 +69,7 @@ def _slic(images: Tensor, num_superpixels: int, compactness: float, iterations: 
 
     sums = pixels.sum(2).transpose(1, 2).unflatten(2, (rows, cols))  # [B, 6, rows, cols]
     centres = sums[:, :-1] / sums[:, -1:].clamp(min=1)
+
     for step in range(iterations):
         # |x - c|^2 without |x|^2, which is the same for all centres. Centres outside the grid are infinitely far away.
         squares = centres.square().sum(1, keepdim=True)
@@ -80,9 +81,8 @@ def _slic(images: Tensor, num_superpixels: int, compactness: float, iterations: 
         if step + 1 < iterations:
             chosen = F.one_hot(choice, NEIGHBOURS).to(pixels.dtype) * inside
             sums = (chosen.transpose(2, 3) @ pixels).permute(0, 3, 2, 1)  # [B, 6, 9, cells]
-            sums = F.fold(
-                sums.flatten(1, 2), (rows, cols), 3, padding=1
-            )  # sum of what nine cells contribute to a centre
+            # A centre is the sum of what nine cells contribute to it.
+            sums = F.fold(sums.flatten(1, 2), (rows, cols), 3, padding=1)
             count = sums[:, -1:]
             centres = torch.where(count > 0, sums[:, :-1] / count.clamp(min=1), centres)
 

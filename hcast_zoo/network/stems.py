@@ -12,10 +12,10 @@ from .memory import check_config
 
 TIMM = "timm:"
 EXPANSION = 6  # of a block's hidden layer, in inverted bottlenecks; 4 in transformers
-MAPS_AT_ONCE = 4  # a layer's input and output, what it computes in, and one that is kept
-EARLY_STRIDES = (2, 4)  # of the feature maps that still follow the edges of things
-# What grouping compares, and how much each part weighs; chosen on 80 drawings over photographs, all trained on by
-# recipes/in1k, whose card has the IoU on others.
+MAPS_AT_ONCE = 4  # a layer's input and output, its workspace, and one that is kept
+EARLY_STRIDES = (2, 4)  # of the feature maps that still follow the edges of objects
+# What grouping compares, and the weight of each part; tuned on 80 drawings over photographs that recipes/in1k trains
+# on. Its model card has the IoU on other pictures.
 COLOUR_WEIGHT, EARLY_WEIGHT, PLACE_WEIGHT = 1.0, 0.5, 0.8
 CHROMA = 2.0  # weight of red against green, and of both against blue, beside brightness
 NEEDS_TIMM = "this model's stem is a timm model: pip install timm"
@@ -36,7 +36,7 @@ class SuperpixelMeans:
     area: Tensor
 
     def __getitem__(self, chosen) -> "SuperpixelMeans":
-        """Return those of some pictures of the batch."""
+        """Return a part of the batch."""
         descriptor = None if self.descriptor is None else self.descriptor[chosen]
         return SuperpixelMeans(self.features[chosen], descriptor, self.area[chosen])
 
@@ -100,7 +100,7 @@ class PretrainedStem(nn.Module):
         self.final = config.stem_final
         self.body = create_body(config, device, dtype)
         info = [(entry["reduction"], entry["num_chs"]) for entry in self.body.feature_info]
-        index_of = {stride: index for index, (stride, _) in enumerate(info)}  # of equal strides the last, as timm has
+        index_of = {stride: index for index, (stride, _) in enumerate(info)}  # the last one of each stride, as in timm
 
         if missing := [stride for stride in config.stem_strides if stride not in index_of]:
             raise ValueError(
@@ -112,7 +112,7 @@ class PretrainedStem(nn.Module):
         self.early_indices = [index_of[stride] for stride in EARLY_STRIDES if stride in index_of]
         dim = sum(info[index][1] for index in self.indices)
         if self.final:
-            dim += self.body.num_features if not hasattr(self.body, "head_hidden_size") else self.body.head_hidden_size
+            dim += getattr(self.body, "head_hidden_size", self.body.num_features)
 
         dd = {"device": device, "dtype": dtype}
         self.register_buffer("feature_mean", torch.zeros(dim, **dd))
@@ -127,13 +127,13 @@ class PretrainedStem(nn.Module):
         Raises:
             ValueError: if the stem refuses the size of the images.
         """
-        taken = sorted({*self.indices, *self.early_indices})
+        indices = sorted({*self.indices, *self.early_indices})
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             try:
-                # A reset channels-last layout keeps convolutions fast, as in the paper's stem.
+                # The channels-last layout makes convolutions faster, as in the paper's stem.
                 images = images.contiguous(memory_format=torch.channels_last)
-                answer = self.body.forward_intermediates(
-                    images, indices=taken, intermediates_only=not self.final, output_fmt="NCHW"
+                features = self.body.forward_intermediates(
+                    images, indices=indices, intermediates_only=not self.final, output_fmt="NCHW"
                 )
             except (AssertionError, RuntimeError) as error:
                 size = tuple(images.shape[2:])
@@ -141,8 +141,8 @@ class PretrainedStem(nn.Module):
                     f"the stem {type(self.body).__name__} cannot take pictures of {size}: {error}"
                 ) from error
 
-        final, intermediates = answer if self.final else (None, answer)
-        by_index = dict(zip(taken, intermediates))
+        final, intermediates = features if self.final else (None, features)
+        by_index = dict(zip(indices, intermediates))
         maps = [by_index[index] for index in self.indices]
         if final is not None:
             maps.append(final)
@@ -155,13 +155,13 @@ class PretrainedStem(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, features: Tensor, valid: Tensor) -> None:
-        """Set the mean and deviation of each channel from (B, N, F) averages of superpixels that (B, N) are valid."""
+        """Set the mean and deviation of each channel from (B, N, F) averages, where (B, N) bool ``valid`` is True."""
         rows = features[valid].double()
         self.feature_mean.copy_(rows.mean(0))
         self.feature_std.copy_(rows.std(0).clamp(min=1e-3))
 
     def freeze(self) -> None:
-        """Keep the pretrained part as it is: no gradients, and batch norms in evaluation mode."""
+        """Leave the pretrained part unchanged by training: no gradients, and batch norms in evaluation mode."""
         self.frozen = True
         self.body.requires_grad_(False)
         self.body.eval()
@@ -174,7 +174,7 @@ class PretrainedStem(nn.Module):
         return self
 
     def init_weights(self) -> None:
-        """Initialise what is learned on top; the pretrained part is timm's own business."""
+        """Initialise the layers on top; timm has initialised the pretrained part."""
         for layer in (self.proj, self.evidence, self.norm):
             layer.reset_parameters()
 
@@ -191,8 +191,13 @@ def create_body(config: Any, device=None, dtype=None) -> nn.Module:
     """
     device = torch.device(device or torch.get_default_device())
     sketch = _create_on(torch.device("meta"), config)
-    check_config(config, stem=_picture_bytes(sketch, config) + (device.type != "meta") * _bytes(sketch))
-    body = sketch if device.type == "meta" else _create_on(device, config)
+    size = _picture_bytes(sketch, config)
+    if device.type == "meta":
+        check_config(config, stem=size)
+        body = sketch
+    else:
+        check_config(config, stem=size + _bytes(sketch))
+        body = _create_on(device, config)
 
     return body if dtype is None else body.to(dtype)
 
@@ -213,8 +218,8 @@ def _create_on(device: torch.device, config: Any) -> nn.Module:
         hint = f": did you mean {', '.join(near)}?" if near else ""
         raise ValueError(f"stem: timm {timm.__version__} has no model {name!r}{hint}")
 
-    fixed = timm.models.get_pretrained_cfg(name)
-    options = {"img_size": image_size} if fixed is not None and fixed.fixed_input_size else {}
+    pretrained_cfg = timm.models.get_pretrained_cfg(name)
+    options = {"img_size": image_size} if pretrained_cfg is not None and pretrained_cfg.fixed_input_size else {}
     try:
         with device:
             body = timm.create_model(name, num_classes=0, in_chans=config.in_chans, **options)
@@ -296,7 +301,7 @@ def pixel_means(images: Tensor, segments: Tensor, num_superpixels: int) -> Tenso
 def describe(
     images: Tensor, early: list[Tensor], segments: Tensor, num_superpixels: int, area: Tensor | None = None
 ) -> Tensor:
-    """Describe superpixels by what edges are made of: colours, early features, and where they are.
+    """Describe superpixels by low-level cues: their colours, early features, and where they are.
 
     Each part is centred on the picture's mean and scaled to a mean square of its weight over the picture, so that a
     cosine compares deviations. Gradients stop here: grouping does not train the stem.
@@ -306,7 +311,7 @@ def describe(
         early: (B, C, h, w) maps of the stem's first layers.
         segments: (B, H, W) int64 superpixels.
         num_superpixels: N.
-        area: (B, N) numbers of pixels.
+        area: (B, N) numbers of pixels; counted if not given.
 
     Returns:
         (B, N, D) float.

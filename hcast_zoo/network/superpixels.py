@@ -21,20 +21,21 @@ from .slic import grid_shape, slic
 SEEDS_ITERATIONS = 15
 MIN_SUPERPIXELS = 10  # OpenCV raises smaller numbers to this
 GRID_NOTE = (
-    "this graph has grid superpixels in place of SEEDS, which runs in no graph; its answers differ from the model's: "
-    "give segments to it, or make the model with superpixels='slic'"
+    "this graph uses grid superpixels in place of SEEDS, which cannot run in a graph; its predictions differ from the "
+    "model's: pass segments to it, or create the model with superpixels='slic'"
 )
 CV2_HELP = (
     "cv2 has no ximgproc module, so SEEDS superpixels cannot be computed: another OpenCV package overwrote "
-    "the contrib build. Mend it with: pip install --force-reinstall --no-deps opencv-contrib-python-headless"
+    "the contrib build. Repair it with: pip install --force-reinstall --no-deps opencv-contrib-python-headless"
 )
 
 
 def seeds_superpixels(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
     """Segment a picture into superpixels by SEEDS on its Lab colours.
 
-    OpenCV makes a grid of at most ``num_superpixels`` blocks and moves their boundaries. If the image is too small for
-    such blocks, OpenCV crashes or hangs, so a grid is returned; so it is for fewer than 10 superpixels.
+    OpenCV makes a grid of at most ``num_superpixels`` blocks and moves their boundaries. Where it would crash or hang,
+    because the image is too small for such blocks, or make too many, because fewer than 10 were asked for, the result
+    is a plain grid.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -54,9 +55,11 @@ def seeds_superpixels(image: np.ndarray, num_superpixels: int = 196) -> np.ndarr
         raise ValueError(f"expected an RGB image (H, W, 3) uint8, got {image.shape} {image.dtype}")
     if num_superpixels < 1:
         raise ValueError(f"expected num_superpixels of 1 or more, got {num_superpixels}")
+
     height, width = image.shape[:2]
     if _seeds_blocks(height, width, num_superpixels) == 0:
         return grid_superpixels(height, width, num_superpixels).numpy()
+
     cv2 = load_cv2()
     lab = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2LAB)
     algorithm = cv2.ximgproc.createSuperpixelSEEDS(
@@ -106,7 +109,7 @@ def segment_normalized(
 
     in_graph = torch.compiler.is_exporting() or torch.jit.is_tracing()
     if method == "seeds" and in_graph:
-        tell_of_grid()
+        warn_of_grid()
     if method == "grid" or images.is_meta or in_graph:
         height, width = images.shape[2:]
         if torch.jit.is_tracing():
@@ -114,19 +117,20 @@ def segment_normalized(
         labels = grid_superpixels(height, width, num_superpixels).to(images.device)
         return labels.expand(images.shape[0], -1, -1)
 
-    # A custom operator, for compilers and transforms; its first call imports torch's compiler, so elsewhere go without.
+    # Compilers and transforms need the custom operator. Its first call imports torch's compiler, so plain tensors do
+    # without it.
     segment = _seeds if is_plain(images) else torch.ops.hcast_zoo.seeds
     return segment(images.detach(), num_superpixels, list(mean), list(std))
 
 
-def tell_of_grid() -> None:
-    """Warn that a graph gets other superpixels than its model."""
+def warn_of_grid() -> None:
+    """Warn that a graph has other superpixels than its model."""
     warnings.warn(GRID_NOTE, stacklevel=2)
 
 
-# So that it runs while dynamo traces, which ignores warnings: the mark that torch.compiler.assume_constant_result sets,
-# which itself would import torch's compiler.
-tell_of_grid._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# Dynamo drops warnings while it traces, except in a function with the mark that torch.compiler.assume_constant_result
+# sets; calling that would import torch's compiler.
+warn_of_grid._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def prepare_segments(
@@ -137,7 +141,7 @@ def prepare_segments(
     Args:
         images: (B, in_chans, H, W) float, normalised.
         segments: (B, H, W) integer superpixel maps, or None.
-        config: Says how superpixels are made; any object with those fields of :class:`HCastConfig`.
+        config: Any object with the fields ``in_chans``, ``num_superpixels``, ``mean``, ``std`` and ``superpixels``.
         num_superpixels: Another number than the config's. Labels run from 0 to this, exclusive.
 
     Returns:
@@ -151,6 +155,7 @@ def prepare_segments(
         raise ValueError(f"expected images (B, {config.in_chans}, H, W), got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise ValueError(f"expected normalised floating-point images, got {images.dtype}")
+
     if segments is None:
         return segment_images(images, config, num_superpixels)
     check_segments(segments, images, num_superpixels)
@@ -198,17 +203,15 @@ def wrapped_seeds(images: Tensor, num_superpixels: int, mean: Sequence[float], s
     Source: official birds_seeds.py:104-106; docs/official_differences.md, 21.
     """
     shift, scale = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (mean, std))
-    pixels = ((images.double() * scale + shift) * 255).to(torch.int64) % 256
-    maps = [
-        seeds_superpixels(picture, num_superpixels) for picture in pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    ]
-    return torch.from_numpy(np.stack(maps))
+    values = ((images.double() * scale + shift) * 255).to(torch.int64) % 256
+    pixels = values.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return torch.from_numpy(np.stack([seeds_superpixels(picture, num_superpixels) for picture in pixels]))
 
 
 def unrounded(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return the float32 images that half-precision ones were rounded from, if those came from 8-bit pictures.
 
-    Rounding moves a pixel by less than half a grey level, yet SEEDS amplifies any difference into other segments.
+    Rounding moves a pixel by less than half a grey level, yet any difference gives SEEDS other segments.
 
     Args:
         images: (B, C, H, W) float16 or bfloat16, normalised.
@@ -251,6 +254,7 @@ def check_segments(segments: Tensor, images: Tensor, num_superpixels: int) -> No
         return
     if segments.is_cuda and torch.cuda.is_current_stream_capturing():
         return  # a CUDA graph must not wait for values
+
     low, high = segments.aminmax()
     if low < 0 or high >= num_superpixels:
         raise ValueError(
@@ -270,7 +274,7 @@ def _seeds(images: Tensor, num_superpixels: int, mean: list[float], std: list[fl
 
 _seeds_op = torch.library.custom_op("hcast_zoo::seeds", _seeds, mutates_args=())
 
-# Labels have no gradient; torch.func asks for a rule all the same.
+# Labels have no gradient, but torch.func requires a rule.
 _seeds_op.register_autograd(
     lambda context, gradient: (None, None, None, None), setup_context=lambda context, inputs, output: None
 )
