@@ -26,6 +26,7 @@ from hcast_zoo.taxonomy.calibration import calibration_errors, cross_fitted_erro
 from hcast_zoo.taxonomy.conformal import conformal_quantile, leaf_sets, set_scores, subtree_depths, subtree_scores
 from hcast_zoo.taxonomy.decode import path_probabilities
 from hcast_zoo.taxonomy.guarantee import measure_guarantee
+from hcast_zoo.taxonomy.rollup import path_indices
 from hcast_zoo.taxonomy.selective import Judged, PromiseError, promise_accuracy
 from hcast_zoo.weights.file import build_model, load_weights
 
@@ -133,11 +134,10 @@ def judge(weights, logits, labels) -> Judged:
 
 def sets(weights, artists: dict) -> str:
     taxonomy, calibration = weights.taxonomy, weights.calibration
-    number = {path: i for i, path in enumerate(taxonomy.paths)}
     logits = [torch.cat(level) for level in zip(*(a[0] for a in artists.values()))]
     labels = torch.cat([a[1] for a in artists.values()])
     split = len(artists["val"][1])
-    leaves = torch.tensor([number[tuple(row)] for row in labels.tolist()])
+    leaves = path_indices(labels, taxonomy)
     decoded = calibration.decode(logits, taxonomy)
     temperature = calibration.path_temperature
     probabilities = path_probabilities(calibration.logits(logits), taxonomy, path_temperature=temperature)

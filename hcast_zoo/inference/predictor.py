@@ -29,10 +29,11 @@ from ..taxonomy.above import check_above, sum_upwards
 from ..taxonomy.backoff import back_off, check_threshold
 from ..taxonomy.calibration import Calibration
 from ..taxonomy.decode import (
-    best_of,
     check_decoder,
+    check_gives_paths,
     check_top_k,
     decode_paths,
+    most_probable,
     node_probabilities,
     path_probabilities,
     top_paths,
@@ -155,10 +156,8 @@ class Predictor:
         self.within = settings.within
         self._subtree = None if settings.within is None else Subtree.below(self.taxonomy, settings.within)
 
-        if settings.prior is not None and settings.decoder == "independent":
-            raise ValueError(
-                "prior: expected the decoding best_path or top_down; independent tells no paths of the tree"
-            )
+        if settings.prior is not None:
+            check_gives_paths(settings.decoder, "prior")
         self.prior = settings.prior
 
         if settings.threshold == "auto" or settings.coverage is not None:
@@ -443,7 +442,7 @@ class Predictor:
         """Return the most probable paths of each picture, by name, with their probabilities."""
         assert self.top_k is not None
         if expected is not None:
-            paths, probabilities = best_of(expected, self.taxonomy, self.top_k)
+            paths, probabilities = most_probable(expected, self.taxonomy, self.top_k)
         else:
             paths, probabilities = top_paths(
                 self.calibration.logits(level_logits),

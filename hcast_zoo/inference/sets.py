@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..common.text import brief
 from ..taxonomy.calibration import Calibration
-from ..taxonomy.conformal import Scores, cover, leaf_sets, pictures_for, subtree_depths
+from ..taxonomy.conformal import Scores, cover, fewest_scores, leaf_sets, subtree_depths
 from ..taxonomy.decode import DecodedPaths, path_probabilities
 from ..taxonomy.tree import UNKNOWN, Taxonomy
 
@@ -50,7 +50,7 @@ class SetMaker:
         self, scores: Scores, taxonomy: Taxonomy, calibration: Calibration, coverage: float, level: str | None = None
     ):
         self.taxonomy, self.calibration = taxonomy, calibration
-        needed = pictures_for(coverage)
+        needed = fewest_scores(coverage)
         if len(scores.leaves) < needed:
             raise ValueError(
                 f"a coverage of {coverage:g} needs {needed} held-out pictures, and the weights have "

@@ -1,18 +1,15 @@
 """Levels above a flat classifier: the probability of a node is the sum over its leaves."""
 
-import torch
 from torch import Tensor
 
 from .paths import UNKNOWN
-from .rollup import sum_paths
+from .rollup import LEAST, path_tensor, sum_paths
 from .sources import TaxonomyError
 from .tree import Taxonomy
 
-LEAST = 1e-30  # smallest probability, so that its logarithm is finite
-
 
 def check_above(tree: Taxonomy, flat: Taxonomy) -> Taxonomy:
-    """Return a tree whose leaves are the classes of a flat model, in its order.
+    """Return a tree after checking that its leaves are the classes of a flat model, in the model's order.
 
     Args:
         tree: The tree to check.
@@ -47,7 +44,8 @@ def sum_upwards(logits: Tensor, tree: Taxonomy) -> list[Tensor]:
     Returns:
         One (B, C_l) tensor per level, coarse to fine; the probabilities of a level sum to 1.
     """
-    finest = torch.tensor([path[-1] for path in tree.paths], device=logits.device)
+    finest = path_tensor(tree)[:, -1].to(logits.device)
     probabilities = logits.softmax(-1)[:, finest.clamp(min=0)].masked_fill(finest == UNKNOWN, 0.0)  # [B, P]
-    upper = sum_paths(probabilities, tree)[:-1]
-    return [*(level.clamp_min(LEAST).log() for level in upper), logits.log_softmax(-1)]
+
+    upper = [level.clamp_min(LEAST).log() for level in sum_paths(probabilities, tree)[:-1]]
+    return [*upper, logits.log_softmax(-1)]

@@ -61,6 +61,7 @@ def back_off(
     level = torch.arange(decoded.paths.shape[1], device=depths.device)
     certain = decoded.prefix_probabilities.new_ones(len(depths), 1)
     probabilities = torch.cat([certain, decoded.prefix_probabilities], -1).gather(-1, depths[:, None])[:, 0]
+
     reasons = []
     for row, depth in enumerate(depths.tolist()):
         reason = _reason(
@@ -82,10 +83,10 @@ def back_off(
 
 
 def trusted_probabilities(decoded: DecodedPaths, taxonomy: Taxonomy, *, require_agreement: bool = True) -> Tensor:
-    """Return the (B, L) probability of the path down to each level, -1 from where no threshold trusts it.
+    """Return the (B, L) probability of the path down to each level; -1 where no threshold can trust it.
 
-    That is from the first level whose own choice is another node, with ``require_agreement``, or where the path ends.
-    It never rises with depth.
+    A path cannot be trusted from where it ends and, with ``require_agreement``, from the first level that chooses
+    another node by itself. The probability never rises with depth.
     """
     possible = decoded.paths != UNKNOWN
     if require_agreement:
@@ -95,14 +96,14 @@ def trusted_probabilities(decoded: DecodedPaths, taxonomy: Taxonomy, *, require_
 
 
 def check_threshold(threshold: float) -> float:
-    """Return a threshold after checking that it is in [0, 1]."""
+    """Return a threshold; raise ValueError unless it is in [0, 1]."""
     if not 0 <= threshold <= 1:  # also False for NaN
         raise ValueError(f"expected a back-off threshold from 0 to 1, got {threshold}")
     return threshold
 
 
 def _follows_tree(paths: Tensor, taxonomy: Taxonomy) -> Tensor:
-    """Return (B, L) bool: whether each node is a child of the node before it; only ``independent`` can fail."""
+    """Return (B, L) bool: whether each node is a child of the node before it; True except for ``independent``."""
     columns = [torch.ones_like(paths[:, 0], dtype=torch.bool)]
     for parents, above, node in zip(taxonomy.parents, paths.T, paths.T[1:]):
         columns.append(torch.tensor(parents, device=paths.device)[node.clamp(min=0)] == above)
@@ -137,7 +138,7 @@ def _reason(
 
 
 def percent(probability: float) -> str:
-    """Return a probability as a percentage, rounded down, so that a value below a threshold is also displayed below it.
+    """Return a probability as a percentage, rounded down: below a threshold, it is also displayed below it.
 
     Example:
         >>> percent(0.6999)

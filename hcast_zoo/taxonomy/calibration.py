@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.text import brief, clip
 from .decode import DecodedPaths, check_logits, decode, path_scores
+from .rollup import path_indices
 from .subtree import Subtree
 from .tree import Taxonomy
 
@@ -20,10 +21,10 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 50.0
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Temperatures of a model's levels, fitted on data it was not trained on; plain data that travels with the weights.
+    """Temperatures of a model's levels, fitted on data it was not trained on; plain data, stored with the weights.
 
     Args:
-        temperatures: One per level, coarse to fine; logits are divided by them. Above 1 for an over-confident level.
+        temperatures: One per level, coarse to fine, by which logits are divided; above 1 if a level is over-confident.
         path_temperature: For the product over the levels; see :func:`hcast_zoo.taxonomy.decode.decode`.
         fitted_on: Name of the data.
 
@@ -97,8 +98,8 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the temperatures that give held-out labels the highest likelihood.
 
-    Each level's is fitted separately, on the samples with a known label there; then the path's, on the samples whose
-    label is a whole path. Without such samples, the temperature is 1.
+    Each level's temperature is fitted separately, on the samples with a known label there; then the path's, on the
+    samples whose label is a whole path. Without such samples, a temperature is 1.
 
     Args:
         level_logits: One (S, C_l) tensor per level, as the model gives them.
@@ -112,11 +113,10 @@ def fit_calibration(
     check_logits(level_logits, taxonomy)
     if tuple(labels.shape) != (len(level_logits[0]), len(level_logits)):
         raise ValueError(f"expected labels {(len(level_logits[0]), len(level_logits))}, got {tuple(labels.shape)}")
+
     levels = Calibration(tuple(fit_temperature(x, y) for x, y in zip(level_logits, labels.T)))
     log_probs = [x.double().log_softmax(-1) for x in levels.logits(level_logits)]
-    number = {path: i for i, path in enumerate(taxonomy.paths)}
-    path_labels = torch.tensor([number.get(tuple(row), -1) for row in labels.tolist()], dtype=torch.int64)
-    path_temperature = fit_temperature(path_scores(log_probs, taxonomy), path_labels)
+    path_temperature = fit_temperature(path_scores(log_probs, taxonomy), path_indices(labels, taxonomy))
     return dataclasses.replace(levels, path_temperature=path_temperature, fitted_on=fitted_on)
 
 
@@ -124,12 +124,13 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the temperature in [0.02, 50] with the lowest cross-entropy of (S, C) logits and (S,) labels.
 
     The cross-entropy is convex in the inverse temperature, so its slope (expected logit minus true logit) has one zero.
-    Bisection finds it, and unlike gradient descent also ends if the best temperature is 0 (no errors) or infinite
+    Bisection finds it and, unlike gradient descent, also ends if the best temperature is 0 (no errors) or infinite
     (nothing learnt). Labels of -1 are ignored; without any other label, the temperature is 1.
     """
     known = labels >= 0
     if not known.any():
         return 1.0
+
     logits, labels = logits[known].double(), labels[known]
     true = logits.gather(-1, labels[:, None])[:, 0]
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
@@ -170,7 +171,7 @@ def expected_calibration_error(confidences: Tensor, right: Tensor, bins: int = 1
     if not ((confidences >= 0) & (confidences <= 1)).all():
         raise ValueError("expected confidences from 0 to 1")
 
-    # A bin's |sum of confidence - sum of right| is its share of the samples times its gap.
+    # In each bin, |sum of confidence - sum of right| over all samples is the bin's share of the samples times its gap.
     index = confidence_bins(confidences, bins)
     gaps = confidences.new_zeros(bins).index_add(0, index, confidences - right.double())
     return 100 * gaps.abs().sum().item() / len(confidences)
@@ -218,22 +219,24 @@ def cross_fitted_errors(
     folds: int = 5,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Return what :func:`calibration_errors` gives where no picture is measured with temperatures fitted on itself.
+    """Return :func:`calibration_errors` by cross-fitting: no picture is measured with temperatures fitted on it.
 
-    The pictures are dealt into ``folds`` at random; temperatures fitted on all folds but one are applied to that one.
+    The pictures are divided into ``folds`` at random; temperatures fitted on all folds but one are applied to that one.
 
     Raises:
         ValueError: if there are fewer pictures than folds.
     """
     if len(labels) < folds:
         raise ValueError(f"expected at least {folds} pictures to measure a calibration on, got {len(labels)}")
+
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for fold in range(folds):
-        held = torch.zeros(len(labels), dtype=torch.bool)
-        held[order[fold::folds]] = True
-        calibration = fit_calibration([x[~held] for x in level_logits], labels[~held], taxonomy)
-        part = _confidences([x[held] for x in level_logits], labels[held], taxonomy, calibration, mode)
+        held_out = torch.zeros(len(labels), dtype=torch.bool)
+        held_out[order[fold::folds]] = True
+        calibration = fit_calibration([x[~held_out] for x in level_logits], labels[~held_out], taxonomy)
+
+        part = _confidences([x[held_out] for x in level_logits], labels[held_out], taxonomy, calibration, mode)
         for name, pair in part.items():
             parts.setdefault(name, []).append(pair)
 
@@ -248,7 +251,7 @@ def cross_fitted_errors(
 def _confidences(
     level_logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration, mode: str
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the confidences, and whether the answer is right, of each level's own choice and of the path."""
+    """Return the (S,) confidences of each level's own choice and of the path, and the (S,) bool whether it is right."""
     scaled = calibration.logits(level_logits)
     confidences = {}
     for level, x, label in zip(taxonomy.levels, scaled, labels.T):

@@ -1,4 +1,4 @@
-"""Columns of tables: which are levels of a taxonomy, which the picture, the split; known exports by their names."""
+"""Columns of tables: which hold the levels, the picture and the split, by the names that common exports use."""
 
 import dataclasses
 import re
@@ -17,7 +17,8 @@ PICTURES = (
     *("picture", "photo", "path", "local_path"),
 )
 SPLITS = ("split", "subset", "partition")
-# Of Darwin Core, GBIF and iNaturalist, or what collections note beside a label; compared without case, _ and blanks.
+# Columns of Darwin Core, GBIF and iNaturalist, and what collections note beside a label: in lower case, without
+# underscores, blanks and punctuation.
 NOTES = frozenset(
     """id uuid key count individualcount date time datetime eventdate eventtime year month day observedon timeobservedat
     createdat updatedat latitude longitude lat lon lng decimallatitude decimallongitude
@@ -42,7 +43,7 @@ class Columns:
     Attributes:
         levels: Level name to column, coarse to fine.
         picture: Column of the picture's file; None if there is none.
-        split: Column of the part of the data; None if there is none.
+        split: Column that says train, val or test; None if there is none.
         unused: Columns that are none of these.
     """
 
@@ -52,16 +53,19 @@ class Columns:
     unused: tuple[str, ...]
 
     def path(self, row: Mapping[str, object]) -> list:
-        """Return a row's cells at each level; None where there is nothing.
+        """Return a row's cells at each level; None where a cell is empty.
 
-        A species given by its epithet alone gets its genus before it.
+        A species given by its epithet alone is completed with its genus.
         """
-        names = [_cell(row[column]) for column in self.levels.values()]
-        by_rank = dict(zip(map(str.lower, self.levels), range(len(names))))
-        genus, species = by_rank.get("genus"), by_rank.get("species")
+        columns = list(self.levels.values())
+        names = [_cell(row[column]) for column in columns]
+
+        level_of = {level.lower(): index for index, level in enumerate(self.levels)}
+        genus, species = level_of.get("genus"), level_of.get("species")
         if genus is not None and species is not None:
-            if self.levels[list(self.levels)[species]] == "scientificName":
+            if columns[species] == "scientificName":
                 names[species] = _species_of(names[species])
+
             first, epithet = names[genus], names[species]
             if isinstance(first, str) and isinstance(epithet, str) and " " not in epithet and epithet.islower():
                 names[species] = f"{first} {epithet}"
@@ -70,19 +74,19 @@ class Columns:
 
 
 def find_columns(columns: Sequence[str], levels: Sequence[str] | None = None, reserved: Sequence[str] = ()) -> Columns:
-    """Tell what the columns of a table are.
+    """Find the columns of the levels, the picture and the split.
 
-    Without ``levels``: if two or more columns are named as ranks are, those are the levels, in the order of ranks
-    (also as iNaturalist names them, ``taxon_order_name``); else all columns but the picture's, the split's and known
-    notes (``observation_id``, ``latitude`` ...), in their order.
+    Without ``levels``: if two or more columns are named after ranks (``order``, or ``taxon_order_name`` as iNaturalist
+    writes it), those are the levels, in the order of the ranks. Otherwise they are all columns except the picture, the
+    split and known notes (``observation_id``, ``latitude`` ...), in the order of the table.
 
     Args:
         columns: The header.
-        levels: Columns that are the levels, coarse to fine, whatever their case.
-        reserved: Columns that are something else.
+        levels: Columns that are the levels, coarse to fine, in any case.
+        reserved: Columns that are never levels.
 
     Raises:
-        ValueError: if one of ``levels`` is not there; the message names what is.
+        ValueError: if one of ``levels`` is missing; the message lists the columns.
     """
     by_name = columns_by_name(columns)
     picture, split = find_column(columns, PICTURES), find_column(columns, SPLITS)
@@ -104,12 +108,12 @@ def find_columns(columns: Sequence[str], levels: Sequence[str] | None = None, re
 
 
 def columns_by_name(columns: Sequence[str]) -> dict[str, str]:
-    """Return each column by its name in lower case; of several with one name, the first."""
+    """Map names in lower case to columns; of several columns with the same name, to the first."""
     return {column.lower(): column for column in reversed(columns)}
 
 
 def find_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """Return the column with the first of some names that is there, whatever its case; None if none is.
+    """Return the column named by the first of some names that the table has, in any case; None if it has none.
 
     Example:
         >>> find_column(("id", "Photo", "FILE"), PICTURES)
@@ -120,18 +124,20 @@ def find_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def is_note(column: str) -> bool:
-    """Return whether a column's name is one of what is noted beside a label, or an identifier."""
+    """Return whether a column, by its name, is an identifier or a note beside the label, such as a date or a place."""
     plain = re.sub(r"[\s_:.-]", "", column).lower()
     return plain in NOTES or bool(re.search(r"(^|[_\s])(id|key|uuid)$|[a-z](ID|Id|Key)$", column))
 
 
 def _ranks(columns: Sequence[str]) -> dict[str, str]:
+    """Return the columns that are named after ranks, by the level's name, coarse to fine."""
     by_rank: dict[str, tuple[str, str]] = {}
     for column in columns:
         match = INATURALIST.match(column)
         rank = (match[1] if match else column).lower()
         if rank in RANKS:
             by_rank.setdefault(rank, (match[1] if match else column, column))
+
     if len(by_rank) > 1 and "species" not in by_rank and "scientificName" in columns:
         by_rank["species"] = ("species", "scientificName")
 
@@ -139,7 +145,7 @@ def _ranks(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _species_of(name: object) -> object:
-    """Return the binomial of a scientific name: without author and year, None if it is of a genus or above."""
+    """Return the binomial in a scientific name, without author and year; None if it names a genus or a higher rank."""
     if not isinstance(name, str):
         return name
     words = name.split()

@@ -1,7 +1,7 @@
 """Conformal prediction on the tree: sets of nodes that hold the true leaf as often as promised, whatever the model.
 
-There are two forms, each with its own score. A *set* of leaves, written with as few nodes as cover exactly them; and a
-*subtree*, the deepest node on the best path with enough probability, of which all leaves are meant.
+There are two forms, each with its own score: a *set* of leaves, written as the fewest nodes that cover exactly these
+leaves; and a *subtree*, the deepest node on the best path with enough probability, which stands for all its leaves.
 
 Source: Vovk et al., Algorithmic Learning in a Random World, 2005 (split conformal, Mondrian groups); Sadinle et al.,
 Least Ambiguous Set-Valued Classifiers, JASA 2019 (the score of the set).
@@ -21,10 +21,10 @@ from .tree import Taxonomy
 
 
 def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
-    """Return the score up to which a new picture's true leaf lies with at least this probability.
+    """Return a bound that the score of a new picture's true leaf does not exceed, with at least this probability.
 
-    It is the k-th smallest of n scores, k = ceil((n + 1) coverage); infinite if k is above n, for then so few scores
-    promise nothing less than everything.
+    It is the k-th smallest of n scores, k = ceil((n + 1) coverage); infinite if k is above n, since with so few scores
+    only the set of all leaves has the coverage.
 
     Args:
         scores: (N,) of pictures that had no part in the model or its temperatures; exchangeable with the new one.
@@ -40,16 +40,16 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
 
 
 def check_coverage(coverage: float) -> None:
-    """Raise ValueError unless a coverage lies between 0 and 1."""
+    """Raise ValueError unless a coverage is in (0, 1)."""
     if not 0 < coverage < 1:  # also False for NaN
         raise ValueError(f"expected a coverage between 0 and 1, such as 0.9, got {coverage}")
 
 
-def pictures_for(coverage: float) -> int:
-    """Return the fewest scores that promise a coverage with less than everything.
+def fewest_scores(coverage: float) -> int:
+    """Return how many scores are needed for a coverage with less than all leaves.
 
     Example:
-        >>> pictures_for(0.9), pictures_for(0.95)
+        >>> fewest_scores(0.9), fewest_scores(0.95)
         (9, 19)
     """
     check_coverage(coverage)
@@ -92,7 +92,7 @@ def leaf_sets(probabilities: Tensor, quantiles: Tensor | float) -> Tensor:
 
 
 def subtree_depths(decoded: DecodedPaths, quantile: float) -> Tensor:
-    """Return (N,) int64: how many levels of the best path have more probability than a quantile; 0: the whole tree."""
+    """Return (N,) int64: how many levels of the best path exceed a quantile in probability; 0 for the whole tree."""
     return (decoded.prefix_probabilities.double() > quantile).sum(-1)  # False for the NaN below a shallow leaf
 
 
@@ -152,10 +152,10 @@ class Scores:
         Args:
             coverage: In (0, 1).
             taxonomy: The tree.
-            level: Promise the coverage of sets for each node of this level by itself, not only on average.
+            level: Promise the coverage of sets for each node of this level separately, not only on average.
 
         Returns:
-            (P,) float64 quantiles of the sets by leaf, and the quantile of the subtrees, which is of all pictures.
+            (P,) float64 quantiles of the sets, one for each leaf, and the quantile of the subtrees, one for all.
         """
         scores, leaves = np.array(self.sets), np.array(self.leaves, int)
         paths = np.array(taxonomy.paths)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..common.choices import DECODERS
-from .rollup import sum_paths
+from .rollup import path_tensor, sum_paths
 from .subtree import Subtree
 from .tree import UNKNOWN, Taxonomy
 
@@ -35,15 +35,6 @@ class DecodedPaths:
     runner_up_probabilities: Tensor
     prefix_probabilities: Tensor
     level_choices: Tensor
-
-
-def path_tensor(taxonomy: Taxonomy) -> Tensor:
-    """Return the (P, L) int64 paths of a tree, which keeps them: for a large one, this takes longer than decoding."""
-    known = taxonomy.__dict__.get("_path_tensor")
-    if known is None:
-        with torch.inference_mode(False):  # else autograd could not use it later
-            known = taxonomy.__dict__["_path_tensor"] = torch.tensor(taxonomy.paths)
-    return known
 
 
 def decode(
@@ -98,9 +89,11 @@ def decode(
     _check_arguments(level_logits, taxonomy, mode, path_temperature)
     if within is not None:
         return _decode_within(level_logits, _subtree(taxonomy, within), mode, path_temperature)
+
     log_probs = [x.float().log_softmax(-1) for x in level_logits]
     if mode == "independent":
         return _independent(log_probs)
+
     paths = path_tensor(taxonomy).to(log_probs[0].device)  # [P, L]
     scores, best = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)
     probabilities = scores.softmax(-1)  # no effect for top_down, whose scores are already normalised
@@ -108,7 +101,7 @@ def decode(
 
 
 def _choose(probabilities: Tensor, paths: Tensor, best: Tensor, log_probs: Sequence[Tensor]) -> DecodedPaths:
-    """Return the facts about (B,) chosen paths, from the (B, P) probabilities of all (P, L) paths and of each level."""
+    """Describe the (B,) chosen paths, from the (B, P) probabilities of all (P, L) paths and those of each level."""
     others = probabilities.scatter(-1, best[:, None], -1.0)
     second = others.argmax(-1)
     runner_up = paths[second] if len(paths) > 1 else torch.full_like(paths[best], UNKNOWN)
@@ -125,7 +118,7 @@ def _choose(probabilities: Tensor, paths: Tensor, best: Tensor, log_probs: Seque
 
 
 def decode_paths(probabilities: Tensor, taxonomy: Taxonomy) -> DecodedPaths:
-    """Choose the most probable path where the probabilities of paths are known; a node's is the sum of its paths'.
+    """Choose the most probable path from the probabilities of paths; a node has the sum over its paths.
 
     Args:
         probabilities: (B, P) in [0, 1], in the order of ``taxonomy.paths``; a row sums to 1.
@@ -138,12 +131,11 @@ def decode_paths(probabilities: Tensor, taxonomy: Taxonomy) -> DecodedPaths:
         (tensor([[0, 0]]), tensor([[0.7000, 0.5000]]))
     """
     paths = path_tensor(taxonomy).to(probabilities.device)  # [P, L]
-    return _choose(
-        probabilities, paths, probabilities.argmax(-1), [x.log() for x in sum_paths(probabilities, taxonomy)]
-    )
+    log_probs = [x.log() for x in sum_paths(probabilities, taxonomy)]
+    return _choose(probabilities, paths, probabilities.argmax(-1), log_probs)
 
 
-def best_of(probabilities: Tensor, taxonomy: Taxonomy, count: int) -> tuple[Tensor, Tensor]:
+def most_probable(probabilities: Tensor, taxonomy: Taxonomy, count: int) -> tuple[Tensor, Tensor]:
     """Return what :func:`top_paths` does, from (B, P) probabilities of the paths."""
     paths = path_tensor(taxonomy).to(probabilities.device)  # [P, L]
     best = probabilities.topk(min(count, len(paths)), -1)
@@ -159,7 +151,7 @@ def top_paths(
     within: Subtree | Sequence[str] | None = None,
     path_temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Return the most probable paths of the tree: (B, K, L) int64 nodes, and their (B, K) probabilities, which fall.
+    """Return the most probable paths: (B, K, L) int64 nodes, and their (B, K) probabilities in descending order.
 
     K is ``count``, or the number of paths if that is lower. See :func:`decode` for the other arguments and errors.
 
@@ -184,7 +176,7 @@ def top_paths(
         return rows.view(*inner.shape[:2], -1), probabilities
 
     probabilities = path_probabilities(level_logits, taxonomy, mode, path_temperature=path_temperature)
-    return best_of(probabilities, taxonomy, count)
+    return most_probable(probabilities, taxonomy, count)
 
 
 def path_probabilities(
@@ -192,20 +184,32 @@ def path_probabilities(
 ) -> Tensor:
     """Return the (B, P) probability of each path of the tree, in the order of ``taxonomy.paths``; a row sums to 1.
 
-    See :func:`decode` for the arguments and errors; ``independent`` gives no probabilities to paths.
+    See :func:`decode` for the arguments and errors.
+
+    Raises:
+        ValueError: also if the mode is ``independent``, which gives no probabilities to paths.
     """
     _check_arguments(level_logits, taxonomy, mode, path_temperature)
+    check_gives_paths(mode, "path_probabilities")
+
     log_probs = [x.float().log_softmax(-1) for x in level_logits]
     paths = path_tensor(taxonomy).to(log_probs[0].device)  # [P, L]
     return _score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1)
 
 
 def check_top_k(count: int, mode: str) -> None:
-    """Raise ValueError unless a decoding can tell so many paths."""
+    """Raise ValueError unless a decoding can return this many paths."""
     if type(count) is not int or count < 1:
         raise ValueError(f"top_k: expected an integer of 1 or more, got {count!r}")
+    check_gives_paths(mode, "top_k")
+
+
+def check_gives_paths(mode: str, option: str) -> None:
+    """Raise ValueError, naming what needs them, unless a decoding gives probabilities to the paths of the tree."""
     if mode == "independent":
-        raise ValueError("top_k: expected the decoding best_path or top_down; independent tells no paths of the tree")
+        raise ValueError(
+            f"{option}: expected the decoding best_path or top_down; independent gives no probabilities to paths"
+        )
 
 
 def node_probabilities(
@@ -216,7 +220,7 @@ def node_probabilities(
     within: Subtree | Sequence[str] | None = None,
     path_temperature: float = 1.0,
 ) -> tuple[Tensor, ...]:
-    """Return the probability of every node under a decoding: one (B, C_l) tensor in [0, 1] a level.
+    """Return the probability of every node under a decoding: one (B, C_l) tensor in [0, 1] per level.
 
     ``best_path``, ``top_down``: of all paths through the node, so the children of a node sum to it, and the coarsest
     level to 1. ``independent``: the level's own. Nodes outside ``within`` have 0.
@@ -244,8 +248,10 @@ def node_probabilities(
     log_probs = [x.float().log_softmax(-1) for x in level_logits]
     if mode == "independent":
         return tuple(x.exp() for x in log_probs)
+
     paths = path_tensor(taxonomy).to(log_probs[0].device)  # [P, L]
-    return sum_paths(_score_paths(log_probs, taxonomy, paths, mode, path_temperature)[0].softmax(-1), taxonomy)
+    scores, _ = _score_paths(log_probs, taxonomy, paths, mode, path_temperature)
+    return sum_paths(scores.softmax(-1), taxonomy)
 
 
 def check_logits(level_logits: Sequence[Tensor], taxonomy: Taxonomy) -> None:
@@ -253,6 +259,7 @@ def check_logits(level_logits: Sequence[Tensor], taxonomy: Taxonomy) -> None:
     classes = tuple(x.shape[-1] for x in level_logits)
     if classes != taxonomy.level_classes:
         raise ValueError(f"logits have {classes} classes, but the taxonomy has {taxonomy.level_classes}")
+
     bad = torch.stack([~x.isfinite().all(-1) for x in level_logits]).any(0)
     if bad.any():
         raise ValueError(f"logits of rows {bad.nonzero().flatten().tolist()[:10]} are not finite: check the pixels")
@@ -262,7 +269,7 @@ def path_scores(log_probs: Sequence[Tensor], taxonomy: Taxonomy) -> Tensor:
     """Return the (B, P) logarithm of each path's product of level probabilities, in the order of ``taxonomy.paths``.
 
     A shallow path has its geometric mean to the power of the number of levels; see :func:`decode`. Levels with a single
-    node decide nothing, always have probability 1, and count in neither.
+    node, which always have probability 1, count in neither the mean nor the power.
 
     Args:
         log_probs: One (B, C_l) tensor per level.
@@ -290,7 +297,7 @@ def _subtree(taxonomy: Taxonomy, within: Subtree | Sequence[str]) -> Subtree:
     if not isinstance(within, Subtree):
         return Subtree.below(taxonomy, within)
     if within.whole is not taxonomy and within.whole != taxonomy:
-        raise ValueError("expected a subtree of this taxonomy, got one of another: build it by Subtree.below")
+        raise ValueError("expected a subtree of this taxonomy, got one of another: build it with Subtree.below")
     return within
 
 
@@ -308,6 +315,7 @@ def _score_paths(
     if mode == "top_down":
         conditional = _among_siblings(log_probs, taxonomy)
         return _gather(conditional, paths).sum(-1), _greedy(conditional, paths)
+
     scores = path_scores(log_probs, taxonomy) / path_temperature
     return scores, scores.argmax(-1)
 
@@ -358,7 +366,7 @@ def _greedy(conditional: Sequence[Tensor], paths: Tensor) -> Tensor:
 
 
 def _independent(log_probs: Sequence[Tensor]) -> DecodedPaths:
-    """Take each level's most probable node; the runner-up differs at the level with the closest second choice."""
+    """Take each level's most probable node; the runner-up differs at one level, that of the closest second choice."""
     best = _choices(log_probs)
     level_log = torch.stack([x.amax(-1) for x in log_probs], -1)
 
@@ -393,7 +401,7 @@ def _level_probabilities(log_probs: Sequence[Tensor], chosen: Tensor) -> Tensor:
 def _prefix_probabilities(probabilities: Tensor, paths: Tensor, best: Tensor) -> Tensor:
     """Sum the (B, P) probabilities of the paths that share the chosen path's node at each level."""
     chosen = paths[best]  # [B, L]
-    whole = probabilities.sum(-1)  # 1, but for rounding: a node that all paths share has exactly 1
+    whole = probabilities.sum(-1)  # 1 but for rounding; dividing by it gives a node that all paths share exactly 1
     columns = []
     for path, node in zip(paths.T, chosen.T):
         columns.append(torch.where(path == node[:, None], probabilities, 0.0).sum(-1) / whole)

@@ -1,4 +1,4 @@
-"""What weights promise beside their answers: measured on held-out pictures, stored with the weights as data."""
+"""Guarantees: promises about a model's answers, measured on held-out pictures and stored with the weights."""
 
 import dataclasses
 import json
@@ -13,11 +13,12 @@ from ..common.text import brief, clip
 from .calibration import Calibration, fit_calibration
 from .conformal import Scores, set_scores, subtree_scores
 from .decode import path_probabilities
+from .rollup import path_indices
 from .selective import Judged, Promise, promise_accuracy, split_for_promise
 from .tree import Taxonomy
 
 KEY = "guarantee"  # in the metadata of weights
-MOST = 5000  # held-out pictures that are remembered: a larger sample tells no more
+MAX_STORED = 5000  # held-out pictures whose scores are stored; a larger sample adds nothing
 DIGITS = 6
 
 
@@ -27,13 +28,13 @@ class Guarantee:
 
     Attributes:
         data: Name of the data.
-        date: Of the measurement, as ``2026-11-27``.
-        pictures: How many the data had with a whole path as their label.
-        temperatures: Of the calibration that the promises belong to, the path's last.
-        promise: Back-off threshold with an accuracy, or None.
-        scores: For conformal sets, or None.
-        confidences: Path probabilities of these pictures, to see later whether new ones are alike.
-        answers: Indices of their paths.
+        date: Day of the measurement, such as ``2026-11-27``.
+        pictures: Number of pictures with a whole path as their label.
+        temperatures: Those of the calibration that the promises belong to, the path's last.
+        promise: A back-off threshold and its accuracy, or None.
+        scores: What conformal sets need, or None.
+        confidences: Path probabilities of the pictures, to check later whether new ones are like them.
+        answers: Index of the answered path of each picture.
     """
 
     data: str
@@ -70,7 +71,7 @@ class Guarantee:
             raise ValueError(f"expected a guarantee as `hcast-zoo calibrate` writes it: {clip(error)}") from error
 
     def summary(self) -> dict:
-        """Return what a person wants to know of it."""
+        """Return the facts that a person wants to see, as plain data."""
         return {
             "data": self.data,
             "date": self.date,
@@ -84,10 +85,11 @@ def read_guarantee(metadata: Mapping[str, str], calibration: Calibration | None)
     """Return the guarantee in the metadata of weights, or None.
 
     Raises:
-        ValueError: if it is damaged, or of other temperatures than the weights have now.
+        ValueError: if it is damaged, or was measured with other temperatures than the weights have now.
     """
     if KEY not in metadata:
         return None
+
     try:
         guarantee = Guarantee.from_dict(json.loads(metadata[KEY]))
     except (ValueError, RecursionError) as error:
@@ -95,8 +97,8 @@ def read_guarantee(metadata: Mapping[str, str], calibration: Calibration | None)
 
     if calibration is None or not np.allclose(guarantee.temperatures, _temperatures(calibration)):
         raise ValueError(
-            f"the weights were calibrated anew after their promises were measured on {brief(guarantee.data)}: run "
-            "`hcast-zoo calibrate` again with --target-accuracy or --sets"
+            f"the weights were calibrated again after their promises were measured on {brief(guarantee.data)}: run "
+            "`hcast-zoo calibrate` with --target-accuracy or --sets"
         )
 
     return guarantee
@@ -118,36 +120,37 @@ def measure_guarantee(
         labels: (S, L) int64; pictures not labelled with a complete path do not count for promises.
         taxonomy: The tree.
         data: Name of the data, to store.
-        date: To store.
-        target: Accuracy that back-off shall promise, in (0, 1), or None for no such promise.
-        confidence: Of that promise, in (0, 1).
+        date: Day of the measurement, to store.
+        target: Accuracy that back-off is to promise, in (0, 1), or None for no such promise.
+        confidence: Confidence of that promise, in (0, 1).
 
     Raises:
         PromiseError: if the accuracy cannot be promised.
         ValueError: if arguments are out of range, or no label is a whole path.
     """
-    number = {path: i for i, path in enumerate(taxonomy.paths)}
-    leaves = torch.tensor([number.get(tuple(row), -1) for row in labels.tolist()])
+    leaves = path_indices(labels, taxonomy)
     whole = (leaves >= 0).nonzero().flatten()
     if len(whole) < 3:
         raise ValueError(f"expected pictures labelled down to a leaf, to measure promises on, got {len(whole)}")
 
     fit, test = (whole[torch.from_numpy(index)] for index in split_for_promise(len(whole)))
-    part = [x[fit] for x in level_logits]
-    calibration = fit_calibration(part, labels[fit], taxonomy, data)
-    decoded = [calibration.decode([x[index] for x in level_logits], taxonomy) for index in (fit, test)]
+    calibration = fit_calibration([x[fit] for x in level_logits], labels[fit], taxonomy, data)
+
+    def judge(rows: Tensor) -> Judged:
+        decoded = calibration.decode([x[rows] for x in level_logits], taxonomy)
+        return Judged.of(decoded, labels[rows], taxonomy)
 
     promise = None
     if target is not None:
-        fitted, tested = (Judged.of(d, labels[index], taxonomy) for d, index in zip(decoded, (fit, test)))
-        promise = promise_accuracy(fitted, tested, target, confidence)
+        promise = promise_accuracy(judge(fit), judge(test), target, confidence)
 
     (test,) = _limited(test)
-    chosen = [x[test] for x in level_logits]
-    answers = calibration.decode(chosen, taxonomy)
+    test_logits = [x[test] for x in level_logits]
+    answers = calibration.decode(test_logits, taxonomy)
     probabilities = path_probabilities(
-        calibration.logits(chosen), taxonomy, path_temperature=calibration.path_temperature
+        calibration.logits(test_logits), taxonomy, path_temperature=calibration.path_temperature
     )
+
     scores = Scores(
         leaves=tuple(leaves[test].tolist()),
         sets=_rounded(set_scores(probabilities, leaves[test])),
@@ -161,15 +164,16 @@ def measure_guarantee(
         promise=promise,
         scores=scores,
         confidences=_rounded(answers.path_probabilities.double().numpy()),
-        answers=_numbers(answers.paths, taxonomy),
+        answers=tuple(path_indices(answers.paths, taxonomy).tolist()),
     )
+
     return calibration, guarantee
 
 
 def measure_reference(
     level_logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration, data: str, date: str
 ) -> Guarantee:
-    """Return a guarantee without promises: what the pictures of a calibration looked like to the model."""
+    """Return a guarantee without promises: the model's confidences and answers on the pictures of a calibration."""
     answers = calibration.decode(level_logits, taxonomy)
     confidences, paths = _limited(answers.path_probabilities, answers.paths)
     return Guarantee(
@@ -178,23 +182,17 @@ def measure_reference(
         pictures=len(labels),
         temperatures=_temperatures(calibration),
         confidences=_rounded(confidences.double().numpy()),
-        answers=_numbers(paths, taxonomy),
+        answers=tuple(path_indices(paths, taxonomy).tolist()),
     )
 
 
 def _limited(*columns: Tensor) -> tuple[Tensor, ...]:
-    """Return columns of the same length, of more than ``MOST`` rows a random choice."""
+    """Return columns of the same length, with a random choice of rows if there are more than ``MAX_STORED``."""
     length = len(columns[0])
-    if length <= MOST:
+    if length <= MAX_STORED:
         return columns
-    chosen = torch.from_numpy(np.random.default_rng(1).permutation(length)[:MOST])
+    chosen = torch.from_numpy(np.random.default_rng(1).permutation(length)[:MAX_STORED])
     return tuple(column[chosen] for column in columns)
-
-
-def _numbers(paths: Tensor, taxonomy: Taxonomy) -> tuple[int, ...]:
-    """Return the index in ``taxonomy.paths`` of each of (N, L) paths."""
-    number = {path: i for i, path in enumerate(taxonomy.paths)}
-    return tuple(number[tuple(path)] for path in paths.tolist())
 
 
 def _temperatures(calibration: Calibration) -> tuple[float, ...]:
@@ -202,6 +200,6 @@ def _temperatures(calibration: Calibration) -> tuple[float, ...]:
 
 
 def _rounded(values: np.ndarray) -> tuple[float, ...]:
-    """Return numbers rounded up, so that what is compared with them is not left out by rounding."""
+    """Round up, so that rounding never leaves a leaf out of a set."""
     scale = 10**DIGITS
     return tuple(math.ceil(value * scale - 1e-6) / scale for value in values.tolist())

@@ -15,7 +15,7 @@ MAX_COMPARED = 20_000  # names that a mistyped one is compared with, which takes
 
 
 class NameLookup:
-    """Finds nodes by name; see :class:`.tree.Taxonomy` for the arguments.
+    """Finds nodes by name.
 
     Args:
         levels: Names of the levels, coarse to fine.
@@ -29,7 +29,7 @@ class NameLookup:
 
     @functools.cached_property
     def plain_names(self) -> tuple[dict[str, list[int]], ...]:
-        """For each level, names without a parent in brackets, in composed form, to the nodes that have them."""
+        """For each level: names in composed form, also without a parent in brackets, and the nodes that have them."""
         levels: list[dict[str, list[int]]] = []
         for depth, names in enumerate(self.names):
             plain: dict[str, list[int]] = {}
@@ -48,7 +48,7 @@ class NameLookup:
     def path(self, nodes: Sequence[str | int | None]) -> list[int]:
         """Return the index of each node of a path, coarse to fine; -1 where it is unknown or left open.
 
-        A name that leaves its node open may tell a node above it: see :meth:`.tree.Taxonomy.labels`.
+        A name that leaves its node open may still name a node above it: see :meth:`.tree.Taxonomy.labels`.
         """
         indices: list[int] = []
         for level, node in enumerate(nodes):
@@ -59,7 +59,7 @@ class NameLookup:
         return indices
 
     def index(self, level: int, node: str | int | None, above: Sequence[int] = ()) -> int:
-        """Return the index of a node, -1 where it is unknown; a name may be plain where ``above`` makes it unique.
+        """Return the index of a node, -1 if it is unknown; the nodes ``above`` tell nodes of the same name apart.
 
         Raises:
             TaxonomyError: if there is no such node at this level, or there are several.
@@ -92,7 +92,7 @@ class NameLookup:
         return node
 
     def nearest(self, node: str) -> list[str]:
-        """Return up to three names at any level that are near to one, whole or by a word, in any case."""
+        """Return up to three names of any level that resemble one, as a whole or in one word, in any case."""
         names: dict[str, str] = {}
         start = node.lower()[:3] if sum(map(len, self.names)) > MAX_COMPARED else ""
         for name in itertools.chain.from_iterable(self.names):
@@ -111,9 +111,9 @@ class NameLookup:
         return list(dict.fromkeys(candidates[match] for match in near))[:3]
 
     def _settle(self, level: int, node: str, above: list[int]) -> str | int:
-        """Return a name, or -1 if it leaves its node open; then write to ``above`` what it does tell.
+        """Return a name, or -1 if it leaves its node open; then the ancestor that it names is written to ``above``.
 
-        ``Larus sp.`` tells the genus, ``A/B`` or ``A or B`` the deepest common ancestor of nodes of this level.
+        ``Larus sp.`` names the genus; ``A/B`` and ``A or B`` name the deepest common ancestor of nodes of this level.
         """
         name = clean_name(node)
         if name in self.plain_names[level]:
@@ -125,6 +125,7 @@ class NameLookup:
                 if len(genera) == 1:
                     above[depth] = genera[0]
                     break
+
             return UNKNOWN
 
         parts = alternatives(name)
@@ -134,6 +135,7 @@ class NameLookup:
                 if len({path[depth] for path in paths}) == 1:
                     above[depth] = paths[0][depth]
                     break
+
             return UNKNOWN
 
         return node
@@ -144,8 +146,12 @@ class NameLookup:
         if len(nodes) <= 1:
             return nodes[0] if nodes else None
 
-        known = [(depth, index) for depth, index in enumerate(above) if index != UNKNOWN]
-        below = [i for i in nodes if all(path_to(self.parents, level, i)[depth] == index for depth, index in known)]
+        below = []
+        for index in nodes:
+            path = path_to(self.parents, level, index)
+            if all(node in (UNKNOWN, ancestor) for node, ancestor in zip(above, path)):
+                below.append(index)
+
         if len(below) != 1:
             names = " or ".join(repr(self.names[level][i]) for i in (below or nodes)[:3])
             raise TaxonomyError(
@@ -155,13 +161,13 @@ class NameLookup:
 
 
 def hint(names: Sequence[str]) -> str:
-    """Return the end of an error message that offers names; empty if there are none."""
+    """Return the end of an error message, which suggests names; empty if there are none."""
     return f": did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def _near(name: str, names: Iterable[str], count: int) -> list[str]:
-    """Return names that are near to one; of very many, only some that begin alike are looked at."""
+    """Return names that resemble one; among very many, only names with the same beginning are compared."""
     names = list(names)
     if len(names) > 2 * MAX_COMPARED:
-        names = list(itertools.islice((n for n in names if n[:3] == name[:3]), MAX_COMPARED))
+        names = [other for other in names if other[:3] == name[:3]][:MAX_COMPARED]
     return difflib.get_close_matches(name, names, count) if len(name) <= MAX_NAME else []

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from ..common.text import brief
 
 MAX_NAME = 1000  # characters
-INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x2060, 0xFEFF))  # but not the joiners that emoji and Persian need
+INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x2060, 0xFEFF))  # without the joiners, which emoji and Persian need
 OPEN = re.compile(r"\s(?:sp|spp|spec|indet)\.?$|\s(?:cf|aff)\.?\s", re.IGNORECASE)  # "Larus sp. 1" is a name
 ALTERNATIVES = re.compile(r"\s*/\s*|\s+or\s+")
 
 
 def clean_name(name: str) -> str:
-    """Return a name in Unicode's composed form (NFC), with plain spaces, and nothing invisible in it."""
+    """Return a name in Unicode's composed form (NFC), with plain spaces and without invisible characters."""
     if name.isascii():
         return name.strip()
     name = unicodedata.normalize("NFC", name).translate(INVISIBLE)
@@ -26,21 +26,29 @@ def is_open(name: str) -> bool:
 
 
 def genus_of(name: str) -> str:
-    """Return the first word of a name, the genus where it is a species."""
+    """Return the first word of a name, which is the genus of a species."""
     return name.split()[0]
 
 
 def alternatives(name: str) -> list[str]:
-    """Return the names that ``A/B`` or ``A or B`` offers, fewer than two if it is one name.
+    """Return the names in ``A/B`` or ``A or B``; none if it is a single name.
 
-    A part of one lower-case word takes the genus of the first: ``Larus argentatus/cachinnans``.
+    A part that is one lower-case word takes the genus of the first: ``Larus argentatus/cachinnans``.
+
+    Example:
+        >>> alternatives("Larus argentatus/cachinnans"), alternatives("Larus argentatus")
+        (['Larus argentatus', 'Larus cachinnans'], [])
     """
     parts = [part for part in ALTERNATIVES.split(name) if part]
     if len(parts) < 2:
         return []
+
     words = parts[0].split()
     if len(words) == 2:
-        parts = [f"{words[0]} {part}" if " " not in part and part.islower() else part for part in parts]
+        for index, part in enumerate(parts):
+            if " " not in part and part.islower():
+                parts[index] = f"{words[0]} {part}"
+
     return parts
 
 
@@ -55,7 +63,7 @@ def first_duplicate(values: Sequence[str]) -> str | None:
 
 
 def fault_of(name: object) -> str | None:
-    """Return why something cannot be the name of a level or a node, or None."""
+    """Return why a value cannot be the name of a level or a node; None if it can."""
     if not isinstance(name, str) or not name.strip():
         return f"got {brief(name)}"
     if len(name) > MAX_NAME:

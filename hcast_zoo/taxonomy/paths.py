@@ -1,4 +1,4 @@
-"""Paths of names, coarse to fine, on their way to nodes: checked, without gaps, each name unique in its level."""
+"""Paths of names, coarse to fine, before they become nodes: gaps are filled, names made unique in their level."""
 
 import collections
 import warnings
@@ -16,8 +16,8 @@ def path_to(parents: Sequence[Sequence[int]], level: int, index: int) -> tuple[i
 
     Args:
         parents: For each level but the coarsest, the index of each node's parent in the level above.
-        level: Of the node.
-        index: Of the node in its level.
+        level: Level of the node.
+        index: Index of the node in its level.
     """
     path = [index]
     for depth in range(level, 0, -1):
@@ -26,7 +26,7 @@ def path_to(parents: Sequence[Sequence[int]], level: int, index: int) -> tuple[i
 
 
 def check_path(path: object, length: int) -> None:
-    """Raise TaxonomyError unless this is a list of at most so many names."""
+    """Raise TaxonomyError unless a path is a list or tuple of at most this length."""
     if not isinstance(path, (list, tuple)):
         raise TaxonomyError(f"expected a path as a list of names, coarse to fine, got {brief(path)}")
     if len(path) > length:
@@ -34,49 +34,66 @@ def check_path(path: object, length: int) -> None:
 
 
 def complete_paths(rows: Iterable[Sequence[str | None]]) -> list[tuple[str, ...]]:
-    """Return paths without gaps for those of the rows of a table that make nodes, each once.
+    """Return paths without gaps from the rows of a table, each path once.
 
-    A gap is filled by what other rows tell of the name below it, else by ``PARENT incertae sedis``, a node of what
-    nobody has placed. Names that leave a species open (``Larus sp.``) end at the level above; ``A/B`` of known nodes
-    makes none.
+    A gap is filled with the parent that other rows give the name below it, otherwise with ``PARENT incertae sedis``,
+    the usual name for taxa of unknown place. A name that leaves its species open (``Larus sp.``) ends the path at the
+    level above, and so does ``A/B`` of names that other rows have.
     """
     given = list(dict.fromkeys(map(_cut, rows)))
-    known: list[set[str]] = []
-    parents: list[dict[str, set[str]]] = []
-    for names in given:
-        for depth, name in enumerate(names):
-            if depth == len(known):
-                known.append(set())
-                parents.append({})
-            if name is not None:
-                known[depth].add(name)
-                above = names[depth - 1] if depth else None
-                if above is not None:
-                    parents[depth].setdefault(name, set()).add(above)
+    known, parents = _names_and_parents(given)
 
     paths: dict[tuple[str, ...], None] = {}
     for names in given:
         while names and _offers(names[-1], known[len(names) - 1]):
             names = _cut(names[:-1])
-
-        whole = list(names)
-        for depth in range(len(whole) - 2, -1, -1):
-            below = whole[depth + 1]
-            candidates = parents[depth + 1].get(below, set()) if below is not None else set()
-            if whole[depth] is None and len(candidates) == 1:
-                whole[depth] = next(iter(candidates))
-
-        path: list[str] = []
-        for name in whole:
-            path.append(name if name is not None else _unplaced(path[-1]) if path else "incertae sedis")
-        if path:
-            paths[tuple(path)] = None
+        if names:
+            paths[_fill_gaps(names, parents)] = None
 
     return list(paths)
 
 
+def _names_and_parents(
+    rows: Iterable[Sequence[str | None]],
+) -> tuple[list[set[str]], list[dict[str, set[str]]]]:
+    """Return the names that occur at each level, and for each of them the names that occur directly above it."""
+    known: list[set[str]] = []
+    parents: list[dict[str, set[str]]] = []
+    for names in rows:
+        for depth, name in enumerate(names):
+            if depth == len(known):
+                known.append(set())
+                parents.append({})
+            if name is None:
+                continue
+
+            known[depth].add(name)
+            above = names[depth - 1] if depth else None
+            if above is not None:
+                parents[depth].setdefault(name, set()).add(above)
+
+    return known, parents
+
+
+def _fill_gaps(names: Sequence[str | None], parents: Sequence[dict[str, set[str]]]) -> tuple[str, ...]:
+    whole = list(names)
+    for depth in range(len(whole) - 2, -1, -1):
+        below = whole[depth + 1]
+        candidates = parents[depth + 1].get(below, set()) if below is not None else set()
+        if whole[depth] is None and len(candidates) == 1:
+            whole[depth] = next(iter(candidates))
+
+    path: list[str] = []
+    for name in whole:
+        if name is None:
+            name = _unplaced(path[-1]) if path else "incertae sedis"
+        path.append(name)
+
+    return tuple(path)
+
+
 def _cut(row: Sequence[str | None]) -> tuple[str | None, ...]:
-    """Return a row without names that leave a species open, up to its last name."""
+    """Return a row up to its last name, with gaps for names that leave a species open."""
     names = [None if name is None or is_open(name) else name for name in row]
     while names and names[-1] is None:
         names.pop()
@@ -84,6 +101,7 @@ def _cut(row: Sequence[str | None]) -> tuple[str | None, ...]:
 
 
 def _offers(name: str | None, known: set[str]) -> bool:
+    """Return whether a name is an alternative, ``A/B``, of known names."""
     parts = alternatives(name) if name else []
     return len(parts) > 1 and all(part in known for part in parts)
 
@@ -93,14 +111,30 @@ def _unplaced(parent: str) -> str:
 
 
 def unique_names(level: str, paths: Sequence[tuple[str, ...]], strict: bool) -> tuple[str, ...]:
-    """Return a name for each path to a node of a level: its last, with as many parents in brackets as tell it apart."""
-    count = collections.Counter(path[-1] for path in paths)
-    twice = [path for path in paths if count[path[-1]] > 1]
-    if not twice or not all(path[-1] for path in paths):  # a blank name is refused where the tree is checked
-        return tuple(path[-1] for path in paths)
+    """Return a name for each node of a level, unique in it: in brackets, as many ancestors as tell two nodes apart.
+
+    Args:
+        level: Name of the level.
+        paths: The path of names to each node, all of one length.
+        strict: Refuse a name below two parents.
+
+    Raises:
+        TaxonomyError: with ``strict``, if a name occurs below two parents.
+
+    Example:
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")
+        ...     unique_names("kind", [("owls", "other"), ("gulls", "other"), ("gulls", "tern")], strict=False)
+        ('other (owls)', 'other (gulls)', 'tern')
+    """
+    last_names = tuple(path[-1] for path in paths)
+    count = collections.Counter(last_names)
+    shared = [path for path in paths if count[path[-1]] > 1]
+    if not shared or not all(last_names):  # the check of the tree refuses a blank name
+        return last_names
 
     if strict:
-        first, second = [path for path in twice if path[-1] == twice[0][-1]][:2]
+        first, second = [path for path in shared if path[-1] == shared[0][-1]][:2]
         differ = next(depth for depth in range(len(first) - 2, -1, -1) if first[depth] != second[depth])
         raise TaxonomyError(
             f"node {brief(first[-1])} of level {brief(level)} has two parents, {brief(first[differ])} "
@@ -112,22 +146,24 @@ def unique_names(level: str, paths: Sequence[tuple[str, ...]], strict: bool) -> 
     for path in paths:
         name = path[-1]
         if count[name] > 1:
-            same = [other for other in twice if other[-1] == name]
+            namesakes = [other for other in shared if other[-1] == name]
             depth = 2
-            while sum(other[-depth:] == path[-depth:] for other in same) > 1:
+            while sum(other[-depth:] == path[-depth:] for other in namesakes) > 1:
                 depth += 1
+
             name = f"{name} ({' < '.join(path[-2 : -depth - 1 : -1])})"
             while name in taken:
                 name += "'"
             taken.add(name)
+
         names.append(name)
 
     examples = ", ".join(repr(name) for name in names if name not in count)
-    repeated = len({path[-1] for path in twice})
+    repeated = len({path[-1] for path in shared})
     text = f"{repeated} name is" if repeated == 1 else f"{repeated} names are"
     message = f"level {brief(level)}: {text} below several parents, now in brackets, such as {clip(examples, 200)}"
     if repeated > len(count) / 2:
-        message += ". That is most of them: is each level above one of the taxonomy? --levels names those that are"
+        message += ". That is most of the names: is each column above it a level? Name the levels with --levels"
 
     warnings.warn(message, stacklevel=4)
     return tuple(names)

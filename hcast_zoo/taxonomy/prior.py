@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..common.text import brief, from_metadata
 from .names import clean_name
+from .rollup import LEAST, path_indices, path_tensor
 from .sources import TaxonomyError, read_cells
-from .tree import Taxonomy
+from .tree import UNKNOWN, Taxonomy
 
 KEY = "training_prior"  # in the weights' metadata
 HEADERS = frozenset({"name", "names", "node", "taxon", "leaf", "label", "species", "scientificname", "scientific_name"})
-LEAST = 1e-30  # smallest probability, so that its logarithm is finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Prior:
     """Weights of leaves.
 
     Attributes:
-        log_ratios: (P,) float32, in the order of ``taxonomy.paths``: the logarithm of the expected share divided by the
-            share in training; minus infinity for leaves that do not occur.
+        log_ratios: (P,) float32, in the order of ``taxonomy.paths``: the logarithm of the expected share over the share
+            in training; minus infinity for leaves that are not expected.
         unknown: Names in the table that are not in the tree.
         left_out: Number of leaves with weight 0.
         trained: Whether the weights store the shares of their training; otherwise equal shares are assumed.
@@ -49,17 +49,17 @@ def make_prior(expected: Mapping[str, float], taxonomy: Taxonomy, trained: Seque
     """Return the prior of a table.
 
     Args:
-        expected: Node, a name or ``level:name``, to how much of it is expected: counts or shares. That of a node above
-            the leaves is divided equally among the leaves below it. Leaves that are not named have 0.
+        expected: The amount, a count or a share, of each node, given as a name or ``level:name``. The amount of a node
+            above the leaves is divided equally among the leaves below it. Leaves that are not named have 0.
         taxonomy: The tree.
-        trained: Of each leaf, in the order of ``taxonomy.paths``, the share that the model was trained on; None if
-            nobody knows: then all alike.
+        trained: The share of each leaf in the training data, in the order of ``taxonomy.paths``; None if unknown, which
+            counts as equal shares.
 
     Raises:
         ValueError: if an amount is negative or not finite, or none is of a node of the tree.
     """
     amounts = torch.zeros(len(taxonomy.paths), dtype=torch.float64)
-    paths = torch.tensor(taxonomy.paths)
+    paths = path_tensor(taxonomy)
     unknown = []
     for name, amount in expected.items():
         if not 0 <= amount < math.inf:
@@ -69,12 +69,13 @@ def make_prior(expected: Mapping[str, float], taxonomy: Taxonomy, trained: Seque
         except TaxonomyError:
             unknown.append(name)
             continue
+
         below = paths[:, level] == index
         amounts[below] += amount / below.sum()
 
     if not amounts.sum() > 0:
         raise ValueError(
-            f"prior: expected an amount above 0 of at least one node of the tree; unknown are {brief(unknown)}"
+            f"prior: expected an amount above 0 of at least one node of the tree; not in the tree: {brief(unknown)}"
         )
 
     before = torch.ones_like(amounts) if trained is None else torch.tensor(trained, dtype=torch.float64)
@@ -136,7 +137,7 @@ def read_names(path: str | Path, taxonomy: Taxonomy) -> tuple[list[str], list[st
 
 
 def read_trained(metadata: Mapping[str, str], taxonomy: Taxonomy) -> list[float] | None:
-    """Return the share of each leaf that weights were trained on, as their metadata tell; None if they do not.
+    """Return the share of each leaf in the training data, from the metadata of weights; None if it is not stored.
 
     Raises:
         ValueError: if the metadata are damaged.
@@ -153,21 +154,21 @@ def trained_shares(labels: Tensor, taxonomy: Taxonomy, drawn: Tensor | None = No
     Args:
         labels: (S, L) int64; pictures that are not labelled down to a leaf are left out.
         taxonomy: The tree.
-        drawn: (S,) how often each picture is drawn; by default all alike.
-        evened: How far the loss evens out the shares: 0 not at all, 1 wholly.
+        drawn: (S,) how often each picture is drawn; by default equally often.
+        evened: How far the loss evens out the shares, from 0 (not at all) to 1 (completely).
     """
-    number = {path: index for index, path in enumerate(taxonomy.paths)}
     counts = [1e-3] * len(taxonomy.paths)  # a leaf without pictures is not impossible
     weights = [1.0] * len(labels) if drawn is None else (drawn / drawn.mean()).tolist()
-    for row, weight in zip(labels.tolist(), weights):
-        if (index := number.get(tuple(row))) is not None:
+    for index, weight in zip(path_indices(labels, taxonomy).tolist(), weights):
+        if index != UNKNOWN:
             counts[index] += weight
+
     powers = [count ** (1 - evened) for count in counts]
     return [power / sum(powers) for power in powers]
 
 
 def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the cells of each row of a table whose first cell is not empty."""
+    """Yield the line number and the cells of each row whose first cell is not empty."""
     for line, cells in read_cells(path):
         if cells and cells[0].strip():
             yield line, cells

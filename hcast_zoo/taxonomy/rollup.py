@@ -1,10 +1,33 @@
-"""Sum the leaf probabilities of any model to probabilities of every node of the tree."""
+"""Paths of a tree as tensors, and sums of their probabilities: those of every node from those of the leaves."""
 
 import torch
 from torch import Tensor
 
 from .paths import UNKNOWN
 from .tree import Taxonomy
+
+LEAST = 1e-30  # smallest probability, so that its logarithm is finite
+
+
+def path_tensor(taxonomy: Taxonomy) -> Tensor:
+    """Return the (P, L) int64 paths of a tree; kept in it, as building them takes longer than decoding a large tree."""
+    paths = taxonomy.__dict__.get("_path_tensor")
+    if paths is None:
+        with torch.inference_mode(False):  # otherwise autograd could not use it later
+            paths = taxonomy.__dict__["_path_tensor"] = torch.tensor(taxonomy.paths)
+    return paths
+
+
+def path_indices(labels: Tensor, taxonomy: Taxonomy) -> Tensor:
+    """Return the (S,) int64 index in ``taxonomy.paths`` of each of (S, L) labels; -1 where they are no whole path.
+
+    Example:
+        >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
+        >>> path_indices(torch.tensor([[1, 2], [0, -1], [0, 0]]), tree)
+        tensor([ 2, -1,  0])
+    """
+    index_of = {path: index for index, path in enumerate(taxonomy.paths)}
+    return torch.tensor([index_of.get(tuple(row), UNKNOWN) for row in labels.tolist()], dtype=torch.int64)
 
 
 def roll_up(leaf_probabilities: Tensor, taxonomy: Taxonomy) -> tuple[Tensor, ...]:
@@ -41,8 +64,8 @@ def roll_up(leaf_probabilities: Tensor, taxonomy: Taxonomy) -> tuple[Tensor, ...
 
 
 def sum_paths(probabilities: Tensor, taxonomy: Taxonomy) -> tuple[Tensor, ...]:
-    """Return the probability of every node, given (B, P) probabilities of the paths that sum to 1; see `roll_up`."""
-    paths = torch.tensor(taxonomy.paths, device=probabilities.device)
+    """Return what :func:`roll_up` does for (B, P) probabilities of the paths whose rows already sum to 1."""
+    paths = path_tensor(taxonomy).to(probabilities.device)
     levels = []
     for classes, nodes in zip(taxonomy.level_classes, paths.T):
         column = nodes.where(nodes != UNKNOWN, classes)  # an extra column for paths that have ended

@@ -20,17 +20,17 @@ from .tree import Taxonomy
 
 FINE = 0.01  # step between the thresholds that are tried
 GRID = (0.999, 0.995, *(round(1 - FINE * i, 2) for i in range(1, 101)))
-FIT_SHARE = 1 / 3  # of the pictures: fit the temperatures and choose where testing begins; the others test
-FEWEST_ANSWERED = 0.05  # of the pictures: a threshold that answers fewer is of no use
+FIT_SHARE = 1 / 3  # of the pictures, to fit the temperatures and choose where testing begins; the others test
+FEWEST_ANSWERED = 0.05  # of the pictures; a threshold with fewer answers is of no use
 
 
 class PromiseError(ValueError):
-    """No threshold can be promised; the message says what would do."""
+    """No threshold can be promised; the message says what would help."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """Pictures with answers of any depth, and how far they are right; for N pictures and L levels.
+    """Answers for N pictures on L levels, and the depth down to which they are right.
 
     Attributes:
         trust: (N, L) float64, the probability of the path down to each level; -1 from where levels disagree, or the
@@ -56,7 +56,7 @@ class Judged:
         return Judged(self.trust[index], self.right_depth[index])
 
     def count(self, threshold: float) -> tuple[int, int]:
-        """Return how many pictures have an answer with this back-off threshold, and how many of these are wrong."""
+        """Return how many pictures have an answer at this back-off threshold, and how many answers are wrong."""
         ((answered, wrong),) = self.counts((threshold,))
         return answered, wrong
 
@@ -71,15 +71,15 @@ class Judged:
 class Promise:
     """With this back-off threshold, answers are right at least as often as promised, whatever depth they stop at.
 
-    The promise holds for pictures drawn like those that it was tested on; pictures without any answer do not count.
+    The promise holds for pictures drawn like those it was tested on; pictures without an answer do not count.
 
     Attributes:
         target: Least share of right answers, in (0, 1).
         confidence: Least probability that the promise holds, over the draw of the pictures it was tested on.
         threshold: For back-off, in [0, 1].
-        pictures: It was tested on.
-        answered: Of these.
-        wrong: Of the answered.
+        pictures: Number of pictures it was tested on.
+        answered: Number of these with an answer.
+        wrong: Number of wrong answers.
         bound: Lower bound of the share of right answers, at this confidence.
     """
 
@@ -93,7 +93,7 @@ class Promise:
 
 
 def binomial_tail(successes: int, trials: int, probability: float) -> float:
-    """Return the probability of at most so many successes in independent trials.
+    """Return the probability of at most this many successes in independent trials.
 
     Example:
         >>> round(binomial_tail(1, 3, 0.5), 6)
@@ -103,6 +103,7 @@ def binomial_tail(successes: int, trials: int, probability: float) -> float:
         return 1.0
     if probability <= 0 or probability >= 1:
         return float(probability <= 0)
+
     k, log_factorials = np.arange(successes + 1), _log_factorials(1 << trials.bit_length())
     log_choose = log_factorials[trials] - log_factorials[k] - log_factorials[trials - k]
     logs = log_choose + k * math.log(probability) + (trials - k) * math.log1p(-probability)
@@ -119,8 +120,8 @@ def accuracy_bound(right: int, total: int, confidence: float) -> float:
     """Return the exact (Clopper-Pearson) lower bound of an accuracy, one-sided.
 
     Args:
-        right: Right answers.
-        total: Answers.
+        right: Number of right answers.
+        total: Number of answers.
         confidence: In (0, 1).
 
     Example:
@@ -149,10 +150,9 @@ def split_for_promise(pictures: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
 def promise_accuracy(fit: Judged, test: Judged, target: float, confidence: float = 0.9) -> Promise:
     """Find the lowest back-off threshold whose answers are right at least as often as ``target``.
 
-    Thresholds are tested one after the other, from where the pictures to fit on give the strongest evidence down to
-    the first that fails; each test is an exact binomial one at level 1 - confidence. The order does not depend on the
-    pictures that test, so the probability that any threshold passes wrongly, and with it the one that is chosen, is at
-    most 1 - confidence.
+    Thresholds are tested one after the other, from the one with the strongest evidence in ``fit`` down to the first
+    that fails, each by an exact binomial test at level 1 - confidence. The order does not depend on ``test``, so the
+    probability that any threshold passes wrongly, and the chosen one with it, is at most 1 - confidence.
 
     Args:
         fit: Pictures that choose where testing begins. The temperatures may be fitted on them.
@@ -161,7 +161,7 @@ def promise_accuracy(fit: Judged, test: Judged, target: float, confidence: float
         confidence: In (0, 1).
 
     Raises:
-        PromiseError: if no threshold passes; the message tells how many pictures would do, if any number would.
+        PromiseError: if no threshold passes; the message says how many pictures would do, if any number would.
         ValueError: if ``target`` or ``confidence`` is not in (0, 1).
     """
     for name, value in (("target accuracy", target), ("confidence", confidence)):
@@ -176,7 +176,8 @@ def promise_accuracy(fit: Judged, test: Judged, target: float, confidence: float
         passed = threshold, answered, wrong
 
     if passed is None:
-        raise PromiseError(_what_would_do(fit, test, GRID[start], target, confidence))
+        raise PromiseError(_why_none_passes(fit, test, GRID[start], target, confidence))
+
     threshold, answered, wrong = passed
     return Promise(
         target=target,
@@ -200,10 +201,13 @@ def _start(fit: Judged, target: float) -> int:
     return best
 
 
-def _what_would_do(fit: Judged, test: Judged, threshold: float, target: float, confidence: float) -> str:
-    """Explain why no threshold passes."""
-    answered, wrong = (sum(pair) for pair in zip(fit.count(threshold), test.count(threshold)))
+def _why_none_passes(fit: Judged, test: Judged, threshold: float, target: float, confidence: float) -> str:
+    """Explain why no threshold passes, and what would help."""
+    fit_answered, fit_wrong = fit.count(threshold)
+    test_answered, test_wrong = test.count(threshold)
+    answered, wrong = fit_answered + test_answered, fit_wrong + test_wrong
     rate = wrong / answered if answered else 0.0
+
     pictures = len(fit) + len(test)
     result = (
         f"no threshold can be promised to be right {target:.1%} of the time with confidence {confidence:.0%}: of "
@@ -219,12 +223,12 @@ def _what_would_do(fit: Judged, test: Judged, threshold: float, target: float, c
 
 
 def pictures_needed(rate: float, target: float, confidence: float) -> int:
-    """Return how many answers, with a rate of wrong ones, pass the test of an accuracy.
+    """Return how many answers it takes to pass the test of an accuracy at a given rate of errors.
 
     Args:
         rate: Share of wrong answers, below 1 - ``target``.
-        target: Accuracy to pass.
-        confidence: Of the test.
+        target: Accuracy to be shown, in (0, 1).
+        confidence: Confidence of the test, in (0, 1).
 
     Example:
         >>> pictures_needed(0.0, 0.95, 0.9), pictures_needed(0.02, 0.95, 0.9)

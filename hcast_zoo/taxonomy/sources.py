@@ -31,20 +31,21 @@ def read_table(
     """Return the header of a table, and its rows with their line numbers; short rows are filled with empty cells.
 
     Cells are separated by commas, semicolons, tabs or bars, whichever fits the first rows; the text is UTF-8, or UTF-16
-    with a byte order mark. Spaces around names in the header and empty columns at the end are dropped. SpeciesNet's
+    with a byte order mark. Spaces around names in the header, and empty columns at the end, are dropped. SpeciesNet's
     taxonomy, which has no header, gets one.
 
     Args:
         path: The file.
-        max_columns: Largest number of columns, a guard against hostile files; ``MAX_COLUMNS`` by default.
+        max_columns: Largest number of columns, as a guard against hostile files; ``MAX_COLUMNS`` by default.
 
     Raises:
-        TaxonomyError: if it is not a text or not a table, a column's name occurs twice, or a row has too many cells.
+        TaxonomyError: if it is not text or not a table, a column's name occurs twice, or a row has too many cells.
     """
     rows = read_cells(path)
     line, header = next(rows, (0, []))
     if len(header) == len(SPECIESNET) and UUID.match(header[0]):
         rows, header = itertools.chain([(line, header)], rows), list(SPECIESNET)
+
     max_columns = MAX_COLUMNS if max_columns is None else max_columns
     if len(header) > max_columns:
         raise TaxonomyError(f"{path}: expected {max_columns:,} columns at most, got {len(header):,}")
@@ -55,7 +56,7 @@ def read_table(
     if duplicate := first_duplicate(header):
         raise TaxonomyError(f"{path}: column {brief(duplicate)} occurs twice")
 
-    def table() -> Iterator[tuple[int, dict[str, str]]]:
+    def records() -> Iterator[tuple[int, dict[str, str]]]:
         for line, cells in rows:
             if not cells:
                 continue
@@ -69,7 +70,7 @@ def read_table(
                 )
             yield line, dict(itertools.zip_longest(header, cells, fillvalue=""))
 
-    return header, table()
+    return header, records()
 
 
 def read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
@@ -122,7 +123,7 @@ def find_delimiter(text: str, name: str = "") -> str:
 
 
 def lines(file: IO[AnyStr], path: str | Path) -> Iterator[AnyStr]:
-    """Yield the lines of a file, and refuse one that is too long before it is read into memory.
+    """Yield the lines of a file; a line that is too long is refused before it fills the memory.
 
     Raises:
         TaxonomyError: if a line has more than ``MAX_LINE`` characters.
@@ -136,17 +137,17 @@ def lines(file: IO[AnyStr], path: str | Path) -> Iterator[AnyStr]:
 def walk(root: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield each folder of a tree, and the names of its folders and files, sorted, without hidden ones.
 
-    Broken links, pipes and devices are listed as files, so that reading them reports the error.
+    Broken links, pipes and devices are among the files, so that reading them reports the error.
 
     Raises:
-        TaxonomyError: if a folder cannot be read, links lead to the same folder twice, as circular links do, or there
+        TaxonomyError: if a folder cannot be read, if links lead to a folder twice (as circular links do), or if there
             are too many levels.
     """
     odd: list[str] = []
 
     def leave_out(left: LeftOut) -> None:
         if left.again:
-            raise TaxonomyError(f"{left.path} is {left.reason}: expected a tree, where links lead to no folder twice")
+            raise TaxonomyError(f"{left.path} is {left.reason}: expected a tree, in which no folder is reached twice")
         if left.folder:
             raise TaxonomyError(f"{brief(str(left.path))}: {left.reason}")
         if not left.hidden:

@@ -13,12 +13,12 @@ from .tree import UNKNOWN, Taxonomy
 
 @dataclasses.dataclass(frozen=True)
 class Subtree:
-    """What is left of a tree when only some of its leaves can be the answer.
+    """The part of a tree that remains when only some of its leaves can be the answer.
 
     Attributes:
-        taxonomy: The remaining nodes. Levels without any are dropped, so it may have fewer of them.
-        kept: For each remaining level, its nodes' indices in the whole taxonomy, ascending.
-        whole: The taxonomy that it is a part of.
+        taxonomy: The remaining nodes. Levels without any are dropped.
+        kept: For each remaining level, the indices of its nodes in the whole taxonomy, ascending.
+        whole: The taxonomy that this is a part of.
     """
 
     taxonomy: Taxonomy
@@ -34,10 +34,11 @@ class Subtree:
             nodes: Names at any level; ``level:name`` where a name occurs at several.
 
         Raises:
-            TaxonomyError: if no node is given or one is unknown; the message names the nearest.
+            TaxonomyError: if no node is given, or one is unknown; the message suggests similar names.
         """
         if isinstance(nodes, str):
             raise TaxonomyError(f"expected a list of nodes to restrict to, got the text {nodes!r}")
+
         chosen: list[set[int]] = [set() for _ in taxonomy.levels]
         for node in nodes:
             level, index = taxonomy.find(node)
@@ -68,7 +69,7 @@ class Subtree:
         return cls(subtree, kept[:depth], taxonomy)
 
     def logits(self, level_logits: Sequence[Tensor]) -> list[Tensor]:
-        """Keep the remaining nodes' columns of one (B, C_l) tensor per level."""
+        """Keep the columns of the remaining nodes in one (B, C_l) tensor per level."""
         return [x[:, list(kept)] for x, kept in zip(level_logits, self.kept)]
 
     def whole_paths(self, paths: Tensor) -> Tensor:

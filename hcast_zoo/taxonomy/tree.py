@@ -15,7 +15,7 @@ from .paths import UNKNOWN, check_path, complete_paths, path_to, unique_names
 from .sources import MAX_LEVELS, TaxonomyError, label_folders, read_table
 
 TABLES = (".csv", ".tsv", ".txt")
-MAX_BYTES = 2**30  # of a file; a million names take 30 MB
+MAX_BYTES = 2**30  # largest file; a million names take 30 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Taxonomy:
             object.__setattr__(self, "parents", tuple(map(tuple, self.parents)))
         except TypeError as error:
             raise TaxonomyError(f"expected lists of levels, names and parents: {error}") from error
+
         self._validate_levels()
         self._validate_names()
         self._validate_parents()
@@ -71,6 +72,7 @@ class Taxonomy:
         for level, names in zip(self.levels, self.names):
             if not names:
                 raise TaxonomyError(f"level {level!r} has no node")
+
             for index, name in enumerate(names):
                 if fault := fault_of(name):
                     raise TaxonomyError(f"node {index} of level {level!r}: expected a name, {fault}")
@@ -104,7 +106,7 @@ class Taxonomy:
         """Build a taxonomy from paths of node names, coarse to fine; shorter paths end in a shallow leaf.
 
         Nodes keep the order in which they first appear. Names are compared in Unicode's composed form, with plain
-        spaces. A name below two parents becomes two nodes, ``other (owls)`` and ``other (gulls)``, told by a warning;
+        spaces. A name below two parents becomes two nodes, ``other (owls)`` and ``other (gulls)``, with a warning;
         :meth:`labels` still finds them as ``("owls", "other")``.
 
         Args:
@@ -128,11 +130,12 @@ class Taxonomy:
             >>> Taxonomy.from_paths([("bird", "owl"), ("plant",)]).paths  # plants have no kinds
             ((0, 0), (1, -1))
         """
-        nodes: list[dict[tuple[str, ...], None]] = []  # of each level, the paths that lead to its nodes
+        nodes: list[dict[tuple[str, ...], None]] = []  # for each level, the paths that lead to its nodes
         for path in paths:
             check_path(path, MAX_LEVELS if levels is None else len(levels))
             if len(path) == 0:
                 raise TaxonomyError("expected at least one name in each path, got an empty path")
+
             for node in path:
                 if not isinstance(node, str):
                     raise TaxonomyError(f"path {brief(path)}: expected a name, got {brief(node)}")
@@ -160,21 +163,26 @@ class Taxonomy:
     def from_csv(
         cls, path: str | Path, columns: Sequence[str] | None = None, *, strict_names: bool = False
     ) -> "Taxonomy":
-        """Build a taxonomy from a table with a header and one path a row; trailing empty cells end a path early.
+        """Build a taxonomy from a table with a header and one path per row; trailing empty cells end a path early.
 
-        A gap in a path is filled from other rows, else by a node ``PARENT incertae sedis``.
+        A gap in a path is filled from other rows, otherwise with a node ``PARENT incertae sedis``.
 
         Args:
             path: The file; see :func:`.sources.read_table`.
-            columns: Columns to use, coarse to fine, as level names; by default :func:`.columns.find_columns` tells.
+            columns: Columns of the levels, coarse to fine; by default those that :func:`.columns.find_columns` finds.
             strict_names: Refuse a name below two parents.
+
+        Raises:
+            TaxonomyError: if a column is missing, no column is a level, a row is empty, or names do not form a tree.
         """
         header, table = read_table(path)
         if (columns is not None and not {c.lower() for c in columns} <= {c.lower() for c in header}) or not header:
             raise TaxonomyError(f"{path}: expected columns {brief(list(columns or []))}, got {brief(header)}")
+
         chosen = find_columns(header, columns)
         if not chosen.levels:
             raise TaxonomyError(f"{path}: expected columns of levels, got {brief(header)}; name them (--levels)")
+
         rows = []
         for line, row in table:
             names = chosen.path(row)
@@ -188,14 +196,18 @@ class Taxonomy:
     def from_folder(
         cls, root: str | Path, levels: Sequence[str] | None = None, *, strict_names: bool = False
     ) -> "Taxonomy":
-        """Build a taxonomy from a tree of folders: each folder that has no sub-folder is a leaf. Links are followed.
+        """Build a taxonomy from a tree of folders: each folder without a sub-folder is a leaf. Links are followed.
 
-        Hidden folders and what systems leave behind are not labels, nor are folders without a picture, unless the
+        Hidden folders and those of operating systems are not labels, nor are folders without a picture, unless the
         whole tree has none.
+
+        Raises:
+            TaxonomyError: if there is no such folder, it has no sub-folder, or names do not form a tree.
         """
         root = Path(root)
         if not root.is_dir():
             raise TaxonomyError(f"expected a folder, got {root}")
+
         paths = label_folders(root)
         if paths == [()]:
             raise TaxonomyError(f"{root}: expected a folder for each label, got no sub-folder")
@@ -206,6 +218,7 @@ class Taxonomy:
         """Build a taxonomy from the plain data of :meth:`to_dict`; unknown keys are an error."""
         if not isinstance(data, dict):
             raise TaxonomyError(f"expected a taxonomy as a JSON object, got {type(data).__name__}")
+
         fields = {f.name for f in dataclasses.fields(cls)}
         if missing := sorted(fields - {"name"} - set(data)):
             raise TaxonomyError(f"taxonomy lacks {', '.join(missing)}")
@@ -230,10 +243,14 @@ class Taxonomy:
             path: The file or folder.
             levels: Columns of a table that are levels, coarse to fine; see :meth:`from_csv`.
             strict_names: Refuse a name below two parents.
+
+        Raises:
+            TaxonomyError: if it is missing, unreadable or not a taxonomy; the message names the file.
         """
         path = Path(path)
         if path.is_dir():
             return cls.from_folder(path, strict_names=strict_names)
+
         check_file(path, MAX_BYTES, TaxonomyError)
         if path.suffix.lower() in TABLES:
             return cls.from_csv(path, levels, strict_names=strict_names)
@@ -246,7 +263,7 @@ class Taxonomy:
             raise TaxonomyError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write JSON at once."""
+        """Write a JSON file; if that fails, an old file stays as it was."""
         write_whole(path, json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
 
     @property
@@ -261,7 +278,7 @@ class Taxonomy:
         Leaves of the finest level come first, in their order, so that path i is finest node i.
         """
         last = len(self.levels) - 1
-        with_children = [set(p) for p in self.parents] + [set()]
+        with_children = [*map(set, self.parents), set()]  # nobody is a parent on the finest level
         paths = []
         for level in range(last, -1, -1):
             for index in range(len(self.names[level])):
@@ -337,7 +354,7 @@ class Taxonomy:
         """Return the level and index of a node, given by its name, or as ``level:name`` where a name is not unique.
 
         Raises:
-            TaxonomyError: if there is no such node (the message names the nearest ones), or several.
+            TaxonomyError: if there is no such node (the message suggests similar names), or several.
 
         Example:
             >>> tree = Taxonomy.from_paths([("bird", "owl"), ("bird", "gull"), ("cat", "lion")], ("group", "kind"))
@@ -350,13 +367,11 @@ class Taxonomy:
         """
         places = [(level, index[node]) for level, index in enumerate(self._lookup.indices) if node in index]
         if len(places) > 1:
-            raise TaxonomyError(
-                f"node {node!r} is at more than one level: write "
-                f"{' or '.join(repr(f'{self.levels[level]}:{node}') for level, _ in places)}"
-            )
-
+            choices = [repr(f"{self.levels[level]}:{node}") for level, _ in places]
+            raise TaxonomyError(f"node {node!r} is at more than one level: write {' or '.join(choices)}")
         if places:
             return places[0]
+
         prefix, colon, name = node.partition(":")
         if colon and prefix in self.levels and name:
             level = self.levels.index(prefix)

@@ -124,4 +124,4 @@ def test_a_column_that_is_not_a_level_is_suspected(tmp_path, capsys):
     table.write_text("file,artist,kind,thing\n" + "".join(rows))
     assert main(["data", "check", str(table), "--output", str(tmp_path / "page")]) in (0, 1)
     notes = capsys.readouterr().err
-    assert "level 'kind': 2 names are below several parents" in notes and "--levels names those that are" in notes
+    assert "level 'kind': 2 names are below several parents" in notes and "Name the levels with --levels" in notes

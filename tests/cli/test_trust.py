@@ -108,4 +108,4 @@ def test_other_temperatures_void_a_promise(answers, picture_folder, tiny_weights
     save_weights(content, output)
     picture = str(next((picture_folder / "val").rglob("*.png")))
     assert main(["predict", picture, "--model", str(output), "--set", "0.9"]) == 2
-    assert "calibrated anew after their promises" in capsys.readouterr().err
+    assert "calibrated again after their promises" in capsys.readouterr().err

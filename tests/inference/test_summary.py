@@ -49,4 +49,4 @@ def test_top_k(picture_folder, tmp_path, within, capsys):
 
     capsys.readouterr()
     assert main([*command, "--top-k", "2", "--decode", "independent"]) == 2
-    assert "independent tells no paths" in capsys.readouterr().err
+    assert "independent gives no probabilities to paths" in capsys.readouterr().err

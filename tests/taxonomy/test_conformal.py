@@ -10,8 +10,8 @@ from hcast_zoo.taxonomy.conformal import (
     Scores,
     conformal_quantile,
     cover,
+    fewest_scores,
     leaf_sets,
-    pictures_for,
     set_scores,
     subtree_depths,
     subtree_scores,
@@ -66,7 +66,7 @@ def test_the_quantile_has_the_rank_that_the_theory_asks_for(scores, coverage):
     quantile = conformal_quantile(np.array(scores), coverage)
     at_most = sum(score <= quantile for score in scores)
     if np.isinf(quantile):
-        assert len(scores) < pictures_for(coverage)
+        assert len(scores) < fewest_scores(coverage)
     else:
         assert at_most / (len(scores) + 1) >= coverage - 1e-9
 

@@ -8,7 +8,7 @@ import torch
 
 from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.evaluation.metrics import in_tree
-from hcast_zoo.taxonomy.decode import decode, node_probabilities
+from hcast_zoo.taxonomy.decode import decode, node_probabilities, path_probabilities
 from hcast_zoo.taxonomy.tree import Taxonomy
 
 
@@ -147,6 +147,11 @@ def test_nodes_sum_to_their_parent_and_to_the_path(taxonomy, mode):
         assert torch.allclose(sums, nodes[level], atol=1e-5)
     along = torch.stack([x.gather(1, node[:, None])[:, 0] for x, node in zip(nodes, decoded.paths.T)], -1)
     assert torch.allclose(along, decoded.prefix_probabilities, atol=1e-5)
+
+
+def test_independent_gives_no_probabilities_to_paths(taxonomy):
+    with pytest.raises(ValueError, match="best_path or top_down; independent gives no probabilities to paths"):
+        path_probabilities(random_logits(taxonomy), taxonomy, "independent")
 
 
 def test_nodes_of_independent_levels_have_the_levels_probabilities(taxonomy):
