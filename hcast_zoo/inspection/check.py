@@ -16,7 +16,7 @@ from .scan import Measured, colours, hashes
 from .suspects import Suspect, find_suspect
 
 FEW = 5  # a leaf with fewer training pictures is reported
-SMALL = 4  # a picture is small if the median shorter side is more than this many times its own
+SMALL = 4  # a picture is small if its shorter side is less than the median's divided by this
 WHOLE = "all"  # name of the only part of a data set without parts
 NOWHERE = "(no part)"  # part of the pictures that a list assigns to no part
 
@@ -167,13 +167,13 @@ class Report:
                 **more,
             }
 
-        def measures(index: int) -> dict:
-            return {"width": self.measured[index].width, "height": self.measured[index].height}
+        def sized_entry(index: int) -> dict:
+            return entry(index, width=self.measured[index].width, height=self.measured[index].height)
 
         copies = []
         for group in self.copies:
             flags = {"exact": group.exact, "across_parts": group.across, "labels_differ": group.labels_differ}
-            copies.append({**flags, "pictures": [entry(i, **measures(i)) for i in group.pictures]})
+            copies.append({**flags, "pictures": list(map(sized_entry, group.pictures))})
 
         data = {
             "data": str(self.listing.source),
@@ -185,14 +185,14 @@ class Report:
             "sizes": sizes(self.measured),
             "unreadable": [entry(i, error=self.measured[i].error) for i in self.unreadable],
             "wrong_labels": [entry(i, error=error) for i, error in self.wrong_labels.items()],
-            "unlabelled": [entry(i) for i in self.unlabelled],
+            "unlabelled": list(map(entry, self.unlabelled)),
             "copies": copies,
-            "few": [_plain(node, below=False) for node in self.few],
-            "untrained": [_plain(node, below=False) for node in self.untrained],
-            "untested": {part: [_plain(node, below=False) for node in nodes] for part, nodes in self.untested.items()},
-            "blank": [entry(i) for i in self.blank],
-            "small": [entry(i, **measures(i)) for i in self.small],
-            "tree": [_plain(node) for node in self.tree],
+            "few": list(map(_plain, self.few)),
+            "untrained": list(map(_plain, self.untrained)),
+            "untested": {part: list(map(_plain, nodes)) for part, nodes in self.untested.items()},
+            "blank": list(map(entry, self.blank)),
+            "small": list(map(sized_entry, self.small)),
+            "tree": list(map(_plain_subtree, self.tree)),
         }
         if self.suspects is not None:
             data["suspects"] = [entry(i, **dataclasses.asdict(suspect)) for i, suspect in self.suspects.items()]
@@ -201,12 +201,14 @@ class Report:
         return data
 
 
-def _plain(node: Node, below: bool = True) -> dict:
-    data: dict = {"name": node.name, "level": node.level, "pictures": node.pictures}
-    if below:
-        data.update(stops_here=node.stops_here, children=[_plain(child) for child in node.children])
+def _plain(node: Node) -> dict:
+    """Return a node without its children as plain data."""
+    return {"name": node.name, "level": node.level, "pictures": node.pictures}
 
-    return data
+
+def _plain_subtree(node: Node) -> dict:
+    """Return a node and all below it as plain data."""
+    return {**_plain(node), "stops_here": node.stops_here, "children": list(map(_plain_subtree, node.children))}
 
 
 def examine(
@@ -228,13 +230,15 @@ def examine(
     labels, wrong = read_labels(listing, tree)
     unlabelled = [i for i, label in enumerate(labels) if i not in wrong and set(label) == {UNKNOWN}]
     readable = [index for index, m in enumerate(measured) if m.error is None]
+    unreadable = [index for index, m in enumerate(measured) if m.error is not None]
 
     parts = _parts(listing)
-    usual = [find_split(part, dict.fromkeys(parts)) for part in SPLIT_NAMES]
-    counts = {part: parts.count(part) for part in dict.fromkeys([*filter(None, usual), *parts])}
+    usual = [find_split(split, dict.fromkeys(parts)) for split in SPLIT_NAMES]  # its names of train, val and test
+    order = dict.fromkeys([*filter(None, usual), *parts])
+    counts = {part: parts.count(part) for part in order}
 
     nodes = count_nodes(tree, labels, parts, list(counts), set(readable))
-    leaves = [node for node in _all(nodes) if not node.children]
+    leaves = [node for node in _flatten(nodes) if not node.children]
     train = WHOLE if listing.splits is None else usual[0]
     few = [leaf for leaf in leaves if 0 < leaf.pictures.get(train or "", 0) < FEW]
 
@@ -249,7 +253,7 @@ def examine(
         taxonomy=tree,
         parts=counts,
         tree=nodes,
-        unreadable=[index for index, m in enumerate(measured) if m.error is not None],
+        unreadable=unreadable,
         wrong_labels=wrong,
         unlabelled=unlabelled,
         copies=find_copies(listing, measured, distance),
@@ -302,7 +306,7 @@ def count_nodes(
         taxonomy: The tree.
         labels: Each picture's node at every level, or -1.
         parts: The part of each picture.
-        names: All parts, in the order in which to count them.
+        names: All parts, in the order in which counts list them.
         readable: Pictures that can be examples.
     """
     levels = []
@@ -325,16 +329,17 @@ def count_nodes(
     return levels[0]
 
 
-def _all(nodes: Iterable[Node]) -> list[Node]:
+def _flatten(nodes: Iterable[Node]) -> list[Node]:
     """Return nodes and all their descendants, each before its children."""
     descendants = []
     for node in nodes:
-        descendants += [node, *_all(node.children)]
+        descendants += [node, *_flatten(node.children)]
 
     return descendants
 
 
 def _untrained(nodes: Iterable[Node], train: str) -> list[Node]:
+    """Return the topmost of the nodes and their descendants that have pictures, but none for training."""
     untrained = []
     for node in nodes:
         if _total(node) and not node.pictures.get(train):
@@ -397,10 +402,10 @@ def sizes(measured: Sequence[Measured]) -> dict[str, dict[str, int]]:
     if not widths:
         return {}
 
-    table = {}
+    summary = {}
     shorter = list(map(min, widths, heights))
     for name, values in (("width", widths), ("height", heights), ("shorter_side", shorter)):
         values = sorted(values)
-        table[name] = {"smallest": values[0], "median": values[len(values) // 2], "largest": values[-1]}
+        summary[name] = {"smallest": values[0], "median": values[len(values) // 2], "largest": values[-1]}
 
-    return table
+    return summary

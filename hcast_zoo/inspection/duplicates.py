@@ -91,11 +91,11 @@ def _near(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.nd
     """Yield two (P,) arrays of indices whose hashes are near; a pair can occur several times."""
     for band in _bands(hashes, distance + 1):
         for first, second in _sharing(band):
-            near = _ones(hashes[first] ^ hashes[second]) <= distance
+            near = _count_ones(hashes[first] ^ hashes[second]) <= distance
             yield first[near], second[near]
 
 
-def _ones(values: np.ndarray) -> np.ndarray:
+def _count_ones(values: np.ndarray) -> np.ndarray:
     """Return the number of 1 bits in each of (P,) uint64."""
     if hasattr(np, "bitwise_count"):
         return np.bitwise_count(values)

@@ -48,7 +48,7 @@ def resume(
         to_data: Maps a result to plain data.
         from_data: Maps plain data back to a result.
     """
-    known = journal.known if journal is not None else {}
+    known = {} if journal is None else journal.known
     for start in range(0, len(pictures), AT_ONCE):
         batch = pictures[start : start + AT_ONCE]
         keys = [file_key(picture) for picture in batch]
@@ -56,7 +56,12 @@ def resume(
         results = dict(zip(new, compute([batch[i] for i in new]))) if new else {}
 
         if journal is not None:
-            journal.add((key, to_data(results[i])) for i in new if (key := keys[i]) is not None)
+            entries = []
+            for i in new:
+                key = keys[i]
+                if key is not None:
+                    entries.append((key, to_data(results[i])))
+            journal.add(entries)
 
         for i, key in enumerate(keys):
             yield results[i] if i in results else from_data(known[str(key)])

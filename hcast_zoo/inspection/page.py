@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..common.files import write_whole
-from ..common.page import write_page as write_page_file
+from ..common.page import write_page as page_html
 from ..common.page import write_text
 from ..common.text import clip
 from ..data.boxes import BoxedPicture
@@ -102,14 +102,14 @@ def write_page(report: Report, path: str | Path) -> None:
     """
     title = f"{report.listing.source.resolve().name}: what to fix"
     body = "\n".join(_Page(report, Path(path).parent).body())
-    write_whole(path, write_page_file(title, body, STYLE))
+    write_whole(path, page_html(title, body, STYLE))
 
 
 class _Page:
     """The parts of a page; thumbnails are made on demand, up to a limit."""
 
     def __init__(self, report: Report, folder: Path):
-        self.report, self.folder, self.left = report, folder, MAX_THUMBNAILS
+        self.report, self.folder, self.thumbnails_left = report, folder, MAX_THUMBNAILS
         source = report.listing.source
         self.root = source if source.is_dir() else source.parent
         self.largest = max((sum(node.pictures.values()) for node in report.tree), default=0)
@@ -137,7 +137,6 @@ class _Page:
         across = [group for group in report.copies if group.across]
         differ = [group for group in report.copies if group.labels_differ and not group.across]
         others = [group for group in report.copies if not group.across and not group.labels_differ]
-        untested = [node for nodes in report.untested.values() for node in nodes]
         return [
             ("unreadable", len(report.unreadable), self._unreadable),
             ("across", len(across), lambda: self._copies(across)),
@@ -147,34 +146,32 @@ class _Page:
             ("unlabelled", len(report.unlabelled), lambda: self._pictures(report.unlabelled)),
             ("few", len(report.few), lambda: self._nodes(report.few)),
             ("untrained", len(report.untrained), lambda: self._nodes(report.untrained)),
-            ("untested", len(untested), self._untested),
+            ("untested", sum(map(len, report.untested.values())), self._untested),
             ("copies", len(others), lambda: self._copies(others)),
             ("blank", len(report.blank), lambda: self._pictures(report.blank)),
             ("small", len(report.small), lambda: self._pictures(report.small)),
         ]
 
     def _facts(self) -> str:
-        report = self.report
-        levels = ", ".join(
-            f"{count:,} {level}" for level, count in zip(report.taxonomy.levels, report.taxonomy.level_classes)
-        )
+        report, tree = self.report, self.report.taxonomy
+        levels = [f"{count:,} {level}" for level, count in zip(tree.levels, tree.level_classes)]
         parts = [f"{part} {count:,}" for part, count in report.parts.items() if part != WHOLE]
-        facts = [f"{len(report.measured):,} pictures", levels, *([", ".join(parts)] if parts else ["in no parts"])]
+        facts = [f"{len(report.measured):,} pictures", ", ".join(levels), ", ".join(parts) or "in no parts"]
         return f"<p>{_text(' · '.join(facts))}</p>"
 
     def _summary(self, counts: dict[str, int]) -> str:
-        bad, good = [], []
+        problems, passed = [], []
         for key, count in counts.items():
             headline = _text(KINDS[key][0])
             if count:
-                bad.append(f'<li><b>{count:,}</b><a href="#{key}">{headline}</a></li>')
+                problems.append(f'<li><b>{count:,}</b><a href="#{key}">{headline}</a></li>')
             elif key != "suspects" or self.report.suspects is not None:
-                good.append(f'<li class="faint"><b>0</b><span>{headline}</span></li>')
+                passed.append(f'<li class="faint"><b>0</b><span>{headline}</span></li>')
 
         hint = ""
         if self.report.suspects is None:
             hint = "<p>Labels were not compared with a model: <code>--model</code> does that.</p>"
-        return f'<ul class="summary">{"".join(bad + good)}</ul>{hint}'
+        return f'<ul class="summary">{"".join(problems + passed)}</ul>{hint}'
 
     def _unreadable(self) -> Iterator[str]:
         rows = [(self._file(i), self._part(i), self.report.measured[i].error or "") for i in self.report.unreadable]
@@ -185,12 +182,17 @@ class _Page:
         yield _table(("file", "part", "what is wrong"), rows)
 
     def _untested(self) -> Iterator[str]:
-        rows = [(part, node.level, node.name) for part, nodes in self.report.untested.items() for node in nodes]
+        rows = []
+        for part, nodes in self.report.untested.items():
+            rows += [(part, node.level, node.name) for node in nodes]
         yield _table(("part", "level", "label"), rows)
 
     def _nodes(self, nodes: Sequence[Node]) -> Iterator[str]:
         parts = list(self.report.parts)
-        rows = [(node.level, node.name, *(str(node.pictures.get(part, 0)) for part in parts)) for node in nodes]
+        rows = []
+        for node in nodes:
+            counts = [str(node.pictures.get(part, 0)) for part in parts]
+            rows.append((node.level, node.name, *counts))
         yield _table(("level", "label", *parts), rows)
 
     def _copies(self, groups: Sequence[Copies]) -> Iterator[str]:
@@ -239,7 +241,7 @@ class _Page:
 
     def _thumbnail(self, picture: Path | bytes | BoxedPicture) -> str:
         """Return a thumbnail as an element with embedded data, or nothing once the limit is reached."""
-        if self.left == 0:
+        if self.thumbnails_left == 0:
             return ""
 
         try:
@@ -247,7 +249,7 @@ class _Page:
         except PictureError:
             return ""
 
-        self.left -= 1
+        self.thumbnails_left -= 1
         return f'<img alt="" loading="lazy" src="{url}">'
 
     def _branch(self, node: Node) -> Iterator[str]:
@@ -265,8 +267,8 @@ class _Page:
 
         for child in node.children:
             yield from self._branch(child)
-        if shown := _spread(node.examples, EXAMPLES):
-            yield f'<div class="grid">{"".join(self._figure(index) for index in shown)}</div>'
+        if examples := _spread(node.examples, EXAMPLES):
+            yield f'<div class="grid">{"".join(map(self._figure, examples))}</div>'
         yield "</details>"
 
     def _table_of_levels(self) -> str:
@@ -314,6 +316,7 @@ def _text(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table, of which the first rows are open, the next ones folded away, and the others left out."""
     classes = []
     for column in range(len(header)):
         numeric = all(row[column].isdecimal() or not row[column] for row in rows)
@@ -323,19 +326,19 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         row = "".join(f"<{tag}{css}>{_text(cell)}</{tag}>" for css, cell in zip(classes, cells))
         return f"<tr>{row}</tr>"
 
-    def table(some: Sequence[Sequence[str]]) -> str:
-        lines = [write_row(header, "th"), *(write_row(row, "td") for row in some)]
+    def write_rows(rows: Sequence[Sequence[str]]) -> str:
+        lines = [write_row(header, "th"), *(write_row(row, "td") for row in rows)]
         return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
     folded = ""
     if len(rows) > OPEN_ROWS:
         rest = rows[OPEN_ROWS:MAX_ROWS]
-        folded = f"<details><summary>{len(rest):,} more</summary>{table(rest)}</details>"
-    return f"{table(rows[:OPEN_ROWS])}{folded}{_more(len(rows) - MAX_ROWS)}"
+        folded = f"<details><summary>{len(rest):,} more</summary>{write_rows(rest)}</details>"
+    return f"{write_rows(rows[:OPEN_ROWS])}{folded}{_more(len(rows) - MAX_ROWS)}"
 
 
-def _more(count: int, what: str = "") -> str:
-    return f'<p class="faint">{count:,} more {what} in check.json</p>' if count > 0 else ""
+def _more(count: int, noun: str = "") -> str:
+    return f'<p class="faint">{count:,} more {noun} in check.json</p>' if count > 0 else ""
 
 
 def _spread(indices: Sequence[int], count: int) -> list[int]:

@@ -52,7 +52,7 @@ def scan(pictures: Sequence[Path | bytes], journal: Journal | None = None, threa
     Raises:
         ImportError: if imagehash is missing.
     """
-    read = functools.partial(measure, phash=_phash())
+    read = functools.partial(measure, phash=_import_phash())
     with ThreadPoolExecutor(threads) as pool:
         yield from resume(
             pictures,
@@ -90,7 +90,7 @@ def measure(picture: Path | bytes, phash) -> Measured:
     )
 
 
-def _phash():
+def _import_phash():
     with needs_extra("check", "copies of pictures"):
         from imagehash import phash
 

@@ -59,15 +59,15 @@ def find_suspect(prediction: Prediction, label: Sequence, taxonomy: Taxonomy) ->
         ('kind', 'group')
         >>> find_suspect(sure, ("bird",), tree)  # None: the label is less specific, but no contradiction
     """
-    given = taxonomy.labels(list(label))
+    labelled = taxonomy.labels(list(label))
     if prediction.error is not None or not prediction.path:
         return None
 
     answered = taxonomy.labels(list(prediction.path))
-    for level, ours, theirs in zip(taxonomy.levels, given, answered):
-        if UNKNOWN in (ours, theirs):
+    for level, node, answer in zip(taxonomy.levels, labelled, answered):
+        if UNKNOWN in (node, answer):
             return None
-        if ours != theirs:
+        if node != answer:
             return Suspect(level, tuple(prediction.path), prediction.path_probability)
 
     return None
