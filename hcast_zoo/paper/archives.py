@@ -37,7 +37,7 @@ def is_archive(path: Path) -> bool:
     """Tell whether a file is a tar, compressed or not, or a zip."""
     try:
         return path.is_file() and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path))
-    except DAMAGE:  # before the first member
+    except DAMAGE:  # so early that the kind of archive cannot be told
         return False
 
 
@@ -47,7 +47,7 @@ def first_names(archive: Path) -> list[str]:
     Raises:
         ArchiveError: if the archive is damaged from its beginning.
     """
-    with _told(archive):
+    with _as_archive_errors(archive):
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zip_file:
                 return zip_file.namelist()[:64]
@@ -56,8 +56,8 @@ def first_names(archive: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _told(archive: Path) -> Iterator[None]:
-    """Turn what tarfile and zipfile raise into words."""
+def _as_archive_errors(archive: Path) -> Iterator[None]:
+    """Turn what tarfile and zipfile raise into an ArchiveError that says what to do."""
     try:
         yield
     except ArchiveError:
@@ -67,7 +67,7 @@ def _told(archive: Path) -> Iterator[None]:
     except (NotImplementedError, OverflowError) as error:
         raise ArchiveError(f"{archive}: this Python cannot unpack it: {error}: unpack it with another tool") from error
     except MemoryError:
-        raise ArchiveError(f"{archive}: damaged archive: it asks for more memory than there is") from None
+        raise ArchiveError(f"{archive}: damaged archive: it needs more memory than there is") from None
     except DAMAGE as error:
         raise ArchiveError(f"{archive}: damaged or incomplete archive: {clip(error)}: download it again") from error
     except OSError as error:
@@ -110,7 +110,7 @@ def unpack(
     if _read_done(folder).get(archive.name) == entry:
         return False
 
-    with _told(archive):
+    with _as_archive_errors(archive):
         hidden = not progress or hides_bars()
         for _ in tqdm(_unpack(archive, folder, target), f"unpack {archive.name}", unit="file", disable=hidden):
             pass
@@ -130,14 +130,14 @@ def _unpack(archive: Path, folder: Path, target: Callable[[str], str | None]) ->
 
     with zipfile.ZipFile(archive) as zip_file:
         for info in zip_file.infolist():
-            if not info.is_dir() and (where := target(info.filename)) is not None:
+            if not info.is_dir() and (path := target(info.filename)) is not None:
                 if info.flag_bits & ENCRYPTED:
                     raise ArchiveError(
                         f"{archive}: member {info.filename!r} is encrypted: unpack it yourself, with its password"
                     )
                 room.take(info.filename, info.file_size)
                 info = copy.copy(info)
-                info.filename = _inside(where)
+                info.filename = _check_inside(path)
                 zip_file.extract(info, folder)
             yield info.filename
 
@@ -149,15 +149,15 @@ def _unpack_tar(tar: tarfile.TarFile, folder: Path, target: Callable, room: "Roo
             if target(f"{name}/") is not None:
                 with tarfile.open(fileobj=tar.extractfile(member), mode="r:") as inner:
                     yield from _unpack_tar(inner, folder, target, room, f"{name}/")
-        elif member.isfile() and (where := target(name)) is not None:
+        elif member.isfile() and (path := target(name)) is not None:
             room.take(name, member.size)
             time = member.mtime if 0 <= member.mtime <= MAX_TIME else 0  # also for NaN
-            tar.extract(member.replace(name=_inside(where), mtime=time, deep=False), folder, filter="data")
+            tar.extract(member.replace(name=_check_inside(path), mtime=time, deep=False), folder, filter="data")
         yield name
         tar.members.clear()  # type: ignore[attr-defined]  # or half a million members would stay in memory
 
 
-def _inside(name: str) -> str:
+def _check_inside(name: str) -> str:
     """Return a member's name, after checking that it stays in the folder; zipfile and tarfile do not enforce this."""
     if "\0" in name:
         raise ArchiveError(f"member {name!r} has a NUL in its name: do not trust this archive")

@@ -93,7 +93,7 @@ def read_rows(benchmark: Benchmark, roots: Sequence[Path]) -> list[Row]:
 
 
 def _depth(benchmark: Benchmark, nodes: Sequence[int], label: int, where: str) -> int:
-    """Return the number of levels down to a label; labels number the nodes of all levels on, from coarse to fine."""
+    """Return the number of levels down to a label; labels number the nodes of all levels in one go, coarse to fine."""
     first = 0
     for depth, (node, count) in enumerate(zip(nodes, benchmark.levels.values()), 1):
         if label == first + node:
@@ -176,11 +176,11 @@ def _folder_of(lists: Lists, rows: Sequence[Row], roots: Sequence[Path]) -> Call
 
     def file(path: Path) -> Path:
         top, *rest = path.parts
-        whole = bases[top].joinpath(*rest)
-        if lists.pictures == "imagenet" and top == "val" and not whole.parent.is_dir():
+        listed = bases[top].joinpath(*rest)
+        if lists.pictures == "imagenet" and top == "val" and not listed.parent.is_dir():
             return bases[top] / path.name  # ImageNet distributes val without folders
 
-        return whole
+        return listed
 
     return file
 
@@ -195,7 +195,7 @@ def draw_depths(raw: RawDataset, fine: float, middle: float, seed: int, order: d
         seed: Seed of the draws.
         order: Position of each training picture's file name in the official code's list.
 
-    Source: FreeGrainLearning's birds_partial_seeds.py and aircraft_partial_seeds.py, by reading.
+    Source: FreeGrainLearning's birds_partial_seeds.py and aircraft_partial_seeds.py, which were read but not run.
     """
     random = np.random.RandomState(seed)
     by_leaf: dict[int, list[int]] = {}
@@ -206,10 +206,11 @@ def draw_depths(raw: RawDataset, fine: float, middle: float, seed: int, order: d
     pictures = list(raw.pictures)
     for indices in by_leaf.values():
         random.shuffle(indices)
-        known = int(len(indices) * fine)
-        above = known + int(len(indices) * (middle - fine))
-        for position, i in enumerate(indices):
-            depth = 3 if position < known else 2 if position < above else 1
+        num_fine = int(len(indices) * fine)
+        num_middle = int(len(indices) * (middle - fine))
+        num_coarse = len(indices) - num_fine - num_middle
+        depths = [3] * num_fine + [2] * num_middle + [1] * num_coarse
+        for i, depth in zip(indices, depths):
             pictures[i] = dataclasses.replace(pictures[i], depth=depth)
 
     return dataclasses.replace(raw, pictures=pictures)

@@ -7,6 +7,7 @@ paper's tree with the data set's names) and ``prepared.json`` (counts, checksums
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from ..common.files import whole_file, write_whole
 from ..common.progress import hides_bars
 from ..common.text import join_some
 from ..data.pictures import PictureError, open_picture
+from ..data.splits import PARTS
 from . import lists
 from .archives import first_names, is_archive, unpack
 from .benchmarks import ILSVRC, Benchmark
@@ -41,7 +43,6 @@ from .readers import (
 from .trees import leaf_ids, load_tree
 
 VAL_FRACTION = 0.1
-SPLITS = ("train", "val", "test")
 LABELS = (".json", ".csv")  # suffixes of files that may be given beside archives
 LISTS = (*LABELS, ".txt")  # the same, for data sets whose lists others publish
 
@@ -90,10 +91,10 @@ def prepare(
         ArchiveError: if an archive is damaged.
     """
     remarks = list(benchmark.notes)
-    checksums = _checksums(benchmark, [Path(s) for s in sources], remarks)
-    output = Path(output)
+    paths, output = list(map(Path, sources)), Path(output)
+    checksums = _checksums(benchmark, paths, remarks)
     output.mkdir(parents=True, exist_ok=True)
-    roots = _gather(benchmark, [Path(s) for s in sources], output, progress)
+    roots = _gather(benchmark, paths, output, progress)
 
     raw = read(benchmark, roots, partial)
     if benchmark.known is not None:
@@ -108,7 +109,7 @@ def prepare(
     counts = collections.Counter(splits)
     prepared = Prepared(
         output=str(output),
-        pictures={s: counts[s] for s in SPLITS},
+        pictures={part: counts[part] for part in PARTS},
         levels=dict(zip(raw.taxonomy.levels, raw.taxonomy.level_classes)),
         remarks=tuple(remarks),
     )
@@ -187,17 +188,23 @@ def _checksums(benchmark: Benchmark, sources: Sequence[Path], remarks: list[str]
 
 def _gather(benchmark: Benchmark, sources: Sequence[Path], output: Path, progress: bool) -> list[Path]:
     """Unpack the archives into the output folder; return the folders to look in."""
-    files = [s for s in sources if is_archive(s)]
-    beside = LISTS if benchmark.lists or benchmark.known else LABELS
-    if wrong := [s for s in sources if s.is_file() and s not in files and s.suffix not in beside]:
-        raise DataError(f"{wrong[0]}: expected a folder, or a whole .tar, .tgz, .tar.gz or .zip")
+    suffixes = LISTS if benchmark.lists or benchmark.known else LABELS
+    archives, folders = [], []
+    for source in sources:
+        if is_archive(source):
+            archives.append(source)
+        elif source.is_dir():
+            folders.append(source)
+        elif source.suffix in suffixes:
+            folders.append(source.parent)
+        else:
+            raise DataError(f"{source}: expected a folder, or a whole .tar, .tgz, .tar.gz or .zip")
 
-    folders = [s if s.is_dir() else s.parent for s in sources if s not in files]
     if benchmark.archives.keys() & ILSVRC.keys():
-        _unpack_imagenet(benchmark, files, output, folders, progress)
+        _unpack_imagenet(benchmark, archives, output, folders, progress)
     else:
-        for file in files:
-            unpack(file, output, progress=progress)
+        for archive in archives:
+            unpack(archive, output, progress=progress)
 
     return list(dict.fromkeys([output, *folders]))
 
@@ -250,9 +257,9 @@ def _check_counts(benchmark: Benchmark, raw: RawDataset, partial: bool) -> None:
         for leaf, name in enumerate(names):
             count = by_leaf[split][leaf]
             if not fewest <= count <= most:
-                wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+                expected_count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
                 raise DataError(
-                    f"{benchmark.title}: expected {wanted} {split} pictures of {name}, found {count}: {hint}"
+                    f"{benchmark.title}: expected {expected_count} {split} pictures of {name}, found {count}: {hint}"
                 )
 
     for split, counts in by_leaf.items():
@@ -294,8 +301,7 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
 
 def _write(output: Path, benchmark: Benchmark, raw: RawDataset, splits: Sequence[str], report: dict) -> None:
     base, tree = output.resolve(), raw.taxonomy
-    # Resolved once per folder: folders are few, files are many.
-    folders = {folder: folder.resolve() for folder in {picture.file.parent for picture in raw.pictures}}
+    resolve = functools.cache(Path.resolve)  # folders are few, files are many
 
     # The list is written last: if it exists, the other files are complete.
     tree.save(output / "taxonomy.json")
@@ -304,7 +310,7 @@ def _write(output: Path, benchmark: Benchmark, raw: RawDataset, splits: Sequence
     write_whole(output / "prepared.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     with whole_file(output / "data.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as lines:
         for picture, split in zip(raw.pictures, splits):
-            folder = folders[picture.file.parent]
+            folder = resolve(picture.file.parent)
             inside = folder.is_relative_to(base)  # then a relative name, so that the prepared folder can be moved
             name = f"{(folder.relative_to(base) if inside else folder).as_posix()}/{picture.file.name}"
             path = tree.path_names(tree.paths[picture.leaf])[: picture.depth]

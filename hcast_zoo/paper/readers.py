@@ -96,23 +96,8 @@ def read_cub(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
 def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
     """Read FGVC-Aircraft: ``data/images_{variant,family,manufacturer}_{train,val,test}.txt``; train and val train."""
     root = find_file(roots, "data/variants.txt", "variants.txt").parent
-    given: dict[str, dict[str, str]] = {}
-    splits: dict[str, str] = {}
-    for level in tree.levels:
-        given[level] = {}
-        for part in ("train", "val", "test"):
-            rows = _read_pairs(root / f"images_{level}_{part}.txt")
-            given[level].update(rows)
-
-            if level == tree.levels[-1]:
-                if twice := sorted(rows.keys() & splits.keys()):
-                    raise DataError(
-                        f"{root / f'images_{level}_{part}.txt'}: {len(twice)} pictures are also in another "
-                        f"split: {_some(twice)}"
-                    )
-                splits.update(dict.fromkeys(rows, "test" if part == "test" else "train"))
-
-    variants = given[tree.levels[-1]]
+    labels, splits = _read_aircraft_labels(root, tree.levels)
+    variants = labels[tree.levels[-1]]
     index = {name: i for i, name in enumerate(tree.names[-1])}
     listed = _read_lines(root / "variants.txt")
     for path, names in ((root / "variants.txt", listed), (root / "images_variant_*.txt", variants.values())):
@@ -125,7 +110,7 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
     level_names: list[Sequence[str] | None] = []
     remarks: list[str] = []
     for depth, file in enumerate(("manufacturers.txt", "families.txt")):
-        known = given[tree.levels[depth]]
+        known = labels[tree.levels[depth]]
         if missing := sorted(variants.keys() - known.keys()):
             raise DataError(
                 f"{root}: images_{tree.levels[depth]}_*.txt lack {len(missing)} pictures of "
@@ -135,14 +120,32 @@ def read_aircraft(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
         if strangers := sorted(set(known.values()) - set(_read_lines(root / file))):
             raise DataError(f"{root / file}: lacks {len(strangers)} names that pictures have: {_some(strangers)}")
 
-        called = {(index[name], known[image]) for image, name in variants.items()}
-        level_names.append(_name_nodes(tree, depth, called, remarks))
+        leaf_names = {(index[name], known[image]) for image, name in variants.items()}
+        level_names.append(_name_nodes(tree, depth, leaf_names, remarks))
 
     pictures = []
     for image, name in variants.items():
         pictures.append(Picture(file=root / "images" / f"{image}.jpg", leaf=index[name], split=splits[image]))
 
     return RawDataset(pictures, with_names(tree, [*level_names, None]), remarks)
+
+
+def _read_aircraft_labels(root: Path, levels: Sequence[str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Return, for each level, the label of each picture; and the split of each picture."""
+    labels: dict[str, dict[str, str]] = {level: {} for level in levels}
+    splits: dict[str, str] = {}
+    for level in levels:
+        for part in ("train", "val", "test"):
+            path = root / f"images_{level}_{part}.txt"
+            rows = _read_pairs(path)
+            labels[level].update(rows)
+
+            if level == levels[-1]:
+                if twice := sorted(rows.keys() & splits.keys()):
+                    raise DataError(f"{path}: {len(twice)} pictures are also in another split: {_some(twice)}")
+                splits.update(dict.fromkeys(rows, "test" if part == "test" else "train"))
+
+    return labels, splits
 
 
 def read_breeds(roots: Sequence[Path], tree: Taxonomy, leaf_ids: Sequence[str], partial: bool = False) -> RawDataset:
@@ -210,10 +213,10 @@ def read_inat(roots: Sequence[Path], tree: Taxonomy) -> RawDataset:
     names = []
     for level, key in enumerate(("order", "family", "name")):
         try:
-            called = {(leaf, category[key]) for leaf, category in categories.items() if leaf in leaves}
+            leaf_names = {(leaf, category[key]) for leaf, category in categories.items() if leaf in leaves}
         except KeyError as error:
             raise DataError(f"train_mini.json and val.json: categories without {error}") from error
-        names.append(_name_nodes(tree, level, called, remarks))
+        names.append(_name_nodes(tree, level, leaf_names, remarks))
 
     return RawDataset(pictures, with_names(tree, names), remarks)
 
@@ -261,6 +264,7 @@ def breeds_target(leaf_ids: Collection[str], images: Collection[str] | None) -> 
     def target(name: str) -> str | None:
         if name.endswith(VAL_SOLUTION):
             return VAL_SOLUTION
+
         if match := re.search(rf"{DEVKIT}/(meta\.mat|ILSVRC2012_validation_ground_truth\.txt)$", name):
             return match[0]
 
@@ -272,6 +276,7 @@ def breeds_target(leaf_ids: Collection[str], images: Collection[str] | None) -> 
 
         if match := re.search(r"(?:^|/)(n\d{8})(?:\.tar)?/([^/]*)$", name):  # one tar, or one folder, per class
             return f"train/{match[1]}/{match[2]}" if match[1] in leaf_ids else None
+
         return None
 
     return target
@@ -319,17 +324,17 @@ def _class_folders(root: Path, names: Sequence[str], split: str, partial: bool) 
     return pictures
 
 
-def _name_nodes(tree: Taxonomy, level: int, called: Collection[tuple[int, str]], remarks: list[str]) -> list[str]:
+def _name_nodes(tree: Taxonomy, level: int, leaf_names: Collection[tuple[int, str]], remarks: list[str]) -> list[str]:
     """Return names for the nodes of a level from the data set's names, and add remarks where names and tree disagree.
 
     Args:
         tree: The paper's tree.
         level: Index of the level.
-        called: Pairs of a leaf and the name of its ancestor at the level; several names of a node are joined.
+        leaf_names: Pairs of a leaf and the name of its ancestor at the level; several names of a node are joined.
         remarks: A sentence is appended for each disagreement.
     """
     node_names: dict[int, set[str]] = {}
-    for leaf, name in called:
+    for leaf, name in leaf_names:
         node_names.setdefault(tree.paths[leaf][level], set()).add(name)
 
     word, names = tree.levels[level], list(tree.names[level])

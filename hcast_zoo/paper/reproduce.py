@@ -105,7 +105,7 @@ def reproduce(
             )
         )
 
-    def over(function) -> dict[str, dict[str, float]]:
+    def aggregate(function) -> dict[str, dict[str, float]]:
         table: dict[str, dict[str, float]] = {}
         for mode, metrics in results[0].items():
             table[mode] = {}
@@ -120,8 +120,8 @@ def reproduce(
         expected=benchmark.pictures.get(split),
         checkpoints=tuple(map(str, checkpoints)),
         results=tuple(results),
-        mean=over(statistics.mean),
-        deviation=over(statistics.stdev) if len(results) > 1 else None,
+        mean=aggregate(statistics.mean),
+        deviation=aggregate(statistics.stdev) if len(results) > 1 else None,
         published=benchmark.published if split == "test" else (),
     )
 

@@ -43,11 +43,11 @@ def leaf_ids(name: str) -> list[str]:
 
 def with_names(tree: Taxonomy, level_names: Sequence[Sequence[str] | None]) -> Taxonomy:
     """Return a tree with other names; None keeps the names of a level."""
-    names = tuple(tuple(given or kept) for given, kept in zip(level_names, tree.names, strict=True))
+    names = tuple(tuple(new or old) for new, old in zip(level_names, tree.names, strict=True))
     return Taxonomy(levels=tree.levels, names=names, parents=tree.parents, name=tree.name)
 
 
-def is_number(tree: Taxonomy, level: int) -> bool:
+def is_numbered(tree: Taxonomy, level: int) -> bool:
     """Tell whether the nodes of a level have only numbers for names."""
     return tree.names[level] == numbered(tree.levels[level], len(tree.names[level]))
 
@@ -58,7 +58,7 @@ def same_tree(tree: Taxonomy, other: Taxonomy) -> bool:
         return False
 
     last = len(tree.levels) - 1
-    return is_number(tree, last) or is_number(other, last) or tree.names[last] == other.names[last]
+    return is_numbered(tree, last) or is_numbered(other, last) or tree.names[last] == other.names[last]
 
 
 def only_children(tree: Taxonomy) -> dict[str, list[str]]:
@@ -91,8 +91,10 @@ def _read(name: str) -> Taxonomy:
 
     tree = _parse(name)
     paths, levels = tree["paths"], tree["levels"]
-    counts = [max(path[depth] for path in paths) + 1 for depth in range(len(levels))]
-    level_names = [tree["names"].get(level) or numbered(level, count) for level, count in zip(levels, counts)]
+    level_names = []
+    for level, nodes in zip(levels, zip(*paths)):
+        level_names.append(tree["names"].get(level) or numbered(level, max(nodes) + 1))
+
     try:
         return from_paths(tree["dataset"], levels, paths, level_names)
     except TaxonomyError as error:
@@ -107,22 +109,19 @@ def from_paths(
     Raises:
         TaxonomyError: if a node has two parents, or a number is missing.
     """
-    parents: list[dict[int, int]] = [{} for _ in levels[1:]]
-    for path in paths:
-        for depth, node in enumerate(path[1:]):
-            if parents[depth].setdefault(node, path[depth]) != path[depth]:
-                raise TaxonomyError(f"node {node} of level {levels[depth + 1]!r} has two parents")
+    parents = []
+    for depth, level in enumerate(levels[1:]):
+        parent_of: dict[int, int] = {}
+        for path in paths:
+            parent, node = path[depth], path[depth + 1]
+            if parent_of.setdefault(node, parent) != parent:
+                raise TaxonomyError(f"node {node} of level {level!r} has two parents")
 
-    for level, known in zip(levels[1:], parents):
-        if missing := sorted(set(range(len(known))) - set(known)):
+        if missing := sorted(set(range(len(parent_of))) - set(parent_of)):
             raise TaxonomyError(f"node {missing[0]} of level {level!r} is on no path")
+        parents.append(tuple(parent_of[node] for node in range(len(parent_of))))
 
-    return Taxonomy(
-        levels=tuple(levels),
-        names=tuple(map(tuple, level_names)),
-        parents=tuple(tuple(known[i] for i in range(len(known))) for known in parents),
-        name=title,
-    )
+    return Taxonomy(levels=tuple(levels), names=tuple(map(tuple, level_names)), parents=tuple(parents), name=title)
 
 
 def numbered(level: str, count: int) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import pytest
 
 from hcast_zoo.paper.trees import (
     TREES,
-    is_number,
+    is_numbered,
     leaf_ids,
     load_tree,
     only_children,
@@ -55,7 +55,7 @@ def test_tree(name):
 def test_names():
     cub = load_tree("cub")
     assert cub.path_names(cub.paths[0]) == ("order 11", "family 34", "Black_footed_Albatross")
-    assert [is_number(cub, level) for level in range(3)] == [True, True, False]
+    assert [is_numbered(cub, level) for level in range(3)] == [True, True, False]
     named = with_names(cub, [[f"O{i}" for i in range(13)], None, None])
     assert named.path_names(named.paths[0]) == ("O11", "family 34", "Black_footed_Albatross")
     assert leaf_ids("living17")[0] == "n01631663"
