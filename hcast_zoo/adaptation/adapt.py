@@ -30,7 +30,7 @@ Loss = Callable[[Sequence[Tensor]], Tensor]
 
 
 class AdaptationError(ValueError):
-    """Adaptation reached a value that is not finite, or nothing it may change affects the labels.
+    """Adaptation reached a value that is not finite, or the labels do not depend on what it may change.
 
     The model is unchanged.
     """
@@ -135,7 +135,11 @@ def adapt(
         loss = make_loss(feedback, taxonomy, node, calibration)
         groups = [_free_group(model, kind, tokens[:, 1:]) for kind in config.free]
         offset = next((g.values["tokens"] for g in groups if g.kind == "tokens"), None)
-        parameters = {name: p for g in groups if g.kind != "tokens" for name, p in g.values.items()}
+        parameters: dict[str, nn.Parameter] = {}
+        for group in groups:
+            if group.kind != "tokens":
+                parameters |= group.values
+
         forward = functools.partial(twin(model, parameters, offset), image, segments, num_clusters=num_clusters)
         after, losses = _descend(forward, loss, image, groups, config)
 
@@ -204,14 +208,14 @@ class _FreeGroup:
         return _norm([v.detach() - self.start[k] for k, v in self.values.items()]) / max(self.scale, 1e-12)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], config: AdaptConfig, shorter: float) -> None:
-        """Take a step of fixed length, times ``shorter``, against the gradient; then project onto the trust region."""
+    def step(self, gradients: Sequence[Tensor], config: AdaptConfig, factor: float) -> None:
+        """Take a step of fixed length, times ``factor``, against the gradient; then project onto the trust region."""
         norm = _norm(gradients)
         if norm == 0:
             return
 
         for value, gradient in zip(self.values.values(), gradients):
-            value.sub_(shorter * config.step_size * self.scale / norm * gradient)
+            value.sub_(factor * config.step_size * self.scale / norm * gradient)
 
         if (distance := self.distance()) > config.radius:
             for name, value in self.values.items():
@@ -233,7 +237,7 @@ def _descend(
     losses: list[float] = []
     gradients: list[list[Tensor]] = []
     best: _Point | None = None
-    shorter = 1.0
+    factor = 1.0  # of the length of a step
     for step in range(config.steps + 1):
         output = forward()
         value = loss(output.level_logits)
@@ -260,11 +264,11 @@ def _descend(
             gradients = _gradients(value, groups, step)
         else:  # back to the last step that was kept, whose gradients still hold
             assert best is not None
-            shorter /= 2
+            factor /= 2
             for group, values in zip(groups, best.values):
                 group.restore(values)
         for group, group_gradients in zip(groups, gradients):
-            group.step(group_gradients, config, shorter)
+            group.step(group_gradients, config, factor)
 
         if step == 0 and losses[0] > 0 and not any(_norm(group_gradients) for group_gradients in gradients):
             kinds = ", ".join(group.kind for group in groups)
@@ -273,7 +277,7 @@ def _descend(
                 "adapt weights whose attention was trained, such as hcast_small.emoji_art"
             )
 
-    assert best is not None  # there is always the loss before the first step
+    assert best is not None  # at least the point before the first step
     for group, values in zip(groups, best.values):
         group.restore(values)
 
@@ -282,7 +286,7 @@ def _descend(
 
 @dataclasses.dataclass
 class _Point:
-    """Where the descent has been: the loss and the segments' contrast there, the output, and the groups' values."""
+    """A point of the descent: the loss and the segments' contrast there, the output, and the groups' values."""
 
     loss: float
     contrast: float
@@ -332,7 +336,7 @@ def _free_group(model: HCast, kind: str, tokens: Tensor) -> _FreeGroup:
 
 
 def free_parameters(model: HCast, kind: str) -> set[str]:
-    """Return the names of the parameters of a free kind."""
+    """Return the names of the parameters of a kind of ``FREE``, ``pooling`` or ``norms``."""
     if kind == "norms":
         # Not the norm before the coarsest heads, which comes after all segments.
         owners = [f"stages.{name}." for name, m in model.stages.named_modules() if isinstance(m, nn.LayerNorm)]
@@ -389,7 +393,7 @@ def _shift_tokens(offset: Tensor, stage: nn.Module, arguments: tuple) -> tuple:
     if tokens[:, 1:].shape != offset.shape:
         raise ValueError(
             f"expected the one picture, of {offset.shape[1]} tokens, that the model is adapted to, got {len(tokens)} "
-            f"of {tokens.shape[1] - 1} tokens"
+            f"pictures of {tokens.shape[1] - 1} tokens"
         )
 
     return tokens + F.pad(offset * valid[..., None], (0, 0, 1, 0)), valid, *rest

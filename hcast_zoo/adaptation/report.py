@@ -44,8 +44,8 @@ class AdaptedPicture:
         segmentations: The segmentations of the stored weights, and of the adapted ones.
         segment_change: For each stage from 2, the percentage of pixel pairs that were in one segment and are now in
             two, or the reverse.
-        changed: For each stage from 2, percent of the picture that belongs to another segment than before.
-        adaptation: All tensors.
+        changed: For each stage from 2, the percentage of the picture that belongs to another segment than before.
+        adaptation: The tensors.
     """
 
     file: str
@@ -89,7 +89,7 @@ def adapt_picture(
     feedback: str = "target",
     config: AdaptConfig | None = None,
 ) -> AdaptedPicture:
-    """Adapt a predictor's model to a picture; see :func:`adapt` for target, feedback and errors.
+    """Adapt a predictor's model to a picture; see :func:`.adapt.adapt` for target, feedback, config and other errors.
 
     Raises:
         PictureError: if the picture cannot be read, or an answer is not finite.
@@ -139,7 +139,7 @@ def adapt_picture(
 
 
 def draw_sheet(adapted: AdaptedPicture, dark: bool = False) -> Image.Image:
-    """Draw the picture and its segmentations, fine to coarse: before adaptation, after it, and what is not the same.
+    """Draw the picture and its segmentations, fine to coarse: before adaptation, after it, and what has changed.
 
     A segment has one hue in all stages, and before and after; one that was not there before is grey.
 
@@ -152,22 +152,21 @@ def draw_sheet(adapted: AdaptedPicture, dark: bool = False) -> Image.Image:
     hues = segment_hues(before.maps[-1])
     matched = match_segments(before.maps[-1], after.maps[-1])
     hues_after = np.where(matched == EMPTY, -1.0, hues[matched])
-    shown = (adapted.before, before, hues), (adapted.after, after, hues_after)
+    rows = ("before", adapted.before, before, hues), ("after", adapted.after, after, hues_after)
 
     columns: list[list] = [[] for _ in range(len(before.maps) + 1)]
-    for row, (answer, segmentation, colours) in enumerate(shown):
-        when = ("before", "after")[row]
-        columns[0].append((whole_panel(segmentation, PANEL, paper.ground), _told_answer(when, answer)))
+    for when, answer, segmentation, colours in rows:
+        columns[0].append((whole_panel(segmentation, PANEL, paper.ground), _answer_caption(when, answer)))
         for stage in range(1, len(segmentation.maps) + 1):
             count = len(np.unique(segmentation.maps[stage - 1]))
             columns[stage].append((hue_panel(segmentation, stage, colours), [f"{when}: {count} segments"]))
 
     view = before.view(PANEL)
-    columns[0].append((_key(paper), ["orange: in another segment now"]))
+    columns[0].append((_colour_key(paper), ["orange: in another segment now"]))
     for stage, (old, new) in enumerate(zip(before.maps, after.maps), 1):
         changed = changed_pixels(old, new)
-        told = f"{changed.mean():.0%} of the picture changed" if changed.any() else "nothing changed"
-        columns[stage].append((changed_panel(view, changed), [told]))
+        caption = f"{changed.mean():.0%} of the picture changed" if changed.any() else "nothing changed"
+        columns[stage].append((changed_panel(view, changed), [caption]))
 
     return compose_sheet(columns, _title(adapted), paper)
 
@@ -175,16 +174,16 @@ def draw_sheet(adapted: AdaptedPicture, dark: bool = False) -> Image.Image:
 def _title(adapted: AdaptedPicture) -> list[str]:
     """Return the lines above the sheet: the request and its outcome."""
     if adapted.probability is None:
-        return ["Adapted to this picture", f"the answer {adapted.after.path_probability:.0%} likely"]
+        return ["Adapted to this picture", f"probability of the answer: {adapted.after.path_probability:.0%}"]
     old, new = adapted.probability
     return [f"{adapted.target}: {old:.0%} before, {new:.0%} after", "adapted to this picture alone"]
 
 
-def _told_answer(when: str, answer: Prediction) -> list[str]:
+def _answer_caption(when: str, answer: Prediction) -> list[str]:
     return [f"{when}: {answer.path[-1] if answer.path else 'no answer'}", " > ".join(answer.path[:-1])]
 
 
-def _key(paper: Paper) -> Image.Image:
+def _colour_key(paper: Paper) -> Image.Image:
     """Return a panel with the colour of what has changed."""
     key = Image.new("RGB", (PANEL, PANEL), paper.ground)
     key.paste(CHANGED, (0, PANEL - PANEL // 16, PANEL, PANEL))

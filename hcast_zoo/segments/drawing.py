@@ -71,11 +71,12 @@ class Segmentation:
         if whole:
             return self.picture.resize((size, size), Image.Resampling.BICUBIC, box)
 
-        scale_x, scale_y = size / (right - left), size / (bottom - top)  # a padded picture, on grey
-        at = round((box[0] - left) * scale_x), round((box[1] - top) * scale_y)
-        shown = max(1, round((box[2] - box[0]) * scale_x)), max(1, round((box[3] - box[1]) * scale_y))
+        # The model saw a padded picture.
+        scale_x, scale_y = size / (right - left), size / (bottom - top)
+        corner = round((box[0] - left) * scale_x), round((box[1] - top) * scale_y)
+        sides = max(1, round((box[2] - box[0]) * scale_x)), max(1, round((box[3] - box[1]) * scale_y))
         square = Image.new("RGB", (size, size), PADDING)
-        square.paste(self.picture.resize(shown, Image.Resampling.BICUBIC, box), at)
+        square.paste(self.picture.resize(sides, Image.Resampling.BICUBIC, box), corner)
         return square
 
 
@@ -152,7 +153,7 @@ def draw_focus(picture: Image.Image, focus: np.ndarray) -> Image.Image:
 
 
 def focus_scale(size: int = PANEL, ground: tuple[int, int, int] = WHITE) -> Image.Image:
-    """Return the key to :func:`draw_focus`: its colours on grey, from nowhere (left) to most (right)."""
+    """Return the key to :func:`draw_focus`: its colours on grey, from no focus (left) to most (right)."""
     key, height = Image.new("RGB", (size, size), ground), size // 16
     levels = np.broadcast_to(np.linspace(0, 255, size).astype(np.uint8), (height, size))
     key.paste(_on_grey(Image.new("RGB", (size, height), (128, 128, 128)), levels), (0, size - height))

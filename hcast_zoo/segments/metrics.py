@@ -99,7 +99,7 @@ def boundary_recall(segments: Tensor, truth: Tensor, tolerance: int = 1) -> floa
 
     Args:
         segments: (H, W) integer labels.
-        truth: (H, W) integer labels or bool mask.
+        truth: (H, W) integer labels, or a bool mask.
         tolerance: Largest distance in pixels, along rows and columns.
 
     Returns:

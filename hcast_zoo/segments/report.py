@@ -153,25 +153,26 @@ def draw_sheet(segmented: SegmentedPicture, dark: bool = False) -> Image.Image:
 
     columns = [
         [
-            (whole_panel(segmentation, PANEL, paper.ground), _told_view(segmentation)),
+            (whole_panel(segmentation, PANEL, paper.ground), _view_caption(segmentation)),
             (focus_scale(PANEL, paper.ground), ["look: grey none, yellow most"]),
         ]
     ]
     for stage, labels in enumerate(segmentation.maps, 1):
-        readings = [r for r in segmented.readings if r.stage == stage]
+        readings = [reading for reading in segmented.readings if reading.stage == stage]
         count = len(np.unique(labels))
-        title_of_panel = f"{count} superpixels" if stage == 1 else f"{count} segment" + "s" * (count > 1)
-        column = [(hue_panel(segmentation, stage, hues), [title_of_panel, *(r.text for r in readings)])]
-        for r in readings:
-            focus = resize_labels(r.focus, PANEL)
-            column.append((draw_focus(view, focus), [f"where {r.level} looks"]))
+        noun = "superpixel" if stage == 1 else "segment"
+        caption = [f"{count} {noun}{'' if count == 1 else 's'}", *(reading.text for reading in readings)]
+        column = [(hue_panel(segmentation, stage, hues), caption)]
+        for reading in readings:
+            focus = resize_labels(reading.focus, PANEL)
+            column.append((draw_focus(view, focus), [f"where {reading.level} looks"]))
 
         columns.append(column)
 
     return compose_sheet(columns, title, paper)
 
 
-def _told_view(segmentation: Segmentation) -> list[str]:
+def _view_caption(segmentation: Segmentation) -> list[str]:
     """Return the caption of the whole picture."""
     left, top, right, bottom = segmentation.box
     width, height = segmentation.picture.size
@@ -180,7 +181,9 @@ def _told_view(segmentation: Segmentation) -> list[str]:
     return ["the picture; the model saw it all"]
 
 
-def write(segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PARTS, *, dark: bool = False) -> None:
+def write_files(
+    segmented: SegmentedPicture, folder: Path, parts: tuple[str, ...] = PARTS, *, dark: bool = False
+) -> None:
     """Write the files of one picture into a folder.
 
     Args:
@@ -228,8 +231,8 @@ def write_folder(
     Args:
         segmented: What to write.
         output: Folder of all pictures.
-        parts: See :func:`write`.
-        dark: See :func:`write`.
+        parts: See :func:`write_files`.
+        dark: See :func:`write_files`.
     """
     output, file = Path(output), segmented.prediction.file
     output.mkdir(parents=True, exist_ok=True)
@@ -237,7 +240,7 @@ def write_folder(
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir()
     try:
-        write(segmented, hidden, parts, dark=dark)
+        write_files(segmented, hidden, parts, dark=dark)
         folder = free_folder(output, file)
         os.rename(hidden, folder)
     finally:

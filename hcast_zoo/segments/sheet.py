@@ -1,7 +1,8 @@
-"""Sheets: panels with captions below a title, on light or dark paper, for screens of two pixels a point."""
+"""Sheets: panels with captions below a title, on light or dark paper, for screens with two pixels per point."""
 
 import colorsys
 import dataclasses
+import itertools
 import unicodedata
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ GAP = 24  # pixels between the panels
 FONT_SIZE, TITLE_SIZE = 27, 40
 LINE, TITLE_LINE = 36, 58  # pixels: height of a line of text
 SEEN, CHANGED = (255, 196, 0), (230, 97, 0)  # the outline of what the model saw; pixels of another segment
-EMPTY = -1  # a segment that is none of those before
+EMPTY = -1  # in place of the segment before, for a segment that is new
 STRENGTH = 0.55  # of a segment's hue over the picture's brightness
 
 
@@ -47,23 +48,23 @@ def compose_sheet(
         panel: Pixels of a panel's side.
     """
     font, large = ImageFont.load_default(FONT_SIZE), ImageFont.load_default(TITLE_SIZE)
-    rows = max(map(len, columns))
-    lines = [max((len(c[row][1]) for c in columns if row < len(c)), default=0) for row in range(rows)]
     tops = [GAP + (TITLE_LINE + (len(title) - 1) * LINE + GAP // 2 if title else 0)]
-    for count in lines:
-        tops.append(tops[-1] + panel + count * LINE + 3 * GAP // 2)
+    for row in itertools.zip_longest(*columns, fillvalue=(None, ())):
+        most_lines = max(len(texts) for _, texts in row)
+        tops.append(tops[-1] + panel + most_lines * LINE + 3 * GAP // 2)
 
     width = len(columns) * (panel + GAP) + GAP
     canvas = Image.new("RGB", (width, tops[-1] - GAP // 2), paper.ground)
     draw = ImageDraw.Draw(canvas)
     for number, text in enumerate(title):
-        used, top = (font, GAP + TITLE_LINE + (number - 1) * LINE) if number else (large, GAP)
-        draw.text((GAP, top), fit_text(text, used, width - 2 * GAP), paper.faint if number else paper.ink, used)
+        title_font, top = (font, GAP + TITLE_LINE + (number - 1) * LINE) if number else (large, GAP)
+        ink = paper.faint if number else paper.ink
+        draw.text((GAP, top), fit_text(text, title_font, width - 2 * GAP), ink, title_font)
 
     for i, column in enumerate(columns):
         left = GAP + i * (panel + GAP)
-        for top, (shown, texts) in zip(tops, column):
-            canvas.paste(shown, (left, top))
+        for top, (picture, texts) in zip(tops, column):
+            canvas.paste(picture, (left, top))
             for number, text in enumerate(texts):
                 place = left, top + panel + GAP // 2 + number * LINE
                 draw.text(place, fit_text(text, font, panel), paper.faint if number else paper.ink, font)
@@ -86,20 +87,22 @@ def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 def whole_panel(segmentation: Segmentation, size: int = PANEL, ground: tuple[int, int, int] = WHITE) -> Image.Image:
     """Return the whole picture, in a square, with the outline of what the model saw if that was not all."""
-    picture = segmentation.picture
-    scale = size / max(picture.size)
-    shown = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
+    scale = size / max(segmentation.picture.size)
+    sides = [max(1, round(side * scale)) for side in segmentation.picture.size]
+    picture = segmentation.picture.resize(sides, Image.Resampling.BICUBIC)
+
     left, top, right, bottom = (round(value * scale) for value in segmentation.box)
-    inside = max(left, 0), max(top, 0), min(right, shown.width) - 1, min(bottom, shown.height) - 1
-    if (right - left < shown.width - 1 or bottom - top < shown.height - 1) and inside[0] < inside[2]:
-        ImageDraw.Draw(shown).rectangle(inside, outline=SEEN, width=max(2, size // 90))
+    outline = max(left, 0), max(top, 0), min(right, picture.width) - 1, min(bottom, picture.height) - 1
+    if (right - left < picture.width - 1 or bottom - top < picture.height - 1) and outline[0] < outline[2]:
+        ImageDraw.Draw(picture).rectangle(outline, outline=SEEN, width=max(2, size // 90))
+
     square = Image.new("RGB", (size, size), ground)
-    square.paste(shown, ((size - shown.width) // 2, (size - shown.height) // 2))
+    square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
     return square
 
 
 def segment_hues(labels: np.ndarray) -> np.ndarray:
-    """Return a hue for each segment of the coarsest stage, (N,) float in [0, 1], neighbours in number far apart."""
+    """Return a hue for each segment of the coarsest stage, (N,) float in [0, 1]; consecutive ones are far apart."""
     golden = (5**0.5 - 1) / 2
     return np.arange(labels.max() + 1) * golden % 1
 
@@ -123,16 +126,16 @@ def hue_panel(
     fine, coarse = (resize_labels(segmentation.maps[index], size) for index in (stage - 1, -1))
     grey = np.asarray(ImageOps.grayscale(segmentation.view(size)), np.float64)
     count = np.bincount(fine.ravel()).clip(1)
-    level = (np.bincount(fine.ravel(), grey.ravel()) / count)[fine]  # (H, W), of the segment
+    brightness = (np.bincount(fine.ravel(), grey.ravel()) / count)[fine]  # [H, W], the mean of each segment
     colours = np.array([colorsys.hls_to_rgb(hue, 0.5, 0.75 if hue >= 0 else 0) for hue in hues]) * 255
-    mixed = STRENGTH * colours[coarse] + (1 - STRENGTH) * level[..., None]
+    mixed = STRENGTH * colours[coarse] + (1 - STRENGTH) * brightness[..., None]
     return draw_boundaries(Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8)), fine, ink)
 
 
 def match_segments(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return for each segment after which one it was before, (N,) int; -1 for one that is new.
+    """Return, for each segment after a change, the segment that it was before, (N,) int; -1 for one that is new.
 
-    Pairs are taken by the pixels that they share, the most first, and each segment is in one pair at most.
+    Segments are paired in the order of the number of pixels that they share, and each is in one pair at most.
 
     Args:
         before: (H, W) int labels from 0.
@@ -140,20 +143,20 @@ def match_segments(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """
     width = int(before.max()) + 1
     shared = np.bincount(after.ravel() * width + before.ravel(), minlength=(int(after.max()) + 1) * width)
-    found, taken = np.full(int(after.max()) + 1, EMPTY), set()
+    previous, taken = np.full(int(after.max()) + 1, EMPTY), set()
     for pair in np.argsort(-shared, kind="stable"):
         new, old = divmod(int(pair), width)
         if shared[pair] == 0:
             break
-        if found[new] == EMPTY and old not in taken:
-            found[new] = old
+        if previous[new] == EMPTY and old not in taken:
+            previous[new] = old
             taken.add(old)
 
-    return found
+    return previous
 
 
 def changed_pixels(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return where a pixel's segment is another one than before, (H, W) bool; see :func:`match_segments`."""
+    """Return which pixels are now in another segment, (H, W) bool; see :func:`match_segments`."""
     return match_segments(before, after)[after] != before
 
 

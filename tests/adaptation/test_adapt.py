@@ -160,7 +160,8 @@ def test_applied_gives_the_adapted_model_and_then_the_stored_one(tiny_model, tax
         with a.applied(tiny_model) as model:
             adapted = model(image).level_logits
             with pytest.raises(
-                ValueError, match="expected the one picture, of 16 tokens, that the model is adapted to, got 2 of 16"
+                ValueError,
+                match="expected the one picture, of 16 tokens, that the model is adapted to, got 2 pictures of 16",
             ):
                 model(torch.cat([image, image]))
         again = tiny_model(image).level_logits
