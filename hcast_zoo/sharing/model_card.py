@@ -184,7 +184,7 @@ def render_card(
         preview=preview,
         evaluations=evaluations,
         limits=text.get("limits") or _default_limits(weights),
-        settings=_told_settings(weights.metadata.get("settings", "")),
+        settings=_settings_text(weights.metadata.get("settings", "")),
         license=text.get("license", "Licence not stated"),
         base=_base(text),
         **{key: text.get(key, NOT_STATED) for key in ("training", "data")},
@@ -227,15 +227,15 @@ def _default_limits(weights: Weights) -> str:
     leaves = weights.config.level_classes[-1]
     return (
         f"For pictures like those that it was trained on. It knows {leaves} leaves and nothing else: any other picture "
-        "gets the name of one of them all the same, and `hcast-zoo predict --back-off 0.5` stops at the level that is "
-        "still likely. Measure accuracy again for other cameras, places and seasons."
+        "still gets the name of one of them, unless `hcast-zoo predict --back-off 0.5` stops at the deepest level that "
+        "is likely. Measure accuracy again for other cameras, places and seasons."
     )
 
 
-def _told_settings(text: str) -> str:
-    """Return the settings of a run as options of ``hcast-zoo train``, or nothing."""
+def _settings_text(stored: str) -> str:
+    """Return the stored settings of a run, by name, or nothing."""
     try:
-        settings = from_json(text or "{}")
+        settings = from_json(stored or "{}")
     except ValueError:
         return ""
     if not isinstance(settings, dict):
@@ -277,14 +277,15 @@ def answer_calibration(answers: Answers, labels: Tensor, taxonomy: Taxonomy) -> 
 
     Args:
         answers: Of N pictures.
-        labels: (N, L) int64; -1 where unknown, which is left out.
+        labels: (N, L) int64, -1 where unknown; unknown labels are left out.
         taxonomy: The tree.
     """
     errors = {}
     for depth, level in enumerate(taxonomy.levels):
-        known = (labels[:, depth] != UNKNOWN) & (answers.paths[:, depth] != UNKNOWN)
-        right = answers.paths[known, depth] == labels[known, depth]
-        errors[level] = expected_calibration_error(answers.level_confidences[known, depth], right)
+        nodes, truth = answers.paths[:, depth], labels[:, depth]
+        known = (truth != UNKNOWN) & (nodes != UNKNOWN)
+        confidences = answers.level_confidences[known, depth]
+        errors[level] = expected_calibration_error(confidences, nodes[known] == truth[known])
 
     known = (labels != UNKNOWN).any(1)
     right = ((answers.paths == labels) | (labels == UNKNOWN)).all(1)

@@ -80,9 +80,9 @@ def assemble(
     folder = empty_folder(folder)
     if evaluations is None:
         evaluations = packaged_evaluations(str(source)) if str(source) in packaged_weights() else []
-    beside = resources.files("hcast_zoo.model_cards") if pictures is None else Path(pictures)
+    picture_folder = resources.files("hcast_zoo.model_cards") if pictures is None else Path(pictures)
     for name in itertools.chain.from_iterable(evaluation.beside for evaluation in evaluations):
-        (folder / name).write_bytes((beside / name).read_bytes())
+        (folder / name).write_bytes((picture_folder / name).read_bytes())
     if evaluations:
         write_evaluations(folder / EVALUATIONS, evaluations)
 
@@ -168,22 +168,19 @@ def publish(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(output or temporary)
         files = assemble(source, folder, repo, evaluations, preview, pictures=pictures, facts=facts)
-        message = message or f"Publish {Path(source).name} with hcast-zoo"
-        commit = (
-            None
-            if dry_run
-            else send(
-                folder,
-                repo,
-                private=private,
-                revision=revision,
-                tag=tag,
-                message=message,
-                token=token,
-                delete_patterns="*.py",
-            )
-        )
+        if dry_run:
+            return Published(tuple(files))
 
+        commit = send(
+            folder,
+            repo,
+            message or f"Publish {Path(source).name} with hcast-zoo",
+            private=private,
+            revision=revision,
+            tag=tag,
+            token=token,
+            delete_patterns="*.py",
+        )
         return Published(tuple(files), commit)
 
 

@@ -52,7 +52,7 @@ def assemble_space(source: str, folder: str | Path, requirement: str | None = No
     published = None if Path(source).exists() else parse_repository(source)
     if published is None and source not in packaged_weights():
         raise ValueError(
-            f"expected weights that a Space can load, org/name on the Hub or one of "
+            "expected weights that a Space can load, org/name on the Hub or one of "
             f"{', '.join(packaged_weights())}, got {source!r}: publish them first"
         )
 
@@ -129,10 +129,17 @@ def publish_space(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(output or temporary)
         files = assemble_space(source, folder, requirement)
-        message = message or f"Publish a page to try {source} with hcast-zoo"
-        commit = (
-            None
-            if dry_run
-            else send(folder, repo, message, private=private, revision=revision, tag=tag, token=token, space_sdk=SDK)
+        if dry_run:
+            return Published(tuple(files))
+
+        commit = send(
+            folder,
+            repo,
+            message or f"Publish a page to try {source} with hcast-zoo",
+            private=private,
+            revision=revision,
+            tag=tag,
+            token=token,
+            space_sdk=SDK,
         )
         return Published(tuple(files), commit)
