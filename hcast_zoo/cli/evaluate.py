@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import io
 import os
 import sys
 from pathlib import Path
@@ -174,7 +173,7 @@ def _print_beside(comparison: dict) -> None:
 
 def _record(args: argparse.Namespace, measured, dataset, config) -> None:
     """Write an evaluation to its card, with file names in place of this machine's paths."""
-    from ..sharing.answer_sheet import answer_sheet, example_answers
+    from ..sharing.answer_sheet import answer_sheet, example_answers, save_beside
     from ..sharing.model_card import Evaluation, answer_calibration, code_version, record_evaluation
     from ..weights.file import checksum
 
@@ -184,9 +183,9 @@ def _record(args: argparse.Namespace, measured, dataset, config) -> None:
     pictures, examples = None, []
     if args.card_pictures is not None:
         stem = Path(args.card).stem + (f".{_file_name(args.split)}" if args.split else "")
-        pictures = _save_beside(args.card, f"{stem}.jpg", answer_sheet(measured, args.decode[0], dataset, config))
+        pictures = save_beside(args.card, f"{stem}.jpg", answer_sheet(measured, args.decode[0], dataset, config))
         for number, picture in enumerate(example_answers(measured, args.decode[0], dataset), 1):
-            examples.append(_save_beside(args.card, f"{stem}.{number}.jpg", picture))
+            examples.append(save_beside(args.card, f"{stem}.{number}.jpg", picture))
 
     record_evaluation(
         args.card,
@@ -206,16 +205,6 @@ def _record(args: argparse.Namespace, measured, dataset, config) -> None:
             examples=examples,
         ),
     )
-
-
-def _save_beside(card: str, name: str, picture) -> str:
-    """Write a picture beside a card; return its name."""
-    from ..common.files import write_whole
-
-    sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=85, optimize=True)
-    write_whole(Path(card).with_name(name), sink.getvalue())
-    return name
 
 
 def _file_name(text: str) -> str:

@@ -1,9 +1,12 @@
 """Right and wrong answers as one picture, for a model card."""
 
 import contextlib
+import io
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from ..common.files import write_whole
 from ..data.dataset import HierarchicalDataset
 from ..data.pictures import PictureError
 from ..data.thumbnails import draw_thumbnail
@@ -43,6 +46,14 @@ def answer_sheet(measured: Measured, decoding: str, dataset: HierarchicalDataset
         rows.append((f"{len(numbers)} of {len(labels)} answers are {title}", cells))
 
     return _compose(rows)
+
+
+def save_beside(card: str | Path, name: str, picture: Image.Image) -> str:
+    """Write a picture beside a card, as JPEG without metadata; return its name."""
+    sink = io.BytesIO()
+    picture.save(sink, "JPEG", quality=85, optimize=True)
+    write_whole(Path(card).with_name(name), sink.getvalue())
+    return name
 
 
 def example_answers(measured: Measured, decoding: str, dataset: HierarchicalDataset) -> list[Image.Image]:
