@@ -141,6 +141,10 @@ ARMS = {
     "mixup": Arm(
         "timm's mixup and CutMix, of pictures whose superpixels are then computed on the mixture", settings=MIXED
     ),
+    "teacher": Arm(
+        "a teacher beside the labels, hcast_small.emoji_art: half of the loss (`train --teacher`)",
+        settings={"teacher": "hcast_small.emoji_art"},
+    ),
     "coarse_to_fine": Arm(
         "heads the other way round: the coarsest level on the earliest stage, the finest on the last",
         lambda config: config.replace(head_stages=config.head_stages[::-1]),

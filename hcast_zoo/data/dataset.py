@@ -16,7 +16,7 @@ from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
 from .boxes import BoxedPicture
 from .listing import Listing
-from .loading import seed_everything
+from .loading import seed_augmentations
 from .pictures import PictureError, on_background, open_as_official, open_picture
 from .readers import PREPARED, folder_rows, read
 
@@ -141,7 +141,7 @@ class HierarchicalDataset(Dataset):
         seed = None
         if isinstance(index, tuple):
             index, seed = index
-            seed_everything(seed)
+            seed_augmentations(seed)
 
         try:
             picture = self.open(index)

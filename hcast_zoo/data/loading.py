@@ -97,7 +97,7 @@ class SuperpixelCollate:
 
         if self.mixup is not None:
             if len(samples[0]) == 3:
-                seed_everything(samples[0][2] ^ 0x5EED)  # independent of the sample's own random stream
+                seed_augmentations(samples[0][2] ^ 0x5EED)  # independent of the sample's own random stream
             images, targets = self.mixup(images, labels)
 
         collated: dict[str, Tensor | tuple[Tensor, ...]] = {"images": images, "labels": labels, "targets": targets}
@@ -116,10 +116,19 @@ class SuperpixelCollate:
         return segment_images(images, self.config).contiguous()
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the three random generators that augmentations use."""
+def seed_augmentations(seed: int) -> None:
+    """Seed the three random generators on the CPU, for one picture.
+
+    ``torch.manual_seed`` also asks every kind of accelerator, which takes longer than reading a small picture.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the random generators of the CPU and of all accelerators."""
+    seed_augmentations(seed)
     torch.manual_seed(seed)
 
 

@@ -107,6 +107,26 @@ class ConvStem(nn.Sequential):
         return [x], early
 
 
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """Return (B, heads, N, N) attention probabilities of (B, heads, N, d) queries and keys."""
+    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1)
+
+
+@torch.fx.wrap  # a tracer keeps it whole, since it looks at the tensors
+def mix_values(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Return (B, heads, N, d) values, averaged with the attention probabilities.
+
+    By torch's fused kernel, except in a training step in bfloat16 on a CPU: there the kernel's backward pass takes
+    several times as long as the two products and the softmax.
+    """
+    if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        return attention_weights(q, k, mask) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over tokens, fused unless its weights are requested."""
 
@@ -140,11 +160,8 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Mix the values (B, heads, N, d); a separate method, so that a framework can use its own kernels."""
         if not need_weights:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
-        scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        weights = scores.softmax(-1)
+            return mix_values(q, k, v, mask), None
+        weights = attention_weights(q, k, mask)
         return weights @ v, weights
 
 

@@ -35,7 +35,7 @@ def estimate_seconds(
 ) -> float | None:
     """Return about how many seconds a training will take; None if it is short, or no timed picture can be read.
 
-    The model's parameters and statistics do not change.
+    The model's parameters and statistics do not change. To be called with the autocast of the training.
 
     Args:
         model: The model to train.
@@ -50,9 +50,12 @@ def estimate_seconds(
     if made + pictures < FEW_PICTURES:
         return None
 
-    samples, reading = _timed(lambda: [dataset[index, index] for index in range(min(PICTURES, len(dataset)))])
     collate = SuperpixelCollate(model.config, device=torch.device("cpu"))
-    batch, cutting = _timed(lambda: collate([sample[:2] for sample in samples if sample is not None]))
+    for first in (0, PICTURES):  # the first time, reading and cutting also load their libraries
+        indices = [index % len(dataset) for index in range(first, first + PICTURES)]
+        samples, reading = _timed(lambda: [dataset[index, index] for index in indices])
+        batch, cutting = _timed(lambda: collate([sample[:2] for sample in samples if sample is not None]))
+
     if batch is None:
         return None
 

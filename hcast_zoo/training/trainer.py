@@ -307,15 +307,16 @@ class Trainer:
 
         steps = settings.epochs * len(self.loader) - self.step
         validations = -(-steps // (len(self.loader) * settings.eval_epochs))
-        seconds = estimate_seconds(
-            model,
-            self.loss,
-            self.train_set,
-            [views for views in (self.views, self.val_set) if isinstance(views, ViewSet)],
-            pictures=steps * settings.batch_size,
-            validated=validations * len(self.val_set),
-            workers=self.workers,
-        )
+        with self.accelerator.autocast():
+            seconds = estimate_seconds(
+                model,
+                self.loss,
+                self.train_set,
+                [views for views in (self.views, self.val_set) if isinstance(views, ViewSet)],
+                pictures=steps * settings.batch_size,
+                validated=validations * len(self.val_set),
+                workers=self.workers,
+            )
         if seconds is not None:
             print(f"about {as_time(seconds)} on this machine, for {steps} steps", file=sys.stderr)
 
@@ -414,14 +415,14 @@ class Trainer:
 
     def _backward(self, batch: dict, share: float) -> float:
         """Add the gradients of a part of a batch, weighted by its share of the batch; return its loss."""
+        weight, temperature = self.settings.teacher_weight, self.settings.teacher_temperature
         with self.accelerator.autocast():
             output = self.model(batch["images"], batch.get("segments"))
+            probabilities = None if self.teacher is None else self.teacher(batch["images"], temperature)
 
         logits = [x.float() for x in output.level_logits]
         loss = self.loss(logits, batch["targets"])
-        if self.teacher is not None:
-            weight, temperature = self.settings.teacher_weight, self.settings.teacher_temperature
-            probabilities = self.teacher(batch["images"], temperature)
+        if probabilities is not None:
             loss = (1 - weight) * loss + weight * distillation_loss(logits, probabilities, temperature)
 
         self.accelerator.backward(loss * share)

@@ -1,3 +1,4 @@
+import itertools
 import json
 from contextlib import nullcontext
 
@@ -38,6 +39,27 @@ def test_the_time_is_estimated_only_for_long_runs(picture_folder, taxonomy, tiny
 
     make_run(picture_folder, taxonomy, tiny_config, tmp_path / "short", epochs=1).train()
     assert "on this machine" not in capsys.readouterr().err
+
+
+def test_time_to_load_libraries_is_not_counted_for_each_picture(
+    picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch
+):
+    """By a clock that only reading moves: a minute for the first picture, and a second for each later one."""
+    run = make_run(picture_folder, taxonomy, tiny_config, tmp_path)
+    times_read = itertools.count()
+    clock = [0.0]
+
+    class Slow:
+        def __len__(self):
+            return len(run.train_set)
+
+        def __getitem__(self, index):
+            clock[0] += 1 if next(times_read) else 60
+            return run.train_set[index]
+
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: clock[0])
+    seconds = estimate.estimate_seconds(run.model, run.loss, Slow(), [], pictures=1000, validated=0, workers=0)
+    assert seconds == 1000
 
 
 def test_times_in_words():
