@@ -2,9 +2,8 @@
 
     python benchmarks/ablation.py --data emoji_art.parquet --taxonomy taxonomy.json --output runs/ablation
 
-Writes docs/ablation.md before the first arm, and after each. Every arm and seed is a run folder; the same command goes
-on with a run that was stopped, and keeps those that are finished. The options make it small enough for a laptop, or
-larger.
+Writes docs/ablation.md before the first arm and after each. Every arm and seed is a run folder; the same command
+resumes a run that was stopped and skips those that are finished. The defaults are small enough for a laptop.
 """
 
 import argparse
@@ -105,11 +104,11 @@ class Arm:
     """One way to train.
 
     Attributes:
-        text: What is different.
-        config: From the base's config to its own.
+        text: What differs from the base.
+        config: Turns the base's config into the arm's.
         settings: Settings that differ from the base's.
-        trainer: Its class.
-        even: Labels are cut, an equal part of the training pictures to each level.
+        trainer: Class that trains it.
+        even: Labels are cut, so that equal parts of the training pictures end at each level.
     """
 
     text: str
@@ -164,25 +163,28 @@ def main() -> None:
     parser.add_argument("--taxonomy", required=True, help=".json or .csv file")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="which to train (all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the runs of each arm (%(default)s)")
     parser.add_argument("--model", default="hcast_tiny", help="variant (%(default)s)")
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--num-superpixels", type=int, default=16)
-    parser.add_argument("--num-clusters", type=int, nargs=4, default=[12, 8, 4, 4])
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--warmup-epochs", type=float, default=1)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1.2e-2, help="for 512 pictures a step (%(default)s)")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels of a side (%(default)s)")
+    parser.add_argument("--num-superpixels", type=int, default=16, help="tokens of stage 1 (%(default)s)")
+    parser.add_argument(
+        "--num-clusters", type=int, nargs=4, default=[12, 8, 4, 4], help="tokens after each stage (%(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=30, help="(%(default)s)")
+    parser.add_argument("--warmup-epochs", type=float, default=1, help="(%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures per step (%(default)s)")
+    parser.add_argument("--lr", type=float, default=1.2e-2, help="for 512 pictures per step (%(default)s)")
     parser.add_argument("--opt", default="adamw", help="optimiser, adamw or muon (%(default)s)")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read pictures (%(default)s)")
+    parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no", help="(%(default)s)")
     parser.add_argument(
         "--on-device",
         action="store_true",
-        help="pictures, some more augmentation, and SLIC superpixels on the accelerator",
+        help="augment on the accelerator, more strongly, and compute SLIC superpixels there",
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     args = parser.parse_args()
+
     taxonomy = Taxonomy.load(args.taxonomy)
     config = HCastConfig.from_variant(
         args.model,
@@ -193,6 +195,7 @@ def main() -> None:
     )
     if args.on_device:
         config = config.replace(superpixels="slic")
+
     settings = TrainConfig(
         epochs=args.epochs,
         eval_epochs=args.epochs,
@@ -233,10 +236,11 @@ def measure(
     test: HierarchicalDataset,
 ) -> None:
     """Train one arm to the end, unless that is done, and write its numbers to ``result.json``."""
-    file, facts = folder / "result.json", {"config": config.to_dict(), "settings": dataclasses.asdict(settings)}
+    file = folder / "result.json"
+    facts = {"config": config.to_dict(), "settings": dataclasses.asdict(settings)}
     if file.exists():
-        found = json.loads(file.read_text())
-        if {key: found[key] for key in facts} != json.loads(json.dumps(facts)):
+        finished = json.loads(file.read_text())
+        if {key: finished[key] for key in facts} != json.loads(json.dumps(facts)):
             raise SystemExit(f"{folder} holds a finished run with other settings: choose another --output")
         return
 
@@ -248,26 +252,21 @@ def measure(
 
     # Nothing is chosen on the validation pictures: these are the average weights after the last step.
     model = trainer.make_model()
-    model.load_state_dict(
-        {key: value.float() for key, value in load_weights(folder / "last.safetensors").state_dict.items()}
-    )
+    state = load_weights(folder / "last.safetensors").state_dict
+    model.load_state_dict({key: value.float() for key, value in state.items()})
+
     test.transform = eval_transform(config)
     results, right = score(model.eval().to(trainer.accelerator.device), test, taxonomy)
-    known = [int(n) for n in (train_set.labels != UNKNOWN).sum(0)]
-    write_whole(
-        file,
-        json.dumps(
-            {
-                **facts,
-                "parameters": flat_vit.parameters(model),
-                "training_labels": known,
-                "results": results,
-                "right": right,
-                "code": code_version(),
-                "torch": torch.__version__.split("+")[0],
-            }
-        ),
-    )
+    result = {
+        **facts,
+        "parameters": flat_vit.parameters(model),
+        "training_labels": (train_set.labels != UNKNOWN).sum(0).tolist(),
+        "results": results,
+        "right": right,
+        "code": code_version(),
+        "torch": torch.__version__.split("+")[0],
+    }
+    write_whole(file, json.dumps(result))
 
 
 def cut_evenly(labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -278,7 +277,7 @@ def cut_evenly(labels: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def score(model, test: HierarchicalDataset, taxonomy: Taxonomy) -> tuple[dict, dict[str, list[int]]]:
-    """Return decoding to metrics, and whether ``best_path`` is right: for each picture, the path and each level."""
+    """Return the metrics of each decoding, and for each picture whether path and levels of ``best_path`` are right."""
     logits, labels = collect_logits(model, test)
     results = {}
     for mode in DECODERS:
@@ -287,39 +286,46 @@ def score(model, test: HierarchicalDataset, taxonomy: Taxonomy) -> tuple[dict, d
         metrics.update(paths, labels)
         results[mode] = metrics.compute()
         if mode == "best_path":
-            good = ((paths == labels) | (labels == UNKNOWN)).int()
-            right = dict(zip(("path", *taxonomy.levels), [good.amin(1).tolist(), *good.T.tolist()]))
+            levels_right = ((paths == labels) | (labels == UNKNOWN)).int()
+            right = {"path": levels_right.amin(1).tolist()} | dict(zip(taxonomy.levels, levels_right.T.tolist()))
 
     return results, right
 
 
 def read_results(folder: Path, seeds: list[int]) -> dict[str, list[dict]]:
     """Return the results of the finished runs of each arm, in the order of the seeds."""
-    found = {}
+    results = {}
     for name in ARMS:
         files = [folder / name / f"seed-{seed}" / "result.json" for seed in seeds]
-        if results := [json.loads(file.read_text()) for file in files if file.exists()]:
-            found[name] = results
-    return found
+        if runs := [json.loads(file.read_text()) for file in files if file.exists()]:
+            results[name] = runs
+    return results
 
 
 def difference(arm: list[dict], base: list[dict], key: str) -> tuple[float, float]:
-    """Return how much more often an arm is right, in percent, and its standard error over pictures.
+    """Return by how many points an arm is right more often than the base, and the standard error over pictures.
 
-    Both are of the same pictures, one by one; seeds are averaged first. ``key`` is ``path`` or a level.
+    Pictures are compared one by one, after averaging over seeds. ``key`` is ``path`` or a level.
     """
-    arm_right, base_right = (np.mean([run["right"][key] for run in runs], 0) for runs in (arm, base))
+    arm_right = np.mean([run["right"][key] for run in arm], 0)
+    base_right = np.mean([run["right"][key] for run in base], 0)
     change = 100 * (arm_right - base_right)
     return float(change.mean()), float(change.std(ddof=1) / len(change) ** 0.5)
 
 
 def write_report(args: argparse.Namespace, taxonomy: Taxonomy, pictures: int) -> None:
     """Write docs/ablation.md from the runs that are finished."""
-    found = read_results(args.output, args.seeds)
-    numbers, verdict = make_tables(found, taxonomy) if found else ("", [])
-    if missing := [f"`{name}`" for name in ARMS if name not in found]:
+    results = read_results(args.output, args.seeds)
+    settings, numbers, verdict = "No arm is trained yet.", "", []
+    if results:
+        first_run = next(iter(results.values()))[0]
+        settings = describe(first_run, taxonomy, pictures)
+        numbers, verdict = make_tables(results, taxonomy)
+
+    if missing := [f"`{name}`" for name in ARMS if name not in results]:
         verdict.append(f"Not trained to the end yet: {', '.join(missing)}.")
-    settings = describe(next(iter(found.values()))[0], taxonomy, pictures) if found else "No arm is trained yet."
+
+    one_seed = "; there is one seed here" if len(args.seeds) == 1 else ""
     report.write(
         args.docs,
         "ablation.md",
@@ -329,59 +335,51 @@ def write_report(args: argparse.Namespace, taxonomy: Taxonomy, pictures: int) ->
             numbers=numbers,
             verdict="\n".join(verdict),
             arms="\n".join(f"- `{name}`: {arm.text}." for name, arm in ARMS.items()),
-            caveat=CAVEAT.format(
-                epochs=epochs(args.epochs), one="; there is one seed here" if len(args.seeds) == 1 else ""
-            ),
+            caveat=CAVEAT.format(epochs=epochs(args.epochs), one=one_seed),
         ),
     )
 
 
-def make_tables(found: dict[str, list[dict]], taxonomy: Taxonomy) -> tuple[str, list[str]]:
-    """Return the tables of the finished runs, and what they tell."""
-    level_metrics = [f"accuracy/{level}" for level in taxonomy.levels]
-    accuracy, decodings, changes, told, clear = [], [], [], [], 0
-    for name, runs in found.items():
-        accuracy.append(
-            [
-                name,
-                len(runs),
-                f"{runs[0]['parameters'] / 1e6:.1f}",
-                *(mean(runs, "best_path", metric) for metric in ("fpa", *level_metrics)),
-            ]
-        )
+def make_tables(results: dict[str, list[dict]], taxonomy: Taxonomy) -> tuple[str, list[str]]:
+    """Return the tables of the finished runs, and what they show."""
+    accuracy, decodings, changes, findings, clear = [], [], [], [], 0
+    for name, runs in results.items():
+        cells = [mean(runs, "best_path", "fpa")]
+        cells += [mean(runs, "best_path", f"accuracy/{level}") for level in taxonomy.levels]
+        accuracy.append([name, len(runs), f"{runs[0]['parameters'] / 1e6:.1f}", *cells])
         decodings.append([name, *(f"{mean(runs, mode, 'fpa')} ({mean(runs, mode, 'tice')})" for mode in DECODERS)])
-        if name == BASE or len(found.get(BASE, ())) != len(runs):
+
+        if name == BASE or len(results.get(BASE, ())) != len(runs):
             continue
-        pairs = {
-            title: difference(runs, found[BASE], key)
-            for title, key in zip(("FPA", *taxonomy.levels), ("path", *taxonomy.levels))
-        }
-        changes.append([name, *(f"{value:+.2f} ± {error:.2f}" for value, error in pairs.values())])
+
+        differences = {"FPA": difference(runs, results[BASE], "path")}
+        for level in taxonomy.levels:
+            differences[level] = difference(runs, results[BASE], level)
+        changes.append([name, *(f"{value:+.2f} ± {error:.2f}" for value, error in differences.values())])
 
         for word, sign in (("better", 1), ("worse", -1)):
-            if titles := [title for title, (value, error) in pairs.items() if sign * value > 2 * error]:
-                told.append(f"- `{name}` is {word} in {', '.join(titles)}.")
+            if titles := [title for title, (value, error) in differences.items() if sign * value > 2 * error]:
+                findings.append(f"- `{name}` is {word} in {', '.join(titles)}.")
                 clear += len(titles)
 
-    verdict = (
-        [
+    verdict = []
+    if changes:
+        verdict.append(
             f"Of {len(changes) * (1 + len(taxonomy.levels))} differences from the base, {clear} are larger than two "
-            f"standard errors (about one in twenty would be by chance){':' if told else '.'}",
-            "",
-            *told,
-        ]
-        if changes
-        else []
-    )
-    return NUMBERS.format(
+            f"standard errors (by chance alone, about one in twenty would be){':' if findings else '.'}"
+        )
+        verdict += ["", *findings]
+
+    numbers = NUMBERS.format(
         accuracy=report.table(["arm", "seeds", "M parameters", "FPA", *taxonomy.levels], accuracy),
         changes=report.table(["arm", "FPA", *taxonomy.levels], changes),
         decodings=report.table(["arm", *DECODERS], decodings),
-    ), verdict
+    )
+    return numbers, verdict
 
 
 def mean(runs: list[dict], mode: str, metric: str) -> str:
-    """Return the mean of a metric over runs, with the deviation if there are several."""
+    """Return the mean of a metric over runs, with the standard deviation if there are several."""
     values = [run["results"][mode][metric] for run in runs]
     spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{spread}"
@@ -392,7 +390,7 @@ def describe(run: dict, taxonomy: Taxonomy, pictures: int) -> str:
     c, s = run["config"], run["settings"]
     tokens = ", ".join(map(str, c["num_clusters"][:-1]))
     return textwrap.fill(
-        f"Every arm is {c['embed_dim']} wide and sees {c['image_size']}x{c['image_size']} pixels as "
+        f"Every arm is {c['embed_dim']} channels wide and sees {c['image_size']}x{c['image_size']} pixels as "
         f"{c['num_superpixels']} tokens ({c['superpixels']}), which H-CAST pools to {tokens}. It is trained from "
         f"scratch for {epochs(s['epochs'])} of {run['training_labels'][0]:,} pictures, {s['batch_size']} per step, "
         f"with {s['opt']}, the same schedule and the same seeds, and measured on the {pictures} test pictures of "

@@ -1,7 +1,7 @@
-"""What ``speed.py --device`` measures: pictures a second, latency, and the shares of sampling and superpixels.
+"""What ``speed.py --device`` measures: pictures per second, latency, and the shares of sampling and superpixels.
 
-First what runs is checked: the kernel that samples against plain torch, and every way to run a network against eager
-float32. A way that is wrong or cannot be had is told, and not timed.
+Results are checked before anything is timed: the sampling kernel against plain torch, and every way to run a network
+against eager float32. A way that is wrong, or not available on this device, is reported and not timed.
 """
 
 import csv
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from cost import blurred_noise
 from torch import Tensor, nn
 
 from hcast_zoo.inference.engines import TOLERANCE
@@ -41,12 +42,15 @@ COLUMNS = (
     "of_rival",
     "share",
 )
-TARGETS = """Targets on a GPU: sampling at most 5 % of the forward pass; latency at batch 1 at most 1.3 times
-deit_small's; pictures a second at the large batch at least 1.2 times; SLIC at most 10 %."""
+TARGETS = """Targets on a GPU: sampling at most 5 % of the forward pass, SLIC at most 10 %; latency at batch 1 at most
+1.3 times deit_small's; at the large batch, at least 1.2 times as many pictures per second as deit_small."""
 
 
 class Network(nn.Module):
-    """A network under bfloat16 autocast, from images (B, 3, H, W) and, of ours, segments to the finest logits."""
+    """A network, under bfloat16 autocast if asked, that returns the finest logits.
+
+    Inputs are images (B, 3, H, W) and, for our network, segments (B, H, W).
+    """
 
     def __init__(self, model: nn.Module, precision: str):
         super().__init__()
@@ -54,14 +58,14 @@ class Network(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         low = self.precision == "bf16"
-        # Nothing is kept between calls: a graph could not see that it changed.
+        # CUDA graphs need autocast without its cache of converted weights.
         with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=low, cache_enabled=False):
             output = self.model(*inputs)
         return (output.level_logits[-1] if isinstance(self.model, HCast) else output).float()
 
 
 def networks(variant: str, device: torch.device) -> dict[str, nn.Module]:
-    """Return our network with superpixels given, and with those of SLIC, and the one to compare with."""
+    """Return our network, which takes superpixels as input, the same with SLIC inside, and the one to compare with."""
     torch.manual_seed(0)
     config = HCastConfig.from_variant(variant, level_classes=LEVELS)
     ours = HCast(config).eval()
@@ -72,17 +76,15 @@ def networks(variant: str, device: torch.device) -> dict[str, nn.Module]:
 
 
 def make_inputs(model: nn.Module, batch: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Return images of blurred noise and, where the network does not make them, superpixels."""
-    noise = torch.rand(batch, 3, 14, 14, generator=torch.Generator().manual_seed(0))
-    images = (torch.nn.functional.interpolate(noise, size=(224, 224), mode="bicubic") - 0.5) / 0.25
-    images = images.to(device)
+    """Return images of blurred noise and, unless the network computes them, superpixels."""
+    images = blurred_noise(batch, 224).to(device)
     if not isinstance(model, HCast) or model.config.superpixels == "slic":
         return (images,)
     return images, segment_images(images, model.config.replace(superpixels="slic")).contiguous()
 
 
 def in_mode(network: nn.Module, inputs: tuple[Tensor, ...], mode: str) -> Callable[[], Tensor]:
-    """Return a call of the network on the inputs, run as the mode says."""
+    """Return a function that runs the network on the inputs in a mode of ``MODES``."""
     if mode == "eager":
         return lambda: network(*inputs)
     if mode == "compiled":
@@ -100,25 +102,26 @@ def in_mode(network: nn.Module, inputs: tuple[Tensor, ...], mode: str) -> Callab
 
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        answer = network(*inputs)
+        logits = network(*inputs)
 
     def replay() -> Tensor:
         graph.replay()
-        return answer
+        return logits
 
     return replay
 
 
 def wait(device: torch.device) -> None:
-    """Wait for what the device has been given to do."""
+    """Wait until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def times(function: Callable, device: torch.device, runs: int) -> list[float]:
-    """Return the seconds of each of a number of calls, the device waited for."""
+    """Return the seconds of each of a number of calls, to the moment when the device has finished."""
     for _ in range(2):
         function()
+
     seconds = []
     for _ in range(runs):
         wait(device)
@@ -126,11 +129,16 @@ def times(function: Callable, device: torch.device, runs: int) -> list[float]:
         function()
         wait(device)
         seconds.append(time.perf_counter() - start)
+
     return seconds
 
 
 def check_sampling(device: torch.device) -> Iterator[str]:
-    """Tell whether centres are the authors' on the fixtures, and the kernel's those of plain torch."""
+    """Yield lines that say whether the centres are those of the authors' code, and the kernel's those of plain torch.
+
+    Raises:
+        SystemExit: if any centre differs.
+    """
     wrong = count = 0
     for name in ("tiny_2level", "tiny_3level"):
         with np.load(FIXTURES / f"{name}_tensors.npz") as tensors:
@@ -138,16 +146,19 @@ def check_sampling(device: torch.device) -> Iterator[str]:
                 points = torch.from_numpy(tensors[f"stage{stage}_out"])[:, 1:].to(device)
                 valid = torch.from_numpy(~tensors[f"stage{stage}_pad_mask"]).to(device)
                 expected = torch.from_numpy(tensors[f"pool{stage}_inds"])
-                found = farthest_point_sampling(points, expected.shape[1], valid).cpu()
-                wrong, count = wrong + int((found != expected).any()), count + 1
+                centres = farthest_point_sampling(points, expected.shape[1], valid).cpu()
+                wrong += int((centres != expected).any())
+                count += 1
+
     yield f"sampling on {device.type}: {count - wrong} of {count} fixtures give the authors' centres"
     if wrong:
         raise SystemExit("the centres differ: nothing is timed")
 
     kernel = load_kernel() if device.type == "cuda" else None
     if kernel is None:
-        yield "the kernel of sampling is not used here: it needs a GPU and Triton"
+        yield "the sampling kernel is not used here: it needs a GPU and Triton"
         return
+
     points = torch.randn(256, 196, 384, device=device, dtype=torch.float64)
     distances, norms = torch.cdist(points, points).square(), points.square().sum(-1)
     arguments = distances, norms, 1e-10 * norms.amax(1, keepdim=True), 64
@@ -168,28 +179,29 @@ def measure(args, device: torch.device, tell: Callable[[str], None]) -> list[dic
     for batch in dict.fromkeys((1, args.batch_size)):
         runs = args.runs * (10 if batch == 1 else 1)
         for mode in args.modes:
-            found: dict[str, list[float]] = {}
+            seconds: dict[str, list[float]] = {}
             for name, model in models.items():
                 inputs = make_inputs(model, batch, device)
                 try:
                     call = in_mode(Network(model, args.precision), inputs, mode)
                     change = (call().softmax(-1) - Network(model, "fp32")(*inputs).softmax(-1)).abs().max().item()
-                except Exception as error:  # of compilers there are many
+                except Exception as error:  # compilers raise many types
                     tell(f"{name}, {mode}, batch {batch}: not timed: {str(error).splitlines()[0][:200]}")
                     continue
                 if not change <= TOLERANCE[args.precision]:
                     tell(f"{name}, {mode}, batch {batch}: not timed: probabilities are off by {change:.2g}")
                     continue
-                found[name] = times(call, device, runs)
+                seconds[name] = times(call, device, runs)
 
-            for name, seconds in found.items():
-                rows.append(make_row(name, mode, args.precision, batch, seconds, found.get(RIVAL)))
-                tell(" | ".join(f"{value}" for value in rows[-1].values()))
+            for name, ours in seconds.items():
+                rows.append(make_row(name, mode, args.precision, batch, ours, seconds.get(RIVAL)))
+                tell(" | ".join(map(str, rows[-1].values())))
+
     return rows
 
 
 def make_row(name: str, mode: str, precision: str, batch: int, seconds: list[float], rival: list[float] | None) -> dict:
-    """Return what there is to say of some times, in the rival's where there are some."""
+    """Return a row of the table for the times of a network; ``of_rival`` is empty if the rival was not timed."""
     median = statistics.median(seconds)
     ratio = "" if rival is None else f"{median / statistics.median(rival):.3f}"
     numbers = (f"{batch / median:.1f}", f"{1000 * median:.3f}", f"{1000 * np.percentile(seconds, 99):.3f}")
@@ -198,7 +210,7 @@ def make_row(name: str, mode: str, precision: str, batch: int, seconds: list[flo
 
 
 def shares(args, device: torch.device) -> Iterator[tuple[str, int, str]]:
-    """Yield what, at which batch, and its part of the eager forward pass with superpixels given."""
+    """Yield an operation, the batch size, and its time as a share of the eager forward pass on given superpixels."""
     model = networks(args.variant, device)[args.variant]
     c = model.config
     for batch in dict.fromkeys((1, args.batch_size)):
@@ -213,17 +225,17 @@ def shares(args, device: torch.device) -> Iterator[tuple[str, int, str]]:
 
         slic_config = c.replace(superpixels="slic")
         whole = statistics.median(times(lambda: network(*inputs), device, args.runs))  # noqa: B023
-        for what, function in (
+        for operation, function in (
             ("farthest point sampling", sampling),
             ("SLIC", lambda: segment_images(inputs[0], slic_config)),  # noqa: B023
         ):
             part = statistics.median(times(function, device, args.runs))
-            yield what, batch, f"{100 * part / whole:.1f} %"
+            yield operation, batch, f"{100 * part / whole:.1f} %"
 
 
 @torch.inference_mode()
 def measure_device(args, processor: str, tell: Callable[[str], None] = print) -> Path:
-    """Check, time, print, and write a table; return its file."""
+    """Check and time everything, report each line with ``tell``, and write the table; return its file."""
     device = torch.device(args.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else processor
     started = time.perf_counter()
@@ -232,9 +244,9 @@ def measure_device(args, processor: str, tell: Callable[[str], None] = print) ->
         tell(line)
 
     rows = measure(args, device, tell)
-    for what, batch, share in shares(args, device):
-        tell(f"{what}, batch {batch}: {share} of the eager forward pass")
-        rows.append(dict(model=args.variant, mode=what, precision=args.precision, batch=batch, share=share))
+    for operation, batch, share in shares(args, device):
+        tell(f"{operation}, batch {batch}: {share} of the eager forward pass")
+        rows.append(dict(model=args.variant, mode=operation, precision=args.precision, batch=batch, share=share))
     tell(TARGETS)
 
     args.results.mkdir(parents=True, exist_ok=True)

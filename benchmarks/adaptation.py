@@ -3,8 +3,8 @@
     pip install '.[benchmarks]'
     python benchmarks/adaptation.py --data emoji_art.parquet
 
-Writes docs/adaptation.md and its picture. Pictures need an alpha channel, which is the mask of the object. About a
-second a picture for each of the rows on two cores; ``--limit`` takes fewer pictures.
+Writes docs/adaptation.md and its picture. Pictures need an alpha channel, which is the mask of the object. On two
+cores, each row takes about a second per picture; ``--limit`` takes fewer pictures.
 """
 
 import dataclasses
@@ -21,13 +21,14 @@ from torchvision import transforms as tv
 from tqdm import tqdm
 
 from hcast_zoo import Taxonomy
-from hcast_zoo.adaptation.adapt import adapt, node_log_probability
+from hcast_zoo.adaptation.adapt import Adaptation, adapt, node_log_probability
 from hcast_zoo.adaptation.config import AdaptConfig
 from hcast_zoo.adaptation.report import adapt_picture, draw_sheet
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.evaluation.evaluate import collect_logits
 from hcast_zoo.inference.predictor import Predictor
 from hcast_zoo.network.config import HCastConfig
+from hcast_zoo.network.model import HCastOutput
 from hcast_zoo.segments.metrics import best_union_iou, rand_distance
 from hcast_zoo.taxonomy.calibration import Calibration, fit_calibration
 from hcast_zoo.taxonomy.decode import decode
@@ -75,11 +76,12 @@ with adaptation.applied(model) as adapted:   # the adapted model, for this pictu
 
 `hcast-zoo adapt {example} --model {model} --target {target} --output DIR`
 
-The default is `hcast_small.emoji_art`. With `hcast_lite.in1k`, `adapt` stops with an error: its labels do not depend on
-what may change, because its class token starts from the superpixels' evidence, and a descriptor groups its segments.
-
 A segment has one hue in all stages, before and after; one that was not there before is grey. Orange is what belongs to
 another segment than before, where segments are paired by the pixels that they share. `--dark` draws on dark paper.
+
+The default is `hcast_small.emoji_art`. With `hcast_lite.in1k`, `adapt` stops with an error, because nothing that may
+change affects its labels: its class token starts from the superpixels' evidence, and its segments are grouped by a
+descriptor.
 
 One picture shows what adaptation can do, not what it does on average; the average is measured below.
 
@@ -98,14 +100,13 @@ reverse. *p* is from the exact sign test of FPA before and after.
 
 ### Adapting to a given label
 
-{table_target}
-*Probability* of the target, before and after (means, in percent), and the share of pictures where it *rises*: the best
-step is kept, so it can never fall. *Path*: pictures whose whole path is right after, in percent; it was {fpa} before.
-*IoU*: of the object's mask and the best union of the segments of stages {stages}, mean change in points, with the 95 %
-interval of the mean; before it was {iou_before}. *Better* and *worse*: pictures where the mean over these stages rose
-or fell by more than a point. *Moved*: pixel pairs that were in one segment before and are in two after, or the reverse,
-in percent, by stage. The wrong label is drawn at random for each picture, as a control: whatever it does to the
-segments, any label does.
+{table_target} *Probability* of the target, before and after (means, in percent), and the share of pictures where it
+*rises*: the best step is kept, so it can never fall. *Path*: pictures whose whole path is right afterwards, in percent;
+before, it was {fpa}. *IoU*: of the object's mask and the best union of the segments of stages {stages}, mean change in
+points, with the 95 % interval of the mean; before, it was {iou_before}. *Better* and *worse*: pictures where the mean
+over these stages rose or fell by more than a point. *Moved*: pixel pairs that were in one segment before and are in two
+afterwards, or the reverse, in percent, by stage. The wrong label is drawn at random for each picture, as a control:
+whatever it does to the segments, any label does.
 
 {verdict_target}
 """
@@ -113,17 +114,17 @@ segments, any label does.
 
 @dataclasses.dataclass
 class Case:
-    """One row of a table: a kind of feedback, with what is free."""
+    """One row of a table: a kind of feedback, and what may change."""
 
     name: str
     free: str
     feedback: str = "target"
-    level: int | None = None  # of the true label; None with feedback "target" is a wrong one
+    level: int | None = None  # of the true label; with feedback "target", None stands for a wrong label
 
 
 @dataclasses.dataclass
 class Result:
-    """What one case did to one picture. IoU and change: one number a stage, in percent."""
+    """What one case did to one picture, before and after. IoU and change have one number per stage, in percent."""
 
     right: tuple[bool, bool]
     probability: tuple[float, float] | None
@@ -134,14 +135,21 @@ class Result:
 def main() -> None:
     defaults = AdaptConfig()
     parser = report.make_parser(__doc__.splitlines()[0])
-    parser.add_argument("--val-split", default="val", help="to calibrate on, if the weights are not (%(default)s)")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--step-size", type=float, default=defaults.step_size)
-    parser.add_argument("--radius", type=float, default=defaults.radius)
+    parser.add_argument(
+        "--val-split", default="val", help="part to calibrate on, if the weights are not calibrated (%(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="of gradient descent (%(default)s)")
+    parser.add_argument(
+        "--step-size", type=float, default=defaults.step_size, help="times the norm of what changes (%(default)s)"
+    )
+    parser.add_argument(
+        "--radius", type=float, default=defaults.radius, help="limit of all steps, times that norm (%(default)s)"
+    )
     parser.add_argument("--example", default=EXAMPLE, help="picture to show (%(default)s)")
-    parser.add_argument("--example-target", default="helicopter", help="and what it should be seen as (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the wrong labels")
+    parser.add_argument("--example-target", default="helicopter", help="node to adapt it to (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the wrong labels (%(default)s)")
     args = parser.parse_args()
+
     weights = load_weights(args.model)
     model = build_model(weights)
     dataset = report.load_data(args, weights)
@@ -150,60 +158,63 @@ def main() -> None:
     cases = make_cases(weights.taxonomy)
     rng = np.random.default_rng(args.seed)
     results: dict[str, list[Result]] = {case.name: [] for case in cases}
+
     for index in tqdm(range(len(dataset)), "adapt", smoothing=0.05):
         image, labels = dataset[index]
         segments = model.prepare_segments(image[None], None, weights.config.num_superpixels)
         mask = object_mask(dataset, index, weights.config)
         wrong = wrong_leaf(labels.tolist(), weights.taxonomy, rng)
         for case in cases:
-            config = AdaptConfig(free=(case.free,), steps=args.steps, step_size=args.step_size, radius=args.radius)
-            target = (
-                None
-                if case.feedback != "target"
-                else wrong
-                if case.level is None
-                else (case.level, labels[case.level].item())
-            )
-
-            a = adapt(
+            adaptation = adapt(
                 model,
                 image[None],
                 weights.taxonomy,
-                target,
+                choose_target(case, labels, wrong),
                 feedback=case.feedback,
-                config=config,
+                config=AdaptConfig(free=(case.free,), steps=args.steps, step_size=args.step_size, radius=args.radius),
                 segments=segments,
                 calibration=calibration,
             )
-            results[case.name].append(measure(a, labels, mask, weights.taxonomy, calibration))
+            results[case.name].append(measure(adaptation, labels, mask, weights.taxonomy, calibration))
 
     write_report(args, weights, calibration, cases, results)
 
 
 def make_cases(taxonomy: Taxonomy) -> list[Case]:
+    """Return the rows of both tables; a name has the target and what may change."""
     finest = len(taxonomy.levels) - 1
+    leaf = taxonomy.levels[finest]
     cases = [Case("predicted path", free, "path") for free in ("tokens", "pooling", "norms")]
     cases += [Case("entropy", "tokens", "entropy"), Case("agreement", "tokens", "agreement")]
-    cases += [Case(f"true {level}", "tokens", level=i) for i, level in reversed(list(enumerate(taxonomy.levels)))]
-    cases += [Case(f"true {taxonomy.levels[finest]}", free, level=finest) for free in ("pooling", "norms")]
-    cases += [Case(f"wrong {taxonomy.levels[finest]}", free) for free in ("tokens", "norms")]
+    for index in reversed(range(len(taxonomy.levels))):
+        cases.append(Case(f"true {taxonomy.levels[index]}", "tokens", level=index))
+    cases += [Case(f"true {leaf}", free, level=finest) for free in ("pooling", "norms")]
+    cases += [Case(f"wrong {leaf}", free) for free in ("tokens", "norms")]
+
     for case in cases:
         case.name = f"{case.name} | `{case.free}`"
     return cases
 
 
+def choose_target(case: Case, labels: Tensor, wrong: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the node, as level and index, that a case adapts to; None if it adapts to the model's own answer."""
+    if case.feedback != "target":
+        return None
+    if case.level is None:
+        return wrong
+    return case.level, labels[case.level].item()
+
+
 def calibrate(args, weights: Weights, model) -> Calibration:
     """Fit on held-out pictures, as `hcast-zoo calibrate` does."""
-    held_out = HierarchicalDataset.load(
-        args.data, weights.taxonomy, args.val_split, transform=report.eval_transform(weights.config)
-    )
-    return fit_calibration(
-        *collect_logits(model, held_out), weights.taxonomy, f"{weights.taxonomy.name}, split {args.val_split}"
-    )
+    transform = report.eval_transform(weights.config)
+    held_out = HierarchicalDataset.load(args.data, weights.taxonomy, args.val_split, transform=transform)
+    logits, labels = collect_logits(model, held_out)
+    return fit_calibration(logits, labels, weights.taxonomy, f"{weights.taxonomy.name}, split {args.val_split}")
 
 
 def object_mask(dataset: HierarchicalDataset, index: int, config: HCastConfig) -> Tensor | None:
-    """Return (H, W) bool: the picture's alpha through the model's own resizing; None if it tells nothing."""
+    """Return (H, W) bool, the picture's alpha channel resized as for the model; None if it shows no outline."""
     picture = dataset.open(index)
     if picture.mode != "RGBA":
         return None
@@ -213,35 +224,50 @@ def object_mask(dataset: HierarchicalDataset, index: int, config: HCastConfig) -
 
 
 def wrong_leaf(labels: list[int], taxonomy: Taxonomy, rng: np.random.Generator) -> tuple[int, int]:
+    """Return the level and the index of a random leaf that is not the true one."""
     finest = len(labels) - 1
     others = [i for i in range(taxonomy.level_classes[finest]) if i != labels[finest]]
     return finest, int(rng.choice(others))
 
 
-def measure(a, labels: Tensor, mask: Tensor | None, taxonomy: Taxonomy, calibration: Calibration) -> Result:
-    outputs = (a.before, a.after)
-    right = tuple(
-        bool((decode(calibration.logits(o.level_logits), taxonomy).paths[0] == labels).all()) for o in outputs
-    )
-    probability = (
-        None
-        if a.node is None
-        else tuple(node_log_probability(o.level_logits, taxonomy, a.node, calibration).exp().item() for o in outputs)
-    )
-    maps = [[o.segment_map(stage)[0] for stage in range(2, len(o.assignments) + 2)] for o in outputs]
-    iou = None if mask is None else tuple([best_union_iou(m, mask) for m in m_all] for m_all in maps)
+def stage_maps(output: HCastOutput) -> list[Tensor]:
+    """Return the (H, W) segments of the stages after the superpixels."""
+    return [output.segment_map(stage)[0] for stage in range(2, len(output.assignments) + 2)]
 
-    return Result(right=right, probability=probability, iou=iou, change=[rand_distance(m, n) for m, n in zip(*maps)])
+
+def measure(
+    adaptation: Adaptation, labels: Tensor, mask: Tensor | None, taxonomy: Taxonomy, calibration: Calibration
+) -> Result:
+    """Compare labels and segments before and after adaptation."""
+    right, probabilities, ious = [], [], []
+    before, after = stage_maps(adaptation.before), stage_maps(adaptation.after)
+    for output, maps in ((adaptation.before, before), (adaptation.after, after)):
+        path = decode(calibration.logits(output.level_logits), taxonomy).paths[0]
+        right.append(bool((path == labels).all()))
+        if adaptation.node is not None:
+            log_probability = node_log_probability(output.level_logits, taxonomy, adaptation.node, calibration)
+            probabilities.append(log_probability.exp().item())
+        if mask is not None:
+            ious.append([best_union_iou(segments, mask) for segments in maps])
+
+    return Result(
+        right=tuple(right),
+        probability=tuple(probabilities) or None,
+        iou=tuple(ious) or None,
+        change=[rand_distance(old, new) for old, new in zip(before, after)],
+    )
 
 
 def write_report(args, weights, calibration: Calibration, cases: list[Case], results: dict[str, list[Result]]) -> None:
+    """Write docs/adaptation.md and its picture."""
     first = results[cases[0].name]
     fpa = 100 * statistics.mean(r.right[0] for r in first)
     rows_self = [self_row(c.name, results[c.name]) for c in cases if c.feedback != "target"]
     rows_target = [target_row(c.name, results[c.name]) for c in cases if c.feedback == "target"]
     masked = [r.iou[0] for r in first if r.iou is not None]
     if len(masked) < 2:
-        raise SystemExit("expected at least two pictures whose alpha channel tells the object from the background")
+        raise SystemExit("expected at least two pictures whose alpha channel separates object and background")
+
     picture = Path("images/adaptation.png")
     draw_example(args, args.docs / picture)
     report.write(
@@ -272,6 +298,7 @@ def write_report(args, weights, calibration: Calibration, cases: list[Case], res
 
 
 def self_row(name: str, results: list[Result]) -> list[str]:
+    """Return a row of the table of adapting to what the model itself says."""
     before, after, mended, broken = flips(results)
     return [
         *name.split(" | "),
@@ -284,8 +311,12 @@ def self_row(name: str, results: list[Result]) -> list[str]:
 
 
 def flips(results: list[Result]) -> tuple[float, float, int, int]:
-    before, after = (100 * statistics.mean(r.right[i] for r in results) for i in (0, 1))
-    return before, after, sum(r.right == (False, True) for r in results), sum(r.right == (True, False) for r in results)
+    """Return FPA before and after, in percent, and the numbers of paths that were mended and broken."""
+    before = 100 * statistics.mean(r.right[0] for r in results)
+    after = 100 * statistics.mean(r.right[1] for r in results)
+    mended = sum(r.right == (False, True) for r in results)
+    broken = sum(r.right == (True, False) for r in results)
+    return before, after, mended, broken
 
 
 def sign_test(mended: int, broken: int) -> float:
@@ -295,13 +326,11 @@ def sign_test(mended: int, broken: int) -> float:
 
 
 def target_row(name: str, results: list[Result]) -> list[str]:
+    """Return a row of the table of adapting to a given label."""
     before, after = (100 * statistics.mean(r.probability[i] for r in results) for i in (0, 1))
     rises = 100 * statistics.mean(r.probability[1] > r.probability[0] for r in results)
-    masked = [r for r in results if r.iou is not None]
-    stages = [interval([b - a for a, b in pairs]) for pairs in zip(*([*zip(*r.iou)] for r in masked))]
-    gains = [statistics.mean(r.iou[1]) - statistics.mean(r.iou[0]) for r in masked]
-    better, worse = (100 * statistics.mean(sign * g > 1 for g in gains) for sign in (1, -1))
-    moved = " / ".join(f"{statistics.mean(c):.1f}" for c in zip(*(r.change for r in results)))
+    gains = np.array([np.subtract(r.iou[1], r.iou[0]) for r in results if r.iou is not None])  # [pictures, stages]
+    means = gains.mean(1)
 
     return [
         *name.split(" | "),
@@ -309,10 +338,10 @@ def target_row(name: str, results: list[Result]) -> list[str]:
         f"{after:.2f}",
         f"{rises:.1f}",
         f"{100 * statistics.mean(r.right[1] for r in results):.2f}",
-        ", ".join(f"{mean:+.2f} ± {half:.2f}" for mean, half in stages),
-        f"{better:.1f}",
-        f"{worse:.1f}",
-        moved,
+        ", ".join(interval_text(stage) for stage in gains.T.tolist()),
+        f"{100 * (means > 1).mean():.1f}",
+        f"{100 * (means < -1).mean():.1f}",
+        " / ".join(f"{share:.1f}" for share in np.mean([r.change for r in results], 0)),
     ]
 
 
@@ -321,49 +350,63 @@ def interval(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), 1.96 * statistics.stdev(values) / len(values) ** 0.5
 
 
+def interval_text(values: list[float]) -> str:
+    """Return the mean and its 95 % interval as text."""
+    mean, half = interval(values)
+    return f"{mean:+.2f} ± {half:.2f}"
+
+
+def sign_beyond_chance(values: list[float]) -> int:
+    """Return 1 or -1 if the 95 % interval of the mean lies above or below 0; 0 if it holds 0."""
+    mean, half = interval(values)
+    return 0 if abs(mean) <= half else 1 if mean > 0 else -1
+
+
 def verdict_self(results: list[Result]) -> str:
+    """Say in words what adapting to the predicted path does to FPA."""
     before, after, mended, broken = flips(results)
     p = sign_test(mended, broken)
-    effect = "does not change FPA beyond chance" if p >= 0.05 else ("raises FPA" if after > before else "lowers FPA")
+    effect = "raises FPA" if after > before else "lowers FPA"
+    if p >= 0.05:
+        effect = "does not change FPA beyond chance"
     return (
         f"Adapting to the predicted path {effect} here ({before:.2f} to {after:.2f}; {mended} mended, {broken} "
         f"broken, p = {p:.2f})."
     )
 
 
+def mean_gains(results: list[Result]) -> list[float]:
+    """Return the change of each picture's IoU, its mean over the stages; pictures without a mask are left out."""
+    return [statistics.mean(r.iou[1]) - statistics.mean(r.iou[0]) for r in results if r.iou is not None]
+
+
 def verdict_target(cases: list[Case], results: dict[str, list[Result]]) -> str:
+    """Say in words what adapting to the true label does to the segments, and whether a wrong label does the same."""
     true = next(c for c in cases if c.name.startswith("true") and c.free == "tokens")
     wrong = next(c for c in cases if c.name.startswith("wrong") and c.free == "tokens")
-    gains = {
-        c.name: [statistics.mean(r.iou[1]) - statistics.mean(r.iou[0]) for r in results[c.name] if r.iou is not None]
-        for c in (true, wrong)
-    }
-    mean, half = interval(gains[true.name])
-    mends = (
-        "mends the segmentation"
-        if mean > half
-        else "worsens the segmentation"
-        if mean < -half
-        else "neither mends nor worsens the segmentation beyond chance"
-    )
-    difference, width = interval([a - b for a, b in zip(gains[true.name], gains[wrong.name])])
-    control = (
-        "more than a wrong label does"
-        if difference > width
-        else "less than a wrong label does"
-        if difference < -width
-        else "not measurably differently from a wrong label"
-    )
+    gains = mean_gains(results[true.name])
+    differences = [gain - control for gain, control in zip(gains, mean_gains(results[wrong.name]))]
     rises = 100 * statistics.mean(r.probability[1] > r.probability[0] for r in results[true.name])
 
+    effect = {
+        1: "mends the segmentation",
+        -1: "worsens the segmentation",
+        0: "neither mends nor worsens the segmentation beyond chance",
+    }[sign_beyond_chance(gains)]
+    control = {
+        1: "more than a wrong label does",
+        -1: "less than a wrong label does",
+        0: "not measurably differently from a wrong label",
+    }[sign_beyond_chance(differences)]
     return (
         f"Adapting the tokens to the {true.name.split(' |')[0]} raises its probability in {rises:.1f} % of the "
-        f"pictures, and {mends} on average (mean IoU over the stages {mean:+.2f} ± {half:.2f} points), {control} "
-        f"(difference {difference:+.2f} ± {width:.2f})."
+        f"pictures, and {effect} on average (mean IoU over the stages {interval_text(gains)} points), {control} "
+        f"(difference {interval_text(differences)})."
     )
 
 
 def draw_example(args, path: Path) -> None:
+    """Draw one picture before and after adaptation."""
     adapted = adapt_picture(Predictor(args.model), args.example, args.example_target)
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(adapted).save(path, optimize=True)

@@ -8,11 +8,11 @@ Writes docs/clusters.md and docs/images/clusters.png.
 
 import random
 import statistics
-import time
 from pathlib import Path
 
 import report
 import torch
+from cost import seconds
 from tqdm import tqdm
 
 from hcast_zoo import HCast, HCastConfig
@@ -44,22 +44,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="rounds of timing (%(default)s)")
     parser.add_argument("--time-batch", type=int, default=16, help="pictures of the timed batch (%(default)s)")
     args = parser.parse_args()
+
     weights = load_weights(args.model)
     model, default = build_model(weights), weights.config.num_clusters
     dataset = report.load_data(args, weights)
     batches = report.load_batches(dataset, weights.config, args.batch_size)
     settings = list(dict.fromkeys(scaled(weights.config, scale) for scale in SCALES))
-    metrics = {s: measure(model, batches, weights.taxonomy, s) for s in tqdm(settings, "accuracy")}
     ratios = time_ratios(model, batches, settings, args.rounds, args.time_batch)
-    quartiles = {s: statistics.quantiles(r, n=4, method="inclusive") for s, r in ratios.items()}
 
     header = ["clusters", "FPA", "TICE", *weights.taxonomy.levels, "time", "quartiles"]
-    rows = []
-    for s in settings:
-        low, median, high = quartiles[s]
-        mark = "**" if s == default else ""
-        percents = [f"{value:.2f}" for key, value in metrics[s].items() if key != "wap"]
-        rows.append([mark + "/".join(map(str, s)) + mark, *percents, f"{median:.2f}", f"{low:.2f}-{high:.2f}"])
+    metrics, quartiles, rows = {}, {}, []
+    for clusters in tqdm(settings, "accuracy"):
+        metrics[clusters] = measure(model, batches, weights.taxonomy, clusters)
+        quartiles[clusters] = statistics.quantiles(ratios[clusters], n=4, method="inclusive")
+        low, median, high = quartiles[clusters]
+        mark = "**" if clusters == default else ""
+        percents = [f"{value:.2f}" for key, value in metrics[clusters].items() if key != "wap"]
+        name = mark + "/".join(map(str, clusters)) + mark
+        rows.append([name, *percents, f"{median:.2f}", f"{low:.2f}-{high:.2f}"])
 
     plot(args.docs / "images" / "clusters.png", settings, metrics, quartiles, default)
     report.write(
@@ -100,20 +102,18 @@ def time_ratios(
     model: HCast, batches: list[dict], settings: list[tuple[int, ...]], rounds: int, size: int
 ) -> dict[tuple[int, ...], list[float]]:
     """Return, for each setting and round, its time over that of the config's clusters."""
-    images = torch.cat([b["images"] for b in batches])[:size]
-    segments = torch.cat([b["segments"] for b in batches])[:size]
+    images = torch.cat([batch["images"] for batch in batches])[:size]
+    segments = torch.cat([batch["segments"] for batch in batches])[:size]
     default = model.config.num_clusters
-    ratios = {s: [] for s in settings}
+    ratios = {clusters: [] for clusters in settings}
     for number in tqdm(range(rounds + 1), "time"):
-        seconds = {}
-        for s in random.sample(settings, len(settings)):
-            start = time.perf_counter()
-            model(images, segments, num_clusters=s)
-            seconds[s] = time.perf_counter() - start
+        times = {}
+        for clusters in random.sample(settings, len(settings)):
+            times[clusters] = seconds(lambda: model(images, segments, num_clusters=clusters))  # noqa: B023
 
         if number:  # the first round warms up
-            for s in settings:
-                ratios[s].append(seconds[s] / seconds[default])
+            for clusters in settings:
+                ratios[clusters].append(times[clusters] / times[default])
 
     return ratios
 
@@ -124,7 +124,7 @@ def standard_error(percent: float, pictures: int) -> float:
 
 
 def plot(path: Path, settings, metrics, quartiles, default) -> None:
-    """Draw FPA and time over the number of segments that stage 2 sees."""
+    """Plot FPA and time against the number of segments that stage 2 sees."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -132,11 +132,13 @@ def plot(path: Path, settings, metrics, quartiles, default) -> None:
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    x = [s[0] for s in settings]
-    left.plot(x, [metrics[s]["fpa"] for s in settings], "o-")
+    x = [clusters[0] for clusters in settings]
+    accuracy = [metrics[clusters]["fpa"] for clusters in settings]
+    left.plot(x, accuracy, "o-")
     left.set_ylabel("full-path accuracy, %")
-    left.set_ylim(0, 1.15 * max(metrics[s]["fpa"] for s in settings) or 1)
-    low, median, high = zip(*(quartiles[s] for s in settings))
+    left.set_ylim(0, 1.15 * max(accuracy) or 1)
+
+    low, median, high = zip(*(quartiles[clusters] for clusters in settings))
     right.plot(x, median, "o-")
     right.fill_between(x, low, high, alpha=0.25)
     right.set_ylabel("time, training's clusters = 1")

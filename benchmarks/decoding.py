@@ -100,13 +100,17 @@ FPA in percent by `best_path`, if the true node of a level is known in advance.
 
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
-    parser.add_argument("--val-split", default="val", help="to calibrate on, if the weights are not (%(default)s)")
+    parser.add_argument(
+        "--val-split", default="val", help="part to calibrate on, if the weights are not calibrated (%(default)s)"
+    )
     args = parser.parse_args()
+
     weights = load_weights(args.model)
     model, taxonomy = build_model(weights), weights.taxonomy
     dataset = report.load_data(args, weights)
     held_out = HierarchicalDataset.load(args.data, taxonomy, args.val_split, transform=dataset.transform)
-    val, test = (collect_logits(model, d, args.batch_size) for d in (held_out, dataset))
+    val = collect_logits(model, held_out, args.batch_size)
+    test = collect_logits(model, dataset, args.batch_size)
     calibration = weights.calibration or fit_calibration(*val, taxonomy, f"{taxonomy.name}, split {args.val_split}")
     draw(args.docs / PICTURE, *test, taxonomy, calibration)
     report.write(
@@ -128,61 +132,59 @@ def main() -> None:
 
 
 def decoder_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:
+    """Return the metrics of every decoder, and of the default after calibration."""
+    decodings = [(f"`{mode}`", mode, logits) for mode in DECODERS]
+    decodings.append(("`best_path`, calibrated", "best_path", calibration.logits(logits)))
     rows = []
-    for name, mode, scaled in [
-        *((f"`{m}`", m, logits) for m in DECODERS),
-        ("`best_path`, calibrated", "best_path", calibration.logits(logits)),
-    ]:
+    for name, mode, level_logits in decodings:
         metrics = HierarchicalMetrics(taxonomy)
-        metrics.update(decode(scaled, taxonomy, mode).paths, labels)
-        values = metrics.compute()
-        rows.append([name, *(f"{v:.2f}" for key, v in values.items() if key != "wap")])
+        metrics.update(decode(level_logits, taxonomy, mode).paths, labels)
+        rows.append([name, *(f"{value:.2f}" for key, value in metrics.compute().items() if key != "wap")])
     return report.table(["decoding", "FPA", "TICE", *taxonomy.levels], rows)
 
 
 def calibration_table(val: tuple, test: tuple, taxonomy: Taxonomy, calibration: Calibration) -> str:
-    columns = [calibration_errors(*data, taxonomy, c) for data in (val, test) for c in (None, calibration)]
-    temperatures = (*calibration.temperatures, calibration.path_temperature)
-    rows = [
-        [key.removeprefix("ece/"), f"{t:.3f}", *(f"{column[key]:.2f}" for column in columns)]
-        for key, t in zip(columns[0], temperatures)
-    ]
+    """Return temperatures, and calibration errors before and after, on the data of the fit and on the test data."""
+    columns = []
+    for logits, labels in (val, test):
+        columns.append(calibration_errors(logits, labels, taxonomy, None))
+        columns.append(calibration_errors(logits, labels, taxonomy, calibration))
+
+    rows = []
+    for key, temperature in zip(columns[0], (*calibration.temperatures, calibration.path_temperature)):
+        rows.append([key.removeprefix("ece/"), f"{temperature:.3f}", *(f"{column[key]:.2f}" for column in columns)])
     return report.table(["of", "temperature", "ECE held out", "calibrated", "ECE", "calibrated"], rows)
 
 
 def example_lines(model: str, calibration: Calibration) -> str:
+    """Return the answers for the example pictures, and why each stops where it does."""
     predictor = Predictor(model, threshold=EXAMPLE_THRESHOLD)
     predictor.calibration = calibration
-    return "\n".join(
-        f"{Path(p.file).name}: {' > '.join(p.path) or 'no answer'}\n    {p.reason}"
-        for p in predictor.predict(sorted(EXAMPLES.glob("*.png")))
-    )
+    lines = []
+    for answer in predictor.predict(sorted(EXAMPLES.glob("*.png"))):
+        lines += [f"{Path(answer.file).name}: {' > '.join(answer.path) or 'no answer'}", f"    {answer.reason}"]
+    return "\n".join(lines)
 
 
 def back_off_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:
+    """Return how many pictures are answered at each level, and how many of these are right, for each threshold."""
     decoded = decode_calibrated(logits, taxonomy, calibration)
     rows = []
     for agreement in (True, False):
         for threshold in THRESHOLDS:
             answer = back_off(decoded, taxonomy, threshold, require_agreement=agreement)
             answered, right = coverage(answer.paths, labels)
-            given = answer.depths > 0
             wrong = ((answer.paths != labels) & (answer.paths != UNKNOWN)).any(1)
-            rows.append(
-                [
-                    f"{threshold:g}",
-                    "yes" if agreement else "no",
-                    *(f"{a:.1f} / {number(r)}" for a, r in zip(answered, right)),
-                    number(percent(~wrong[given])),
-                ]
-            )
+            all_right = number(percent(~wrong[answer.depths > 0]))
+            cells = [f"{share:.1f} / {number(accuracy)}" for share, accuracy in zip(answered, right)]
+            rows.append([f"{threshold:g}", "yes" if agreement else "no", *cells, all_right])
 
-    return report.table(
-        ["threshold", "levels agree", *(f"{level}: answered / right" for level in taxonomy.levels), "all right"], rows
-    )
+    level_titles = [f"{level}: answered / right" for level in taxonomy.levels]
+    return report.table(["threshold", "levels agree", *level_titles, "all right"], rows)
 
 
 def decode_calibrated(logits: Sequence[Tensor], taxonomy: Taxonomy, calibration: Calibration, **options):
+    """Decode by best_path with the temperatures of a calibration."""
     return decode(calibration.logits(logits), taxonomy, path_temperature=calibration.path_temperature, **options)
 
 
@@ -190,7 +192,11 @@ def coverage(paths: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:
     """Return, for each level, the percent of pictures answered down to it, and of these the percent that is right."""
     reached = paths != UNKNOWN
     right = (paths == labels).long().cumprod(1).bool()
-    return [percent(column) for column in reached.T], [percent(r[a]) for r, a in zip(right.T, reached.T)]
+    answered, accuracy = [], []
+    for level in range(paths.shape[1]):
+        answered.append(percent(reached[:, level]))
+        accuracy.append(percent(right[reached[:, level], level]))
+    return answered, accuracy
 
 
 def number(value: float) -> str:
@@ -198,10 +204,12 @@ def number(value: float) -> str:
 
 
 def percent(truth: Tensor) -> float:
-    return 100 * truth.double().mean().item()  # NaN for none
+    """Return the percentage that is true; NaN for no values."""
+    return 100 * truth.double().mean().item()
 
 
 def selective_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:
+    """Return the accuracy over the most confident pictures, by several confidences."""
     calibrated = decode_calibrated(logits, taxonomy, calibration)
     plain = decode(logits, taxonomy)
     finest = taxonomy.levels[-1]
@@ -213,24 +221,25 @@ def selective_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy
     rows = []
     for name, (paths, confidence) in confidences.items():
         right = (paths == labels).all(1)[confidence.argsort(descending=True, stable=True)]
-        rows.append([name, *(f"{percent(right[: max(1, len(right) * share // 100)]):.1f}" for share in SHARES)])
+        counts = [max(1, len(right) * share // 100) for share in SHARES]
+        rows.append([name, *(f"{percent(right[:count]):.1f}" for count in counts)])
 
     return report.table(["confidence", *(f"{share} %" for share in SHARES)], rows)
 
 
 def restriction_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> str:
-    whole = (decode_calibrated(logits, taxonomy, calibration).paths == labels).all(1)
-    rows = [["nothing", f"{percent(whole):.2f}"]]
+    """Return FPA if the true node of a level is known in advance."""
+    unrestricted = (decode_calibrated(logits, taxonomy, calibration).paths == labels).all(1)
+    rows = [["nothing", f"{percent(unrestricted):.2f}"]]
     for level, name in enumerate(taxonomy.levels[:-1]):
         right = []
         for node in labels[:, level].unique().tolist():
             if node == UNKNOWN:
                 continue
-            mine = labels[:, level] == node
-            paths = decode_calibrated(
-                [x[mine] for x in logits], taxonomy, calibration, within=[f"{name}:{taxonomy.names[level][node]}"]
-            ).paths
-            right.append((paths == labels[mine]).all(1))
+            below = labels[:, level] == node
+            within = [f"{name}:{taxonomy.names[level][node]}"]
+            decoded = decode_calibrated([x[below] for x in logits], taxonomy, calibration, within=within)
+            right.append((decoded.paths == labels[below]).all(1))
 
         rows.append([name, f"{percent(torch.cat(right)):.2f}"])
 
@@ -238,13 +247,15 @@ def restriction_table(logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxono
 
 
 def draw(path: Path, logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonomy, calibration: Calibration) -> None:
+    """Plot accuracy against coverage, and accuracy against the probability of a path."""
     decoded, plain = decode_calibrated(logits, taxonomy, calibration), decode(logits, taxonomy)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for agreement, style in ((True, "-"), (False, "--")):
-        points = [
-            coverage(back_off(decoded, taxonomy, t, require_agreement=agreement).paths, labels)
-            for t in torch.linspace(0, 1, 101).tolist()
-        ]
+        points = []
+        for threshold in torch.linspace(0, 1, 101).tolist():
+            answer = back_off(decoded, taxonomy, threshold, require_agreement=agreement)
+            points.append(coverage(answer.paths, labels))
+
         for level, name in enumerate(taxonomy.levels):
             curve = [(answered[level], accuracy[level]) for answered, accuracy in points if answered[level] > 1]
             label = name + (", levels agree" if agreement else ", probability alone")
@@ -253,12 +264,15 @@ def draw(path: Path, logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonom
     left.set(xlabel="answered, % (above 1 %)", ylabel="right of these, %", xlim=(0, 100), ylim=(0, 100))
     left.legend(fontsize=8)
     left.grid(alpha=0.3)
-    for name, d in (("before calibration", plain), ("after calibration", decoded)):
-        right.plot(*zip(*reliability(d.path_probabilities, (d.paths == labels).all(1))), "o-", label=name, markersize=4)
+
+    for name, paths in (("before calibration", plain), ("after calibration", decoded)):
+        bins = reliability(paths.path_probabilities, (paths.paths == labels).all(1))
+        right.plot(*zip(*bins), "o-", label=name, markersize=4)
     right.plot([0, 100], [0, 100], ":", color="grey")
     right.set(xlabel="probability of the path, %", ylabel="right, %", xlim=(0, 100), ylim=(0, 100))
     right.legend(fontsize=8)
     right.grid(alpha=0.3)
+
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})  # the same bytes from the same numbers
 
@@ -266,11 +280,12 @@ def draw(path: Path, logits: Sequence[Tensor], labels: Tensor, taxonomy: Taxonom
 def reliability(confidence: Tensor, right: Tensor, bins: int = 10) -> list[tuple[float, float]]:
     """Return the mean confidence and accuracy, in percent, of the bins that hold ten pictures or more."""
     index = (confidence * bins).ceil().long().clamp(1, bins)
-    return [
-        (percent(confidence[index == i]), percent(right[index == i]))
-        for i in range(1, bins + 1)
-        if (index == i).sum() >= 10
-    ]
+    points = []
+    for number in range(1, bins + 1):
+        members = index == number
+        if members.sum() >= 10:
+            points.append((percent(confidence[members]), percent(right[members])))
+    return points
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure engines and precisions: end-to-end time, and accuracy.
+"""Measure engines and precisions: accuracy, the network's time, and the time from file to path.
 
     pip install '.[benchmarks,engines]'
     python benchmarks/engines.py --data emoji_art.parquet
@@ -6,9 +6,7 @@
 Writes the tables of docs/engines.md. A row that this machine cannot compute says why.
 """
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import report
 import timm
 import torch
 from accelerator import RIVAL, Network
+from cost import compare
 from tqdm import tqdm
 
 from hcast_zoo.common.choices import PRECISIONS
@@ -47,9 +46,15 @@ Network at batch size {batch}; {files} files, median of {runs} pairs, on {cpu}, 
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs to time (%(default)s)")
-    parser.add_argument("--files", type=int, default=500, help="picture files, end to end (%(default)s)")
+    parser.add_argument("--files", type=int, default=500, help="picture files to time end to end (%(default)s)")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="to measure (all)")
-    parser.add_argument("--tables", nargs="+", choices=("measured", "large"), default=("measured", "large"))
+    parser.add_argument(
+        "--tables",
+        nargs="+",
+        choices=("measured", "large"),
+        default=("measured", "large"),
+        help="of the page: accuracy and time of the weights, and time at 224 pixels (both)",
+    )
     args = parser.parse_args()
     weights = load_weights(args.model)
     dataset = report.load_data(args, weights)
@@ -85,12 +90,15 @@ def measure_all(weights: Weights, dataset, files: list[str], args) -> Iterator[s
 
 
 def offered(precisions: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the engines with each of these precisions that they offer."""
-    return [(engine, precision) for engine, own in OFFERED.items() for precision in own if precision in precisions]
+    """Return the pairs of engine and precision that are offered and asked for."""
+    pairs = []
+    for engine, engine_precisions in OFFERED.items():
+        pairs += [(engine, precision) for precision in engine_precisions if precision in precisions]
+    return pairs
 
 
 def write_files(dataset, folder: Path, number: int) -> list[str]:
-    """Write pictures of a data set as JPEG files, again and again until there are enough."""
+    """Write pictures of a data set as JPEG files, starting over until there are enough."""
     files = []
     for index in range(number):
         file = folder / f"{index}.jpg"
@@ -109,18 +117,18 @@ def measure(engine, precision, base, files, batches, reference, args) -> str:
         return f"| `{engine}` | `{precision}` | {error} | | | | |"
 
     truth = torch.cat([batch["labels"] for batch in batches])
-    paths = [decode(base.calibration.logits(x), base.taxonomy).paths for x in (logits, reference)]
+    paths, reference_paths = (decode(base.calibration.logits(x), base.taxonomy).paths for x in (logits, reference))
     metrics = HierarchicalMetrics(base.taxonomy)
-    metrics.update(paths[0], truth)
-    same = 100 * (paths[0] == paths[1]).all(1).double().mean().item()
+    metrics.update(paths, truth)
+    same = 100 * (paths == reference_paths).all(1).double().mean().item()
     change = max((a.softmax(-1) - b.softmax(-1)).abs().max().item() for a, b in zip(logits, reference))
 
-    one = batches[0]["images"], batches[0]["segments"]
-    network = compare(lambda: predictor.engine(*one), lambda: base.engine(*one), args.runs)
-    whole = compare(lambda: list(predictor.predict(files)), lambda: list(base.predict(files)), args.runs)
+    inputs = batches[0]["images"], batches[0]["segments"]
+    network = compare(lambda: predictor.engine(*inputs), lambda: base.engine(*inputs), args.runs)
+    end_to_end = compare(lambda: list(predictor.predict(files)), lambda: list(base.predict(files)), args.runs)
     return (
         f"| `{engine}` | `{precision}` | {metrics.compute()['fpa']:.2f} | {same:.2f} % | {change:.1e} | {network} | "
-        f"{whole} |"
+        f"{end_to_end} |"
     )
 
 
@@ -135,7 +143,7 @@ def measure_large(weights: Weights, files: list[str], folder: Path, args) -> Ite
     for engine, precision in offered(args.precisions):
         try:
             predictor = Predictor(file, engine=engine, precision=precision)
-            predictor.engine(images, segments)  # which chooses, and compiles
+            predictor.engine(images, segments)  # the first call compiles, and compares with torch
             rival = make_rival(engine, precision, images, folder / f"{RIVAL}.onnx")
         except (ImportError, ValueError) as error:
             yield f"| `{engine}` | `{precision}` | {error} | | |"
@@ -145,13 +153,13 @@ def measure_large(weights: Weights, files: list[str], folder: Path, args) -> Ite
             return predictor.engine(images, segments)
 
         network = compare(ours, lambda: base.engine(images, segments), args.runs)
-        beside = "-" if rival is None else compare(ours, rival, args.runs)
-        whole = compare(lambda: list(predictor.predict(files)), lambda: list(base.predict(files)), args.runs)  # noqa: B023
-        yield f"| `{engine}` | `{precision}` | {network} | {beside} | {whole} |"
+        to_rival = "-" if rival is None else compare(ours, rival, args.runs)
+        end_to_end = compare(lambda: list(predictor.predict(files)), lambda: list(base.predict(files)), args.runs)  # noqa: B023
+        yield f"| `{engine}` | `{precision}` | {network} | {to_rival} | {end_to_end} |"
 
 
 def make_rival(engine: str, precision: str, images: torch.Tensor, file: Path) -> Callable | None:
-    """Return a function that runs timm's network on some images through an engine; None at int8."""
+    """Return a function that runs timm's network on some images through an engine; None for int8."""
     if precision == "int8":
         return None
     network = timm.create_model(RIVAL).eval()
@@ -174,21 +182,6 @@ def run(engine, batches: list[dict]) -> tuple[torch.Tensor, ...]:
     """Return the logits of every level for all pictures."""
     logits = [engine(batch["images"], batch["segments"]).level_logits for batch in tqdm(batches, leave=False)]
     return tuple(torch.cat(level) for level in zip(*logits))
-
-
-@torch.inference_mode()
-def compare(ours, theirs, runs: int) -> str:
-    """Return the time of one function over another's, called in turn: median, smallest and largest."""
-    ratios = []
-    for _ in range(runs):
-        seconds = []
-        for function in (ours, theirs):
-            start = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
-
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":

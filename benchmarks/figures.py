@@ -1,4 +1,4 @@
-"""Draw the figures of README.md and docs/method.md from packaged weights: sheets, a graph pooling, the KL.
+"""Draw the figures of README.md and docs/method.md from packaged weights: sheets, a graph pooling, the Tree-path KL.
 
 python benchmarks/figures.py [--picture tests/pictures/tabby.jpg] [--output docs/images]
 """
@@ -24,7 +24,7 @@ from hcast_zoo.segments.report import draw_sheet, segment_picture
 ROOT = Path(__file__).parents[1]
 PANEL_IN = 2.2  # inches
 DPI = 160
-DRAWINGS = "hcast_small.emoji_art"  # trained with the Tree-path KL, which the photograph weights are not
+DRAWINGS = "hcast_small.emoji_art"  # trained with the Tree-path KL; the weights for photographs are not
 PICTURES = ROOT / "tests/pictures"
 
 
@@ -49,7 +49,7 @@ def draw_stages(predictor: Predictor, file: Path) -> plt.Figure:
 
 
 def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure:
-    """Draw the first pooling: order in which centres are chosen, assignment to some of them, and the clusters."""
+    """Draw the first pooling: the order in which centres are chosen, the assignment to some of them, the clusters."""
     config, model = predictor.model.config, predictor.model
     pooled: list = []
     hook = model.stages[0].pool.register_forward_hook(lambda module, inputs, output: pooled.append(output))
@@ -57,6 +57,7 @@ def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure
     with torch.inference_mode():
         output = model(eval_transform(config)(picture)[None])
     hook.remove()
+
     segments, pooling = output.segments[0].numpy(), pooled[0]
     centres, assignment = pooling.indices[0].tolist(), pooling.assignment[0].numpy()
     view = Segmentation.from_output(picture, output, config).view(segments.shape[0])
@@ -64,7 +65,7 @@ def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure
 
     figure, axes = plt.subplots(1, shown + 2, figsize=(PANEL_IN * (shown + 2), PANEL_IN * 1.2), layout="constrained")
     axes[0].imshow(np.where(lines[..., None], 0, np.asarray(view)))
-
+    axes[0].set_title(f"{len(centres)} centres, by distance", fontsize=10)
     for order, centre in enumerate(centres, 1):
         rows, columns = np.nonzero(segments == centre)
         axes[0].text(
@@ -77,8 +78,6 @@ def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure
             weight="bold",
             bbox=dict(boxstyle="circle,pad=0.15", facecolor="white", alpha=0.8, linewidth=0),
         )
-
-    axes[0].set_title(f"{len(centres)} centres, by distance", fontsize=10)
 
     for number, axis in enumerate(axes[1:-1]):
         image = axis.imshow(assignment[:, number][segments], cmap="magma", vmin=0, vmax=assignment[:, :shown].max())
@@ -94,20 +93,20 @@ def draw_pooling(predictor: Predictor, file: Path, shown: int = 3) -> plt.Figure
 
 
 def draw_tree_path(predictor: Predictor, file: Path, shown: int = 4) -> plt.Figure:
-    """Draw the one distribution over the nodes of all levels that the Tree-path KL compares with the path."""
+    """Draw the single distribution over the nodes of all levels, which the Tree-path KL compares with the true path."""
     config, taxonomy = predictor.model.config, predictor.taxonomy
     with torch.inference_mode():
         logits = predictor.model(eval_transform(config)(read_picture(file))[None]).level_logits
-    whole = torch.cat(logits, -1)[0].softmax(-1).split([x.shape[-1] for x in logits])
-    path = taxonomy.find(file.stem.replace("_", " "))
-    truth = taxonomy.path_to(*path)
-    figure, axes = plt.subplots(1, len(whole), figsize=(3.3 * len(whole), 2.2), layout="constrained", sharex=True)
-    for axis, level, names, values, node in zip(axes, taxonomy.levels, taxonomy.names, whole, truth):
+
+    levels = torch.cat(logits, -1)[0].softmax(-1).split([level.shape[-1] for level in logits])
+    truth = taxonomy.path_to(*taxonomy.find(file.stem.replace("_", " ")))
+    figure, axes = plt.subplots(1, len(levels), figsize=(3.3 * len(levels), 2.2), layout="constrained", sharex=True)
+    for axis, level, names, values, node in zip(axes, taxonomy.levels, taxonomy.names, levels, truth):
         best = values.topk(min(shown, len(values))).indices.tolist()
         rows = list(dict.fromkeys([*best[: shown - 1], node, *best]))[:shown][::-1]
         axis.barh(
             [names[i] for i in rows],
-            [1 / len(whole) if i == node else 0 for i in rows],
+            [1 / len(levels) if i == node else 0 for i in rows],
             color="none",
             edgecolor="tab:red",
             linestyle="--",
@@ -132,10 +131,11 @@ def draw_sheets(predictor: Predictor, file: Path, output: Path) -> None:
 def main() -> None:
     """Draw all figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", type=Path, default=ROOT / "tests/pictures/tabby.jpg")
-    parser.add_argument("--model", default="hcast_lite.in1k")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs/images")
+    parser.add_argument("--picture", type=Path, default=PICTURES / "tabby.jpg", help="of the stages and the sheets")
+    parser.add_argument("--model", default="hcast_lite.in1k", help="weights for that picture (%(default)s)")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/images", help="folder of the figures")
     args = parser.parse_args()
+
     photographs, drawings = Predictor(args.model), Predictor(DRAWINGS)
     figures = {
         "stages": draw_stages(photographs, args.picture),

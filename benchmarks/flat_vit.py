@@ -3,8 +3,8 @@
     python benchmarks/flat_vit.py --like runs/emoji/run.json --data emoji_art.parquet --taxonomy taxonomy.json \\
         --output runs/flat
 
-trains it like an H-CAST run: with its picture size, settings, number of tokens and seed, by the same trainer. Rerun the
-same command to resume. Then benchmarks/focus.py compares the two.
+trains it like an H-CAST run: by the same trainer, with the same picture size, settings, number of tokens and seed.
+Rerun the same command to resume. Then benchmarks/focus.py compares the two.
 """
 
 import argparse
@@ -63,7 +63,7 @@ class FlatViT(nn.Module):
             nn.init.zeros_(head.bias)
 
     def forward(self, images: Tensor, segments: Tensor | None = None) -> HCastOutput:
-        """Classify (B, C, H, W) images at every level; ``segments`` are there for the trainer, and not looked at."""
+        """Classify (B, C, H, W) images at every level; ``segments`` are what the trainer passes, and are ignored."""
         return self.output(images, self.vit(images))
 
     def output(self, images: Tensor, feature: Tensor, attentions: Sequence[Tensor] = ()) -> HCastOutput:
@@ -83,12 +83,12 @@ class FlatViT(nn.Module):
         attentions: list[Tensor] = []
         with contextlib.ExitStack() as hooks:
             for block in self.vit.blocks:
-                block.attn.fused_attn = False  # the fused kernel does not tell its attention
+                block.attn.fused_attn = False  # the fused kernel does not return its attention
                 hooks.enter_context(
                     block.attn.attn_drop.register_forward_hook(lambda module, inputs, result: attentions.append(result))
                 )
 
-            # From the pixels on, as in explain_levels.
+            # Gradients start at the pixels, as in explain_levels.
             images = images.detach().clone().requires_grad_()
             output = self.output(images, self.vit(images), attentions)
 
@@ -116,11 +116,11 @@ def load(source: str) -> tuple[FlatViT, Weights]:
 
 
 def flat_config(config: HCastConfig, depth: int | None = None) -> HCastConfig:
-    """Return the config of the flat ViT that stands beside an H-CAST.
+    """Return the config of the flat ViT to compare with an H-CAST.
 
     Args:
         config: Of the H-CAST.
-        depth: Blocks; by default as many as bring the number of parameters nearest to the H-CAST's.
+        depth: Number of blocks; by default the one that brings the number of parameters nearest to the H-CAST's.
     """
 
     def flat(blocks: int) -> HCastConfig:
@@ -128,6 +128,7 @@ def flat_config(config: HCastConfig, depth: int | None = None) -> HCastConfig:
 
     if depth is not None:
         return flat(depth)
+
     wanted = parameters(HCast(config, device="meta"))
     with torch.device("meta"):
         return min(map(flat, range(4, 33)), key=lambda c: abs(parameters(FlatViT(c)) - wanted))
@@ -142,13 +143,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--like", type=Path, required=True, help="run.json of the H-CAST run to compare with")
     parser.add_argument("--data", required=True, help="the same data set")
-    parser.add_argument("--train-split", default="train")
-    parser.add_argument("--val-split", default="val")
+    parser.add_argument("--train-split", default="train", help="part to train on (%(default)s)")
+    parser.add_argument("--val-split", default="val", help="part to validate on (%(default)s)")
     parser.add_argument("--taxonomy", help=".json or .csv file (default: from the training data)")
     parser.add_argument("--output", required=True, help="folder of the run")
-    parser.add_argument("--depth", type=int, help="blocks (default: as many parameters as the H-CAST)")
-    parser.add_argument("--epochs", type=int, help="(default: as the H-CAST)")
+    parser.add_argument("--depth", type=int, help="blocks (default: as many parameters as the H-CAST has)")
+    parser.add_argument("--epochs", type=int, help="(default: those of the H-CAST run)")
     args = parser.parse_args()
+
     run = json.loads(args.like.read_text())
     settings = TrainConfig(**run["settings"] | ({"epochs": args.epochs} if args.epochs else {}))
     hcast = HCastConfig.from_dict(run["config"])

@@ -2,7 +2,7 @@
 
     python benchmarks/focus.py --data emoji_art.parquet --flat runs/flat/best.safetensors
 
-Writes docs/focus.md. Without --flat it measures the H-CAST alone; see benchmarks/flat_vit.py for how to train one.
+Writes docs/focus.md. Without --flat, it measures the H-CAST alone; benchmarks/flat_vit.py says how to train a flat ViT.
 """
 
 import functools
@@ -33,9 +33,9 @@ maps (the histogram intersection), from 0 to 1.
 ## Agreement
 
 {agreement}
-The mean over all pairs of levels, with its standard error, for pictures whose full path is right (decoded by
-`best_path`) and for the others. *By chance* is the same between levels of different pictures, each with the next; only
-what exceeds it is agreement about this picture.
+The mean over all pairs of levels, with its standard error: of all pictures, of those whose full path is right (decoded
+by `best_path`), and of the others. *By chance* is the agreement of levels of two different pictures (each with the
+next); only what exceeds it is agreement about the picture.
 
 ## Does the answer depend on what was seen?
 
@@ -68,13 +68,14 @@ def main() -> None:
     parser.add_argument("--flat", help="weights of benchmarks/flat_vit.py, trained on the same taxonomy")
     parser.add_argument("--page", default="focus.md", help="name of the report (%(default)s)")
     args = parser.parse_args()
+
     weights = load_weights(args.model)
     model = build_model(weights)
     models = {"H-CAST": (model, functools.partial(explain_levels, model))}
     flat_text = NO_FLAT
     if args.flat:
-        flat, flat_content = flat_vit.load(args.flat)
-        if flat_content.taxonomy != weights.taxonomy or flat.config.image_size != model.config.image_size:
+        flat, flat_weights = flat_vit.load(args.flat)
+        if flat_weights.taxonomy != weights.taxonomy or flat.config.image_size != model.config.image_size:
             raise SystemExit("expected a flat ViT of the same taxonomy and picture size")
         models["flat ViT"] = flat, lambda images, segments: flat.explain(images)
         flat_text = FLAT.format(
@@ -88,35 +89,19 @@ def main() -> None:
     batches = report.load_batches(dataset, weights.config, args.batch_size)
     agreements, hiding = [], []
     for title, (network, explain) in models.items():
-        found = measure(network, explain, batches, weights.taxonomy)
-        agreements.append(
-            [
-                title,
-                f"{found['fpa']:.2f}",
-                *(f"{found['tokens']:.0f}",),
-                *map(
-                    mean_and_error,
-                    (
-                        found["agreement"],
-                        found["agreement"][found["right"]],
-                        found["agreement"][~found["right"]],
-                        found["chance"],
-                    ),
-                ),
-            ]
+        values = measure(network, explain, batches, weights.taxonomy)
+        groups = (
+            values["agreement"],
+            values["agreement"][values["right"]],
+            values["agreement"][~values["right"]],
+            values["chance"],
         )
+        agreements.append([title, f"{values['fpa']:.2f}", values["tokens"], *map(mean_and_error, groups)])
 
-        for level, before, seen, chance in zip(
-            weights.taxonomy.levels, *(found[k].T for k in ("before", "seen", "random"))
-        ):
-            hiding.append(
-                [
-                    title,
-                    level,
-                    *(f"{100 * v.mean():.1f}" for v in (before, seen, chance)),
-                    mean_and_error(100 * (chance - seen), 1),
-                ]
-            )
+        for index, level in enumerate(weights.taxonomy.levels):
+            before, seen, random = (100 * values[key][:, index] for key in ("before", "seen", "random"))
+            means = [f"{probability.mean():.1f}" for probability in (before, seen, random)]
+            hiding.append([title, level, *means, mean_and_error(random - seen, 1)])
 
     report.write(
         args.docs,
@@ -132,9 +117,14 @@ def main() -> None:
 
 
 def measure(model, explain: Callable, batches: list[dict], taxonomy: Taxonomy) -> dict:
-    """Return agreements (S,), whether the path is right (S,), and probabilities (S, L) before and after hiding."""
+    """Measure a network on all pictures.
+
+    Returns:
+        (S,) arrays ``right`` (the whole path), ``agreement`` and ``chance``; (S, L) probabilities ``before`` hiding,
+        and with pixels hidden that were ``seen`` or are ``random``; the numbers ``fpa`` and ``tokens``.
+    """
     metrics = HierarchicalMetrics(taxonomy)
-    rows: dict[str, list[Tensor]] = {k: [] for k in ("right", "agreement", "chance", "before", "seen", "random")}
+    rows: dict[str, list[Tensor]] = {key: [] for key in ("right", "agreement", "chance", "before", "seen", "random")}
     generator = torch.Generator().manual_seed(0)
     for batch in tqdm(batches, "measure"):
         images, labels = batch["images"], batch["labels"]
@@ -147,8 +137,9 @@ def measure(model, explain: Callable, batches: list[dict], taxonomy: Taxonomy) -
         rows["agreement"].append(agreement(explanation.focus))
         rows["chance"].append(between_pictures(pixels.flatten(2)))
         rows["before"].append(probabilities(output.level_logits, explanation.targets))
-        count = explanation.focus.shape[-1]
-        order = torch.rand(len(images), count, generator=generator)
+
+        tokens = explanation.focus.shape[-1]
+        order = torch.rand(len(images), tokens, generator=generator)
         random = order.gather(1, segments.flatten(1)).view_as(segments)
         for key, ranks in (("seen", pixels.unbind(1)), ("random", [random] * pixels.shape[1])):
             after = []
@@ -158,22 +149,23 @@ def measure(model, explain: Callable, batches: list[dict], taxonomy: Taxonomy) -
                 after.append(probabilities(logits, explanation.targets)[:, level])
             rows[key].append(torch.stack(after, 1))
 
-    return {**{k: torch.cat(v).numpy() for k, v in rows.items()}, "fpa": metrics.compute()["fpa"], "tokens": count}
+    arrays = {key: torch.cat(parts).numpy() for key, parts in rows.items()}
+    return arrays | {"fpa": metrics.compute()["fpa"], "tokens": tokens}
 
 
 def between_pictures(pixels: Tensor) -> Tensor:
-    """Return (B,): the overlap of each level's (B, L, P) focus with the other levels' of the next picture."""
-    following = pixels.roll(-1, 0)
-    overlap = torch.stack(
-        [torch.minimum(pixels, following[:, level, None]).sum(-1) for level in range(pixels.shape[1])], 2
-    )  # [B, L, L]
+    """Return (B,): the mean overlap of each level's (B, L, P) focus with the other levels' in the next picture."""
+    next_pixels = pixels.roll(-1, 0)
+    levels = range(pixels.shape[1])
+    overlaps = [torch.minimum(pixels, next_pixels[:, level, None]).sum(-1) for level in levels]
+    overlap = torch.stack(overlaps, 2)  # [B, L, L]
     others = ~torch.eye(pixels.shape[1], dtype=torch.bool)
     return overlap[:, others].mean(1)
 
 
 def hide(images: Tensor, rank: Tensor, part: float = HIDDEN) -> Tensor:
     """Paint the ``part`` of the pixels with the highest (B, H, W) rank in each image's average colour."""
-    # Pixels of a superpixel have one rank; those at the limit are hidden in their order, so every image loses as many.
+    # All pixels of a superpixel have the same rank. Ties at the limit are broken by order: each image loses as many.
     top = rank.flatten(1).sort(dim=1, descending=True, stable=True).indices[:, : round(part * rank[0].numel())]
     hidden = torch.zeros_like(rank.flatten(1), dtype=torch.bool).scatter(1, top, True).view_as(rank)
     return torch.where(hidden[:, None], images.mean((2, 3), keepdim=True), images)

@@ -54,6 +54,7 @@ picture, then what stages 1 to 4 see.
 
 def main() -> None:
     args = report.make_parser(__doc__.splitlines()[0]).parse_args()
+
     weights = load_weights(args.model)
     model = build_model(weights)
     dataset = report.load_data(args, weights)
@@ -63,20 +64,22 @@ def main() -> None:
 
     rng = np.random.default_rng(0)
     header = ["stage", "measure", "right", "wrong", "difference", "95 % interval", "P(wrong > right)"]
-    rows, found = [], {}
+    rows, intervals = [], {}
     for stage in range(values.shape[1]):
-        for m, (name, sign) in enumerate(MEASURES.items()):
-            a, b = values[right, stage, m], values[~right, stage, m]
-            low, high = bootstrap(a, b, rng)
-            found[stage, name] = (low, high) if sign > 0 else (-high, -low)
+        for index, (name, sign) in enumerate(MEASURES.items()):
+            of_right, of_wrong = values[right, stage, index], values[~right, stage, index]
+            low, high = bootstrap(of_right, of_wrong, rng)
+            intervals[stage, name] = (low, high) if sign > 0 else (-high, -low)
+
             digits = 3 if name == "compactness" else 2
+            means = of_right.mean(), of_wrong.mean(), of_wrong.mean() - of_right.mean()
             rows.append(
                 [
                     stage + 1,
                     name,
-                    *(f"{v:.{digits}f}" for v in (a.mean(), b.mean(), b.mean() - a.mean())),
+                    *(f"{mean:.{digits}f}" for mean in means),
                     f"{low:.{digits}f} to {high:.{digits}f}",
-                    f"{exceeds(sign * a, sign * b):.2f}",
+                    f"{exceeds(sign * of_right, sign * of_wrong):.2f}",
                 ]
             )
 
@@ -90,7 +93,7 @@ def main() -> None:
             wrong=(~right).sum(),
             provenance=report.provenance(args, weights, len(dataset)),
             table=report.table(header, rows),
-            verdict=verdict(found, values.shape[1]),
+            verdict=verdict(intervals, values.shape[1]),
         ),
     )
 
@@ -101,17 +104,19 @@ def measure(model: HCast, dataset: HierarchicalDataset, batch_size: int) -> tupl
     right, values, paths = [], [], []
     for batch in tqdm(report.load_batches(dataset, model.config, batch_size), "measure"):
         output = model(batch["images"], batch["segments"])
-        found = decode(output.level_logits, dataset.taxonomy).paths
-        right.append(((found == batch["labels"]) | (batch["labels"] == UNKNOWN)).all(1))
-        paths.append(found)
+        decoded = decode(output.level_logits, dataset.taxonomy).paths
+        right.append(((decoded == batch["labels"]) | (batch["labels"] == UNKNOWN)).all(1))
+        paths.append(decoded)
+
         stages = [output.segment_map(stage).numpy() for stage in range(1, len(output.assignments) + 2)]
-        values += [[fragmentation(maps[row]) for maps in stages] for row in range(len(found))]
+        for maps in zip(*stages):
+            values.append([fragmentation(labels) for labels in maps])
 
     return torch.cat(right).numpy(), np.array(values), torch.cat(paths).numpy()
 
 
 def fragmentation(labels: np.ndarray) -> tuple[float, float, float]:
-    """Return boundary in percent, compactness in [0, 1], and scatter in percent of an (H, W) label map."""
+    """Return boundary (percent), compactness (in [0, 1]) and scatter (percent) of an (H, W) label map."""
     across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
     boundary = 100 * (across.sum() + down.sum()) / (across.size + down.size)
 
@@ -122,6 +127,7 @@ def fragmentation(labels: np.ndarray) -> tuple[float, float, float]:
 
     for frame in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         edges[frame] += 1
+
     area = np.bincount(labels.ravel())
     perimeter = np.bincount(labels.ravel(), edges.ravel())
     quotient = 4 * np.pi * area / np.maximum(perimeter, 1) ** 2
@@ -136,7 +142,7 @@ def fragmentation(labels: np.ndarray) -> tuple[float, float, float]:
 
 
 def exceeds(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the chance that a random one of ``b`` is above a random one of ``a``, ties half (Mann-Whitney)."""
+    """Return the chance that a random value of ``b`` exceeds one of ``a``, ties counted half (Mann-Whitney)."""
     return float(((b[:, None] > a).mean() + (b[:, None] >= a).mean()) / 2)
 
 
@@ -146,21 +152,24 @@ def bootstrap(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, samples: i
     return tuple(np.quantile(means[1] - means[0], (0.025, 0.975)))
 
 
-def verdict(found: dict[tuple[int, str], tuple[float, float]], stages: int) -> str:
-    """Say in words what the intervals tell; they are signed so that above 0 means wrong is more fragmented."""
-
-    def cases(test) -> list[str]:
-        return [f"{name} of stage {stage + 1}" for (stage, name), ends in found.items() if stage and test(*ends)]
+def verdict(intervals: dict[tuple[int, str], tuple[float, float]], stages: int) -> str:
+    """Say in words what the intervals show; they are signed so that above 0, wrong pictures are more fragmented."""
+    more, less, superpixels = [], [], []
+    for (stage, name), (low, high) in intervals.items():
+        if stage == 0 and low > 0:
+            superpixels.append(name)
+        elif stage > 0 and low > 0:
+            more.append(f"{name} of stage {stage + 1}")
+        elif stage > 0 and high < 0:
+            less.append(f"{name} of stage {stage + 1}")
 
     total = (stages - 1) * len(MEASURES)
-    more, less = cases(lambda low, high: low > 0), cases(lambda low, high: high < 0)
     text = (
         f"**Of the {total} figures of the network's own stages, wrong pictures are more fragmented by {len(more)}, "
         f"less by {len(less)}, and {total - len(more) - len(less)} show no difference** (the interval holds 0)."
     )
     text += f" More: {', '.join(more)}." if more else ""
     text += f" Less: {', '.join(less)}." if less else ""
-    superpixels = [name for (stage, name), (low, _) in found.items() if stage == 0 and low > 0]
     if more and superpixels:
         text += (
             f" Even the superpixels of wrong pictures are more fragmented ({', '.join(superpixels)}), so part of "

@@ -1,9 +1,9 @@
-"""How time and memory grow: with leaves, levels and pixels, of a forward pass; with pictures, of `hcast-zoo predict`.
+"""How time and memory grow: a forward pass with leaves, levels and pixels; `hcast-zoo predict` with pictures.
 
     python benchmarks/growth.py                                  # all sizes, into benchmarks/results/growth*.csv
-    python benchmarks/growth.py --leaves 10 1000 --pixels 96     # other axes as before
+    python benchmarks/growth.py --leaves 10 1000 --pixels 96     # fewer sizes on two of the axes
 
-A last column gives the exponent from the row before: 1 is a straight line.
+The last column is the exponent of the growth since the row before: 1 is proportional.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cost import tensor_peak
 from PIL import Image
-from torch.profiler import ProfilerActivity, profile
 
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.model import HCast
@@ -32,7 +32,7 @@ from hcast_zoo.taxonomy.tree import Taxonomy
 PICTURE_COLUMNS = ("pictures", "cpu_s", "ms_a_picture", "peak_mib", "exponent")
 COLUMNS = ("axis", "size", "forward_ms", "decode_ms", "decode_share", "tensors_mib", "exponent")
 BATCH = 4
-# The command, and then its seconds of CPU and its peak of memory in KiB; getrusage would count its parent's, too.
+# Runs the command, and prints its CPU seconds and its peak memory in KiB; getrusage would count its parent's peak too.
 PREDICT = """import sys, time
 from hcast_zoo.cli import main
 code = main(sys.argv[1:])
@@ -43,13 +43,15 @@ sys.exit(code)"""
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="hcast_small", help="of the network (%(default)s)")
-    parser.add_argument("--leaves", type=int, nargs="*", default=[10, 100, 1000, 10_000, 100_000])
-    parser.add_argument("--levels", type=int, nargs="*", default=[1, 3, 10, 30])
-    parser.add_argument("--pixels", type=int, nargs="*", default=[96, 224, 448, 896])
-    parser.add_argument("--pictures", type=int, nargs="*", default=[100, 1000, 10_000, 100_000])
-    parser.add_argument("--model", default="hcast_tiny.emoji_art", help="weights that name them (%(default)s)")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--variant", default="hcast_small", help="network of the forward pass (%(default)s)")
+    parser.add_argument("--leaves", type=int, nargs="*", default=[10, 100, 1000, 10_000, 100_000], help="of the tree")
+    parser.add_argument("--levels", type=int, nargs="*", default=[1, 3, 10, 30], help="of the tree")
+    parser.add_argument("--pixels", type=int, nargs="*", default=[96, 224, 448, 896], help="side of the image")
+    parser.add_argument(
+        "--pictures", type=int, nargs="*", default=[100, 1000, 10_000, 100_000], help="to predict; none skips this"
+    )
+    parser.add_argument("--model", default="hcast_tiny.emoji_art", help="weights to predict with (%(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="forward passes to time (%(default)s)")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder (%(default)s)")
     args = parser.parse_args()
 
@@ -61,7 +63,7 @@ def main() -> None:
 
 
 def write(file: Path, columns: Sequence[str], rows: Iterator[dict]) -> None:
-    """Print rows as they come, and write them."""
+    """Write rows as CSV, and print each as it comes."""
     with open(file, "w", newline="", encoding="utf-8") as sink:
         writer = csv.DictWriter(sink, columns, lineterminator="\n")
         writer.writeheader()
@@ -80,26 +82,26 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
     for axis, size, taxonomy, pixels in sizes:
         row = {"axis": axis, "size": size, **cost(args, taxonomy, pixels)}
         if before.get("axis") == axis:
-            spent = [r["forward_ms"] + r["decode_ms"] for r in (before, row)]
+            spent = before["forward_ms"] + before["decode_ms"], row["forward_ms"] + row["decode_ms"]
             row["exponent"] = exponent((before["size"], size), spent)
         yield row
         before = row
 
 
 def measure_pictures(args: argparse.Namespace) -> Iterator[dict]:
-    """Yield a row for each number of pictures: CPU time and peak memory of the command that names them."""
+    """Yield a row for each number of pictures: CPU time and peak memory of `hcast-zoo predict`."""
     with tempfile.TemporaryDirectory() as folder:
         names: list[str] = []
         before: dict = {}
         for number in sorted(args.pictures):
             names += make_pictures(Path(folder), len(names), number)
-            listed = Path(folder) / "list.txt"
-            listed.write_text("\n".join(names), encoding="utf-8")
+            name_list = Path(folder) / "list.txt"
+            name_list.write_text("\n".join(names), encoding="utf-8")
 
             command = [sys.executable, "-c", PREDICT, "predict", "--quiet", "--workers", "0", "--model", args.model]
-            command += ["--files-from", str(listed), "--output", str(Path(folder) / f"answers-{number}")]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            spent, peak = map(float, done.stdout.splitlines()[-1].split())
+            command += ["--files-from", str(name_list), "--output", str(Path(folder) / f"answers-{number}")]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            spent, peak = map(float, output.splitlines()[-1].split())
             row = {
                 "pictures": number,
                 "cpu_s": round(spent, 1),
@@ -116,8 +118,8 @@ def make_pictures(folder: Path, first: int, end: int) -> list[str]:
     rng = np.random.default_rng(first)
     names = []
     for number in range(first, end):
-        (folder / f"{number // 1000:03}").mkdir(exist_ok=True)
         file = folder / f"{number // 1000:03}" / f"{number:06}.jpg"
+        file.parent.mkdir(exist_ok=True)
         blobs = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
         blobs.resize((160, 120), Image.Resampling.BICUBIC).save(file, quality=85)
         names.append(str(file))
@@ -129,16 +131,17 @@ def tree(leaves: int, levels: int) -> Taxonomy:
     """Return a tree whose levels grow evenly from the coarsest to the leaves."""
     counts = [max(1, round(leaves ** ((level + 1) / levels))) for level in range(levels)]
     counts[-1] = leaves
-    names = tuple(tuple(f"{level}-{node}" for node in range(count)) for level, count in enumerate(counts))
-    parents = []
-    for above, count in itertools.pairwise(counts):
-        parents.append(tuple(node * above // count for node in range(count)))
-    return Taxonomy(tuple(f"level {level}" for level in range(levels)), names, tuple(parents))
+    levels_above = itertools.pairwise(counts)
+    return Taxonomy(
+        levels=tuple(f"level {level}" for level in range(levels)),
+        names=tuple(tuple(f"{level}-{node}" for node in range(count)) for level, count in enumerate(counts)),
+        parents=tuple(tuple(node * above // count for node in range(count)) for above, count in levels_above),
+    )
 
 
 @torch.inference_mode()
 def cost(args: argparse.Namespace, taxonomy: Taxonomy, pixels: int) -> dict:
-    """Return the CPU time of a forward pass of a batch and of its decoding, and the peak of the pass's tensors."""
+    """Return the CPU time of a forward pass of a batch and of its decoding, and the peak memory of its tensors."""
     config = HCastConfig.from_variant(
         args.variant,
         level_classes=tuple(map(len, taxonomy.names)),
@@ -154,11 +157,7 @@ def cost(args: argparse.Namespace, taxonomy: Taxonomy, pixels: int) -> dict:
 
     forward = cpu_time(lambda: model(images, segments), args.runs)
     decoding = cpu_time(lambda: decode(logits, taxonomy), args.runs)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        model(images, segments)
-    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes.sort(key=lambda event: event.start_ns())
-    peak = max(itertools.accumulate(event.nbytes() for event in changes))
+    peak = tensor_peak(lambda: model(images, segments))
 
     return {
         "forward_ms": round(1000 * forward, 1),
@@ -170,7 +169,7 @@ def cost(args: argparse.Namespace, taxonomy: Taxonomy, pixels: int) -> dict:
 
 
 def cpu_time(function: Callable, runs: int) -> float:
-    """Return the median seconds of CPU of a call."""
+    """Return the median CPU seconds of a call."""
     seconds = []
     for _ in range(runs):
         start = time.process_time()
@@ -180,7 +179,7 @@ def cpu_time(function: Callable, runs: int) -> float:
 
 
 def exponent(sizes: Sequence[float], spent: Sequence[float]) -> float:
-    """Return the power of the size by which the time grows from one size to the next."""
+    """Return p if time grows as size to the power p, from two sizes and their times."""
     return round(math.log(spent[1] / spent[0]) / math.log(sizes[1] / sizes[0]), 2)
 
 

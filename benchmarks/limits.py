@@ -1,11 +1,12 @@
-"""What the weights say of pictures that they were not made for; writes docs/limits.md.
+"""What the weights predict for pictures that they were not made for; writes docs/limits.md from limits.md.in.
 
 pip install '.[benchmarks]' scikit-image
-python benchmarks/limits.py --data emoji_art.parquet --limit 200 [--outside fashion_mnist.parquet]
+python benchmarks/limits.py --data emoji_art.parquet --limit 200 --outside fashion_mnist.parquet
 """
 
 import json
 import tempfile
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def draw_noise(count: int, seed: int = 0) -> Iterator[tuple[str, Image.Image]]:
-    """Yield pictures of even noise, pixel by pixel and in blocks."""
+    """Yield pictures of uniform noise, pixel by pixel and in blocks."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         side = 96 if number % 2 else 6
@@ -75,7 +76,7 @@ def photographs() -> Iterator[tuple[str, Image.Image]]:
 
 
 def outside(file: Path, count: int) -> Iterator[tuple[str, Image.Image]]:
-    """Yield test pictures of another data set, spread over it."""
+    """Yield test pictures of another data set, evenly spaced."""
     rows = pq.read_table(file, filters=[("split", "=", "test")])["image"]
     for index in np.linspace(0, len(rows) - 1, count).astype(int):
         yield f"outside {index}", read_picture(rows[int(index)].as_py())
@@ -103,23 +104,32 @@ def row(
     inside: list[float] | None,
     truth: list[tuple[str, ...]] | None,
 ) -> tuple[list[str], list[Prediction]]:
-    """Return a row of the table, and the predictions."""
-    whole = measure(predictor, pictures)
-    probabilities = [p.path_probability for p in whole]
-    cells = [
-        name,
-        str(len(whole)),
-        f"{100 * np.mean(probabilities):.1f}",
-        *(f"{100 * np.mean([p.probabilities[level] for p in whole]):.1f}" for level in range(3)),
-    ]
+    """Return a row of the table, and the predictions.
+
+    Args:
+        name: First cell.
+        predictor: Of the weights.
+        pictures: To predict.
+        inside: Probabilities of the paths of pictures that the weights know, to compare with.
+        truth: Paths, if there are true labels.
+    """
+    answers = measure(predictor, pictures)
+    probabilities = [answer.path_probability for answer in answers]
+    of_levels = np.mean([answer.probabilities for answer in answers], 0)
+    cells = [name, str(len(answers)), f"{100 * np.mean(probabilities):.1f}"]
+    cells += [f"{100 * probability:.1f}" for probability in of_levels]
 
     for threshold in THRESHOLDS:
-        short = measure(predictor.with_settings(threshold=threshold), pictures)
-        cells += [f"{100 * np.mean([len(p.path) >= depth for p in short]):.0f}" for depth in (1, 3)]
+        backed_off = measure(predictor.with_settings(threshold=threshold), pictures)
+        depths = np.array([len(answer.path) for answer in backed_off])
+        cells += [f"{100 * np.mean(depths >= depth):.0f}" for depth in (1, 3)]
 
     cells.append("-" if inside is None else f"{separation(inside, probabilities):.0f}")
-    cells.append("-" if truth is None else f"{100 * np.mean([p.path == t for p, t in zip(whole, truth)]):.0f}")
-    return cells, whole
+    if truth is None:
+        cells.append("-")
+    else:
+        cells.append(f"{100 * np.mean([answer.path == path for answer, path in zip(answers, truth)]):.0f}")
+    return cells, answers
 
 
 def main() -> None:
@@ -127,76 +137,67 @@ def main() -> None:
     parser = make_parser(__doc__.splitlines()[0])
     parser.add_argument("--outside", type=Path, help="parquet file of another data set")
     args = parser.parse_args()
+
     weights = load_weights(args.model)
     predictor = Predictor(args.model)
     dataset = load_data(args, weights)
     dataset.transform = None
-    known = [dataset[i] for i in range(len(dataset))]
-    pictures = [picture.convert("RGB") for picture, _ in known]
-    truth = [weights.taxonomy.path_names(labels.tolist()) for _, labels in known]
-    first, whole = row("**EmojiArt, the artist never seen**", predictor, pictures, None, truth)
-    rows, inside = [first], [p.path_probability for p in whole]
+    pictures, truth = [], []
+    for index in range(len(dataset)):
+        picture, labels = dataset[index]
+        pictures.append(picture.convert("RGB"))
+        truth.append(weights.taxonomy.path_names(labels.tolist()))
+
+    first, known = row("**EmojiArt, the artist never seen**", predictor, pictures, None, truth)
+    rows, inside = [first], [answer.path_probability for answer in known]
     for name, change in CHANGES.items():
-        rows.append(row(f"the same, {name}", predictor, [change(p) for p in pictures], inside, truth)[0])
+        changed = [change(picture) for picture in pictures]
+        rows.append(row(f"the same, {name}", predictor, changed, inside, truth)[0])
+
     photos = dict(photographs())
-    cells, answers = row("photographs (scikit-image)", predictor, list(photos.values()), inside, None)
+    cells, photo_answers = row("photographs (scikit-image)", predictor, list(photos.values()), inside, None)
     rows.append(cells)
+
     others = {"noise": dict(draw_noise(50)), "one colour": dict(draw_plain(50))}
     if args.outside:
         others[f"{args.outside.stem}, split test"] = dict(outside(args.outside, 100))
     common = {}
     for name, items in others.items():
-        cells, found = row(name, predictor, list(items.values()), inside, None)
+        cells, answers = row(name, predictor, list(items.values()), inside, None)
         rows.append(cells)
-        common[name] = Counter(" > ".join(p.path) for p in found).most_common(3)
+        common[name] = Counter(" > ".join(answer.path) for answer in answers).most_common(3)
 
-    shown = {name: (photos[name], answers[PHOTOGRAPHS.index(name)]) for name in SHOWN}
+    shown = {name: (photos[name], photo_answers[PHOTOGRAPHS.index(name)]) for name in SHOWN}
     for name, items in (("noise", others["noise"]), ("plain white", others["one colour"])):
         picture = next(iter(items.values()))
         shown[name] = (picture, measure(predictor, [picture])[0])
-
     draw(shown).save(args.docs / "images/limits.png", optimize=True)
-    text = (
-        Path(__file__)
-        .with_name("limits.md.in")
-        .read_text()
-        .replace("{provenance}", provenance(args, weights, len(pictures)))
-        .replace(
-            "{table}",
-            table(
-                [
-                    "pictures",
-                    "number",
-                    "path",
-                    *weights.taxonomy.levels,
-                    *(f"{t:g}: {what}" for t in THRESHOLDS for what in ("any", "emoji")),
-                    "told apart",
-                    "right",
-                ],
-                rows,
-            ),
-        )
-        .replace(
-            "{common}",
-            "\n".join(
-                f"- {name}: " + "; ".join(f"{path} ({count})" for path, count in found)
-                for name, found in common.items()
-            ),
-        )
-    )
+
+    header = ["pictures", "number", "path", *weights.taxonomy.levels]
+    for threshold in THRESHOLDS:
+        header += [f"{threshold:g}: any", f"{threshold:g}: emoji"]
+    text = Path(__file__).with_name("limits.md.in").read_text()
+    text = text.replace("{provenance}", provenance(args, weights, len(pictures)))
+    text = text.replace("{table}", table([*header, "told apart", "right"], rows))
+    text = text.replace("{common}", "\n".join(common_lines(common)))
     write(args.docs, "limits.md", text)
     print(json.dumps(common))
 
 
+def common_lines(common: dict[str, list[tuple[str, int]]]) -> Iterator[str]:
+    """Yield a list item for each kind of pictures: its most frequent answers, and how often they are given."""
+    for name, answers in common.items():
+        listed = "; ".join(f"{path} ({count})" for path, count in answers)
+        yield textwrap.fill(f"- {name}: {listed}", 120, subsequent_indent="  ")
+
+
 def draw(shown: dict[str, tuple[Image.Image, Prediction]]) -> Image.Image:
     """Set pictures side by side, each with its answer below."""
-    panel = (PANEL, PANEL)
-    return compose_sheet(
-        [
-            [(ImageOps.fit(picture, panel), [name, *answer.path, f"path {answer.path_probability:.0%}"])]
-            for name, (picture, answer) in shown.items()
-        ]
-    )
+    columns = []
+    for name, (picture, answer) in shown.items():
+        caption = [name, *answer.path, f"path {answer.path_probability:.0%}"]
+        columns.append([(ImageOps.fit(picture, (PANEL, PANEL)), caption)])
+    return compose_sheet(columns)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/long_tail.py --data emoji_art.parquet --output runs/long_tail
 
-Some leaves, in random order, keep from 7 training pictures down to 1; accuracy is measured on the artists of the parts
-val and test, who drew every leaf once. Writes docs/long_tail.md. Rerun the same command to resume.
+Leaves are chosen at random, and keep between 7 training pictures and 1. Accuracy is measured on the artists of the
+parts val and test, each of whom drew a leaf at most once. Writes docs/long_tail.md. Rerun the same command to resume.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import dataclasses
 import random
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -39,20 +40,23 @@ TAIL = 2  # a leaf with at most this many training pictures belongs to the tail
 LEVELS = ("group", "subgroup", "emoji")
 TEXT = """# Rare classes
 
-{leaves} leaves of EmojiArt, cut to a long tail: {counts}.
-{train} pictures to train on, and {test} to test on, by
-artists not seen in training. Trained from `{model}` with the small recipe. {seeds}: each has leaves and a
-tail of its own.
+{data}
 
 | training | FPA | recall of the tail ({tail} leaves of up to {few} pictures) | recall of the head ({head} leaves) |
 |---|---|---|---|
 {rows}
 
-Right full paths in percent, mean over the seeds, and in brackets those of each. The standard error is about {error:.1f}
-points for FPA and {tail_error:.1f} for the tail; all arms of a seed are measured on the same pictures.
+Right full paths in percent: the mean over the seeds, and in brackets each seed. The standard error is at most
+{error:.1f} points for FPA and {tail_error:.1f} for the tail; all methods are measured on the same pictures.
 
-Written by `python benchmarks/long_tail.py --data emoji_art.parquet --output runs/long_tail{arguments}`, {version}.
+{origin}
 """
+DATA = """{leaves} leaves of EmojiArt, cut to a long tail: {counts}. That leaves {train} pictures to train on, and
+{test} to test on, by artists not seen in training. Trained from `{model}` with the small recipe. {seeds}: each draws
+its own leaves and its own tail."""
+ORIGIN = (
+    "Written by `python benchmarks/long_tail.py --data emoji_art.parquet --output runs/long_tail{options}`, {version}."
+)
 
 
 def cut_tail(rows: list[dict], leaves: int, seed: int) -> tuple[list[dict], dict[str, int]]:
@@ -88,7 +92,7 @@ def write_pictures(rows: list[dict], folder: Path) -> Path:
 
 
 def train(name: str, folder: Path, data: Path, seed: int, args: argparse.Namespace) -> Path:
-    """Train an arm, or go on with it; return its folder."""
+    """Train an arm, or resume its training; return its folder."""
     command = ["train", "--data", str(data), "--output", str(folder), "--model", args.model, "--seed", str(seed)]
     command += ["--recipe", "small", "--view-cache", str(args.output / "views"), *ARMS[name], *args.options]
     if code := run_command(command):
@@ -98,7 +102,7 @@ def train(name: str, folder: Path, data: Path, seed: int, args: argparse.Namespa
 
 @dataclasses.dataclass
 class Recall:
-    """Right full paths in percent, of everything, of the tail and of the head; and the numbers of pictures."""
+    """Right full paths in percent: of all pictures, of the tail and of the head; and the numbers of pictures."""
 
     everything: float
     tail: float
@@ -108,6 +112,7 @@ class Recall:
 
 
 def measure(folder: Path, data: Path, counts: dict[str, int]) -> Recall:
+    """Return the recall of a finished run."""
     weights = load_weights(folder / "last.safetensors")
     taxonomy = weights.taxonomy
     dataset = HierarchicalDataset.load(data, taxonomy, "val+test", transform=eval_transform(weights.config))
@@ -128,10 +133,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="parquet file of recipes/emoji_art.py")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--model", default="hcast_lite.in1k")
-    parser.add_argument("--leaves", type=int, default=60)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--model", default="hcast_lite.in1k", help="weights to start from (%(default)s)")
+    parser.add_argument("--leaves", type=int, default=60, help="of the tree that is cut (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the leaves and the runs (%(default)s)")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     parser.add_argument("options", nargs="*", help="more options of `hcast-zoo train`, after --")
     args = parser.parse_args()
 
@@ -141,7 +146,8 @@ def main() -> None:
         kept, counts = cut_tail(rows, args.leaves, seed)
         data = write_pictures(kept, args.output / f"pictures-{seed}")
         for number, name in enumerate(ARMS):
-            results[name].append(measure(train(name, args.output / f"{number}-{seed}", data, seed, args), data, counts))
+            folder = train(name, args.output / f"{number}-{seed}", data, seed, args)
+            results[name].append(measure(folder, data, counts))
 
     lines = []
     for name, recalls in results.items():
@@ -152,25 +158,30 @@ def main() -> None:
             cells.append(f"{statistics.mean(values):.1f}{each}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
 
-    # The numbers of pictures are the same for each seed, but for the test pictures of a leaf.
+    # Every seed has the same numbers of training pictures; those of test pictures differ a little.
     spread = collections.Counter(counts.values())
-    few = sum(number <= TAIL for number in counts.values())
-    tested, tail = (sum(getattr(recall, name) for recall in results["natural"]) for name in ("tested", "tested_tail"))
-    text = TEXT.format(
+    sizes = [f"{spread[size]} with {size}" for size in sorted(spread, reverse=True)]
+    tail = sum(number <= TAIL for number in counts.values())
+    tested = sum(recall.tested for recall in results["natural"])
+    tested_tail = sum(recall.tested_tail for recall in results["natural"])
+    data = DATA.format(
         leaves=args.leaves,
-        counts=", ".join(f"{spread[size]} with {size}" for size in sorted(spread, reverse=True)) + " training pictures",
+        counts=", ".join(sizes[:-1]) + f" and {sizes[-1]} training picture(s) each",
         train=sum(counts.values()),
         test=tested // len(args.seeds),
         model=args.model,
         seeds="One seed" if len(args.seeds) == 1 else f"{len(args.seeds)} seeds",
-        tail=few,
+    )
+    options = "".join(f" {word}" for word in sys.argv[sys.argv.index("--output") + 2 :])
+    text = TEXT.format(
+        data=textwrap.fill(data, 120, break_on_hyphens=False),
+        tail=tail,
         few=TAIL,
-        head=args.leaves - few,
+        head=args.leaves - tail,
         rows="\n".join(lines),
         error=50 / tested**0.5,
-        tail_error=50 / tail**0.5,
-        arguments="".join(f" {word}" for word in sys.argv[sys.argv.index("--output") + 2 :]),
-        version=code_version(),
+        tail_error=50 / tested_tail**0.5,
+        origin=textwrap.fill(ORIGIN.format(options=options, version=code_version()), 120, break_on_hyphens=False),
     )
     report.write(args.docs, "long_tail.md", text)
 

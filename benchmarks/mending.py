@@ -1,11 +1,11 @@
-"""Can a true label mend a segmentation? Ways to adapt, on cut-outs over photographs, whose masks are known.
+"""Can a true label mend a segmentation? Ways to adapt, on drawings over photographs, whose masks are known.
 
     pip install '.[benchmarks]'
     python benchmarks/mending.py --data emoji_art.parquet --photographs photographs --limit 200
 
-Writes docs/mending.md. Photographs of the page: Debian's packages lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and
-ukui-wallpapers (CC0, CC-BY, CC-BY-SA), unpacked by ``dpkg -x``. Each picture is a drawing of EmojiArt's test artist at
-a random place over a crop of a photograph; the label is the drawing's. About 10 seconds of one core a picture.
+Writes docs/mending.md. Its photographs are those of Debian's packages lomiri-wallpapers-16.04, lomiri-wallpapers-20.04
+and ukui-wallpapers (CC0, CC-BY, CC-BY-SA), unpacked by ``dpkg -x``. Each picture is a drawing of EmojiArt's test artist
+at a random place over a crop of a photograph; the label is the drawing's. A picture takes about 10 seconds of one core.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import report
 import torch
+from adaptation import interval_text, sign_beyond_chance, stage_maps
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -38,28 +39,32 @@ SIZE = 224  # pixels of a composite
 STRONG = 0.75  # quantile of the borders between superpixels, above which an edge is strong
 TEXT = """# Can a true label mend a segmentation?
 
-The authors' slides show one dog that feedback in reverse hierarchy uncovers whole. [Adaptation](adaptation.md) moves
-tokens, similarities or norms until a given node is likely; on drawings over white the segments got no better. Here are
-more ways, on {count} drawings of EmojiArt's test artist over crops of photographs, with the true leaf as the target and
-a wrong leaf, drawn at random, as a control. Each way takes at most {steps} steps of {step_size}, within a radius
-of {radius}. `hcast_lite.in1k` cannot be measured here: its segments follow a descriptor, which no label changes.
+{introduction}
 
 {provenance}
 {table}
-*Probability* of the target, before and after, in percent. *IoU* of the object's mask and the best union of the segments
-of stages {stages}: mean over the stages and the pictures, change in points with the 95 % interval of the mean; it was
-{before:.1f} before. *Better*, *worse*: share of pictures where it rose or fell by more than a point, in percent. The
-last column: how much more the true label mends than the wrong one, on the same pictures.
+{measures}
 
-- `tokens`, `norms`, `similarity`: what `adapt --free` calls `tokens`, `norms` and `pooling` moves.
+- `tokens`, `norms`, `similarity`: what moves; in `adapt --free`, these are `tokens`, `norms` and `pooling`.
 - `coarse stages first`: the similarity of the last pooling moves first, then that of the one before, and so on.
 - `price on edges`: the loss also has {price} times the probability that superpixels on both sides of a strong edge
   ({strong} % of the borders are weaker) share a segment. `edges alone` is that price without a label.
 - `both rise` (`adapt --contrast`): a step is kept only if the target's probability rises and so does the contrast of
-  the segments (the share of the pixels' variance of colour that is between segments); else it is halved and repeated.
+  the segments (the share of the variance of colour that lies between segments); else it is halved and repeated.
 
 {verdict}
 """
+INTRODUCTION = """The authors' slides show one picture, in which feedback in reverse hierarchy uncovers a whole dog.
+[Adaptation](adaptation.md) moves tokens, similarities or norms until a given node is likely; on drawings over
+white, the segments got no better. Here are more ways, on {count} drawings of EmojiArt's test artist over crops of
+photographs, with the true leaf as the target and a wrong leaf, drawn at random, as a control. Each way takes at
+most {steps} steps of {step_size}, within a radius of {radius}. `hcast_lite.in1k` cannot be measured here: a
+descriptor groups its segments, and no label changes it."""
+MEASURES = """*Probability* of the target, before and after, in percent. *IoU*: of the object's mask and the best
+union of the segments of stages {stages}, the mean over stages and pictures; the table has its change in points,
+with the 95 % interval of the mean; before, it was {before:.1f}. *Better*, *worse*: share of pictures where it rose
+or fell by more than a point, in percent. *True - wrong*: how much more the true label mends than the wrong one, on
+the same pictures."""
 
 
 @dataclasses.dataclass
@@ -74,16 +79,25 @@ class Scene:
 
 @dataclasses.dataclass
 class Way:
-    """A way to adapt: what moves, in turn, and what else is asked for."""
+    """A way to adapt: what moves, and what the loss and the steps have to satisfy.
+
+    Attributes:
+        name: Its row.
+        free: What moves, one after another, each by an equal part of the steps.
+        price: Weight of superpixels that share a segment across an edge.
+        contrast: A step is kept only if the contrast of the segments rises too.
+        label: The target's probability is part of the loss.
+    """
 
     name: str
-    free: Sequence[str]  # moved one after another, each by an equal part of the steps
+    free: Sequence[str]
     price: float = 0.0
     contrast: bool = False
     label: bool = True
 
 
 def make_ways(model: HCast, price: float) -> list[Way]:
+    """Return the rows of the table."""
     # The last pooling reaches no head.
     poolings = [f"stages.{i}.pool.centroid_fc." for i, stage in enumerate(model.stages[:-1]) if stage.pool is not None]
     return [
@@ -101,11 +115,13 @@ def make_ways(model: HCast, price: float) -> list[Way]:
 
 
 def make_scenes(args, model: HCast, config, taxonomy: Taxonomy) -> list[Scene]:
+    """Return composites of random drawings of a split and random photographs."""
     files = sorted(f for f in args.photographs.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
     photographs = [Image.open(file).convert("RGB") for file in files]
     rows = pq.read_table(args.data, filters=[("split", "=", args.split)]).to_pylist()
     rows = random.Random(args.seed).sample(rows, args.limit or len(rows))
     transform = eval_transform(config)
+
     scenes = []
     for row in tqdm(rows, "draw"):
         rng = random.Random(row["emoji"])
@@ -120,6 +136,7 @@ def make_scenes(args, model: HCast, config, taxonomy: Taxonomy) -> list[Scene]:
                 leaf=taxonomy.names[-1].index(row[taxonomy.levels[-1]]),
             )
         )
+
     return scenes
 
 
@@ -148,11 +165,11 @@ class Borders:
         for axis in (-1, -2):
             size = segments.shape[axis] - 1
             one, other = segments.narrow(axis, 0, size), segments.narrow(axis, 1, size)
-            differ = (image.narrow(axis, 0, size) - image.narrow(axis, 1, size)).abs().mean(1)
+            step = (image.narrow(axis, 0, size) - image.narrow(axis, 1, size)).abs().mean(1)
             apart = one != other
             low, high = torch.minimum(one, other)[apart], torch.maximum(one, other)[apart]
             pairs.append(low * count + high)
-            steps.append(differ[apart])
+            steps.append(step[apart])
 
         keys, which = torch.cat(pairs).unique(return_inverse=True)
         length = torch.bincount(which).float()
@@ -171,10 +188,6 @@ class Borders:
         return torch.stack(prices).mean()
 
 
-def stage_maps(output: HCastOutput) -> list[Tensor]:
-    return [output.segment_map(stage)[0] for stage in range(2, len(output.assignments) + 2)]
-
-
 def free_values(model: HCast, scene: Scene, free: str) -> dict[str, Tensor]:
     """Return the tensors that may move, by name; ``tokens`` is an offset of the superpixels' tokens."""
     if free == "tokens":
@@ -187,25 +200,28 @@ def free_values(model: HCast, scene: Scene, free: str) -> dict[str, Tensor]:
 
 
 def norm(tensors) -> float:
+    """Return the norm of all tensors together."""
     return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt().item()
+
+
+def moved_values(start: dict[str, Tensor], offsets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a twin of the model takes: values of parameters, and the offset of ``tokens``."""
+    return {name: offset.clone() if name == "tokens" else start[name] + offset for name, offset in offsets.items()}
 
 
 def run(
     model: HCast, scene: Scene, start: dict[str, Tensor], offsets: dict[str, Tensor], kept: dict[str, Tensor]
 ) -> tuple[HCastOutput, list[Tensor]]:
-    """Return the output with some tensors moved from their start, and the leaves of its graph.
+    """Return the output with some tensors moved from their start, and the tensors to differentiate by.
 
     Args:
-        model: As stored.
+        model: The stored model.
         scene: The picture.
-        start: What moves, as it was; ``tokens`` are those of the superpixels.
-        offsets: How far, by the same names.
-        kept: What was moved before and stays: an offset for ``tokens``, values for parameters.
+        start: Values before they move; ``tokens`` are those of the superpixels.
+        offsets: How far each has moved.
+        kept: What moved earlier and stays: an offset for ``tokens``, values for parameters.
     """
-    leaves = {
-        name: nn.Parameter(offset.clone() if name == "tokens" else start[name] + offset)
-        for name, offset in offsets.items()
-    }
+    leaves = {name: nn.Parameter(value) for name, value in moved_values(start, offsets).items()}
     values = {name: nn.Parameter(value) for name, value in kept.items()} | leaves
     shift = values.pop("tokens", None)
     return twin(model, values, shift)(scene.image, scene.segments), list(leaves.values())
@@ -230,6 +246,7 @@ def adapt(model: HCast, scene: Scene, way: Way, log_probability: Callable[[HCast
         moved = {name: torch.zeros_like(value) for name, value in start.items()}
         output, leaves = run(model, scene, start, moved, kept)
         value = loss(output)
+
         for _ in range(STEPS // len(way.free)):
             gradients = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=True)
             gradients = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients)]
@@ -240,6 +257,7 @@ def adapt(model: HCast, scene: Scene, way: Way, log_probability: Callable[[HCast
             tried = {name: offset - step * g for (name, offset), g in zip(moved.items(), gradients)}
             if (distance := norm(tried.values())) > RADIUS * scale:
                 tried = {name: offset * (RADIUS * scale / distance) for name, offset in tried.items()}
+
             new, new_leaves = run(model, scene, start, tried, kept)
             new_value = loss(new)
             if new_value < value and (not way.contrast or measure(new) > measure(output)):
@@ -247,42 +265,46 @@ def adapt(model: HCast, scene: Scene, way: Way, log_probability: Callable[[HCast
             else:
                 step_size /= 2
 
-        kept |= {name: offset if name == "tokens" else start[name] + offset for name, offset in moved.items()}
+        kept |= moved_values(start, moved)
 
     assert output is not None
     return output.detach()
 
 
 def mean_iou(output: HCastOutput, mask: Tensor) -> float:
+    """Return the IoU of a mask and the best union of segments, the mean over the stages."""
     return statistics.mean(best_union_iou(labels, mask) for labels in stage_maps(output))
 
 
-def interval(values: list[float]) -> str:
-    return f"{statistics.mean(values):+.2f} ± {1.96 * statistics.stdev(values) / len(values) ** 0.5:.2f}"
+def subtract(values: list[float], others: list[float]) -> list[float]:
+    """Return the differences of two lists of numbers for the same pictures."""
+    return [value - other for value, other in zip(values, others)]
 
 
 def verdict(gains: dict[str, list[float]], controls: dict[str, list[float]]) -> str:
-    """Say which ways mend, and which by the label: more than a wrong one does, too."""
-    mending = [name for name, values in gains.items() if above_chance(values)]
-    by_label = [name for name in mending if above_chance([a - b for a, b in zip(gains[name], controls[name])])]
+    """Say which ways mend segments, and which of them do so more with the true label than with a wrong one."""
+    mending = [name for name, values in gains.items() if sign_beyond_chance(values) > 0]
+    by_label = [name for name in mending if sign_beyond_chance(subtract(gains[name], controls[name])) > 0]
     if not mending:
         return "**No way mends the segments beyond chance: we promise no mending.**"
-    text = f"**Segments get better beyond chance by: {'; '.join(mending)}.** "
+    text = f"**Segments get better, beyond chance, with: {'; '.join(mending)}.** "
     if by_label:
-        return text + f"More than by a wrong label: {'; '.join(by_label)}."
-    return text + "By none of them more than with a wrong label: what mends is the condition, not the label."
-
-
-def above_chance(values: list[float]) -> bool:
-    return statistics.mean(values) > 1.96 * statistics.stdev(values) / len(values) ** 0.5
+        return text + f"Better than with a wrong label: {'; '.join(by_label)}."
+    return text + "None of them does more with the true label than with a wrong one: what mends is the condition."
 
 
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
     parser.add_argument("--photographs", type=Path, required=True, help="folder of the backgrounds")
-    parser.add_argument("--price", type=float, default=3.0, help="of superpixels that share a segment across an edge")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of pictures and of the wrong labels")
+    parser.add_argument(
+        "--price",
+        type=float,
+        default=3.0,
+        help="weight of segments that cross an edge (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the pictures and the wrong labels (%(default)s)")
     args = parser.parse_args()
+
     weights = load_weights(args.model)
     model = build_model(weights).requires_grad_(False)
     taxonomy = weights.taxonomy
@@ -306,40 +328,39 @@ def main() -> None:
                     return node_log_probability(output.level_logits, taxonomy, node, weights.calibration).sum()
 
                 after = adapt(model, scene, way, log_probability)
-                results.setdefault((way.name, true), []).append(
-                    (
-                        100 * log_probability(plain).exp().item(),
-                        100 * log_probability(after).exp().item(),
-                        mean_iou(after, scene.mask) - before[-1],
-                    )
+                numbers = (
+                    100 * log_probability(plain).exp().item(),
+                    100 * log_probability(after).exp().item(),
+                    mean_iou(after, scene.mask) - before[-1],
                 )
+                results.setdefault((way.name, true), []).append(numbers)
 
-    gains = {way.name: [gain for _, _, gain in results[way.name, True]] for way in ways}
-    controls = {way.name: [gain for _, _, gain in results[way.name, False]] for way in ways}
+    gains, controls = {}, {}
     for way in ways:
-        start, end = (statistics.mean(numbers) for numbers in list(zip(*results[way.name, True]))[:2])
+        starts, ends, gains[way.name] = map(list, zip(*results[way.name, True]))
+        *_, controls[way.name] = map(list, zip(*results[way.name, False]))
         values, others = gains[way.name], controls[way.name]
         rows.append(
             [
                 way.name,
-                f"{start:.1f} to {end:.1f}",
-                interval(values),
-                *(f"{100 * statistics.mean(sign * gain > 1 for gain in values):.0f}" for sign in (1, -1)),
-                interval(others),
-                interval([a - b for a, b in zip(values, others)]) if way.label else "",
+                f"{statistics.mean(starts):.1f} to {statistics.mean(ends):.1f}",
+                interval_text(values),
+                f"{100 * statistics.mean(gain > 1 for gain in values):.0f}",
+                f"{100 * statistics.mean(gain < -1 for gain in values):.0f}",
+                interval_text(others),
+                interval_text(subtract(values, others)) if way.label else "",
             ]
         )
 
+    introduction = INTRODUCTION.format(count=len(scenes), steps=STEPS, step_size=STEP_SIZE, radius=RADIUS)
+    stages = ", ".join(str(stage) for stage in range(2, 2 + len(plain.assignments)))
+    measures = MEASURES.format(stages=stages, before=statistics.mean(before))
     header = ["way", "probability", "IoU", "better", "worse", "IoU, wrong label", "true - wrong"]
     text = TEXT.format(
-        count=len(scenes),
-        steps=STEPS,
-        step_size=STEP_SIZE,
-        radius=RADIUS,
+        introduction=textwrap.fill(introduction, 120, break_on_hyphens=False),
         provenance=report.provenance(args, weights, len(scenes)),
         table=report.table(header, rows),
-        stages=", ".join(str(stage) for stage in range(2, 2 + len(plain.assignments))),
-        before=statistics.mean(before),
+        measures=textwrap.fill(measures, 120, break_on_hyphens=False),
         price=f"{args.price:g}",
         strong=round(100 * STRONG),
         verdict=textwrap.fill(verdict(gains, controls), 120),

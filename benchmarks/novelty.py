@@ -1,10 +1,10 @@
-"""Does a score tell that a picture is none of the leaves below its node? What do several pictures of one thing gain?
+"""Can a score tell that a picture is none of the leaves below its node? What do several pictures of one thing gain?
 
     python benchmarks/novelty.py --data emoji_art.parquet
 
 Leaves are held out in two ways. *Removed*: their rows are taken out of the classifier; the network has seen them in
-training, but cannot name them. *Never seen*: heads are fitted, by logistic regression on a network of ImageNet, to the
-training pictures of the other leaves alone. Writes two measured parts of docs/trust.md.
+training, but cannot name them. *Never seen*: new heads are fitted, by logistic regression on the features of a network
+trained on ImageNet, to the training pictures of the other leaves alone. Writes two measured parts of docs/trust.md.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import report
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
 from hcast_zoo.data.dataset import HierarchicalDataset
@@ -23,164 +24,167 @@ from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.taxonomy.calibration import expected_calibration_error
 from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.subtree import Subtree
+from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.training.start import fit_head
-from hcast_zoo.weights.file import build_model, load_weights
+from hcast_zoo.weights.file import Weights, build_model, load_weights
 
 PAGE = "trust.md"
-SHARE, DRAWS = 0.2, 20  # of the leaves held out, and how many times
-PROBED, PROBES = "hcast_lite.in1k", 2
+SHARE, DRAWS = 0.2, 20  # share of the leaves that is held out, and how often this is repeated
+PROBED, PROBES = "hcast_lite.in1k", 2  # the network whose features the new heads read, and how often
 KEPT = 0.8  # share of the known pictures that still get a leaf
 
 
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, help="folder that keeps the model's answers for the next time")
-    parser.add_argument("--step", type=int, default=3, help="every how manieth training picture tells the nodes' means")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the model's answers for the next run")
+    parser.add_argument("--step", type=int, default=3, help="use every Nth training picture (%(default)s)")
     args = parser.parse_args()
-    content = load_weights(args.model)
-    parts = {split: collect(args, content, content, split) for split in ("test", "val", "train")}
-    probed = {split: collect(args, load_weights(PROBED), content, split) for split in ("test", "train")}
+
+    weights = load_weights(args.model)
+    probed_weights = load_weights(PROBED)
+    parts = {split: collect(args, weights, weights.taxonomy, split) for split in ("test", "val", "train")}
+    probed = {split: collect(args, probed_weights, weights.taxonomy, split, "probed_") for split in ("test", "train")}
     options = f"--data {Path(args.data).name}"
-    report.write_section(args.docs, PAGE, "novelty", novelty(content, parts, probed), options)
-    report.write_section(args.docs, PAGE, "groups", groups(content, parts), options)
+    report.write_section(args.docs, PAGE, "novelty", novelty(weights, parts, probed), options)
+    report.write_section(args.docs, PAGE, "groups", groups(weights, parts), options)
 
 
 @torch.no_grad()
-def collect(args, content, labelled, split: str) -> dict[str, Tensor]:
+def collect(args, weights: Weights, taxonomy: Taxonomy, split: str, prefix: str = "") -> dict[str, Tensor]:
     """Return logits (``0`` ...), what the finest head reads (``features``) and labels of a split."""
-    mark = "" if content is labelled else "probed_"
-    file = args.cache and args.cache / f"novelty_{mark}{split}.safetensors"
+    file = args.cache and args.cache / f"novelty_{prefix}{split}.safetensors"
     if file and file.exists():
         return load_file(file)
 
-    dataset = HierarchicalDataset.load(args.data, labelled.taxonomy, split, transform=eval_transform(content.config))
+    dataset = HierarchicalDataset.load(args.data, taxonomy, split, transform=eval_transform(weights.config))
     step = args.step if split == "train" else 1
     dataset.pictures, dataset.labels = dataset.pictures[::step], dataset.labels[::step]
-    model = build_model(content)
+    model = build_model(weights)
     rows: dict[str, list[Tensor]] = {}
-    for batch in DataLoader(dataset, args.batch_size, collate_fn=SuperpixelCollate(content.config)):
+    for batch in DataLoader(dataset, args.batch_size, collate_fn=SuperpixelCollate(weights.config)):
         output = model(batch["images"], batch["segments"])
-        found = {str(level): x for level, x in enumerate(output.level_logits)}
-        for name, value in {**found, "features": output.level_features[-1], "labels": batch["labels"]}.items():
+        values = {"features": output.level_features[-1], "labels": batch["labels"]}
+        values |= {str(level): logits for level, logits in enumerate(output.level_logits)}
+        for name, value in values.items():
             rows.setdefault(name, []).append(value)
 
-    collected = {name: torch.cat(values).clone() for name, values in rows.items()}
+    collected = {name: torch.cat(batches).clone() for name, batches in rows.items()}
     if file:
         save_file(collected, file)
     return collected
 
 
-def calibrated(content, part: dict[str, Tensor]) -> list[Tensor]:
-    return content.calibration.logits([part[str(level)] for level in range(len(content.taxonomy.levels))])
+def calibrated(weights: Weights, part: dict[str, Tensor]) -> list[Tensor]:
+    """Return the logits of every level, divided by its temperature."""
+    return weights.calibration.logits([part[str(level)] for level in range(len(weights.taxonomy.levels))])
 
 
-def novelty(content, parts: dict, probed: dict) -> str:
+def novelty(weights: Weights, parts: dict, probed: dict) -> str:
     """Return how well scores tell held-out leaves from known ones, over several draws, for both ways to hold out."""
-    tree = content.taxonomy
-    logits = calibrated(content, parts["test"])
-    temperature = content.calibration.path_temperature
+    tree = weights.taxonomy
+    logits = calibrated(weights, parts["test"])
+    temperature = weights.calibration.path_temperature
     removed = measure(tree, parts, lambda subtree: subtree.logits(logits), DRAWS, temperature)
     unseen = measure(tree, probed, lambda subtree: probe(subtree, probed), PROBES, 1.0)
 
     above = tree.levels[-2]
     header = ["held out", "score", "AUROC, novel against known", f"novel that stop at the right {above}, %"]
-    return report.table(
-        [*header, "known with the right leaf, %"],
-        [["removed", *row] for row in removed] + [["never seen", *row] for row in unseen],
-    )
+    rows = [["removed", *row] for row in removed] + [["never seen", *row] for row in unseen]
+    return report.table([*header, "known with the right leaf, %"], rows)
 
 
 def probe(subtree: Subtree, probed: dict) -> list[Tensor]:
     """Return logits of the test pictures, by heads that are fitted to training pictures of the kept leaves alone."""
     train, test = probed["train"], probed["test"]
     rows = torch.isin(train["labels"][:, -1], torch.tensor(subtree.kept[-1]))
+    features = train["features"][rows]
+    importance = torch.full((len(features),), 1 / len(features))
+
     logits = []
     for level, kept in enumerate(subtree.kept):
-        new = torch.full((max(kept) + 1,), -1)
-        new[list(kept)] = torch.arange(len(kept))
-        head = torch.nn.Linear(train["features"].shape[1], len(kept))
-        labels = new[train["labels"][rows, level]]
-        importance = torch.full((len(labels),), 1 / len(labels))
-        fit_head(
-            head, train["features"][rows], labels, importance=importance, offset=torch.zeros(len(kept)), smoothing=0.1
-        )
+        new_index = torch.full((max(kept) + 1,), -1)
+        new_index[list(kept)] = torch.arange(len(kept))
+        labels = new_index[train["labels"][rows, level]]
+        head = torch.nn.Linear(features.shape[1], len(kept))
+        fit_head(head, features, labels, importance=importance, offset=torch.zeros(len(kept)), smoothing=0.1)
         logits.append(head(test["features"]).detach())
+
     return logits
 
 
 def measure(tree, parts: dict, answer: Callable, draws: int, temperature: float) -> list[list[str]]:
-    """Return a row for each score: mean and deviation over draws of the held-out leaves."""
+    """Return a row for each score: mean and standard deviation over draws of the held-out leaves."""
     part = parts["test"]
     labels = part["labels"]
     rng = np.random.default_rng(0)
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    results: dict[str, list[tuple[float, float, float]]] = {}
     for _ in range(draws):
         kept = draw_leaves(tree, rng)
         subtree = Subtree.below(tree, [f"{tree.levels[-1]}:{tree.names[-1][leaf]}" for leaf in kept])
-        inner = answer(subtree)
-        decoded = decode(inner, subtree.taxonomy, path_temperature=temperature)
+        logits = answer(subtree)
+        decoded = decode(logits, subtree.taxonomy, path_temperature=temperature)
         paths = subtree.whole_paths(decoded.paths)
         known = torch.isin(labels[:, -1], torch.tensor(kept))
-        for name, score in scores(decoded, inner, subtree, parts, part["features"]).items():
-            found.setdefault(name, []).append(judge(score, known, paths, labels))
+        for name, score in scores(decoded, logits, subtree, parts, part["features"]).items():
+            results.setdefault(name, []).append(judge(score, known, paths, labels))
 
     rows = []
-    for name, values in found.items():
-        auroc, ancestor, leaf = (np.array(column) * 100 for column in zip(*values))
-        cells = [f"{np.mean(column):.1f} ± {np.std(column):.1f}" for column in (auroc, ancestor, leaf)]
-        rows.append([name, *cells])
-
+    for name, numbers in results.items():
+        percents = 100 * np.array(numbers)  # [draws, 3]
+        rows.append([name, *(f"{column.mean():.1f} ± {column.std():.1f}" for column in percents.T)])
     return rows
 
 
 def draw_leaves(tree, rng: np.random.Generator) -> list[int]:
     """Return the leaves that are kept: of each parent at least two, so that every node above stays."""
     parents = np.array(tree.parents[-1])
-    out: list[int] = []
+    held_out: list[int] = []
     for leaf in rng.permutation(len(parents)):
         siblings = np.flatnonzero(parents == parents[leaf])
-        if len(out) < SHARE * len(parents) and len(set(siblings) - set(out)) > 2:
-            out.append(int(leaf))
-    return sorted(set(range(len(parents))) - set(out))
+        if len(held_out) < SHARE * len(parents) and len(set(siblings) - set(held_out)) > 2:
+            held_out.append(int(leaf))
+    return sorted(set(range(len(parents))) - set(held_out))
 
 
-def scores(decoded, inner: list[Tensor], subtree: Subtree, parts: dict, features: Tensor) -> dict[str, Tensor]:
+def scores(decoded, logits: list[Tensor], subtree: Subtree, parts: dict, features: Tensor) -> dict[str, Tensor]:
     """Return scores that are high for what is known: (B,) each."""
-    tree = subtree.taxonomy
-    parents = torch.tensor(tree.parents[-1])
+    parents = torch.tensor(subtree.taxonomy.parents[-1])
     leaf, parent = decoded.paths[:, -1], decoded.paths[:, -2]
     siblings = parents == parent[:, None]  # [B, C]
-    among = inner[-1].masked_fill(~siblings, -torch.inf)
-    leaves = inner[-1].softmax(-1)
-    rolled = torch.zeros_like(inner[-2]).index_add(1, parents, leaves)
-    agreement = -(rolled - inner[-2].softmax(-1)).abs().sum(-1) / 2
+    path = decoded.prefix_probabilities[:, -1]
+    energy = logits[-1].masked_fill(~siblings, -torch.inf).logsumexp(-1)
 
-    train, number = parts["train"], {whole: i for i, whole in enumerate(subtree.kept[-1])}
-    index = torch.tensor([number.get(label, -1) for label in train["labels"][:, -1].tolist()])
-    rows = torch.nn.functional.normalize(train["features"], dim=-1)[index >= 0]
-    means = torch.zeros(len(number), rows.shape[1]).index_add(0, index[index >= 0], rows)
-    near = torch.nn.functional.normalize(features, dim=-1) @ torch.nn.functional.normalize(means, dim=-1).T
+    rolled_up = torch.zeros_like(logits[-2]).index_add(1, parents, logits[-1].softmax(-1))
+    agreement = -(rolled_up - logits[-2].softmax(-1)).abs().sum(-1) / 2
 
-    whole = decoded.prefix_probabilities[:, -1]
-    distance = near.masked_fill(~siblings, -1.0).max(-1).values
+    cosines = normalize(features, dim=-1) @ normalize(leaf_means(subtree, parts["train"]), dim=-1).T
+    nearest = cosines.masked_fill(~siblings, -1.0).max(-1).values
     return {
-        "plain back-off: probability of the path": whole,
-        "of the leaf, if its parent is right": whole / decoded.prefix_probabilities[:, -2].clamp_min(1e-9),
-        "energy of the siblings": among.logsumexp(-1),
-        "largest logit": inner[-1].gather(-1, leaf[:, None])[:, 0],
+        "plain back-off: probability of the path": path,
+        "of the leaf, if its parent is right": path / decoded.prefix_probabilities[:, -2].clamp_min(1e-9),
+        "energy of the siblings": energy,
+        "largest logit": logits[-1].gather(-1, leaf[:, None])[:, 0],
         "agreement of the last two levels": agreement,
-        "cosine to the nearest training node": distance,
-        "path probability, energy and cosine, mean rank": (rank(whole) + rank(among.logsumexp(-1)) + rank(distance))
-        / 3,
+        "cosine to the nearest training node": nearest,
+        "path probability, energy and cosine, mean rank": (rank(path) + rank(energy) + rank(nearest)) / 3,
     }
 
 
+def leaf_means(subtree: Subtree, train: dict[str, Tensor]) -> Tensor:
+    """Return the sums of the training pictures' normalised features, for each kept leaf."""
+    new_index = {leaf: index for index, leaf in enumerate(subtree.kept[-1])}
+    index = torch.tensor([new_index.get(label, -1) for label in train["labels"][:, -1].tolist()])
+    rows = normalize(train["features"], dim=-1)[index >= 0]
+    return torch.zeros(len(new_index), rows.shape[1]).index_add(0, index[index >= 0], rows)
+
+
 def rank(values: Tensor) -> Tensor:
+    """Return the rank of each value, from 0 up to 1."""
     return values.argsort().argsort().float() / len(values)
 
 
 def judge(score: Tensor, known: Tensor, paths: Tensor, labels: Tensor) -> tuple[float, float, float]:
-    """Return AUROC, the share of the novel that stops at the right parent, and of the known with the right leaf."""
+    """Return AUROC, the share of novel pictures that stop at the right parent, and of known ones with a right leaf."""
     from sklearn.metrics import roc_auc_score
 
     threshold = score[known].quantile(1 - KEPT)
@@ -191,24 +195,24 @@ def judge(score: Tensor, known: Tensor, paths: Tensor, labels: Tensor) -> tuple[
     return auroc, right_parent[~known].double().mean().item(), right_leaf[known].double().mean().item()
 
 
-def groups(content, parts: dict) -> str:
+def groups(weights: Weights, parts: dict) -> str:
     """Return accuracy and calibration of single pictures, and of two artists' pictures of one emoji together."""
-    tree, calibration = content.taxonomy, content.calibration
+    tree, calibration = weights.taxonomy, weights.calibration
     test, val = parts["test"], parts["val"]
-    by_leaf = {leaf: row for row, leaf in enumerate(test["labels"][:, -1].tolist())}
-    pairs = [(row, by_leaf[leaf]) for row, leaf in enumerate(val["labels"][:, -1].tolist()) if leaf in by_leaf]
-    first, second = (torch.tensor(column) for column in zip(*pairs))
-    labels = val["labels"][first]
-    logs = [
-        [x[rows].log_softmax(-1) for x in calibrated(content, part)] for part, rows in ((val, first), (test, second))
-    ]
-    together = [a + b for a, b in zip(*logs)]
+    test_rows = {leaf: row for row, leaf in enumerate(test["labels"][:, -1].tolist())}
+    val_rows = [row for row, leaf in enumerate(val["labels"][:, -1].tolist()) if leaf in test_rows]
+    labels = val["labels"][val_rows]
+    matching_rows = [test_rows[leaf] for leaf in labels[:, -1].tolist()]
+
+    first = [level[val_rows].log_softmax(-1) for level in calibrated(weights, val)]
+    second = [level[matching_rows].log_softmax(-1) for level in calibrated(weights, test)]
+    together = [a + b for a, b in zip(first, second)]
     rows = []
     for name, levels in (
-        ("one picture, artist fxemoji", logs[0]),
-        ("one picture, artist twemoji", logs[1]),
+        ("one picture, artist fxemoji", first),
+        ("one picture, artist twemoji", second),
         ("both, product of probabilities", together),
-        ("both, geometric mean", [x / 2 for x in together]),
+        ("both, geometric mean", [level / 2 for level in together]),
     ):
         decoded = decode(levels, tree, path_temperature=calibration.path_temperature)
         right = decoded.paths == labels

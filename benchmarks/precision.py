@@ -1,21 +1,20 @@
-"""What lower precision costs in accuracy and brings in time: float32, bfloat16 and int8, and torch.compile.
+"""What lower precision costs in accuracy and saves in time: float32, bfloat16 and int8, and torch.compile.
 
     pip install '.[benchmarks]'
     python benchmarks/precision.py --data emoji_art.parquet
 
-Writes docs/precision.md. On a CPU without bfloat16 instructions that row alone takes long; ``--limit`` takes fewer
-pictures.
+Writes docs/precision.md. The row of bfloat16 takes long on a CPU without bfloat16 instructions; ``--limit`` takes
+fewer pictures.
 """
 
 import copy
 import os
-import statistics
-import time
 
 os.environ.setdefault("OMP_PROC_BIND", "true")  # threads that share a core make one side wait for the other
 
 import report
 import torch
+from cost import compare, seconds
 from timm.utils.model import reparameterize_model
 from torch import nn
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
@@ -47,7 +46,7 @@ at them; there, only the accuracy is informative. *File*: size of the stored par
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=7, help="pairs of runs to time (%(default)s)")
-    parser.add_argument("--only", nargs="+", help="rows to measure (all)")
+    parser.add_argument("--only", nargs="+", help=f"rows to measure, of {', '.join(VARIANTS)} (all)")
     args = parser.parse_args()
     weights = load_weights(args.model)
     model = build_model(weights)
@@ -59,12 +58,13 @@ def main() -> None:
     for name, make in VARIANTS.items():
         if args.only and name not in args.only:
             continue
+
         variant = make(model)
-        start = time.perf_counter()
         with torch.inference_mode():
-            variant(batches[0]["images"], batches[0]["segments"])
+            first_call = seconds(lambda: variant(batches[0]["images"], batches[0]["segments"]))  # noqa: B023
         if name == "compiled":
-            compile_time = f"; the first call took {time.perf_counter() - start:.0f} s"
+            compile_time = f"; the first call took {first_call:.0f} s"
+
         rows.append(
             measure(
                 name=name,
@@ -95,51 +95,38 @@ def main() -> None:
 def measure(name, variant, model, batches, reference, calibration, taxonomy, args) -> str:
     """Return a row of the table."""
     logits = run(variant, batches, name)
-    truth = torch.cat([b["labels"] for b in batches])
-    paths = [decode(calibration.logits(x), taxonomy).paths for x in (logits, reference)]
-    fpa = 100 * (paths[0] == truth).all(1).double().mean().item()
-    same = 100 * (paths[0] == paths[1]).all(1).double().mean().item()
+    truth = torch.cat([batch["labels"] for batch in batches])
+    paths, reference_paths = (decode(calibration.logits(x), taxonomy).paths for x in (logits, reference))
+    fpa = 100 * (paths == truth).all(1).double().mean().item()
+    same = 100 * (paths == reference_paths).all(1).double().mean().item()
     change = max((a.softmax(-1) - b.softmax(-1)).abs().max().item() for a, b in zip(logits, reference))
-    ratios = compare(variant, model, batches[0], args.runs)
 
-    return (
-        f"| {name} | {fpa:.2f} | {same:.1f} % | {change:.1e} | {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}) | {stored(variant) / stored(model):.2f} |"
-    )
+    inputs = batches[0]["images"], batches[0]["segments"]
+    time = compare(lambda: variant(*inputs), lambda: model(*inputs), args.runs)
+    size = stored_bytes(variant) / stored_bytes(model)
+    return f"| {name} | {fpa:.2f} | {same:.1f} % | {change:.1e} | {time} | {size:.2f} |"
 
 
 @torch.inference_mode()
 def run(model: nn.Module, batches: list[dict], name: str) -> tuple[torch.Tensor, ...]:
     """Return the float32 logits of every level for all pictures."""
-    logits = [
-        [x.float() for x in model(b["images"], b["segments"]).level_logits] for b in tqdm(batches, name, leave=False)
-    ]
+    logits = []
+    for batch in tqdm(batches, name, leave=False):
+        output = model(batch["images"], batch["segments"])
+        logits.append([level.float() for level in output.level_logits])
     return tuple(torch.cat(level) for level in zip(*logits))
 
 
-@torch.inference_mode()
-def compare(variant: nn.Module, model: nn.Module, batch: dict, runs: int) -> list[float]:
-    """Return the ratios of time of pairs of runs."""
-    ratios = []
-    for _ in range(runs):
-        seconds = []
-        for m in (variant, model):
-            start = time.perf_counter()
-            m(batch["images"], batch["segments"])
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
-
-    return ratios
-
-
-def stored(model: nn.Module) -> int:
-    """Return the bytes of a model's parameters."""
+def stored_bytes(model: nn.Module) -> int:
+    """Return the bytes of a model's parameters; those under autocast count as bfloat16."""
     if isinstance(model, Autocast):
-        return sum(p.numel() * 2 for p in model.parameters())
+        return sum(2 * parameter.numel() for parameter in model.parameters())
+
     total = 0
     for parameter in model.parameters():
-        inner = [getattr(parameter, n) for n in ("qdata", "scale") if hasattr(parameter, n)]
-        total += sum(t.numel() * t.element_size() for t in (inner or [parameter]))
+        # A parameter of torchao wraps its integers and their scales.
+        tensors = [getattr(parameter, name) for name in ("qdata", "scale") if hasattr(parameter, name)] or [parameter]
+        total += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return total
 
 
@@ -156,6 +143,8 @@ class Autocast(nn.Module):
 
 
 def quantized(config):
+    """Return a function that quantises a copy of a model."""
+
     def make(model: nn.Module) -> nn.Module:
         model = copy.deepcopy(model)
         quantize_(model, config)

@@ -1,4 +1,4 @@
-"""Shared code of the benchmarks: options, loading of models and pictures, and the layout of reports in docs/."""
+"""What the benchmarks share: options, loading of models and pictures, and the layout of reports in docs/."""
 
 import argparse
 import platform
@@ -29,8 +29,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", default=MODEL, help="weights: name, file or folder (%(default)s)")
     parser.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
     parser.add_argument("--split", default="test", help="part of the data set (%(default)s)")
-    parser.add_argument("--limit", type=int, help="measure only this many pictures, spread over the set, for a trial")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--limit", type=int, help="measure only this many pictures, evenly spaced, for a trial")
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures per forward pass (%(default)s)")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     return parser
 
@@ -73,12 +73,11 @@ def options_text() -> str:
     for word in sys.argv[1:]:
         words.append(shlex.quote(Path(word).name if is_path else word))
         is_path = word in PATHS
-
     return " ".join(words)
 
 
 def processor() -> str:
-    """Return the name of this machine's processor, and the instructions that torch uses of it."""
+    """Return the name of this machine's processor, and which of its instructions torch uses."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
@@ -124,11 +123,11 @@ def write_row(docs: Path, name: str, key: str, header: Sequence[str], row: Seque
 
 
 def _cut(page: Path, key: str) -> tuple[str, str, str]:
-    """Return the text before, in and after a part of a page, without the marks in the part."""
+    """Return the text before, in and after a part of a page; the marks belong to the outer two."""
     begin, end = f"<!-- {key} -->\n", f"<!-- /{key} -->"
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    text, found, after = rest.partition(end)
-    if not found:
+    text, mark, after = rest.partition(end)
+    if not mark:
         raise ValueError(f"{page}: expected the marks {begin.strip()} and {end}")
     return before + begin, text, end + after
 

@@ -1,12 +1,12 @@
-"""How well does the small recipe do on a few hundred pictures, beside simple classifiers of the same frozen features?
+"""How well does the small recipe do on a few hundred pictures, next to simple classifiers of the same frozen features?
 
     for seed in 0 1 2; do
         python recipes/cut_outs.py --emoji emoji_art.parquet --output cut_outs/$seed --split --seed $seed
     done
     python benchmarks/small_data.py --data cut_outs/* --output runs/small_data
 
-Writes docs/small_data_NAME.md, NAME being the folder above the data. Every arm, split and seed is a run folder; the
-same command resumes, and keeps those that are finished. Settings were chosen on the validation pictures of the first
+Writes docs/small_data_NAME.md, where NAME is the folder above the data. Every arm, split and seed is a run folder; the
+same command resumes, and skips those that are finished. Settings were chosen on the validation pictures of the first
 split; test pictures are only measured.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 
 import report
@@ -34,7 +35,7 @@ from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.training.views import AUGMENTATIONS, ViewFolder, ViewSet
 from hcast_zoo.weights.file import build_model, load_weights
 
-VIEWS = "views"  # the folder of all arms
+VIEWS = "views"  # folder of augmented features, for all arms
 START = "hcast_lite.in1k"
 ARMS = {
     f"`{START}`, small recipe": ["--model", START],
@@ -57,11 +58,12 @@ TEXT = """# A few hundred pictures
 {rows}
 
 Full-path accuracy in percent; the simple classifiers predict the leaf, which determines the path. One picture of a test
-set is {picture:.1f} points; the standard error of a mean near 75 is about {error:.1f}. The simple classifiers read the
-frozen stem's last features (the 1,280 that EfficientNet-Lite0's own classifier reads), averaged over the picture.
+set is {picture:.1f} points; the standard error of a mean is at most {error:.1f}. The simple classifiers read the frozen
+stem's last features (the 1,280 that EfficientNet-Lite0's own classifier reads), averaged over the picture.
 
-Written by `python benchmarks/small_data.py --data {name}/* --output runs/small_data{options}`, {version}.
+{origin}
 """
+ORIGIN = "Written by `python benchmarks/small_data.py --data {name}/* --output runs/small_data{options}`, {version}."
 
 
 def train(name: str, options: list[str], data: Path, seed: int, args: argparse.Namespace) -> Path:
@@ -78,6 +80,7 @@ def train(name: str, options: list[str], data: Path, seed: int, args: argparse.N
 
 
 def measure(folder: Path, parts: dict[str, HierarchicalDataset]) -> dict[str, float]:
+    """Return the full-path accuracy of a finished run on the validation and test pictures."""
     weights = load_weights(folder)
     model = build_model(weights)
     fpa = {}
@@ -96,14 +99,15 @@ def simple_classifiers(parts: dict[str, HierarchicalDataset], output: Path) -> d
     augmentation = {name: settings[name] for name in AUGMENTATIONS if name in settings}
     folder = ViewFolder(output / VIEWS, model, TrainConfig(**augmentation))
     size = getattr(model.stem.body, "head_hidden_size", model.stem.body.num_features)
+
     features, labels = {}, {}
     for part, dataset in parts.items():
         dataset.transform = eval_transform(weights.config)
         views = ViewSet(dataset, folder)
         views.make(model)
         batch = ViewSet.collate([views[index] for index in range(len(views))])
-        means = batch["images"]
-        features[part] = weighted_mean(means.features, means.area)[:, 0, -size:].numpy()
+        superpixels = batch["images"]
+        features[part] = weighted_mean(superpixels.features, superpixels.area)[:, 0, -size:].numpy()
         labels[part] = batch["labels"][:, -1].numpy()
 
     accuracy = {}
@@ -121,9 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folder trees in parts train, val and test")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--arms", type=int, nargs="+", default=range(len(ARMS)), help="which, by number")
-    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the runs of each arm (%(default)s)")
+    parser.add_argument("--arms", type=int, nargs="+", default=range(len(ARMS)), help="which to train, from 0 (all)")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     parser.add_argument("options", nargs="*", help="more options of `hcast-zoo train`, after --")
     args = parser.parse_args()
 
@@ -138,7 +142,8 @@ def main() -> None:
         for number in args.arms:
             name, options = list(ARMS.items())[number]
             for seed in args.seeds:
-                results.setdefault(name, []).append(measure(train(name, options, data, seed, args), parts))
+                folder = train(name, options, data, seed, args)
+                results.setdefault(name, []).append(measure(folder, parts))
 
     rows = []
     for name, accuracies in results.items():
@@ -150,15 +155,15 @@ def main() -> None:
     levels = " > ".join(map(str, parts["train"].taxonomy.level_classes))
     sizes = ", ".join(f"{len(dataset)} in {part}" for part, dataset in parts.items())
     name = args.data[0].parent.name
+    options = "".join(f" {word}" for word in sys.argv[sys.argv.index("--output") + 2 :])
+    origin = ORIGIN.format(name=name, options=options, version=code_version())
     text = TEXT.format(
         data=f"{name}, {len(args.data)} splits of the same pictures: {sizes}; levels of {levels} nodes; seeds "
         f"{', '.join(map(str, args.seeds))}.",
         rows="\n".join(rows),
         picture=100 / count,
-        error=100 * (0.75 * 0.25 / (count * len(args.data))) ** 0.5,
-        name=name,
-        options="".join(f" {word}" for word in sys.argv[sys.argv.index("--output") + 2 :]),
-        version=code_version(),
+        error=50 / (count * len(args.data)) ** 0.5,
+        origin=textwrap.fill(origin, 120, break_on_hyphens=False),
     )
     report.write(args.docs, f"small_data_{name}.md", text)
     (args.output / "results.json").write_text(json.dumps(results, indent=1))

@@ -5,12 +5,12 @@
     python benchmarks/speed.py --device cuda   # a GPU instead: checks, times, and writes a CSV in benchmarks/results
 
 Every number is a ratio of medians: both sides run in turn, in one process, on the same input, with the same threads.
-The spread is the smallest and largest ratio of a pair of runs. Superpixels are given, except where they are measured.
+The spread is the smallest and largest ratio of a pair of runs. Superpixels are computed beforehand, except where they
+are what is measured.
 """
 
 import argparse
 import csv
-import itertools
 import json
 import os
 import platform
@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,9 +27,9 @@ import numpy as np
 import timm
 import torch
 from accelerator import MODES, RESULTS, measure_device, results_name
+from cost import blurred_noise, tensor_peak, time_pairs
 from PIL import Image
 from report import processor, table, write_section
-from torch.profiler import ProfilerActivity, profile
 
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.inference.engines import TorchEngine
@@ -42,7 +41,7 @@ from hcast_zoo.network.superpixels import seeds_superpixels, segment_normalized,
 from hcast_zoo.weights.file import fit_state_dict
 
 RIVALS = ("deit_small_patch16_224", "vit_small_patch16_224")
-OURS = {"ours": "<= 0.80", "recomputed": "<= 0.75"}  # to the largest peak of a training step, in the rival's
+OURS = {"ours": "<= 0.80", "recomputed": "<= 0.75"}  # our networks, and the targets for their peak over the rival's
 LEVELS = (13, 38, 200)
 PICTURE = Path(__file__).parent.parent / "tests/pictures/lion.png"
 COLUMNS = ("what", "against", "ratio", "spread", "target", "ours")
@@ -50,18 +49,18 @@ COLUMNS = ("what", "against", "ratio", "spread", "target", "ours")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)} (all)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=7, help="pairs of runs; a large batch gets fewer")
+    parser.add_argument("parts", nargs="*", help=f"any of {', '.join(PARTS)} (all)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (%(default)s)")
+    parser.add_argument("--runs", type=int, default=7, help="pairs of runs; a large batch gets fewer (%(default)s)")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of speed.md (%(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV (%(default)s)")
-    parser.add_argument("--peak", choices=(*OURS, *RIVALS), help=argparse.SUPPRESS)  # how `memory` calls itself
+    parser.add_argument("--peak", choices=(*OURS, *RIVALS), help=argparse.SUPPRESS)  # `memory` starts this script so
     gpu = parser.add_argument_group("on another device, instead of the parts")
     gpu.add_argument("--device", help="cuda; cpu for a trial")
     gpu.add_argument("--batch-size", type=int, default=256, help="the large batch; the other is 1 (%(default)s)")
     gpu.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     gpu.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="ways to run a network (all)")
-    gpu.add_argument("--variant", default="hcast_small", help="of ours (%(default)s)")
+    gpu.add_argument("--variant", default="hcast_small", help="our network (%(default)s)")
     args = parser.parse_args()
     if args.device:
         measure_device(args, processor())
@@ -84,7 +83,7 @@ def main() -> None:
 
 
 def ours(train: bool = False, **changes) -> HCast:
-    """Return hcast_small; in training mode its pooling has the paper's dropout, though its rivals have none."""
+    """Return hcast_small; in training mode its pooling has the paper's dropout, while its rivals have no dropout."""
     torch.manual_seed(0)
     config = HCastConfig.from_variant("hcast_small", level_classes=LEVELS, **changes)
     return HCast(config).train(train)
@@ -97,26 +96,17 @@ def rival(name: str, train: bool = False, **options) -> torch.nn.Module:
 def inputs(model: HCast, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images of blurred noise, and their superpixels."""
     c = model.config
-    size = c.image_size
-    noise = torch.rand(batch, 3, size // 16, size // 16, generator=torch.Generator().manual_seed(0))
-    images = torch.nn.functional.interpolate(noise, size=(size, size), mode="bicubic")
-    images = (images - 0.5) / 0.25
+    images = blurred_noise(batch, c.image_size)
     return images, segment_normalized(images, c.num_superpixels, c.mean, c.std).clone()
-
-
-def seconds(function: Callable) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def compare(a: Callable, b: Callable, runs: int) -> tuple[float, float, float, float]:
     """Run a and b alternately; return the ratio a/b of medians, the smallest and largest ratio, and a's median."""
-    a(), b()
-    pairs = [(seconds(a), seconds(b)) for _ in range(runs)]
-    ratios = [x / y for x, y in pairs]
-    first, second = (statistics.median(column) for column in zip(*pairs))
-    return first / second, min(ratios), max(ratios), first
+    time_pairs(a, b, 1)  # to warm up
+    pairs = time_pairs(a, b, runs)
+    ratios = [a_time / b_time for a_time, b_time in pairs]
+    a_median, b_median = (statistics.median(times) for times in zip(*pairs))
+    return a_median / b_median, min(ratios), max(ratios), a_median
 
 
 def row(what: str, against: str, result: tuple[float, float, float, float], target: str = "") -> tuple[str, ...]:
@@ -166,50 +156,49 @@ def train(args):
 
 
 def memory(args):
-    """Peak memory of a training step: of its tensors, which is the same every time, and of its process."""
-    peaks = {}
+    """Peak memory of training steps: of the tensors, which is the same every time, and of the process."""
+    peaks: dict[tuple[str, str], list[int]] = {}
     for name in (*OURS, RIVALS[0]):
         command = [sys.executable, __file__, "--peak", name, "--threads", str(args.threads)]
-        runs = [
-            json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(3)
-        ]
-        peaks[name] = {key: [run[key] for run in runs] for key in runs[0]}
+        for _ in range(3):
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            for key, peak in json.loads(output).items():
+                peaks.setdefault((name, key), []).append(peak)
 
     for key, what in (
         ("tensors", "peak memory of the tensors of a training step, batch 16"),
         ("step", "growth of the process in training steps, batch 16"),
         ("process", "peak memory of the whole process, batch 16"),
     ):
+        rival_peaks = peaks[RIVALS[0], key]
         for name, target in OURS.items():
-            a, b = peaks[name][key], peaks[RIVALS[0]][key]
-            ratios = [x / y for x, y in zip(a, b)]
-            a, b = statistics.median(a), statistics.median(b)
+            our_peaks = peaks[name, key]
+            ratios = [our_peak / rival_peak for our_peak, rival_peak in zip(our_peaks, rival_peaks)]
             yield (
                 what + ("" if name == "ours" else ", --recompute"),
                 RIVALS[0],
-                f"{a / b:.2f}",
+                f"{statistics.median(our_peaks) / statistics.median(rival_peaks):.2f}",
                 f"{min(ratios):.2f} to {max(ratios):.2f}",
                 target if key == "tensors" else "",
-                f"{a / 2**20:.0f} MiB",
+                f"{statistics.median(our_peaks) / 2**20:.0f} MiB",
             )
 
 
 def peak_memory(name: str) -> dict[str, int]:
+    """Return the peaks of training steps in this process, in bytes; ``step`` is the growth of the process."""
     model = ours(train=True)
     model.recompute(name == "recomputed")
     tensors = inputs(model, 16)
     if name not in OURS:
         model, tensors = rival(name, train=True), tensors[:1]
+
     before = resident_peak()
     for _ in range(3):
         training_step(model, *tensors)
-    peaks = {"step": resident_peak() - before, "process": resident_peak()}
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        training_step(model, *tensors)
-    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes.sort(key=lambda event: event.start_ns())
 
-    return {**peaks, "tensors": max(itertools.accumulate(event.nbytes() for event in changes))}
+    peaks = {"step": resident_peak() - before, "process": resident_peak()}
+    peaks["tensors"] = tensor_peak(lambda: training_step(model, *tensors))
+    return peaks
 
 
 def resident_peak() -> int:
@@ -240,6 +229,7 @@ def stages(args):
 
 @torch.inference_mode()
 def growth(args):
+    """Larger pictures, with as many more superpixels."""
     for size in (320, 448):
         model = ours(image_size=size, num_superpixels=196 * size**2 // 224**2)
         other = rival(RIVALS[0], img_size=size)
@@ -249,8 +239,8 @@ def growth(args):
 
 
 def end_to_end(args):
-    """JPEG files to paths, superpixels and loader included; and the part of the time that superpixels take."""
-    if hasattr(os, "sched_setaffinity"):  # loader workers would inherit the one core that OpenMP bound this thread to
+    """From JPEG files to paths, superpixels and loader included, against the same with a grid of squares."""
+    if hasattr(os, "sched_setaffinity"):  # OpenMP bound this thread to one core, and loader workers inherit that
         os.sched_setaffinity(0, range(os.cpu_count()))
 
     with tempfile.TemporaryDirectory() as folder:
@@ -265,10 +255,10 @@ def end_to_end(args):
         config = predictor.model.config.replace(image_size=224, num_superpixels=196, num_clusters=(64, 32, 16, 8))
         state = fit_state_dict(predictor.model.state_dict(), HCast(config))
         grid = Predictor("hcast_small.emoji_art")
-        for one, method in ((predictor, config.superpixels), (grid, "grid")):
-            one.model = HCast(config.replace(superpixels=method)).eval()
-            one.model.load_state_dict(state)
-            one.engine, one.transform = TorchEngine(one.model), eval_transform(config)
+        for changed, method in ((predictor, config.superpixels), (grid, "grid")):
+            changed.model = HCast(config.replace(superpixels=method)).eval()
+            changed.model.load_state_dict(state)
+            changed.engine, changed.transform = TorchEngine(changed.model), eval_transform(config)
 
         for workers in (0, 2):
             result = compare(
@@ -296,6 +286,8 @@ def seeds(args):
 
 
 def startup(args):
+    """The package and the command in a fresh process."""
+
     def run(*command):
         return lambda: subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
 

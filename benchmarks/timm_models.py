@@ -1,10 +1,10 @@
 """List every timm tag, and time the variants against deit_small: the tables of docs/timm.md.
 
     python benchmarks/timm_models.py         # the tags, in a second
-    python benchmarks/timm_models.py speed   # also the times, some minutes
+    python benchmarks/timm_models.py speed   # the times too, in some minutes
 
-A time is a ratio of medians: both models run alternately, in one process, on the same number of images, without
-superpixels.
+A time is a ratio of medians: both models run alternately, in one process, on the same number of images, with
+superpixels computed beforehand.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import timm
 import torch
+from accelerator import RIVAL
 from report import processor, table, write_section
 from speed import compare, inputs
 
@@ -21,7 +22,6 @@ from hcast_zoo.integrations.timm.cfgs import make_cfgs, sources
 from hcast_zoo.network.config import VARIANTS
 from hcast_zoo.weights.published import TAGS
 
-RIVAL = "deit_small_patch16_224"
 BATCH = 8
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -74,11 +74,11 @@ def speed_table(runs: int) -> str:
     against = sum(p.numel() for p in rival.parameters()) / 1e6
     text = table(["variant", "parameters (M)", "feature maps", f"time / {RIVAL}'s", "spread"], rows)
     versions = f"torch {torch.__version__.split('+')[0]}, timm {timm.__version__}"
-    told = (
+    origin = (
         f"`{RIVAL}` has {against:.1f} M. Forward passes of {BATCH} images, medians of {runs} runs in turn, float32, "
         f"{torch.get_num_threads()} thread(s), {processor()}, {versions}."
     )
-    return f"{text}\n{textwrap.fill(told, 120, break_on_hyphens=False)}\n"
+    return f"{text}\n{textwrap.fill(origin, 120, break_on_hyphens=False)}\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure promised accuracy, conformal sets, drift, and calibration on few pictures, all on held-out artists.
+"""Measure promised accuracies, conformal sets, drift, and calibration on few pictures, all on held-out artists.
 
     pip install '.[benchmarks]'
     python benchmarks/trust.py --data emoji_art.parquet
@@ -37,9 +37,10 @@ GREY_STEP = 2  # every second test picture is made grey
 
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
-    parser.add_argument("--val-split", default="val", help="the other artist (%(default)s)")
+    parser.add_argument("--val-split", default="val", help="part by the other artist (%(default)s)")
     parser.add_argument("--cache", type=Path, help="folder that keeps the model's answers for the next run")
     args = parser.parse_args()
+
     weights = load_weights(args.model)
     artists = {
         "val": collect(args, weights, args.val_split),
@@ -47,7 +48,7 @@ def main() -> None:
     }
     grey = collect(args, weights, args.split, make_grey, GREY_STEP)
 
-    options = " ".join(f"--{name} {Path(getattr(args, name)).name}" for name in ("data",))
+    options = f"--data {Path(args.data).name}"
     for key, text in (
         ("promises", promises(weights, artists)),
         ("sets", sets(weights, artists)),
@@ -65,13 +66,13 @@ def make_grey(picture: Image.Image) -> Image.Image:
 def collect(
     args, weights, split: str, change: Callable | None = None, step: int = 1
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return logits and labels of a split, its pictures perhaps changed."""
+    """Return logits and labels of every ``step``-th picture of a split, changed by ``change`` if there is one."""
     name = split if change is None else f"{split}_{change.__name__}"
     file = args.cache and args.cache / f"{name}.safetensors"
     if file and file.exists():
-        kept = load_file(file)
-        labels = kept.pop("labels")
-        return tuple(kept[str(level)] for level in range(len(kept))), labels
+        tensors = load_file(file)
+        labels = tensors.pop("labels")
+        return tuple(tensors[str(level)] for level in range(len(tensors))), labels
 
     transform = eval_transform(weights.config)
     dataset = HierarchicalDataset.load(args.data, weights.taxonomy, split)
@@ -85,15 +86,17 @@ def collect(
 
 
 def promises(weights, artists: dict) -> str:
+    """Return what each artist's pictures promise, and how often the other artist's keep it."""
     taxonomy, rows = weights.taxonomy, []
     for name, other in (("val", "test"), ("test", "val")):
         for target in (0.9, 0.95, 0.98):
             try:
-                calibration, found = measure_guarantee(*artists[name], taxonomy, name, "", target)
+                calibration, guarantee = measure_guarantee(*artists[name], taxonomy, name, "", target)
             except PromiseError as error:
                 rows.append([name, f"{target:.0%}", "none", "", "", str(error).rpartition(". ")[2]])
                 continue
-            promise = found.promise
+
+            promise = guarantee.promise
             logits, labels = artists[other]
             judged = Judged.of(calibration.decode(logits, taxonomy), labels, taxonomy)
             answered, wrong = judged.count(promise.threshold)
@@ -102,40 +105,48 @@ def promises(weights, artists: dict) -> str:
             rows.append([name, f"{target:.0%}", f"{promise.threshold:g}", here, there, ""])
 
     header = ["calibrated on", "target", "threshold", "answered, right: tested on", "the other artist", "remark"]
-    return f"{report.table(header, rows)}\n{kept(weights, artists)}"
+    return f"{report.table(header, rows)}\n{broken_promises(weights, artists)}"
 
 
-def kept(weights, artists: dict) -> str:
-    """Return how often promises hold, over samples of all held-out pictures, which are the population here."""
+def broken_promises(weights, artists: dict) -> str:
+    """Return how often promises are too high, over samples of all held-out pictures, which are the population here."""
     parts = [judge(weights, *artist) for artist in artists.values()]
-    whole = Judged(np.concatenate([p.trust for p in parts]), np.concatenate([p.right_depth for p in parts]))
+    population = Judged(
+        np.concatenate([part.trust for part in parts]), np.concatenate([part.right_depth for part in parts])
+    )
     rng, rows = np.random.default_rng(0), []
     for target, pictures in ((0.9, 300), (0.9, 1200), (0.95, 600), (0.95, 1200)):
         made = broken = 0
         thresholds = []
         for _ in range(SPLITS):
-            fit, test = (whole.rows(rng.integers(len(whole), size=n)) for n in (pictures // 3, pictures * 2 // 3))
+            fit = population.rows(rng.integers(len(population), size=pictures // 3))
+            test = population.rows(rng.integers(len(population), size=pictures * 2 // 3))
             try:
                 promise = promise_accuracy(fit, test, target)
             except PromiseError:
                 continue
+
             made += 1
             thresholds.append(promise.threshold)
-            answered, wrong = whole.count(promise.threshold)
+            answered, wrong = population.count(promise.threshold)
             broken += 1 - wrong / answered < target
+
         rows.append([f"{target:.0%}", pictures, made, broken, f"{np.median(thresholds):g}"])
 
     return report.table(["target", "pictures", "promises in 1,000 samples", "too high", "median threshold"], rows)
 
 
 def judge(weights, logits, labels) -> Judged:
+    """Return how far each decoded path is right, and how far it can be trusted."""
     return Judged.of(weights.calibration.decode(logits, weights.taxonomy), labels, weights.taxonomy)
 
 
 def sets(weights, artists: dict) -> str:
+    """Return the coverage and the size of sets and subtrees."""
     taxonomy, calibration = weights.taxonomy, weights.calibration
-    logits = [torch.cat(level) for level in zip(*(a[0] for a in artists.values()))]
-    labels = torch.cat([a[1] for a in artists.values()])
+    all_logits, all_labels = zip(*artists.values())
+    logits = [torch.cat(level) for level in zip(*all_logits)]
+    labels = torch.cat(all_labels)
     split = len(artists["val"][1])
     leaves = path_indices(labels, taxonomy)
     decoded = calibration.decode(logits, taxonomy)
@@ -155,14 +166,16 @@ def sets(weights, artists: dict) -> str:
                 (values[split:] <= conformal_quantile(values[:split], coverage)).mean(),
                 (values[:split] <= conformal_quantile(values[split:], coverage)).mean(),
             ]
+
             quantile = conformal_quantile(values, coverage)
             if kind == "set":
                 sizes = leaf_sets(probabilities, quantile).sum(-1).double()
                 size = f"{sizes.mean():.1f} leaves, median {sizes.median():.0f}"
             else:
                 depths = subtree_depths(decoded, quantile)
-                shares = [100 * (depths == d).double().mean().item() for d in range(len(taxonomy.levels) + 1)]
-                size = " / ".join(f"{share:.0f} %" for share in shares)
+                counts = torch.bincount(depths, minlength=len(taxonomy.levels) + 1)
+                size = " / ".join(f"{100 * share:.0f} %" for share in (counts.double() / len(depths)).tolist())
+
             low, high = np.percentile(covered, [2.5, 97.5])
             rows.append(
                 [
@@ -179,20 +192,23 @@ def sets(weights, artists: dict) -> str:
 
 
 def drift(weights, artists: dict, grey: tuple) -> str:
+    """Return whether another artist's pictures, and pictures in grey, are found to have drifted."""
     taxonomy, rows = weights.taxonomy, []
-    calibration, found = measure_guarantee(*artists["test"], taxonomy, "test", "", 0.95)
+    calibration, guarantee = measure_guarantee(*artists["test"], taxonomy, "test", "", 0.95)
     for name, (logits, labels) in (("val, the other artist", artists["val"]), ("test in grey", grey)):
         decoded = calibration.decode(logits, taxonomy)
-        checks = check_drift(found, decoded.path_probabilities.numpy(), decoded.paths.numpy(), taxonomy)
-        promise = check_promise(found, Judged.of(decoded, labels, taxonomy))
-        for check in (*checks, promise):
+        checks = check_drift(guarantee, decoded.path_probabilities.numpy(), decoded.paths.numpy(), taxonomy)
+        promise = check_promise(guarantee, Judged.of(decoded, labels, taxonomy))
+        for index, check in enumerate((*checks, promise)):
+            title = "" if index else name
             verdict = "**drifted**" if check.drifted else "no"
-            rows.append([name, check.name, f"{check.before:.3f}", f"{check.now:.3f}", f"{check.p_value:.4f}", verdict])
-            name = ""
+            rows.append([title, check.name, f"{check.before:.3f}", f"{check.now:.3f}", f"{check.p_value:.4f}", verdict])
+
     return report.table(["new pictures", "of", "before", "now", "p", "drifted"], rows)
 
 
 def few(weights, artists: dict) -> str:
+    """Return calibration errors for fits to few pictures."""
     taxonomy, rows = weights.taxonomy, []
     logits, labels = artists["val"]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
@@ -200,14 +216,14 @@ def few(weights, artists: dict) -> str:
         chosen = order[:pictures]
         part = [x[chosen] for x in logits], labels[chosen]
         calibration = fit_calibration(*part, taxonomy)
-        own = calibration_errors(*part, taxonomy, calibration)["ece/path"]
+        same = calibration_errors(*part, taxonomy, calibration)["ece/path"]
         crossed = cross_fitted_errors(*part, taxonomy)["ece/path"]
         test = calibration_errors(*artists["test"], taxonomy, calibration)
         rows.append(
             [
                 pictures,
                 f"{calibration.path_temperature:.2f}",
-                f"{own:.2f}",
+                f"{same:.2f}",
                 f"{crossed:.2f}",
                 f"{test['ece/path']:.2f}",
                 f"{test[f'ece/{taxonomy.levels[-1]}']:.2f}",
@@ -222,11 +238,14 @@ def few(weights, artists: dict) -> str:
 
 
 def metrics(weights, artist: tuple) -> str:
+    """Return the hierarchical metrics of an artist's pictures, with their intervals."""
     logits, labels = artist
     decoded = weights.calibration.decode(logits, weights.taxonomy)
-    found = hierarchical_metrics(decoded.paths, labels, weights.taxonomy, decoded.path_probabilities)
-    rows = [[name.replace("_", " "), f"{m.value:.2f}", f"{m.low:.2f} to {m.high:.2f}"] for name, m in found.items()]
-    assert not any(math.isnan(m.value) for m in found.values())
+    measured = hierarchical_metrics(decoded.paths, labels, weights.taxonomy, decoded.path_probabilities)
+    rows = []
+    for name, metric in measured.items():
+        assert not math.isnan(metric.value), name
+        rows.append([name.replace("_", " "), f"{metric.value:.2f}", f"{metric.low:.2f} to {metric.high:.2f}"])
     return report.table(["metric", "value", "95 % interval"], rows)
 
 
