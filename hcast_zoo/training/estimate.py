@@ -52,9 +52,7 @@ def estimate_seconds(
 
     collate = SuperpixelCollate(model.config, device=torch.device("cpu"))
     for first in (0, PICTURES):  # the first time, reading and cutting also load their libraries
-        indices = [index % len(dataset) for index in range(first, first + PICTURES)]
-        samples, reading = _timed(lambda: [dataset[index, index] for index in indices])
-        batch, cutting = _timed(lambda: collate([sample[:2] for sample in samples if sample is not None]))
+        batch, loading = _load(dataset, collate, first)
 
     if batch is None:
         return None
@@ -75,13 +73,21 @@ def estimate_seconds(
     model.train(training)
 
     count = len(batch["labels"])
-    loading, stem, step = (reading + cutting) / count, stem / count, step / count
+    loading, stem, step = loading / count, stem / count, step / count
     each = loading / workers + stem if workers else loading + stem
     if views:
         return made * each + pictures * step + validated * step * FORWARD
 
     feeding = max(step, loading / workers) if workers else step + loading
     return pictures * feeding + validated * (loading + step * FORWARD)
+
+
+def _load(dataset: HierarchicalDataset, collate: SuperpixelCollate, first: int) -> tuple[dict | None, float]:
+    """Return a batch of ``PICTURES`` pictures from one on, and the seconds that reading and cutting took."""
+    indices = [index % len(dataset) for index in range(first, first + PICTURES)]
+    samples, reading = _timed(lambda: [dataset[index, index] for index in indices])
+    batch, cutting = _timed(lambda: collate([sample[:2] for sample in samples if sample is not None]))
+    return batch, reading + cutting
 
 
 def check_batch(model: HCast, pictures: int, device: torch.device, precision: AbstractContextManager) -> None:
