@@ -4,11 +4,12 @@
     python recipes/emoji_art.py --output data/emoji_art
 
 Writes ``emoji_art.parquet`` (columns split, artist, codepoint, group, subgroup, emoji, image: 96x96 WebP with alpha),
-``taxonomy.json`` and ``ATTRIBUTION.md``. Seven artists train, one (Firefox OS) validates, and the test artist
-(Twemoji) was never seen. Takes about a minute. Two builds with the same library versions give the same bytes.
+``taxonomy.json`` and ``ATTRIBUTION.md``. Pictures of seven artists are to train on, those of one (Firefox OS) to
+validate, and those of one (Twemoji) to test. Takes about a minute. Two builds with the same library versions give the
+same bytes.
 
-Known label noise: one code point is sometimes drawn as another thing (a "water pistol" was a revolver); Unicode's
-subgroups go by meaning, not always by looks.
+Known label noise: artists sometimes draw different things for one code point (a "water pistol" was a revolver).
+Unicode's subgroups go by meaning, not always by looks.
 """
 
 import argparse
@@ -97,7 +98,7 @@ ARTWORK = {
 }
 EMOJIBASE = ("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a")
 GROUPS = ("animals-nature", "food-drink", "travel-places", "activities", "objects")
-CLOCK_FACES = range(0x1F550, 0x1F568)  # they differ in the angle of the hands alone
+CLOCK_FACES = range(0x1F550, 0x1F568)  # left out: they differ in the angle of the hands alone
 MIN_TRAIN_ARTISTS = 3  # an emoji needs that many
 MIN_LEAVES = 3  # a subgroup needs that many
 SIZE = 96  # pixels
@@ -108,26 +109,28 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the data set")
     parser.add_argument("--cache", type=Path, help="folder for downloads (default: OUTPUT/npm)")
     args = parser.parse_args()
+
     args.output.mkdir(parents=True, exist_ok=True)
     cache = args.cache or args.output / "npm"
     cache.mkdir(parents=True, exist_ok=True)
-
     labels = read_labels(fetch(*EMOJIBASE, cache))
-    icons = {name: read_icons(fetch(f"@iconify-json/{name}", a[0], a[-1], cache)) for name, a in ARTWORK.items()}
+    icons = {}
+    for name, (version, *_, sha256) in ARTWORK.items():
+        icons[name] = read_icons(fetch(f"@iconify-json/{name}", version, sha256, cache))
+
     drawn = match_icons(labels, icons)
     kept = choose_emoji(labels, drawn)
     taxonomy = Taxonomy.from_paths([labels[code] for code in kept], ("group", "subgroup", "emoji"), "EmojiArt")
     taxonomy.save(args.output / "taxonomy.json")
     table = render(labels, icons, drawn, kept)
     pq.write_table(table, args.output / "emoji_art.parquet", compression="zstd")
-    lines = [
-        f"- {split}: {credit} ({licence}), npm @iconify-json/{name} {version}"
-        for name, (version, split, credit, licence, _) in ARTWORK.items()
-    ]
+
+    lines = ["# EmojiArt", ""]
+    for name, (version, split, credit, licence, _) in ARTWORK.items():
+        lines.append(f"- {split}: {credit} ({licence}), npm @iconify-json/{name} {version}")
     lines.append("- taxonomy: emojibase-data 17.0.0, (c) Miles Johnson (MIT)")
-    (args.output / "ATTRIBUTION.md").write_text(
-        "\n".join(["# EmojiArt", "", *lines, "", "Changes: rendered to 96x96 pixels, re-encoded as WebP.", ""])
-    )
+    lines += ["", "Changes: rendered to 96x96 pixels, re-encoded as WebP.", ""]
+    (args.output / "ATTRIBUTION.md").write_text("\n".join(lines))
     print(dict(collections.Counter(table["split"].to_pylist())), "levels", taxonomy.level_classes)
 
 
@@ -140,9 +143,9 @@ def fetch(package: str, version: str, sha256: str, cache: Path) -> Path:
             ["npm", "pack", "--silent", f"{package}@{version}"], cwd=cache, check=True, stdout=subprocess.DEVNULL
         )
 
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != sha256:
-        raise SystemExit(f"{archive.name}: expected sha256 {sha256}, got {found}: delete it and run again")
+    checksum = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if checksum != sha256:
+        raise SystemExit(f"{archive.name}: expected sha256 {sha256}, got {checksum}: delete it and run again")
 
     if not (cache / name).exists():
         with tarfile.open(archive) as tar:
@@ -159,8 +162,10 @@ def read_labels(package: Path) -> dict[str, tuple[str, str, str]]:
     for record in sorted((r for r in records if "group" in r), key=lambda r: r.get("order", 0)):
         code = record["hexcode"].replace("-FE0F", "")
         group, subgroup = meta["groups"][str(record["group"])], meta["subgroups"][str(record["subgroup"])]
-        if group in GROUPS and not ("-" not in code and int(code, 16) in CLOCK_FACES):
+        is_clock_face = "-" not in code and int(code, 16) in CLOCK_FACES
+        if group in GROUPS and not is_clock_face:
             labels[code] = (group, subgroup, record["label"])
+
     return labels
 
 
@@ -185,7 +190,7 @@ def read_icons(package: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def match_icons(labels: dict, icons: dict) -> dict[str, dict[str, str]]:
-    """Return, for each artist, code point to icon name: by code point, else by a name other sets use."""
+    """Return, for each artist, code point to icon name: by code point, else by a name that other sets use."""
     code_of_name: dict[str, str] = {}
     for code, (*_, label) in labels.items():
         code_of_name.setdefault(squash(label), code)
@@ -201,29 +206,32 @@ def match_icons(labels: dict, icons: dict) -> dict[str, dict[str, str]]:
 
     drawn = {}
     for artist, (svgs, codes) in icons.items():
-        found = {code: name for code, name in codes.items() if code in labels and name in svgs}
+        matches = {code: name for code, name in codes.items() if code in labels and name in svgs}
         for name in svgs:
             if code := code_of_name.get(squash(name)):
-                found.setdefault(code, name)
-        uses = collections.Counter(svgs[name] for name in found.values())
+                matches.setdefault(code, name)
+
+        uses = collections.Counter(svgs[name] for name in matches.values())
         # One drawing for two emoji is a mistaken alias: keep neither.
-        drawn[artist] = {code: name for code, name in found.items() if uses[svgs[name]] == 1}
+        drawn[artist] = {code: name for code, name in matches.items() if uses[svgs[name]] == 1}
 
     return drawn
 
 
 def choose_emoji(labels: dict, drawn: dict) -> list[str]:
     """Return the code points that enough artists drew, in subgroups that are large enough."""
-    train = [artist for artist, a in ARTWORK.items() if a[1] == "train"]
-    test = [artist for artist, a in ARTWORK.items() if a[1] == "test"]
-    kept = [
-        code
-        for code in labels
-        if sum(code in drawn[a] for a in train) >= MIN_TRAIN_ARTISTS and all(code in drawn[a] for a in test)
-    ]
+    artists = collections.defaultdict(list)
+    for artist, (_, split, *_) in ARTWORK.items():
+        artists[split].append(artist)
+
+    kept = []
+    for code in labels:
+        in_test = all(code in drawn[artist] for artist in artists["test"])
+        if in_test and sum(code in drawn[artist] for artist in artists["train"]) >= MIN_TRAIN_ARTISTS:
+            kept.append(code)
+
     count = collections.Counter(labels[code][:2] for code in kept)
     kept = [code for code in kept if count[labels[code][:2]] >= MIN_LEAVES]
-
     return sorted(kept, key=lambda code: GROUPS.index(labels[code][0]))  # stable: Unicode's order inside a group
 
 
@@ -234,9 +242,11 @@ def render(labels: dict, icons: dict, drawn: dict, kept: list[str]) -> pa.Table:
         for code in kept:
             if code not in drawn[artist]:
                 continue
+
             picture = draw(icons[artist][0][drawn[artist][code]])
             if sum(picture.getchannel("A").histogram()[1:]) == 0:
                 raise SystemExit(f"{artist} {drawn[artist][code]}: blank picture")
+
             file = io.BytesIO()
             picture.save(file, "WEBP", quality=90, method=4)
             group, subgroup, emoji = labels[code]
@@ -261,6 +271,7 @@ def draw(svg: str) -> Image.Image:
     picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     if picture.size == (SIZE, SIZE):
         return picture
+
     picture.thumbnail((SIZE, SIZE))
     square = Image.new("RGBA", (SIZE, SIZE))
     square.paste(picture, ((SIZE - picture.width) // 2, (SIZE - picture.height) // 2))

@@ -6,8 +6,8 @@
 Writes ``fashion_mnist.parquet`` (columns split, kind, category, article, image: PNG), ``taxonomy.json`` and
 ``ATTRIBUTION.md``. The pictures come from Debian's package dataset-fashion-mnist (MIT): installed, or fetched with
 ``apt-get download``, which needs no root; or from the four IDX files of Zalando's repository (``--source FOLDER``),
-which are the same bytes. The last 500 training pictures of each article validate; the test set is the official one.
-Takes half a minute.
+which are the same bytes. The last 500 training pictures of each article are for validation; the test set is the
+official one. Takes half a minute.
 
 The tree is that of Seo and Shin, "Hierarchical convolutional neural networks for fashion image classification", Expert
 Systems with Applications 116 (2019), as others' code has it: we had no copy of the article to compare with.
@@ -55,7 +55,7 @@ ATTRIBUTION = """# Fashion-MNIST
 
 Copyright (c) 2017 Zalando SE, https://tech.zalando.com; MIT; github.com/zalandoresearch/fashion-mnist.
 
-Changes: stored as PNG, with a tree of labels, and 5,000 training pictures set apart to validate.
+Changes: stored as PNG, with a tree of labels, and 5,000 training pictures set apart for validation.
 """
 
 
@@ -66,8 +66,8 @@ def main() -> None:
         "--source", type=Path, help="folder with the four IDX files, packed (.gz) or not (default: Debian's package)"
     )
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
 
+    args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         source = args.source or find_package(Path(scratch))
         train, test = (read_part(source, part) for part in ("train", "t10k"))
@@ -102,14 +102,15 @@ def read_idx(source: Path, name: str) -> np.ndarray:
     packed = source / f"{name}.gz"
     if not packed.exists() and not (source / name).exists():
         raise SystemExit(f"{source}: expected {name} or {name}.gz")
-    content = gzip.decompress(packed.read_bytes()) if packed.exists() else (source / name).read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256[name]:
-        raise SystemExit(f"{source / name}: expected sha256 {SHA256[name]} (unpacked), got {found}")
 
-    # Two zero bytes, the type (8 is uint8), the number of dimensions, and each as a big-endian int32.
-    shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
+    data = gzip.decompress(packed.read_bytes()) if packed.exists() else (source / name).read_bytes()
+    checksum = hashlib.sha256(data).hexdigest()
+    if checksum != SHA256[name]:
+        raise SystemExit(f"{source / name}: expected sha256 {SHA256[name]} (unpacked), got {checksum}")
+
+    # Two zero bytes, the type (8 is uint8), the number of dimensions, and each dimension as a big-endian int32.
+    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
 
 
 def make_table(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> pa.Table:
@@ -117,6 +118,7 @@ def make_table(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.
     splits = np.full(len(train[1]), "train")
     for article in range(len(PATHS)):
         splits[np.flatnonzero(train[1] == article)[-VAL_EACH:]] = "val"
+
     columns = collections.defaultdict(list)
     for (pictures, labels), parts in ((train, splits), (test, ["test"] * len(test[1]))):
         for picture, label, split in zip(pictures, labels.tolist(), parts):

@@ -180,6 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("database", type=Path, help="WordNet 3.0's data.noun")
     args = parser.parse_args()
+
     tree = build(read_nouns(args.database))
     TARGET.write_text(json.dumps(tree, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"{TARGET.name}: {' > '.join(str(len(tree['names'][level])) for level in tree['levels'])}")
@@ -204,15 +205,23 @@ def read_nouns(path: Path) -> dict[str, tuple[list[str], list[str]]]:
 
 
 def ancestors(nouns: dict, offset: str) -> set[str]:
-    """Return the first words of a synset and of all that it is a kind of."""
-    found = {nouns[offset][0][0]}
+    """Return the first words of a synset and of everything that it is a kind of."""
+    words = {nouns[offset][0][0]}
     for parent in nouns[offset][1]:
-        found |= ancestors(nouns, parent)
-    return found
+        words |= ancestors(nouns, parent)
+    return words
+
+
+def find_group(groups: list[tuple[str, str, set[str]]], words: set[str]) -> tuple[str, str] | None:
+    """Return the kind and the name of the first group that has one of these words; None if there is none."""
+    for kind, group, nodes in groups:
+        if words & nodes:
+            return kind, group
+    return None
 
 
 def build(nouns: dict) -> dict:
-    """Return the tree as the JSON files in ``label_trees`` hold it."""
+    """Return the tree in the format of the JSON files in ``label_trees``."""
     nodes_of: dict[tuple[str, str], set[str]] = {}
     for line in GROUPS.strip().splitlines():
         kind, group, nodes = (part.strip() for part in line.split(" | "))
@@ -224,16 +233,16 @@ def build(nouns: dict) -> dict:
     info = ImageNetInfo("imagenet-1k")
     paths, leaves, missing = [], [], []
     for index, synset in enumerate(info.label_names()):
-        own = nouns[synset[1:]][0]
-        words = ancestors(nouns, synset[1:])
+        class_words = nouns[synset[1:]][0]
         # A class's own word decides before what it is a kind of.
-        match = next((g for g in groups if own[0] in g[2]), None) or next((g for g in groups if words & g[2]), None)
+        match = find_group(groups, {class_words[0]}) or find_group(groups, ancestors(nouns, synset[1:]))
         if match is None:
-            missing.append(f"{synset} {own}")
+            missing.append(f"{synset} {class_words}")
             continue
 
-        paths.append([kinds.index(match[0]), names.index(match[1]), index])
-        leaves.append(NAMES.get(synset, own[0]))
+        kind, group = match
+        paths.append([kinds.index(kind), names.index(group), index])
+        leaves.append(NAMES.get(synset, class_words[0]))
 
     if missing:
         raise SystemExit("no group for: " + "; ".join(missing))

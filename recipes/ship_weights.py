@@ -1,8 +1,8 @@
-"""Put the weights of a run into the package, with the facts that their card tells.
+"""Put the weights of a run into the package, with the facts for their card.
 
     python recipes/ship_weights.py runs/emoji/best.safetensors hcast_small.emoji_art --training "From scratch, ..."
 
-Facts (license, description, limits, data, attribution) are read from ``recipes/NAME.json``. Then measure the card:
+The facts (license, description, limits, data, attribution) are read from ``recipes/NAME.json``. Then measure the card:
 
     hcast-zoo evaluate --model NAME --data emoji_art.parquet --split test --card model_cards/NAME.md
 """
@@ -19,9 +19,9 @@ from hcast_zoo.weights.header import SHIPPED, SHIPPED_INDEX
 
 
 def save_header(file: Path) -> None:
-    """Write a file's metadata without its tensors beside it; the wheel has it where it has not the file."""
-    content = file.read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    """Write a file's metadata, without its tensors, into ``headers/``; the wheel has this in place of the file."""
+    data = file.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     text = json.dumps({"__metadata__": header["__metadata__"]}, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     (SHIPPED / "headers").mkdir(exist_ok=True)
@@ -34,23 +34,20 @@ def main() -> None:
     parser.add_argument("name", help="VARIANT.DATASET")
     parser.add_argument("--training", required=True, help="how they were trained, a sentence or two")
     args = parser.parse_args()
+
     weights = load_weights(args.source)
     facts = json.loads((Path(__file__).parent / f"{args.name}.json").read_text(encoding="utf-8"))
     weights.metadata = {"name": args.name, "training": args.training, **facts}
     file = SHIPPED / f"{args.name}.safetensors"
     save_weights(weights, file, torch.float16)
     save_header(file)
-    index = {
-        **packaged_weights(),
-        args.name: {
-            "file": file.name,
-            "sha256": sha256(file),
-            "description": f"{weights.taxonomy.name}: levels {' > '.join(map(str, weights.config.level_classes))}, "
-            f"{weights.config.image_size} pixels; {facts['license']}",
-        },
-    }
 
-    # The first of a variant is its default.
+    levels = " > ".join(map(str, weights.config.level_classes))
+    description = f"{weights.taxonomy.name}: levels {levels}, {weights.config.image_size} pixels; {facts['license']}"
+    entry = {"file": file.name, "sha256": sha256(file), "description": description}
+    index = {**packaged_weights(), args.name: entry}
+
+    # The first weights of a variant are its default.
     SHIPPED_INDEX.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n", encoding="utf-8")
 
 

@@ -5,8 +5,8 @@
     python recipes/transformers_emoji_art.py --data data/emoji_art --output runs/emoji_art_trainer
 
 Writes a folder that ``AutoModelForImageClassification.from_pretrained`` and both pipelines load, and prints the metrics
-on the artist that was never seen. ``--init hcast_small.emoji_art`` starts from the weights in the package, and
-``--max-steps 4`` is enough to see it work on a laptop. A training from scratch takes a GPU and hundreds of epochs.
+on the artist that was never seen in training. ``--init hcast_small.emoji_art`` starts from the weights in the package,
+and ``--max-steps 4`` is enough to see it work on a laptop. Training from scratch takes a GPU and hundreds of epochs.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SCRATCH = CoreConfig.from_variant(
 
 
 class Collate:
-    """Pictures and labels of samples to what the model takes, superpixels included, in the loader's worker."""
+    """Turns samples into what the model takes, superpixels included, in the loader's worker."""
 
     def __init__(self, processor: HCastImageProcessor):
         self.processor = processor
@@ -73,11 +73,11 @@ def main() -> None:
     )
 
     trainer = Trainer(
-        config=model,
-        settings=training_arguments(args),
-        train_set=Collate(processor),
-        val_set=pictures("train", transform=augmentation, random_background=True),
-        output=pictures("val"),
+        model=model,
+        args=training_arguments(args),
+        data_collator=Collate(processor),
+        train_dataset=pictures("train", transform=augmentation, random_background=True),
+        eval_dataset=pictures("val"),
         compute_metrics=compute_metrics(taxonomy, ("best_path", "independent")),
     )
     trainer.train()
@@ -91,17 +91,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder that recipes/emoji_art.py has written")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
     parser.add_argument("--init", help="weights of the core to start from: a name, a file or a folder")
-    parser.add_argument("--epochs", type=float, default=300)
-    parser.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-
+    parser.add_argument("--epochs", type=float, default=300, help="(%(default)s)")
+    parser.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps (when the epochs are over)")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures per step (%(default)s)")
+    parser.add_argument("--lr", type=float, default=5e-4, help="highest learning rate (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read pictures (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     return parser.parse_args()
 
 
 def training_arguments(args: argparse.Namespace) -> TrainingArguments:
+    """Return the settings of the training; the epoch with the best full-path accuracy is kept."""
     return TrainingArguments(
         str(args.output),
         per_device_train_batch_size=args.batch_size,
