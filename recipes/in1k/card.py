@@ -2,7 +2,7 @@
 
     python recipes/in1k/card.py --shards runs/in1k/shards --teacher efficientnet-lite0-57934424.pth
 
-After ``recipes/ship_weights.py``, which puts the weights and their facts into the package.
+Run it after ``recipes/ship_weights.py``, which puts the weights and their facts into the package.
 """
 
 import argparse
@@ -31,18 +31,19 @@ DATA = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--shards", type=Path, required=True, help="folder of the run's cached superpixels")
+    parser.add_argument("--teacher", type=Path, required=True, help="weights of EfficientNet-Lite0, .pth")
     args = parser.parse_args()
+
     teacher = Teacher(args.teacher, load_tree("imagenet"))
     weights = load_weights(NAME)
     model = build_model(weights)
     for part in ("fresh", "development"):
         for kind, name in DATA.items():
             data = load(sorted(args.shards.glob(f"{part}_{kind}_?.pt")))
-            found = encodings(model, data)
-            write(name, part, data, measure_decoders(read_heads(model, found), data, teacher))
-            write(f"gates: {name}", part, data, {"leaf head and segments": measure_gates(model, data, found)})
+            encoded = encodings(model, data)
+            write(name, part, data, measure_decoders(read_heads(model, encoded), data, teacher))
+            write(f"gates: {name}", part, data, {"leaf head and segments": measure_gates(model, data, encoded)})
 
 
 def measure_decoders(logits: tuple[Tensor, ...], data: dict, teacher: Teacher) -> dict[str, dict[str, float]]:
@@ -57,6 +58,7 @@ def measure_decoders(logits: tuple[Tensor, ...], data: dict, teacher: Teacher) -
 
 
 def write(name: str, part: str, data: dict, results: dict[str, dict[str, float]]) -> None:
+    """Print results, and put them into the card and the file beside it."""
     print(name, part, results, flush=True)
     evaluation = Evaluation(
         sha256=checksum(NAME),

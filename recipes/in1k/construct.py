@@ -14,7 +14,7 @@ from hcast_zoo.network.model import HCast
 REGIONS = 24  # of each picture
 COMPONENTS_FROM = 30_000  # regions
 RIDGE = 1e-3
-STAND_OUT = 6  # a leaf stands out where it is better than the sixth best mostly is
+STAND_OUT = 6  # a leaf stands out if its logit is above the mean of the sixth best
 VOTE = 0.3
 
 
@@ -25,9 +25,9 @@ def construct(model: HCast, teacher: Teacher, data: dict[str, Tensor], regions: 
     area, so that the leaf head's answer is the projection of the teacher's.
 
     Args:
-        model: With a stem whose last features are the teacher's.
-        teacher: Whose answer is projected.
-        data: Cached superpixels, for the mean and deviation of their features.
+        model: Its stem's last features are the teacher's.
+        teacher: Its answer is projected.
+        data: Cached superpixels, for the mean and standard deviation of their features.
         regions: (R, F) averages of the teacher's features over parts of pictures.
     """
     model.stem.fit_statistics(data["features"].float(), data["area"] > 0)
@@ -51,8 +51,11 @@ def construct(model: HCast, teacher: Teacher, data: dict[str, Tensor], regions: 
         model.pos_embed[:, 0].zero_()
 
         for stage in model.stages:
-            last = [layer for block in stage.blocks for layer in (block.attn.proj, block.mlp.fc2)]
-            for layer in last if stage.pool is None else [*last, stage.pool.fc2[1]]:
+            last_layers = [] if stage.pool is None else [stage.pool.fc2[1]]
+            for block in stage.blocks:
+                last_layers += [block.attn.proj, block.mlp.fc2]
+
+            for layer in last_layers:
                 layer.weight.zero_()
                 layer.bias.zero_()
 
@@ -63,7 +66,7 @@ def sample_regions(files: list[Path], size: int) -> Tensor:
     Blocks stand for crops; the first of each picture is all of it. Superpixels are numbered by rows, and start from a
     grid.
     """
-    found = []
+    regions = []
     for number, file in enumerate(files):
         data = load([file])
         pictures, superpixels = data["area"].shape
@@ -78,21 +81,21 @@ def sample_regions(files: list[Path], size: int) -> Tensor:
 
         share = shown * data["area"][:, None]
         share = share / share.sum(-1, keepdim=True).clamp(min=1e-6)
-        means = [s @ features[:, -size:].float() for s, features in zip(share, data["features"])]
-        found.append(torch.stack(means).half())
+        means = [weights @ features[:, -size:].float() for weights, features in zip(share, data["features"])]
+        regions.append(torch.stack(means).half())
 
-    return torch.cat(found)
+    return torch.cat(regions)
 
 
 def read_levels(model: HCast, teacher: Teacher, regions: Tensor) -> None:
     """Give poolings hidden units that say how much each leaf stands out, and let them vote for the node above it.
 
-    A coarse probability is a sum over leaves, which no linear head can tell from their logits. So the pooling before
-    the stage of a coarser level starts with a unit a leaf: its logit, less what the sixth best leaf has.
+    A coarse probability is a sum over leaves, which no linear head can compute from their logits. So the pooling before
+    the stage of a coarser level starts with one unit per leaf: its logit, minus what the sixth best leaf has.
 
     Args:
         model: As :func:`construct` leaves it.
-        teacher: Of the answers.
+        teacher: Gives the probabilities to regress.
         regions: (R, F) averages of the teacher's features.
     """
     leaf = model.heads[-1]
@@ -123,7 +126,7 @@ def regress(head: nn.Linear, tokens: Tensor, targets: Tensor) -> None:
 
 
 def class_tokens(model: HCast, features: Tensor) -> list[Tensor]:
-    """Return the (B, C) class token of each stage from (B, F) means of the last features, attention adding nothing."""
+    """Return the (B, C) class token of each stage from (B, F) means of the last features; attention adds nothing."""
     stem, size = model.stem, features.shape[1]
     features = (features - stem.feature_mean[-size:]) / stem.feature_std[-size:]
     token = F.linear(features, stem.evidence.weight[:, -size:], stem.evidence.bias)
@@ -142,13 +145,13 @@ def class_tokens(model: HCast, features: Tensor) -> list[Tensor]:
 def distil_class_token(
     model: HCast, teacher: Teacher, regions: Tensor, *, steps: int, batch: int = 256, lr: float = 1e-3
 ) -> None:
-    """Train the class token's way from the leaves to the coarser levels on averages alone; the leaves stay.
+    """Train the class token's way from the leaves to the coarser levels, on averages alone; the leaves do not change.
 
     A picture is one vector here, so that 256 take half a second. Half of them are mixed with another.
 
     Args:
         model: As :func:`read_levels` leaves it.
-        teacher: Whose probabilities the levels shall have.
+        teacher: Its probabilities are the levels' targets.
         regions: (pictures, R, F) averages of the teacher's features.
         steps: Batches.
         batch: Averages in each.
@@ -157,8 +160,10 @@ def distil_class_token(
     leaf_stage = model.config.head_stages[-1]
     layers: list[nn.Module] = [*model.heads[:-1], model.norm, model.stages[leaf_stage - 1].pool]
     for stage in model.stages[leaf_stage:]:
-        layers += [layer for block in stage.blocks for layer in (block.norm2, block.mlp)]
-        layers += [] if stage.pool is None else [stage.pool]
+        for block in stage.blocks:
+            layers += [block.norm2, block.mlp]
+        if stage.pool is not None:
+            layers.append(stage.pool)
 
     parameters = [p for layer in layers for p in layer.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
@@ -182,5 +187,5 @@ def distil_class_token(
         optimizer.step()
         schedule.step()
         if step % 50 == 0:
-            told = " ".join(f"{loss.item():.3f}" for loss in losses)
-            print(f"class token, step {step} of {steps}: {told}, {time.monotonic() - started:.0f} s", flush=True)
+            values = " ".join(f"{loss.item():.3f}" for loss in losses)
+            print(f"class token, step {step} of {steps}: {values}, {time.monotonic() - started:.0f} s", flush=True)

@@ -12,10 +12,10 @@ from hcast_zoo.segments.metrics import best_union_iou
 from hcast_zoo.taxonomy.decode import decode
 
 BATCH = 32
-# Of the levels' logits, so that in the best path the coarser levels, which count the leaves' evidence again with errors
-# of their own, do not outvote the leaves. Only their ratio decides the path.
+# Factors of the levels' logits. The coarser levels count the leaves' evidence again, with errors of their own; with
+# these factors they do not outvote the leaves in the best path. Only the ratio of the two decides the path.
 COARSE_SCALE, LEAF_SCALE = 0.5, 1.4
-COARSE_CLUSTERS = (16, 8, 4, 2)  # to measure segments as few as the goals speak of
+COARSE_CLUSTERS = (16, 8, 4, 2)  # segments are measured at these counts too
 
 
 def run(model: HCast, data: dict[str, Tensor], chosen, clusters: tuple[int, ...] | None = None) -> Encoding:
@@ -28,16 +28,19 @@ def run(model: HCast, data: dict[str, Tensor], chosen, clusters: tuple[int, ...]
 
 @torch.no_grad()
 def encodings(model: HCast, data: dict[str, Tensor], clusters: tuple[int, ...] | None = None) -> list[Encoding]:
+    """Return the stages' output for all pictures, a batch at a time."""
     return [run(model, data, slice(i, i + BATCH), clusters) for i in range(0, len(data["area"]), BATCH)]
 
 
 def level_logits(model: HCast, data: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Return the logits of every level for all pictures."""
     return read_heads(model, encodings(model, data))
 
 
 @torch.no_grad()
-def read_heads(model: HCast, found: list[Encoding]) -> tuple[Tensor, ...]:
-    parts = zip(*(encoding.level_features for encoding in found))
+def read_heads(model: HCast, encoded: list[Encoding]) -> tuple[Tensor, ...]:
+    """Return the logits of every level from the stages' output."""
+    parts = zip(*(encoding.level_features for encoding in encoded))
     return model.forward_heads(tuple(torch.cat(level) for level in parts))
 
 
@@ -56,27 +59,28 @@ def agreement(model: HCast, data: dict[str, Tensor], teacher: Teacher, coarse_sc
     logits = [*(coarse_scale * level for level in coarse), leaves]
     truth = [level.argmax(-1) for level in teacher.roll_up(data["logits"])]
     paths = decode(logits, teacher.taxonomy, "best_path").paths
-    found = {}
+    percents = {}
     for level, (name, answer, scores) in enumerate(zip(teacher.taxonomy.levels, truth, logits)):
-        found[name] = percent(scores.argmax(-1) == answer)
-        found[f"{name}, best path"] = percent(paths[:, level] == answer)
-    return found
+        percents[name] = percent(scores.argmax(-1) == answer)
+        percents[f"{name}, best path"] = percent(paths[:, level] == answer)
+    return percents
 
 
 def percent(right: Tensor) -> float:
+    """Return the percentage that is true."""
     return round(100 * right.float().mean().item(), 1)
 
 
-def measure_gates(model: HCast, data: dict[str, Tensor], found: list[Encoding]) -> dict[str, float]:
+def measure_gates(model: HCast, data: dict[str, Tensor], encoded: list[Encoding]) -> dict[str, float]:
     """Measure token swap, deletion, and the segments' overlap with the cut-outs.
 
     Args:
         model: The network.
         data: Cached superpixels.
-        found: Their :func:`encodings`.
+        encoded: Their :func:`encodings`.
     """
     answer = data["logits"].argmax(-1)
-    leaves = read_heads(model, found)[-1].argmax(-1)
+    leaves = read_heads(model, encoded)[-1].argmax(-1)
     swapped = {name: value.roll(1, 0) for name, value in data.items()}
     gates = {
         "as it is": percent(leaves == answer),
@@ -84,27 +88,27 @@ def measure_gates(model: HCast, data: dict[str, Tensor], found: list[Encoding]) 
         **measure_deletion(model, data, answer),
     }
     if data["masks"].any():
-        gates.update(measure_segments(found, data["masks"], model.config.num_clusters))
+        gates.update(measure_segments(encoded, data["masks"], model.config.num_clusters))
         gates.update(measure_segments(encodings(model, data, COARSE_CLUSTERS), data["masks"], COARSE_CLUSTERS))
     return gates
 
 
-def measure_segments(found: list[Encoding], masks: Tensor, clusters: tuple[int, ...]) -> dict[str, float]:
+def measure_segments(encoded: list[Encoding], masks: Tensor, clusters: tuple[int, ...]) -> dict[str, float]:
     """Return the mean IoU of the cut-out and the best union of the segments that each stage sees."""
     gates = {}
     for stage in (2, 3, 4):
-        maps = torch.cat([segment_map(e.segments, e.assignments, stage) for e in found])
-        ious = [best_union_iou(m, mask) for m, mask in zip(maps, masks) if mask.any()]
-        way = " > ".join(map(str, clusters[: stage - 1]))
-        gates[f"IoU, {way} segments"] = round(float(np.mean(ious)), 1)
+        maps = torch.cat([segment_map(batch.segments, batch.assignments, stage) for batch in encoded])
+        ious = [best_union_iou(labels, mask) for labels, mask in zip(maps, masks) if mask.any()]
+        counts = " > ".join(map(str, clusters[: stage - 1]))
+        gates[f"IoU, {counts} segments"] = round(float(np.mean(ious)), 1)
     return gates
 
 
 @torch.no_grad()
 def measure_deletion(model: HCast, data: dict[str, Tensor], answer: Tensor) -> dict[str, float]:
-    """Hide the quarter of the superpixels that tell most of the answer, and as many others; report what is left."""
+    """Hide the quarter of the superpixels that add most to the answer, or as many others; return the agreement left."""
     head, area = model.heads[-1], data["area"]
-    evidence = torch.cat([model.stem(data["features"][i : i + 32].float())[1] for i in range(0, len(area), 32)])
+    evidence = torch.cat([model.stem(features.float())[1] for features in data["features"].split(BATCH)])
     scores = (evidence * head.weight[answer][:, None]).sum(-1) * area  # what each superpixel adds to the logit
     scores = scores.masked_fill(area == 0, float("-inf"))
     count = scores.shape[1] // 4
@@ -113,9 +117,9 @@ def measure_deletion(model: HCast, data: dict[str, Tensor], answer: Tensor) -> d
     others = order[:, count : int((area > 0).sum(1).min())]
     random_order = others.gather(1, torch.rand(others.shape, generator=generator).argsort(1))[:, :count]
 
-    found = {}
+    gates = {}
     for name, hidden in (("looked at", order[:, :count]), ("others", random_order)):
         shown = area.scatter(1, hidden, 0.0)
         logits = level_logits(model, {**data, "area": shown})[-1]
-        found[f"a quarter hidden: {name}"] = percent(logits.argmax(-1) == answer)
-    return found
+        gates[f"a quarter hidden: {name}"] = percent(logits.argmax(-1) == answer)
+    return gates

@@ -17,7 +17,7 @@ PHOTOGRAPHS = {
     "lomiri-20.04": ("Fossa*.jpg", "Infinite*.jpg"),
     "ukui": ("calla.png", "city.png", "desert.png", "goldfish.png", "rhythm.jpg", "the-mouse.jpg", "string.jpg"),
 }
-DEVELOPMENT = {  # never trained on; what is tuned is tuned on them
+DEVELOPMENT = {  # never trained on; settings are tuned on them
     "skimage": ("chelsea.png", "coffee.png"),
     "sklearn": ("flower.jpg",),
     "lomiri-16.04": ("Bridge*.jpg", "Dragonfly*.jpg", "umang*.jpg", "Wine*.jpg"),
@@ -35,7 +35,7 @@ class Studio:
     """Draws pictures for the teacher.
 
     Args:
-        pictures: Folder of what the packages hold.
+        pictures: Folder with the packages' pictures.
         emoji: EmojiArt's parquet file: its training artists are drawn in training, its test artist in ``"fresh"``.
         part: ``"train"``; or ``"development"`` and ``"fresh"``, whose photographs and drawings are never trained on.
     """
@@ -43,8 +43,8 @@ class Studio:
     def __init__(self, pictures: Path, emoji: Path, part: str):
         self.photographs = [open_photograph(file) for file in find_photographs(pictures, part)]
         drawings = sorted((pictures / "openclipart").resolve().rglob("*.png"))
-        drawings = [f for f in drawings if not any(folder in f.as_posix() for folder in NOT_DRAWN)]
-        self.drawings = [f for f in drawings if part_of_drawing(f) == part]
+        drawings = [file for file in drawings if not any(folder in file.as_posix() for folder in NOT_DRAWN)]
+        self.drawings = [file for file in drawings if part_of_drawing(file) == part]
         table = pq.read_table(emoji, filters=[("split", "=", EMOJI_SPLIT[part])], columns=["image"])
         self.emoji = table["image"].to_pylist()
 
@@ -68,6 +68,7 @@ class Studio:
         return ground, np.asarray(mask) > 127
 
     def crop(self, rng: random.Random) -> Image.Image:
+        """Return a random crop of a random photograph."""
         photograph = rng.choice(self.photographs)
         side = round(min(photograph.size) * rng.uniform(0.35, 1.0) ** 0.5)
         left, top = rng.randint(0, photograph.width - side), rng.randint(0, photograph.height - side)
@@ -75,6 +76,7 @@ class Studio:
         return mirror_half(crop, rng)
 
     def cut_out(self, rng: random.Random) -> Image.Image:
+        """Return a random drawing on a transparent ground."""
         for _ in range(20):
             from_emoji = self.emoji and (rng.random() < 0.4 or not self.drawings)
             source = io.BytesIO(rng.choice(self.emoji)) if from_emoji else rng.choice(self.drawings)
@@ -101,16 +103,22 @@ def find_photographs(pictures: Path, part: str) -> list[Path]:
 
 
 def find(folder: Path, patterns: dict[str, tuple[str, ...]]) -> list[Path]:
-    return [file for name, globs in patterns.items() for glob in globs for file in sorted((folder / name).glob(glob))]
+    """Return the files that match the patterns of each package's folder."""
+    files = []
+    for name, globs in patterns.items():
+        for glob in globs:
+            files += sorted((folder / name).glob(glob))
+    return files
 
 
 def part_of_drawing(file: Path) -> str:
-    """Divide drawings by their name: of ten, one for development."""
+    """Divide drawings by a hash of their name: one in ten is for development."""
     number = int(hashlib.sha256(file.name.encode()).hexdigest()[:8], 16)
     return "development" if number % 10 == 0 else "train"
 
 
 def open_photograph(file: Path) -> Image.Image:
+    """Return a photograph of at most ``MAX_SIDE`` pixels a side."""
     with Image.open(file) as photograph:
         photograph.draft("RGB", (MAX_SIDE, MAX_SIDE))
         picture = photograph.convert("RGB")

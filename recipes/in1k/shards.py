@@ -1,4 +1,4 @@
-"""What training needs of each picture, computed once: the stem's averages over superpixels."""
+"""What training needs of each picture, computed once: the stem's averages over superpixels, the teacher's logits."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ FIRST_SEED = {"train": 400, "development": 10_000_000, "fresh": 20_000_000}
 
 
 def make_shards(folder: Path, pictures: Path, emoji: Path, model: HCast, teacher: Teacher, samples: int) -> None:
-    """Draw pictures, and write what training and measuring need of them; files that are there are kept."""
+    """Draw pictures, and write what training and measuring need of them; files that exist are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = {"train": samples // SHARD, **dict.fromkeys(HELD_OUT, 2 * len(KINDS))}
     for part, count in counts.items():
@@ -41,6 +41,7 @@ def make_shards(folder: Path, pictures: Path, emoji: Path, model: HCast, teacher
 def make_shard(
     file: Path, model: HCast, teacher: Teacher, studio: Studio, seeds: list[int], kind: str | None = None
 ) -> None:
+    """Draw the pictures of some seeds, and write what training and measuring need of them into one file."""
     count = model.config.num_superpixels
     parts = []
     for start in range(0, len(seeds), BATCH):
@@ -66,11 +67,12 @@ def make_shard(
 
 
 def to_tensor(pictures: list[Image.Image], config: HCastConfig) -> Tensor:
-    pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2) / 255
+    """Return pictures as normalised (B, 3, H, W) float32 images."""
+    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 255
     return (pixels - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[:, None, None]
 
 
 def load(files: list[Path]) -> dict[str, Tensor]:
-    """Read shards as one."""
+    """Read shards, and put them together."""
     parts = [torch.load(file, weights_only=True) for file in files]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from hcast_zoo.network.model import HCast
 
 LOADED = 4  # shards in memory at a time
-STEPS_LOADED = 24  # on them
+STEPS_LOADED = 24  # steps on them, before others are loaded
 SAVE_SECONDS = 120
 EMA_DECAY = 0.998
 
@@ -25,8 +25,8 @@ def train_stages(
 ) -> None:
     """Train, with a checkpoint every other minute, from which the same call resumes.
 
-    The average of the weights that agrees best with the teacher on the development pictures is what ``model`` has in
-    the end; the start counts too, so training never makes it worse there.
+    In the end, ``model`` has the averaged weights that agreed best with the teacher on the development pictures, or the
+    weights that it started from if these agreed better.
     """
     slow = [*model.heads.parameters(), *model.stem.evidence.parameters()]
     slow_ids = {id(p) for p in slow}
@@ -67,9 +67,9 @@ def train_stages(
             print(step, *(f"{loss.item():.3f}" for loss in losses), flush=True)
 
         if time.monotonic() - saved > SAVE_SECONDS or step + 1 == steps:
-            found = score(average.module, held, teacher, step + 1)
-            if found > state["score"]:
-                state.update(score=found, best=clone(average.module))
+            new_score = score(average.module, held, teacher, step + 1)
+            if new_score > state["score"]:
+                state.update(score=new_score, best=clone(average.module))
             state.update(
                 step=step + 1,
                 model=model.state_dict(),
@@ -86,6 +86,7 @@ def train_stages(
 
 
 def clone(model: HCast) -> dict[str, Tensor]:
+    """Return a copy of the model's tensors."""
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -93,11 +94,14 @@ def score(model: HCast, held: dict, teacher: Teacher, step: int) -> float:
     """Return the mean agreement of the best path, over levels and kinds of development pictures."""
     training = model.training
     model.eval()
-    found = {kind: agreement(model, data, teacher, COARSE_SCALE / LEAF_SCALE) for kind, data in held.items()}
+    values = []
+    for kind, data in held.items():
+        agreements = agreement(model, data, teacher, COARSE_SCALE / LEAF_SCALE)
+        print(step, kind, agreements, flush=True)
+        values += [value for name, value in agreements.items() if name.endswith("best path")]
+
     model.train(training)
-    print(step, found, flush=True)
-    best_path = [value for told in found.values() for name, value in told.items() if name.endswith("best path")]
-    return sum(best_path) / len(best_path)
+    return sum(values) / len(values)
 
 
 def shown_parts(data: dict[str, Tensor], batch: int, teacher: Teacher, generator: torch.Generator) -> dict[str, Tensor]:
@@ -121,7 +125,7 @@ def shown_parts(data: dict[str, Tensor], batch: int, teacher: Teacher, generator
 
 
 def batch_losses(model: HCast, teacher: Teacher, part: dict[str, Tensor]) -> list[Tensor]:
-    """Return the divergence of each level from the teacher, who sees the average of the same superpixels."""
+    """Return the divergence of each level from the teacher, which sees the average of the same superpixels."""
     targets = teacher.roll_up(teacher.logits(part["features"], part["area"]))
     logits = model.forward_heads(run(model, part, slice(None)).level_features)
     return [F.kl_div(x.log_softmax(-1), y, reduction="batchmean") for x, y in zip(logits, targets)]

@@ -9,16 +9,16 @@ from torch import Tensor
 from hcast_zoo.network.stems import weighted_mean
 from hcast_zoo.taxonomy.tree import Taxonomy
 
-IMAGINED = 0.35  # of the pictures are moved towards a class
-STRENGTH = 9.0  # at most, in units of the features
+IMAGINED = 0.35  # share of the pictures that are moved towards a class
+STRENGTH = 9.0  # how far at most, in units of the features
 
 
 class Teacher:
-    """A classifier of pictures by the average of its last features, so that superpixels' averages tell its answer.
+    """A classifier that reads the average of its last features, so averages over superpixels determine its answer.
 
     Attributes:
-        body: Its tensors but for the classifier's.
-        classifier: Of the last features.
+        body: Its tensors except the classifier's.
+        classifier: The layer that reads the last features.
         taxonomy: Tree over its classes.
     """
 
@@ -26,13 +26,13 @@ class Teacher:
         import timm
 
         model = timm.create_model("efficientnet_lite0").eval().requires_grad_(False)
-        own, given = model.state_dict(), torch.load(file, weights_only=True)
-        # The file names its tensors otherwise, in the same order.
-        if [v.shape for v in own.values()] != [v.shape for v in given.values()]:
-            raise SystemExit(f"{file}: expected the {len(own)} tensors of efficientnet_lite0, got {len(given)}")
+        state, tensors = model.state_dict(), torch.load(file, weights_only=True)
+        # The file has other names for its tensors, in the same order.
+        if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in tensors.values()]:
+            raise SystemExit(f"{file}: expected the {len(state)} tensors of efficientnet_lite0, got {len(tensors)}")
 
-        model.load_state_dict(dict(zip(own, given.values())))
-        self.body = {k: v for k, v in model.state_dict().items() if not k.startswith("classifier.")}
+        model.load_state_dict(dict(zip(state, tensors.values())))
+        self.body = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier.")}
         self.classifier = model.classifier
         self.directions = F.normalize(model.classifier.weight, dim=1)
         self.taxonomy = taxonomy
@@ -40,7 +40,7 @@ class Teacher:
 
     @property
     def size(self) -> int:
-        """Number of the classifier's features, the last of a stem's."""
+        """Number of the classifier's features, which are the last of the stem's."""
         return self.classifier.in_features
 
     def logits(self, features: Tensor, area: Tensor) -> Tensor:
@@ -50,20 +50,21 @@ class Teacher:
     def roll_up(self, logits: Tensor) -> list[Tensor]:
         """Return the (B, classes) probabilities of each level, coarse to fine: sums over the leaves below."""
         leaves = logits.softmax(-1)
-        levels = enumerate(self.taxonomy.level_classes)
-        return [leaves.new_zeros(len(leaves), n).index_add(1, self.paths[:, i], leaves) for i, n in levels]
+        levels = []
+        for level, classes in enumerate(self.taxonomy.level_classes):
+            levels.append(leaves.new_zeros(len(leaves), classes).index_add(1, self.paths[:, level], leaves))
+        return levels
 
     def imagine_classes(self, features: Tensor, generator: torch.Generator) -> None:
-        """Move some of (B, ..., F) averages in place along the weights of a class, each of its own.
+        """Move some of (B, ..., F) averages in place, each along the weights of a random class.
 
-        Else the pictures would say too little about most of the classes.
+        Otherwise the pictures would say too little about most of the classes.
         """
         batch = len(features)
         shape = (batch, *[1] * (features.dim() - 1))
         chosen = torch.randint(len(self.directions), (batch,), generator=generator)
-        strength = (
-            STRENGTH * torch.rand(batch, generator=generator) * (torch.rand(batch, generator=generator) < IMAGINED)
-        )
+        strength = STRENGTH * torch.rand(batch, generator=generator)
+        strength = strength * (torch.rand(batch, generator=generator) < IMAGINED)
         moved = features[..., -self.size :]
         moved += strength.view(shape) * self.directions[chosen].view(*shape[:-1], -1)
         moved.clamp_(min=0)  # as the activation before the average
