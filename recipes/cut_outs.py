@@ -1,13 +1,13 @@
-"""Build a small data set, as a newcomer has one: 280 cut-outs of 40 things in a tree of folders.
+"""Build a small set of cut-outs, as a newcomer has it: 280 pictures of 40 things in a tree of folders.
 
     python recipes/emoji_art.py --output emoji_art
     python recipes/cut_outs.py --emoji emoji_art/emoji_art.parquet --output cut_outs [--split]
     python recipes/cut_outs.py --emoji emoji_art/emoji_art.parquet --output composites --photographs photographs
 
-Each thing (animal, plant, food, vehicle) is drawn by seven artists, on a transparent ground, or with ``--photographs``
-at a random place over a crop of a photograph. With ``--split``, five pictures of each thing are to train on, one to
-validate and one to test, chosen by the thing's name and ``--seed``; without it, there are no parts. Licences are
-EmojiArt's (see its builder) and the photographs' own.
+Each thing (animal, plant, food, vehicle) is drawn by seven artists, on transparent ground, or with ``--photographs`` at
+a random place over a crop of a photograph. Pictures are in no parts; or with ``--split`` of each thing five are to
+train on, one to validate and one to test, chosen by the thing's name and ``--seed``. Licences are EmojiArt's (see its
+builder) and the photographs' own.
 """
 
 import argparse
@@ -20,21 +20,21 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 ARTISTS = ("noto", "fluent-emoji", "fluent-emoji-flat", "emojione", "openmoji", "twemoji", "fxemoji")
-KINDS = ("animal-", "plant-", "food-", "transport-")  # how the names of the subgroups begin that photographs show too
+KINDS = ("animal-", "plant-", "food-", "transport-")  # how the subgroups begin that photographs show, too
 THINGS = 40
 SIZE = 224  # pixels of a composite
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def choose(rows: list[dict]) -> list[str]:
-    """Return ``THINGS`` things that all artists have drawn, in an order by hash."""
+    """Return the things that all artists have drawn, so many of them, in an order by hash."""
     drawn: dict[str, set] = {}
     for row in rows:
         if row["subgroup"].startswith(KINDS) and row["artist"] in ARTISTS:
             drawn.setdefault(row["emoji"], set()).add(row["artist"])
 
-    complete = [thing for thing, artists in drawn.items() if len(artists) == len(ARTISTS)]
-    return sorted(complete, key=lambda thing: hashlib.sha256(thing.encode()).hexdigest())[:THINGS]
+    whole = [thing for thing, artists in drawn.items() if len(artists) == len(ARTISTS)]
+    return sorted(whole, key=lambda thing: hashlib.sha256(thing.encode()).hexdigest())[:THINGS]
 
 
 def part_of(row: dict, seed: int) -> str:
@@ -77,7 +77,6 @@ def main() -> None:
     for row in rows:
         if row["emoji"] not in things or row["artist"] not in ARTISTS:
             continue
-
         picture = Image.open(io.BytesIO(row["image"])).convert("RGBA")
         if photographs:
             rng = random.Random(f"{row['emoji']} {row['artist']}")
