@@ -5,8 +5,13 @@ import html
 from .text import printable
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --faint: #7a7a7a; --accent: #00796b }
+:root { color-scheme: light; --ground: #fff; --ink: #202124; --line: #8884; --faint: #5f6368; --accent: #00796b;
+  --alarm: #c62828; --link: #0b57d0 }
+@media (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; --ground: #121418; --ink: #e8eaed; --faint: #aab0b7; --accent: #4db6ac;
+    --alarm: #ff8a80; --link: #8ab4f8 } }
 * { box-sizing: border-box }
+body { background: var(--ground); color: var(--ink) } a { color: var(--link) }
 body { margin: 0 auto; max-width: 75rem; padding: 0.75rem; font: 1rem/1.45 system-ui, sans-serif }
 body { overflow-wrap: anywhere }
 h1 { font-size: 1.4rem; margin: 0.5rem 0 } h2 { font-size: 1.15rem; margin: 1.5rem 0 0.5rem }
@@ -20,7 +25,7 @@ figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; 
 figcaption { padding: 0.35rem 0.5rem; font-size: 0.8rem; line-height: 1.3 }
 .bar { display: block; height: 4px; background: var(--line) }
 .bar i { display: block; height: 100%; background: var(--accent) }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: 0.9rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: 0.9rem; overflow-wrap: break-word }
 th, td { padding: 0.25rem 0.6rem; text-align: right; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { text-align: left }
 svg { max-width: 100%; height: auto }
@@ -47,7 +52,7 @@ def write_page(title: str, body: str, style: str = "") -> str:
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
         f"<title>{write_text(title)}</title>\n<style>\n{STYLE}\n{style}</style>\n</head>\n<body>\n"
-        f"<h1>{write_text(title)}</h1>\n{body}\n</body>\n</html>\n"
+        f"<main>\n<h1>{write_text(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 

@@ -144,7 +144,13 @@ def write_report(
         f'<span class="faint">{write_text(", ".join(f"{k} {v}" for k, v in about.items() if v))}</span></p>',
         _metric_table(report, measured.results[report.decoding]),
         "<h2>Risk and coverage along the tree</h2>",
-        _plot([(p.coverage, p.risk) for p in report.curve], "what answers tell", "wrong answers", top=None),
+        _plot(
+            [(p.coverage, p.risk) for p in report.curve],
+            "what answers tell",
+            "wrong answers",
+            name="wrong answers by what answers tell",
+            top=None,
+        ),
         "<h2>Reliability</h2>",
         _reliability(answers, labels, dataset.taxonomy),
         "<h2>Worst confusions</h2>",
@@ -182,7 +188,7 @@ def _reliability(answers: Answers, labels: Tensor, taxonomy: Taxonomy) -> str:
 
     drawn = []
     for name, points in figures:
-        plot = _plot(points, "confidence", "right", diagonal=True)
+        plot = _plot(points, "confidence", "right", name=f"{name}: right answers by confidence", diagonal=True)
         drawn.append(f"<figure><figcaption>{write_text(name)}</figcaption>{plot}</figure>")
 
     return f'<div class="grid">{"".join(drawn)}</div>'
@@ -201,7 +207,7 @@ def _reliability_points(confidence: Tensor, right: Tensor) -> list[tuple[float, 
 
 
 def _plot(
-    points: Sequence[tuple[float, float]], x: str, y: str, top: float | None = 1.0, diagonal: bool = False
+    points: Sequence[tuple[float, float]], x: str, y: str, name: str, top: float | None = 1.0, diagonal: bool = False
 ) -> str:
     """Return a line through points as SVG; both axes start at 0."""
     height = top or max([value for _, value in points] + [0.01])
@@ -210,9 +216,11 @@ def _plot(
     dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in places)
     line = '<path d="M20 180L180 20" stroke-dasharray="3" stroke="currentColor" opacity=".4"/>' if diagonal else ""
     return (
-        '<svg viewBox="0 0 200 200" width="260" fill="none" font-size="9" role="img">'
+        '<svg viewBox="0 0 200 200" width="260" fill="none" font-size="9" role="img" '
+        f'aria-label="{write_text(name)}">'
         f'<path d="M20 20V180H180" stroke="currentColor"/>{line}'
-        f'<polyline points="{joined}" stroke="#00796b" stroke-width="1.5"/><g fill="#00796b">{dots}</g>'
+        f'<polyline points="{joined}" style="stroke: var(--accent)" stroke-width="1.5"/>'
+        f'<g style="fill: var(--accent)">{dots}</g>'
         f'<g fill="currentColor"><text x="100" y="195" text-anchor="middle">{write_text(x)}</text>'
         f'<text x="24" y="16">{write_text(y)}, to {height:.0%}</text></g></svg>'
     )

@@ -25,7 +25,7 @@ h2 { border-top: 1px solid var(--line); padding-top: 1rem }
 .group.large { grid-column: 1 / -1 }
 .part { border: 1px solid var(--line); border-radius: 0.75rem; padding: 0 0.4rem }
 figcaption small { display: block }
-.doubt { color: #c62828; display: block }
+.doubt { color: var(--alarm); display: block }
 th { overflow-wrap: normal } td { min-width: 3.2rem; text-align: left; vertical-align: top } th { text-align: left }
 .number { text-align: right; font-variant-numeric: tabular-nums }
 summary .bar { display: inline-block; background: var(--accent); margin: 0 0.35rem; min-width: 1px }
@@ -232,7 +232,8 @@ class _Page:
         picture, measured = self.report.listing.pictures[index], self.report.measured[index]
         image = self._thumbnail(picture)
         if not isinstance(picture, bytes):
-            image = f'<a href="{write_text(self._link(picture))}">{image or "open"}</a>'
+            name = write_text(f"open {os.path.basename(self._file(index))}")
+            image = f'<a href="{write_text(self._link(picture))}" aria-label="{name}">{image or "open"}</a>'
         part = f'<span class="part">{_text(self._part(index))}</span> ' if self.report.listing.splits else ""
         size = f"{measured.width} x {measured.height}"
         label = _text(self.report.label(index) or "no label")

@@ -1,4 +1,4 @@
-"""The pages of `predict --report` and `evaluate --report` in headless Chromium, at desktop and phone width."""
+"""The pages of `predict --report`, `evaluate --report` and `data check` in Chromium, at desktop and phone width."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from hcast_zoo.cli import main
-from tests.chromium import ARGUMENTS, CHROMIUM
+from tests.chromium import ARGUMENTS, CHROMIUM, needs_axe, serious_faults, set_screen, start_chromium
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,16 +41,51 @@ def look(page, width, folder):
     return json.loads(found[1].replace("&quot;", '"'))
 
 
-@pytest.mark.parametrize("kind", ["predict", "evaluate"])
-def test_a_page_fits_a_desktop_and_a_phone(kind, picture_folder, tiny_weights, tmp_path):
+def make_page(kind, picture_folder, tiny_weights, tmp_path):
+    """Return the file of a page that a command has written."""
+    model = ["--model", str(tiny_weights)]
     if kind == "predict":
         page = tmp_path / "page.html"
         (picture_folder / "broken.png").write_bytes(b"nothing")
-        assert main(["predict", str(picture_folder), "--model", str(tiny_weights), "--report", str(page)]) == 1
-    else:
-        page = tmp_path / "report/index.html"
+        assert main(["predict", str(picture_folder), *model, "--report", str(page)]) == 1
+        return page
+
+    if kind == "evaluate":
         data = ["--data", str(picture_folder), "--split", "val", "--report", str(tmp_path / "report")]
-        assert main(["evaluate", "--model", str(tiny_weights), *data]) == 0
+        assert main(["evaluate", *model, *data]) == 0
+    else:
+        broken = picture_folder / "val/bird/gull/broken.png"
+        broken.write_bytes(b"nothing")
+        main(["data", "check", str(picture_folder), *model, "--output", str(tmp_path / "report")])
+    return tmp_path / "report/index.html"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    pytest.importorskip("selenium", reason="needs Selenium: pip install selenium")
+    driver = start_chromium(tmp_path_factory.mktemp("chromium"))
+    yield driver
+    driver.quit()
+
+
+@needs_axe
+@pytest.mark.parametrize("kind", ["predict", "evaluate", "check"])
+def test_axe_finds_nothing_serious(driver, kind, picture_folder, tiny_weights, tmp_path):
+    page = make_page(kind, picture_folder, tiny_weights, tmp_path)
+    for width in (1360, 390):
+        for scheme in ("light", "dark"):
+            set_screen(driver, width, scheme)
+            driver.get(page.as_uri())
+            driver.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
+            assert serious_faults(driver) == [], (width, scheme)
+            assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+            ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+            assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.mark.parametrize("kind", ["predict", "evaluate"])
+def test_a_page_fits_a_desktop_and_a_phone(kind, picture_folder, tiny_weights, tmp_path):
+    page = make_page(kind, picture_folder, tiny_weights, tmp_path)
     assert not re.search(r"(src|href)=\"(https?:)?//", page.read_text())
 
     columns = {}
