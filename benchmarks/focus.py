@@ -1,8 +1,14 @@
-"""Do the levels look at the same place, and does the answer depend on it? H-CAST and a flat ViT compared.
+"""Do the levels look at the same place, and does the answer depend on it? H-CAST and a flat network compared.
 
     python benchmarks/focus.py --data emoji_art.parquet --flat runs/flat/best.safetensors
 
 Writes docs/focus.md. Without --flat, it measures the H-CAST alone; benchmarks/flat_vit.py says how to train a flat ViT.
+With a pretrained stem, ``--flat stem`` compares with a flat classifier of the same stem, which needs no training. For
+docs/focus_photographs.md, recipes/cut_outs.py draws the pictures:
+
+    python recipes/cut_outs.py --emoji emoji_art.parquet --imagenet --photographs photographs --output composites
+    python benchmarks/focus.py --model hcast_lite.in1k --data composites --split "" --flat stem \\
+        --page focus_photographs.md
 """
 
 import functools
@@ -12,6 +18,7 @@ import flat_vit
 import numpy as np
 import report
 import torch
+from flat_stem import FlatStem
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,6 +28,7 @@ from hcast_zoo.taxonomy.decode import decode
 from hcast_zoo.taxonomy.tree import UNKNOWN, Taxonomy
 from hcast_zoo.weights.file import build_model, load_weights
 
+STEM = "stem"  # in place of a file: a flat classifier of the model's own stem
 HIDDEN = 0.2  # part of the pixels that is hidden
 
 TEXT = """# Do the levels look at the same place?
@@ -51,6 +59,14 @@ FLAT = """The flat ViT was trained by `benchmarks/flat_vit.py`: {blocks} blocks 
 parameters (H-CAST: {hcast:.1f} M), the same number of tokens, which are square patches, and the heads of all levels on
 its single class token.
 """
+FLAT_STEM = """The flat classifier has the same stem and leaf head, without stages and segments
+(benchmarks/flat_stem.py): it reads what all superpixels say, averaged over the picture. Its levels above
+the leaves are sums of the leaves' probabilities, so that they cannot contradict each other. A level
+looks at the superpixels that add to its answer.
+
+The pictures are drawings of things that ImageNet's classes name, at a random place over a crop of a photograph
+(`recipes/cut_outs.py --imagenet --photographs`).
+"""
 NO_FLAT = """No flat ViT has been fully trained on this data, so there is no comparison here; there is one
 [on Fashion-MNIST](focus_fashion_mnist.md). These commands make it:
 
@@ -65,7 +81,7 @@ rerun it to resume.
 
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
-    parser.add_argument("--flat", help="weights of benchmarks/flat_vit.py, trained on the same taxonomy")
+    parser.add_argument("--flat", help=f"weights of benchmarks/flat_vit.py, or '{STEM}'")
     parser.add_argument("--page", default="focus.md", help="name of the report (%(default)s)")
     args = parser.parse_args()
 
@@ -73,7 +89,11 @@ def main() -> None:
     model = build_model(weights)
     models = {"H-CAST": (model, functools.partial(explain_levels, model))}
     flat_text = NO_FLAT
-    if args.flat:
+    if args.flat == STEM:
+        flat_stem = FlatStem(model, weights.taxonomy)
+        models["flat classifier"] = flat_stem, flat_stem.explain
+        flat_text = FLAT_STEM
+    elif args.flat:
         flat, flat_weights = flat_vit.load(args.flat)
         if flat_weights.taxonomy != weights.taxonomy or flat.config.image_size != model.config.image_size:
             raise SystemExit("expected a flat ViT of the same taxonomy and picture size")

@@ -2,7 +2,8 @@
 
     python benchmarks/fragmentation.py --data emoji_art.parquet
 
-Writes docs/fragmentation.md and docs/images/fragmentation.png.
+Writes docs/fragmentation.md and docs/images/fragmentation.png; with ``--page NAME.md``, that page and its picture.
+benchmarks/focus.py says how the pictures of docs/fragmentation_photographs.md are drawn.
 """
 
 import random
@@ -45,7 +46,7 @@ ones have more boundaries and are harder to classify), not from how the network 
 chance that a random wrong picture is more fragmented than a random right one, ties counted half: 0.5 means no
 difference, 1 means always. The interval of the difference holds 95 % of 10,000 bootstrap samples of pictures.
 
-![Right and wrong pictures with their segmentations](images/fragmentation.png)
+![Right and wrong pictures with their segmentations](images/{image})
 
 Left: right at every level. Right: wrong somewhere. Drawn at random with a fixed seed, not selected. Each row: the
 picture, then what stages 1 to 4 see.
@@ -53,7 +54,10 @@ picture, then what stages 1 to 4 see.
 
 
 def main() -> None:
-    args = report.make_parser(__doc__.splitlines()[0]).parse_args()
+    parser = report.make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--page", type=Path, default=Path("fragmentation.md"), help="name of the report (%(default)s)")
+    args = parser.parse_args()
+    image = args.page.with_suffix(".png").name
 
     weights = load_weights(args.model)
     model = build_model(weights)
@@ -84,13 +88,14 @@ def main() -> None:
             )
 
     (args.docs / "images").mkdir(parents=True, exist_ok=True)
-    gallery(model, dataset, right, paths).save(args.docs / "images" / "fragmentation.png", optimize=True)
+    gallery(model, dataset, right, paths).save(args.docs / "images" / image, optimize=True)
     report.write(
         args.docs,
-        "fragmentation.md",
+        args.page.name,
         TEXT.format(
             right=right.sum(),
             wrong=(~right).sum(),
+            image=image,
             provenance=report.provenance(args, weights, len(dataset)),
             table=report.table(header, rows),
             verdict=verdict(intervals, values.shape[1]),

@@ -28,7 +28,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default=MODEL, help="weights: name, file or folder (%(default)s)")
     parser.add_argument("--data", required=True, help="folder tree, .csv, .jsonl or .parquet file")
-    parser.add_argument("--split", default="test", help="part of the data set (%(default)s)")
+    parser.add_argument("--split", default="test", help="part of the data set (%(default)s); '' for all")
     parser.add_argument("--limit", type=int, help="measure only this many pictures, evenly spaced, for a trial")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures per forward pass (%(default)s)")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
@@ -38,7 +38,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 def load_data(args: argparse.Namespace, weights: Weights) -> HierarchicalDataset:
     """Return the pictures to measure, with the preprocessing of some weights."""
     transform = eval_transform(weights.config)
-    dataset = HierarchicalDataset.load(args.data, weights.taxonomy, args.split, transform=transform)
+    dataset = HierarchicalDataset.load(args.data, weights.taxonomy, args.split or None, transform=transform)
     if args.limit and args.limit < len(dataset):
         kept = torch.linspace(0, len(dataset) - 1, args.limit).long()
         dataset.pictures, dataset.labels = [dataset.pictures[i] for i in kept], dataset.labels[kept]

@@ -15,10 +15,12 @@ from PIL import Image
 
 from hcast_zoo.evaluation.metrics import full_path_accuracy
 from hcast_zoo.network.config import VARIANTS
+from hcast_zoo.network.model import HCast
 from hcast_zoo.segments.explain import agreement
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.weights.file import load_weights, save_weights
+from tests.tiny import make_config
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = TrainConfig(epochs=1, batch_size=4, warmup_epochs=0, workers=0, checkpoint_steps=1, ema_decay=0, lr=0.01)
@@ -247,6 +249,28 @@ def test_the_flat_vit_is_as_large_and_explains_itself(benchmark, tiny_config):
     assert len(output.segments[0].unique()) == 16
     with pytest.raises(ValueError, match=r"n \* n with n dividing image_size=32, got 15"):
         flat_vit.FlatViT(tiny_config.replace(num_superpixels=15))
+
+
+def test_a_flat_classifier_of_the_stem_reads_the_leaves_once(benchmark, taxonomy):
+    """Its coarse levels are sums of its leaves."""
+    flat_stem = benchmark("flat_stem")
+    torch.manual_seed(0)
+    hybrid = make_config(stem="timm:test_efficientnet", stem_strides=(8, 16), stem_final=True)
+    model = HCast(hybrid).eval()
+    flat = flat_stem.FlatStem(model, taxonomy)
+    images = torch.randn(2, 3, 32, 32)
+    segments = model.prepare_segments(images, None, model.config.num_superpixels)
+
+    output, explanation = flat.explain(images, segments)
+    torch.testing.assert_close(output.level_logits, flat(images, segments).level_logits)
+    *_, leaves = output.level_logits
+    groups = torch.zeros(2, taxonomy.level_classes[0])
+    for path in taxonomy.paths:
+        groups[:, path[0]] += leaves[:, path[-1]].exp()
+    torch.testing.assert_close(output.level_logits[0].exp(), groups)
+    torch.testing.assert_close(explanation.focus.sum(-1), torch.ones(2, len(taxonomy.levels)))
+    with pytest.raises(ValueError, match="a model with a pretrained stem"):
+        flat_stem.FlatStem(HCast(make_config()), taxonomy)
 
 
 def test_focus_without_a_flat_vit_says_how_to_train_one(run):
