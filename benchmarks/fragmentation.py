@@ -8,6 +8,7 @@ benchmarks/focus.py says how the pictures of docs/fragmentation_photographs.md a
 
 import random
 import textwrap
+from pathlib import Path
 
 import cv2
 import numpy as np
