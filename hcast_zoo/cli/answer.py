@@ -91,7 +91,7 @@ def find_files(arguments: list[str]) -> tuple[list[str], int]:
     if hidden := sum(item.hidden for item in left_out):
         print(f"left out: {hidden} hidden files and folders", file=sys.stderr)
 
-    return files, sum(not item.hidden and not item.again for item in left_out)
+    return files, sum(not item.hidden and not item.seen_before for item in left_out)
 
 
 def engine_device(args: argparse.Namespace, processes) -> str:

@@ -15,7 +15,7 @@ SHOWN = 10  # disagreements that are printed
 
 def evaluate(args: argparse.Namespace) -> int:
     """Print a row of metrics for each decoding."""
-    from ..common.processes import join
+    from ..common.processes import join_job
     from ..evaluation.evaluate import measure
     from ..inference.engines import make_engine
     from ..weights.file import build_model
@@ -25,7 +25,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.card_pictures is not None and not args.card:
         raise ValueError("--card-pictures are shown on a card: give --card CARD.md too")
     weights, dataset = load_labelled(args)
-    with join() as processes:
+    with join_job() as processes:
         model = build_model(weights, engine_device(args, processes))
         how = loading(args, model, len(dataset), processes.count)
         engine = make_engine(

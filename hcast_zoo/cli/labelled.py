@@ -51,11 +51,11 @@ def list_pictures(options: dict, taxonomy, parts: tuple):
         taxonomy: The tree of the labels, or None.
         parts: The parts that the command needs; None among them stands for all.
     """
-    from ..data.readers import read, read_synonyms
+    from ..data.readers import read_listing, read_synonyms
     from ..data.splits import hold_out, read_parts
 
     synonyms = read_synonyms(options["synonyms"]) if options["synonyms"] else None
-    listing = read(
+    listing = read_listing(
         options["data"],
         taxonomy,
         tuple(part for part in parts if part is not None),

@@ -87,14 +87,14 @@ def recipes(args: argparse.Namespace) -> int:
 
 def repro(args: argparse.Namespace) -> int:
     """Print our numbers beside the published ones."""
-    from ..common.processes import choose_device, join
+    from ..common.processes import choose_device, join_job
     from ..paper.benchmarks import find_benchmark
     from ..paper.reproduce import OFFICIAL_DECODER, reproduce, table
 
     benchmark = find_benchmark(args.dataset)
     device = choose_device(args.device)
     loading = choose_loading(benchmark.pictures.get(args.split, 0), 224, device, args.batch_size, args.workers)
-    with join() as processes:
+    with join_job() as processes:
         reproduction = reproduce(
             benchmark,
             args.checkpoint,

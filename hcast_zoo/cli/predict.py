@@ -19,7 +19,7 @@ from .work import Work, list_work
 
 def predict(args: argparse.Namespace) -> int:
     """Print one line per picture, or write a table or a folder of parquet files."""
-    from ..common.processes import join
+    from ..common.processes import join_job
     from ..data.boxes import with_geometry
     from ..inference.predictor import Predictor
     from ..inference.tables import is_table
@@ -28,7 +28,7 @@ def predict(args: argparse.Namespace) -> int:
     to_table = args.output is not None and is_table(args.output, args.format)
     to_folder = args.output is not None and not to_table
     _check_options(args, work, to_folder)
-    with join() as processes:
+    with join_job() as processes:
         if processes.count > 1 and not to_folder:
             raise ValueError("several processes need --output with a folder to write to")
         predictor = Predictor(

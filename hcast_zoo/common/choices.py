@@ -1,7 +1,7 @@
-"""Choices that the command line offers and other rooms carry out; imports nothing, so that --help needs no torch."""
+"""Choices of the command line's options; this module imports nothing, so that --help needs no torch."""
 
-DEFAULT_MODEL = "hcast_lite.in1k"  # packaged weights that name what a photograph shows
-ADAPTED_MODEL = "hcast_small.emoji_art"  # the labels of DEFAULT_MODEL do not depend on its segments' features
+DEFAULT_MODEL = "hcast_lite.in1k"  # packaged weights for photographs
+ADAPTED_MODEL = "hcast_small.emoji_art"  # for `adapt`: the labels of DEFAULT_MODEL do not depend on segment features
 DECODERS = ("best_path", "top_down", "independent")  # see taxonomy.decode.decode
 FEEDBACK = ("target", "path", "entropy", "agreement")  # see adaptation.adapt.adapt
 PARTS = ("sheet", "overlays", "labels", "arrays")  # see segments.report.write_files

@@ -1,4 +1,4 @@
-"""A folder that a job writes to: it has one owner at a time, and a plan that the same command must match to resume."""
+"""Folders that jobs write to: one job holds a folder at a time, and can resume only the plan that is stored in it."""
 
 import contextlib
 import hashlib
@@ -19,13 +19,13 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def own_folder(folder: str | Path, processes: Processes = ALONE) -> Iterator[None]:
-    """Hold a folder, which is made if need be, against other jobs; the processes of one job share it.
+    """Lock a folder against other jobs, and create it if needed; the processes of one job share the lock.
 
     The lock is the operating system's, so it ends with its process, however that ends.
 
     Args:
-        folder: What to hold.
-        processes: Of the job; the first holds the folder until all have come to the end.
+        folder: The folder.
+        processes: The processes of the job; the first holds the lock until all have reached the end.
 
     Raises:
         ValueError: if another job holds it.
@@ -66,20 +66,20 @@ def claim(
     defaults: dict[str, dict] | None = None,
     accept_changes: bool = False,
 ) -> list[str]:
-    """Write the plan of a job, or check that the one in its folder is the same; processes may do so at the same time.
+    """Write the plan of a job, or check that the one in its folder is the same; several processes may do so at once.
 
     Args:
-        file: Where the plan is, or will be.
-        plan: Sections of plain data. What ``made_of`` holds, digests of the job's inputs, may be missing in a plan of
+        file: File of the plan.
+        plan: Sections of plain data. The section ``made_of``, digests of the job's inputs, may be missing in a plan of
             an earlier version.
-        holds: What the folder of another plan holds, for the error.
+        holds: What the folder holds, for the error about another plan.
         mend: How to go on, for the error.
         changeable: Keys whose values may differ.
         defaults: Values, by section, of keys that the plan in the folder lacks.
-        accept_changes: Go on though ``made_of`` differs.
+        accept_changes: Go on even if ``made_of`` differs.
 
     Returns:
-        What a user should be told of changes that do not end the job.
+        Notes for the user about changes that do not stop the job.
 
     Raises:
         ValueError: if the plans differ, or the one in the folder cannot be read.
@@ -106,11 +106,17 @@ def claim(
     for section, values in wanted.items():
         if section == "version":
             continue
+
         before = {**(defaults or {}).get(section, {}), **earlier.get(section, {})}
         for key, value in values.items():
             if before.get(key) == value or key in changeable or (section == "made_of" and key not in before):
                 continue
-            (changed if section == "made_of" else differ).append(f"{key} {before.get(key)!r} -> {value!r}")
+
+            difference = f"{key} {before.get(key)!r} -> {value!r}"
+            if section == "made_of":
+                changed.append(difference)
+            else:
+                differ.append(difference)
 
     if not accept_changes:
         differ += changed
@@ -119,7 +125,7 @@ def claim(
 
     notes = [f"accepted: {change}" for change in changed]
     if earlier.get("version", __version__) != __version__:
-        notes.append(f"{file.parent} was begun with hcast-zoo {earlier['version']}, and goes on with {__version__}")
+        notes.append(f"{file.parent} was begun with hcast-zoo {earlier['version']}, and continues with {__version__}")
     if earlier.get("version") != __version__ or changed or "made_of" not in earlier:
         write_whole(file, text)
 

@@ -1,4 +1,4 @@
-"""Packages of extras: a missing one gives an error that names the command which installs it."""
+"""Optional packages: the error about a missing one names the command that installs it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def needs_extra(extra: str, purpose: str, package: str | None = None) -> Iterator[None]:
-    """Run a block of imports; of a missing package, say which extra has it.
+    """Run a block of imports; if a package is missing, the error names the extra that installs it.
 
     Args:
         extra: Name of the extra in pyproject.toml.
         purpose: What needs it, such as "parquet files", as the subject of the message.
-        package: Only this one's absence is meant; another import error passes. Any by default.
+        package: Translate the error only if this package is missing; any missing package by default.
 
     Raises:
         ImportError: if a package is missing.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BLOCK = 1 << 20  # bytes per read
-MAX_TEXT = 1 << 26  # bytes of a plan, a recipe or a report, each of which is read whole
+MAX_TEXT = 1 << 26  # largest plan, recipe or report in bytes; these are read whole
 
 
 @contextlib.contextmanager
@@ -32,8 +32,9 @@ def whole_file(path: str | Path, suffix: str = "", sync: bool = True) -> Iterato
     path = Path(path)
     if path.is_symlink():
         path = path.resolve()
-    if path.exists() and not (path.is_file() or path.is_dir()):  # replacing it would take /dev/null from everybody
+    if path.exists() and not (path.is_file() or path.is_dir()):  # as root, we could replace /dev/null
         raise FileExistsError(errno.EEXIST, "expected a file, got a pipe, a socket or a device", str(path))
+
     temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
     try:
         yield temporary
@@ -49,30 +50,30 @@ def whole_file(path: str | Path, suffix: str = "", sync: bool = True) -> Iterato
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
-    """Write a file so that a crash, a full disk or a power failure leaves either the old or the new content.
+def write_whole(path: str | Path, data: str | bytes | memoryview) -> None:
+    """Write a file so that a crash, a full disk or a power failure leaves either the old or the new one.
 
     Args:
         path: Target file.
-        content: Text is written as UTF-8.
+        data: What to write; text is encoded as UTF-8.
 
     Raises:
-        OSError: if it cannot be written; then nothing has changed.
+        OSError: if it cannot be written; the old file then stays as it was.
     """
     with whole_file(path) as temporary, open(temporary, "wb") as sink:
-        sink.write(content.encode() if isinstance(content, str) else content)
+        sink.write(data.encode() if isinstance(data, str) else data)
 
 
 def check_file(path: str | Path, most: int | None = None, error: type[ValueError] = ValueError) -> None:
-    """Check that a file is one that ends, before it is opened; a missing one is left to whoever opens it.
+    """Refuse a pipe, a device or a file that is too large, before it is opened; a missing file is left to the reader.
 
     Args:
         path: The file; links are followed.
-        most: Bytes that it may have.
-        error: What to raise.
+        most: Largest size in bytes; any by default.
+        error: Type of the error.
 
     Raises:
-        ValueError: of the given type, if it is a pipe, which would be waited for, a device, or too large.
+        ValueError: of the given type, if it is a pipe (reading would wait for it), a device, or too large.
     """
     try:
         status = os.stat(path)

@@ -1,4 +1,4 @@
-"""The formats of pictures that are read, and the names of files by which pictures are found."""
+"""Formats of pictures that can be read, and the file names by which pictures are found."""
 
 import contextlib
 import functools
@@ -9,12 +9,12 @@ from PIL import Image
 
 from .walk import Skipped
 
-# Not all that Pillow knows: some of its readers start another program (EPS runs Ghostscript), others are seldom tried.
+# Not all that Pillow can read: some readers start another program (EPS runs Ghostscript), others are rarely tested.
 FORMATS = (
     "AVIF",
     "BMP",
     "GIF",
-    "HEIF",  # by pillow-heif, if it is there
+    "HEIF",  # by pillow-heif, if it is installed
     "ICO",
     "JPEG",
     "JPEG2000",
@@ -35,8 +35,9 @@ HEIF_HINT = "HEIC pictures need pillow-heif: pip install 'hcast-zoo[heic]'"
 @functools.cache
 def formats() -> tuple[str, ...]:
     """Return the formats that are read here: those of ``FORMATS`` that the installed Pillow knows."""
-    Image.init()  # else Pillow asks for a format that it has not loaded yet
-    with contextlib.suppress(ImportError):  # by its name: transformers would ask users of remote code to install it
+    Image.init()  # otherwise Pillow knows only the formats that it has used so far
+    # By name: for an import statement, transformers would ask users of remote code to install the package.
+    with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
 
     return tuple(name for name in FORMATS if name in Image.OPEN)
@@ -44,16 +45,17 @@ def formats() -> tuple[str, ...]:
 
 @functools.cache
 def picture_suffixes() -> frozenset[str]:
-    """Return the endings of names, in lower case, by which pictures are found: those of every format that is read."""
+    """Return the suffixes of names, in lower case, by which pictures are found: those of every format that is read."""
     known = formats()
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
 def is_picture_name(name: str, skipped: Skipped | None = None) -> bool:
-    """Return whether a file's name is that of a picture; count it among what is skipped if not."""
+    """Return whether a file has the name of a picture; if not, count it in ``skipped``."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix in picture_suffixes():
         return True
+
     if skipped is not None:
         hint = HEIF_HINT if suffix in HEIF_SUFFIXES else ""
         skipped.add(f"{suffix} files" if suffix else "files without a suffix", hint)

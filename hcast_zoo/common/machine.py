@@ -1,21 +1,21 @@
-"""What this machine offers: how many processes read pictures, and how many pictures go through the model at once."""
+"""Settings for this machine: how many processes read pictures, and how many pictures the model gets at once."""
 
 import dataclasses
 import os
 import shutil
 
-MAX_READERS = 8  # more do not feed a model faster than it computes
-FEW_PICTURES = 64  # up to so many, workers take longer to start than they save
-SHARED_MEMORY = "/dev/shm"  # where workers leave their batches; in a container often 64 MB
+MAX_READERS = 8  # with more, the model is no faster: these read as fast as it computes
+FEW_PICTURES = 64  # for this many or fewer, workers take longer to start than they save
+SHARED_MEMORY = "/dev/shm"  # through which workers pass their batches; often only 64 MB in a container
 
 
 @dataclasses.dataclass(frozen=True)
 class Loading:
-    """How pictures are loaded; it changes no answer.
+    """How pictures are loaded, on which no answer depends.
 
     Attributes:
         batch_size: Pictures per forward pass.
-        workers: Processes that read pictures; 0 for none but this one.
+        workers: Processes that read pictures; 0 if this process reads them.
     """
 
     batch_size: int
@@ -30,23 +30,23 @@ def choose_loading(
     workers: int | None = None,
     share: int = 1,
 ) -> Loading:
-    """Return how to load pictures on this machine; what is given is kept.
+    """Return how to load pictures on this machine; values that are given are kept.
 
     Args:
-        pictures: How many there are.
+        pictures: Number of pictures.
         image_size: Height and width of the model's input in pixels.
         device: Where the model runs, such as ``cpu`` or ``cuda:1``.
         batch_size: By default 16 on the CPU, and 64 elsewhere.
-        workers: By default most of the processors if the model runs elsewhere, a quarter if it needs them itself, none
-            for few pictures, and no more than shared memory has room for.
-        share: Processes of the job on this machine.
+        workers: By default all processors but one, or a quarter of them if the model runs on the CPU; none for few
+            pictures; never more than 8, or than shared memory has room for.
+        share: Number of processes of the job on this machine.
     """
     on_cpu = device.partition(":")[0] == "cpu"
     if batch_size is None:
         batch_size = 16 if on_cpu else 64
     if workers is None:
-        mine = processors() // max(1, share)
-        workers = mine // 4 if on_cpu else mine - 1
+        available = processors() // max(1, share)
+        workers = available // 4 if on_cpu else available - 1
         workers = min(workers, MAX_READERS, _room(batch_size, image_size)) if pictures > FEW_PICTURES else 0
 
     return Loading(batch_size, max(0, workers))

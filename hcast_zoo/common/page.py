@@ -1,4 +1,4 @@
-"""Pages that stand alone: one HTML file with style and pictures inside; no script, nothing fetched from elsewhere."""
+"""Self-contained pages: one HTML file with style and pictures inside, no script, and nothing to fetch."""
 
 import html
 
@@ -33,7 +33,7 @@ svg { max-width: 100%; height: auto }
 
 
 def write_text(text: object) -> str:
-    """Return text that came from outside as HTML: escaped, and without control characters or halves of surrogates."""
+    """Return untrusted text as HTML: escaped, without control characters and lone surrogates."""
     return html.escape(printable(str(text).encode(errors="replace").decode()))
 
 
@@ -42,13 +42,13 @@ def write_page(title: str, body: str, style: str = "") -> str:
 
     Args:
         title: Plain text.
-        body: HTML; whatever in it came from outside has gone through :func:`write_text`.
-        style: CSS of this page alone, after that of all pages.
+        body: HTML; untrusted text in it must have gone through :func:`write_text`.
+        style: CSS of this page, which follows the CSS of all pages.
     """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # What is in the page is all that there is: no script runs, nothing is fetched.
+        # The browser runs no script and fetches nothing, whatever is in the page.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
         f"<title>{write_text(title)}</title>\n<style>\n{STYLE}\n{style}</style>\n</head>\n<body>\n"
@@ -57,5 +57,5 @@ def write_page(title: str, body: str, style: str = "") -> str:
 
 
 def write_bar(share: float) -> str:
-    """Return a bar that is as full as a number in [0, 1] says."""
+    """Return a bar that is filled to a share in [0, 1]."""
     return f'<span class="bar"><i style="width:{100 * min(1.0, max(0.0, share)):.0f}%"></i></span>'

@@ -1,4 +1,4 @@
-"""The processes of one job, as started by torchrun or ``accelerate launch``: shares of the work, and gathering."""
+"""The processes of one job, as started by torchrun or ``accelerate launch``: sharing work and gathering results."""
 
 import contextlib
 import dataclasses
@@ -20,8 +20,8 @@ class Processes:
     """The place of this process in its job; alone by default.
 
     Attributes:
-        rank: Number of this process, from 0. Number 0 prints and writes.
-        count: How many there are.
+        rank: Number of this process, from 0. Process 0 prints and writes.
+        count: Number of processes.
     """
 
     rank: int = 0
@@ -33,11 +33,11 @@ class Processes:
         return self.rank == 0
 
     def share(self, length: int) -> range:
-        """Return this process's indices: contiguous shares that together cover all indices in order."""
+        """Return the indices of this process, of all from 0 to ``length``; the shares are contiguous and in order."""
         return range(self.rank * length // self.count, (self.rank + 1) * length // self.count)
 
     def gather(self, value: Any) -> list:
-        """Return the values of all processes, in order, to each of them; all must call this."""
+        """Return the values of all processes, by rank; every process must call this, and gets the same list."""
         if self.count == 1:
             return [value]
         values: list = [None] * self.count
@@ -56,7 +56,7 @@ ALONE = Processes()
 
 
 def choose_device(name: str) -> str:
-    """Return a device's name as it is; for ``auto`` the accelerator that torch finds (CUDA, MPS, XPU), else ``cpu``."""
+    """Return a device's name; for ``auto``, the accelerator that torch finds (CUDA, MPS, XPU), otherwise ``cpu``."""
     if name != "auto":
         return name
     accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -85,10 +85,10 @@ def check_device(device: str | torch.device) -> torch.device:
 
 
 @contextlib.contextmanager
-def join() -> Iterator[Processes]:
-    """Join the other processes of the job, if a launcher started several; leave them at the end.
+def join_job() -> Iterator[Processes]:
+    """Join the other processes of the job, if a launcher started several, and leave them at the end of the block.
 
-    Results are small, so they are gathered over gloo whatever device the models run on.
+    Results are small, so they are gathered over gloo, whatever device the models run on.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -97,12 +97,12 @@ def join() -> Iterator[Processes]:
 
     dist.init_process_group("gloo", timeout=PATIENCE)
     yield Processes(dist.get_rank(), dist.get_world_size())
-    dist.barrier()  # the first process serves the others' connections: it must not end before them
+    dist.barrier()  # the first process serves the connections of the others, so it must not end before them
     dist.destroy_process_group()
 
 
 def copy_buffers(model: torch.nn.Module, processes: Processes) -> None:
-    """Give every process the first one's buffers; running statistics of batch norm are each process's own."""
+    """Copy the first process's buffers to all; without this, each keeps its own running statistics of batch norm."""
     if processes.count > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)

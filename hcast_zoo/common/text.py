@@ -20,7 +20,7 @@ def brief(value: Any) -> str:
 
 
 def clip(text: object, length: int = 500) -> str:
-    """Return the beginning of a text, such as another package's error, which may quote all of its input."""
+    """Return the beginning of a text, such as another package's error, which may quote its whole input."""
     text = str(text)
     return text if len(text) <= length else f"{text[:length]} ..."
 
@@ -42,10 +42,10 @@ def join_some(texts: Sequence[str], most: int, separator: str = ", ") -> str:
 
 
 def from_json(text: str | bytes) -> Any:
-    """Read JSON that somebody else may have written.
+    """Read untrusted JSON.
 
     Raises:
-        ValueError: if it is not JSON, or is nested more deeply than Python reads.
+        ValueError: if it is not JSON, or is nested too deeply for Python.
     """
     try:
         return json.loads(text)
@@ -54,12 +54,12 @@ def from_json(text: str | bytes) -> Any:
 
 
 def from_metadata(metadata: Mapping[str, str], key: str, make: Callable[[Any], T]) -> T | None:
-    """Return what an entry of weights' metadata holds as JSON; None if there is no such entry.
+    """Read an entry of weights' metadata, which is JSON; return None if there is no such entry.
 
     Args:
-        metadata: Of the weights.
-        key: Of the entry.
-        make: Turns the data into what is returned.
+        metadata: Metadata of the weights.
+        key: Key of the entry.
+        make: Builds the result from the data of the entry.
 
     Raises:
         ValueError: if the entry is damaged.

@@ -1,4 +1,4 @@
-"""One walk over a folder tree, for predictions, data sets and taxonomies; nothing is skipped without a reason."""
+"""Walk over a folder tree, for predictions, data sets and taxonomies; nothing is skipped without a reason."""
 
 import collections
 import dataclasses
@@ -11,13 +11,13 @@ from pathlib import Path
 from .text import printable
 
 MAX_DEPTH = 100  # levels of folders
-# What systems and programs leave behind, in lower case. Hidden things (.DS_Store, ._x.jpg, .Trashes) need no list.
+# What systems and programs leave behind, in lower case; hidden files (.DS_Store, ._x.jpg, .Trashes) need no list.
 JUNK = frozenset(
     {
         "#recycle",  # Synology's bin
         "#snapshot",
         "$recycle.bin",  # Windows
-        "@eadir",  # Synology's thumbnails, a folder for each picture
+        "@eadir",  # Synology's thumbnails, one folder per picture
         "@recycle",  # QNAP's bin
         "__macosx",  # macOS, in zip files
         "__pycache__",
@@ -38,16 +38,16 @@ class LeftOut:
 
     Attributes:
         path: The folder, link, pipe or device.
-        reason: Why, in words that follow the path: ``a link that leads nowhere``.
+        reason: Why it was left out, in words that can follow the path: ``a link that leads nowhere``.
         folder: Whether it is a folder.
-        again: Whether it is a folder that the walk has been in, by another name, so that nothing is missed.
+        seen_before: Whether it is a folder that the walk has entered by another name, so that nothing is missed.
         hidden: Whether its name begins with a dot, or is one that systems and programs leave behind (``JUNK``).
     """
 
     path: Path
     reason: str
     folder: bool = False
-    again: bool = False
+    seen_before: bool = False
     hidden: bool = False
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class LeftOut:
 
 
 class Skipped:
-    """What was left out, counted by kind, to be told once."""
+    """Counts what was left out, by kind, for one warning."""
 
     def __init__(self) -> None:
         self.counts: collections.Counter[str] = collections.Counter()
@@ -65,7 +65,7 @@ class Skipped:
         return bool(self.counts)
 
     def add(self, kind: str, hint: str = "") -> None:
-        """Count one thing of a kind; a hint that tells how to read it is kept once."""
+        """Count one item of a kind; a hint on how to read such items is kept once."""
         self.counts[kind] += 1
         if hint and hint not in self.hints:
             self.hints.append(hint)
@@ -75,10 +75,11 @@ class Skipped:
         kinds = [f"{printable(kind)} ({count})" for kind, count in common]
         if others := sum(self.counts.values()) - sum(count for _, count in common):
             kinds.append(f"others ({others})")
+
         return "; ".join([", ".join(kinds), *self.hints])
 
-    def tell(self, where: object) -> None:
-        """Warn of what was left out, if anything was."""
+    def warn(self, where: object) -> None:
+        """Warn about what was left out, if anything was."""
         if self:
             warnings.warn(printable(f"{where}: skipped {self}"), stacklevel=3)
 
@@ -94,10 +95,10 @@ def walk(root: str | Path, leave_out: Callable[[LeftOut], object]) -> Iterator[t
     Linked folders are followed, each folder once.
 
     Args:
-        root: Where to begin.
-        leave_out: Called with each thing that is left out: hidden things and ``JUNK``; folders that cannot be read,
-            lie too deep or were seen before; links that lead nowhere; pipes, sockets and devices. Things in a folder
-            come before the folder is yielded.
+        root: The folder to start from.
+        leave_out: Called with everything that is left out: hidden files and ``JUNK``; folders that cannot be read, lie
+            too deep or were seen before; links that lead nowhere; pipes, sockets and devices. It is called for the
+            contents of a folder before the folder is yielded.
     """
     seen: dict[tuple[int, int], Path] = {}
     stack = [(Path(root), 0)]
@@ -107,7 +108,7 @@ def walk(root: str | Path, leave_out: Callable[[LeftOut], object]) -> Iterator[t
             status = os.stat(folder)
             first = seen.setdefault((status.st_dev, status.st_ino), folder)
             if first is not folder:
-                leave_out(LeftOut(folder, f"the same folder as {first}", folder=True, again=True))
+                leave_out(LeftOut(folder, f"the same folder as {first}", folder=True, seen_before=True))
                 continue
             if depth > MAX_DEPTH:
                 leave_out(LeftOut(folder, f"expected at most {MAX_DEPTH} levels of folders", folder=True))
@@ -123,6 +124,7 @@ def walk(root: str | Path, leave_out: Callable[[LeftOut], object]) -> Iterator[t
                 reason = "hidden" if name.startswith(".") else "left behind by a system or a program"
                 leave_out(LeftOut(folder / name, reason, hidden=True))
                 continue
+
             kind, reason = _kind(folder / name)
             if reason:
                 leave_out(LeftOut(folder / name, reason))
@@ -141,7 +143,7 @@ def _kind(path: Path) -> tuple[str, str]:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return "", "a link that leads nowhere"
-    except OSError as error:  # a link to itself; a folder that may be listed and not entered
+    except OSError as error:  # a link to itself; a folder that may be listed but not entered
         return "", f"cannot be reached: {error.strerror}"
 
     if stat.S_ISDIR(mode):

@@ -1,4 +1,4 @@
-"""Boxes in pictures, each treated as a picture; how a box becomes one is stored with the weights."""
+"""Boxes in pictures, each treated as a picture; how a box becomes a picture is stored with the weights."""
 
 import dataclasses
 import json
@@ -12,10 +12,10 @@ from PIL import Image
 from ..common.choices import BOX_SHAPES
 from ..common.text import brief, from_metadata
 
-KEY = "boxes"  # of the weights' metadata
+KEY = "boxes"  # in the weights' metadata
 COLUMNS = ("xmin", "ymin", "xmax", "ymax")
 UNIT = "box_unit"  # column that says "relative" where edges are fractions of the picture's sides
-LEAST_INSIDE = 0.5  # part of a box's area that must be in the picture
+LEAST_INSIDE = 0.5  # smallest fraction of a box's area that must lie in the picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Box:
     """A box, as a detector or a table gives it.
 
     Attributes:
-        name: Of its picture, as it was given.
-        edges: Left, top, right, bottom; pixels of the upright picture, or fractions of its sides.
-        relative: Whether they are fractions.
-        number: Tells it from the other boxes of its picture, or its number in the file that it is from.
-        label: The detector's; None if it gives none.
-        confidence: The detector's, in [0, 1].
-        size: Width and height of the picture that the edges are for; None if nobody says.
+        name: Name of its picture, as given.
+        edges: Left, top, right, bottom; in pixels of the upright picture, or as fractions of its sides.
+        relative: Whether the edges are fractions.
+        number: What tells it from other boxes of its picture: a count from 0, or an id in the file it was read from.
+        label: The detector's label, or None.
+        confidence: The detector's confidence in [0, 1], or None.
+        size: Width and height of the picture that the edges are for; None if unknown.
         problem: What is wrong with the edges, or None.
     """
 
@@ -50,7 +50,7 @@ class Box:
 
     @classmethod
     def from_numbers(cls, name: str, values: object, **fields) -> "Box":
-        """Take the edges from what may be no numbers; then the box has a problem."""
+        """Take the edges from values of any kind; if they are not four numbers, the box has a problem."""
         try:
             left, top, right, bottom = map(float, values)  # type: ignore[call-overload]
         except (TypeError, ValueError, OverflowError):
@@ -76,8 +76,8 @@ class BoxGeometry:
 
     Args:
         padding: What is added at each edge, as a fraction of the box's width or height, 0 to 10.
-        shape: ``square``: the shorter side then grows to the longer; ``rectangle``: it does not.
-        min_size: Pixels that the sides have at least.
+        shape: ``square``: after padding, the shorter side grows to the length of the longer; ``rectangle``: it stays.
+        min_size: Smallest length of a side in pixels.
 
     Raises:
         ValueError: if a field is out of range.
@@ -88,8 +88,8 @@ class BoxGeometry:
     min_size: int = 0
 
     def __post_init__(self):
-        number = isinstance(self.padding, (int, float)) and not isinstance(self.padding, bool)
-        if not number or not 0 <= self.padding <= 10:
+        is_number = isinstance(self.padding, (int, float)) and not isinstance(self.padding, bool)
+        if not is_number or not 0 <= self.padding <= 10:
             raise ValueError(f"box padding: expected a fraction from 0 to 10, got {brief(self.padding)}")
         if self.shape not in BOX_SHAPES:
             raise ValueError(f"box shape: expected {' or '.join(BOX_SHAPES)}, got {brief(self.shape)}")
@@ -98,7 +98,7 @@ class BoxGeometry:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "BoxGeometry | None":
-        """Return what weights were trained on; None for those trained on whole pictures.
+        """Return the geometry that weights were trained with; None if they were trained on whole pictures.
 
         Raises:
             ValueError: if the metadata are damaged.
@@ -119,8 +119,8 @@ class BoxedPicture(os.PathLike):
     """The picture in a box; its name is that of the whole picture's file.
 
     Attributes:
-        file: The whole picture's.
-        box: Where.
+        file: File of the whole picture.
+        box: The box in it.
         geometry: How the box becomes a picture.
     """
 
@@ -143,13 +143,13 @@ class BoxedPicture(os.PathLike):
         """Cut the box out of the whole picture.
 
         Raises:
-            ValueError: if the box is none in this picture; the message has the numbers.
+            ValueError: if the box does not fit this picture; the message has the numbers.
         """
-        return picture.crop(place(self.box, self.geometry, picture.size))
+        return picture.crop(crop_edges(self.box, self.geometry, picture.size))
 
 
 def with_geometry(pictures: Iterable, geometry: BoxGeometry | None) -> list:
-    """Return the same pictures, with a way in which those that are boxes become pictures; None changes nothing."""
+    """Return the same pictures, with a new geometry for those that are boxes; None changes nothing."""
     if geometry is None:
         return list(pictures)
     return [
@@ -158,39 +158,45 @@ def with_geometry(pictures: Iterable, geometry: BoxGeometry | None) -> list:
     ]
 
 
-def place(box: Box, geometry: BoxGeometry, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the pixels (left, top, right, bottom) that a box becomes in a picture of a size.
+def crop_edges(box: Box, geometry: BoxGeometry, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the pixels (left, top, right, bottom) of a picture that become the picture of a box.
 
-    The box is cut off at the picture's edges, padded, made square, made large enough, and moved into the picture as far
-    as it fits, so that it may be no square where the picture is too small for one.
+    The box is cut off at the picture's edges, padded, made square, made large enough, and moved into the picture. If
+    the picture is too small for a square, the result is as large as fits.
+
+    Args:
+        box: The box.
+        geometry: How it becomes a picture.
+        size: Width and height of the whole picture.
 
     Raises:
         ValueError: if the edges are not numbers, enclose nothing, are for a picture of another size, or less than half
             of the box is in the picture.
 
     Example:
-        >>> place(Box("a", (0.5, 0.5, 0.75, 0.6), relative=True), BoxGeometry(padding=0.1), (400, 400))
+        >>> crop_edges(Box("a", (0.5, 0.5, 0.75, 0.6), relative=True), BoxGeometry(padding=0.1), (400, 400))
         (190, 160, 310, 280)
-        >>> place(Box("a", (0, 0, 20, 10)), BoxGeometry(padding=0.1), (400, 400))
+        >>> crop_edges(Box("a", (0, 0, 20, 10)), BoxGeometry(padding=0.1), (400, 400))
         (0, 0, 24, 24)
     """
     if box.problem is not None:
         raise ValueError(box.problem)
-    told = f"box {', '.join(f'{edge:g}' for edge in box.edges)}"
+
+    numbers = ", ".join(f"{edge:g}" for edge in box.edges)
     if not all(map(math.isfinite, box.edges)):
-        raise ValueError(f"{told}: expected finite numbers")
+        raise ValueError(f"box {numbers}: expected finite numbers")
     if box.size is not None and box.size != size:
-        raise ValueError(f"{told}: it is for a picture of {_by(box.size)} pixels, and this one has {_by(size)}")
+        raise ValueError(f"box {numbers}: it is for a picture of {_by(box.size)} pixels, and this one has {_by(size)}")
 
     edges = [edge * side for edge, side in zip(box.edges, size * 2)] if box.relative else list(box.edges)
     width, height = edges[2] - edges[0], edges[3] - edges[1]
     if width <= 0 or height <= 0:
-        raise ValueError(f"{told}: expected a width and a height above 0")
+        raise ValueError(f"box {numbers}: expected a width and a height above 0")
 
     left, top, right, bottom = (min(max(edge, 0.0), side) for edge, side in zip(edges, size * 2))
     inside = (right - left) * (bottom - top) / (width * height)
     if inside < LEAST_INSIDE:
-        raise ValueError(f"{told}: {inside:.0%} of it is in the picture of {_by(size)} pixels")
+        raise ValueError(f"box {numbers}: {inside:.0%} of it is in the picture of {_by(size)} pixels")
 
     sides = [side * (1 + 2 * geometry.padding) for side in (right - left, bottom - top)]
     if geometry.shape == "square":

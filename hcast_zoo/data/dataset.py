@@ -18,7 +18,7 @@ from .boxes import BoxedPicture
 from .listing import Listing
 from .loading import seed_augmentations
 from .pictures import PictureError, on_background, open_as_official, open_picture
-from .readers import PREPARED, folder_rows, read
+from .readers import PREPARED, folder_rows, read_listing
 
 WHITE = (255, 255, 255)
 
@@ -88,7 +88,7 @@ class HierarchicalDataset(Dataset):
         tree is given. Several splits can be joined, ``train+val``; other common names of a part are accepted.
 
         Args:
-            source: See :func:`.readers.read`.
+            source: See :func:`.readers.read_listing`.
             taxonomy: The tree; by default that of the pictures' labels.
             split: Part of the source, or several.
             levels: Columns of a table that are levels, coarse to fine.
@@ -104,7 +104,7 @@ class HierarchicalDataset(Dataset):
             taxonomy = Taxonomy.load(source / "taxonomy.json")
 
         wanted = () if split is None else (split,)
-        listing = read(source, taxonomy, wanted, levels=levels, synonyms=synonyms)
+        listing = read_listing(source, taxonomy, wanted, levels=levels, synonyms=synonyms)
         return cls.from_listing(listing.part(split), taxonomy, strict_names=strict_names, **kwargs)
 
     @classmethod

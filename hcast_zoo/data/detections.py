@@ -1,4 +1,4 @@
-"""Boxes that detectors write: MegaDetector's JSON, COCO's JSON, and tables as DeepForest's."""
+"""Files of detectors: MegaDetector's JSON, COCO's JSON, and tables like DeepForest's."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from ..taxonomy.sources import read_table
 from .boxes import COLUMNS, Box, BoxedPicture
 from .listing import Listing
 
-MAX_BYTES = 2**31  # of a file of detections, which is read whole
+MAX_BYTES = 2**31  # largest file of detections, which is read whole
 LABELS, SCORES, NUMBERS = ("label", "class", "category"), ("score", "confidence", "conf"), ("detection_id", "id")
 
 
@@ -22,11 +22,11 @@ class Detections:
     """Boxes of a survey.
 
     Attributes:
-        source: File that they are from.
-        names: Its pictures, in order, as it names them; also those without a box.
-        boxes: In order.
-        problems: What cannot be a box, because nothing tells its picture.
-        failures: Picture to why the detector could not read it.
+        source: The detector's file.
+        names: Names of its pictures, in its order; also of those without a box.
+        boxes: The boxes; those of one picture follow each other.
+        problems: Entries that cannot become boxes, because their picture is unknown.
+        failures: Why the detector could not read a picture, by the picture's name.
     """
 
     source: Path
@@ -36,19 +36,25 @@ class Detections:
     failures: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def choose(self, least: float = 0.0, labels: Sequence[str] | None = None) -> list[Box]:
-        """Return the boxes with at least a confidence (those without one always), of some labels or of all.
+        """Return the boxes that are used.
+
+        Args:
+            least: Smallest confidence; boxes without a confidence are always used.
+            labels: The labels to use; all by default.
 
         Raises:
             ValueError: if no box has one of the labels.
         """
-        known = {box.label for box in self.boxes}
-        if labels and (unknown := [label for label in labels if label not in known]):
-            there = ", ".join(sorted(label for label in known if label))
-            raise ValueError(f"{self.source}: no box has the label {brief(unknown[0])}; there are {clip(there)}")
+        existing = {box.label for box in self.boxes}
+        for label in labels or ():
+            if label not in existing:
+                known = ", ".join(sorted(name for name in existing if name))
+                raise ValueError(f"{self.source}: no box has the label {brief(label)}; there are {clip(known)}")
+
         chosen = []
         for box in self.boxes:
-            sure = box.confidence is None or box.confidence >= least
-            if sure and (not labels or box.label in labels):
+            is_sure = box.confidence is None or box.confidence >= least
+            if is_sure and (not labels or box.label in labels):
                 chosen.append(box)
 
         return chosen
@@ -58,11 +64,11 @@ def read_detections(path: str | Path) -> Detections:
     """Read a detector's file.
 
     Args:
-        path: ``.json`` of MegaDetector (edges relative) or COCO (in pixels); or a table with a column for the picture,
-            ``xmin``, ``ymin``, ``xmax``, ``ymax`` in pixels, and perhaps a label and a score, as DeepForest's.
+        path: ``.json`` of MegaDetector (relative edges) or COCO (edges in pixels); or a table like DeepForest's, with a
+            column for the picture, ``xmin``, ``ymin``, ``xmax``, ``ymax`` in pixels, and perhaps a label and a score.
 
     Raises:
-        ValueError: if the file is none of these. An invalid box has a ``problem`` instead.
+        ValueError: if the file is none of these. For an invalid box there is no error: it has a ``problem``.
     """
     path = Path(path)
     check_file(path, MAX_BYTES)
@@ -78,26 +84,27 @@ def read_detections(path: str | Path) -> Detections:
             f"{path}: expected detections as MegaDetector or COCO write them: {clip(str(error), 200)}"
         ) from error
 
-    found = Detections(path)
+    detections = Detections(path)
     if isinstance(data.get("annotations"), list):
-        _add_coco(found, data)
+        _add_coco(detections, data)
     else:
-        _add_megadetector(found, data)
-    return found
+        _add_megadetector(detections, data)
+    return detections
 
 
-def _add_megadetector(found: Detections, data: dict) -> None:
+def _add_megadetector(detections: Detections, data: dict) -> None:
     categories = data.get("detection_categories")
     labels = categories if isinstance(categories, dict) else {}
     for entry in data["images"]:
         if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
-            found.problems.append(f"an image without a file: {brief(entry)}")
+            detections.problems.append(f"an image without a file: {brief(entry)}")
             continue
 
         name = entry["file"]
-        found.names.append(name)
+        detections.names.append(name)
         if entry.get("failure"):
-            found.failures[name] = str(entry["failure"])
+            detections.failures[name] = str(entry["failure"])
+
         for number, detection in enumerate(_list(entry.get("detections"))):
             detection = detection if isinstance(detection, dict) else {}
             box = Box.from_numbers(
@@ -108,58 +115,62 @@ def _add_megadetector(found: Detections, data: dict) -> None:
                 label=_text(labels.get(str(detection.get("category")), detection.get("category"))),
                 confidence=_confidence(detection.get("conf")),
             )
-            found.boxes.append(box)
+            detections.boxes.append(box)
 
 
-def _add_coco(found: Detections, data: dict) -> None:
+def _add_coco(detections: Detections, data: dict) -> None:
     labels, images = {}, {}
     for category in _list(data.get("categories")):
         if isinstance(category, dict):
             labels[brief(category.get("id"))] = _text(category.get("name"))
+
     for image in data["images"]:
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
-            found.problems.append(f"an image without a file_name: {brief(image)}")
+            detections.problems.append(f"an image without a file_name: {brief(image)}")
             continue
         images[brief(image.get("id"))] = image
-        found.names.append(image["file_name"])
+        detections.names.append(image["file_name"])
 
     by_name: dict[str, list[Box]] = {}
     for position, annotation in enumerate(data["annotations"]):
         annotation = annotation if isinstance(annotation, dict) else {}
-        number, of = _text(annotation.get("id")) or f"#{position}", annotation.get("image_id")
-        image = images.get(brief(of))
+        number, image_id = _text(annotation.get("id")) or f"#{position}", annotation.get("image_id")
+        image = images.get(brief(image_id))
         if image is None:
-            found.problems.append(f"box {number} of image {brief(of)}, which is not in the list")
+            detections.problems.append(f"box {number} of image {brief(image_id)}, which is not in the list")
             continue
+
         width, height = image.get("width"), image.get("height")
+        has_size = type(width) is int and type(height) is int and width and height
         box = Box.from_numbers(
             image["file_name"],
             _edges(annotation.get("bbox")),
             number=number,
             label=labels.get(brief(annotation.get("category_id"))),
             confidence=_confidence(annotation.get("score")),
-            size=(width, height) if type(width) is int and type(height) is int and width and height else None,
+            size=(width, height) if has_size else None,
         )
         by_name.setdefault(box.name, []).append(box)
 
-    for name in dict.fromkeys(found.names):  # a picture's boxes together: it is decoded once
-        found.boxes += by_name.get(name, [])
+    for name in dict.fromkeys(detections.names):  # boxes of a picture together, so that it is decoded once
+        detections.boxes += by_name.get(name, [])
 
 
 def _read_table(path: Path) -> Detections:
     header, rows = read_table(path)
-    picture, there = find_column(header, PICTURES), columns_by_name(header)
-    if picture is None or not all(column in there for column in COLUMNS):
+    picture = find_column(header, PICTURES)
+    if picture is None or not set(COLUMNS) <= columns_by_name(header).keys():
         raise ValueError(f"{path}: expected columns of a picture and {', '.join(COLUMNS)}, got {brief(list(header))}")
 
     label, score, number = (find_column(header, names) for names in (LABELS, SCORES, NUMBERS))
-    found = Detections(path)
+    detections = Detections(path)
     counts: dict[str, int] = {}
     for line, row in rows:
         name = str(row[picture] or "").strip()
         if not name:
-            found.problems.append(f"line {line}: a box without a picture")
+            detections.problems.append(f"line {line}: a box without a picture")
             continue
+
         lower = {key.lower(): value for key, value in row.items()}
         counts[name] = counts.get(name, -1) + 1
         box = Box.from_row(
@@ -169,25 +180,30 @@ def _read_table(path: Path) -> Detections:
             label=_text(row[label]) if label else None,
             confidence=_confidence(row[score]) if score else None,
         )
-        found.boxes.append(box)
+        detections.boxes.append(box)
 
-    found.names = list(dict.fromkeys(box.name for box in found.boxes))
-    return found
+    detections.names = list(dict.fromkeys(box.name for box in detections.boxes))
+    return detections
 
 
 def boxed_pictures(boxes: Sequence[Box], folder: str | Path) -> list[BoxedPicture]:
-    """Return the pictures of boxes, whose names are of files in a folder."""
+    """Return the boxes as pictures; their names are those of files in a folder."""
     return [BoxedPicture(os.path.join(folder, box.name), box) for box in boxes]
 
 
 def box_listing(listing: Listing, boxes: Sequence[Box], folder: str | Path) -> tuple[Listing, int]:
-    """Return a listing of the boxes in its pictures, each with its picture's labels.
+    """Replace the pictures of a listing by the boxes in them, each with its picture's labels.
+
+    Args:
+        listing: Labelled pictures.
+        boxes: Boxes in pictures, some of which the listing has.
+        folder: Folder of the files that the boxes name.
 
     Returns:
-        The listing, and how many of its pictures have no box and are left out.
+        The listing of the boxes, and how many pictures have no box and are left out.
 
     Raises:
-        ValueError: if no picture has any.
+        ValueError: if no picture has a box.
     """
     by_file: dict[str, list[Box]] = {}
     for box in boxes:
@@ -203,13 +219,14 @@ def box_listing(listing: Listing, boxes: Sequence[Box], folder: str | Path) -> t
 
     if not pictures:
         raise ValueError(f"none of the boxes is in a picture of {listing.source}; the first is of {brief(boxes[:1])}")
+
     boxed = listing.take(keep)
     boxed.pictures = list(pictures)
     return boxed, without
 
 
 def _edges(bbox: object) -> object:
-    """Return left, top, right, bottom of left, top, width, height; anything else as it is."""
+    """Turn left, top, width, height into left, top, right, bottom; anything else is returned as it is."""
     if isinstance(bbox, (list, tuple)) and len(bbox) == 4:
         numbers = [_number(value) for value in bbox]
         if all(value is not None for value in numbers):

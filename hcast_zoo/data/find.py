@@ -1,4 +1,4 @@
-"""The pictures that files, folders, patterns, tar shards and stores name."""
+"""Find pictures: files, and those in folders, patterns, tar shards and stores."""
 
 import glob
 import os
@@ -18,10 +18,10 @@ def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], objec
     link or a pipe in a folder, if it has a picture's name.
 
     Args:
-        arguments: Files, folders and patterns; of a tar shard, the pictures in it, as ``shard.tar/name.jpg``. URIs
+        arguments: Files, folders and patterns. A tar shard stands for the pictures in it, ``shard.tar/name.jpg``. URIs
             of stores are searched as folders are; see :mod:`hcast_zoo.data.stores`.
-        leave_out: Called with everything else that is left out of a folder, except files that are not named as
-            pictures; one warning counts those.
+        leave_out: Called with everything that is left out of a folder, except files without the name of a picture,
+            which one warning counts.
     """
     files = []
     skipped = Skipped()
@@ -32,10 +32,14 @@ def find_pictures(arguments: Iterable[str], leave_out: Callable[[LeftOut], objec
             matches = _pictures_below(Path(argument), leave_out, skipped)
         else:
             matches = [] if os.path.lexists(argument) else sorted(glob.glob(argument, recursive=True))
-        for match in matches or [argument]:
-            files += _pictures_in(match, skipped) if is_shard(match) and os.path.isfile(match) else [match]
 
-    skipped.tell("folders")
+        for match in matches or [argument]:
+            if is_shard(match) and os.path.isfile(match):
+                files += _pictures_in(match, skipped)
+            else:
+                files.append(match)
+
+    skipped.warn("folders")
     return files
 
 

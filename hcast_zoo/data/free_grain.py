@@ -1,7 +1,7 @@
 """Make a data set whose labels end early, from one that is labelled down to the leaves.
 
 Real collections are like that: one expert noted the species, another only the order. Training leaves unknown levels out
-of every loss (see :mod:`hcast_zoo.training.losses`); such a data set measures the loss of accuracy.
+of every loss (see :mod:`hcast_zoo.training.losses`); with such a data set, the cost in accuracy can be measured.
 
 Source: the setting of Free-Grained Hierarchical Visual Recognition (arXiv 2510.14737). Our choice of pictures differs:
 there, a vision-language model's confidence decides; here, it is random but even over the tree.
@@ -20,7 +20,7 @@ import numpy as np
 from ..common.files import whole_file
 from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import UNKNOWN, Taxonomy
-from .readers import read
+from .readers import read_listing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,7 @@ def deal_levels(labels: Sequence[Sequence[int]], fractions: Sequence[float | Fra
     check_fractions(fractions, rows.shape[1])
     chance = np.random.default_rng(seed).permutation(len(rows))
     order = np.lexsort((chance, *rows.T[::-1]))  # lexsort's last key is the primary one: the coarsest level
+
     parts = np.array([float(f) for f in fractions])
     levels, count = np.empty(len(rows), dtype=np.int64), np.zeros(len(parts))
     for turn, picture in enumerate(order, 1):
@@ -113,21 +114,16 @@ def write_free_grain(
         TaxonomyError: if a label is not in the taxonomy.
     """
     source, output = Path(source), Path(output)
-    formats = {
-        ".csv": _cut_csv,
-        ".jsonl": _cut_jsonl,
-        ".parquet": _cut_parquet,
-    }
+    formats = {".csv": _cut_csv, ".jsonl": _cut_jsonl, ".parquet": _cut_parquet}
     suffix = source.suffix.lower()
     if suffix not in formats or not source.is_file():
         raise ValueError(f"{source}: expected a file that ends in {', '.join(formats)}")
     if output.suffix.lower() != suffix or output.resolve() == source.resolve():
         raise ValueError(f"{output}: expected a file other than {source.name} that also ends in {suffix}")
 
-    cut = formats[suffix]
     check_fractions(fractions, len(taxonomy.levels))
     labels = []
-    for number, path in enumerate(read(source, taxonomy).part(split).paths):
+    for number, path in enumerate(read_listing(source, taxonomy).part(split).paths):
         try:
             labels.append(taxonomy.labels(path))
         except TaxonomyError as error:
@@ -143,6 +139,7 @@ def write_free_grain(
         """Return how many levels the next row keeps; rows come in the order of the file."""
         return next(turn) if split in (None, part) else len(taxonomy.levels)
 
+    cut = formats[suffix]
     with whole_file(output) as temporary:
         cut(source, temporary, taxonomy, keep, output.parent)
 
@@ -176,8 +173,8 @@ def _cut_csv(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable, fol
         writer = csv.DictWriter(new, reader.fieldnames or [], lineterminator="\n")
         writer.writeheader()
         for row in reader:
-            gone = taxonomy.levels[keep(row.get("split")) :]
-            writer.writerow({**row, **dict.fromkeys(gone, ""), "file": _seen_from(folder, source, row["file"])})
+            cut_levels = taxonomy.levels[keep(row.get("split")) :]
+            writer.writerow({**row, **dict.fromkeys(cut_levels, ""), "file": _seen_from(folder, source, row["file"])})
 
 
 def _cut_jsonl(source: Path, output: Path, taxonomy: Taxonomy, keep: Callable, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Lists of labelled pictures, and how they are made from the rows of a table."""
 
 import dataclasses
+import itertools
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from ..taxonomy.sources import TaxonomyError
 from ..taxonomy.tree import Taxonomy
 from .boxes import COLUMNS, UNIT, Box, BoxedPicture, BoxGeometry, with_geometry
 
-SPLIT_NAMES = {  # common names of the parts
+SPLIT_NAMES = {  # common names of each part
     "train": ("train", "training", "trainset", "train_set"),
     "val": ("val", "valid", "validation", "dev", "valset", "val_set"),
     "test": ("test", "testing", "testset", "test_set"),
@@ -31,7 +32,7 @@ class Listing:
         paths: One path per picture: names (or node indices), coarse to fine; None where unknown.
         levels: Names of the levels; None if they are numbered.
         splits: The part of each picture; None if the source has no parts.
-        groups: The group of each picture, such as a camera; None if pictures are not grouped.
+        groups: The group of each picture, such as its camera; None if pictures are not grouped.
     """
 
     source: Path
@@ -42,7 +43,7 @@ class Listing:
     groups: list[str] | None = None
 
     def part(self, split: str | None) -> "Listing":
-        """Return the pictures of a part, or of several: ``train+val``. Other common names of a part are accepted.
+        """Return the pictures of a part, or of several, such as ``train+val``; other common names of a part will do.
 
         Raises:
             ValueError: if there is no such part; the message names the existing ones.
@@ -87,17 +88,22 @@ class Listing:
         return any(isinstance(picture, BoxedPicture) for picture in self.pictures)
 
     def with_geometry(self, geometry: BoxGeometry) -> "Listing":
-        """Return the same pictures, with another way in which boxes become pictures."""
+        """Return the same pictures, with a new geometry for boxes."""
         return dataclasses.replace(self, pictures=with_geometry(self.pictures, geometry))
 
     def taxonomy(self, strict_names: bool = False) -> Taxonomy:
-        """Return the tree of these pictures' paths."""
+        """Return the tree of these pictures' paths.
+
+        Raises:
+            TaxonomyError: if nodes are given as numbers, or with ``strict_names`` a name is below two parents.
+        """
         paths: Iterable[tuple] = dict.fromkeys(map(tuple, self.paths))
-        if numbers := [name for path in paths for name in path if name is not None and not isinstance(name, str)]:
-            raise TaxonomyError(
-                f"{self.source}: expected names of nodes, got {brief(numbers[0])}: numbers need a --taxonomy that says "
-                "what they stand for"
-            )
+        for name in itertools.chain.from_iterable(paths):
+            if name is not None and not isinstance(name, str):
+                raise TaxonomyError(
+                    f"{self.source}: expected names of nodes, got {brief(name)}: numbers need a --taxonomy that says "
+                    "what they stand for"
+                )
 
         rows = complete_paths(path for path in paths if any(name is not None for name in path))
         name = "" if self.source.is_file() else self.source.resolve().name
@@ -148,7 +154,7 @@ def find_split(name: str, existing: Iterable[str]) -> str | None:
 
 
 def common_split(name: str) -> str | None:
-    """Return the part that the name of a folder or a shard says, such as ``train-00000-of-00004``.
+    """Return the part that a folder or a shard is named after, such as ``train-00000-of-00004``.
 
     Example:
         >>> common_split("validation-00000-of-00001"), common_split("Train"), common_split("gulls")
@@ -165,10 +171,17 @@ def choose_columns(
     levels: Sequence[str] | None = None,
     group_by: str | None = None,
 ) -> Columns:
-    """Decide what the columns of a data set are; warn about columns that are not used.
+    """Find the columns of a data set; warn about columns that are not used.
 
     With a taxonomy, the columns named after its levels are the levels. If there are none, as for a model trained on
     folders, there must be as many other columns as levels, which are taken in their order.
+
+    Args:
+        path: The file, for messages.
+        header: Its columns.
+        taxonomy: The tree of the labels, if there is one already.
+        levels: Columns that are the levels, coarse to fine; found by their names by default.
+        group_by: Column that names the group of each picture, or ``folder``.
 
     Raises:
         ValueError: if there is no column of pictures or of levels; the message names the columns.
@@ -177,9 +190,10 @@ def choose_columns(
         columns = find_columns(header, levels, [group_by] if group_by else [])
         if columns.picture is None:
             raise ValueError(f"no column file (or file_name, image, path ...); it has {brief(list(header))}")
-        named = {level.lower() for level in header}
+
         if taxonomy is not None and levels is None:
-            existing = [level for level in taxonomy.levels if level.lower() in named]
+            names = {column.lower() for column in header}
+            existing = [level for level in taxonomy.levels if level.lower() in names]
             if existing:
                 columns = find_columns(header, existing)
             elif len(columns.levels) != len(taxonomy.levels):
@@ -187,6 +201,7 @@ def choose_columns(
                     f"no column {', '.join(map(printable, taxonomy.levels))}; it has {brief(list(header))}. Name the "
                     f"columns of the {len(taxonomy.levels)} levels, coarse to fine, with --levels"
                 )
+
         if not columns.levels:
             raise ValueError(f"no column of a level; it has {brief(list(header))}: name them with --levels")
         if group_by not in (None, "folder") and group_by not in header:
@@ -243,7 +258,9 @@ def collect(
     for line, row in rows:
         if box_names is None:
             box_names = box_columns(row)
-        listing.pictures.append(in_box(_picture(path, line, row[str(columns.picture)]), row, box_names))
+        picture = _picture(path, line, row[str(columns.picture)])
+        listing.pictures.append(in_box(picture, row, box_names))
+
         labels = columns.path(row)
         if positions is not None and taxonomy is not None:
             whole: list = [None] * len(taxonomy.levels)
@@ -261,7 +278,7 @@ def collect(
 
 
 def box_columns(header: Iterable[str]) -> dict[str, str]:
-    """Return the columns of a box, by how we call them; none if they are not all there."""
+    """Return the columns of a box, by their names in ``COLUMNS`` and ``UNIT``; empty unless all four edges exist."""
     by_name = {column.lower(): column for column in header}
     if not all(name in by_name for name in COLUMNS):
         return {}
@@ -269,7 +286,7 @@ def box_columns(header: Iterable[str]) -> dict[str, str]:
 
 
 def in_box(picture: Path | bytes, row: Mapping, names: Mapping[str, str]) -> Path | bytes | BoxedPicture:
-    """Return the picture in a row's box, or the whole picture where the table has no boxes."""
+    """Return the picture in a row's box, or the whole picture if the table has no boxes."""
     if not names or isinstance(picture, bytes):
         return picture
     cells = {name: row[column] for name, column in names.items()}

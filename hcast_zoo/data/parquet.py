@@ -19,21 +19,28 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | 
     """Read a parquet file with encoded pictures and a column for each level, as names or indices.
 
     A picture may be Hugging Face's ``struct<bytes, path>``, and a level its ``ClassLabel``, which gives the names.
+
+    Raises:
+        ValueError: if it is no complete parquet file, or a column is missing or of another type.
+        MemoryBudgetError: if its columns do not fit into the memory budget.
     """
     with needs_extra("train", "parquet files"):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
     try:
-        # As a file: pq.read_table would take folders in the path, such as a=b, for partitions of a data set.
+        # Not by pq.read_table, which takes folders in the path, such as a=b, for partitions of a data set.
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             if box_columns(schema.names):
                 raise ValueError(f"{path}: boxes need pictures in files: name them in a .csv file")
 
             columns = choose_columns(path, schema.names, taxonomy, levels, group_by)
-            others = [columns.split, None if group_by == "folder" else group_by]
-            needed = [str(columns.picture), *columns.levels.values(), *(c for c in others if c is not None)]
+            needed = [str(columns.picture), *columns.levels.values()]
+            if columns.split is not None:
+                needed.append(columns.split)
+            if group_by not in (None, "folder"):
+                needed.append(str(group_by))
             needed = list(dict.fromkeys(needed))
             _check_types(path, {name: schema.field(name).type for name in needed}, str(columns.picture))
 
@@ -45,12 +52,19 @@ def read_parquet(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | 
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: expected a complete parquet file: {clip(error)}") from error
 
-    for name, names in _class_labels(schema.metadata).items():
+    for name, class_names in _class_labels(schema.metadata).items():
         if name in cells:
-            cells[name] = [names[v] if isinstance(v, int) and 0 <= v < len(names) else None for v in cells[name]]
+            cells[name] = [_class_name(value, class_names) for value in cells[name]]
 
-    rows = ((number, dict(zip(cells, row))) for number, row in enumerate(zip(*cells.values()), 1))
-    return collect(path, columns, rows, taxonomy, group_by)
+    def rows() -> Iterator[tuple[int, dict]]:
+        for number, values in enumerate(zip(*cells.values()), 1):
+            yield number, dict(zip(cells, values))
+
+    return collect(path, columns, rows(), taxonomy, group_by)
+
+
+def _class_name(value: object, names: Sequence[str]) -> str | None:
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 def _check_types(path: Path, types: Mapping[str, Any], picture: str) -> None:
@@ -72,8 +86,8 @@ def _check_types(path: Path, types: Mapping[str, Any], picture: str) -> None:
 def _read_batches(file: Any, columns: Sequence[str], path: Path) -> Iterator[Any]:
     """Yield record batches of an open parquet file, as long as all of them together fit into the memory budget.
 
-    The footer says how large columns are, but pages can repeat the values of a dictionary without limit. No value is
-    larger than its dictionary, so the dictionary's size decides how many rows are read at a time.
+    The footer says how large the columns are, but pages can repeat the values of a dictionary without limit. No value
+    is larger than its dictionary, so the size of the dictionary limits how many rows are read at a time.
 
     Raises:
         MemoryBudgetError: if the columns are larger than the budget.
@@ -129,7 +143,7 @@ class Memory:
         self.taken = 0
 
     def take(self, size: int) -> None:
-        """Add a number of bytes, and check the sum; see :meth:`check`."""
+        """Add a number of bytes and check the sum, as :meth:`check` does."""
         self.taken += size
         self.check(self.taken)
 

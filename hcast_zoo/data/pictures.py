@@ -1,4 +1,4 @@
-"""Read pictures of any common format as 8-bit RGB."""
+"""Read pictures of any common format as 8-bit RGB or RGBA."""
 
 import functools
 import hashlib
@@ -21,7 +21,7 @@ from .tar_shards import open_member
 
 MAX_PIXELS = 100_000_000  # about 300 MB decoded; a larger picture is refused, not loaded
 MAX_SIDE = 1_000_000  # pixels; Pillow keeps a pointer for each row
-MAX_BYTES = 2**30  # more than that many pixels take without compression; a larger file is not read
+MAX_BYTES = 2**30  # more than MAX_PIXELS take without compression; a larger file is not read
 NO_NAME = "picture"  # name of a picture without a file, in messages and predictions
 
 # What can be read: a file's name, its bytes, a binary file object, a PIL image, or an array for :func:`from_array`.
@@ -45,19 +45,17 @@ class PictureError(ValueError):
 
 
 def is_picture(value: Any) -> TypeGuard[Picture]:
-    """Tell whether a value is one picture rather than a collection; an array with more than 3 axes is a collection."""
+    """Return whether a value is one picture, not a collection; an array of more than 3 axes is a collection."""
     if isinstance(value, np.ndarray):
         return value.ndim <= 3
     return isinstance(value, (str, os.PathLike, bytes, Image.Image)) or hasattr(value, "read")
 
 
 def picture_name(picture: Any) -> str:
-    """Return the name of a picture: of its file, as it was given, or of an image's or a file object's file.
-
-    "picture" if it has none.
-    """
+    """Return the name of a picture's file, as it was given or as an image or a file object knows it; else "picture"."""
     if isinstance(picture, (str, os.PathLike)):
         return str(picture)
+
     for attribute in ("filename", "name"):  # of PIL's images and of open files; the latter may be a number
         name = getattr(picture, attribute, None)
         if isinstance(name, (str, Path)) and str(name):
@@ -67,15 +65,15 @@ def picture_name(picture: Any) -> str:
 
 
 def content_digest(picture: str | Path | bytes | BoxedPicture) -> str:
-    """Return the SHA-256 of a picture's file, or of its bytes; of a boxed one, that of its file and its box.
+    """Return the SHA-256 of a picture's file or bytes; for a box, of the file, the edges and the geometry.
 
     Raises:
         OSError: if the file cannot be read.
     """
     if isinstance(picture, BoxedPicture):
-        return hashlib.sha256(
-            f"{content_digest(picture.file)} {picture.box.edges} {picture.geometry}".encode()
-        ).hexdigest()
+        key = f"{content_digest(picture.file)} {picture.box.edges} {picture.geometry}"
+        return hashlib.sha256(key.encode()).hexdigest()
+
     try:
         return hashlib.sha256(picture).hexdigest() if isinstance(picture, bytes) else sha256(picture)
     except NotADirectoryError:  # perhaps in a tar shard
@@ -83,11 +81,11 @@ def content_digest(picture: str | Path | bytes | BoxedPicture) -> str:
 
 
 def picture_bytes(file: str | Path) -> bytes:
-    """Return what is in a picture's file, which may be one in a tar shard.
+    """Return the bytes of a picture's file, which may lie in a tar shard.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is not a file, or in a shard that is damaged.
+        ValueError: if it is a pipe or a device, too large, or in a damaged shard.
     """
     check_file(file, MAX_BYTES)
     try:
@@ -109,8 +107,9 @@ def open_picture(source: Picture, at_least: int | None = None) -> Image.Image:
         source: A file's name, its bytes or a file object (read from its current position); a PIL image (if animated,
             its current frame); an array, see :func:`from_array`; or a :class:`.boxes.BoxedPicture`, whose box is cut
             out. Images and arrays are not modified.
-        at_least: Decode a JPEG file at 1/2, 1/4 or 1/8 of its size, as long as each side keeps so many pixels: faster,
-            but other pixels than those of the whole picture, made smaller. Boxes are cut out of whole pictures.
+        at_least: Decode a JPEG file at 1/2, 1/4 or 1/8 of its size, as long as each side keeps this many pixels. This
+            is faster, but the pixels differ from those of the whole picture resized. Boxes are cut out of whole
+            pictures.
 
     Raises:
         PictureError: if there is no such file, it is not a complete picture, it has over 100 million pixels, or the
@@ -118,6 +117,7 @@ def open_picture(source: Picture, at_least: int | None = None) -> Image.Image:
     """
     if isinstance(source, BoxedPicture):
         return _cut(source, open_picture)
+
     name = picture_name(source)
     try:
         with warnings.catch_warnings():
@@ -149,11 +149,12 @@ def open_picture(source: Picture, at_least: int | None = None) -> Image.Image:
 
 
 def _cut(boxed: BoxedPicture, read: Callable[[str], Image.Image]) -> Image.Image:
-    """Return the part of a picture that a box becomes."""
+    """Return the picture in a box."""
     try:
         changed = os.stat(boxed).st_mtime_ns
-    except (OSError, ValueError):  # no such file, or no name of one
+    except (OSError, ValueError):  # no such file, or a name that cannot be a file's
         changed = 0
+
     whole = _read_whole(read, str(boxed), changed)
     try:
         return boxed.cut(whole)
@@ -163,19 +164,20 @@ def _cut(boxed: BoxedPicture, read: Callable[[str], Image.Image]) -> Image.Image
 
 @functools.lru_cache(maxsize=1)
 def _read_whole(read: Callable[[str], Image.Image], file: str, changed: int) -> Image.Image:
-    """Return a whole picture, which is decoded once for all of its boxes that follow each other."""
+    """Return a whole picture; it is decoded once if its boxes follow each other."""
     return read(file)
 
 
 def open_as_official(source: Picture) -> Image.Image:
     """Read a picture as the authors' loader does: ignore EXIF orientation, and show the colour of transparent parts.
 
-    A picture that this way cannot read is left to :func:`open_picture`, which says why.
+    If that fails, :func:`open_picture` reads the picture, or says why it cannot.
 
     Source: torchvision's ``default_loader``; docs/official_differences.md, 42.
     """
     if isinstance(source, BoxedPicture):
         return _cut(source, open_as_official)
+
     try:
         if isinstance(source, np.ndarray | Image.Image):
             return open_picture(source).convert("RGB")
@@ -231,7 +233,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise PictureError(
-            f"{width}x{height} pixels, expected {MAX_PIXELS:,} at most, and {MAX_SIDE:,} a side: make it smaller first"
+            f"{width}x{height} pixels, expected {MAX_PIXELS:,} at most, {MAX_SIDE:,} per side: make it smaller first"
         )
 
     if not width or not height:
@@ -254,6 +256,7 @@ def _open(source: str | os.PathLike | bytes | BinaryIO) -> BinaryIO:
     """Open a picture file; refuse pipes and devices, which can block or never end."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
+
     if hasattr(source, "read"):
         data = source.read(MAX_BYTES + 1)
         if not isinstance(data, bytes):
@@ -284,7 +287,7 @@ def _open(source: str | os.PathLike | bytes | BinaryIO) -> BinaryIO:
 
 
 def _member(path: str | os.PathLike) -> BinaryIO | None:
-    """Open a picture in a tar shard; None if its path leads through none."""
+    """Open a picture in a tar shard; None if no part of its path is a shard."""
     try:
         return open_member(path, MAX_BYTES)
     except ValueError as error:

@@ -30,12 +30,12 @@ from .parquet import read_parquet
 from .pictures import picture_bytes
 from .tar_shards import is_shard, shard_members
 
-PREPARED = "data.jsonl"  # the list of a folder that `hcast-zoo data prepare` wrote
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's image folders
+PREPARED = "data.jsonl"  # the list in a folder that `hcast-zoo data prepare` wrote
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # the table of Hugging Face's image folders
 SUFFIXES = (".csv", ".jsonl", ".parquet", ".tar", ".tsv", ".txt")
 
 
-def read(
+def read_listing(
     source: str | Path,
     taxonomy: Taxonomy | None = None,
     wanted: Sequence[str] = (),
@@ -51,10 +51,10 @@ def read(
             with parquet or tar shards, or one that ``hcast-zoo data prepare`` wrote; a ``.csv``, ``.tsv``, ``.jsonl``,
             ``.parquet`` or ``.tar`` (WebDataset) file.
         taxonomy: Columns named after its levels are the levels.
-        wanted: Parts that will be used; they decide whether a folder's sub-folders are parts or labels.
+        wanted: Parts that will be used; they decide whether the sub-folders of a folder are parts or labels.
         levels: Columns that are levels, coarse to fine.
         group_by: Column that names the group of each picture, or ``folder`` to group by the picture's folder.
-        synonyms: Old name to new.
+        synonyms: New names by old ones.
 
     Raises:
         ValueError: if the source does not exist, is of another kind, or is malformed.
@@ -62,15 +62,17 @@ def read(
     source = Path(source)
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
+
     if source.is_dir():
         listing = _read_folder(source, taxonomy, wanted, levels, group_by)
     else:
         listing = _read_file(source, taxonomy, levels, group_by)
 
     if group_by == "folder":
-        listing.groups = [
-            str(i) if isinstance(p, bytes) else os.path.dirname(p) for i, p in enumerate(listing.pictures)
-        ]
+        listing.groups = []
+        for number, picture in enumerate(listing.pictures):
+            listing.groups.append(str(number) if isinstance(picture, bytes) else os.path.dirname(picture))
+
     if synonyms:
         listing.paths = [[_current(name, synonyms) for name in path] for path in listing.paths]
     if not listing.pictures:
@@ -140,7 +142,7 @@ def _read_folder(
 
 
 def find_shards(source: Path) -> list[Path]:
-    """Return the shards (parquet, tar) in and below a folder, sorted; none if there are pictures, then the data."""
+    """Return the shards (parquet, tar) in and below a folder, sorted; none if it has pictures, which go first."""
     shards = []
     for folder, _, names in walk(source):
         if any(map(is_picture_name, names)):
@@ -157,9 +159,10 @@ def _read_shards(
     levels: Sequence[str] | None,
     group_by: str | None,
 ) -> Listing:
-    """Read several shards as one; without a column for parts, file names say them: ``train-00000-of-00004``."""
-    whole = sum(shard.stat().st_size for shard in shards if not is_shard(shard))
-    check_memory(whole, str(source), "its pictures, all in memory,")
+    """Read several shards as one; without a column for parts, file names say the part: ``train-00000-of-00004``."""
+    size = sum(shard.stat().st_size for shard in shards if not is_shard(shard))
+    check_memory(size, str(source), "its pictures, all in memory,")
+
     listings = [_read_file(shard, taxonomy, levels, group_by) for shard in shards]
     parts = [common_split(shard.name) or common_split(shard.parent.name) for shard in shards]
     return join_listings(source, listings, parts)
@@ -181,24 +184,24 @@ def _split_by_folder(listing: Listing) -> Listing:
 def split_folders(source: Path, wanted: Sequence[str]) -> list[str]:
     """Return the sub-folders that are parts of the data; none if they are labels.
 
-    They are parts if a wanted part exists, and at least half of them are wanted or have a usual name of a part.
+    They are parts if a wanted part exists, and at least half of them are wanted or have a common name of a part.
     """
     names = sorted(child.name for child in source.iterdir() if child.is_dir() and not is_junk(child.name))
     existing = {find_split(name, names) for name in "+".join(wanted).split("+")} - {None}
-    usual = set(itertools.chain.from_iterable(SPLIT_NAMES.values()))
-    parts = [name for name in names if name in existing or name.lower() in usual]
+    common = set(itertools.chain.from_iterable(SPLIT_NAMES.values()))
+    parts = [name for name in names if name in existing or name.lower() in common]
 
     return parts if existing and 2 * len(parts) >= len(names) else []
 
 
 def folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
-    """Return the pictures in a tree of folders, sorted, each with the names of its folders."""
+    """Return the pictures in a tree of folders, sorted, each with the names of the folders it lies in."""
     skipped = Skipped()
     files = []
     for folder, _, names in walk(root, skipped):
         files += [folder / name for name in names if is_picture_name(name, skipped)]
 
-    skipped.tell(root)
+    skipped.warn(root)
     return [(file, file.relative_to(root).parts[:-1]) for file in sorted(files)]
 
 
@@ -227,41 +230,28 @@ def _read_jsonl(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | N
 
 def _read_objects(
     path: Path,
-    lines: Iterator[tuple[int, dict]],
+    rows: Iterator[tuple[int, dict]],
     taxonomy: Taxonomy | None,
     levels: Sequence[str] | None,
     group_by: str | None,
 ) -> Listing:
-    first = next(lines, None)
+    """Return the listing of numbered JSON objects, whose labels are a ``path`` or in one key per level."""
+    first = next(rows, None)
     if first is None:
         return Listing(source=path, pictures=[], paths=[])
 
-    lines = itertools.chain([first], lines)
+    rows = itertools.chain([first], rows)
     keys = first[1]
     by_column = path.suffix.lower() == ".tar" or ("file" not in keys and isinstance(keys.get("file_name"), str))
     if "path" not in keys and by_column:
         columns = choose_columns(path, list(keys), taxonomy, levels, group_by)
-        return collect(path, columns, ((number, _Row(row)) for number, row in lines), taxonomy, group_by)
+        return collect(path, columns, ((number, _Row(row)) for number, row in rows), taxonomy, group_by)
 
     listing = Listing(
         source=path, pictures=[], paths=[], levels=None, splits=[], groups=None if group_by is None else []
     )
-    for number, row in lines:
-        try:
-            file, labels, part = row["file"], row["path"], row.get("split")
-        except KeyError as error:
-            raise ValueError(f"{path} line {number}: expected an object with file and path: {error}") from error
-
-        if not isinstance(file, str) or not isinstance(labels, list):
-            raise ValueError(
-                f"{path} line {number}: expected the name of a file and a list of names, got "
-                f"{brief(file)} and {brief(labels)}"
-            )
-        if wrong := [label for label in labels if isinstance(label, (list, dict))]:
-            raise ValueError(f"{path} line {number}: expected names in path, got {brief(wrong[0])}")
-        if part is not None and not isinstance(part, str):
-            raise ValueError(f"{path} line {number}: expected the name of a part as split, got {brief(part)}")
-
+    for number, row in rows:
+        file, labels, part = _file_path_split(row, f"{path} line {number}")
         listing.pictures.append(in_box(path.parent / file, row, box_columns(row)))
         listing.paths.append(labels)
         listing.splits.append(part)  # type: ignore[union-attr, arg-type]
@@ -274,58 +264,88 @@ def _read_objects(
     return listing
 
 
+def _file_path_split(row: Mapping, where: str) -> tuple[str, list, str | None]:
+    """Return the values of ``file``, ``path`` and ``split``, after checking their types."""
+    try:
+        file, labels, part = row["file"], row["path"], row.get("split")
+    except KeyError as error:
+        raise ValueError(f"{where}: expected an object with file and path: {error}") from error
+
+    if not isinstance(file, str) or not isinstance(labels, list):
+        raise ValueError(
+            f"{where}: expected the name of a file and a list of names, got {brief(file)} and {brief(labels)}"
+        )
+    for label in labels:
+        if isinstance(label, (list, dict)):
+            raise ValueError(f"{where}: expected names in path, got {brief(label)}")
+    if part is not None and not isinstance(part, str):
+        raise ValueError(f"{where}: expected the name of a part as split, got {brief(part)}")
+
+    return file, labels, part
+
+
 def read_tar(path: Path, taxonomy: Taxonomy | None, levels: Sequence[str] | None, group_by: str | None) -> Listing:
-    """List the pictures of a WebDataset shard; they are read from it when they are wanted.
+    """List the pictures of a WebDataset shard, which are read from it only when they are used.
 
-    A picture's labels are in the JSON object beside it, as in a row of a JSONL file; else in a ``.cls`` file, which has
-    the number of its leaf in the taxonomy; else they are the folders that it is in.
+    A picture's labels are in the JSON object of its sample, as in a row of a JSONL file; otherwise in a ``.cls`` file
+    with the number of its leaf in the taxonomy; otherwise they are the folders that the picture lies in.
+
+    Raises:
+        ValueError: if the shard is damaged, or labels are missing or malformed.
     """
-    members = shard_members(path)
-    beside = {name: name.rpartition("/")[0] + "/" + name.rpartition("/")[2].partition(".")[0] for name in members}
-    labels: dict[str, dict[str, str]] = {".json": {}, ".cls": {}}
-    for name in members:
-        for suffix, found in labels.items():
-            if name.lower().endswith(suffix):
-                found[beside[name]] = name
+    pictures, objects, leaves = [], {}, {}
+    for name in shard_members(path):
+        if name.lower().endswith(".json"):
+            objects[_sample(name)] = name
+        elif name.lower().endswith(".cls"):
+            leaves[_sample(name)] = name
+        elif is_picture_name(name):
+            pictures.append(name)
 
-    pictures = [name for name in members if is_picture_name(name)]
-    if labels[".json"]:
-        return _read_objects(path, _tar_rows(path, pictures, beside, labels[".json"]), taxonomy, levels, group_by)
+    if objects:
+        return _read_objects(path, _tar_rows(path, pictures, objects), taxonomy, levels, group_by)
 
-    listing = Listing(source=path, pictures=[path / name for name in pictures], paths=[], levels=None)
+    listing = Listing(source=path, pictures=[path / name for name in pictures], paths=[])
     listing.levels = tuple(levels) if levels else None
     for name in pictures:
-        if (number := labels[".cls"].get(beside[name])) is None:
+        leaf = leaves.get(_sample(name))
+        if leaf is None:
             listing.paths.append(name.split("/")[:-1])
         else:
-            listing.paths.append(_leaf_path(path / number, taxonomy))
+            listing.paths.append(_leaf_path(path / leaf, taxonomy))
 
     return listing
+
+
+def _sample(name: str) -> str:
+    """Return the WebDataset sample of a member: its name up to the first dot that follows its folders."""
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file.partition('.')[0]}"
 
 
 def _leaf_path(file: Path, taxonomy: Taxonomy | None) -> Sequence:
     """Return the path of the leaf whose number a ``.cls`` file holds."""
     if taxonomy is None:
         raise ValueError(f"{file}: numbers of leaves need a --taxonomy that says what they stand for")
+
     text = picture_bytes(file)[:100].decode("utf-8", "replace").strip()
     if not text.isdecimal() or int(text) >= len(taxonomy.paths):
         raise ValueError(f"{file}: expected the number of a leaf, 0 to {len(taxonomy.paths) - 1}, got {brief(text)}")
     return taxonomy.paths[int(text)]
 
 
-def _tar_rows(
-    path: Path, pictures: Sequence[str], beside: Mapping[str, str], objects: Mapping[str, str]
-) -> Iterator[tuple[int, dict]]:
-    """Yield the number and the JSON object of each picture that has one, with its name as ``file``."""
+def _tar_rows(path: Path, pictures: Sequence[str], objects: Mapping[str, str]) -> Iterator[tuple[int, dict]]:
+    """Yield the number and the JSON object of each picture, with the picture's name as ``file``."""
     for number, name in enumerate(pictures, 1):
-        if beside[name] not in objects:
+        member = objects.get(_sample(name))
+        if member is None:
             raise ValueError(f"{path}: expected a .json file beside {brief(name)}, as beside other pictures")
-        row = _json_object(picture_bytes(path / objects[beside[name]]), f"{path}/{objects[beside[name]]}")
+        row = _json_object(picture_bytes(path / member), f"{path}/{member}")
         yield number, {**row, "file": f"{path.name}/{name}"}
 
 
 class _Row(dict):
-    """A row of JSON; missing keys are None."""
+    """A row of JSON; the value of a missing key is None."""
 
     def __missing__(self, key: str) -> None:
         return None
@@ -340,9 +360,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
             yield number, _json_object(line, f"{path} line {number}", "utf-8-sig" if number == 1 else "utf-8")
 
 
-def _json_object(content: bytes, where: str, encoding: str = "utf-8") -> dict:
+def _json_object(text: bytes, where: str, encoding: str = "utf-8") -> dict:
     try:
-        row = json.loads(content.decode(encoding))
+        row = json.loads(text.decode(encoding))
         if not isinstance(row, dict):
             raise TypeError(f"got {brief(row)}")
     except (ValueError, TypeError, RecursionError) as error:

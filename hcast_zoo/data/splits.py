@@ -13,7 +13,7 @@ from ..common.text import brief
 from .boxes import COLUMNS, UNIT, BoxedPicture
 from .listing import Listing, common_split, find_split
 from .pictures import picture_bytes
-from .readers import read
+from .readers import read_listing
 
 PARTS = ("train", "val", "test")
 MIN_PICTURES = 3  # a leaf with this many pictures or more gives at least one to each part
@@ -24,7 +24,7 @@ def hold_out(
 ) -> Listing:
     """Return a listing with parts, in which some training pictures are held out for validation and test.
 
-    The hash of a picture's content (of its group's name, if pictures are grouped) gives a number in [0, 1), and the
+    The hash of a picture's bytes (of its group's name, if pictures are grouped) gives a number in [0, 1), and the
     picture is held out if the number is below the fraction. So copies of a picture stay together, names and order do
     not matter, and a picture keeps its part when others are added. If a leaf of three or more pictures has none below
     the fraction, the one with the lowest number is held out. Only such a picture can change its part when its leaf
@@ -60,12 +60,12 @@ def hold_out(
             leaves.setdefault(leaf, {}).setdefault(unit, []).append(index)
 
     for units in leaves.values():
-        known = {}
+        earlier = {}
         for unit, indices in units.items():
-            if earlier := _earlier_part(listing, indices, kept or {}):
-                known[unit] = earlier
+            if earlier_part := _earlier_part(listing, indices, kept or {}):
+                earlier[unit] = earlier_part
 
-        for unit, part in _choose_parts(units, test_fraction, val_fraction, known).items():
+        for unit, part in _choose_parts(units, test_fraction, val_fraction, earlier).items():
             if part != "train":
                 for index in units[unit]:
                     splits[index] = part
@@ -74,15 +74,19 @@ def hold_out(
 
 
 def _choose_parts(
-    units: Iterable[str], test_fraction: float, val_fraction: float, known: Mapping[str, str]
+    units: Iterable[str], test_fraction: float, val_fraction: float, earlier: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the part of each unit of a leaf; those in ``known`` keep theirs."""
-    parts = dict(known)
+    """Return the part of each unit of a leaf; those in ``earlier`` keep theirs."""
+    parts = dict(earlier)
     numbers = {unit: _number(unit) for unit in units}
-    new = sorted(numbers.keys() - known.keys(), key=lambda unit: (numbers[unit], unit))
+    new = sorted(numbers.keys() - earlier.keys(), key=lambda unit: (numbers[unit], unit))
     for unit in new:
-        below_test, below_both = numbers[unit] < test_fraction, numbers[unit] < test_fraction + val_fraction
-        parts[unit] = "test" if below_test else "val" if below_both else "train"
+        if numbers[unit] < test_fraction:
+            parts[unit] = "test"
+        elif numbers[unit] < test_fraction + val_fraction:
+            parts[unit] = "val"
+        else:
+            parts[unit] = "train"
 
     if len(numbers) >= MIN_PICTURES:
         for part, fraction in (("test", test_fraction), ("val", val_fraction)):
@@ -107,12 +111,12 @@ def _earlier_part(listing: Listing, indices: Sequence[int], kept: Mapping[str, s
 
 
 def read_parts(path: str | Path) -> dict[str, str]:
-    """Return the part of each picture of a list, such as one by :func:`write_list`, by absolute path.
+    """Return the part of each picture of a list, such as :func:`write_list` writes, by absolute path.
 
     Raises:
         ValueError: if the list has no parts, or parts other than train, val and test.
     """
-    listing = read(path)
+    listing = read_listing(path)
     if listing.splits is None:
         raise ValueError(f"{path}: expected a column split")
 
@@ -128,13 +132,13 @@ def read_parts(path: str | Path) -> dict[str, str]:
 
 
 def _unit(listing: Listing, index: int) -> str:
-    """Return a key that is equal for pictures that stay together: the group, or else a hash of the content."""
+    """Return a key that is equal for pictures that stay together: the group, or else a hash of the bytes."""
     if listing.groups is not None:
         return f"group {listing.groups[index]}"
 
     picture = listing.pictures[index]
     try:
-        data = picture if isinstance(picture, bytes) else picture_bytes(Path(picture))  # of boxes, the whole picture
+        data = picture if isinstance(picture, bytes) else picture_bytes(Path(picture))  # for a box, the whole picture
     except (OSError, ValueError):  # reported when the picture is used
         data = str(picture).encode("utf-8", "surrogateescape")
     return hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -153,7 +157,7 @@ def _number(unit: str) -> float:
 
 
 def write_list(listing: Listing, path: str | Path, relative: bool = True) -> None:
-    """Write a listing as a CSV file that :func:`.readers.read` reads: ``file``, ``split``, and a column for each level.
+    """Write a listing as CSV that :func:`.readers.read_listing` reads: ``file``, ``split``, and a column per level.
 
     Args:
         listing: Pictures that are files.
@@ -171,15 +175,17 @@ def write_list(listing: Listing, path: str | Path, relative: bool = True) -> Non
 
     depth = max(map(len, listing.paths))
     levels = listing.levels or [f"level_{number + 1}" for number in range(depth)]
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    boxed = (*COLUMNS, UNIT) if listing.is_boxed else ()
-    writer.writerow(["file", "split", *boxed, *levels])
+    box_header = (*COLUMNS, UNIT) if listing.is_boxed else ()
+    writer.writerow(["file", "split", *box_header, *levels])
+
     for index, (picture, names) in enumerate(zip(listing.pictures, listing.paths)):
         file = os.path.relpath(str(picture), path.parent) if relative else os.path.abspath(str(picture))
         part = "" if listing.splits is None else listing.splits[index]
         cells = ["" if name is None else name for name in names]
-        box = _box_cells(picture) if boxed else []
+        box = _box_cells(picture) if box_header else []
         writer.writerow([Path(file).as_posix(), part, *box, *cells, *[""] * (depth - len(cells))])
 
     write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))

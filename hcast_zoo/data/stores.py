@@ -1,7 +1,7 @@
-"""Pictures in object stores and in parquet files, to be labelled: ``s3://birds/2026/1.jpg``, rows of ``birds.parquet``.
+"""Pictures in object stores and in parquet files: ``s3://birds/2026/1.jpg``, the rows of ``birds.parquet``.
 
-Stores are pyarrow's file systems (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``), and those of fsspec. A
-folder there is searched below. Tar shards in a store are read from their beginning to their end.
+Stores are pyarrow's file systems (``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``), and those of fsspec.
+Folders in a store are searched with all their sub-folders; tar shards in it are read from beginning to end.
 """
 
 import functools
@@ -21,27 +21,27 @@ from ..taxonomy.columns import PICTURES, find_column
 from .pictures import MAX_BYTES, PictureError
 from .tar_shards import check_end, is_shard
 
-ROWS = 64  # of a parquet file that are in memory at once
+ROWS = 64  # rows of a parquet file that are in memory at once
 
 
 class NamedPicture(io.BytesIO):
-    """An encoded picture and where it is from.
+    """An encoded picture with a name.
 
     Args:
-        name: For its prediction.
-        content: The bytes.
+        name: Name in its prediction.
+        data: The bytes.
     """
 
-    def __init__(self, name: str, content: bytes):
-        super().__init__(content)
+    def __init__(self, name: str, data: bytes):
+        super().__init__(data)
         self.name = name
 
 
 class StoredPicture:
-    """A picture in a store, which is read when it is wanted.
+    """A picture in a store, read only when it is used.
 
     Args:
-        uri: Of the picture; what follows ``?`` sets up the store.
+        uri: URI of the picture; options of the store follow a ``?``.
     """
 
     def __init__(self, uri: str):
@@ -52,7 +52,7 @@ class StoredPicture:
 
         Raises:
             OSError: if it cannot be read.
-            PictureError: if it is longer than ``size`` bytes, unless that is below 0.
+            PictureError: if it is longer than ``size`` bytes; a negative size is no limit.
         """
         with open_stored(self.uri) as file:
             if 0 <= size < file.size():
@@ -64,8 +64,8 @@ class Unreadable:
     """A picture that cannot be read.
 
     Args:
-        name: For its prediction.
-        reason: Why.
+        name: Name in its prediction.
+        reason: Why it cannot be read.
     """
 
     def __init__(self, name: str, reason: str):
@@ -77,12 +77,12 @@ class Unreadable:
 
 
 def is_stored(name: str) -> bool:
-    """Return whether a name is that of something in a store."""
+    """Return whether a name is a URI in a store."""
     return "://" in name
 
 
 def is_container(name: object) -> bool:
-    """Return whether a name is that of many pictures which are read one after the other: parquet, or tar in a store."""
+    """Return whether a name stands for many pictures that are read in order: a parquet file, or a tar in a store."""
     if not isinstance(name, str):
         return False
     path = urlsplit(name).path if is_stored(name) else name
@@ -90,7 +90,7 @@ def is_container(name: object) -> bool:
 
 
 def plain_name(uri: str) -> str:
-    """Return a URI without what sets up the store, and without a password.
+    """Return a URI without options of the store and without a password.
 
     Example:
         >>> plain_name("s3://key:secret@birds/1.jpg?region=eu-west-1")
@@ -116,7 +116,7 @@ def _store(root: str) -> tuple[Any, str]:
             import fsspec
 
             store, path = fsspec.core.url_to_fs(root)
-        except (ImportError, ValueError) as other:  # their texts show passwords
+        except (ImportError, ValueError) as other:  # the messages of these errors show passwords
             reasons = f"{clip(error)}; {clip(other)}".replace(root, plain_name(root))
             raise ValueError(f"{plain_name(root)}: {reasons}") from None
         return fs.PyFileSystem(fs.FSSpecHandler(store)), path
@@ -129,7 +129,7 @@ def open_stored(uri: str) -> Any:
 
 
 def find_stored(uri: str) -> list[str]:
-    """Return the pictures, tar shards and parquet files at a URI, sorted; itself if it is not a folder.
+    """Return the pictures, tar shards and parquet files at a URI, sorted; the URI itself if it is not a folder.
 
     Raises:
         ValueError: if there is no such store, or it does not answer.
@@ -146,16 +146,20 @@ def find_stored(uri: str) -> list[str]:
         raise ValueError(f"{plain_name(uri)}: cannot be listed: {clip(error)}") from error
 
     root, mark, query = uri.partition("?")
-    wanted = sorted(file for file in files if is_picture_name(file) or file.lower().endswith((".tar", ".parquet")))
-    below = (os.path.relpath(f"/{file.lstrip('/')}", f"/{path.strip('/')}") for file in wanted)
-    return [f"{root.rstrip('/')}/{file}{mark}{query}" for file in below]
+    uris = []
+    for file in sorted(files):
+        if is_picture_name(file) or file.lower().endswith((".tar", ".parquet")):
+            below = os.path.relpath(f"/{file.lstrip('/')}", f"/{path.strip('/')}")
+            uris.append(f"{root.rstrip('/')}/{below}{mark}{query}")
+
+    return uris
 
 
 def read_container(name: str) -> Iterator[Any]:
-    """Yield the pictures of a parquet file or of a tar shard in a store, in their order, for ``open_picture``.
+    """Yield the pictures of a parquet file or of a tar shard in a store, in order, for ``open_picture``.
 
-    They are named by the container and, below it, by the member or the number of the row, from 0. Where the container
-    is damaged, one last picture tells it.
+    Their names are the container's with the member's name or the number of the row, from 0, below it. If the container
+    is damaged, the last picture is an :class:`Unreadable` that says so.
     """
     yield from _read_tar(name) if is_shard(plain_name(name)) else _read_parquet(name)
 
@@ -167,12 +171,14 @@ def _read_tar(uri: str) -> Iterator[Any]:
             for member in shard:
                 if not member.isreg() or not is_picture_name(member.name):
                     continue
+
                 name = f"{shown}/{member.name.removeprefix('./')}"
                 if member.size > MAX_BYTES:
                     yield Unreadable(name, f"{member.size:,} bytes, expected {MAX_BYTES:,} at most: is it a picture?")
                 else:
                     yield NamedPicture(name, shard.extractfile(member).read())  # type: ignore[union-attr]
-                shard.members = []  # type: ignore[attr-defined]  # else all headers would be kept
+                shard.members = []  # type: ignore[attr-defined]  # otherwise all headers would be kept
+
             check_end(file, shard.offset)
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
         yield Unreadable(shown, f"expected a complete tar file without compression: {clip(error)}")
@@ -197,25 +203,25 @@ def _read_parquet(name: str) -> Iterator[Any]:
 
 
 def picture_column(names: Iterable[str]) -> str:
-    """Return the column of the pictures: ``bytes``, or one that is named as readers of tables know it.
+    """Return the column of the pictures: ``bytes``, or one of the names that tables use.
 
     Raises:
         ValueError: if there is none.
     """
     names = list(names)
-    found = find_column(names, ("bytes", *PICTURES, "jpg", "jpeg", "png", "webp"))
-    if found is None:
+    column = find_column(names, ("bytes", *PICTURES, "jpg", "jpeg", "png", "webp"))
+    if column is None:
         raise ValueError(f"no column image (or bytes, jpg, file ...); it has {brief(names)}")
-    return found
+    return column
 
 
 def from_cell(cell: Any, name: str, folder: str = "") -> Any:
     """Return the picture in a cell of a table: bytes, Hugging Face's ``struct<bytes, path>``, or a file's name.
 
     Args:
-        cell: What is there.
-        name: For its prediction, unless the cell holds a file's.
-        folder: Of the table; files are named as seen from there.
+        cell: Value of the cell.
+        name: Name in its prediction, unless the cell holds a file's name.
+        folder: Folder of the table, to which names of files are relative.
     """
     if isinstance(cell, dict):
         cell = cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
@@ -223,6 +229,7 @@ def from_cell(cell: Any, name: str, folder: str = "") -> Any:
         return NamedPicture(name, bytes(cell))
     if not isinstance(cell, str) or not cell.strip():
         return Unreadable(name, f"expected a picture, got {brief(cell)}")
+
     if is_stored(cell):
         return StoredPicture(cell)
     if is_stored(folder) and not cell.startswith("/"):

@@ -18,8 +18,9 @@ class SuperpixelCache:
     """Compute SEEDS superpixels, or read them from a folder if the same pixels have been seen before.
 
     The key is a hash of the 8-bit pixels that SEEDS sees, so a cropped, flipped or mixed picture never gets the
-    superpixels of another. It also means that only pictures without random augmentation are found again. Several
-    processes can share a folder. A damaged file is replaced; a folder that cannot be written to gives a warning.
+    superpixels of another; for the same reason, the cache helps only where pictures are not augmented at random.
+    Several processes can share a folder. A damaged file is replaced; if the folder cannot be written to, there is a
+    warning.
 
     Args:
         folder: Folder of the maps, 16-bit PNG files of a few kilobytes; created if it does not exist.
@@ -45,12 +46,13 @@ class SuperpixelCache:
             image.tobytes(), digest_size=16, salt=b"seeds", person=f"{image.shape[1]}/{number}".encode()
         ).hexdigest()
         file = self.folder / key[:2] / f"{key}.png"
+
         try:
             with Image.open(file) as picture:
                 labels = np.asarray(picture)
             if labels.dtype == np.uint16 and labels.shape == image.shape[:2]:
                 return labels.astype(np.int64)
-        except (OSError, SyntaxError):  # missing, or damaged: Pillow raises both
+        except (OSError, SyntaxError):  # missing or damaged; Pillow raises both
             pass
 
         labels = seeds_superpixels(image, number)

@@ -1,7 +1,7 @@
 """Pictures in tar shards, as WebDataset packs them: ``birds-0007.tar/owls/0042.jpg`` names one as if it were a file.
 
-A shard is read through once, for the place of each member; from then on any picture can be read by itself, in any
-order. So a training resumes exactly, as with files. Shards are not compressed, and not changed while they are read.
+A shard is read once to find the position of each member; after that, pictures can be read in any order, so a training
+resumes as exactly as with files. Shards must not be compressed, nor change while they are in use.
 """
 
 import functools
@@ -22,7 +22,7 @@ def is_shard(path: str | os.PathLike) -> bool:
 
 
 def shard_members(path: str | os.PathLike) -> Mapping[str, tuple[int, int]]:
-    """Return the offset and the size in bytes of each file in a shard, by name, in their order.
+    """Return the offset and the size in bytes of each file in a shard, by name, in order.
 
     Raises:
         OSError: if the shard cannot be read.
@@ -40,7 +40,8 @@ def _index(path: str, _mtime_ns: int, size: int) -> Mapping[str, tuple[int, int]
             for member in shard:
                 if member.isreg() and not member.issparse():
                     places[PurePosixPath(member.name).as_posix()] = (member.offset_data, member.size)
-                shard.members = []  # type: ignore[attr-defined]  # else all headers would be kept
+                shard.members = []  # type: ignore[attr-defined]  # otherwise all headers would be kept
+
             with open(path, "rb") as file:
                 check_end(file, shard.offset)
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
@@ -52,11 +53,11 @@ def _index(path: str, _mtime_ns: int, size: int) -> Mapping[str, tuple[int, int]
 
 
 def check_end(file: Any, offset: int) -> None:
-    """Raise EOFError unless a shard ends with an empty block, as all do; tarfile reads one that is cut without a word.
+    """Raise EOFError unless a shard ends with an empty block, as it must; tarfile does not notice a truncated one.
 
     Args:
         file: The shard, open for random access.
-        offset: Where its members end.
+        offset: Position in bytes where its members end.
     """
     file.seek(offset)
     if file.read(BLOCK) != bytes(BLOCK):
@@ -67,8 +68,8 @@ def open_member(path: str | os.PathLike, most: int) -> BinaryIO | None:
     """Open a file in a shard.
 
     Args:
-        path: The shard's, with the name in the shard below it.
-        most: Bytes that the file may have.
+        path: Path of the shard, followed by the name in the shard.
+        most: Largest size of the file in bytes.
 
     Returns:
         None if no part of the path is a shard.
@@ -81,6 +82,7 @@ def open_member(path: str | os.PathLike, most: int) -> BinaryIO | None:
     shard = next((parent for parent in whole.parents if is_shard(parent) and parent.is_file()), None)
     if shard is None:
         return None
+
     try:
         offset, size = shard_members(shard)[whole.relative_to(shard).as_posix()]
     except KeyError:

@@ -1,7 +1,7 @@
 """The preprocessing of a config, from a picture to a tensor.
 
-The result is the same as torchvision's to the bit, but needs only Pillow and torch: importing torchvision takes as long
-as importing torch, longer than a single prediction.
+The result is bit-equal to torchvision's, but needs only Pillow and torch: importing torchvision takes as long as
+importing torch, and longer than a single prediction.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..network.config import HCastConfig
 
-MAX_ASPECT = 20  # beyond this aspect ratio only the middle is used: resizing the whole picture would need much memory
+MAX_ASPECT = 20  # beyond this aspect ratio only the middle is used, to limit the memory that resizing takes
 
 
 class Compose:
@@ -61,7 +61,7 @@ def to_square(config: HCastConfig, size: int) -> list[Callable]:
 
 
 def short_side(config: HCastConfig) -> int:
-    """Return the length in pixels to which the short side (with ``pad``, the long one) is resized before cropping."""
+    """Return the length in pixels to which the short side (with ``pad``, the long one) is resized before the crop."""
     return int(config.image_size / config.crop_pct)
 
 
@@ -76,7 +76,7 @@ def middle_box(size: tuple[int, int]) -> tuple[int, int, int, int]:
     most = MAX_ASPECT * min(size)
     # Odd for an odd side and even for an even one, so that the same number of pixels is cut off at both ends.
     kept = [side if side <= most else most + (side - most) % 2 for side in size]
-    left, top = ((side - k) // 2 for side, k in zip(size, kept))
+    left, top = (size[0] - kept[0]) // 2, (size[1] - kept[1]) // 2
     return left, top, left + kept[0], top + kept[1]
 
 
@@ -111,18 +111,21 @@ def resized_long(size: tuple[int, int], long: int) -> tuple[int, int]:
 
 
 def crop_or_pad(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Image.Image:
-    """Put a picture in the centre of ``size`` x ``size`` pixels; cut what is too long, fill up the rest."""
+    """Put a picture in the centre of ``size`` x ``size`` pixels; crop what is too long, fill the rest."""
     if min(picture.size) >= size:
         return center_crop(picture, size)
+
     left, top = pad_start(picture.size, size)
-    colour = (*(fill * 3 if len(fill) == 1 else fill), *([255] if picture.mode == "RGBA" else []))
+    colour = fill * 3 if len(fill) == 1 else fill
+    if picture.mode == "RGBA":
+        colour = (*colour, 255)
     square = Image.new(picture.mode, (size, size), colour)
     square.paste(picture, (left, top))
     return square
 
 
 def pad_start(size: tuple[int, int], square: int) -> tuple[int, int]:
-    """Return left and top of a picture in a square: negative where it is cut off, rounded as timm rounds them."""
+    """Return left and top of a picture in a square: negative where it is cut off; rounded as timm does."""
     left, top = ((square - side) // 2 if side < square else -round((side - square) / 2) for side in size)
     return left, top
 
@@ -163,9 +166,10 @@ def view_box(config: HCastConfig, size: tuple[int, int]) -> tuple[float, float, 
         size = right - at_left, bottom - at_top
         shown = resized(size, short_side(config))
         start = crop_start(shown, crop)
-    scale = [side / r for side, r in zip(size, shown)]
-    left, top = (s * k + at for s, k, at in zip(start, scale, (at_left, at_top)))
-    return left, top, left + crop * scale[0], top + crop * scale[1]
+
+    scale_x, scale_y = size[0] / shown[0], size[1] / shown[1]
+    left, top = start[0] * scale_x + at_left, start[1] * scale_y + at_top
+    return left, top, left + crop * scale_x, top + crop * scale_y
 
 
 def to_tensor(config: HCastConfig) -> list[Callable]:
@@ -194,7 +198,7 @@ def normalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def normalization(config: HCastConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and deviation of each channel; for grey pictures, averages over the channels, as in SEEDS."""
+    """Return the mean and deviation of each channel; for grey images, averages over the channels, as for SEEDS."""
     if config.in_chans != 1:
         return config.mean, config.std
 

@@ -146,7 +146,7 @@ def walk(root: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, lis
     odd: list[str] = []
 
     def leave_out(left: LeftOut) -> None:
-        if left.again:
+        if left.seen_before:
             raise TaxonomyError(f"{left.path} is {left.reason}: expected a tree, in which no folder is reached twice")
         if left.folder:
             raise TaxonomyError(f"{brief(str(left.path))}: {left.reason}")
@@ -181,6 +181,6 @@ def label_folders(root: Path) -> list[tuple[str, ...]]:
     inner = {path[:-1] for path in kept if path}
     for _ in range(len(folders) - len(kept)):
         skipped.add("folders without a picture")
-    skipped.tell(root)
+    skipped.warn(root)
 
     return [path for path in kept if path not in inner]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hcast_zoo.data.listing import find_split
-from hcast_zoo.data.readers import find_shards, read, split_folders
+from hcast_zoo.data.readers import find_shards, read_listing, split_folders
 from hcast_zoo.network.config import VARIANTS, HCastConfig
 from hcast_zoo.paper.trees import load_tree, tree_names
 from hcast_zoo.taxonomy.calibration import Calibration
@@ -79,7 +79,7 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
 def _tree_of(source: Path) -> Taxonomy:
     """Return the tree of a file or folder; of split pictures, that of the training labels, as in training."""
     if source.suffix.lower() in (".parquet", ".jsonl") or (source.is_dir() and find_shards(source)):
-        listing = read(source, wanted=("train",))
+        listing = read_listing(source, wanted=("train",))
         return (listing.part("train") if listing.splits else listing).taxonomy()
     parts = split_folders(source, ("train",)) if source.is_dir() else []
     train = find_split("train", parts)

@@ -86,7 +86,7 @@ def encode(picture, format="PNG", **options):
     "data, message",
     [
         (png(header(60_000, 60_000), (b"IDAT", zlib.compress(b"\0" * 1000))), "60000x60000 pixels|damaged"),
-        (png(header(1, 2_000_000), (b"IDAT", zlib.compress(b"\0" * 1000))), "a side|damaged"),
+        (png(header(1, 2_000_000), (b"IDAT", zlib.compress(b"\0" * 1000))), "per side|damaged"),
         (png(header(30, 30), (b"IDAT", b"\0")), "damaged"),
         (png(header(4, 4), (b"zTXt", b"k\0\0" + zlib.compress(b"0" * 10**8))), "damaged"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n", "unknown format"),

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hcast_zoo.cli import main
-from hcast_zoo.common.processes import ALONE, Processes, join
+from hcast_zoo.common.processes import ALONE, Processes, join_job
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hcast_zoo")
 # The launcher for GPUs works without any; the one for CPUs would need MPI.
@@ -51,7 +51,7 @@ def test_shares_are_the_whole_in_order(length, count):
 
 def test_a_single_process_needs_no_launcher(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join() as processes:
+    with join_job() as processes:
         assert processes == ALONE and processes.is_main and processes.gather("x") == ["x"]
     assert processes.device("cuda") == "cuda"
     monkeypatch.setenv("LOCAL_RANK", "3")
@@ -156,8 +156,8 @@ def test_another_number_of_processes_is_refused(picture_folder, tiny_weights, tm
 
 BROADCAST = """
 import torch
-from hcast_zoo.common.processes import copy_buffers, join
-with join() as processes:
+from hcast_zoo.common.processes import copy_buffers, join_job
+with join_job() as processes:
     norm = torch.nn.BatchNorm1d(2)
     norm.running_mean += 1 + processes.rank
     norm.running_var *= 5 - processes.rank

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.listing import find_split
-from hcast_zoo.data.readers import read, read_synonyms
+from hcast_zoo.data.readers import read_listing, read_synonyms
 from hcast_zoo.taxonomy.columns import find_columns
 from hcast_zoo.taxonomy.sources import TaxonomyError
 from hcast_zoo.taxonomy.tree import Taxonomy
@@ -46,7 +46,7 @@ def table(delimiter, end="\n", header=("file", "order", "family", "species")):
 )
 def test_tables_of_every_kind_are_read_alike(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
-    listing = read(tmp_path / name)
+    listing = read_listing(tmp_path / name)
     assert listing.levels == ("order", "family", "species")
     assert listing.paths == [list(path) for path in PATHS]
     assert [p.name for p in listing.pictures] == ["1.jpg", "2.jpg"]
@@ -100,7 +100,7 @@ def test_metadata_files_of_hugging_face_folders_are_read(tmp_path):
         (tmp_path / part).mkdir()
         row = {"file_name": "1.jpg", "order": "owls", "species": "barn owl"}
         (tmp_path / part / "metadata.jsonl").write_text(json.dumps(row))
-    listing = read(tmp_path, wanted=["train", "val"])
+    listing = read_listing(tmp_path, wanted=["train", "val"])
     assert listing.paths == [["owls", "barn owl"]] * 2 and listing.levels == ("order", "species")
     assert listing.part("val").pictures == [tmp_path / "validation/1.jpg"]
 
@@ -111,7 +111,7 @@ def test_class_labels_of_hugging_face_parquet_are_named(tmp_path):
     data = {"image": [{"bytes": b"x", "path": "1.jpg"}, {"bytes": None, "path": "2.jpg"}], "order": [1, 0]}
     written = pa.table(data).replace_schema_metadata({"huggingface": json.dumps(features)})
     pq.write_table(written, tmp_path / "t.parquet")
-    listing = read(tmp_path / "t.parquet")
+    listing = read_listing(tmp_path / "t.parquet")
     assert listing.pictures == [b"x", tmp_path / "2.jpg"] and listing.paths == [["gulls"], ["owls"]]
 
 
@@ -189,7 +189,7 @@ def test_parts_are_recognised_by_other_names(tmp_path):
     for name in ("Train/a/1.jpg", "valid/a/2.jpg"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    listing = read(tmp_path, wanted=["train", "val"])
+    listing = read_listing(tmp_path, wanted=["train", "val"])
     assert [p.name for p in listing.part("train").pictures] == ["1.jpg"] and len(listing.part("val").pictures) == 1
     with pytest.raises(ValueError, match="expected pictures of the part 'test'; its parts are Train, valid"):
         listing.part("test")
@@ -200,7 +200,7 @@ def test_a_label_named_train_is_not_a_split(tmp_path):
     for name in ("bus/1.jpg", "car/1.jpg", "train/1.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    listing = read(tmp_path, wanted=["train", "val"])
+    listing = read_listing(tmp_path, wanted=["train", "val"])
     assert listing.splits is None and len(listing.pictures) == 3
     with pytest.raises(ValueError, match="--val-fraction"):
         listing.part("train")
@@ -209,7 +209,7 @@ def test_a_label_named_train_is_not_a_split(tmp_path):
 def test_addresses_are_not_accepted_as_pictures(tmp_path):
     (tmp_path / "t.csv").write_text("image,species\nhttps://example.org/1.jpg,Tyto alba\n")
     with pytest.raises(ValueError, match="download the pictures first"):
-        read(tmp_path / "t.csv")
+        read_listing(tmp_path / "t.csv")
 
 
 def write_shard(file, pictures, **columns):
@@ -225,28 +225,32 @@ def write_shard(file, pictures, **columns):
 def test_a_folder_of_parquet_shards_is_one_data_set(tmp_path):
     for name, number in (("train-00000-of-00002", 0), ("train-00001-of-00002", 1), ("validation-00000-of-00001", 2)):
         write_shard(tmp_path / f"data/{name}.parquet", [b"a%d" % number, b"b"], order=["x", "y"], species=["xa", "yb"])
-    listing = read(tmp_path, wanted=("train", "val"))
+    listing = read_listing(tmp_path, wanted=("train", "val"))
     assert listing.splits == ["train"] * 4 + ["val"] * 2 and listing.levels == ("order", "species")
     assert listing.part("train").pictures == [b"a0", b"b", b"a1", b"b"] and listing.part("val").paths[1] == ["y", "yb"]
 
     write_shard(tmp_path / "data/test-00000-of-00001.parquet", [b"c"], family=["x"], species=["xa"])
     with pytest.raises(ValueError, match=r"train-00000.*expected the levels of .*test-00000"):
-        read(tmp_path)
+        read_listing(tmp_path)
 
 
 def test_shards_take_parts_from_folders_or_a_column(tmp_path):
     write_shard(tmp_path / "a/train/0.parquet", [b"a"], species=["x"])
     write_shard(tmp_path / "a/test/0.parquet", [b"b"], species=["y"])
-    assert read(tmp_path / "a").splits == ["test", "train"] == read(tmp_path / "a", wanted=("train",)).splits
+    assert (
+        read_listing(tmp_path / "a").splits
+        == ["test", "train"]
+        == read_listing(tmp_path / "a", wanted=("train",)).splits
+    )
 
     write_shard(tmp_path / "b/0.parquet", [b"a", b"b"], species=["x", "y"], split=["dev", "train"])
-    assert read(tmp_path / "b").part("val").pictures == [b"a"]
+    assert read_listing(tmp_path / "b").part("val").pictures == [b"a"]
 
 
 def test_splits_come_from_the_folders_in_metadata(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,species\ntrain/1.jpg,x\nvalidation/2.jpg,y\n")
-    listing = read(tmp_path)
+    listing = read_listing(tmp_path)
     assert listing.splits == ["train", "validation"] and listing.part("val").paths == [["y"]]
 
     (tmp_path / "metadata.csv").write_text("file_name,species\ntrain/1.jpg,x\nother/2.jpg,y\n")
-    assert read(tmp_path).splits is None
+    assert read_listing(tmp_path).splits is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hcast_zoo.data.listing import Listing
-from hcast_zoo.data.readers import read
+from hcast_zoo.data.readers import read_listing
 from hcast_zoo.data.splits import hold_out, read_parts, write_list
 
 
@@ -96,7 +96,7 @@ def test_a_written_list_is_read_again(tmp_path):
     held = hold_out(listing(tmp_path), 0.15)
     (tmp_path / "lists").mkdir()
     write_list(held, tmp_path / "lists/list.csv")
-    again = read(tmp_path / "lists/list.csv")
+    again = read_listing(tmp_path / "lists/list.csv")
     assert again.splits == held.splits and [p.resolve() for p in again.pictures] == held.pictures
     assert again.paths == [[name] for (name,) in held.paths] and again.levels == ("level_1",)
 

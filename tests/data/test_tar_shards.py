@@ -10,7 +10,7 @@ import pytest
 from hcast_zoo.cli import main
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.pictures import PictureError, content_digest, open_picture
-from hcast_zoo.data.readers import read
+from hcast_zoo.data.readers import read_listing
 
 
 def pack(shard, files):
@@ -68,7 +68,7 @@ def test_shards_are_parts_by_their_names(samples, taxonomy, tmp_path):
     folder.mkdir()
     for part, chosen in {"train-0000": names[:5], "train-0001": names[5:9], "val-0000": names[9:]}.items():
         pack(folder / f"{part}.tar", {name: files[name] for name in chosen})
-    listing = read(folder, taxonomy)
+    listing = read_listing(folder, taxonomy)
     assert len(listing.part("train").pictures) == 9 and len(listing.part("val").pictures) == 3
 
 
@@ -109,6 +109,6 @@ def test_damaged_shards_are_explained(samples, taxonomy, tmp_path, tiny_weights,
     for broken in (data[: len(data) // 2 + 1], b"no tar", data[:100]):
         shard.write_bytes(broken)
         with pytest.raises(ValueError, match="expected a complete tar file"):
-            read(shard, taxonomy)
+            read_listing(shard, taxonomy)
         assert main(["predict", str(shard), "--model", str(tiny_weights)]) == 2
         assert "expected a complete tar file" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hcast_zoo.cli import main
-from hcast_zoo.data.boxes import Box, BoxedPicture, BoxGeometry, place
+from hcast_zoo.data.boxes import Box, BoxedPicture, BoxGeometry, crop_edges
 from hcast_zoo.data.detections import read_detections
 from hcast_zoo.data.pictures import PictureError, read_picture
 from hcast_zoo.inference.predictor import Predictor
@@ -75,7 +75,7 @@ def test_each_box_is_a_picture(scenes, tiny_weights, tmp_path, capsys):
     assert rows[1]["xmin"] == "0.5" and rows[1]["box_unit"] == "relative"
 
     whole = read_picture(scenes / "site/a.png")
-    cut = whole.crop(place(Box("a", (0.1, 0.1, 0.4, 0.4), relative=True), BoxGeometry(), SIZE))
+    cut = whole.crop(crop_edges(Box("a", (0.1, 0.1, 0.4, 0.4), relative=True), BoxGeometry(), SIZE))
     (expected,) = Predictor(tiny_weights).predict([cut])
     assert tuple(rows[0][level] for level in Predictor(tiny_weights).taxonomy.levels) == expected.path
     assert float(rows[0]["path_probability"]) == pytest.approx(expected.path_probability, rel=1e-5)
@@ -177,7 +177,7 @@ def test_coco_and_tables(scenes, tiny_weights, tmp_path):
     ],
 )
 def test_geometry(edges, geometry, expected):
-    assert place(Box("a", edges), geometry, SIZE) == expected
+    assert crop_edges(Box("a", edges), geometry, SIZE) == expected
 
 
 def test_the_weights_geometry_is_used_or_refused(scenes, tiny_weights, tmp_path, capsys):
@@ -189,7 +189,7 @@ def test_the_weights_geometry_is_used_or_refused(scenes, tiny_weights, tmp_path,
     captured = capsys.readouterr()
     assert "warning" not in captured.err
     cut = read_picture(scenes / "site/a.png").crop(
-        place(Box("a", (0.1, 0.1, 0.4, 0.4), relative=True), BoxGeometry(0.3, "rectangle", 16), SIZE)
+        crop_edges(Box("a", (0.1, 0.1, 0.4, 0.4), relative=True), BoxGeometry(0.3, "rectangle", 16), SIZE)
     )
     (expected,) = Predictor(tiny_weights).predict([cut])
     found = json.loads(captured.out.splitlines()[0])["path_probability"]

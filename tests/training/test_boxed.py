@@ -12,7 +12,7 @@ from PIL import Image
 from hcast_zoo.cli import main
 from hcast_zoo.data.boxes import KEY, BoxedPicture, BoxGeometry
 from hcast_zoo.data.dataset import HierarchicalDataset
-from hcast_zoo.data.readers import read
+from hcast_zoo.data.readers import read_listing
 from hcast_zoo.data.splits import hold_out, write_list
 from hcast_zoo.taxonomy import prior
 from hcast_zoo.weights.file import load_weights
@@ -43,7 +43,7 @@ def table(tmp_path):
 def test_a_table_of_boxes_is_a_data_set(table, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the edges are not reported as unused columns
-        listing = read(table)
+        listing = read_listing(table)
     assert listing.levels == ("kind", "species") and listing.is_boxed and len(listing.pictures) == 24
     dataset = HierarchicalDataset.from_listing(listing.with_geometry(BoxGeometry(0.0, "rectangle")))
     for index, path in enumerate(listing.paths):
@@ -57,7 +57,7 @@ def test_a_table_of_boxes_is_a_data_set(table, tmp_path):
         sides.setdefault(str(picture), set()).add(split)
     assert len({split for side in sides.values() for split in side}) == 2
     write_list(parted, tmp_path / "list.csv")
-    again = read(tmp_path / "list.csv")
+    again = read_listing(tmp_path / "list.csv")
     assert [p.box.edges for p in again.pictures] == [p.box.edges for p in listing.pictures]
     assert again.splits == parted.splits and again.paths == parted.paths
 
@@ -73,7 +73,7 @@ def test_detections_take_their_pictures_labels(table, tmp_path, capsys):
     images = [{"file": f"{'owl' if n % 2 else 'gull'}/{n}.png", "detections": detections} for n in range(2)]
     (tmp_path / "found.json").write_text(json.dumps({"images": images, "detection_categories": {"1": "animal"}}))
     found = read_detections(tmp_path / "found.json")
-    listing, without = box_listing(read(tmp_path / "tree"), found.choose(0.5, ["animal"]), tmp_path / "tree")
+    listing, without = box_listing(read_listing(tmp_path / "tree"), found.choose(0.5, ["animal"]), tmp_path / "tree")
     assert without == 1 and [tuple(path) for path in listing.paths] == [("gull",)] * 2 + [("owl",)] * 2
     assert all(isinstance(picture, BoxedPicture) for picture in listing.pictures)
     with pytest.raises(ValueError, match="no box has the label 'person'; there are animal"):
