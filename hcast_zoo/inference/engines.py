@@ -1,7 +1,8 @@
 """Engines that compute a model's logits: torch itself, ONNX Runtime, or OpenVINO; at several precisions.
 
 Other engines run the graph of :mod:`hcast_zoo.inference.graph`, which is written once and kept in the Hub's cache of
-assets, by the weights' SHA-256 and the versions of what writes it. OpenVINO keeps what it compiles beside it.
+assets, under a hash of the weights, the config and the versions of the packages that write it. OpenVINO keeps its
+compiled model beside it.
 
 The first batch goes through torch as well, and an engine whose answers differ is not used. Segment maps and
 explanations always come from torch.
@@ -69,8 +70,8 @@ class TorchEngine(nn.Module):
 
     Args:
         model: In eval mode; int8 works on a copy.
-        precision: One of ``PRECISIONS``. ``int8`` is torchao's: weights and, dynamically, activations.
-        num_clusters: Cluster counts in place of the config's.
+        precision: One of ``PRECISIONS``. ``int8`` is torchao's, of weights and (dynamically) activations.
+        num_clusters: Cluster counts to use instead of the config's.
     """
 
     name = "torch"
@@ -86,17 +87,17 @@ class TorchEngine(nn.Module):
         return self.model.config
 
     def forward(self, images: Tensor, segments: Tensor | None = None) -> Logits:
-        lower = contextlib.nullcontext()
+        context = contextlib.nullcontext()
         if self.precision == "bf16":
-            lower = torch.autocast(images.device.type, torch.bfloat16)  # type: ignore[assignment]
-        with lower:
+            context = torch.autocast(images.device.type, torch.bfloat16)  # type: ignore[assignment]
+        with context:
             output = self.model(images, segments, num_clusters=self.num_clusters)
 
         return Logits(tuple(x.float() for x in output.level_logits))
 
 
 def quantized(model: HCast) -> HCast:
-    """Return a copy whose linear layers compute in int8, by torchao."""
+    """Return a copy of a model whose linear layers compute in int8, by torchao."""
     with needs_extra("engines", "int8 layers"):
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
@@ -154,6 +155,7 @@ class OpenVinoEngine:
         core = openvino.Core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("openvino: this processor has no bfloat16 instructions; use --precision fp32")
+
         options = {
             "CACHE_DIR": str(file.parent),
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -163,8 +165,8 @@ class OpenVinoEngine:
         self.outputs = self.compiled.outputs[:levels]
 
     def __call__(self, images: Tensor, segments: Tensor) -> Logits:
-        answer = self.compiled({"images": images.numpy(), "segments": segments.numpy()})
-        return Logits(tuple(torch.from_numpy(answer[output].copy()) for output in self.outputs))
+        arrays = self.compiled({"images": images.numpy(), "segments": segments.numpy()})
+        return Logits(tuple(torch.from_numpy(arrays[output].copy()) for output in self.outputs))
 
 
 GRAPH_ENGINES: dict[str, Callable[[Path, str, int], Engine]] = {"onnxruntime": OnnxEngine, "openvino": OpenVinoEngine}
@@ -198,7 +200,7 @@ class ChosenEngine(nn.Module):
 
     @property
     def num_clusters(self) -> tuple[int, ...] | None:
-        """Other cluster counts than the config's."""
+        """Cluster counts that are used instead of the config's; None for the config's."""
         return self.reference.num_clusters
 
     def forward(self, images: Tensor, segments: Tensor | None = None) -> Logits:
@@ -228,7 +230,7 @@ class ChosenEngine(nn.Module):
         if not times:
             raise EngineError(
                 f"no engine gives torch's answers at {self.precision} on the first batch: use --engine torch "
-                f"--precision fp32, or empty {folder()}"
+                f"--precision fp32, or empty {graph_folder()}"
             )
 
         _, fastest = min(times, key=lambda timed: timed[0])
@@ -237,7 +239,7 @@ class ChosenEngine(nn.Module):
 
 
 def compare(computed: Logits, expected: Logits) -> tuple[float, float]:
-    """Return the largest difference of a probability, and the share of equal labels, averaged over levels."""
+    """Return the largest difference of a probability, and the share of equal labels averaged over the levels."""
     differences, equal = [], []
     for ours, theirs in zip(computed.level_logits, expected.level_logits, strict=True):
         difference = (ours.softmax(-1) - theirs.softmax(-1)).abs().max()
@@ -271,10 +273,10 @@ def make_engine(
 
     Args:
         model: In eval mode.
-        engine: One of ``ENGINES``: ``auto`` takes the fastest that is installed and gives torch's answers.
+        engine: One of ``ENGINES``; ``auto`` takes the fastest that is installed and gives torch's answers.
         precision: One of ``PRECISIONS``.
-        num_clusters: Other cluster counts than the config's.
-        source: Source of the weights; the graph is cached by their SHA-256. None exports it every time.
+        num_clusters: Cluster counts to use instead of the config's.
+        source: Source of the weights, by whose SHA-256 the graph is cached; None writes the graph every time.
         tell: Called with messages about the choice.
 
     Raises:
@@ -283,21 +285,22 @@ def make_engine(
     check_engine(engine, precision)
     if num_clusters is not None:
         num_clusters = check_clusters(num_clusters, model.config.num_superpixels)
+
     if engine == "torch":
         return TorchEngine(model, precision, num_clusters)
 
     device = next(model.parameters()).device
     names = [engine]
     if engine == "auto":
-        there = OFFERED if device.type == "cpu" else ("torch",)
-        names = [name for name in there if precision in OFFERED[name] and _installed(name)]
+        known = OFFERED if device.type == "cpu" else ("torch",)
+        names = [name for name in known if precision in OFFERED[name] and _installed(name)]
     elif device.type != "cpu":
         raise EngineError(f"{engine} runs on the CPU here, not on {device}: use --device cpu, or --engine torch")
 
     candidates: list[Engine] = []
     for name in names:
         try:
-            candidates.append(_make(name, model, precision, num_clusters, source))
+            candidates.append(_make_candidate(name, model, precision, num_clusters, source))
         except EngineError as error:
             if engine != "auto":
                 raise
@@ -307,7 +310,7 @@ def make_engine(
 
 
 def check_engine(engine: str, precision: str) -> None:
-    """Check that an engine is known, and offered at this precision."""
+    """Raise EngineError unless an engine exists and is offered at this precision."""
     if engine not in ENGINES:
         raise EngineError(f"unknown engine {engine!r}: expected one of {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
@@ -320,9 +323,10 @@ def _installed(name: str) -> bool:
     return name == "torch" or all(importlib.util.find_spec(package) for package in (name, "onnxscript"))
 
 
-def _make(name: str, model: HCast, precision: str, num_clusters: tuple[int, ...] | None, source) -> Engine:
+def _make_candidate(name: str, model: HCast, precision: str, num_clusters: tuple[int, ...] | None, source) -> Engine:
     if name == "torch":
         return TorchEngine(model, precision, num_clusters)
+
     with needs_extra("engines", f"engine {name}"):
         importlib.import_module(name)
 
@@ -335,24 +339,25 @@ def onnx_file(model: HCast, num_clusters: tuple[int, ...] | None, source: str | 
     load_packages(check=False)
     digest = None if source is None else checksum(source)
     config = model.config if num_clusters is None else model.config.replace(num_clusters=num_clusters)
+
     versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript")}
     made_of = {"weights": digest, "config": config.to_dict(), "hcast_zoo": __version__, **versions}
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
-    file = folder() / key / "model.onnx"
+    file = graph_folder() / key / "model.onnx"
     if digest is not None and file.exists():
         return file
 
     file.parent.mkdir(parents=True, exist_ok=True)
     names = [f"level_{number}" for number in range(1, 1 + len(config.level_classes))]
     with warnings.catch_warnings(), whole_file(file, suffix=".onnx") as temporary:
-        warnings.simplefilter("ignore")  # from torch's exporter, about itself
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own code
         program = trace(Graph(model, num_clusters, assignments=False).eval())
         write_onnx(program, temporary, names, {}, None)
 
     return file
 
 
-def folder() -> Path:
+def graph_folder() -> Path:
     """Return the folder of graphs, in the Hub's cache of assets."""
     from huggingface_hub import cached_assets_path, constants
 

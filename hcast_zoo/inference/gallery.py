@@ -20,13 +20,13 @@ from .tables import Source
 
 Node = tuple[str, ...]  # names, coarse to fine
 PER_NODE = 48  # pictures shown per node, so that the page of a large survey still opens on a phone
-MOST_DOUBTFUL = 24  # most doubtful pictures shown at the top
-MOST_ERRORS = 200
+MOST_DOUBTFUL = 24  # pictures shown at the top
+MOST_ERRORS = 200  # errors shown at the end
 
 
 @dataclasses.dataclass(order=True)
 class _Shown:
-    """A prediction in a heap whose first entry is the most confident one."""
+    """A prediction in a heap; the first entry of the heap is the one to be replaced, the most confident."""
 
     certainty: float
     number: int
@@ -37,7 +37,7 @@ class Gallery:
     """Collects answers for a page; keeps only those that the page shows.
 
     Args:
-        config: The model's config, to outline what it saw.
+        config: The model's config, to outline the part of a picture that it sees.
         source: What made the predictions.
         geometry: How boxes become pictures, if the predictions are for boxes.
     """
@@ -60,24 +60,26 @@ class Gallery:
     def _add(self, prediction: Prediction, number: int) -> None:
         if prediction.error is not None:
             self.failed += 1
-            self.errors += [prediction] if len(self.errors) < MOST_ERRORS else []
+            if len(self.errors) < MOST_ERRORS:
+                self.errors.append(prediction)
             return
 
         self.counts[prediction.path] += 1
         certainty = prediction.path_probability if prediction.path else 0.0
-        shown = _Shown(-certainty, number, prediction)  # the heap's first entry is the one to be replaced
+        shown = _Shown(-certainty, number, prediction)
         _push(self.heaps[prediction.path], shown, PER_NODE)
         _push(self.doubtful, shown, MOST_DOUBTFUL)
 
     def write(self, output: str | Path) -> None:
         """Write the page; a picture that can no longer be read is replaced by its name."""
         pictures = sum(self.counts.values())
+        failed = f", {self.failed} could not be read" if self.failed else ""
+        model, checksum = write_text(self.source.model), write_text(self.source.sha256[:12])
         parts = [
-            f"<p>{pictures} pictures labelled"
-            + (f", {self.failed} could not be read" if self.failed else "")
-            + f'. <span class="faint">Model {write_text(self.source.model)}, SHA-256 '
-            f"{write_text(self.source.sha256[:12])}. The yellow outline is what the model saw.</span></p>"
+            f'<p>{pictures} pictures labelled{failed}. <span class="faint">Model {model}, SHA-256 {checksum}. '
+            "The yellow outline is what the model saw.</span></p>"
         ]
+
         if pictures:
             parts += ["<h2>Most doubtful</h2>", self._grid(self.doubtful, with_path=True), "<h2>Along the tree</h2>"]
             parts += self._branches((), *grow_tree(self.counts))
@@ -93,11 +95,13 @@ class Gallery:
         """Return the pictures at a node and below it, as nested, collapsible sections."""
         parts = []
         if path in self.heaps:
-            left = self.counts[path] - len(self.heaps[path])
             if not path:
                 parts.append("<p>No level can be trusted:</p>")
             parts.append(self._grid(self.heaps[path]))
-            parts += [f'<p class="faint">and {left} more, of which the model is surer</p>'] if left else []
+
+            others = self.counts[path] - len(self.heaps[path])
+            if others:
+                parts.append(f'<p class="faint">and {others} more, of which the model is surer</p>')
 
         for node in children.get(path, []):
             level = self.source.levels[len(path)]
@@ -120,6 +124,7 @@ class Gallery:
         picture: str | BoxedPicture = prediction.file
         if prediction.box is not None:
             picture = BoxedPicture(prediction.file, prediction.box, self.geometry or BoxGeometry())
+
         key = picture_key(picture)
         if key not in self.thumbnails:
             try:
@@ -129,9 +134,11 @@ class Gallery:
 
         address = self.thumbnails[key]
         image = f'<img src="{address}" alt="{write_text(name)}" loading="lazy">' if address else ""
-        lines = [
-            f"<b>{prediction.path_probability:.0%}</b> {write_text(name)}" if prediction.path else write_text(name)
-        ]
+
+        title = write_text(name)
+        if prediction.path:
+            title = f"<b>{prediction.path_probability:.0%}</b> {title}"
+        lines = [title]
         if with_path:
             lines.append(write_text(" > ".join(prediction.path) or "no answer"))
         if prediction.runner_up:
@@ -144,6 +151,7 @@ class Gallery:
 
 
 def _push(heap: list[_Shown], shown: _Shown, most: int) -> None:
+    """Add a prediction to a heap; of more than ``most``, the most confident is dropped."""
     if len(heap) < most:
         heapq.heappush(heap, shown)
     else:

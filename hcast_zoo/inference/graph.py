@@ -1,6 +1,6 @@
 """A model as one graph of tensors, traced by torch and written as ONNX; for export, and for other engines.
 
-Segments are an input beside the images: SEEDS is OpenCV's, and runs in no graph.
+Segments are an input beside the images, because SEEDS is OpenCV's and cannot run in a graph.
 """
 
 import json
@@ -45,8 +45,8 @@ def load_packages(check: bool) -> None:
 
 
 def trace(graph: Graph, batch_size: int | None = None) -> torch.export.ExportedProgram:
-    """Return the program of ``torch.export``, for one batch size or for any."""
-    images, segments = example(graph.model.config, batch_size or 2)  # torch would take a size of 1 for a constant
+    """Return the program of ``torch.export``, for one batch size, or for any by default."""
+    images, segments = example(graph.model.config, batch_size or 2)  # torch would treat a size of 1 as constant
     dims = {} if batch_size else {0: torch.export.Dim("batch", min=1)}
     return torch.export.export(graph, (images, segments), dynamic_shapes={"images": dims, "segments": dims})
 
@@ -57,15 +57,21 @@ def output_names(config: HCastConfig, taxonomy: Taxonomy | None) -> tuple[str, .
     if taxonomy is not None:
         names = [re.sub(r"\W+", "_", name) for name in taxonomy.levels]
         levels = names if len(set(names)) == len(names) else levels
+
     poolings = range(1, 4 + config.last_pool)
     return (*(f"logits_{name}" for name in levels), *(f"assignment_{stage}" for stage in poolings))
 
 
 def metadata(weights: Weights) -> dict[str, str]:
-    """Return the texts that go with a graph: those of a safetensors file, ``config`` and ``taxonomy`` as JSON."""
-    texts = {k: v for k, v in weights.metadata.items() if k != "format"}
-    parts = {"config": weights.config, "taxonomy": weights.taxonomy, "calibration": weights.calibration}
-    return texts | {k: json.dumps(v.to_dict(), ensure_ascii=False) for k, v in parts.items() if v is not None}
+    """Return the metadata of a graph, those of a safetensors file: config, taxonomy and calibration are JSON."""
+    texts = dict(weights.metadata)
+    texts.pop("format", None)
+    for key in ("config", "taxonomy", "calibration"):
+        part = getattr(weights, key)
+        if part is not None:
+            texts[key] = json.dumps(part.to_dict(), ensure_ascii=False)
+
+    return texts
 
 
 def example(config: HCastConfig, batch_size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -88,11 +94,11 @@ def write_onnx(
         program: A program from :func:`trace`.
         file: The file to write.
         outputs: Names of the outputs, in order.
-        texts: Texts to store in the file, by name.
+        texts: Metadata to store in the file.
         opset: ONNX opset; the installed torch's default if None.
     """
     onnx = torch.onnx.export(program, dynamo=True, opset_version=opset, output_names=list(outputs), verbose=False)
-    assert onnx is not None  # with dynamo it never is
+    assert onnx is not None  # never None with dynamo
     onnx.model.metadata_props.update(texts)
     _name_batch(onnx.model.graph)
     onnx.save(file)
@@ -100,7 +106,7 @@ def write_onnx(
 
 
 def _name_batch(graph) -> None:
-    """Call the free axis ``batch``; torch names it by a numbered symbol."""
+    """Name the free axis ``batch``, instead of torch's numbered symbol."""
     symbols = {value.shape[0] for value in graph.inputs if not isinstance(value.shape[0], int)}
     for value in (*graph.inputs, *graph.outputs):
         if value.shape[0] in symbols:

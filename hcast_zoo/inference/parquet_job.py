@@ -8,6 +8,7 @@ is in exactly one part, and a job that was stopped can be resumed with another n
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from ..data.stores import is_container
 from .prediction import Prediction
 from .predictor import Predictor, predict_named
 from .resume import describe_list
+from .sets import NodeSet
 from .tables import as_text, box_cells
 
 PLAN = "_plan.json"  # parquet readers skip names that begin with _ or .
@@ -35,13 +37,12 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
-# What a predictor gives only on request.
+# Columns that exist only on request.
 TOP = pa.field("top", pa.list_(pa.struct([("path", pa.list_(pa.string())), ("probability", pa.float32())])))
 NODE_SET = pa.field(
     "node_set",
     pa.struct([("nodes", pa.list_(pa.string())), ("leaves", pa.int32()), ("subtree", pa.list_(pa.string()))]),
 )
-
 BOX = pa.field(
     "box",
     pa.struct(
@@ -66,21 +67,21 @@ def predict_parts(
     processes: Processes = ALONE,
     **kwargs,
 ) -> Iterator[tuple[int, int]]:
-    """Write ``part-00000.parquet`` and so on; yield (pictures, failures) of each of our parts, new or existing.
+    """Write ``part-00000.parquet`` and so on; yield (pictures, failures) of each part of this process, new or existing.
 
     Args:
         predictor: The model.
         files: All pictures, boxes in them, or parquet files and stored shards, in the same order in every process.
-        folder: Where the parts are, or will be.
-        settings: Plain data that identifies the model and the decoding; a job resumes only with the same. Its
+        folder: Folder of the parts.
+        settings: Plain data that identifies the model and the decoding; a job can be resumed only with the same. Its
             ``made_of`` holds digests of the inputs.
-        part_size: Pictures per part; all of a parquet file, or of a shard in a store, are one part.
+        part_size: Pictures per part; those of a parquet file, or of a shard in a store, are always one part.
         processes: The processes that share the work.
         kwargs: For :func:`predict_named`.
 
     Raises:
         ValueError: if the folder holds predictions of other pictures or settings, or other files, or another job is
-            at work in it.
+            using it.
     """
     parts, folder = make_parts(files, part_size), Path(folder)
     with own_folder(folder, processes):
@@ -97,9 +98,11 @@ def make_parts(files: Sequence[str | BoxedPicture], part_size: int) -> list[list
     """
     if part_size < 1:
         raise ValueError(f"part_size: expected 1 or more, got {part_size}")
-    plain = [name for name in files if not is_container(name)]
-    parts = [plain[start : start + part_size] for start in range(0, len(plain), part_size)]
-    return parts + [[name] for name in files if is_container(name)]
+
+    pictures = [name for name in files if not is_container(name)]
+    containers = [name for name in files if is_container(name)]
+    parts = [pictures[start : start + part_size] for start in range(0, len(pictures), part_size)]
+    return parts + [[name] for name in containers]
 
 
 def part_file(folder: Path, number: int, parts: int) -> Path:
@@ -109,7 +112,7 @@ def part_file(folder: Path, number: int, parts: int) -> Path:
 
 
 def compute_part(predictor: Predictor, names: Sequence[str | BoxedPicture], file: Path, **kwargs) -> tuple[int, int]:
-    """Write a part, unless it is there; return (pictures, failures).
+    """Write a part unless it exists; return (pictures, failures).
 
     Args:
         predictor: The model.
@@ -120,12 +123,13 @@ def compute_part(predictor: Predictor, names: Sequence[str | BoxedPicture], file
     if not file.exists():
         boxes = any(isinstance(name, BoxedPicture) for name in names)
         write_part(file, list(predict_named(predictor, names, **kwargs)), schema_of(predictor, boxes))
+
     footer = pq.read_metadata(file)
     return footer.num_rows, int(footer.metadata[b"failed"])
 
 
 def schema_of(predictor: Predictor, boxes: bool = False) -> pa.Schema:
-    """Return the columns of a predictor's answers, about boxes or whole pictures."""
+    """Return the columns of a predictor's answers, for boxes or for whole pictures."""
     schema = SCHEMA
     if predictor.top_k is not None:
         schema = schema.append(TOP)
@@ -133,13 +137,14 @@ def schema_of(predictor: Predictor, boxes: bool = False) -> pa.Schema:
         schema = schema.append(NODE_SET)
     if boxes:
         schema = schema.append(BOX)
+
     return schema
 
 
 def claim_folder(
     folder: Path, files: Sequence[str | BoxedPicture], settings: dict, processes: Processes = ALONE
 ) -> None:
-    """Write the plan of a job, or check that the folder's is the same; processes may do so at the same time."""
+    """Write the plan of a job, or check that the folder has the same; several processes may do so at once."""
     made_of = {**describe_list(files), **settings.pop("made_of", {})}
     # Look for parts first, because a plan is written before its parts.
     parts = any(p.suffix == ".parquet" for p in folder.iterdir())
@@ -158,7 +163,7 @@ def claim_folder(
 
 
 def write_part(file: Path, predictions: Sequence[Prediction], schema: pa.Schema = SCHEMA) -> None:
-    """Write a part atomically, with the number of failed pictures in its footer."""
+    """Write a part, whole or not at all, with the number of failed pictures in its footer."""
     failed = sum(p.error is not None for p in predictions)
     table = to_table(predictions, schema.with_metadata({"failed": str(failed)}))
     sink = pa.BufferOutputStream()
@@ -167,14 +172,21 @@ def write_part(file: Path, predictions: Sequence[Prediction], schema: pa.Schema 
 
 
 def to_table(predictions: Sequence[Prediction], schema: pa.Schema = SCHEMA) -> pa.Table:
-    """Return predictions as a table, with nothing but ``file`` and ``error`` where a picture failed."""
-    columns = {}
-    for name in schema.names:
-        columns[name] = [getattr(p, name) if p.error is None or name == "error" else None for p in predictions]
-    if "node_set" in columns:
-        columns["node_set"] = [found and found.to_dict() for found in columns["node_set"]]
-    if "box" in columns:
-        columns["box"] = [p.box and {k: as_text(v) for k, v in box_cells(p.box).items()} for p in predictions]
+    """Return predictions as a table; for a picture that failed, only ``file``, ``box`` and ``error`` are filled."""
+    columns: dict[str, list] = {name: [] for name in schema.names}
+    for prediction in predictions:
+        for name, values in columns.items():
+            values.append(_cell(prediction, name))
 
-    columns["file"] = [p.file.encode(errors="replace").decode() for p in predictions]  # parquet's text is UTF-8
     return pa.table(columns, schema)
+
+
+def _cell(prediction: Prediction, name: str) -> Any:
+    if name == "file":
+        return as_text(prediction.file)  # parquet's text is UTF-8
+    if name == "box":
+        return prediction.box and {key: as_text(value) for key, value in box_cells(prediction.box).items()}
+    if name == "error" or prediction.error is None:
+        value = getattr(prediction, name)
+        return value.to_dict() if isinstance(value, NodeSet) else value
+    return None

@@ -13,13 +13,13 @@ class Prediction:
     Attributes:
         file: The file as it was given; ``picture`` for a picture without a name.
         path: Node names, coarse to fine; empty if there is an error. With back-off it may end early, or be empty.
-        probabilities: Probability that each level alone gives its node, in [0, 1].
-        path_probability: Probability of the path as it is given, in [0, 1]; 1 if it is empty. See
+        probabilities: Probability in [0, 1] that each level by itself gives its node of the path.
+        path_probability: Probability of the path, in [0, 1]; 1 if the path is empty. See
             :func:`hcast_zoo.taxonomy.decode.decode`.
         runner_up: The second-best path, to its end.
-        runner_up_probability: In [0, 1].
+        runner_up_probability: Its probability, in [0, 1].
         error: Why there is no answer, or None.
-        reason: With back-off, why the path ends where it does; None without.
+        reason: With back-off, why the path ends where it does; otherwise None.
         top: On request, the most probable paths, each with its probability in [0, 1].
         node_set: On request, a set of nodes that contains the true one as often as promised.
         box: Box of the part of the file that was labelled; None for the whole picture.
@@ -42,10 +42,11 @@ class Prediction:
     group_size: int | None = None
 
     def to_dict(self) -> dict:
-        """Return plain data for JSON: ``file`` and ``error``, or everything else that was asked for."""
+        """Return plain data for JSON: ``file``, ``box`` and ``error`` of a failure, or all that was asked for."""
         if self.error is not None:
             box = {} if self.box is None else {"box": self.box.to_dict()}
             return {"file": self.file, **box, "error": self.error}
+
         data = dataclasses.asdict(self)
         del data["error"], data["node_set"], data["box"]
         if self.group is None:

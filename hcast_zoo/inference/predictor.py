@@ -1,4 +1,4 @@
-"""Prediction: from pictures to paths of the taxonomy; a broken picture gives an error record and stops nothing else."""
+"""Prediction: from pictures to paths of the taxonomy; a broken picture gives an error record, and the rest goes on."""
 
 import copy
 import dataclasses
@@ -40,7 +40,7 @@ from ..taxonomy.decode import (
 )
 from ..taxonomy.guarantee import Guarantee, read_guarantee
 from ..taxonomy.prior import Prior
-from ..taxonomy.rollup import sum_paths
+from ..taxonomy.rollup import path_tensor, sum_paths
 from ..taxonomy.subtree import Subtree
 from ..taxonomy.tree import UNKNOWN, Taxonomy
 from ..weights.file import WeightsError, build_model, is_headless, load_weights
@@ -50,8 +50,7 @@ from .sets import SetMaker
 from .settings import AnswerSettings
 
 NOT_FINITE = "the model's answer is not finite"
-
-AT_ONCE = 256  # encoded pictures of a container in memory
+AT_ONCE = 256  # encoded pictures of a container that are in memory at once
 
 
 class Predictor:
@@ -61,7 +60,7 @@ class Predictor:
         source: Weights: a name such as ``hcast_lite.in1k``, a file or a folder; see :func:`weights.load`.
         decoder: How levels become a path, one of ``DECODERS``.
         device: Where the model runs; ``auto`` for an accelerator if there is one.
-        num_clusters: Cluster counts to use instead of the weights' config's; no fine-tuning is needed.
+        num_clusters: Cluster counts to use instead of the config's; no fine-tuning is needed.
         within: Answer only with leaves at or below these nodes, named at any level (``level:name`` if a name occurs at
             several); see :func:`hcast_zoo.taxonomy.decode.decode`.
         threshold: Back off to the deepest level that can be trusted, with at least this probability in [0, 1]; see
@@ -117,15 +116,18 @@ class Predictor:
         if weights.taxonomy is None:
             raise ValueError(f"{source} has no taxonomy to name labels with: convert it with --taxonomy")
         check_decoder(decoder)
+
         self.source = str(source)
         self.taxonomy: Taxonomy = weights.taxonomy if taxonomy is None else check_above(taxonomy, weights.taxonomy)
         self.model: HCast = build_model(weights, device)
+        self.metadata, self.device = weights.metadata, next(self.model.parameters()).device
         self.transform, self.draft = eval_transform(weights.config), draft
+
         self.calibration = weights.calibration or Calibration.identity(len(weights.config.level_classes))
         self._flat = None
-        if taxonomy is not None:  # temperatures apply to the classes before the sums, none after
+        if taxonomy is not None:  # temperatures apply to the classes before they are summed, and not to the sums
             self._flat, self.calibration = self.calibration, Calibration.identity(len(taxonomy.levels))
-        self.metadata, self.device = weights.metadata, next(self.model.parameters()).device
+
         self._make_engine = functools.partial(make_engine, self.model, engine, precision, source=source, tell=tell)
         self.engine = self._make_engine(num_clusters=num_clusters)
         settings = AnswerSettings(
@@ -138,10 +140,10 @@ class Predictor:
             set_level=set_level,
             prior=prior,
         )
-        self._set(settings)
+        self._apply(settings)
 
-    def _set(self, settings: AnswerSettings) -> None:
-        """Check settings and take them over."""
+    def _apply(self, settings: AnswerSettings) -> None:
+        """Check settings and use them from now on."""
         check_decoder(settings.decoder)
         if settings.top_k is not None:
             check_top_k(settings.top_k, settings.decoder)
@@ -175,27 +177,31 @@ class Predictor:
 
     @property
     def guarantee(self) -> Guarantee | None:
-        """What the weights promise, if anything; raises ValueError if it no longer belongs to them."""
+        """What the weights promise, or None; raises ValueError if they have been calibrated again since."""
         return read_guarantee(self.metadata, self.calibration)
 
     def _check_promised(self, decoder: str) -> None:
-        """Raise ValueError if the settings differ from those that a promise was measured with."""
+        """Raise ValueError if the settings differ from those that promises were measured with."""
         changed = [] if decoder == "best_path" else ["decode"]
         changed += [name for name in ("within", "num_clusters", "prior") if getattr(self, name) is not None]
         if changed:
             raise ValueError(f"promises were measured without {' and '.join(changed)}: leave them out")
 
     def _threshold(self, threshold: float | str | None) -> float | None:
-        if threshold is None or not isinstance(threshold, str):
-            return None if threshold is None else check_threshold(threshold)
+        if threshold is None:
+            return None
+        if not isinstance(threshold, str):
+            return check_threshold(threshold)
         if threshold != "auto":
             raise ValueError(f"expected a back-off threshold from 0 to 1, or auto, got {threshold!r}")
+
         guarantee = self.guarantee
         if guarantee is None or guarantee.promise is None:
             raise ValueError(
                 "these weights promise no accuracy, so there is no threshold to take: run hcast-zoo calibrate MODEL "
                 "--data HELD_OUT --target-accuracy 0.95 --output FILE"
             )
+
         return guarantee.promise.threshold
 
     def _set_maker(self, coverage: float, level: str | None) -> SetMaker:
@@ -205,17 +211,18 @@ class Predictor:
                 "these weights have no scores of held-out pictures to make sets from: run hcast-zoo calibrate MODEL "
                 "--data HELD_OUT --sets --output FILE"
             )
+
         return SetMaker(guarantee.scores, self.taxonomy, self.calibration, coverage, level)
 
     def with_settings(self, decoder: str = "best_path", **settings: Any) -> "Predictor":
-        """Return a predictor of the same model, which is not loaded again, with other settings.
+        """Return a predictor with other settings that shares the model, without loading it again.
 
         Args:
             decoder: See the class.
-            settings: The other fields of :class:`.settings.AnswerSettings`; defaults for those not given.
+            settings: The other fields of :class:`.settings.AnswerSettings`; those not given have their defaults.
         """
         other = copy.copy(self)
-        other._set(AnswerSettings(decoder, **settings))
+        other._apply(AnswerSettings(decoder, **settings))
         return other
 
     def predict(
@@ -225,23 +232,27 @@ class Predictor:
         workers: int = 0,
         groups: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
-        """Yield one prediction per picture, in order; one that cannot be read gives an error record.
+        """Yield one prediction per picture, in order; a picture that cannot be read gives an error record.
 
         Args:
-            pictures: One or many of what :meth:`answer` takes; see :mod:`hcast_zoo.data.find` for folders and patterns.
-            batch_size: Pictures per forward pass; it does not change an answer.
-            workers: Processes that read pictures and compute superpixels; 0 does it in threads of this one, beside the
-                model.
-            groups: What each picture belongs to (a burst, an individual); pictures of a group must be adjacent. Each
-                gets the group's answer, from the product of their probabilities at each level.
+            pictures: One picture, or many, as :meth:`answer` takes them; :mod:`hcast_zoo.data.find` finds those of
+                folders and patterns.
+            batch_size: Pictures per forward pass; no answer depends on it.
+            workers: Processes that read pictures and compute superpixels; with 0, threads of this process do so while
+                the model computes.
+            groups: The group of each picture (a burst, an individual); pictures of a group must be adjacent. Each gets
+                the answer of the group, from the product of their probabilities at each level.
 
         Raises:
-            ValueError: if there is not a group for each picture, or a promise was requested, which only holds without
-                groups.
+            ValueError: if there is not a group for each picture, or sets were requested, whose promise holds only for
+                single pictures.
         """
-        several: list[Picture] = [pictures] if is_picture(pictures) else list(pictures)  # type: ignore[arg-type]
+        if is_picture(pictures):
+            pictures = [pictures]
+        picture_list: list[Picture] = list(pictures)  # type: ignore[arg-type]
+
         at_least = short_side(self.model.config) if self.draft else None
-        dataset = _Pictures(several, self.transform, self.model.config, at_least)
+        dataset = _Pictures(picture_list, self.transform, self.model.config, at_least)
         batch_size = pictures_at_once(self.model.config, batch_size)
         if workers == 0:
             batches = read_ahead(dataset, batch_size, threads=processors())
@@ -254,29 +265,30 @@ class Predictor:
                 yield from self._predict_batch(batch)
             return
 
-        if len(groups) != len(several):
-            raise ValueError(f"expected a group for each of {len(several)} pictures, got {len(groups)}")
+        if len(groups) != len(picture_list):
+            raise ValueError(f"expected a group for each of {len(picture_list)} pictures, got {len(groups)}")
         if self._sets is not None:
-            raise ValueError("sets were promised of single pictures: leave groups out")
+            raise ValueError("sets are promised for single pictures: leave groups out")
+
         yield from self._predict_groups(batches, groups)
 
     def _predict_groups(self, batches: Iterable[list["_Item"]], groups: Sequence[str]) -> Iterator[Prediction]:
         """Yield the predictions of pictures whose groups follow each other."""
-        rows = (pair for batch in batches for pair in self._answer_batch(batch))
-        for group, pairs in itertools.groupby(zip(groups, rows), key=operator.itemgetter(0)):
-            of_group = [pair for _, pair in pairs]
-            known = [logits for _, logits in of_group if logits is not None]
-            together = self.decode(self.combine(known))[0] if known else None
-            for item, logits in of_group:
-                if logits is None or together is None:
+        answers = itertools.chain.from_iterable(map(self._answer_batch, batches))
+        for group, pairs in itertools.groupby(zip(groups, answers), key=operator.itemgetter(0)):
+            members = [member for _, member in pairs]
+            known = [logits for _, logits in members if logits is not None]
+            group_answer = self.decode(self.combine(known))[0] if known else None
+            for item, logits in members:
+                if logits is None or group_answer is None:
                     answer = Prediction(item.file, error=item.error or NOT_FINITE)
                 else:
-                    answer = dataclasses.replace(together, file=item.file)
+                    answer = dataclasses.replace(group_answer, file=item.file)
                 yield dataclasses.replace(answer, box=item.box, group=group, group_size=len(known))
 
     @torch.inference_mode()
     def _answer_batch(self, batch: list["_Item"]) -> list[tuple["_Item", list[Tensor] | None]]:
-        """Return each item with its logits, one (1, C_l) tensor per level; None if missing or not finite."""
+        """Return each item with its logits, one (1, C_l) tensor per level; None if there are none or not finite."""
         output = self._forward([item for item in batch if item.error is None])
         answers: list[tuple[_Item, list[Tensor] | None]] = []
         row = 0
@@ -284,6 +296,7 @@ class Predictor:
             if item.error is not None:
                 answers.append((item, None))
                 continue
+
             logits = [x[row : row + 1] for x in output]
             answers.append((item, logits if all(x.isfinite().all() for x in logits) else None))
             row += 1
@@ -291,10 +304,10 @@ class Predictor:
         return answers
 
     def combine(self, rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Return logits, as a batch of one, for the product of several pictures' probabilities.
+        """Return logits, as a batch of one, whose probabilities are the product of several pictures' probabilities.
 
         Args:
-            rows: Of each picture, one (1, C_l) tensor of logits per level.
+            rows: For each picture, one (1, C_l) tensor of logits per level.
         """
         calibration = self._flat or self.calibration
         scaled = [calibration.logits([x.float() for x in row]) for row in rows]
@@ -310,6 +323,7 @@ class Predictor:
         """Return one (B, C_l) tensor of logits per level, on the CPU."""
         if not readable:
             return []
+
         images = torch.stack([item.image for item in readable]).to(self.device)  # type: ignore[misc]
         segments = torch.stack([item.segments for item in readable]).to(self.device)  # type: ignore[misc]
         return [x.detach().float().cpu() for x in self.engine(images, segments).level_logits]
@@ -325,16 +339,17 @@ class Predictor:
         for item in batch:
             answer = next(predictions) if item.error is None else Prediction(item.file, error=item.error)
             answers.append(answer if item.box is None else dataclasses.replace(answer, box=item.box))
+
         return answers
 
     @torch.inference_mode()
     def answer(self, picture: Picture, file: str | None = None) -> tuple[Prediction, HCastOutput]:
-        """Label one picture, and return what the model saw in it.
+        """Label one picture, and return the model's output for it.
 
         Args:
             picture: A file's name, its bytes or a binary file object; a PIL image; or an array (H, W), (H, W, 1),
                 (H, W, 3) or (H, W, 4) of uint8 or uint16, see :func:`hcast_zoo.data.pictures.from_array`.
-            file: Name for the prediction; by default the picture's own, or ``picture`` if it has none.
+            file: Name in the prediction; by default the picture's own, or ``picture`` if it has none.
 
         Returns:
             The prediction, and the model's output, a batch of one.
@@ -374,24 +389,25 @@ class Predictor:
         level_logits = self._all_levels(level_logits)
         expected = None if self.prior is None else self._expected_paths(level_logits)
         if expected is None:
-            d = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self._subtree)
+            decoded = self.calibration.decode(level_logits, self.taxonomy, self.decoder, self._subtree)
         else:
-            d = decode_paths(expected, self.taxonomy)
-        paths, probabilities = d.paths, d.path_probabilities
-        reasons: Sequence[str | None] = [None] * len(d.paths)
+            decoded = decode_paths(expected, self.taxonomy)
+
+        paths, probabilities = decoded.paths, decoded.path_probabilities
+        reasons: Sequence[str | None] = [None] * len(paths)
         if self.threshold is not None:
-            short = back_off(d, self.taxonomy, self.threshold)
-            paths, probabilities, reasons = short.paths, short.path_probabilities, short.reasons
+            shortened = back_off(decoded, self.taxonomy, self.threshold)
+            paths, probabilities, reasons = shortened.paths, shortened.path_probabilities, shortened.reasons
 
         rows = zip(
             paths.tolist(),
-            d.level_probabilities.tolist(),
+            decoded.level_probabilities.tolist(),
             probabilities.tolist(),
-            d.runner_up.tolist(),
-            d.runner_up_probabilities.tolist(),
+            decoded.runner_up.tolist(),
+            decoded.runner_up_probabilities.tolist(),
             reasons,
-            self._top(level_logits, expected) if self.top_k else [()] * len(d.paths),
-            self._sets.sets(level_logits, d) if self._sets else [None] * len(d.paths),
+            self._top(level_logits, expected) if self.top_k else [()] * len(paths),
+            self._sets.sets(level_logits, decoded) if self._sets else [None] * len(paths),
         )
         predictions = []
         for path, levels, probability, second, second_probability, reason, top, node_set in rows:
@@ -411,7 +427,7 @@ class Predictor:
         return predictions
 
     def _all_levels(self, level_logits: list[Tensor]) -> list[Tensor]:
-        """Return the logits of the taxonomy's levels; for flat weights below a tree, the levels above are sums."""
+        """Return the logits of the taxonomy's levels; for flat weights with a tree, upper levels are sums of leaves."""
         if self._flat is None:
             return level_logits
         return sum_upwards(self._flat.logits(level_logits)[0], self.taxonomy)
@@ -425,14 +441,15 @@ class Predictor:
             self.decoder,
             path_temperature=self.calibration.path_temperature,
         )
+
         prior = self.prior
         if self._subtree is not None:
-            kept = self._subtree.whole_paths(torch.tensor(self._subtree.taxonomy.paths))
+            kept = self._subtree.whole_paths(path_tensor(self._subtree.taxonomy))
             inside = set(map(tuple, kept.tolist()))
             outside = torch.tensor([path not in inside for path in self.taxonomy.paths])
             prior = dataclasses.replace(prior, log_ratios=prior.log_ratios.masked_fill(outside, -torch.inf))
             if prior.log_ratios.isinf().all():
-                raise ValueError("prior: nothing of what is expected is at or below the nodes of --within")
+                raise ValueError("prior: none of the expected nodes is at or below the nodes of --within")
 
         return prior.apply(probabilities)
 
@@ -452,17 +469,19 @@ class Predictor:
                 within=self._subtree,
                 path_temperature=self.calibration.path_temperature,
             )
-        pictures = []
-        for rows, values in zip(paths.tolist(), probabilities.tolist()):
-            pictures.append(tuple((self.taxonomy.path_names(row), value) for row, value in zip(rows, values)))
 
-        return pictures
+        top = []
+        for picture_paths, values in zip(paths.tolist(), probabilities.tolist()):
+            top.append(tuple(zip(map(self.taxonomy.path_names, picture_paths), values)))
+
+        return top
 
     def node_probabilities(self, level_logits: Sequence[Tensor], decoder: str | None = None) -> tuple[Tensor, ...]:
         """Return the (B, C_l) probability of every node of each level; see :func:`decode.node_probabilities`."""
         levels = self._all_levels([x.float().cpu() for x in level_logits])
         if self.prior is not None and decoder is None:
             return sum_paths(self._expected_paths(levels), self.taxonomy)
+
         return node_probabilities(
             self.calibration.logits(levels),
             self.taxonomy,
@@ -484,10 +503,10 @@ def forward_picture(
         model: In eval mode.
         picture: RGB, as :func:`hcast_zoo.data.pictures.read_picture` returns it.
         transform: From the picture to a (3, H, W) tensor; the preprocessing of the model's config by default.
-        num_clusters: Other cluster counts than the config's.
+        num_clusters: Cluster counts to use instead of the config's.
 
     Returns:
-        A batch of one.
+        The output, a batch of one.
     """
     image = (transform or eval_transform(model.config))(picture)
     device = next(model.parameters()).device
@@ -496,7 +515,7 @@ def forward_picture(
 
 @dataclasses.dataclass
 class _Item:
-    """A picture from a worker: the model's inputs, or why there are none."""
+    """A picture that a worker has read: the model's inputs, or why there are none."""
 
     file: str
     image: Tensor | None = None
@@ -506,7 +525,7 @@ class _Item:
 
 
 class _Pictures(Dataset):
-    """What :meth:`Predictor.predict` was given, as items."""
+    """The pictures of :meth:`Predictor.predict`, as items."""
 
     def __init__(
         self,
@@ -542,7 +561,7 @@ def predict_named(
         predictor: The model.
         names: Files, URIs of stores, parquet files; see :mod:`hcast_zoo.data.find`.
         batch_size: See :meth:`Predictor.predict`.
-        workers: The same; pictures in stores and containers are read without workers.
+        workers: See :meth:`Predictor.predict`; pictures in stores and containers are read without workers.
     """
     for container, group in itertools.groupby(names, is_container):
         if not container:
@@ -552,8 +571,8 @@ def predict_named(
             continue
 
         for name in map(str, group):
-            inside = read_container(name)
-            while chunk := list(itertools.islice(inside, AT_ONCE)):
+            pictures_inside = read_container(name)
+            while chunk := list(itertools.islice(pictures_inside, AT_ONCE)):
                 yield from predictor.predict(chunk, batch_size=batch_size)
 
 

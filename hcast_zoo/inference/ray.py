@@ -41,14 +41,14 @@ NAMES = ("file", "path", "__key__")  # columns that name a row's picture
 class PredictBatch:
     """A class for ``map_batches`` of Ray Data: tables of pictures in, tables of predictions out.
 
-    The picture is in the first column present of ``bytes``, ``image``, ``jpg``, ``file`` ...: encoded bytes,
-    ``struct<bytes, path>``, a file's name or a URI. That column is dropped; the others stay, unless a column of the
-    answer has the same name. The picture's name is in ``file``, ``path`` or ``__key__``.
+    The picture is in the first of the columns ``bytes``, ``image``, ``jpg``, ``file`` ... that the table has: encoded
+    bytes, ``struct<bytes, path>``, a file's name or a URI. That column is dropped; the others stay, unless a column of
+    the answer has the same name. The picture's name is in ``file``, ``path`` or ``__key__``.
 
     Args:
         source: Weights, on every machine of the cluster.
         batch_size: Pictures per forward pass.
-        options: For :class:`.predictor.Predictor`.
+        options: Arguments of :class:`.predictor.Predictor`.
     """
 
     def __init__(self, source: str | Path = DEFAULT_MODEL, batch_size: int = 16, **options: Any):
@@ -57,44 +57,48 @@ class PredictBatch:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the table with answers; see :data:`.parquet_job.SCHEMA`."""
         column = picture_column(table.column_names)
-        naming = next((name for name in NAMES if name in table.column_names), None)
-        names = range(table.num_rows) if naming is None else table.column(naming).to_pylist()
+        name_column = next((name for name in NAMES if name in table.column_names), None)
+        names = range(table.num_rows) if name_column is None else table.column(name_column).to_pylist()
         pictures = [from_cell(cell, str(name)) for cell, name in zip(table.column(column).to_pylist(), names)]
-        answers = to_table(
-            list(self.predictor.predict(pictures, batch_size=self.batch_size)), schema_of(self.predictor)
-        )
+        predictions = list(self.predictor.predict(pictures, batch_size=self.batch_size))
+        answers = to_table(predictions, schema_of(self.predictor))
 
         for name in table.column_names:
             if name not in (column, *answers.column_names):
                 answers = answers.append_column(name, table.column(name))
+
         return answers
 
 
 class PartMaker:
-    """Writes parts of a job; one in each worker.
+    """Writes parts of a job; each worker has one.
 
     Args:
         source: Weights.
-        options: For :class:`.predictor.Predictor`.
+        options: Arguments of :class:`.predictor.Predictor`.
         folder: Folder of the parts.
-        count: How many parts there are.
+        count: Number of parts.
         batch_size: Pictures per forward pass.
-        place: Folder that file names are relative to.
+        directory: Working directory, which file names are relative to.
     """
 
-    def __init__(self, source: str | Path, options: dict, folder: str, count: int, batch_size: int, place: str):
-        if os.path.isdir(place):
-            os.chdir(place)
+    def __init__(
+        self, source: str | Path, options: dict, folder: str, count: int, batch_size: int, working_folder: str
+    ):
+        if os.path.isdir(working_folder):
+            os.chdir(working_folder)
+
         self.predictor = Predictor(source, **options)
         self.folder, self.count, self.batch_size = Path(folder), count, batch_size
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Write the parts of some rows of ``number`` and ``names``; return their pictures and failures."""
+        """Write the parts that rows of ``number`` and ``names`` describe; return their pictures and failures."""
         rows = []
         for row in table.to_pylist():
             file = part_file(self.folder, row["number"], self.count)
             pictures, failed = compute_part(self.predictor, row["names"], file, batch_size=self.batch_size)
             rows.append({"pictures": pictures, "failed": failed})
+
         return pa.Table.from_pylist(rows)
 
 
@@ -116,20 +120,20 @@ def predict_on_ray(
         address: Address of the cluster, ``ray://HOST:10001``; ``local`` starts one on this machine for the job.
         source: Weights; a file must be on every machine, at the same place.
         files: See :func:`.parquet_job.predict_parts`.
-        folder: On a disk that all machines see.
+        folder: Folder of the parts, on a disk that all machines see.
         settings: See :func:`.parquet_job.predict_parts`.
-        options: For :class:`.predictor.Predictor`; with ``device`` ``cuda``, or ``auto`` where the cluster has GPUs,
-            each worker gets one.
+        options: Arguments of :class:`.predictor.Predictor`; with ``device`` ``cuda``, or ``auto`` where the cluster has
+            GPUs, each worker gets a GPU.
         part_size: Pictures per part.
         batch_size: Pictures per forward pass.
-        workers: How many work at the same time; by default one for each GPU, or for each processor.
+        workers: Number of workers; by default one for each GPU, or for each processor.
 
     Yields:
         (pictures, failures) of each part.
 
     Raises:
         ImportError: if Ray is missing.
-        ValueError: as :func:`.parquet_job.predict_parts`.
+        ValueError: as in :func:`.parquet_job.predict_parts`.
     """
     with needs_extra("ray", "jobs on Ray"):
         import ray
@@ -141,15 +145,16 @@ def predict_on_ray(
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.init(None if address == "local" else address, log_to_driver=False, include_dashboard=False)
         try:
-            there = ray.cluster_resources()
+            resources = ray.cluster_resources()
             device = str(options.get("device", "cpu"))
-            gpus = device.startswith("cuda") or (device == "auto" and "GPU" in there)
-            room = int(there.get("GPU" if gpus else "CPU", 1))
-            workers = min(workers or max(1, room), len(parts))
+            gpus = device.startswith("cuda") or (device == "auto" and "GPU" in resources)
+            available = int(resources.get("GPU" if gpus else "CPU", 1))
+            workers = min(workers or max(1, available), len(parts))
+
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
-            rows = [{"number": number, "names": [str(name) for name in names]} for number, names in enumerate(parts)]
-            done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            rows = [{"number": number, "names": list(map(str, names))} for number, names in enumerate(parts)]
+            results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
                 PartMaker,
                 fn_constructor_args=(source, options, str(folder), len(parts), batch_size, os.getcwd()),
                 batch_format="pyarrow",
@@ -158,7 +163,7 @@ def predict_on_ray(
                 num_cpus=0 if gpus else 1,
                 num_gpus=1 if gpus else 0,
             )
-            for row in done.iter_rows():
+            for row in results.iter_rows():
                 yield row["pictures"], row["failed"]
         finally:
             ray.shutdown()

@@ -1,4 +1,4 @@
-"""Resume the answers for a table: they are stored in a folder beside it until the table is complete."""
+"""Resume a table: its answers are stored in a folder beside it until the table is complete."""
 
 import dataclasses
 import hashlib
@@ -39,12 +39,12 @@ def resume_predictions(
     :func:`forget` when the table is written.
 
     Args:
-        predict: Takes a position, and returns the predictions from there on.
+        predict: Returns the predictions from a position on.
         pictures: All pictures.
         output: The table.
-        plan: Plain data on what answers: sections ``settings`` and ``made_of``.
+        plan: Plain data that identifies the model and its settings: sections ``settings`` and ``made_of``.
         batch_size: Pictures that are computed together.
-        groups: What each picture belongs to, if pictures of a group are answered together.
+        groups: The group of each picture, if pictures of a group are answered together.
 
     Raises:
         ValueError: if the folder holds answers for other pictures or settings, or another process is using it.
@@ -62,6 +62,7 @@ def resume_predictions(
                 mend=f"go on with the same, or remove {folder}",
             )
             begun = True
+
             known = _read(folder / ANSWERS)
             answered = start = restart(len(known), batch_size, groups)
             with open(folder / ANSWERS, "w", encoding="utf-8") as sink:
@@ -94,6 +95,7 @@ def restart(done: int, batch_size: int, groups: Sequence[str] | None = None) -> 
     start = done // batch_size * batch_size
     while groups is not None and 0 < start < len(groups) and groups[start] == groups[start - 1]:
         start -= batch_size
+
     return max(start, 0)
 
 
@@ -107,6 +109,7 @@ def describe_list(pictures: Sequence[Picture], groups: Iterable[str] = ()) -> di
     digest = hashlib.sha256()
     for text in itertools.chain(map(picture_key, pictures), groups):
         digest.update(text.encode(errors="surrogatepass") + b"\0")
+
     return {"pictures": len(pictures), "list_sha256": digest.hexdigest()}
 
 
@@ -119,11 +122,12 @@ def _read(file: Path) -> list[Prediction]:
     known: list[Prediction] = []
     if not file.exists():
         return known
+
     with open(file, encoding="utf-8", errors="replace") as source:
         for line in source:
             try:
                 known.append(_from_data(from_json(line)))
-            except (ValueError, TypeError, KeyError, AttributeError):  # of a process that was killed
+            except (ValueError, TypeError, KeyError, AttributeError):  # the process was killed while writing it
                 break
 
     return known
@@ -134,9 +138,10 @@ def _from_data(data: dict[str, Any]) -> Prediction:
     for name in ("path", "probabilities", "runner_up"):
         fields[name] = tuple(fields[name])
     fields["top"] = tuple((tuple(path), probability) for path, probability in fields["top"])
+
     if fields["node_set"] is not None:
-        found = fields["node_set"]
-        fields["node_set"] = NodeSet(tuple(found["nodes"]), found["leaves"], tuple(found["subtree"]))
+        node_set = fields["node_set"]
+        fields["node_set"] = NodeSet(tuple(node_set["nodes"]), node_set["leaves"], tuple(node_set["subtree"]))
     if fields["box"] is not None:
         box = fields["box"]
         box["edges"] = tuple(box["edges"])

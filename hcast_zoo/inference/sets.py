@@ -1,4 +1,4 @@
-"""Answers as sets of nodes that contain the true one as often as promised."""
+"""Answers as sets of nodes that contain the true node as often as promised."""
 
 import dataclasses
 import warnings
@@ -15,12 +15,12 @@ from ..taxonomy.tree import UNKNOWN, Taxonomy
 
 @dataclasses.dataclass(frozen=True)
 class NodeSet:
-    """The nodes that a picture may show, with a requested coverage.
+    """The nodes that a picture may show, at a requested coverage.
 
     Attributes:
         nodes: Names of the fewest nodes that cover the leaves of the set exactly.
         leaves: Number of these leaves.
-        subtree: The other form, one node with everything below it, as a path of names; empty for the whole tree.
+        subtree: The same promise as one node with everything below it, as a path of names; empty for the whole tree.
     """
 
     nodes: tuple[str, ...]
@@ -33,7 +33,7 @@ class NodeSet:
 
 
 class SetMaker:
-    """Turns logits into sets with a coverage.
+    """Turns logits into sets of a requested coverage.
 
     Args:
         scores: Scores of held-out pictures.
@@ -43,7 +43,7 @@ class SetMaker:
         level: Name of a level at which to promise the coverage for each node, not only on average.
 
     Raises:
-        ValueError: if the coverage is not in (0, 1), there is no such level, or too few scores.
+        ValueError: if the coverage is not in (0, 1), there is no such level, or there are too few scores.
     """
 
     def __init__(
@@ -64,29 +64,29 @@ class SetMaker:
             depth = taxonomy.levels.index(level)
 
         self.quantiles, self.subtree_quantile = scores.quantiles(coverage, taxonomy, depth)
-        if open_groups := self._groups_without_promise(depth):
+        unpromised = [] if depth is None else self._nodes_without_promise(depth)
+        if unpromised:
             warnings.warn(
-                f"nodes of {level} with fewer than {needed} held-out pictures ({len(open_groups)}), such as "
-                f"{brief(open_groups[0])}: all that is below them is in every set",
+                f"nodes of {level} with fewer than {needed} held-out pictures ({len(unpromised)}), such as "
+                f"{brief(unpromised[0])}: everything below them is in every set",
                 stacklevel=2,
             )
 
-    def _groups_without_promise(self, depth: int | None) -> list[str]:
-        if depth is None:
-            return []
-        nodes = dict.fromkeys(
-            path[depth]
-            for path, quantile in zip(self.taxonomy.paths, self.quantiles.tolist())
-            if quantile == float("inf") and path[depth] != UNKNOWN
-        )
-        return [self.taxonomy.names[depth][node] for node in nodes]
+    def _nodes_without_promise(self, depth: int) -> list[str]:
+        """Return the nodes of a level that have too few held-out pictures."""
+        names: dict[str, None] = {}
+        for path, quantile in zip(self.taxonomy.paths, self.quantiles.tolist()):
+            if quantile == float("inf") and path[depth] != UNKNOWN:
+                names[self.taxonomy.names[depth][path[depth]]] = None
+
+        return list(names)
 
     def sets(self, level_logits: Sequence[Tensor], decoded: DecodedPaths) -> list[NodeSet]:
         """Return the set of each of B pictures.
 
         Args:
             level_logits: One (B, C_l) tensor per level, as the model gives them.
-            decoded: Their calibrated ``best_path``.
+            decoded: Their calibrated paths, decoded by ``best_path``.
         """
         logits, temperature = self.calibration.logits(level_logits), self.calibration.path_temperature
         probabilities = path_probabilities(logits, self.taxonomy, path_temperature=temperature)

@@ -1,4 +1,4 @@
-"""AnswerSettings: how a predictor turns the levels' probabilities into answers, as plain data."""
+"""AnswerSettings: how a predictor turns the probabilities of the levels into answers, as plain data."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ..taxonomy.prior import Prior
 class AnswerSettings:
     """Settings of answers, which a predictor can change without loading its model again.
 
-    See :class:`.predictor.Predictor` for what they mean.
+    :class:`.predictor.Predictor` describes them.
     """
 
     decoder: str = "best_path"

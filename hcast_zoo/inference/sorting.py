@@ -1,4 +1,4 @@
-"""Sort pictures into folders, one for each node that is an answer."""
+"""Sort pictures into folders, one for each answer's node."""
 
 import hashlib
 import os
@@ -24,19 +24,19 @@ def sort_into(
 ) -> Iterator[Prediction]:
     """Yield predictions unchanged, and put a link to or a copy of each picture into the folder of its node.
 
-    Rerun the same command to resume. A picture that failed is put nowhere; one without an answer is in
-    the folder ``(no answer)``.
+    Rerun the same command to resume. A picture that failed is left out; one without an answer goes into the folder
+    ``(no answer)``.
 
     Args:
-        predictions: Whose ``file`` is a file.
-        output: Folder to sort into; made if need be.
-        taxonomy: Of the model.
-        plan: Plain data on what sorts: sections ``settings`` and ``made_of``. A folder that was sorted otherwise is
-            refused.
+        predictions: Predictions for pictures that are files.
+        output: Folder to sort into; created if it does not exist.
+        taxonomy: The model's taxonomy.
+        plan: Plain data that identifies the model and its settings: sections ``settings`` and ``made_of``. A folder
+            that was sorted with another plan is refused.
         copy: Copy pictures instead of linking to them.
 
     Raises:
-        ValueError: if the folder holds other things, was sorted otherwise, or is in use.
+        ValueError: if the folder holds other files, was sorted with another plan, or is in use.
         OSError: if a link or a copy cannot be made.
     """
     output = Path(output)
@@ -47,7 +47,7 @@ def sort_into(
         claim(
             output / PLAN,
             plan,
-            holds="pictures that were sorted otherwise",
+            holds="pictures that were sorted with another model or other options",
             mend="sort with the same model and options, or choose another folder",
         )
 
@@ -61,7 +61,8 @@ def sort_into(
 def place(file: Path, folder: Path, *, copy: bool = False) -> Path:
     """Put a link to or a copy of a file into a folder, under the same name if that is free; return its path.
 
-    A file that exists already stays. Another one of the same name gets a suffix that depends only on its path.
+    A link or copy that is already there stays. Another file of the same name gets a suffix that depends only on its
+    path.
     """
     folder.mkdir(parents=True, exist_ok=True)
     source = Path(os.path.abspath(file))
@@ -84,19 +85,20 @@ def place(file: Path, folder: Path, *, copy: bool = False) -> Path:
     try:
         target.symlink_to(source)
     except OSError as error:
-        raise OSError(f"{target}: no link can be made ({error.strerror or error}): say --sort-as copy") from error
+        raise OSError(f"{target}: no link can be made ({error.strerror or error}): use --sort-as copy") from error
 
     return target
 
 
 def _is_same(source: Path, target: Path, copy: bool) -> bool:
-    """Return whether a target is the link to, or the copy of, a source."""
+    """Return whether a target is already the link to, or the copy of, a source."""
     if target.is_symlink():
         return not copy and os.readlink(target) == str(source)
     if not copy or not target.exists():
         return False
-    there, here = target.stat(), source.stat()
-    return (there.st_size, int(there.st_mtime)) == (here.st_size, int(here.st_mtime))
+
+    old, new = target.stat(), source.stat()
+    return (old.st_size, int(old.st_mtime)) == (new.st_size, int(new.st_mtime))
 
 
 class NodeFolders:
@@ -114,6 +116,7 @@ class NodeFolders:
                 while (parent, unique.casefold()) in taken or unique == NO_ANSWER:
                     number += 1
                     unique = f"{safe} ({number})"
+
                 taken.add((parent, unique.casefold()))
                 self._names[level, index] = unique
 
@@ -121,6 +124,7 @@ class NodeFolders:
         """Return the relative folder of a path of names."""
         if not path:
             return Path(NO_ANSWER)
+
         labels = [index for index in self.taxonomy.labels(path) if index != UNKNOWN]
         return Path(*(self._names[level, index] for level, index in enumerate(labels)))
 
@@ -139,6 +143,7 @@ def safe_name(name: str) -> str:
         name = "_" + name[1:]
     if RESERVED.fullmatch(name):
         name += "_"
+
     if len(name.encode()) > LONGEST_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         stem, suffix = os.path.splitext(name)

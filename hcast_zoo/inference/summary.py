@@ -1,4 +1,4 @@
-"""Many answers at a glance: how many pictures are at each node, as a tree of text."""
+"""Summary of many answers: how many pictures are at each node, as a tree of text."""
 
 import collections
 from collections.abc import Mapping
@@ -10,11 +10,10 @@ def tree_lines(counts: Mapping[Path, int]) -> list[str]:
     """Draw the nodes that pictures were labelled with, each with its number of pictures, the most frequent first.
 
     Args:
-        counts: Path of names, coarse to fine, to the number of pictures whose answer it is; the empty path for those
-            without an answer.
+        counts: Number of pictures by answer, a path of names, coarse to fine; the empty path stands for no answer.
 
     Returns:
-        Lines of text. Where answers end above the leaves, a node tells how many end at it.
+        Lines of text. If answers end at a node above the leaves, its line says how many.
 
     Example:
         >>> print("\\n".join(tree_lines({("bird", "owl"): 2, ("bird",): 1, ("cat", "lion"): 1, (): 1})))
@@ -25,9 +24,12 @@ def tree_lines(counts: Mapping[Path, int]) -> list[str]:
            └─ lion 1
     """
     below, children = grow_tree(counts)
-    lines = [_count(below[()]) + (f" ({counts[()]} without an answer)" if counts.get(()) else "")]
-    lines += _branches((), counts, below, children)
-    return lines
+    pictures = below[()]
+    first = f"{pictures} picture{'' if pictures == 1 else 's'}"
+    if counts.get(()):
+        first += f" ({counts[()]} without an answer)"
+
+    return [first, *_branches((), counts, below, children)]
 
 
 def grow_tree(counts: Mapping[Path, int]) -> tuple[dict[Path, int], dict[Path, list[Path]]]:
@@ -48,7 +50,7 @@ def grow_tree(counts: Mapping[Path, int]) -> tuple[dict[Path, int], dict[Path, l
 def _branches(
     path: Path, counts: Mapping[Path, int], below: Mapping[Path, int], children: Mapping[Path, list[Path]]
 ) -> list[str]:
-    """Return the lines of what is below a node."""
+    """Return the lines of the nodes below a node."""
     nodes = children.get(path, [])
     lines = []
     for node in nodes:
@@ -59,7 +61,3 @@ def _branches(
         lines += [("   " if last else "│  ") + line for line in _branches(node, counts, below, children)]
 
     return lines
-
-
-def _count(pictures: int) -> str:
-    return f"{pictures} picture{'' if pictures == 1 else 's'}"

@@ -19,10 +19,10 @@ from ..data.boxes import COLUMNS, UNIT, Box
 from ..data.detections import Detections
 from .prediction import Prediction
 
-# Ranks that Darwin Core has a term for; other levels go into identificationRemarks.
+# Ranks for which Darwin Core has a term; other levels go into identificationRemarks.
 DARWIN_CORE_RANKS = ("kingdom", "phylum", "class", "order", "superfamily", "family", "subfamily", "tribe", "genus")
 WHOLE_TREE = "(anything)"
-EXCEL_ROWS = 1_048_576  # of a sheet, with the header
+EXCEL_ROWS = 1_048_576  # largest number of rows in a sheet, with the header
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,7 @@ def is_table(output: str | Path, layout: str = "flat") -> bool:
     """Return whether an output is a table by its name, and not a folder.
 
     Raises:
-        ValueError: if it ends in what looks like a file suffix but is not a format that can be written, or the
-            layout needs another kind of file.
+        ValueError: if its suffix is not one of a format that can be written, or the layout needs another kind of file.
     """
     suffix = Path(output).suffix.lower()
     table = suffix in TABLE_SUFFIXES
@@ -90,7 +89,7 @@ def write_table(
 
     Raises:
         ValueError: if the suffix or the layout is unknown, or they do not go together.
-        ImportError: if parquet is asked for and pyarrow is missing, or Excel and openpyxl.
+        ImportError: if the format needs pyarrow (parquet) or openpyxl (Excel), and it is not installed.
     """
     if layout not in TABLE_LAYOUTS:
         raise ValueError(f"unknown format {layout!r}: expected one of {', '.join(TABLE_LAYOUTS)}")
@@ -121,11 +120,11 @@ def columns(source: Source, layout: str) -> list[str]:
 def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | None]:
     """Return a picture's answer with a column for each level, empty below the level where the path ends.
 
-    Columns: ``file``; the levels' names and ``LEVEL_probability``; ``path_probability``; ``stop_level`` and ``reason``
-    (why the path ends there, with back-off); ``runner_up`` (names joined by `` > ``) and its probability; ``error``;
-    ``model`` and ``model_sha256``. On request, before these, ``top_1`` and ``top_1_probability`` and so on,
-    and ``set`` (names joined by ``; ``), ``set_leaves`` and ``subtree``; of boxes, after the file, what
-    :func:`box_cells` gives; of groups, ``group`` and ``group_size``. Probabilities are in [0, 1].
+    Columns: ``file``; for boxes, those of :func:`box_cells`; for groups, ``group`` and ``group_size``; the levels'
+    names and ``LEVEL_probability``; ``path_probability``; ``stop_level`` and, with back-off, ``reason`` (why the path
+    ends there); ``runner_up`` (names joined by `` > ``) and its probability; on request, ``top_1``,
+    ``top_1_probability`` and so on, and ``set`` (names joined by ``; ``), ``set_leaves`` and ``subtree``; ``error``;
+    ``model`` and ``model_sha256``. Probabilities are in [0, 1].
     """
     path, answered = prediction.path, prediction.error is None
     row: dict[str, str | float | None] = {"file": prediction.file}
@@ -134,6 +133,7 @@ def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | 
     if source.groups:
         row["group"] = prediction.group
         row["group_size"] = None if prediction.group_size is None else str(prediction.group_size)
+
     for depth, level in enumerate(source.levels):
         row[level] = path[depth] if depth < len(path) else None
     for depth, level in enumerate(source.levels):
@@ -144,16 +144,17 @@ def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | 
     row["reason"] = prediction.reason
     row["runner_up"] = " > ".join(prediction.runner_up) or None
     row["runner_up_probability"] = prediction.runner_up_probability if prediction.runner_up else None
+
     for rank in range(source.top_k):
         names, probability = prediction.top[rank] if rank < len(prediction.top) else ((), None)
         row[f"top_{rank + 1}"] = " > ".join(names) or None
         row[f"top_{rank + 1}_probability"] = probability
 
     if source.sets:
-        found = prediction.node_set
-        row["set"] = "; ".join(found.nodes) if found else None
-        row["set_leaves"] = str(found.leaves) if found else None
-        row["subtree"] = (" > ".join(found.subtree) or WHOLE_TREE) if found else None
+        node_set = prediction.node_set
+        row["set"] = "; ".join(node_set.nodes) if node_set else None
+        row["set_leaves"] = str(node_set.leaves) if node_set else None
+        row["subtree"] = (" > ".join(node_set.subtree) or WHOLE_TREE) if node_set else None
 
     row["error"] = prediction.error
     row["model"], row["model_sha256"] = source.model, source.sha256
@@ -162,21 +163,20 @@ def flat_row(prediction: Prediction, source: Source) -> dict[str, str | float | 
 
 
 def box_cells(box: Box | None) -> dict[str, str | float | None]:
-    """Return the columns of a box: ``detection``, its edges and their unit, and what the detector tells."""
-    cells: dict[str, str | float | None] = {"detection": None if box is None else box.number}
-    for number, name in enumerate(COLUMNS):
-        edge = math.nan if box is None else box.edges[number]
-        cells[name] = edge if math.isfinite(edge) else None
-    cells[UNIT] = None if box is None else "relative" if box.relative else "pixels"
-    cells["detector_label"] = None if box is None else box.label
-    cells["detector_confidence"] = None if box is None else box.confidence
-    return cells
+    """Return the columns of a box: ``detection``, its edges and their unit, the detector's label and confidence."""
+    names = ("detection", *COLUMNS, UNIT, "detector_label", "detector_confidence")
+    if box is None:
+        return dict.fromkeys(names)
+
+    edges = [edge if math.isfinite(edge) else None for edge in box.edges]
+    values = (box.number, *edges, "relative" if box.relative else "pixels", box.label, box.confidence)
+    return dict(zip(names, values, strict=True))
 
 
 def darwin_core_row(prediction: Prediction, source: Source) -> dict[str, str | float | None]:
     """Return a picture's answer as a Darwin Core occurrence that a machine has observed."""
     path = prediction.path
-    named = {level.lower(): name for level, name in zip(source.levels, path)}
+    by_level = {level.lower(): name for level, name in zip(source.levels, path)}
     box = prediction.box
     row: dict[str, str | float | None] = {
         "occurrenceID": prediction.file if box is None else f"{prediction.file}#{box.number}",
@@ -185,13 +185,15 @@ def darwin_core_row(prediction: Prediction, source: Source) -> dict[str, str | f
         "taxonRank": source.levels[len(path) - 1].lower() if path else None,
     }
     for rank in DARWIN_CORE_RANKS:
-        row[rank] = named.get(rank)
+        row[rank] = by_level.get(rank)
 
-    others = [f"{level}: {name}" for level, name in named.items() if level not in DARWIN_CORE_RANKS]
     if prediction.error is not None:
         remarks = [f"not identified: {prediction.error}"]
     else:
-        remarks = [f"probability {prediction.path_probability:.4f}", *others, *filter(None, [prediction.reason])]
+        remarks = [f"probability {prediction.path_probability:.4f}"]
+        remarks += [f"{level}: {name}" for level, name in by_level.items() if level not in DARWIN_CORE_RANKS]
+        if prediction.reason:
+            remarks.append(prediction.reason)
 
     row["higherClassification"] = " | ".join(path[:-1]) or None
     row["identifiedBy"] = f"{source.model} (SHA-256 {source.sha256[:12]})"
@@ -203,7 +205,7 @@ def darwin_core_row(prediction: Prediction, source: Source) -> dict[str, str | f
 
 
 class _Counter:
-    """Predictions that are counted as they pass."""
+    """Yields predictions and counts them, and those that failed."""
 
     def __init__(self, predictions: Iterable[Prediction]):
         self.predictions, self.pictures, self.failed = predictions, 0, 0
@@ -243,6 +245,7 @@ def _write_json(rows: Iterable[dict], file: Path, names: Sequence[str], source: 
         for row in rows:
             sink.write(separator + to_json(row))
             separator = ",\n"
+
         sink.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
@@ -259,6 +262,7 @@ def _write_parquet(rows: Iterable[dict], file: Path, names: Sequence[str], sourc
             if len(batch) == 4096:
                 sink.write_table(pa.Table.from_pylist(batch, schema))
                 batch = []
+
         if batch:
             sink.write_table(pa.Table.from_pylist(batch, schema))
 
@@ -281,13 +285,15 @@ def _write_excel(rows: Iterable[dict], file: Path, names: Sequence[str], source:
         if number > EXCEL_ROWS:
             raise ValueError(f"a sheet of Excel holds {EXCEL_ROWS - 1:,} pictures: write .csv or .parquet")
         sheet.append([_excel_cell(row[name], sheet) for name in names])
+
     book.save(file)
 
 
 def _excel_cell(value: object, sheet: object) -> object:
-    """Return a value as a cell: text is never a formula, and loses the control characters that Excel cannot hold."""
+    """Return a value as a cell: text is never a formula, and has no control characters, which Excel refuses."""
     if not isinstance(value, str):
         return value
+
     from openpyxl.cell import WriteOnlyCell
 
     text = printable(str(as_text(value)))
@@ -299,21 +305,15 @@ def _excel_cell(value: object, sheet: object) -> object:
 def _write_timelapse(predictions: Iterable[Prediction], file: Path, names: Sequence[str], source: Source) -> None:
     """Write the format of MegaDetector's output.
 
-    A whole picture is one box, classified as the last node. A detector's boxes are kept, those without an answer too.
+    A whole picture is one box, classified as its path. All boxes of a detector are kept, even without an answer.
     """
     categories: dict[str, str] = {}
     kinds = {"picture": "1"} if source.detections is None else {}
     images: dict[str, dict] = {}
-    for found in source.detections.boxes if source.detections else ():
-        image = images.setdefault(found.name, {"file": found.name, "detections": []})
-        image["detections"].append(_timelapse_box(found, kinds))
-    for name in source.detections.names if source.detections else ():
-        failure = source.detections.failures.get(name)  # type: ignore[union-attr]
-        images.setdefault(name, {"file": name, **({"failure": failure} if failure else {"detections": []})})
+    boxes: dict[tuple[str, str], dict] = {}
+    if source.detections is not None:
+        images, boxes = _timelapse_images(source.detections, kinds)
 
-    boxes: dict[tuple[str, str], dict] = {
-        (box["name"], box["number"]): box for image in images.values() for box in image.get("detections", ())
-    }
     for number, prediction in enumerate(predictions):
         if prediction.box is not None:
             box = boxes[prediction.box.name, prediction.box.number]
@@ -325,12 +325,11 @@ def _write_timelapse(predictions: Iterable[Prediction], file: Path, names: Seque
         else:
             box = {"category": "1", "conf": 1.0, "bbox": [0.0, 0.0, 1.0, 1.0]}
             images[str(number)] = {"file": prediction.file, "detections": [box]}
+
         if prediction.path:
             key = categories.setdefault(" > ".join(prediction.path), str(len(categories) + 1))
             box["classifications"] = [[key, round(prediction.path_probability, 4)]]
 
-    for box in boxes.values():
-        del box["name"], box["number"]
     detector = "whole picture" if source.detections is None else source.detections.source.name
     document = {
         "info": {"format_version": "1.3", "detector": detector, "classifier": source.model},
@@ -341,14 +340,36 @@ def _write_timelapse(predictions: Iterable[Prediction], file: Path, names: Seque
     file.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
+def _timelapse_images(
+    detections: Detections, kinds: dict[str, str]
+) -> tuple[dict[str, dict], dict[tuple[str, str], dict]]:
+    """Return the images of a detector's file by name, and their boxes by the name of the image and their number.
+
+    Args:
+        detections: The detector's file.
+        kinds: Number of each of the detector's labels; new ones are added.
+    """
+    images: dict[str, dict] = {}
+    boxes: dict[tuple[str, str], dict] = {}
+    for box in detections.boxes:
+        image = images.setdefault(box.name, {"file": box.name, "detections": []})
+        boxes[box.name, box.number] = _timelapse_box(box, kinds)
+        image["detections"].append(boxes[box.name, box.number])
+
+    for name in detections.names:
+        failure = detections.failures.get(name)
+        images.setdefault(name, {"file": name, "failure": failure} if failure else {"file": name, "detections": []})
+
+    return images, boxes
+
+
 def _timelapse_box(box: Box, kinds: dict[str, str]) -> dict:
     left, top, right, bottom = (edge if math.isfinite(edge) else None for edge in box.edges)
     numbers = [left, top, None, None]
     if None not in (left, top, right, bottom):
         numbers[2:] = [right - left, bottom - top]  # type: ignore[operator]
+
     return {
-        "name": box.name,
-        "number": box.number,
         "category": kinds.setdefault(box.label or "object", str(len(kinds) + 1)),
         "conf": 1.0 if box.confidence is None else box.confidence,
         "bbox": numbers,

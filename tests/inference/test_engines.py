@@ -15,7 +15,7 @@ from hcast_zoo.network.superpixels import segment_images
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "folder", lambda: tmp_path / "engines")
+    monkeypatch.setattr(engines, "graph_folder", lambda: tmp_path / "engines")
     return tmp_path / "engines"
 
 

@@ -52,7 +52,7 @@ def test_each_picture_is_in_the_folder_of_its_node(how, tmp_path, capsys):
     assert sorted_files(output) == found  # run again: nothing is there twice
     capsys.readouterr()
     assert main([*command, "--decode", "independent"]) == 2
-    assert "sorted otherwise" in capsys.readouterr().err
+    assert "sorted with another model or other options" in capsys.readouterr().err
 
 
 def test_other_files_are_left_alone(tiny_weights, picture_folder, tmp_path, capsys):
