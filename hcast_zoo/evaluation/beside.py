@@ -1,4 +1,4 @@
-"""Compare a model with another one, whose leaf probabilities for the same pictures are read from a file."""
+"""Compare a model with another one, whose leaf probabilities for the same pictures are in a file."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from ..common.files import check_file
 from ..common.text import brief
 from ..taxonomy.names import clean_name
 from ..taxonomy.paths import UNKNOWN
-from ..taxonomy.rollup import roll_up
+from ..taxonomy.rollup import path_tensor, roll_up
 from ..taxonomy.sources import MAX_COLUMNS, read_table
 from ..taxonomy.tree import Taxonomy
 from .metrics import HierarchicalMetrics
@@ -25,9 +25,10 @@ class Beside:
     """Two models on the same N pictures.
 
     Attributes:
-        results: ``{model: {metric: percent}}`` for ``ours``, ``theirs`` (its most probable leaf), and ``product``.
+        results: ``{model: {metric: percent}}`` for ``ours``, for ``theirs`` (their most probable leaf), and for the
+            ``product`` of both probabilities.
         levels: ``{level: percent}``, the accuracy of their most probable node after rolling up to that level.
-        agree: Percentage of the pictures for which both name the same leaf.
+        agree: Percentage of the pictures for which both models name the same leaf.
         right_where_both_agree: Accuracy on these, in percent.
         queue: Indices of the pictures on which they disagree, the most confident disagreement first.
         errors_in_queue: Percentage of our wrong answers that are in the queue.
@@ -70,9 +71,13 @@ def read_probabilities(path: str | Path, taxonomy: Taxonomy, names: Sequence[str
         )
 
     try:
-        return torch.tensor([[float(row[leaf]) for leaf in leaves] for row in rows], dtype=torch.float64)
+        values = []
+        for row in rows:
+            values.append([float(row[leaf]) for leaf in leaves])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected a number in every leaf's column: {error}") from error
+
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _rows_by_name(path: str | Path, rows: list[dict], column: str, names: Sequence[str]) -> list[dict]:
@@ -84,11 +89,11 @@ def _rows_by_name(path: str | Path, rows: list[dict], column: str, names: Sequen
 
     chosen, missing = [], []
     for name in names:
-        same = by_short_name.get(Path(name).name, [])
+        namesakes = by_short_name.get(Path(name).name, [])
         if name in by_name:
             chosen.append(by_name[name])
-        elif len(same) == 1:
-            chosen.append(same[0])
+        elif len(namesakes) == 1:
+            chosen.append(namesakes[0])
         else:
             missing.append(name)
 
@@ -122,7 +127,7 @@ def compare_beside(ours: Tensor, theirs: Tensor, labels: Tensor, paths: Tensor, 
         paths: (N, L) int64, our answers.
         taxonomy: The tree.
     """
-    tree = torch.tensor(taxonomy.paths)
+    tree = path_tensor(taxonomy)
     rolled = roll_up(theirs, taxonomy)
     theirs = theirs / theirs.sum(-1, keepdim=True)
     product = ours.double() * theirs

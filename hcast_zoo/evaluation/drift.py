@@ -1,4 +1,4 @@
-"""Drift: check whether new pictures are, for a model, like those on which its promises were measured."""
+"""Drift: check whether new pictures look, to a model, like those on which its promises were measured."""
 
 import dataclasses
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def check_drift(
     ]
     for depth, level in enumerate(taxonomy.levels):
         classes = taxonomy.level_classes[depth]
-        before, now = (_nodes(paths[:, depth], classes) for paths in (old_paths, answers))
+        before, now = _nodes(old_paths[:, depth], classes), _nodes(answers[:, depth], classes)
         most = int(np.bincount(now, minlength=classes + 1).argmax())
         shares = float((before == most).mean()), float((now == most).mean())
         name = taxonomy.names[depth][most] if most < classes else "none"
@@ -80,9 +80,9 @@ def check_drift(
 
 
 def check_promise(guarantee: Guarantee, judged: Judged) -> Check | None:
-    """Compare the accuracy of answers for new, labelled pictures with the promised one; None without a promise.
+    """Compare the accuracy on new, labelled pictures with the promised one; None without a promise.
 
-    The promise is broken if, where it holds, this many wrong answers have a probability of at most 1 %.
+    The promise counts as broken if it would give this many wrong answers with a probability of at most 1 %.
     """
     promise = guarantee.promise
     if promise is None:
@@ -102,7 +102,7 @@ def check_promise(guarantee: Guarantee, judged: Judged) -> Check | None:
 def permutation_test(
     old: np.ndarray, new: np.ndarray, statistic: Callable[[np.ndarray, np.ndarray], float], rng: np.random.Generator
 ) -> float:
-    """Return the probability that a random division of all values into these sizes gives a difference this large."""
+    """Return the probability that a random division of all values into two parts of these sizes differs as much."""
     pooled = np.concatenate([old, new])
     observed = statistic(old, new)
     larger = 0
@@ -121,6 +121,8 @@ def _ks(old: np.ndarray, new: np.ndarray) -> float:
 
 
 def _variation(classes: int) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return the function that gives the total variation distance between two distributions of classes."""
+
     def statistic(old: np.ndarray, new: np.ndarray) -> float:
         shares = [np.bincount(part, minlength=classes) / len(part) for part in (old, new)]
         return float(np.abs(shares[0] - shares[1]).sum() / 2)
@@ -129,5 +131,5 @@ def _variation(classes: int) -> Callable[[np.ndarray, np.ndarray], float]:
 
 
 def _nodes(column: np.ndarray, classes: int) -> np.ndarray:
-    """Return nodes, with an extra class for paths that have ended."""
+    """Return the nodes of a level, with an extra class for paths that have ended."""
     return np.where(column == UNKNOWN, classes, column)

@@ -26,13 +26,13 @@ class Measured:
     """Metrics, and what they were measured on.
 
     Attributes:
-        results: Decoding to metric to percent.
-        pictures: How many were measured.
-        left_out: How many of the data set could not be read.
-        answers: Decoding to the answers that the metrics are of.
-        labels: (N, L) int64, of the measured pictures.
-        numbers: (N,) int64, index of each in the data set.
-        logits: One (N, C_l) tensor per level, calibrated, if they were asked for.
+        results: Metrics in percent, by decoding and name.
+        pictures: Number of pictures that were measured.
+        left_out: Number of pictures of the data set that could not be read.
+        answers: The answers behind the metrics, by decoding.
+        labels: (N, L) int64 labels of the measured pictures.
+        numbers: (N,) int64 index of each in the data set.
+        logits: On request, one (N, C_l) tensor of calibrated logits per level.
     """
 
     results: dict[str, dict[str, float]]
@@ -46,13 +46,13 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a decoding says of N pictures.
+    """The answers of one decoding for N pictures.
 
     Attributes:
         paths: (N, L) int64.
         confidences: (N,) probability of each path.
-        level_confidences: (N, L), of each level's own choice of node.
-        trust: (N, L), see :func:`hcast_zoo.taxonomy.backoff.trusted_probabilities`.
+        level_confidences: (N, L) probability that each level by itself gives the node of the path.
+        trust: (N, L); see :func:`hcast_zoo.taxonomy.backoff.trusted_probabilities`.
     """
 
     paths: Tensor
@@ -62,7 +62,7 @@ class Answers:
 
 
 class _Numbered(Dataset):
-    """Some pictures of a data set, with their index as one more label: broken ones are left out on the way."""
+    """Some pictures of a data set, each with its index as an extra label, since broken ones are dropped later."""
 
     def __init__(self, dataset: HierarchicalDataset, numbers: Sequence[int]):
         self.dataset, self.numbers = dataset, numbers
@@ -74,6 +74,7 @@ class _Numbered(Dataset):
         sample = self.dataset[self.numbers[index]]
         if sample is None:
             return None
+
         picture, labels = sample
         return picture, torch.cat([labels, torch.tensor([self.numbers[index]])])
 
@@ -86,7 +87,7 @@ def collect_logits(
     progress: bool = True,
     num_clusters: tuple[int, ...] | None = None,
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Run a model over a data set whose transform is the model's, perhaps with other cluster counts.
+    """Run a model over a data set; see :func:`evaluate` for the arguments.
 
     Returns:
         One (S, C_l) float32 tensor of logits per level, and (S, L) int64 labels, for the S pictures that can be read.
@@ -127,11 +128,11 @@ def evaluate(
         model: The model.
         dataset: The pictures, with the model's transform and taxonomy.
         decoders: Decodings to compare, from ``DECODERS``.
-        calibration: Calibration of the weights; different temperatures of the levels can change a path, though not the
-            choice of a level alone.
+        calibration: Calibration of the weights. Different temperatures of the levels can change a path, but not what a
+            level by itself chooses.
         processes: The processes that share the work. All must call this; each runs the model on its share, and all
             return the metrics of the whole data set, which are the same as with one process.
-        batch_size: Pictures per batch; it does not change answers.
+        batch_size: Pictures per batch; no answer depends on it.
         workers: Processes that read pictures.
         progress: Show a progress bar.
         num_clusters: Cluster counts to use instead of the config's.
@@ -168,10 +169,10 @@ def measure(
     superpixel_cache: str | Path | None = None,
     keep_logits: bool = False,
 ) -> Measured:
-    """Return the metrics of :func:`evaluate` with the answers and labels; the arguments are the same.
+    """Return the metrics of :func:`evaluate`, which has the same arguments, with the answers and labels behind them.
 
     Args:
-        keep_logits: Also return all logits; they take 4 bytes per picture and node.
+        keep_logits: Also return all logits, which take 4 bytes per picture and node.
     """
     share = _Numbered(dataset, processes.share(len(dataset)))
     batches, label_batches = _run(
@@ -184,6 +185,7 @@ def measure(
         superpixel_cache=superpixel_cache,
         collate=getattr(dataset, "collate", None),
     )
+
     answers: dict[str, Answers] = {}
     labels, logits = None, None
     if label_batches:  # a share can be empty, or all its pictures broken
@@ -193,14 +195,15 @@ def measure(
         answers = {mode: _answers(logits, dataset.taxonomy, mode, calibration) for mode in decoders}
         logits = tuple(calibration.logits(logits)) if keep_logits else None
 
-    shares = [s for s in processes.gather((answers, labels, logits)) if s[0]]
+    shares = [part for part in processes.gather((answers, labels, logits)) if part[0]]
     if not shares:
         raise ValueError("none of the pictures can be read")
 
-    truth = torch.cat([labels for _, labels, _ in shares])
+    answer_shares, label_shares, logit_shares = zip(*shares)
+    truth = torch.cat(label_shares)
     whole, results = {}, {}
     for mode in decoders:
-        whole[mode] = _join([answers[mode] for answers, _, _ in shares])
+        whole[mode] = _join([answers[mode] for answers in answer_shares])
         metrics = HierarchicalMetrics(dataset.taxonomy)
         metrics.update(whole[mode].paths, truth[:, :-1])
         results[mode] = metrics.compute()
@@ -212,7 +215,7 @@ def measure(
         answers=whole,
         labels=truth[:, :-1],
         numbers=truth[:, -1],
-        logits=tuple(torch.cat(level) for level in zip(*(s[2] for s in shares))) if keep_logits else None,
+        logits=tuple(map(torch.cat, zip(*logit_shares))) if keep_logits else None,
     )
 
 
@@ -245,7 +248,7 @@ def _run(
     superpixel_cache: str | Path | None = None,
     collate: Callable | None = None,
 ) -> tuple[list[list[Tensor]], list[Tensor]]:
-    """Return batches of logits, one tensor per level, and of labels; ``collate`` is for items that are not pictures."""
+    """Return batches of logits, one tensor per level, and of labels; ``collate`` stacks items that are not pictures."""
     device = next(model.parameters()).device
     options = {} if num_clusters is None else {"num_clusters": num_clusters}  # a flat network has no clusters
     loader = DataLoader(
@@ -255,13 +258,13 @@ def _run(
         collate_fn=collate or SuperpixelCollate(model.config, cache=superpixel_cache, device=device),
         worker_init_fn=start_quietly,
     )
+
     training = model.training
     model.eval()
     logits, labels = [], []
     try:
-        for batch in tqdm(
-            start_workers(loader), "evaluate", len(loader), disable=not progress or hides_bars(), leave=False
-        ):
+        hidden = not progress or hides_bars()
+        for batch in tqdm(start_workers(loader), "evaluate", len(loader), disable=hidden, leave=False):
             if batch is None:
                 continue
 

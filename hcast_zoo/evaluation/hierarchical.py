@@ -33,7 +33,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """Predicted paths compared with true ones, for N pictures; depths count levels from the coarsest.
+    """Predicted paths compared with true ones, for N pictures; depths count levels from the coarsest, 1.
 
     Attributes:
         predicted: (N,) depth of the predicted node; 0 for no answer.
@@ -70,7 +70,7 @@ def compare(predictions: Tensor, labels: Tensor, taxonomy: Taxonomy) -> Compared
     common = ((predictions == labels) & (labels != UNKNOWN)).long().cumprod(-1).sum(-1)
 
     heights, leaves = _tables(taxonomy)
-    at = _node(labels, common)
+    ancestor = _node(labels, common)
     same = (common == predicted) & (common == true)
     bits = torch.tensor(leaves).log2()
     whole = bits[0, 0].clamp(min=1e-12)
@@ -78,8 +78,8 @@ def compare(predictions: Tensor, labels: Tensor, taxonomy: Taxonomy) -> Compared
         predicted=predicted.numpy(),
         true=true.numpy(),
         common=common.numpy(),
-        height=torch.tensor(heights)[at].masked_fill(same, 0).numpy(),
-        lost=(bits[at] - bits[_node(labels, true)]).numpy(),
+        height=torch.tensor(heights)[ancestor].masked_fill(same, 0).numpy(),
+        lost=(bits[ancestor] - bits[_node(labels, true)]).numpy(),
         information=(1 - bits[_node(predictions, predicted)] / whole).numpy(),
     )
 
@@ -91,11 +91,10 @@ def _node(paths: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tables(taxonomy: Taxonomy) -> tuple[np.ndarray, np.ndarray]:
-    """Return (L + 1, widest level) tables of all nodes, the root first: levels below each, and leaves below each."""
+    """Return, as (L + 1, widest level) tables with the root first, the levels and the leaves below each node."""
     levels = len(taxonomy.levels)
     heights = np.zeros((levels + 1, max(taxonomy.level_classes)), dtype=np.float64)
-    leaves = np.ones_like(heights)
-    leaves[:, :] = 0
+    leaves = np.zeros_like(heights)
     for path in taxonomy.paths:
         nodes = [0, *(node for node in path if node != UNKNOWN)]
         for depth, node in enumerate(nodes):
@@ -182,7 +181,7 @@ def _balance(labels: Tensor) -> np.ndarray:
 
 
 def _bootstrap(pictures: int, samples: int, seed: int) -> list[np.ndarray]:
-    """Return (CHUNK, N) weights: how often each picture is drawn in each bootstrap sample."""
+    """Return arrays (CHUNK, N) float32: how often each picture is drawn in each bootstrap sample."""
     rng = np.random.default_rng(seed)
     chunks = []
     for start in range(0, samples, CHUNK):
@@ -194,12 +193,13 @@ def _bootstrap(pictures: int, samples: int, seed: int) -> list[np.ndarray]:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, drawn: list[np.ndarray]) -> Interval:
-    """Return a ratio of sums; 0 where the denominator is 0."""
+    """Return a ratio of two sums over the pictures; 0 where the denominator is 0."""
     samples = [_divide(weights @ above, weights @ below) for weights in drawn]
     return _interval(float(_divide(above.sum(), below.sum())), samples)
 
 
 def _area(confidences: np.ndarray, wrong: np.ndarray, drawn: list[np.ndarray]) -> Interval:
+    """Return the area under the risk-coverage curve, in percent."""
     order = np.argsort(-confidences, kind="stable")
     samples = [_aurc(wrong[order], weights[:, order]) for weights in drawn]
     return _interval(float(_aurc(wrong[order], np.ones((1, len(wrong))))[0]), samples)
@@ -246,7 +246,7 @@ def tree_curve(trust: Tensor, paths: Tensor, labels: Tensor, taxonomy: Taxonomy,
         paths: (N, L) int64 paths of the same decoding.
         labels: (N, L) int64.
         taxonomy: The tree.
-        steps: Thresholds between 0 and 1.
+        steps: Number of steps between the thresholds 0 and 1.
     """
     points = []
     for threshold in np.linspace(0, 1, steps + 1):
@@ -283,8 +283,14 @@ class NodeScore:
 
 
 def node_scores(predictions: Tensor, labels: Tensor, taxonomy: Taxonomy) -> list[NodeScore]:
-    """Return the scores of each node that occurs as a label or an answer, level by level in the order of the tree."""
-    rows = []
+    """Return the scores of each node that is a label or an answer, level by level, in the order of the tree.
+
+    Args:
+        predictions: (N, L) int64; -1 ends a path.
+        labels: (N, L) int64; -1 ends a path, or is unknown.
+        taxonomy: The tree.
+    """
+    scores = []
     for depth, level in enumerate(taxonomy.levels):
         true = labels[:, depth]
         predicted = predictions[:, depth].masked_fill(true == UNKNOWN, UNKNOWN)
@@ -307,6 +313,6 @@ def node_scores(predictions: Tensor, labels: Tensor, taxonomy: Taxonomy) -> list
                 confused_with=taxonomy.names[depth][most] if len(others) else None,
                 confused=int(counts[most]) if len(others) else 0,
             )
-            rows.append(score)
+            scores.append(score)
 
-    return rows
+    return scores

@@ -116,7 +116,7 @@ class HierarchicalMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget all batches."""
         self.predictions: list[Tensor] = []
         self.labels: list[Tensor] = []
 
@@ -131,19 +131,21 @@ class HierarchicalMetrics:
             raise ValueError(
                 f"expected predictions and labels {expected}, got {tuple(predictions.shape)} and {tuple(labels.shape)}"
             )
+
         self.predictions.append(predictions.cpu())
         self.labels.append(labels.cpu())
 
     def compute(self) -> dict[str, float]:
         """Return ``fpa``, ``tice``, ``wap`` and ``accuracy/LEVEL`` for each level, in percent.
 
-        What no picture has a label for is left out, with a warning: no value is NaN.
+        Metrics of levels at which no picture has a label are left out, with a warning; no value is NaN.
 
         Raises:
             ValueError: if nothing was added.
         """
         if not self.predictions:
             raise ValueError("no predictions to compute metrics from: call update first")
+
         predictions, labels = torch.cat(self.predictions), torch.cat(self.labels)
         accuracies = level_accuracy(predictions, labels)
 
@@ -151,19 +153,25 @@ class HierarchicalMetrics:
             "fpa": full_path_accuracy(predictions, labels),
             "tice": tree_inconsistency(predictions, self.taxonomy),
             "wap": weighted_average_precision(accuracies, self.taxonomy.level_classes),
-            **{f"accuracy/{level}": a for level, a in zip(self.taxonomy.levels, accuracies)},
         }
-        if unknown := [level for level, a in zip(self.taxonomy.levels, accuracies) if math.isnan(a)]:
-            warnings.warn(f"no picture has a label at {', '.join(unknown)}: left out of the metrics", stacklevel=2)
+        unknown = []
+        for level, accuracy in zip(self.taxonomy.levels, accuracies):
+            values[f"accuracy/{level}"] = accuracy
+            if math.isnan(accuracy):
+                unknown.append(level)
 
+        if unknown:
+            warnings.warn(f"no picture has a label at {', '.join(unknown)}: left out of the metrics", stacklevel=2)
         return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def _right(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, L) bool: whether each prediction is right, and whether its label is known."""
     if predictions.shape != labels.shape or labels.ndim != 2:
         raise ValueError(
             f"expected predictions and labels (B, L), got {tuple(predictions.shape)} and {tuple(labels.shape)}"
         )
+
     known = labels != UNKNOWN
     return (predictions == labels) & known, known
 

@@ -26,7 +26,7 @@ from .hierarchical import CurvePoint, Interval, NodeScore, hierarchical_metrics,
 
 WORST = 12  # confusions shown
 EXAMPLES = 4  # pictures per confusion
-BINS, MIN_IN_BIN = 10, 5  # of a reliability diagram; bins with fewer answers are not drawn
+BINS, MIN_IN_BIN = 10, 5  # of a reliability diagram; bins with fewer than 5 answers are not drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Report:
     """All metrics of one decoding.
 
     Attributes:
-        decoding: Its name.
-        metrics: Name to value and confidence interval.
+        decoding: Name of the decoding.
+        metrics: Value and confidence interval of each metric, by name.
         nodes: One entry per node.
         curve: Risk and coverage along the tree.
     """
@@ -59,7 +59,10 @@ def make_report(
         measured: An evaluation with its answers.
         decoding: One of its decodings.
         taxonomy: The tree.
-        abundance: Leaf name to its frequency where the model will be used; missing leaves count 0.
+        abundance: Frequency of each leaf where the model will be used, by the leaf's name; missing leaves count 0.
+
+    Raises:
+        ValueError: if no label is a leaf with an abundance.
     """
     answers, labels = measured.answers[decoding], measured.labels
     weights = None if abundance is None else _weights(labels, taxonomy, abundance)
@@ -127,7 +130,7 @@ def write_report(
         measured: The evaluation.
         reports: One per decoding.
         dataset: The pictures.
-        config: The model's config, to outline the part of a picture that the model saw.
+        config: The model's config, to outline the part of a picture that it sees.
         about: Plain data for the JSON: the model, its checksum, the data.
     """
     folder = Path(folder)
@@ -139,16 +142,17 @@ def write_report(
 
     report = reports[0]
     answers, labels = measured.answers[report.decoding], measured.labels
+    facts = ", ".join(f"{key} {value}" for key, value in about.items() if value)
     parts = [
         f"<p>{measured.pictures} pictures, decoding {write_text(report.decoding)}. "
-        f'<span class="faint">{write_text(", ".join(f"{k} {v}" for k, v in about.items() if v))}</span></p>',
+        f'<span class="faint">{write_text(facts)}</span></p>',
         _metric_table(report, measured.results[report.decoding]),
         "<h2>Risk and coverage along the tree</h2>",
         _plot(
             [(p.coverage, p.risk) for p in report.curve],
-            "what answers tell",
+            "information in answers",
             "wrong answers",
-            name="wrong answers by what answers tell",
+            name="wrong answers by information in answers",
             top=None,
         ),
         "<h2>Reliability</h2>",
@@ -257,6 +261,7 @@ def _example(dataset: HierarchicalDataset, number: int, config: HCastConfig) -> 
         address = make_thumbnail(dataset.open(number), config, side=128)
     except PictureError:
         return f"<figure><figcaption>{write_text(name)}</figcaption></figure>"
+
     return f'<figure><img src="{address}" alt="{write_text(name)}"><figcaption>{write_text(name)}</figcaption></figure>'
 
 
@@ -272,6 +277,7 @@ def _tree(report: Report, taxonomy: Taxonomy) -> str:
         score = scores.get((taxonomy.levels[depth], taxonomy.names[depth][index]))
         if score is None:
             return ""
+
         below = "".join(branch(depth + 1, child) for child in children.get((depth, index), []))
         confused = f", most often taken for {write_text(score.confused_with)}" if score.confused_with else ""
         text = (
