@@ -28,13 +28,13 @@ from .header import shipped_path as shipped_path
 from .hub import HubError, download_file, parse_repository
 from .tags import TAGS, default_tag, fetch_tag
 
-RUN_FILES = ("best.safetensors", "last.safetensors")  # of a training run, the one to take first
-MAX_CONFIG = 2**28  # bytes of a config.json with its taxonomy
+RUN_FILES = ("best.safetensors", "last.safetensors")  # of a training run; the first that exists is taken
+MAX_CONFIG = 2**28  # largest config.json in bytes, with its taxonomy
 
 
 @dataclasses.dataclass
 class Weights:
-    """The content of a weights file.
+    """What a weights file holds.
 
     Attributes:
         config: The architecture.
@@ -66,7 +66,7 @@ def tensors_digest(state_dict: Mapping[str, Tensor], text: str = "") -> str:
 
 
 def save_weights(weights: Weights, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a safetensors file atomically: a crash leaves the old file or the new one.
+    """Write a safetensors file; a crash leaves either the old file or the new one.
 
     Args:
         weights: What to write.
@@ -102,13 +102,13 @@ def _sort_header(file: bytes) -> bytes:
 
 
 def load_weights(source: str | Path, tensors: bool = True) -> Weights:
-    """Read weights; without ``tensors``, all but the tensors.
+    """Read weights.
 
     Args:
         source: A name from :func:`packaged_weights` or :data:`.tags.TAGS` (``hcast_small.emoji_art``,
             ``hcast_small.cast_in1k``, or ``hcast_small`` for its default), a ``.safetensors`` file, a folder that
             holds ``model.safetensors``, or a repository on the Hub (``org/name``, ``org/name@revision``).
-        tensors: Read the tensors.
+        tensors: Also read the tensors; otherwise only the header.
 
     Raises:
         WeightsError: if the source is not found, damaged, a pickle, or lacks a valid config.
@@ -118,13 +118,14 @@ def load_weights(source: str | Path, tensors: bool = True) -> Weights:
     repository = None if Path(source).exists() else parse_repository(str(source))
     if repository and "config" not in read_metadata(path):
         download_file(repository[0], "config.json", repository[1])  # beside the weights, where read_weights looks
+
     return read_weights(path, tensors)
 
 
 def read_weights(path: str | Path, tensors: bool = True) -> Weights:
     """Read a weights file; without ``tensors``, only its header.
 
-    transformers' ``save_pretrained`` writes config and taxonomy into a ``config.json`` beside the weights.
+    Config and taxonomy may also be in a ``config.json`` beside it, where transformers' ``save_pretrained`` writes them.
 
     Raises:
         WeightsError: if the file is damaged, a pickle, or lacks a valid config.
@@ -136,7 +137,7 @@ def read_weights(path: str | Path, tensors: bool = True) -> Weights:
             with safe_open(path, framework="pt") as file:
                 state_dict = {k: file.get_tensor(k) for k in file.keys()}
         except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-            # torch raises the last three for types and shapes that it does not support.
+            # torch raises the last three for types and shapes that it does not support
             raise WeightsError(f"{path}: a tensor cannot be read: {clip(error)}") from error
 
     if "config" not in metadata:
@@ -220,17 +221,19 @@ def check_weights(weights: Weights) -> HCast:
     model = HCast(weights.config, device="meta")
     if is_headless(weights):
         model.heads = torch.nn.ModuleList()
+
     expected, given = model.state_dict(), weights.state_dict
     problems = [f"no {k}" for k in expected if k not in given]
     problems += [f"unknown {clip(k)}" for k in given if k not in expected]
 
-    for key, wanted in expected.items():
-        if (tensor := given.get(key)) is None:
+    for key, model_tensor in expected.items():
+        tensor = given.get(key)
+        if tensor is None:
             continue
-        if tensor.shape != wanted.shape:
-            problems.append(f"{key} is {brief(tuple(tensor.shape))}, not {tuple(wanted.shape)}")
-        if tensor.is_floating_point() != wanted.is_floating_point():
-            problems.append(f"{key} is {tensor.dtype}, not a kind of {wanted.dtype}")
+        if tensor.shape != model_tensor.shape:
+            problems.append(f"{key} is {brief(tuple(tensor.shape))}, not {tuple(model_tensor.shape)}")
+        if tensor.is_floating_point() != model_tensor.is_floating_point():
+            problems.append(f"{key} is {tensor.dtype}, not a kind of {model_tensor.dtype}")
 
     if problems:
         raise WeightsError(f"weights of another model, {len(problems)} differences: {'; '.join(problems[:5])}")
@@ -239,7 +242,7 @@ def check_weights(weights: Weights) -> HCast:
 
 
 def is_headless(weights: Weights) -> bool:
-    """Tell whether these weights are a network without heads, to be used as features or to train from."""
+    """Return whether weights are of a network without heads, which gives features or starts a training."""
     return weights.metadata.get("heads") == "none" and not any(k.startswith("heads.") for k in weights.state_dict)
 
 
@@ -265,8 +268,8 @@ def fit_state_dict(state_dict: dict[str, Tensor], model: HCast, official: bool =
     def fits(key: str) -> bool:
         return key in state and key in expected and state[key].shape == expected[key].shape
 
-    body = [key for key in expected if not key.startswith("heads.")]
-    if differing := [key for key in body if not fits(key)]:
+    differing = [key for key in expected if not key.startswith("heads.") and not fits(key)]
+    if differing:
         raise WeightsError(
             f"cannot start from weights of another architecture: {len(differing)} tensors differ, such as "
             f"{', '.join(differing[:3])}"
@@ -276,7 +279,7 @@ def fit_state_dict(state_dict: dict[str, Tensor], model: HCast, official: bool =
 
 
 def _move_finest_head(state: dict[str, Tensor], level: int) -> dict[str, Tensor]:
-    """Renumber the finest head for another number of levels: the official code always calls it ``head``."""
+    """Renumber the finest head for another number of levels, since the official code always calls it ``head``."""
     last = max((int(key.split(".")[1]) for key in state if key.startswith("heads.")), default=level)
     if last == level:
         return state
@@ -295,6 +298,10 @@ def find_weights(source: str | Path) -> Path:
     """Return the file that a name, a file, a folder or a repository on the Hub stands for.
 
     The checksum of a file in the package's index is verified. A file or folder on disk takes precedence over the Hub.
+
+    Raises:
+        WeightsError: if there is no such source, or a packaged file is damaged.
+        HubError: if a file cannot be downloaded.
     """
     index = packaged_weights()
     name = str(source)
@@ -306,17 +313,10 @@ def find_weights(source: str | Path) -> Path:
     if published and not path.exists():
         return fetch_tag(published, _write_published)
     if path.is_dir():
-        files = [path / "model.safetensors", *(path / name for name in RUN_FILES)]
-        weights_file = next((file for file in files if file.exists()), None)
-        if weights_file is None:
-            raise WeightsError(
-                f"{path}: expected a folder with model.safetensors, or a training run's folder with {RUN_FILES[0]}; it "
-                "has neither" + (". The run has not validated yet" if (path / "run.json").exists() else "")
-            )
-        return weights_file
-
+        return _find_in_folder(path)
     if path.exists():
         return path
+
     if repository := parse_repository(str(source)):
         return download_file(repository[0], "model.safetensors", repository[1])
     raise WeightsError(
@@ -325,8 +325,20 @@ def find_weights(source: str | Path) -> Path:
     )
 
 
+def _find_in_folder(folder: Path) -> Path:
+    for name in ("model.safetensors", *RUN_FILES):
+        if (folder / name).exists():
+            return folder / name
+
+    hint = ". The run has not validated yet" if (folder / "run.json").exists() else ""
+    raise WeightsError(
+        f"{folder}: expected a folder with model.safetensors, or a training run's folder with {RUN_FILES[0]}; it has "
+        f"neither{hint}"
+    )
+
+
 def _find_packaged(name: str, entry: dict) -> Path:
-    """Return the file of packaged weights: in the package, or fetched from the Hub, where the wheel is without it."""
+    """Return the file of packaged weights: from the package, or from the Hub if the wheel came without it."""
     path = shipped_path(entry)
     if path.exists() or not header_path(entry).exists():
         if not path.exists() or sha256(path) != entry["sha256"]:
@@ -338,15 +350,17 @@ def _find_packaged(name: str, entry: dict) -> Path:
         path = download_file(repository, "model.safetensors")
     except HubError as error:
         raise HubError(
-            f"{name} is not in this installation, which holds the default weights alone: {error}. With a connection, "
-            f"`hcast-zoo info {name}` fetches it once; a checkout of the repository holds it, and "
+            f"{name} is not in this installation, which has only the default weights: {error}. With a connection, "
+            f"`hcast-zoo info {name}` fetches it once; a checkout of the repository has it, and "
             f"`hcast-zoo predict --model FILE` takes {entry['file']} from there"
         ) from error
+
     if sha256(path) != entry["sha256"]:
         raise WeightsError(
             f"{name}: model.safetensors of {repository} has another SHA-256 than this version expects, "
             f"{entry['sha256']}: remove {path} and try again, or upgrade hcast-zoo"
         )
+
     return path
 
 
@@ -362,13 +376,14 @@ def _write_published(
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu") -> HCast:
-    """Return a model with some weights, in eval mode; for ``source`` see :func:`load_weights`."""
+    """Return a model in eval mode with the weights of a source; see :func:`load_weights`."""
     return build_model(load_weights(source), device)
 
 
 def _parse_calibration(text: str | None, num_levels: int) -> Calibration | None:
     if text is None:
         return None
+
     calibration = Calibration.from_dict(json.loads(text))
     if len(calibration.temperatures) != num_levels:
         raise ValueError(f"expected temperatures of {num_levels} levels, got {len(calibration.temperatures)}")

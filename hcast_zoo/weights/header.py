@@ -1,7 +1,7 @@
-"""The metadata of weights files, and the list of packaged weights; read without importing torch.
+"""The metadata of weights files, and the list of packaged weights, read without importing torch.
 
-A checkout has all weights of the index. The wheel on PyPI has those of ``DEFAULT_MODEL``, and the headers of all; the
-others are downloaded from the Hub when they are first used.
+A checkout has all weights of the index. The wheel on PyPI has only those of ``DEFAULT_MODEL``, and the headers of all;
+the others are downloaded from the Hub when they are first used.
 """
 
 import json
@@ -19,7 +19,7 @@ SHIPPED_INDEX = SHIPPED / "index.json"  # name -> {"file", "sha256"}; the first 
 
 
 def packaged_weights() -> dict[str, dict]:
-    """Return the packaged weights: name to ``file``, ``sha256`` and the other entries of the index."""
+    """Return the index of packaged weights: for each name, ``file``, ``sha256`` and other entries."""
     return json.loads(SHIPPED_INDEX.read_text()) if SHIPPED_INDEX.exists() else {}
 
 
@@ -30,12 +30,12 @@ def packaged_name(source: str | Path) -> str | None:
 
 
 def shipped_path(entry: dict) -> Path:
-    """Return where the file of an entry of :func:`packaged_weights` is, if the package holds it."""
+    """Return the path of an entry of :func:`packaged_weights`; the file exists if the installation has it."""
     return SHIPPED / entry["file"]
 
 
 def header_path(entry: dict) -> Path:
-    """Return a file with the metadata of an entry of :func:`packaged_weights`: its own, or its header alone."""
+    """Return a file with the metadata of an entry of :func:`packaged_weights`: the weights, or only their header."""
     path = shipped_path(entry)
     return path if path.exists() else SHIPPED / "headers" / entry["file"]
 

@@ -34,7 +34,8 @@ def download_file(repo: str, filename: str, revision: str | None = None) -> Path
     Raises:
         HubError: if there is no such repository, revision or file, no connection, or the download is incomplete.
     """
-    from huggingface_hub import constants, errors, hf_hub_download  # takes half a second; packaged weights need none
+    # Imported here because it takes half a second, and packaged weights do not need it.
+    from huggingface_hub import constants, errors, hf_hub_download
 
     where = f"{repo}@{revision}" if revision else repo
     try:

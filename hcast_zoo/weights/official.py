@@ -25,7 +25,7 @@ STEM_LAYERS = {
     12: "4",
 }
 MOCO_ENCODER = "base_encoder."
-PROJECTION_HEAD = re.compile(r"head\.\d+\.")  # MoCo's, three linear layers and batch norms between
+PROJECTION_HEAD = re.compile(r"head\.\d+\.")  # MoCo's: three linear layers, with batch norms between them
 CAPTION_LAYER = ("feats_layer.weight", "feats_layer.bias")
 
 
@@ -46,7 +46,7 @@ def convert_official(
     the aliases, 11 blocks are taken as 3+3+3+2, 15 as 6+3+3+3 and 4 as 1+1+1+1.
 
     Args:
-        state_dict: Official names to tensors.
+        state_dict: Tensors by their official names.
         keep_last_pool: Keep the fourth graph pooling, which reaches no logit.
         overrides: Config fields that a state dict does not determine: ``num_heads``, ``num_superpixels``,
             ``num_clusters``.
@@ -61,6 +61,7 @@ def convert_official(
     state = _join_position(_leave_out(_unwrap(state_dict)))
     aliases, state = _split_aliases(state)
     config = _read_config(state, aliases, keep_last_pool, overrides)
+
     converted, unknown = {}, []
     for key, value in state.items():
         name = _rename(key, config)
@@ -75,6 +76,7 @@ def convert_official(
     expected = {k: v.shape for k, v in HCast(config, device="meta").state_dict().items()}
     if not any(k in converted for k in expected if k.startswith("heads.")):
         expected = {k: v for k, v in expected.items() if not k.startswith("heads.")}
+
     problems = [f"missing {k}" for k in expected if k not in converted]
     for key, tensor in converted.items():
         if key not in expected:
@@ -107,7 +109,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     import argparse
 
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # official files hold their training arguments
+        with torch.serialization.safe_globals([argparse.Namespace]):  # official files contain training arguments
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
@@ -116,7 +118,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
 
 
 def is_official(state_dict: dict) -> bool:
-    """Tell whether a state dict has the official parameter names."""
+    """Return whether a state dict has the official parameter names."""
     try:
         return "patch_embed.proj.0.weight" in _unwrap(state_dict)
     except ValueError:
@@ -149,6 +151,7 @@ def _unwrap(state_dict: dict) -> dict[str, Tensor]:
     state = encoder or state
     if wrong := [key for key, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"expected a state dict of tensors, got other values at {wrong[:5]}")
+
     return state
 
 
@@ -158,7 +161,7 @@ def _leave_out(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _join_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add the class row to a position embedding that lacks it: the MoCo variant stores it apart, as ``pe_token``.
+    """Add the class row to a position embedding that lacks it: the MoCo variant stores it separately, as ``pe_token``.
 
     Source: CAST's cast_models/cast.py, build_2d_sincos_position_embedding and forward_features.
     """
@@ -173,14 +176,15 @@ def _join_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
         state["pos_embed"] = torch.cat([row, position], 1)
     elif token is not None:
         raise ValueError(f"pe_token beside pos_embed {tuple(position.shape)}: expected positions of a square grid")
+
     return state
 
 
 def sine_cosine_position(grid: int, dim: int, temperature: float = 10000.0) -> Tensor:
     """Return MoCo's fixed position embedding as a (1, grid * grid, dim) float32 table, row by row.
 
-    A quarter of the channels each hold the sine and cosine of the row and the sine and cosine of the column, at
-    wavelengths from 2 pi to 2 pi * temperature cells.
+    Sine and cosine of the row, and sine and cosine of the column, take a quarter of the channels each, at wavelengths
+    from 2 pi to 2 pi * temperature cells.
 
     Source: MoCo v3's 2-D sine-cosine embedding, by its formula.
     """
@@ -202,6 +206,7 @@ def _split_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
             rest[original] = value
         elif rest[original].shape != value.shape or not torch.equal(rest[original], value):
             raise ValueError(f"{key} differs from {original}: expected the same tensor")
+
     return aliases, rest
 
 
@@ -249,6 +254,7 @@ def _rename(key: str, config: HCastConfig) -> str | None:
     """Return our name of an official key, "" if it is dropped, None if it is unknown."""
     if key in ("cls_token", "pos_embed", "norm.weight", "norm.bias"):
         return key
+
     if match := re.fullmatch(r"patch_embed\.proj\.(\d+)\.(.+)", key):
         layer = STEM_LAYERS.get(int(match[1]))
         return layer and f"stem.{layer}.{match[2]}"

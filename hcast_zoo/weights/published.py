@@ -1,4 +1,4 @@
-"""Weights that others publish, by name; without slow imports."""
+"""Weights that others publish, by name; this module has no slow imports."""
 
 import dataclasses
 
@@ -10,11 +10,11 @@ class Tag:
     """Weights that others publish.
 
     Attributes:
-        name: ``variant.tag``.
+        name: Name of the form ``variant.tag``.
         repo: Repository on the Hub.
         path: File in it.
         data: Training data.
-        classes: Classes of the head; 0 for weights without a head.
+        classes: Number of classes of the head; 0 for weights without a head.
         license: Licence of the file, as far as it is known.
         reported: Accuracy that its authors report.
         parameters: Number of parameters of the converted model.

@@ -1,4 +1,4 @@
-"""Open a checkpoint to convert: a file, ``hf://org/name/path[@revision]``, or an ``https://`` address."""
+"""Open a checkpoint that is to be converted: a file, ``hf://org/name/path[@revision]``, or an ``https://`` address."""
 
 import contextlib
 import re

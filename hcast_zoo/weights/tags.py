@@ -65,8 +65,8 @@ def fetch_tag(name: str, write: Callable) -> Path:
     if expected is None:
         pin(name, digest)
         print(
-            f"{name}: SHA-256 {digest}, with no published one to compare it with; pinned in {_pins()}: a file with "
-            "another one will be refused",
+            f"{name}: SHA-256 {digest}; there is no published one to compare it with. It is pinned in {_pins()}, so a "
+            "file with another one will be refused",
             file=sys.stderr,
         )
 
@@ -100,8 +100,10 @@ def _convert(tag: Tag, source: Path, digest: str, path: Path, write: Callable) -
         "training": f"{tag.data}, by CAST's authors; they report {tag.reported}",
         "source": tag.address,
         "source_sha256": digest,
-        **({} if tag.classes else {"heads": "none"}),
     }
+    if not tag.classes:
+        metadata["heads"] = "none"
+
     write(path, config, _labels(config) if tag.classes else None, state, metadata)
 
 
@@ -127,8 +129,16 @@ def _source_digest(path: Path) -> str | None:
 
 def describe_tag(name: str) -> dict:
     """Return what ``hcast-zoo info --list`` shows for a tag."""
-    tag, pin_of_user = TAGS[name], pinned(name)
+    tag, digest = TAGS[name], pinned(name)
     cached = cache_folder() / f"{name}.safetensors"
+    head = f"{tag.classes} classes" if tag.classes else "no head"
+
+    verified = "no: SHA-256 not known yet"
+    if tag.sha256:
+        verified = "published SHA-256"
+    elif digest:
+        verified = "pinned"
+
     return {
         "name": name,
         "data": tag.data,
@@ -136,10 +146,10 @@ def describe_tag(name: str) -> dict:
         "parameters": tag.parameters,
         "license": tag.license,
         "where": tag.address,
-        "verified": "published SHA-256" if tag.sha256 else "pinned" if pin_of_user else "no: SHA-256 not known yet",
-        "sha256": pin_of_user,
+        "verified": verified,
+        "sha256": digest,
         "cached": str(cached) if cached.exists() else None,
-        "description": f"{tag.data}: {f'{tag.classes} classes' if tag.classes else 'no head'}; {tag.reported}",
+        "description": f"{tag.data}: {head}; {tag.reported}",
     }
 
 
@@ -172,6 +182,7 @@ def pin(name: str, digest: str) -> None:
         raise ValueError(f"expected a SHA-256 of 64 hexadecimal digits, got {clip(digest)!r}")
     if TAGS[name].sha256 not in (None, digest):
         raise ValueError(f"{name}: the package pins {TAGS[name].sha256}")
+
     write_whole(_pins(), json.dumps({**_read_pins(), name: digest}, indent=1))
 
 
@@ -186,6 +197,7 @@ def _read_pins() -> dict[str, str]:
         return {}
     except ValueError as error:
         raise ValueError(f"{_pins()}: expected JSON of tag names and SHA-256s: {error}") from error
+
     if not isinstance(pins, dict):
         raise ValueError(f"{_pins()}: expected a JSON object of tag names and SHA-256s")
     return pins
