@@ -220,7 +220,7 @@ def _training_sets(listing, taxonomy, options: dict, cache: bool) -> tuple:
     val_set = HierarchicalDataset.from_listing(val_part, train_set.taxonomy, cache=cache)
 
     _print_once(f"{len(train_set)} pictures to train on, {len(val_set)} to validate")
-    if few := train_set.few(FEW_PICTURES):
+    if few := train_set.rare_nodes(FEW_PICTURES):
         nodes = join_some([f"{printable(name)} ({count})" for name, count in few], 8)
         _print_once(f"note: nodes with fewer than {FEW_PICTURES} training pictures, too few to learn well: {nodes}")
 

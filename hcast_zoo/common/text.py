@@ -31,7 +31,7 @@ def printable(text: str) -> str:
 
 
 def join_some(texts: Sequence[str], most: int, separator: str = ", ") -> str:
-    """Join texts, but only the first ``most``, with the number of the others.
+    """Join the first ``most`` texts, and say how many others there are.
 
     Example:
         >>> join_some(["gull", "owl", "tern"], 2)

@@ -26,8 +26,8 @@ WHITE = (255, 255, 255)
 class HierarchicalDataset(Dataset):
     """Pictures with a label for each level.
 
-    An index may have a seed, ``(index, seed)``: augmentation then depends only on the seed, whichever worker makes the
-    sample. That is how a training run resumes exactly.
+    An index may come with a seed, ``(index, seed)``: augmentation then depends only on the seed, whichever worker makes
+    the sample, so that a training run resumes exactly.
 
     Args:
         pictures: Files, encoded pictures as bytes, or boxes in files.
@@ -55,17 +55,18 @@ class HierarchicalDataset(Dataset):
     ):
         if len(pictures) != len(labels):
             raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
+
         self.pictures, self.taxonomy, self.transform = list(pictures), taxonomy, transform
         self.skip_broken, self.random_background = skip_broken, random_background
         self.official_reading = False  # read pictures as the authors' loader does: see open_as_official
 
-        known: dict[tuple, tuple[int, ...]] = {}
+        label_cache: dict[tuple, tuple[int, ...]] = {}
         rows = []
-        for i, path in enumerate(labels):
+        for index, path in enumerate(labels):
             try:
-                rows.append(_labels(path, taxonomy, known))
+                rows.append(_labels(path, taxonomy, label_cache))
             except TaxonomyError as error:
-                raise TaxonomyError(f"{clip(self.name(i), 300)}: {error}") from error
+                raise TaxonomyError(f"{clip(self.name(index), 300)}: {error}") from error
 
         self.labels = torch.tensor(rows, dtype=torch.int64).view(len(rows), len(taxonomy.levels))
         self._cache: dict[int, Image.Image] | None = {} if cache else None
@@ -85,14 +86,14 @@ class HierarchicalDataset(Dataset):
         """Read a data set: a folder tree, or a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
 
         In a folder that ``hcast-zoo data prepare`` wrote, ``data.jsonl`` is read, with ``taxonomy.json`` if no other
-        tree is given. Several splits can be joined, ``train+val``; other common names of a part are accepted.
+        tree is given. Several splits can be joined, as in ``train+val``; other common names of a part are accepted.
 
         Args:
-            source: See :func:`.readers.read_listing`.
+            source: The folder or file; see :func:`.readers.read_listing`.
             taxonomy: The tree; by default that of the pictures' labels.
             split: Part of the source, or several.
             levels: Columns of a table that are levels, coarse to fine.
-            synonyms: Old name to new; see :func:`.readers.read_synonyms`.
+            synonyms: New names by old ones; see :func:`.readers.read_synonyms`.
             strict_names: Refuse a name below two parents instead of making two nodes of it.
             kwargs: Further arguments of the class.
 
@@ -111,7 +112,11 @@ class HierarchicalDataset(Dataset):
     def from_listing(
         cls, listing: Listing, taxonomy: Taxonomy | None = None, *, strict_names: bool = False, **kwargs
     ) -> "HierarchicalDataset":
-        """Return the data set of a listing, with the tree of its labels if no other is given."""
+        """Return the data set of a listing, with the tree of its labels if no other is given.
+
+        Raises:
+            ValueError: if there is no picture, or labels do not form a tree or are not in the given one.
+        """
         if not listing.pictures:
             raise ValueError(f"{listing.source}: expected at least one picture, got none")
 
@@ -122,7 +127,8 @@ class HierarchicalDataset(Dataset):
     def from_folder(cls, root: str | Path, taxonomy: Taxonomy | None = None, **kwargs) -> "HierarchicalDataset":
         """Read a tree of folders, one folder per node: ``root/order/family/species/picture.jpg``. Links are followed.
 
-        A picture above the leaves is labelled down to its folder. Pictures are sorted, for the same order everywhere.
+        A picture above the leaves is labelled down to its folder. Pictures are sorted, so that the order is the same on
+        every system.
         """
         root = Path(root)
         rows = folder_rows(root)
@@ -166,14 +172,16 @@ class HierarchicalDataset(Dataset):
 
         Files are not read.
         """
-        files = [str(p) for p in self.pictures if not isinstance(p, bytes)]
-        shared = len(os.path.commonpath(map(os.path.abspath, files))) if files else 0
+        files = [os.path.abspath(picture) for picture in self.pictures if not isinstance(picture, bytes)]
+        shared = len(os.path.commonpath(files)) if files else 0
+
         digest = hashlib.sha256(self.labels.numpy().tobytes())
         for picture in self.pictures:
             if isinstance(picture, bytes):
                 key = picture
             else:
                 key = os.path.abspath(picture)[shared:].encode(errors="surrogateescape")
+
             digest.update(len(key).to_bytes(8, "little") + key)
             if isinstance(picture, BoxedPicture):
                 digest.update(f"{picture.box.edges} {picture.box.relative} {picture.geometry}".encode())
@@ -181,23 +189,28 @@ class HierarchicalDataset(Dataset):
         return digest.hexdigest()
 
     def open(self, index: int) -> Image.Image:
-        """Return picture ``index`` as RGB or RGBA."""
+        """Return picture ``index`` as 8-bit RGB or RGBA.
+
+        Raises:
+            PictureError: if it cannot be read.
+        """
         read = open_as_official if self.official_reading else open_picture
         if self._cache is None:
             return read(self.pictures[index])
+
         if index not in self._cache:
             self._cache[index] = read(self.pictures[index])
         return self._cache[index]
 
-    def few(self, number: int) -> list[tuple[str, int]]:
-        """Return (name, count) of the nodes with fewer than ``number`` pictures, the fewest first."""
-        few = []
+    def rare_nodes(self, number: int) -> list[tuple[str, int]]:
+        """Return (name, count) of the nodes with fewer than ``number`` pictures, the rarest first."""
+        rare = []
         for level, names in enumerate(self.taxonomy.names):
             known = self.labels[:, level][self.labels[:, level] >= 0]
             counts = torch.bincount(known, minlength=len(names)).tolist()
-            few += [(name, count) for name, count in zip(names, counts) if count < number]
+            rare += [(name, count) for name, count in zip(names, counts) if count < number]
 
-        return sorted(few, key=lambda pair: pair[1])
+        return sorted(rare, key=lambda pair: pair[1])
 
     def name(self, index: int) -> str:
         """Return the file name of picture ``index``, or its number if it is given as bytes."""
@@ -205,14 +218,14 @@ class HierarchicalDataset(Dataset):
         return f"picture {index}" if isinstance(picture, bytes) else str(picture)
 
 
-def _labels(path: Sequence, taxonomy: Taxonomy, known: dict[tuple, tuple[int, ...]]) -> tuple[int, ...]:
-    """Return ``taxonomy.labels(path)``, cached in ``known``: millions of pictures have few different paths."""
+def _labels(path: Sequence, taxonomy: Taxonomy, cache: dict[tuple, tuple[int, ...]]) -> tuple[int, ...]:
+    """Return ``taxonomy.labels(path)``, cached because millions of pictures have few different paths."""
     try:
         key = (*path, *map(type, path))  # with types, because 1.0 equals 1 but is not a label
-        labels = known.get(key)
+        labels = cache.get(key)
     except TypeError:  # a list in the path, or no path at all
         return taxonomy.labels(path)
 
     if labels is None:
-        labels = known[key] = taxonomy.labels(path)
+        labels = cache[key] = taxonomy.labels(path)
     return labels

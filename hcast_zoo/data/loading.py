@@ -22,7 +22,7 @@ from .superpixel_cache import SuperpixelCache
 
 
 class SeededSampler(Sampler):
-    """Yield ``(index, seed)``; order and seeds are determined by the run's seed and the epoch.
+    """Yields ``(index, seed)``; order and seeds depend only on the run's seed and the epoch.
 
     Args:
         length: Size of the data set.
@@ -44,21 +44,22 @@ class SeededSampler(Sampler):
             order = rng.permutation(self.length)
         else:
             order = rng.choice(self.length, self.length, p=self.weights / self.weights.sum())
+
         yield from zip(order.tolist(), rng.integers(2**32, size=self.length).tolist())
 
 
 class SuperpixelCollate:
-    """Stack samples, mix them, and compute their superpixels, all in the loader's worker.
+    """Stacks samples, mixes them and computes their superpixels, all in the loader's worker.
 
-    Superpixels are computed on the mixed image. Differs from official: there, images are mixed after their superpixels
-    are computed (docs/official_differences.md, 23); ``paper_exact`` does the same.
+    Superpixels are computed on the mixed image. Differs from official: there, and with ``paper_exact``, images are
+    mixed after their superpixels are computed (docs/official_differences.md, 23).
 
     Args:
         config: The model's config, which defines the superpixels.
         mixup: Called with images and labels, returns mixed images and soft targets.
         paper_exact: Compute superpixels before mixing.
         cache: Folder that caches the superpixels of images that recur unchanged; see :class:`SuperpixelCache`.
-        device: The model's device. On an accelerator, the model computes SLIC itself: batches have no ``segments``.
+        device: The model's device. On an accelerator, the model computes SLIC itself, and batches have no ``segments``.
     """
 
     def __init__(
@@ -80,10 +81,10 @@ class SuperpixelCollate:
         self.cache = None if cache is None else SuperpixelCache(cache, config)
 
     def __call__(self, batch: list[tuple | None]) -> dict[str, Tensor | tuple[Tensor, ...]] | None:
-        """Return ``images`` (B, C, H, W), ``segments`` (B, H, W) int64, ``labels`` (B, L), and ``targets``.
+        """Return ``images`` (B, C, H, W), ``segments`` (B, H, W) int64, ``labels`` (B, L) int64, and ``targets``.
 
-        There are no ``segments`` if the model computes them. Samples that are None are dropped; if all are None, None
-        is returned.
+        The targets are the labels, or what ``mixup`` makes of them. There are no ``segments`` if the model computes
+        them. Samples that are None are dropped; if all are None, the result is None.
         """
         samples = [s for s in batch if s is not None]
         if self.mixup is not None and len(samples) % 2:  # mixing needs pairs
@@ -135,8 +136,8 @@ def seed_everything(seed: int) -> None:
 def start_quietly(worker: int) -> None:
     """Keep a loader's worker silent when its parent ends, for example after Ctrl-C; used as ``worker_init_fn``.
 
-    Without this, the multiprocessing thread that transfers tensors prints a traceback. Errors of the worker itself are
-    not affected: torch passes them to the parent.
+    Otherwise the multiprocessing thread that transfers tensors prints a traceback. Errors of the worker itself are not
+    affected, because torch passes them to the parent.
     """
 
     def hook(kind, error, traceback, before=sys.excepthook):
@@ -144,7 +145,7 @@ def start_quietly(worker: int) -> None:
             before(kind, error, traceback)
 
     sys.excepthook = hook
-    # A scheduler ends all processes of a job; the parent would report a worker that is killed by a signal.
+    # A scheduler signals all processes of a job; the parent would report a worker that was killed by a signal.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -153,13 +154,13 @@ def start_quietly(worker: int) -> None:
 def read_ahead(dataset: Dataset, batch_size: int, threads: int) -> Iterator[list]:
     """Yield batches, as lists of items in order, while threads read the next one.
 
-    Decoders, OpenCV's superpixels and torch release the interpreter's lock, so reading overlaps with the model in a
-    single process.
+    Decoders, OpenCV's superpixels and torch release the interpreter's lock, so reading overlaps with the model even in
+    a single process.
 
     Args:
-        dataset: A data set with a length, whose items can be read in several threads at the same time.
-        batch_size: Items per batch.
-        threads: Number of threads; at most two batches are in memory.
+        dataset: A data set with a length, whose items several threads can read at the same time.
+        batch_size: Items per batch; at most two batches are in memory.
+        threads: Number of threads.
     """
     indices = iter(range(len(dataset)))  # type: ignore[arg-type]
     with ThreadPoolExecutor(threads) as pool:
@@ -182,10 +183,10 @@ def start_workers(loader: DataLoader) -> Iterator:
     if loader.num_workers == 0:
         return iter(loader)
 
-    pressed: list[int] = []
+    received: list[int] = []
     try:
-        with replaced((signal.SIGINT, *ENDING), lambda number, _: pressed.append(number)):
+        with replaced((signal.SIGINT, *ENDING), lambda number, _: received.append(number)):
             return iter(loader)
     finally:
-        if pressed:
-            signal.raise_signal(pressed[0])
+        if received:
+            signal.raise_signal(received[0])

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def is_vmapped(x: Tensor) -> bool:
-    """Return whether this is a tensor inside ``torch.vmap``, where no value can decide what happens next."""
+    """Return whether this is a tensor inside ``torch.vmap``, where control flow cannot depend on values."""
     if torch.compiler.is_compiling() or not isinstance(x, Tensor):
         return False
     return torch._C._functorch.is_batchedtensor(x)
@@ -24,14 +24,14 @@ def is_plain(x: Tensor) -> bool:
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-# Operators whose results are kept when the rest is computed again: matrix products, and attention.
-DEAR = ("addmm", "mm", "bmm", "baddbmm")
+# Beside attention, the operators whose results are kept when the rest is recomputed: matrix products.
+COSTLY = ("addmm", "mm", "bmm", "baddbmm")
 
 
 def recomputed(function: Callable, *inputs: Any) -> Any:
-    """Call a function, of which autograd keeps the inputs and what is dear to compute; norms, GELU and dropout are not.
+    """Call a function of which autograd keeps only the inputs, matrix products and attention.
 
-    They are computed again in the backward pass, from the same random numbers.
+    The rest (norms, GELU, dropout) is recomputed in the backward pass, from the same random numbers.
     """
     from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
@@ -43,8 +43,8 @@ def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Any:
     from torch.utils.checkpoint import CheckpointPolicy
 
     name = operator.__name__.partition(".")[0]
-    dear = name in DEAR or "attention" in name
-    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+    is_costly = name in COSTLY or "attention" in name
+    return CheckpointPolicy.MUST_SAVE if is_costly else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 class ConvNorm(nn.Module):
@@ -56,14 +56,13 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out_chans, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(
-            self.norm(self.conv(x)), inplace=True
-        )  # safe in place: the norm's backward pass needs only its input
+        # Safe in place: the backward pass of the norm needs only its input.
+        return F.relu(self.norm(self.conv(x)), inplace=True)
 
     def train(self, mode: bool = True) -> "ConvNorm":
         """Set the mode; a norm whose parameters are frozen keeps its statistics.
 
-        Else training an adapter (LoRA), which is saved without the statistics, would move those of the frozen network.
+        Otherwise training an adapter (LoRA), which is saved without the statistics, would change the frozen network.
         """
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.norm.parameters()):
@@ -91,7 +90,7 @@ class ConvStem(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         # On CPUs, channels-last convolutions are faster, and give an image the same bits in any batch. With channels
         # first, the algorithm and therefore the rounding depend on the batch size.
-        if not is_vmapped(x):  # torch.vmap knows no such layout
+        if not is_vmapped(x):  # torch.vmap does not support this layout
             x = x.contiguous(memory_format=torch.channels_last)
         return super().forward(x)
 
@@ -117,10 +116,10 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
 
 @torch.fx.wrap  # a tracer keeps it whole, since it looks at the tensors
 def mix_values(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Return (B, heads, N, d) values, averaged with the attention probabilities.
+    """Return the (B, heads, N, d) averages of the values, weighted by the attention probabilities.
 
-    By torch's fused kernel, except in a training step in bfloat16 on a CPU: there the kernel's backward pass takes
-    several times as long as the two products and the softmax.
+    This is torch's fused kernel, except in a training step in bfloat16 on a CPU, where the kernel's backward pass takes
+    several times as long as two products and a softmax.
     """
     if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
         return attention_weights(q, k, mask) @ v
@@ -139,7 +138,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, key_mask: Tensor | None = None, need_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend.
+        """Let tokens attend to each other.
 
         Args:
             x: (B, N, C) tokens.
@@ -180,7 +179,7 @@ class Mlp(nn.Module):
 class StochasticDepth(nn.Module):
     """Drop a branch of some pictures in training, and scale the others up: torchvision's, one row per picture.
 
-    torchvision is imported by the first training step alone, since its import takes as long as torch's.
+    Only training imports torchvision, because the import takes as long as torch's.
 
     Args:
         p: Probability in [0, 1] that a branch is dropped.

@@ -24,9 +24,9 @@ def packaged_weights() -> dict[str, dict]:
 
 
 def packaged_name(source: str | Path) -> str | None:
-    """Return which of :func:`packaged_weights` a source names: one of them, or a variant for its default."""
+    """Return the name of the packaged weights that a source means, also by a variant's name; None if it means none."""
     name = str(source)
-    return next((known for known in packaged_weights() if name in (known, known.split(".")[0])), None)
+    return next((packaged for packaged in packaged_weights() if name in (packaged, packaged.split(".")[0])), None)
 
 
 def shipped_path(entry: dict) -> Path:
