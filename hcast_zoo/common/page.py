@@ -32,17 +32,17 @@ svg { max-width: 100%; height: auto }
 """.strip()
 
 
-def write_text(text: object) -> str:
+def escape_text(text: object) -> str:
     """Return untrusted text as HTML: escaped, without control characters and lone surrogates."""
     return html.escape(printable(str(text).encode(errors="replace").decode()))
 
 
-def write_page(title: str, body: str, style: str = "") -> str:
+def make_page(title: str, body: str, style: str = "") -> str:
     """Return an HTML page.
 
     Args:
         title: Plain text.
-        body: HTML; untrusted text in it must have gone through :func:`write_text`.
+        body: HTML; untrusted text in it must have gone through :func:`escape_text`.
         style: CSS of this page, which follows the CSS of all pages.
     """
     return (
@@ -51,11 +51,11 @@ def write_page(title: str, body: str, style: str = "") -> str:
         # The browser runs no script and fetches nothing, whatever is in the page.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
-        f"<title>{write_text(title)}</title>\n<style>\n{STYLE}\n{style}</style>\n</head>\n<body>\n"
-        f"<main>\n<h1>{write_text(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<title>{escape_text(title)}</title>\n<style>\n{STYLE}\n{style}</style>\n</head>\n<body>\n"
+        f"<main>\n<h1>{escape_text(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
-def write_bar(share: float) -> str:
+def make_bar(share: float) -> str:
     """Return a bar that is filled to a share in [0, 1]."""
     return f'<span class="bar"><i style="width:{100 * min(1.0, max(0.0, share)):.0f}%"></i></span>'

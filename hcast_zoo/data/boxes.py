@@ -150,12 +150,13 @@ class BoxedPicture(os.PathLike):
 
 def with_geometry(pictures: Iterable, geometry: BoxGeometry | None) -> list:
     """Return the same pictures, with a new geometry for those that are boxes; None changes nothing."""
-    if geometry is None:
-        return list(pictures)
-    return [
-        dataclasses.replace(picture, geometry=geometry) if isinstance(picture, BoxedPicture) else picture
-        for picture in pictures
-    ]
+    changed = []
+    for picture in pictures:
+        if geometry is not None and isinstance(picture, BoxedPicture):
+            picture = dataclasses.replace(picture, geometry=geometry)
+        changed.append(picture)
+
+    return changed
 
 
 def crop_edges(box: Box, geometry: BoxGeometry, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -74,15 +74,15 @@ def read_listing(
             listing.groups.append(str(number) if isinstance(picture, bytes) else os.path.dirname(picture))
 
     if synonyms:
-        listing.paths = [[_current(name, synonyms) for name in path] for path in listing.paths]
+        listing.paths = [_current_names(path, synonyms) for path in listing.paths]
     if not listing.pictures:
         raise ValueError(f"{source}: expected at least one picture, got none")
 
     return listing
 
 
-def _current(name: object, synonyms: Mapping[str, str]) -> object:
-    return synonyms.get(name, name) if isinstance(name, str) else name
+def _current_names(path: Sequence, synonyms: Mapping[str, str]) -> list:
+    return [synonyms.get(name, name) if isinstance(name, str) else name for name in path]
 
 
 def read_synonyms(path: str | Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..common.files import write_whole
-from ..common.page import write_page, write_text
+from ..common.page import escape_text, make_page
 from ..data.dataset import HierarchicalDataset
 from ..data.pictures import PictureError
 from ..data.thumbnails import make_thumbnail
@@ -144,8 +144,8 @@ def write_report(
     answers, labels = measured.answers[report.decoding], measured.labels
     facts = ", ".join(f"{key} {value}" for key, value in about.items() if value)
     parts = [
-        f"<p>{measured.pictures} pictures, decoding {write_text(report.decoding)}. "
-        f'<span class="faint">{write_text(facts)}</span></p>',
+        f"<p>{measured.pictures} pictures, decoding {escape_text(report.decoding)}. "
+        f'<span class="faint">{escape_text(facts)}</span></p>',
         _metric_table(report, measured.results[report.decoding]),
         "<h2>Risk and coverage along the tree</h2>",
         _plot(
@@ -163,13 +163,13 @@ def write_report(
         _tree(report, dataset.taxonomy),
     ]
     title = f"Evaluation on {dataset.taxonomy.name or 'labelled pictures'}"
-    write_whole(folder / "index.html", write_page(title, "\n".join(parts)))
+    write_whole(folder / "index.html", make_page(title, "\n".join(parts)))
 
 
 def _metric_table(report: Report, results: dict[str, float]) -> str:
-    rows = [f"<tr><td>{write_text(name)}</td><td>{value:.2f}</td><td></td></tr>" for name, value in results.items()]
+    rows = [f"<tr><td>{escape_text(name)}</td><td>{value:.2f}</td><td></td></tr>" for name, value in results.items()]
     for name, interval in report.metrics.items():
-        label = write_text(name.replace("_", " "))
+        label = escape_text(name.replace("_", " "))
         rows.append(
             f"<tr><td>{label}</td><td>{interval.value:.2f}</td><td>{interval.low:.2f} to {interval.high:.2f}</td></tr>"
         )
@@ -193,7 +193,7 @@ def _reliability(answers: Answers, labels: Tensor, taxonomy: Taxonomy) -> str:
     drawn = []
     for name, points in figures:
         plot = _plot(points, "confidence", "right", name=f"{name}: right answers by confidence", diagonal=True)
-        drawn.append(f"<figure><figcaption>{write_text(name)}</figcaption>{plot}</figure>")
+        drawn.append(f"<figure><figcaption>{escape_text(name)}</figcaption>{plot}</figure>")
 
     return f'<div class="grid">{"".join(drawn)}</div>'
 
@@ -221,12 +221,12 @@ def _plot(
     line = '<path d="M20 180L180 20" stroke-dasharray="3" stroke="currentColor" opacity=".4"/>' if diagonal else ""
     return (
         '<svg viewBox="0 0 200 200" width="260" fill="none" font-size="9" role="img" '
-        f'aria-label="{write_text(name)}">'
+        f'aria-label="{escape_text(name)}">'
         f'<path d="M20 20V180H180" stroke="currentColor"/>{line}'
         f'<polyline points="{joined}" style="stroke: var(--accent)" stroke-width="1.5"/>'
         f'<g style="fill: var(--accent)">{dots}</g>'
-        f'<g fill="currentColor"><text x="100" y="195" text-anchor="middle">{write_text(x)}</text>'
-        f'<text x="24" y="16">{write_text(y)}, to {height:.0%}</text></g></svg>'
+        f'<g fill="currentColor"><text x="100" y="195" text-anchor="middle">{escape_text(x)}</text>'
+        f'<text x="24" y="16">{escape_text(y)}, to {height:.0%}</text></g></svg>'
     )
 
 
@@ -244,7 +244,7 @@ def _confusions(measured: Measured, decoding: str, dataset: HierarchicalDataset,
     worst = sorted(pairs.items(), key=lambda item: (-len(item[1]), -_severity(*item[0])))
     for (true, answer), rows in worst[:WORST]:
         figures = [_example(dataset, int(measured.numbers[row]), config) for row in rows[:EXAMPLES]]
-        parts.append(f"<p><b>{write_text(true[-1])}</b> taken for <b>{write_text(answer[-1])}</b>: {len(rows)}</p>")
+        parts.append(f"<p><b>{escape_text(true[-1])}</b> taken for <b>{escape_text(answer[-1])}</b>: {len(rows)}</p>")
         parts.append(f'<div class="grid">{"".join(figures)}</div>')
 
     return "\n".join(parts) or "<p>None.</p>"
@@ -260,9 +260,11 @@ def _example(dataset: HierarchicalDataset, number: int, config: HCastConfig) -> 
     try:
         address = make_thumbnail(dataset.open(number), config, side=128)
     except PictureError:
-        return f"<figure><figcaption>{write_text(name)}</figcaption></figure>"
+        return f"<figure><figcaption>{escape_text(name)}</figcaption></figure>"
 
-    return f'<figure><img src="{address}" alt="{write_text(name)}"><figcaption>{write_text(name)}</figcaption></figure>'
+    return (
+        f'<figure><img src="{address}" alt="{escape_text(name)}"><figcaption>{escape_text(name)}</figcaption></figure>'
+    )
 
 
 def _tree(report: Report, taxonomy: Taxonomy) -> str:
@@ -279,10 +281,10 @@ def _tree(report: Report, taxonomy: Taxonomy) -> str:
             return ""
 
         below = "".join(branch(depth + 1, child) for child in children.get((depth, index), []))
-        confused = f", most often taken for {write_text(score.confused_with)}" if score.confused_with else ""
+        confused = f", most often taken for {escape_text(score.confused_with)}" if score.confused_with else ""
         text = (
             f'<span style="border-left: 0.7rem solid hsl({1.2 * score.recall:.0f} 70% 45%); padding-left: 0.4rem">'
-            f"{write_text(score.name)}</span> "
+            f"{escape_text(score.name)}</span> "
             f'<span class="faint">recall {score.recall:.0f} %, precision {score.precision:.0f} %, '
             f"{score.pictures} pictures{confused}</span>"
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..common.files import write_whole
-from ..common.page import write_bar, write_page, write_text
+from ..common.page import escape_text, make_bar, make_page
 from ..data.boxes import BoxedPicture, BoxGeometry
 from ..data.pictures import PictureError
 from ..data.thumbnails import make_thumbnail
@@ -74,7 +74,7 @@ class Gallery:
         """Write the page; a picture that can no longer be read is replaced by its name."""
         pictures = sum(self.counts.values())
         failed = f", {self.failed} could not be read" if self.failed else ""
-        model, checksum = write_text(self.source.model), write_text(self.source.sha256[:12])
+        model, checksum = escape_text(self.source.model), escape_text(self.source.sha256[:12])
         parts = [
             f'<p>{pictures} pictures labelled{failed}. <span class="faint">Model {model}, SHA-256 {checksum}. '
             "The yellow outline is what the model saw.</span></p>"
@@ -86,10 +86,10 @@ class Gallery:
 
         if self.errors:
             parts += ["<h2>Not read</h2>", "<ul>"]
-            parts += [f"<li>{write_text(p.file)}: {write_text(p.error)}</li>" for p in self.errors]
+            parts += [f"<li>{escape_text(p.file)}: {escape_text(p.error)}</li>" for p in self.errors]
             parts += ["</ul>"]
 
-        write_whole(output, write_page("What is in these pictures", "\n".join(parts)))
+        write_whole(output, make_page("What is in these pictures", "\n".join(parts)))
 
     def _branches(self, path: Node, below: dict[Node, int], children: dict[Node, list[Node]]) -> list[str]:
         """Return the pictures at a node and below it, as nested, collapsible sections."""
@@ -107,8 +107,8 @@ class Gallery:
             level = self.source.levels[len(path)]
             opened = " open" if len(node) < len(self.source.levels) else ""
             parts.append(
-                f"<details{opened}><summary>{write_text(node[-1])} "
-                f'<span class="faint">{write_text(level)}, {below[node]}</span></summary>'
+                f"<details{opened}><summary>{escape_text(node[-1])} "
+                f'<span class="faint">{escape_text(level)}, {below[node]}</span></summary>'
             )
             parts += self._branches(node, below, children)
             parts.append("</details>")
@@ -133,20 +133,20 @@ class Gallery:
                 self.thumbnails[key] = ""
 
         address = self.thumbnails[key]
-        image = f'<img src="{address}" alt="{write_text(name)}" loading="lazy">' if address else ""
+        image = f'<img src="{address}" alt="{escape_text(name)}" loading="lazy">' if address else ""
 
-        title = write_text(name)
+        title = escape_text(name)
         if prediction.path:
             title = f"<b>{prediction.path_probability:.0%}</b> {title}"
         lines = [title]
         if with_path:
-            lines.append(write_text(" > ".join(prediction.path) or "no answer"))
+            lines.append(escape_text(" > ".join(prediction.path) or "no answer"))
         if prediction.runner_up:
-            lines.append(f"else {write_text(prediction.runner_up[-1])} {prediction.runner_up_probability:.0%}")
+            lines.append(f"else {escape_text(prediction.runner_up[-1])} {prediction.runner_up_probability:.0%}")
         if prediction.reason:
-            lines.append(f"<small>{write_text(prediction.reason)}</small>")
+            lines.append(f"<small>{escape_text(prediction.reason)}</small>")
 
-        bar = write_bar(prediction.path_probability if prediction.path else 0.0)
+        bar = make_bar(prediction.path_probability if prediction.path else 0.0)
         return f"<figure>{image}{bar}<figcaption>{'<br>'.join(lines)}</figcaption></figure>\n"
 
 

@@ -310,10 +310,13 @@ class Predictor:
             rows: For each picture, one (1, C_l) tensor of logits per level.
         """
         calibration = self._flat or self.calibration
-        scaled = [calibration.logits([x.float() for x in row]) for row in rows]
+        scaled = []
+        for row in rows:
+            scaled.append(calibration.logits([x.float() for x in row]))
+
         combined = []
-        for temperature, levels in zip(calibration.temperatures, zip(*scaled)):
-            logs = torch.cat(levels).log_softmax(-1)
+        for temperature, level in zip(calibration.temperatures, zip(*scaled)):
+            logs = torch.cat(level).log_softmax(-1)
             combined.append(temperature * logs.sum(0, keepdim=True))
 
         return combined

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..common.files import write_whole
-from ..common.page import write_page as page_html
-from ..common.page import write_text
+from ..common.page import escape_text, make_page
 from ..common.text import clip
 from ..data.boxes import BoxedPicture
 from ..data.pictures import PictureError
@@ -102,7 +101,7 @@ def write_page(report: Report, path: str | Path) -> None:
     """
     title = f"{report.listing.source.resolve().name}: what to fix"
     body = "\n".join(_Page(report, Path(path).parent).body())
-    write_whole(path, page_html(title, body, STYLE))
+    write_whole(path, make_page(title, body, STYLE))
 
 
 class _Page:
@@ -232,8 +231,8 @@ class _Page:
         picture, measured = self.report.listing.pictures[index], self.report.measured[index]
         image = self._thumbnail(picture)
         if not isinstance(picture, bytes):
-            name = write_text(f"open {os.path.basename(self._file(index))}")
-            image = f'<a href="{write_text(self._link(picture))}" aria-label="{name}">{image or "open"}</a>'
+            name = escape_text(f"open {os.path.basename(self._file(index))}")
+            image = f'<a href="{escape_text(self._link(picture))}" aria-label="{name}">{image or "open"}</a>'
         part = f'<span class="part">{_text(self._part(index))}</span> ' if self.report.listing.splits else ""
         size = f"{measured.width} x {measured.height}"
         label = _text(self.report.label(index) or "no label")
@@ -313,7 +312,7 @@ class _Page:
 
 
 def _text(text: str) -> str:
-    return write_text(clip(text, 500))
+    return escape_text(clip(text, 500))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

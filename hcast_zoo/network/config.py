@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
 from typing import Any
 
 from ..common.text import brief, clip
@@ -118,18 +117,19 @@ class HCastConfig:
         if self.head_stages is None and isinstance(self.level_classes, tuple):
             object.__setattr__(self, "head_stages", default_head_stages(len(self.level_classes)))
 
-        self._validate()
+        self._validate_architecture()
+        self._validate_preprocessing()
+        self._validate_stem()
+        check_config(self)
 
-    def _validate(self) -> None:
-        def check(ok: bool, field: str, expected: str) -> None:
-            if not ok:
-                raise ValueError(f"{field}: expected {expected}, got {brief(getattr(self, field))}")
+    def _check(self, ok: bool, field: str, expected: str) -> None:
+        if not ok:
+            raise ValueError(f"{field}: expected {expected}, got {brief(getattr(self, field))}")
 
-        def integers(values: Any, low: int) -> bool:
-            return isinstance(values, tuple) and all(type(v) is int and low <= v <= MAX_CLASSES for v in values)
-
+    def _validate_architecture(self) -> None:
+        check = self._check
         check(
-            integers(self.level_classes, 1) and 0 < len(self.level_classes) <= MAX_LEVELS,
+            are_counts(self.level_classes) and 0 < len(self.level_classes) <= MAX_LEVELS,
             "level_classes",
             f"at least one level and at most {MAX_LEVELS}, each with 1 class or more",
         )
@@ -148,14 +148,14 @@ class HCastConfig:
         )
 
         check(
-            integers(self.depths, 1) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 256,
+            are_counts(self.depths) and len(self.depths) == NUM_STAGES and sum(self.depths) <= 256,
             "depths",
             "four block counts of 1 or more, 256 together at most",
         )
         check_clusters(self.num_clusters, self.num_superpixels)
 
         check(
-            integers(self.head_stages, 1) and max(self.head_stages, default=0) == NUM_STAGES,
+            are_counts(self.head_stages) and max(self.head_stages, default=0) == NUM_STAGES,
             "head_stages",
             "stages from 1 to 4, with stage 4 among them",
         )
@@ -174,6 +174,9 @@ class HCastConfig:
             "mlp_ratio",
             "a factor in (0, 64]",
         )
+
+    def _validate_preprocessing(self) -> None:
+        check = self._check
         check(self.superpixels in SUPERPIXELS, "superpixels", "'seeds', 'slic' or 'grid'")
         check(
             self.interpolation in ("bicubic", "bilinear", "nearest", "lanczos"),
@@ -185,7 +188,6 @@ class HCastConfig:
         check(is_number(self.crop_pct) and 0.05 <= self.crop_pct <= 1, "crop_pct", "a fraction in [0.05, 1]")
 
         check(self.crop_mode in CROP_MODES, "crop_mode", "'center', 'pad' or 'squash'")
-        self._validate_stem(check)
 
         for field in ("mean", "std"):
             value = getattr(self, field)
@@ -197,9 +199,9 @@ class HCastConfig:
 
         check(len(self.mean) == len(self.std), "mean", "as many values as std")
         check(all(s >= 1e-6 for s in self.std), "std", "positive values, from 1e-6 on")
-        check_config(self)
 
-    def _validate_stem(self, check: Callable[[bool, str, str], None]) -> None:
+    def _validate_stem(self) -> None:
+        check = self._check
         check(
             isinstance(self.stem, str) and STEM.fullmatch(self.stem) is not None,
             "stem",
@@ -285,6 +287,11 @@ class HCastConfig:
         return self.image_size // CELL_SIZE
 
 
+def are_counts(values: Any) -> bool:
+    """Return whether a value is a tuple of positive integers, none larger than any count may be."""
+    return isinstance(values, tuple) and all(type(v) is int and 1 <= v <= MAX_CLASSES for v in values)
+
+
 def is_number(value: Any) -> bool:
     """Return whether a value is a number, not a bool, of at most 1e9 either way; inf and nan are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
@@ -295,7 +302,8 @@ def default_head_stages(num_levels: int) -> tuple[int, ...]:
 
     Source: official cast_deit_hier.py:203-215 for 2 and 3 levels; the same rule for any other number.
     """
-    return tuple(min(NUM_STAGES, NUM_STAGES - level + max(0, num_levels - NUM_STAGES)) for level in range(num_levels))
+    finest = max(1, NUM_STAGES + 1 - num_levels)
+    return tuple(min(NUM_STAGES, finest + above) for above in reversed(range(num_levels)))
 
 
 def check_clusters(num_clusters: tuple[int, ...] | list[int], num_superpixels: int) -> tuple[int, ...]:

@@ -165,11 +165,13 @@ class Encoder(nn.Module):
         )
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid_size**2, dim, **dd))
-        rates = iter(torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist())
-        self.stages = nn.ModuleList(
-            self.stage_class(config, i, [next(rates) for _ in range(depth)], **dd)
-            for i, depth in enumerate(config.depths)
-        )
+
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist()
+        self.stages = nn.ModuleList()
+        for index, depth in enumerate(config.depths):
+            self.stages.append(self.stage_class(config, index, rates[:depth], **dd))
+            rates = rates[depth:]
+
         self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
 
     def encode(

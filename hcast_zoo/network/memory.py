@@ -29,17 +29,18 @@ def memory_budget() -> int:
     return int(number * 2**30)
 
 
-def check_memory(size: int, field: str, what: str) -> None:
+def check_memory(size: int, field: str, subject: str) -> None:
     """Raise MemoryBudgetError if a number of bytes is above the budget.
 
     Args:
-        size: In bytes.
-        field: What a user can change.
-        what: What takes the memory.
+        size: The number of bytes.
+        field: The field or file that a user can change, which begins the message.
+        subject: What takes the memory, the subject of the message.
     """
-    if size > memory_budget():
+    budget = memory_budget()
+    if size > budget:
         raise MemoryBudgetError(
-            f"{field}: {what} would take {gibibytes(size)} of memory, expected at most {gibibytes(memory_budget())}: "
+            f"{field}: {subject} would take {gibibytes(size)} of memory, expected at most {gibibytes(budget)}: "
             f"choose less, or raise the budget with the environment variable {VARIABLE}"
         )
 

@@ -110,6 +110,15 @@ def _unplaced(parent: str) -> str:
     return parent if parent.endswith("incertae sedis") else f"{parent} incertae sedis"
 
 
+def _with_ancestors(path: tuple[str, ...], namesakes: Sequence[tuple[str, ...]]) -> str:
+    """Return the last name of a path with as many ancestors in brackets as tell it apart from all its namesakes."""
+    depth = 2
+    while sum(other[-depth:] == path[-depth:] for other in namesakes) > 1:
+        depth += 1
+
+    return f"{path[-1]} ({' < '.join(path[-2 : -depth - 1 : -1])})"
+
+
 def unique_names(level: str, paths: Sequence[tuple[str, ...]], strict: bool) -> tuple[str, ...]:
     """Return a name for each node of a level, unique in it: in brackets, as many ancestors as tell two nodes apart.
 
@@ -146,12 +155,7 @@ def unique_names(level: str, paths: Sequence[tuple[str, ...]], strict: bool) -> 
     for path in paths:
         name = path[-1]
         if count[name] > 1:
-            namesakes = [other for other in shared if other[-1] == name]
-            depth = 2
-            while sum(other[-depth:] == path[-depth:] for other in namesakes) > 1:
-                depth += 1
-
-            name = f"{name} ({' < '.join(path[-2 : -depth - 1 : -1])})"
+            name = _with_ancestors(path, [other for other in shared if other[-1] == name])
             while name in taken:
                 name += "'"
             taken.add(name)

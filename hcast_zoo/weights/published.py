@@ -57,21 +57,19 @@ def _moco(variant: str, reported: str, parameters: int) -> Tag:
     )
 
 
-TAGS: dict[str, Tag] = {
-    tag.name: tag
-    for tag in (
-        Tag(
-            name="hcast_small.cast_in1k",
-            repo="twke/CAST",
-            path="snapshots/deit/imagenet1k/cast_small/best_checkpoint.pth",
-            data="ImageNet-1k",
-            classes=1000,
-            license=MIT_CODE,
-            reported="80.4 % top-1",
-            parameters=26_561_944,
-        ),
-        _moco("hcast_small", "68.1 % top-1 by linear probe", 26_176_944),
-        _moco("hcast_small_deep", "69.1 % top-1 by linear probe", 33_274_800),
-        _moco("hcast_base", "72.4 % top-1 by linear probe", 103_935_840),
-    )
-}
+_PUBLISHED = (
+    Tag(
+        name="hcast_small.cast_in1k",
+        repo="twke/CAST",
+        path="snapshots/deit/imagenet1k/cast_small/best_checkpoint.pth",
+        data="ImageNet-1k",
+        classes=1000,
+        license=MIT_CODE,
+        reported="80.4 % top-1",
+        parameters=26_561_944,
+    ),
+    _moco("hcast_small", "68.1 % top-1 by linear probe", 26_176_944),
+    _moco("hcast_small_deep", "69.1 % top-1 by linear probe", 33_274_800),
+    _moco("hcast_base", "72.4 % top-1 by linear probe", 103_935_840),
+)
+TAGS: dict[str, Tag] = {tag.name: tag for tag in _PUBLISHED}
