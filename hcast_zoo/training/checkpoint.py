@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ..common.claim import digest_of
 from ..common.files import MAX_TEXT, check_file, sha256, write_whole
+from ..common.processes import Processes
 from ..common.text import from_json
 
 PROGRESS = "progress.json"
@@ -84,19 +86,35 @@ def find_checkpoint(output: Path) -> tuple[Path, dict, str | None] | None:
     Raises:
         CheckpointError: if all are damaged.
     """
-    wrong = None
+    problem = None
     for folder in (output / NEWEST, output / PREVIOUS):
         if not folder.exists():
             continue
         try:
-            return folder, verify(folder), wrong
+            return folder, verify(folder), problem
         except CheckpointError as error:
-            wrong = f"{wrong}; {error}" if wrong else str(error)
+            problem = f"{problem}; {error}" if problem else str(error)
 
-    if wrong:
+    if problem:
         raise CheckpointError(
-            f"no checkpoint of this run is intact ({wrong}): restore one, or delete {output / NEWEST} and "
+            f"no checkpoint of this run is intact ({problem}): restore one, or delete {output / NEWEST} and "
             f"{output / PREVIOUS} to start over"
         )
 
     return None
+
+
+def agree_on_checkpoint(output: Path, processes: Processes) -> tuple[Path, dict, str | None] | None:
+    """Return, in every process, the checkpoint that :func:`find_checkpoint` finds in the first one."""
+    checkpoint: Any = None
+    if processes.is_main:
+        try:
+            checkpoint = find_checkpoint(output)
+        except CheckpointError as error:
+            checkpoint = error
+
+    checkpoint = processes.gather(checkpoint)[0]
+    if isinstance(checkpoint, CheckpointError):
+        raise checkpoint
+
+    return checkpoint

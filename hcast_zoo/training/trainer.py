@@ -8,20 +8,18 @@ first one prints, logs and writes.
 """
 
 import contextlib
-import copy
 import dataclasses
 import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import timm.scheduler
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from torch import Tensor
 from tqdm import tqdm
 
 from ..common.claim import claim, digest_of, own_folder
@@ -30,17 +28,17 @@ from ..common.processes import Processes, copy_buffers
 from ..common.progress import hides_bars
 from ..common.text import clip
 from ..data.dataset import HierarchicalDataset
-from ..data.loading import SeededSampler, SuperpixelCollate, seed_everything, start_quietly
+from ..data.loading import SeededSampler, seed_everything
 from ..data.transforms import eval_transform
 from ..evaluation.evaluate import evaluate
 from ..network.config import HCastConfig
 from ..network.model import HCast
 from ..weights.file import Weights, fit_state_dict, save_weights
-from .augmentation import make_mixup, train_transform
+from .augmentation import train_transform
 from .average import make_average
-from .checkpoint import NEWEST, UNFINISHED, CheckpointError, find_checkpoint, promote, seal
+from .batches import fitting_batches, make_loader, rest_of_epoch, split_batch
+from .checkpoint import NEWEST, UNFINISHED, CheckpointError, agree_on_checkpoint, find_checkpoint, promote, seal
 from .estimate import as_time, check_batch, estimate_seconds
-from .gpu_loader import DeviceLoader
 from .imbalance import make_loss, sample_weights
 from .optimizer import make_optimizer
 from .provenance import describe_choice
@@ -50,8 +48,6 @@ from .settings import CHANGEABLE, TrainConfig
 from .start import fit_evidence, fit_heads, freeze, load_stem, set_training
 from .teacher import distillation_loss, load_teacher
 from .views import FOLDER, ViewFolder, ViewSet
-
-FITTING_BATCH = 32  # pictures at once when heads are fitted
 
 
 class DivergedError(ValueError):
@@ -96,13 +92,7 @@ class Trainer:
         if config.level_classes != train_set.taxonomy.level_classes or train_set.taxonomy != val_set.taxonomy:
             raise ValueError("expected a model, a training set and a validation set with the same taxonomy")
 
-        # Without this, accelerate would not see that torchrun started several processes on CPUs.
-        several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
-        precision = settings.mixed_precision
-        if settings.paper_exact and precision == "no" and torch.cuda.is_available():
-            precision = "fp16"  # as the official code always does on a GPU, with gradient scaling
-
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=several_on_cpu)
+        self.accelerator = make_accelerator(settings)
         self.processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
         world = self.processes.count
         if len(train_set) < settings.batch_size * world:
@@ -118,11 +108,7 @@ class Trainer:
             "taxonomy_sha256": digest_of(train_set.taxonomy.to_dict()),
             "start_weights_sha256": None if init is None else init.digest(),
         }
-        train_set.transform, val_set.transform = train_transform(config, settings), eval_transform(config)
-        train_set.random_background = settings.random_background
-        train_set.official_reading = val_set.official_reading = settings.paper_exact
-        self.train_set, self.taxonomy = train_set, train_set.taxonomy
-        self.val_set: HierarchicalDataset | ViewSet = val_set
+        self._set_data(train_set, val_set)
 
         self.is_new = init is None
         self.fits_heads = settings.fit_heads and (init is None or init.taxonomy != self.taxonomy)
@@ -132,32 +118,65 @@ class Trainer:
             self.teacher = load_teacher(settings.teacher, self.taxonomy, config).to(self.accelerator.device)
         self.ema = make_average(model, settings)
         optimizer = make_optimizer(model, settings, settings.batch_size * world)
+
         with own_folder(self.output, self.processes), self.accelerator.main_process_first():
             self._claim_folder(made_of, accept_changes)
 
-        drawn = sample_weights(train_set.labels, settings.sampler)
         readers = choose_readers(settings.batch_size, config.image_size, world)
         self.workers = readers if settings.workers is None else settings.workers
-        self.sampler: SeededSampler
-        if settings.paper_exact and world > 1:  # docs/official_differences.md, 45
-            self.sampler = RepeatedSampler(len(train_set), settings.seed, world, settings.batch_size)
-        else:
-            self.sampler = SeededSampler(len(train_set), settings.seed, drawn)
-
+        drawn = sample_weights(train_set.labels, settings.sampler)
+        self.sampler = self._make_sampler(drawn)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.views: ViewSet | None = None
-        if settings.augment_views:
-            folder = ViewFolder(settings.view_cache or self.output / FOLDER, model, settings)
-            self.views = ViewSet(train_set, folder, settings.augment_views)
-            self.val_set = ViewSet(val_set, folder)
-
-        self.loader = self._make_loader(train_set if self.views is None else self.views)
-
+        self.views = self._open_views(model)
+        self.loader = make_loader(
+            self.train_set if self.views is None else self.views,
+            config,
+            settings,
+            sampler=self.sampler,
+            accelerator=self.accelerator,
+            workers=self.workers,
+        )
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
             self.accelerator.register_for_checkpointing(self.ema)
 
-        self.scheduler, _ = timm.scheduler.create_scheduler_v2(
+        self.scheduler = self._make_scheduler(optimizer)
+        self.loss = make_loss(train_set.labels, config.level_classes, settings, drawn)
+        self.criterion = f"accuracy/{self.taxonomy.levels[-1]}" if settings.paper_exact else "fpa"
+        self.log = RunLog(self.output, self.processes.is_main, settings.trackers, dataclasses.asdict(settings))
+        self.step, self.best = 0, -1.0
+        self.not_better = 0  # validations since the best one
+        self.epoch_loss = 0.0, 0  # sum over this process's batches in the epoch, and their number
+
+    def _set_data(self, train_set: HierarchicalDataset, val_set: HierarchicalDataset) -> None:
+        """Take the data sets, and set how their pictures are read and transformed."""
+        config, settings = self.config, self.settings
+        train_set.transform, val_set.transform = train_transform(config, settings), eval_transform(config)
+        train_set.random_background = settings.random_background
+        train_set.official_reading = val_set.official_reading = settings.paper_exact
+        self.train_set, self.taxonomy = train_set, train_set.taxonomy
+        self.val_set: HierarchicalDataset | ViewSet = val_set
+
+    def _make_sampler(self, drawn: Tensor | None) -> SeededSampler:
+        """Return the order of the training pictures, which are drawn with the given probabilities."""
+        settings, world = self.settings, self.processes.count
+        if settings.paper_exact and world > 1:  # docs/official_differences.md, 45
+            return RepeatedSampler(len(self.train_set), settings.seed, world, settings.batch_size)
+        return SeededSampler(len(self.train_set), settings.seed, drawn)
+
+    def _open_views(self, model: torch.nn.Module) -> ViewSet | None:
+        """Return the views to train on, if the settings ask for them; validation then uses views too."""
+        settings = self.settings
+        if not settings.augment_views:
+            return None
+
+        folder = ViewFolder(settings.view_cache or self.output / FOLDER, model, settings)
+        self.val_set = ViewSet(self.val_set, folder)
+        return ViewSet(self.train_set, folder, settings.augment_views)
+
+    def _make_scheduler(self, optimizer: torch.optim.Optimizer) -> timm.scheduler.scheduler.Scheduler:
+        settings = self.settings
+        scheduler, _ = timm.scheduler.create_scheduler_v2(
             optimizer,
             "cosine",
             settings.schedule_epochs or settings.epochs,
@@ -167,12 +186,7 @@ class Trainer:
             step_on_epochs=settings.paper_exact,
             updates_per_epoch=len(self.loader),
         )
-        self.loss = make_loss(train_set.labels, config.level_classes, settings, drawn)
-        self.criterion = f"accuracy/{self.taxonomy.levels[-1]}" if settings.paper_exact else "fpa"
-        self.log = RunLog(self.output, self.processes.is_main, settings.trackers, dataclasses.asdict(settings))
-        self.step, self.best = 0, -1.0
-        self.not_better = 0  # validations since the best one
-        self.epoch_loss = 0.0, 0  # sum over this process's batches in the epoch, and their number
+        return scheduler
 
     def make_model(self) -> torch.nn.Module:
         """Return a new model of ``self.config``; a trainer for another network overrides this method.
@@ -194,53 +208,6 @@ class Trainer:
 
         freeze(model, self.settings.freeze)
         return model
-
-    def _make_loader(self, train_set: HierarchicalDataset | ViewSet) -> DataLoader | DeviceLoader:
-        config, settings = self.config, self.settings
-        mixup = make_mixup(config, settings)
-        if settings.on_device:
-            if self.processes.count > 1 or config.superpixels == "seeds":
-                raise ValueError(
-                    "on_device: expected one process, and superpixels slic or grid, which can be computed on the "
-                    f"accelerator; got {self.processes.count} and {config.superpixels}"
-                )
-            return DeviceLoader(
-                dataset=train_set,
-                config=config,
-                settings=settings,
-                sampler=self.sampler,
-                device=self.accelerator.device,
-                mixup=mixup,
-            )
-
-        collate: Callable = ViewSet.collate
-        if isinstance(train_set, HierarchicalDataset):
-            collate = SuperpixelCollate(
-                config=config,
-                mixup=mixup,
-                paper_exact=settings.paper_exact,
-                cache=None if settings.augments else settings.superpixel_cache,
-                device=self.accelerator.device,
-            )
-
-        return self.accelerator.prepare(
-            DataLoader(
-                train_set,
-                settings.batch_size,
-                sampler=self.sampler,
-                drop_last=True,
-                num_workers=self.workers,
-                persistent_workers=self.workers > 0,
-                collate_fn=collate,
-                worker_init_fn=start_quietly,
-            )
-        )
-
-    def _rest_of_epoch(self, done: int) -> Iterable:
-        """Return the batches of the sampler's epoch after the first ``done``."""
-        if isinstance(self.loader, DeviceLoader):
-            return self.loader.batches(done)
-        return self.accelerator.skip_first_batches(self.loader, done) if done else self.loader
 
     def train(self) -> float:
         """Train to the end, from the checkpoint if there is one; return the best value of ``criterion``, in percent.
@@ -267,7 +234,7 @@ class Trainer:
             while self._is_unfinished():
                 epoch, done = divmod(self.step, steps)
                 self.sampler.epoch = epoch
-                mean = self._train_epoch(self._rest_of_epoch(done), epoch, done)
+                mean = self._train_epoch(rest_of_epoch(self.loader, self.accelerator, done), epoch, done)
                 losses = self.processes.gather(mean)
                 rate = self.optimizer.param_groups[0]["lr"]
                 self.log.write(self.step, {"epoch": epoch + 1, "loss": sum(losses) / len(losses), "lr": rate})
@@ -296,7 +263,7 @@ class Trainer:
         if self.views is not None or not isinstance(model, HCast):
             return
 
-        pictures = -(-self.settings.batch_size // self.settings.accumulate)
+        pictures = math.ceil(self.settings.batch_size / self.settings.accumulate)
         check_batch(model, pictures, self.accelerator.device, self.accelerator.autocast())
 
     def _print_time(self) -> None:
@@ -306,7 +273,7 @@ class Trainer:
             return
 
         steps = settings.epochs * len(self.loader) - self.step
-        validations = -(-steps // (len(self.loader) * settings.eval_epochs))
+        validations = math.ceil(steps / (len(self.loader) * settings.eval_epochs))
         with self.accelerator.autocast():
             seconds = estimate_seconds(
                 model,
@@ -330,25 +297,14 @@ class Trainer:
         if not self.fits_heads or self.best >= 0:
             return
 
+        fitted_on = self.train_set if self.views is None else self.views
         if self.is_new and self.views is not None:
-            fit_evidence(model, self._fitting_batches())
-        fit_heads(model, self._fitting_batches(), self.settings)
+            fit_evidence(model, fitting_batches(fitted_on, self.config))
+        fit_heads(model, fitting_batches(fitted_on, self.config), self.settings)
         if self.ema is not None:
             self.ema.module.load_state_dict(model.state_dict())
         self._validate()
         self._save_checkpoint()
-
-    def _fitting_batches(self) -> Iterable[dict | None]:
-        """Yield batches of every training picture once, or of all its views."""
-        if self.views is None:
-            plain = copy.copy(self.train_set)
-            plain.transform = eval_transform(self.config)
-            yield from DataLoader(plain, FITTING_BATCH, collate_fn=SuperpixelCollate(self.config))
-            return
-
-        for view in range(self.settings.augment_views):
-            order = [(index, view) for index in range(len(self.views))]
-            yield from DataLoader(self.views, FITTING_BATCH, sampler=order, collate_fn=ViewSet.collate)
 
     def _train_epoch(self, loader: Iterable, epoch: int, done: int) -> float:
         set_training(self.accelerator.unwrap_model(self.model), self.settings.freeze)
@@ -435,7 +391,7 @@ class Trainer:
         if not finite:
             raise self._diverged("weights are not finite", self.optimizer.param_groups[0]["lr"])
 
-    def _diverged(self, what: str, rate: float) -> DivergedError:
+    def _diverged(self, reason: str, rate: float) -> DivergedError:
         kept = "no checkpoint was written yet"
         with contextlib.suppress(CheckpointError):
             if checkpoint := find_checkpoint(self.output):
@@ -443,7 +399,7 @@ class Trainer:
                 kept = f"the checkpoint of step {progress['step']} in {folder} is kept"
 
         return DivergedError(
-            f"step {self.step}: {what}, at learning rate {rate:.3g}; {kept}. Usual causes: too high a learning rate "
+            f"step {self.step}: {reason}, at learning rate {rate:.3g}; {kept}. Usual causes: too high a learning rate "
             "(--lr, --warmup-epochs), no limit on gradients (--clip-grad 1), half precision (--mixed-precision no), "
             "start weights or pixels that are not finite. Start a new run with other settings, for example from "
             f"--model {self.output / 'best.safetensors'}"
@@ -527,13 +483,14 @@ class Trainer:
             promote(new)
 
     def _resume(self) -> None:
-        checkpoint = self._find_checkpoint()
+        """Load the newest intact checkpoint, if there is one."""
+        checkpoint = agree_on_checkpoint(self.output, self.processes)
         if checkpoint is None:
             return
 
-        folder, progress, wrong = checkpoint
-        if wrong and self.processes.is_main:
-            print(f"{wrong}: resuming from the previous checkpoint, of step {progress['step']}", file=sys.stderr)
+        folder, progress, problem = checkpoint
+        if problem and self.processes.is_main:
+            print(f"{problem}: resuming from the previous checkpoint, of step {progress['step']}", file=sys.stderr)
         try:
             self.accelerator.load_state(folder)
         except Exception as error:  # a checkpoint without hashes, or from another version of torch
@@ -547,40 +504,17 @@ class Trainer:
             self.epoch_loss = total, count
 
         self.accelerator.wait_for_everyone()  # before the first process moves the folder
-        if wrong and self.processes.is_main:  # replace the damaged one, or the next checkpoint would push this one out
+        if problem and self.processes.is_main:  # otherwise the next checkpoint would replace the intact one
             shutil.rmtree(self.output / NEWEST)
             promote(folder)
 
-    def _find_checkpoint(self) -> tuple[Path, dict, str | None] | None:
-        """Return, in every process, the checkpoint that the first process finds."""
-        checkpoint: Any = None
-        if self.processes.is_main:
-            try:
-                checkpoint = find_checkpoint(self.output)
-            except CheckpointError as error:
-                checkpoint = error
 
-        checkpoint = self.processes.gather(checkpoint)[0]
-        if isinstance(checkpoint, CheckpointError):
-            raise checkpoint
+def make_accelerator(settings: TrainConfig) -> Accelerator:
+    """Return accelerate's view of the devices and processes, with the precision of the settings."""
+    # Without this, accelerate would not see that torchrun started several processes on CPUs.
+    several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    precision = settings.mixed_precision
+    if settings.paper_exact and precision == "no" and torch.cuda.is_available():
+        precision = "fp16"  # as the official code always does on a GPU, with gradient scaling
 
-        return checkpoint
-
-
-def split_batch(batch: dict, count: int) -> list[tuple[float, dict]]:
-    """Cut a batch into ``count`` parts of nearly equal size; return each with its share of the batch."""
-    if count == 1:
-        return [(1.0, batch)]
-
-    size = len(batch["labels"])
-    step = -(-size // count)
-    parts = []
-    for start in range(0, size, step):
-        rows = slice(start, start + step)
-        part: dict = {}
-        for key, value in batch.items():
-            part[key] = tuple(level[rows] for level in value) if isinstance(value, tuple) else value[rows]
-
-        parts.append((len(part["labels"]) / size, part))
-
-    return parts
+    return Accelerator(mixed_precision=precision, cpu=several_on_cpu)
