@@ -251,7 +251,7 @@ def _calibrate_run(output: str, val_set, workers: int) -> None:
 
 def _train_options(args: argparse.Namespace) -> dict:
     """Return the given options, completed from the recipe and then from the defaults; print the recipe."""
-    from ..training.recipe import BY_SIZE, EXACT, MENDED, load_recipe
+    from ..training.recipe import BY_SIZE, CORRECTED, EXACT, load_recipe
 
     given = {k: v for k, v in vars(args).items() if k not in NOT_SETTINGS}
     settings: dict = {}
@@ -262,7 +262,7 @@ def _train_options(args: argparse.Namespace) -> dict:
         known = {*TRAIN_DEFAULTS, *MODEL_OPTIONS, "data", *(f.name for f in dataclasses.fields(TrainConfig))}
         if unknown := sorted(set(settings) - known):
             raise ValueError(f"recipe {recipe.name}: unknown settings {', '.join(unknown)}")
-        _print_once(f"recipe {recipe.name}: {recipe.description}; {EXACT if exact else MENDED}")
+        _print_once(f"recipe {recipe.name}: {recipe.description}; {EXACT if exact else CORRECTED}")
 
     options = {**TRAIN_DEFAULTS, **settings, **given}
     if "data" not in options:

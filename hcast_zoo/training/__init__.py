@@ -1,1 +1,1 @@
-"""Losses, settings and the trainer."""
+"""Training: settings, augmentation, losses and the trainer."""

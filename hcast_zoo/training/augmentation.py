@@ -49,8 +49,8 @@ def train_transform(config: HCastConfig, settings: TrainConfig):
 
     _limit_posterise(transform)
     if config.in_chans == 1:  # after timm's augmentations, some of which need colours
-        to_tensor = [isinstance(step, timm.data.transforms.MaybeToTensor) for step in transform.transforms].index(True)
-        transform.transforms.insert(to_tensor, Grayscale(1))
+        kinds = list(map(type, transform.transforms))
+        transform.transforms.insert(kinds.index(timm.data.transforms.MaybeToTensor), Grayscale(1))
 
     return transform
 

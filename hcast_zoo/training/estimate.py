@@ -17,7 +17,7 @@ from .losses import HierarchicalLoss
 from .views import ViewSet
 
 PICTURES = 4  # number of pictures that are timed
-RUNS = 3  # of the network, whose first run also sets up what later ones find
+RUNS = 3  # of the network; the first one is slower
 FEW_PICTURES = 200  # with fewer to process, the training is too short to need an estimate
 FORWARD = 1 / 3  # share of the forward pass in the time of a training step
 OPTIMIZER = 3  # numbers kept for each trained parameter: its gradient, and AdamW's two averages
@@ -46,14 +46,13 @@ def estimate_seconds(
         validated: Pictures that all validations together will process.
         workers: Processes that read pictures.
     """
-    made = sum(len(part.missing()) for part in views)
-    if made + pictures < FEW_PICTURES:
+    num_views = sum(len(part.missing()) for part in views)
+    if num_views + pictures < FEW_PICTURES:
         return None
 
     collate = SuperpixelCollate(model.config, device=torch.device("cpu"))
     for first in (0, PICTURES):  # the first time, reading and cutting also load their libraries
         batch, loading = _load(dataset, collate, first)
-
     if batch is None:
         return None
 
@@ -72,14 +71,14 @@ def estimate_seconds(
     model.zero_grad()
     model.train(training)
 
-    count = len(batch["labels"])
+    count = len(batch["labels"])  # all times are per picture from here on
     loading, stem, step = loading / count, stem / count, step / count
-    each = loading / workers + stem if workers else loading + stem
     if views:
-        return made * each + pictures * step + validated * step * FORWARD
+        making = loading / workers + stem if workers else loading + stem
+        return num_views * making + pictures * step + validated * step * FORWARD
 
-    feeding = max(step, loading / workers) if workers else step + loading
-    return pictures * feeding + validated * (loading + step * FORWARD)
+    training_step = max(step, loading / workers) if workers else step + loading
+    return pictures * training_step + validated * (loading + step * FORWARD)
 
 
 def _load(dataset: HierarchicalDataset, collate: SuperpixelCollate, first: int) -> tuple[dict | None, float]:
@@ -91,24 +90,24 @@ def _load(dataset: HierarchicalDataset, collate: SuperpixelCollate, first: int) 
 
 
 def check_batch(model: HCast, pictures: int, device: torch.device, precision: AbstractContextManager) -> None:
-    """Make sure that a training step on so many pictures fits into the device's memory, before the first one.
+    """Check, before the first training step, that it fits into the device's memory.
 
     Args:
-        model: To train.
-        pictures: That are computed at once.
+        model: The model to train.
+        pictures: Pictures that are computed at once.
         device: Where the model is.
         precision: Context of the forward pass, such as that of half precision.
 
     Raises:
-        MemoryBudgetError: with the figures, if what is free, or the budget that the user has set, is less.
+        MemoryBudgetError: if the step needs more than is free, or more than the budget that the user has set.
     """
     fixed = OPTIMIZER * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    each = saved_bytes(model, device, precision)
-    needed, free = fixed + pictures * each, free_memory(device)
+    per_picture = saved_bytes(model, device, precision)
+    needed, free = fixed + pictures * per_picture, free_memory(device)
     if needed <= free:
         return
 
-    fitting = max(0, (free - fixed) // max(1, each))
+    fitting = max(0, (free - fixed) // max(1, per_picture))
     raise MemoryBudgetError(
         f"batch_size: training on {pictures} pictures at once takes about {gibibytes(needed)} of memory, and {device} "
         f"has {gibibytes(free)} for it, enough for about {fitting}: choose a smaller --batch-size, or --accumulate N, "
@@ -117,10 +116,11 @@ def check_batch(model: HCast, pictures: int, device: torch.device, precision: Ab
 
 
 def saved_bytes(model: HCast, device: torch.device, precision: AbstractContextManager) -> int:
-    """Return the bytes that a picture's forward pass keeps for the way back, without the parameters themselves."""
+    """Return the bytes that a picture's forward pass keeps for the backward pass, without the parameters themselves."""
     config, side = model.config, model.config.image_size
     images = torch.zeros(1, config.in_chans, side, side, device=device)
     segments = grid_superpixels(side, side, config.num_superpixels)[None].to(device)
+    # Storage to its bytes; tensors can share one, and those of the model itself count as nothing.
     kept = {x.untyped_storage().data_ptr(): 0 for x in (*model.parameters(), *model.buffers())}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -139,7 +139,7 @@ def saved_bytes(model: HCast, device: torch.device, precision: AbstractContextMa
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free on a device; at most the budget, where the user has set one."""
+    """Return the bytes that are free on a device, or the budget that the user has set if that is less."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
@@ -163,11 +163,11 @@ def as_time(seconds: float) -> str:
 
 
 def _timed(function: Callable[[], Any], runs: int = 1) -> tuple[Any, float]:
-    """Return a function's answer and how many seconds it took, the least of some runs."""
+    """Return a function's result, and the seconds that its fastest run took."""
     seconds = []
     for _ in range(runs):
         start = time.perf_counter()
-        answer = function()
+        result = function()
         seconds.append(time.perf_counter() - start)
 
-    return answer, min(seconds)
+    return result, min(seconds)

@@ -146,13 +146,13 @@ def random_boxes(count: int, device: torch.device, settings: TrainConfig) -> Ten
     if settings.crop_scale == 1:
         aspect = torch.ones_like(aspect)
     width, height = ((area * ratio).sqrt().clamp(max=1) for ratio in (aspect, 1 / aspect))
-    turn = _uniform(draw, -ROTATION, ROTATION) * (settings.crop_scale < 1)
+    angle = _uniform(draw, -ROTATION, ROTATION) * (settings.crop_scale < 1)
     mirror = torch.where(_uniform(draw, 0, 1) < settings.hflip, -1.0, 1.0)
-    left, down = ((1 - side) * _uniform(draw, -1, 1) for side in (width, height))
-    cos, sin = turn.cos(), turn.sin()
-    rows = [cos * width * mirror, -sin * height, left, sin * width * mirror, cos * height, down]
+    x, y = ((1 - side) * _uniform(draw, -1, 1) for side in (width, height))  # centre of the crop
+    cos, sin = angle.cos(), angle.sin()
+    entries = [cos * width * mirror, -sin * height, x, sin * width * mirror, cos * height, y]
 
-    return torch.stack(rows, 1).view(count, 2, 3)
+    return torch.stack(entries, 1).view(count, 2, 3)
 
 
 def jitter(images: Tensor, amount: float) -> Tensor:

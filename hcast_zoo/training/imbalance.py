@@ -75,16 +75,16 @@ def class_weights(priors: list[Tensor], kind: str) -> list[Tensor] | None:
 
 
 def training_prior(labels: Tensor, taxonomy: Taxonomy, settings: TrainConfig) -> dict[str, str]:
-    """Return the entry of the weights' metadata that tells how frequent each leaf was, as far as the model learns it.
+    """Return the entry of the weights' metadata that says how frequent each leaf was for the model in training.
 
     Args:
         labels: (S, L) int64, -1 for unknown, of the training pictures.
         taxonomy: The tree.
-        settings: Tell how often pictures are drawn, and how far the loss evens classes out.
+        settings: How often pictures are drawn, and how far the loss makes up for rare classes.
     """
-    evened = 0.0 if settings.class_weights == "none" else POWERS[settings.class_weights]
-    evened = min(1.0, evened + settings.logit_adjustment)
-    shares = trained_shares(labels, taxonomy, sample_weights(labels, settings.sampler), evened)
+    balancing = 0.0 if settings.class_weights == "none" else POWERS[settings.class_weights]
+    balancing = min(1.0, balancing + settings.logit_adjustment)
+    shares = trained_shares(labels, taxonomy, sample_weights(labels, settings.sampler), balancing)
     return {KEY: json.dumps([float(f"{share:.4g}") for share in shares])}
 
 

@@ -154,7 +154,7 @@ class HierarchicalLoss(nn.Module):
         classes = [x.shape[-1] for x in level_logits]
         if isinstance(targets, Tensor):
             if not targets.is_floating_point() and targets.dtype != torch.bool:
-                targets = targets.long()  # uint8 cannot hold the -1 of an unknown label, nor index in one_hot
+                targets = targets.long()  # one_hot needs int64, and uint8 cannot hold the -1 of an unknown label
             targets = soft_targets(targets, classes, self.smoothing)
 
         if (target_classes := [t.shape[-1] for t in targets]) != classes:

@@ -86,7 +86,9 @@ def _base_name(base: Weights | None, source: str | None) -> str | None:
         return None
 
     short = _short(source)
-    return short if short == source else (base.metadata.get("name") if base else None) or short
+    if short == source or base is None:
+        return short
+    return base.metadata.get("name") or short
 
 
 def _changed_settings(settings: TrainConfig) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..common.files import MAX_TEXT, check_file
 from ..common.text import from_json
 
-MENDED = (
+CORRECTED = (
     "the official code's quirks are corrected: weights are chosen by full-path accuracy on a validation split of the "
     "training pictures, their EMA is kept, training and evaluation normalise pictures alike, and superpixels are "
     "computed on the mixed pictures; --paper-exact keeps the quirks"
@@ -16,8 +16,8 @@ EXACT = (
     "as in the official code: trained on all training pictures, weights chosen by the finest level's accuracy on the "
     "test pictures (so the best number is optimistic), superpixels of the pictures before mixing and of bytes that "
     "wrap around, ImageNet's normalisation in training, fp16 on a GPU, repeated augmentation where several processes "
-    "train. Not kept: the number of tokens, which follows the batch there; random numbers, and the order of pictures "
-    "where one process trains; one bit in place of none where RandAugment posterises most"
+    "train. Still different: the number of tokens, which varies by batch in the official code; random numbers, and "
+    "the order of pictures where one process trains; RandAugment's strongest posterising, which keeps one bit, not none"
 )
 
 
@@ -43,7 +43,7 @@ class Recipe:
 
 
 FEW_PICTURES = 2_000  # with fewer training pictures, the small recipe is taken
-MANY_PICTURES = 20_000  # with this many or more, the paper's
+MANY_PICTURES = 20_000  # with this many or more, the paper's recipe
 _GENTLE = {
     "mix_prob": 0.0,
     "random_erasing": 0.0,
@@ -59,7 +59,7 @@ _FROZEN = {  # from weights with a pretrained stem
     "lr": 1e-3,
     "ema_decay": 0.9,
 }
-_KEPT = {  # what is frozen then; with few pictures, only the heads are trained
+_KEPT = {  # what is then frozen, and the settings that freeze it
     "small": ("all but the heads", {"freeze": "encoder", "epochs": 1, "warmup_epochs": 0}),
     "medium": ("the stem", {"freeze": "stem", "epochs": 12}),
 }
@@ -114,7 +114,9 @@ def allows_views(options: dict) -> bool:
 
 def name_by_size(pictures: int) -> str:
     """Return the name of the recipe for a number of training pictures."""
-    return "small" if pictures < FEW_PICTURES else "medium" if pictures < MANY_PICTURES else "paper"
+    if pictures < FEW_PICTURES:
+        return "small"
+    return "medium" if pictures < MANY_PICTURES else "paper"
 
 
 def recipe_names() -> list[str]:

@@ -60,21 +60,21 @@ class RunLog:
 
     def _start(self, name: str, step: int) -> GeneralTracker:
         """Return a tracker that continues the run of an earlier process, if there was one."""
-        remembered = self.folder / f"{name}.id"
-        known = remembered.read_text().strip() if remembered.exists() else None
+        id_file = self.folder / f"{name}.id"
+        run_id = id_file.read_text().strip() if id_file.exists() else None
         tracker: GeneralTracker
         if name == "tensorboard":
             tracker = TensorBoardTracker(name, logging_dir=str(self.folder), purge_step=step)
         elif name == "wandb":
-            known = known or secrets.token_hex(4)
-            tracker = WandBTracker(PROJECT, id=known, name=self.folder.name, resume="allow", dir=str(self.folder))
+            run_id = run_id or secrets.token_hex(4)
+            tracker = WandBTracker(PROJECT, id=run_id, name=self.folder.name, resume="allow", dir=str(self.folder))
         else:
-            tracker = MLflowTracker(PROJECT, run_name=self.folder.name, run_id=known)
+            tracker = MLflowTracker(PROJECT, run_name=self.folder.name, run_id=run_id)
 
         if hasattr(tracker, "start"):  # earlier versions of accelerate start the tracker in its constructor
             tracker.start()
         if name != "tensorboard":
-            write_whole(remembered, known or tracker.tracker.info.run_id)
+            write_whole(id_file, run_id or tracker.tracker.info.run_id)
             tracker.store_init_configuration(self.settings)
 
         return tracker

@@ -24,110 +24,110 @@ class TrainConfig:
     Each field's help text, which ``hcast-zoo train --help`` prints, says what it does.
     """
 
-    epochs: int = option(100, "Epochs to train")
+    epochs: int = option(100, "epochs to train")
     schedule_epochs: int | None = option(
         None,
-        "Length of the cosine schedule in epochs; epochs by default. The official code uses 300 for any "
+        "length of the cosine schedule in epochs; by default that of the training. The official code uses 300 for any "
         "number of epochs (docs/official_differences.md, 32)",
     )
-    batch_size: int = option(64, "Pictures per step on each process; even")
+    batch_size: int = option(64, "pictures per step on each process; even")
     opt: str = option(
         "adamw",
-        "Optimiser, by timm's name: adamw as in the paper, or muon, which needs fewer epochs from scratch",
+        "optimiser, by timm's name: adamw as in the paper, or muon, which needs fewer epochs from scratch",
     )
-    lr: float = option(5e-4, "Peak learning rate for 512 pictures per step; scaled to the actual number")
-    warmup_lr: float = option(1e-6, "Learning rate of the first step, not scaled")
-    min_lr: float = option(1e-5, "Learning rate at the end, not scaled")
-    warmup_epochs: float = option(5, "Epochs of linear warm-up; may be a fraction")
-    weight_decay: float = option(0.05, "Weight decay, applied to matrices only")
+    lr: float = option(5e-4, "peak learning rate for 512 pictures per step; scaled to the actual number")
+    warmup_lr: float = option(1e-6, "learning rate of the first step, not scaled")
+    min_lr: float = option(1e-5, "learning rate at the end, not scaled")
+    warmup_epochs: float = option(5, "epochs of linear warm-up; may be a fraction")
+    weight_decay: float = option(0.05, "weight decay, applied to matrices only")
     layer_decay: float | None = option(
-        None, "Factor of the learning rate from each layer to the one before it, such as 0.75; None for one rate"
+        None, "factor of the learning rate from each layer to the one before it, such as 0.75; None for one rate"
     )
     freeze: str = option(
         "none",
-        "Part to freeze, with batch norms in evaluation mode: none, stem (a pretrained one), or encoder (all but "
+        "part to freeze, with batch norms in evaluation mode: none, stem (a pretrained one), or encoder (all but "
         "the heads: a linear probe)",
         choices=FREEZE,
     )
-    stem_lr: float | None = option(None, "Peak learning rate of a pretrained stem, scaled as --lr is; --lr by default")
+    stem_lr: float | None = option(None, "peak learning rate of a pretrained stem, scaled as --lr is; --lr by default")
     stem_weights: str | None = option(
         None,
-        "Source of a new model's pretrained stem: hcast-zoo weights with the same stem, a file of timm's model, timm "
+        "source of a new model's pretrained stem: hcast-zoo weights with the same stem, a file of timm's model, timm "
         "(to download it), or none; by default packaged weights that have it, else timm",
     )
     fit_heads: bool = option(
-        False, "Start heads from a logistic regression on the features of the training pictures, not at random"
+        False, "start heads from a logistic regression on the features of the training pictures, not at random"
     )
-    accumulate: int = option(1, "Parts in which each batch is computed, one after the other, to save memory")
+    accumulate: int = option(1, "parts in which each batch is computed, one after the other, to save memory")
     recompute: bool = option(
-        False, "Compute norms, GELU and dropout again in the backward pass, to save a fifth of the memory"
+        False, "compute norms, GELU and dropout again in the backward pass, to save a fifth of the memory"
     )
-    clip_grad: float | None = option(None, "Maximum L2 norm of the gradient; None for no limit")
+    clip_grad: float | None = option(None, "maximum L2 norm of the gradient; None for no limit")
     ema_decay: float = option(
         0.99996,
-        "Decay of the EMA of the weights per step, with warm-up; 0 for none. The EMA is evaluated and kept",
+        "decay of the EMA of the weights per step, with warm-up; 0 for none. The EMA is evaluated and kept",
     )
-    kl_weight: float = option(0.5, "Weight of the Tree-path KL loss")
-    smoothing: float = option(0.1, "Label smoothing")
+    kl_weight: float = option(0.5, "weight of the Tree-path KL loss")
+    smoothing: float = option(0.1, "label smoothing")
     teacher: str | None = option(
         None,
-        "Model to learn from in addition to the labels: timm:NAME, a classifier of the leaves, or H-CAST weights with "
+        "model to learn from in addition to the labels: timm:NAME, a classifier of the leaves, or H-CAST weights with "
         "the same tree",
     )
-    teacher_weight: float = option(0.5, "Share of the teacher in the loss, 0 to 1")
-    teacher_temperature: float = option(2.0, "Temperature that divides the logits of teacher and student")
+    teacher_weight: float = option(0.5, "share of the teacher in the loss, 0 to 1")
+    teacher_temperature: float = option(2.0, "temperature that divides the logits of teacher and student")
     sampler: str = option(
         "natural",
-        "How often pictures are drawn: natural, all equally; balanced, all classes equally; sqrt, in between",
+        "how often pictures are drawn: natural, all equally; balanced, all classes equally; sqrt, in between",
         choices=SAMPLERS,
     )
     logit_adjustment: float = option(
         0.0,
-        "Strength of logit adjustment by the share of each class in the training pictures; 1 as published, 0 is off",
+        "strength of logit adjustment by the share of each class in the training pictures; 1 as published, 0 is off",
     )
     class_weights: str = option(
         "none",
-        "Weight of a class in each level's cross-entropy: none, balanced (the inverse of its share), or sqrt of that",
+        "weight of a class in each level's cross-entropy: none, balanced (the inverse of its share), or sqrt (its root)",
         choices=CLASS_WEIGHTS,
     )
-    mixup: float = option(0.8, "Alpha of mixup; 0 is off")
-    cutmix: float = option(1.0, "Alpha of cutmix; 0 is off")
-    mix_prob: float = option(1.0, "Probability that a batch is mixed")
+    mixup: float = option(0.8, "alpha of mixup; 0 is off")
+    cutmix: float = option(1.0, "alpha of cutmix; 0 is off")
+    mix_prob: float = option(1.0, "probability that a batch is mixed")
     auto_augment: str = option("rand-m9-mstd0.5-inc1", 'timm\'s policy, or "" for none')
-    color_jitter: float = option(0.3, "Strength of brightness, contrast and saturation jitter, if there is no policy")
-    random_erasing: float = option(0.25, "Probability of erasing a rectangle")
-    crop_scale: float = option(0.08, "Smallest area of the random crop, as a fraction")
-    hflip: float = option(0.5, "Probability of a horizontal flip")
+    color_jitter: float = option(0.3, "strength of brightness, contrast and saturation jitter, if there is no policy")
+    random_erasing: float = option(0.25, "probability of erasing a rectangle")
+    crop_scale: float = option(0.08, "smallest area of the random crop, as a fraction")
+    hflip: float = option(0.5, "probability of a horizontal flip")
     augment_views: int = option(
         0,
-        "Augmented views per picture: a frozen stem computes their features once, and epochs take them in turn; 0 "
+        "augmented views per picture: a frozen stem computes their features once, and epochs take them in turn; 0 "
         "augments on the fly",
     )
-    view_cache: str | None = option(None, "Folder for the views; by default in the run's folder")
-    random_background: bool = option(False, "Put transparent pictures on a random background colour")
-    cache: bool = option(False, "Keep decoded pictures in memory")
+    view_cache: str | None = option(None, "folder for the views; by default in the run's folder")
+    random_background: bool = option(False, "put transparent pictures on a random background colour")
+    cache: bool = option(False, "keep decoded pictures in memory")
     on_device: bool = option(
         False,
-        "Keep all pictures on the accelerator, and augment them and compute superpixels (slic or grid) there; "
+        "keep all pictures on the accelerator, and augment them and compute superpixels (slic or grid) there; "
         "for small pictures, which workers cannot load fast enough",
     )
-    seed: int = option(0, "Seed of all random numbers")
-    workers: int | None = option(None, "Processes that load pictures; by default the number of processors, at most 8")
-    checkpoint_steps: int = option(500, "Steps between checkpoints; there is also one after each validation")
-    eval_epochs: int = option(1, "Epochs between validations")
-    patience: int | None = option(None, "Stop after this many validations without improvement; None: never")
+    seed: int = option(0, "seed of all random numbers")
+    workers: int | None = option(None, "processes that load pictures; by default the number of processors, at most 8")
+    checkpoint_steps: int = option(500, "steps between checkpoints; there is also one after each validation")
+    eval_epochs: int = option(1, "epochs between validations")
+    patience: int | None = option(None, "stop after this many validations without improvement; None for never")
     track: str = option(
-        "tensorboard", "Trackers besides log.jsonl: tensorboard, wandb, mlflow, several joined by +, or none"
+        "tensorboard", "trackers besides log.jsonl: tensorboard, wandb, mlflow, several joined by +, or none"
     )
     mixed_precision: str = option("no", '"no", "bf16" or "fp16"')
-    save_half: bool = option(False, "Store the weights in float16, half as large and less exact")
+    save_half: bool = option(False, "store the weights in float16, half as large and less exact")
     superpixel_cache: str | None = option(
         None,
-        "Folder that caches the superpixels of pictures that recur unchanged (in validation, or without augmentation)",
+        "folder that caches the superpixels of pictures that recur unchanged (in validation, or without augmentation)",
     )
     paper_exact: bool = option(
         False,
-        "Train as the official code does: superpixels computed before mixing, on bytes that wrap around; ImageNet's "
+        "train as the official code does: superpixels computed before mixing, on bytes that wrap around; ImageNet's "
         "normalisation in training; a learning rate that changes once per epoch; cutmix with its boxes; pictures "
         "neither turned upright nor put on a background; fp16 on a GPU; and the weights themselves, not their EMA, "
         "chosen by accuracy at the finest level (docs/official_differences.md, 21, 23, 24, 32, 33, 39, 40, 41, 42, 43)",

@@ -52,8 +52,11 @@ def load_stem(model: torch.nn.Module, source: str | None) -> str | None:
         weights = load_weights(source)
         if weights.config.stem != config.stem:
             raise ValueError(f"stem_weights: expected weights with the stem {config.stem}, got {weights.config.stem}")
-        state = weights.state_dict.items()
-        stem.body.load_state_dict({k.removeprefix(BODY): value for k, value in state if k.startswith(BODY)})
+        body = {}
+        for name, tensor in weights.state_dict.items():
+            if name.startswith(BODY):
+                body[name.removeprefix(BODY)] = tensor
+        stem.body.load_state_dict(body)
 
     return source
 
@@ -134,16 +137,21 @@ def fit_evidence(model: torch.nn.Module, batches: Iterable[dict | None]) -> None
     stem.evidence.weight[: len(components)] = components / scale
     stem.evidence.bias[: len(components)] = -components @ centre / scale
     for stage in model.stages:
-        last = [layer for block in stage.blocks for layer in (block.attn.proj, block.mlp.fc2)]
+        last_layers = []
+        for block in stage.blocks:
+            last_layers += [block.attn.proj, block.mlp.fc2]
         if stage.pool is not None:
-            last.append(stage.pool.fc2[1])
-        for layer in last:
+            last_layers.append(stage.pool.fc2[1])
+
+        for layer in last_layers:
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
 
 
 def fit_heads(model: torch.nn.Module, batches: Iterable[dict | None], settings: TrainConfig) -> None:
-    """Start each level's head from a logistic regression on its features, so that training begins near its end.
+    """Start each level's head from a logistic regression on its features.
+
+    Training then starts from useful heads instead of random ones.
 
     Args:
         model: A model whose heads are linear layers.
@@ -237,25 +245,25 @@ def fit_head(
         head.bias.copy_(bias - weight @ centre / scale)
 
 
-def freeze(model: torch.nn.Module, what: str) -> None:
+def freeze(model: torch.nn.Module, part: str) -> None:
     """Freeze a part of a model: ``stem``, ``encoder`` (all but the heads), or ``none``.
 
     Raises:
         ValueError: if the stem is to be frozen and is the paper's, which is not pretrained.
     """
-    if what == "none":
+    if part == "none":
         return
-    if what == "stem" or isinstance(getattr(model, "stem", None), PretrainedStem):
+    if part == "stem" or isinstance(getattr(model, "stem", None), PretrainedStem):
         model.freeze_stem()
-    if what == "encoder":
+    if part == "encoder":
         model.requires_grad_(False)
         model.heads.requires_grad_(True)
 
 
-def set_training(model: torch.nn.Module, what: str) -> None:
+def set_training(model: torch.nn.Module, frozen: str) -> None:
     """Put a model in training mode, except the part that is frozen; see :func:`freeze`."""
     model.train()
-    if what == "encoder":
+    if frozen == "encoder":
         for name, child in model.named_children():
             if name not in ("heads", "head_drop"):
                 child.eval()

@@ -7,6 +7,7 @@ it stopped, and runs with the same stem and augmentation can share a folder.
 
 import dataclasses
 import functools
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,7 +136,8 @@ class ViewSet(Dataset):
         if not samples:
             return None
 
-        stacked = {key: torch.stack([view[key] for view, _ in samples]) for key in samples[0][0]}
+        views = [view for view, _ in samples]
+        stacked = {key: torch.stack([view[key] for view in views]) for key in views[0]}
         labels = torch.stack([labels for _, labels in samples])
         return {
             "images": SuperpixelMeans(
@@ -151,8 +153,11 @@ class ViewSet(Dataset):
     def all_views(self) -> list[tuple[int, int | str]]:
         """Return the index and view of all views that the folder should hold; copies of a picture count once."""
         views: list[int | str] = [*range(self.count)] if self.count else [PLAIN]
-        first = {key: index for index, key in reversed([*enumerate(self.keys)])}
-        return [(index, view) for index in sorted(first.values()) for view in views]
+        first: dict[str, int] = {}
+        for index, key in enumerate(self.keys):
+            first.setdefault(key, index)
+
+        return list(itertools.product(first.values(), views))
 
     def missing(self) -> list[tuple[int, int | str]]:
         """Return the index and view of each view that is not in the folder yet."""
@@ -179,7 +184,7 @@ class ViewSet(Dataset):
         views = self.all_views()
         batches = [views[start : start + BATCH] for start in range(0, len(views), BATCH)]
         batches = [batch for batch in batches if not all(map(self._has, batch))]
-        share = [view for i in processes.share(len(batches)) for view in batches[i]]
+        share = list(itertools.chain.from_iterable(batches[i] for i in processes.share(len(batches))))
         if share:
             _check_room(self.folder.folder, len(self.missing()), model.config, model.stem.proj.in_features)
 
@@ -200,7 +205,7 @@ class ViewSet(Dataset):
     ) -> Iterator[tuple[list[tuple[int, int | str]], dict[str, Tensor]]]:
         """Yield, for each batch, the index and view of its samples and the tensors that the stem gives for them."""
         device = next(model.parameters()).device
-        images = _Missing(self, missing)
+        images = _MissingViews(self, missing)
         collate = SuperpixelCollate(model.config, device=torch.device("cpu"))
         loader = DataLoader(
             images,
@@ -234,7 +239,7 @@ class ViewSet(Dataset):
             save_file(tensors, temporary)
 
 
-class _Missing(Dataset):
+class _MissingViews(Dataset):
     """The images of the views to be made, with their position in the list."""
 
     def __init__(self, views: ViewSet, missing: list[tuple[int, int | str]]):
