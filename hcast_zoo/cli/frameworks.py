@@ -19,9 +19,9 @@ def mm_train(args: argparse.Namespace) -> int:
 def timm(args: argparse.Namespace) -> int:
     """Run a timm script; its errors are shown as Python shows them."""
     scripts = importlib.import_module("hcast_zoo.integrations.timm.scripts")
-    path = scripts.find(args.script)
+    path = scripts.find_script(args.script)
     try:
-        scripts.run(path, args.arguments)
+        scripts.run_script(path, args.arguments)
     except Exception:
         traceback.print_exc(file=sys.stderr)
         return 1

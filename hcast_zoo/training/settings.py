@@ -87,7 +87,7 @@ class TrainConfig:
     )
     class_weights: str = option(
         "none",
-        "weight of a class in each level's cross-entropy: none, balanced (the inverse of its share), or sqrt (its root)",
+        "weight of a class in each level's cross-entropy: none, balanced (the inverse of its share), or sqrt, its root",
         choices=CLASS_WEIGHTS,
     )
     mixup: float = option(0.8, "alpha of mixup; 0 is off")

@@ -148,10 +148,10 @@ def _resample_position(module: HCast, state_dict: dict, prefix: str, *_) -> None
 
 
 def _check_stages(out_indices: int | Sequence[int]) -> tuple[int, ...]:
-    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    if not given or any(type(i) is not int or not -NUM_STAGES <= i < NUM_STAGES for i in given):
+    stages = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not stages or any(type(stage) is not int or not -NUM_STAGES <= stage < NUM_STAGES for stage in stages):
         raise ValueError(f"out_indices: expected stages from 0 to {NUM_STAGES - 1}, got {out_indices!r}")
-    return tuple(i % NUM_STAGES for i in given)
+    return tuple(stage % NUM_STAGES for stage in stages)
 
 
 def _tuple(values: Sequence | None) -> tuple | None:

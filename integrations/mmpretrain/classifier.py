@@ -79,10 +79,10 @@ class HierarchicalClassifier(ImageClassifier):
         if isinstance(self.backbone, HCast):
             for name in ("mean", "std"):
                 expected = torch.tensor(getattr(self.backbone.config, name))
-                given = getattr(preprocessor, name).flatten()
-                if len(given) != len(expected) or not torch.allclose(given, expected):
+                values = getattr(preprocessor, name).flatten()
+                if len(values) != len(expected) or not torch.allclose(values, expected):
                     raise ValueError(
-                        f"{name}: the data preprocessor has {given.tolist()}, the backbone "
+                        f"{name}: the data preprocessor has {values.tolist()}, the backbone "
                         f"{expected.tolist()} (for pixels in [0, 1]): they must agree, or superpixels are "
                         "not those of the picture"
                     )
@@ -140,14 +140,15 @@ def stack_segments(data_samples: list[DataSample] | None) -> dict[str, Tensor]:
     Raises:
         ValueError: if only some samples have maps, or maps differ in size.
     """
-    given = [s for s in data_samples or () if s is not None and "segments" in s]
-    if not given:
+    maps = [sample.segments for sample in data_samples or () if sample is not None and "segments" in sample]
+    if not maps:
         return {}
 
-    if len(given) != len(data_samples) or len({s.segments.shape for s in given}) > 1:
+    sizes = {tuple(segments.shape) for segments in maps}
+    if len(maps) != len(data_samples) or len(sizes) > 1:
         raise ValueError(
             f"expected a superpixel map of one size in each of {len(data_samples)} data samples, got "
-            f"{len(given)} of sizes {sorted({tuple(s.segments.shape) for s in given})}"
+            f"{len(maps)} of sizes {sorted(sizes)}"
         )
 
-    return {"segments": torch.stack([s.segments for s in given])}
+    return {"segments": torch.stack(maps)}

@@ -34,7 +34,7 @@ def model_config(arch: str | Mapping, **changes) -> HCastConfig:
         return HCastConfig.from_variant(f"hcast_{arch}", **changes)
 
     try:
-        return _content(str(arch))[0].replace(**changes)
+        return _read_header(str(arch))[0].replace(**changes)
     except WeightsError as error:
         raise ValueError(
             f"unknown arch {arch!r}: expected one of {', '.join(ARCHITECTURES)}, a dict of HCastConfig's "
@@ -61,7 +61,7 @@ def load_taxonomy(source: str | Path | Mapping | Taxonomy) -> Taxonomy:
         return load_tree(str(source))
 
     if str(source) in packaged_weights() or Path(source).suffix == ".safetensors":
-        taxonomy = _content(str(source))[1]
+        taxonomy = _read_header(str(source))[1]
         if taxonomy is None:
             raise TaxonomyError(f"the weights {source} have no taxonomy")
         return taxonomy
@@ -95,7 +95,7 @@ def load_calibration(source: str | Path | Mapping | None, num_levels: int) -> Ca
     if isinstance(source, Mapping):
         calibration = Calibration.from_dict(dict(source))
     else:
-        calibration = None if source is None else _content(str(source))[2]
+        calibration = None if source is None else _read_header(str(source))[2]
 
     calibration = calibration or Calibration.identity(num_levels)
     if len(calibration.temperatures) != num_levels:
@@ -104,7 +104,7 @@ def load_calibration(source: str | Path | Mapping | None, num_levels: int) -> Ca
 
 
 @functools.lru_cache(maxsize=8)
-def _content(source: str) -> tuple[HCastConfig, Taxonomy | None, Calibration | None]:
-    """Read the metadata of weights once, for all parts of a config that name them."""
+def _read_header(source: str) -> tuple[HCastConfig, Taxonomy | None, Calibration | None]:
+    """Read the config, taxonomy and calibration of weights, once for all parts of a config that name them."""
     weights = read_weights(find_weights(source), tensors=False)
     return weights.config, weights.taxonomy, weights.calibration

@@ -112,13 +112,13 @@ class HierarchicalDataset(BaseDataset):
 
         if classes is None:
             raise TaxonomyError(
-                "the data set does not tell the names of its classes: say match='order' if they are in "
-                "the taxonomy's order"
+                "the data set has no names for its classes: give match='order' if they are in the taxonomy's order"
             )
 
         if self.match == "id":
             index = {leaf_id: i for i, leaf_id in enumerate(self.leaf_ids)}
-            if missing := [leaf_id for leaf_id in self.leaf_ids if leaf_id not in set(classes)]:
+            known = set(classes)
+            if missing := [leaf_id for leaf_id in self.leaf_ids if leaf_id not in known]:
                 raise TaxonomyError(
                     f"the data set lacks {len(missing)} of the {len(index)} classes of the taxonomy, "
                     f"such as {', '.join(missing[:3])}"

@@ -41,9 +41,10 @@ def register(module: ModuleType) -> None:
         module: The imported module: mmpretrain, or one of ours that the user imported first. Ours is still incomplete
             when it imports mmpretrain; its own hook then registers later.
     """
-    others = [x for name, x in sys.modules.items() if name.startswith(f"{__package__}.") and x is not module]
-    if any(x.__name__ in _INTEGRATIONS and getattr(x.__spec__, "_initializing", False) for x in others):
-        return
+    for name in _INTEGRATIONS:
+        other = sys.modules.get(name) if name.startswith(f"{__package__}.") else None
+        if other is not None and other is not module and getattr(other.__spec__, "_initializing", False):
+            return
 
     from mmpretrain.apis import ModelHub
 

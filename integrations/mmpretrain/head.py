@@ -60,8 +60,8 @@ class HierarchicalClsHead(ClsHead):
         self.level_classes = self._check_levels(level_classes)
         if num_classes not in (None, self.level_classes[-1]):
             raise ValueError(
-                f"num_classes={num_classes} is of flat heads, and the finest level here has {self.level_classes[-1]} "
-                "classes: say which classes all levels have by taxonomy= (a .json or .csv file, a folder of your "
+                f"num_classes={num_classes} is for flat heads, and the finest level here has {self.level_classes[-1]} "
+                "classes: give the classes of all levels by taxonomy= (a .json or .csv file, a folder of your "
                 "pictures, weights) or level_classes=[...], coarse to fine"
             )
 
@@ -80,18 +80,18 @@ class HierarchicalClsHead(ClsHead):
         self.heads = nn.ModuleList(nn.Linear(in_channels, classes) for classes in self.level_classes)
 
     def _check_levels(self, level_classes: Sequence[int] | None) -> tuple[int, ...]:
-        given = None if level_classes is None else tuple(level_classes)
+        classes = None if level_classes is None else tuple(level_classes)
         if self.taxonomy is None:
-            if not given or any(type(n) is not int or n < 1 for n in given):
+            if not classes or any(type(number) is not int or number < 1 for number in classes):
                 raise ValueError(
-                    f"expected a taxonomy, or level_classes with at least one level, got {given!r}. num_classes, which "
-                    "flat heads take, does not tell the classes of the other levels"
+                    f"expected a taxonomy, or level_classes with at least one level, got {classes!r}. num_classes, "
+                    "which flat heads take, does not say how many classes the other levels have"
                 )
-            return given
+            return classes
 
-        if given not in (None, self.taxonomy.level_classes):
+        if classes not in (None, self.taxonomy.level_classes):
             raise ValueError(
-                f"level_classes {given} disagree with the taxonomy {self.taxonomy.name!r}, whose levels "
+                f"level_classes {classes} disagree with the taxonomy {self.taxonomy.name!r}, whose levels "
                 f"{', '.join(self.taxonomy.levels)} have {self.taxonomy.level_classes} classes"
             )
 
@@ -132,9 +132,8 @@ class HierarchicalClsHead(ClsHead):
         taxonomy = self.taxonomy or unnamed_taxonomy(self.level_classes)
         decoded = self.calibration.decode(cls_score, taxonomy, self.decoder)
         scores = self.calibration.logits(cls_score)[-1].float().softmax(-1)
-        samples = data_samples or [None] * len(scores)
-        out = []
-        for row, sample in enumerate(samples):
+        answered = []
+        for row, sample in enumerate(data_samples or [None] * len(scores)):
             sample = DataSample() if sample is None else sample
             sample.set_pred_score(scores[row]).set_pred_label(scores[row].argmax(-1, keepdim=True))
             sample.set_field(decoded.paths[row], "pred_path")
@@ -143,15 +142,17 @@ class HierarchicalClsHead(ClsHead):
             sample.set_field(decoded.runner_up[row], "pred_runner_up")
             sample.set_field(decoded.runner_up_probabilities[row], "pred_runner_up_score")
             sample.set_field(tuple(x[row] for x in cls_score), "level_logits")
-            out.append(sample)
+            answered.append(sample)
 
-        return out
+        return answered
 
 
 def unnamed_taxonomy(level_classes: Sequence[int]) -> Taxonomy:
     """Return an arbitrary tree with these classes, for decoding each level by itself, which ignores parents."""
-    names = [[str(i) for i in range(n)] for n in level_classes]
-    return Taxonomy([f"level_{i}" for i in range(len(names))], names, [[0] * n for n in level_classes[1:]])
+    levels = [f"level_{number}" for number in range(len(level_classes))]
+    names = [list(map(str, range(classes))) for classes in level_classes]
+    parents = [[0] * classes for classes in level_classes[1:]]
+    return Taxonomy(levels, names, parents)
 
 
 def stack_paths(data_samples: Sequence[DataSample]) -> Tensor:

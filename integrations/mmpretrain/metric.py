@@ -65,9 +65,10 @@ class HierarchicalMetric(BaseMetric):
 
         labels = [sample["gt_path"].cpu() for sample in data_samples]
         if self.decoders:
-            by_level = zip(*[sample["level_logits"] for sample in data_samples])
-            logits = [torch.stack(level) for level in by_level]
-            paths = zip(*(decode(logits, self.taxonomy, mode).paths.cpu() for mode in self.decoders))
+            samples_by_level = zip(*[sample["level_logits"] for sample in data_samples])
+            level_logits = list(map(torch.stack, samples_by_level))
+            by_decoder = [decode(level_logits, self.taxonomy, mode).paths.cpu() for mode in self.decoders]
+            paths = zip(*by_decoder)
         else:
             paths = [(sample["pred_path"].cpu(),) for sample in data_samples]
 
@@ -80,6 +81,7 @@ class HierarchicalMetric(BaseMetric):
         for index, mode in enumerate(self.decoders or ("",)):
             accumulator = HierarchicalMetrics(self.taxonomy)
             accumulator.update(torch.stack([path[index] for path in paths]), torch.stack(labels))
-            values = accumulator.compute()
-            metrics.update({f"{mode}/{key}" if mode else key: value for key, value in values.items()})
+            for name, value in accumulator.compute().items():
+                metrics[f"{mode}/{name}" if mode else name] = value
+
         return metrics

@@ -18,6 +18,10 @@ from hcast_zoo.network.superpixels import segment_normalized
 from .config import model_config
 
 SEGMENTS = "segments"  # key of the map, in results and data samples
+MISSING_MAP = (
+    "PackHierarchicalInputs expects a superpixel map, but none was made: put GenerateSuperpixels before it, "
+    "or say PackHierarchicalInputs(segments=False) and the model makes the maps"
+)
 
 
 @TRANSFORMS.register_module()
@@ -197,23 +201,19 @@ class PackHierarchicalInputs(PackInputs):
         return super().transform(results)
 
 
-MISSING_MAP = (
-    "PackHierarchicalInputs expects a superpixel map, but none was made: put GenerateSuperpixels before it, "
-    "or say PackHierarchicalInputs(segments=False) and the model makes the maps"
-)
-
-
 def check_pipeline(transforms: Sequence[BaseTransform]) -> None:
     """Raise ValueError if maps are packed but not made, or made before a step that changes the picture."""
-    kinds = [type(t) for t in transforms]
-    made = kinds.index(GenerateSuperpixels) if GenerateSuperpixels in kinds else None
-    for transform in transforms:
-        if isinstance(transform, PackHierarchicalInputs) and SEGMENTS in transform.algorithm_keys and made is None:
-            raise ValueError(MISSING_MAP)
+    kinds = list(map(type, transforms))
+    if GenerateSuperpixels not in kinds:
+        for transform in transforms:
+            if isinstance(transform, PackHierarchicalInputs) and SEGMENTS in transform.algorithm_keys:
+                raise ValueError(MISSING_MAP)
+        return
 
-    between = [k.__name__ for k in kinds[made + 1 :] if not issubclass(k, PackInputs)] if made is not None else []
-    if between:
+    following = kinds[kinds.index(GenerateSuperpixels) + 1 :]
+    changing = [kind.__name__ for kind in following if not issubclass(kind, PackInputs)]
+    if changing:
         raise ValueError(
-            f"GenerateSuperpixels must be the last step before packing, but {', '.join(between)} follow: "
+            f"GenerateSuperpixels must be the last step before packing, but {', '.join(changing)} follow: "
             "the map would belong to another picture"
         )

@@ -1,4 +1,4 @@
-"""What timm's registry knows about our models: a pretrained config for each tag, made only from file headers."""
+"""What timm's registry knows about our models: a pretrained config for each tag, made without reading any tensor."""
 
 import dataclasses
 import functools
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 # The paper's data sets as the official code trains on them: level classes, and what differs from the defaults.
-# BREEDS always uses 256 superpixels (docs/official_differences.md, 22), and iNat its own normalisation (24).
+# BREEDS always uses 256 superpixels (docs/official_differences.md, 22), and iNat its own normalisation (24). Written
+# out here, because every `import timm` would have to read the label trees for them.
 PAPER_DATASETS: dict[str, dict] = {
     "cub": dict(level_classes=(13, 38, 200)),
     "aircraft": dict(level_classes=(30, 70, 100)),
@@ -32,7 +33,7 @@ PAPER_DATASETS: dict[str, dict] = {
     "inat21_mini": dict(level_classes=(273, 1103, 10000), mean=(0.466, 0.471, 0.380), std=(0.195, 0.194, 0.192)),
 }
 CROP_NAMES = {"center": "center", "pad": "border", "squash": "squash"}  # ours to timm's
-FIRST_CONVS = {"conv": "stem.0.conv", "timm:efficientnet_lite0": "stem.body.conv_stem"}  # reads the channels
+FIRST_CONVS = {"conv": "stem.0.conv", "timm:efficientnet_lite0": "stem.body.conv_stem"}  # layers that read the image
 
 
 @dataclasses.dataclass
@@ -73,9 +74,9 @@ class Source:
 def sources() -> dict[str, Source]:
     """Return all tags: ``variant.tag`` to its source. The bare name of a variant loads its first tag.
 
-    Weights in the package come first, then those that others publish, then the paper's. A file's values come from
-    its own header. A damaged file must not break ``import timm``, so its tag then has the values of its variant, and
-    the error is raised when the weights are requested.
+    Weights in the package come first, then those that others publish, then the paper's. The values of packaged
+    weights come from the header of their file. A damaged file must not break ``import timm``: its tag then has the
+    values of its variant, and the error is raised when the weights are requested.
     """
     tags = {}
     for name, entry in packaged_weights().items():

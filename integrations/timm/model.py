@@ -39,7 +39,7 @@ from .pretrained import (
     plain_cfg,
     resize_superpixels,
     sources,
-    tell_of_size,
+    warn_of_size,
 )
 
 __all__ = ["TimmHCast", "checkpoint_filter_fn", "create_hcast"]
@@ -48,7 +48,7 @@ _logger = logging.getLogger(__name__)
 POOLS = ("token", "avg", "max", "avgmax", "")
 
 for _function in (prepare_segments, farthest_point_sampling):
-    register_notrace_function(_function)  # FX keeps them whole: they look at shapes and labels
+    register_notrace_function(_function)  # FX cannot trace into them: they branch on shapes and labels
 
 
 @register_notrace_function
@@ -64,11 +64,12 @@ def check_size(x: Tensor, img_size: ImageSize, num_superpixels: int) -> None:
     """Warn if images differ in size from the model's, because their superpixels then also do."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
-    (height, width), (own_height, own_width) = x.shape[2:], image_shape(img_size)
-    if (height, width) == (own_height, own_width):
+    (height, width), (model_height, model_width) = x.shape[2:], image_shape(img_size)
+    if (height, width) == (model_height, model_width):
         return
+
     warnings.warn(
-        f"images of {height}x{width} pixels in a model for {own_height}x{own_width}: the position embedding is "
+        f"images of {height}x{width} pixels in a model for {model_height}x{model_width}: the position embedding is "
         f"resampled, and there are {num_superpixels} superpixels as before, of another size. img_size= and "
         "set_input_size() change their number with the image",
         stacklevel=2,
@@ -288,7 +289,8 @@ class TimmHCast(HCast):
         """Replace the heads by new ones.
 
         Args:
-            num_classes: Of a flat model, which reads the last stage (0 for no head); or of each level, coarse to fine.
+            num_classes: An integer for a flat model, which reads the last stage (0 for no head); or the classes of
+                each level, coarse to fine.
             global_pool: See the class; unchanged if None.
 
         Raises:
@@ -330,7 +332,7 @@ class TimmHCast(HCast):
         c = self.config
         before = self._traits["img_size"]
         self.config = c.replace(**resize_superpixels(c.num_superpixels, before, img_size, c.num_clusters[0]))
-        tell_of_size(before, img_size, c.num_superpixels, self.config.num_superpixels)
+        warn_of_size(before, img_size, c.num_superpixels, self.config.num_superpixels)
         grid = (self.config.grid_size,) * 2
         self.pos_embed = nn.Parameter(resample_position(self.pos_embed.detach(), grid), self.pos_embed.requires_grad)
         update_model_input_size(self, img_size, num_superpixels=self.config.num_superpixels)
@@ -363,14 +365,21 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: TimmHCast) -> dic
     if not config.last_pool:
         state = {k: v for k, v in state.items() if not k.startswith(f"stages.{NUM_STAGES - 1}.pool.")}
 
-    heads = {k: v for k, v in state.items() if k.startswith("heads.")}
-    wanted = {k: v for k, v in expected.items() if k.startswith("heads.")}
-    fit = {k: v.shape for k, v in heads.items()} == {k: v.shape for k, v in wanted.items()}
-    if not fit and (not wanted or _has_new_levels(model)):
+    heads, new_heads = _heads_of(state), _heads_of(expected)
+    fit = _shapes(heads) == _shapes(new_heads)
+    if not fit and (not new_heads or _has_new_levels(model)):
         _logger.info("the checkpoint's heads do not fit levels of %s classes and are left out", config.level_classes)
-        state = {k: v for k, v in state.items() if k not in heads} | wanted
+        state = {k: v for k, v in state.items() if k not in heads} | new_heads
 
     return state
+
+
+def _heads_of(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state_dict.items() if key.startswith("heads.")}
+
+
+def _shapes(state_dict: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state_dict.items()}
 
 
 def _has_new_levels(model: TimmHCast) -> bool:
@@ -389,7 +398,11 @@ def create_hcast(
 ) -> nn.Module:
     """Build a variant; arguments that are not fields of the config go to timm's builder, and from there to the class.
 
-    A bare name without weights gives the paper's network, whatever image size its first tag has.
+    A bare name without weights gives the paper's network, whatever the image size of its first tag.
+
+    Raises:
+        RuntimeError: if the tag has no published weights; the message says how to get some.
+        ValueError, WeightsError, HubError: as :func:`.pretrained.make_config` and :func:`.pretrained.fetch_cfg` do.
     """
     if pretrained_cfg is None and not pretrained:
         pretrained_cfg = plain_cfg(variant)

@@ -20,12 +20,11 @@ from .cfgs import CROP_NAMES, Source, describe_source, sources
 ImageSize = int | tuple[int, int]  # side, or height and width, in pixels
 
 OUR_CROPS = {theirs: ours for ours, theirs in CROP_NAMES.items()}
-PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # that a caller's config may change
+PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # a caller's pretrained_cfg may change these
 # What a user may pass to create_model. For images and their normalisation, timm has img_size, in_chans and
 # pretrained_cfg.
-MODEL_FIELDS = tuple(
-    f.name for f in dataclasses.fields(HCastConfig) if f.name not in ("image_size", "in_chans", *PREPROCESSING)
-)
+_IMAGE_FIELDS = ("image_size", "in_chans", *PREPROCESSING)
+MODEL_FIELDS = tuple(field.name for field in dataclasses.fields(HCastConfig) if field.name not in _IMAGE_FIELDS)
 NO_DROP = dict(drop_rate=0.0, drop_path_rate=0.0)  # in timm, the caller sets regularisation, never the weights
 
 
@@ -44,8 +43,8 @@ def fetch_cfg(cfg: PretrainedCfg) -> tuple[PretrainedCfg, Source | None]:
         HubError: if it cannot be downloaded.
     """
     name = f"{cfg.architecture}.{cfg.tag}"
-    callers_own = cfg.file or cfg.state_dict or cfg.url
-    if name not in TAGS or callers_own or cfg.hf_hub_id != TAGS[name].repo:
+    has_own_weights = cfg.file or cfg.state_dict or cfg.url
+    if name not in TAGS or has_own_weights or cfg.hf_hub_id != TAGS[name].repo:
         return cfg, None
 
     path = find_weights(name)
@@ -113,9 +112,12 @@ def make_config(
         ValueError: if arguments disagree.
     """
     saved = dict(arguments.get("pretrained_model_args") or {})
-    names = (*MODEL_FIELDS, "img_size", "in_chans", "num_classes", "taxonomy")
-    given = {k: arguments.pop(k) for k in names if k in arguments}
-    given = {k: v for k, v in given.items() if v is not None and _plain(v) != _plain(saved.get(k))}
+    given = {}
+    for name in (*MODEL_FIELDS, "img_size", "in_chans", "num_classes", "taxonomy"):
+        value = arguments.pop(name, None)
+        if value is not None and _plain(value) != _plain(saved.get(name)):
+            given[name] = value
+
     tag = source or sources().get(f"{variant}.{cfg.tag}") or Source(HCastConfig.from_variant(variant))
     fields = {
         **tag.config.to_dict(),
@@ -150,7 +152,7 @@ def make_config(
     fields.update(resize_superpixels(trained, before, size, least))
     config = HCastConfig.from_dict({**fields, "in_chans": in_chans, **given})
     if pretrained:
-        tell_of_size(before, size, trained, config.num_superpixels)
+        warn_of_size(before, size, trained, config.num_superpixels)
 
     return config, dict(img_size=size, in_chans=in_chans, num_classes=num_classes, taxonomy=taxonomy)
 
@@ -174,8 +176,15 @@ def resize_superpixels(num_superpixels: int, before: ImageSize, after: ImageSize
     return dict(image_size=math.ceil(side / CELL_SIZE) * CELL_SIZE, num_superpixels=num_superpixels)
 
 
-def tell_of_size(before: ImageSize, after: ImageSize, old: int, new: int) -> None:
-    """Warn about the effects of using weights at another image size; silent if the size is the same."""
+def warn_of_size(before: ImageSize, after: ImageSize, old: int, new: int) -> None:
+    """Warn of the effects of another image size than the weights'; silent if the size is the same.
+
+    Args:
+        before: Image size of the weights, in pixels.
+        after: Image size of the model, in pixels.
+        old: Number of superpixels of the weights.
+        new: Number of superpixels of the model.
+    """
     (old_height, old_width), (height, width) = image_shape(before), image_shape(after)
     if (old_height, old_width) == (height, width):
         return
@@ -199,27 +208,32 @@ def _choose_levels(
     """Decide on levels, their names and the number of classes; remove the arguments for these from ``given``."""
     if levels[-1] != pretrained_classes:  # the pretrained config describes weights other than the tag's
         levels, taxonomy = _flat(pretrained_classes), None
-    num_classes, wanted, names = (given.pop(k, None) for k in ("num_classes", "level_classes", "taxonomy"))
-    if wanted is None and names is None:
+    num_classes, level_classes = given.pop("num_classes", None), given.pop("level_classes", None)
+    names = given.pop("taxonomy", None)
+    if level_classes is None and names is None:
         if num_classes is None or num_classes == pretrained_classes:
             return levels, taxonomy, pretrained_classes
         return _flat(num_classes), None, num_classes
 
     if names is not None:
         taxonomy = Taxonomy.from_dict(names)
-        wanted = taxonomy.level_classes if wanted is None else wanted
+        level_classes = taxonomy.level_classes if level_classes is None else level_classes
 
-    wanted = tuple(wanted)
-    if not wanted:
+    level_classes = tuple(level_classes)
+    if not level_classes:
         raise ValueError("level_classes: expected at least one level, got none")
-    if names is None and wanted != levels:
+    if names is None and level_classes != levels:
         taxonomy = None
-    if taxonomy is not None and wanted != taxonomy.level_classes:
-        raise ValueError(f"level_classes {wanted} and the taxonomy's {taxonomy.level_classes} differ: give one of them")
-    if num_classes not in (None, wanted[-1]):
-        raise ValueError(f"num_classes={num_classes} and the finest of level_classes={wanted} differ: give one of them")
+    if taxonomy is not None and level_classes != taxonomy.level_classes:
+        raise ValueError(
+            f"level_classes {level_classes} and the taxonomy's {taxonomy.level_classes} differ: give one of them"
+        )
+    if num_classes not in (None, level_classes[-1]):
+        raise ValueError(
+            f"num_classes={num_classes} and the finest of level_classes={level_classes} differ: give one of them"
+        )
 
-    return wanted, taxonomy, wanted[-1]
+    return level_classes, taxonomy, level_classes[-1]
 
 
 def _flat(num_classes: int) -> tuple[int]:

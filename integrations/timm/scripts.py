@@ -20,9 +20,9 @@ SOURCE = "https://github.com/huggingface/pytorch-image-models"
 class UprightReader(Reader):
     """A timm reader whose pictures are RGB, upright, on white and uncompressed.
 
-    timm opens what a reader gives and converts it to RGB, which drops transparency, cuts 16 bits to 8 and ignores
-    EXIF orientation. timm skips pictures that cannot be read, with a message. The reader can be pickled, for
-    workers that do not fork.
+    timm itself opens what a reader gives and converts it to RGB, which drops transparency, cuts 16 bits to 8 and
+    ignores EXIF orientation. Pictures that cannot be read raise OSError, and timm then skips them with a message. The
+    reader can be pickled, for workers that do not fork.
 
     Args:
         reader: The reader that finds files and labels.
@@ -55,7 +55,7 @@ class UprightReader(Reader):
         return getattr(self.reader, name)
 
 
-def find(script: str) -> str:
+def find_script(script: str) -> str:
     """Return the file of a script: ``train.py``, ``validate.py`` or another.
 
     Raises:
@@ -66,7 +66,7 @@ def find(script: str) -> str:
     return script
 
 
-def run(script: str, arguments: Sequence[str]) -> None:
+def run_script(script: str, arguments: Sequence[str]) -> None:
     """Run a script as if it had been started by itself.
 
     Args:

@@ -144,7 +144,7 @@ def _is_supported() -> bool:
 
 @functools.cache
 def _is_new_enough(version: str) -> bool:
-    """Compare a version with ``OLDEST``, and warn once; a version that is not a number counts as a development one."""
+    """Tell whether a version is ``OLDEST`` or later, and warn once if not; one that is not a number counts as later."""
     from packaging.version import InvalidVersion, Version
 
     try:

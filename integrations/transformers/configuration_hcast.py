@@ -111,9 +111,8 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
 
         num_labels = kwargs.pop("num_labels", None)
         # The tables of labels are made next, so this cannot wait for the check of the whole config.
-        for field, classes in (("level_classes", self.level_classes), ("num_labels", (num_labels,))):
-            total = sum(n for n in classes if isinstance(n, int)) if isinstance(classes, tuple) else 0
-            check_memory(total * LABEL, field, f"{total:,} classes")
+        _check_label_memory("level_classes", self.level_classes)
+        _check_label_memory("num_labels", (num_labels,))
 
         if (tree := self.get_taxonomy()) is not None:
             if self.level_classes not in (None, tree.level_classes):
@@ -206,11 +205,12 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
         cls, config: CoreConfig, taxonomy: Taxonomy | None = None, calibration: Calibration | None = None, **kwargs
     ) -> "HCastConfig":
         """Build from the core's config, taxonomy and calibration; ``kwargs`` are further fields."""
-        data = {
-            key: None if value is None else value.to_dict()
-            for key, value in (("taxonomy", taxonomy), ("calibration", calibration))
-        }
-        return cls(**config.to_dict(), **data, **kwargs)
+        return cls(
+            **config.to_dict(),
+            taxonomy=None if taxonomy is None else taxonomy.to_dict(),
+            calibration=None if calibration is None else calibration.to_dict(),
+            **kwargs,
+        )
 
     def to_core(self) -> CoreConfig:
         """Return the core's config: the same fields, without the labels, the loss and those that transformers adds."""
@@ -259,3 +259,9 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
     @num_hidden_layers.setter
     def num_hidden_layers(self, value: int):
         raise NotImplementedError(f"num_hidden_layers is the sum of depths: set depths, not num_hidden_layers={value}")
+
+
+def _check_label_memory(field: str, classes: Any) -> None:
+    """Raise MemoryBudgetError if the tables of so many labels would not fit; wrong types are reported elsewhere."""
+    numbers = [number for number in classes if isinstance(number, int)] if isinstance(classes, tuple) else []
+    check_memory(sum(numbers) * LABEL, field, f"{sum(numbers):,} classes")

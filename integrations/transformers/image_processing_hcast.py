@@ -173,7 +173,10 @@ class HierarchicalProcessing:
     ) -> BatchFeature:
         """Resize and crop in the backend, then rescale and normalise with the core's arithmetic."""
         if (crop_mode, crop_pct) != (self.crop_mode, self.crop_pct):
-            raise ValueError("crop_mode, crop_pct: make a processor with others, they belong to the weights")
+            raise ValueError(
+                "crop_mode, crop_pct: expected the processor's own, which are those of the weights; for others, make "
+                "another processor"
+            )
         _check_sizes(num_superpixels, superpixels if return_segments else None, **kwargs)
         cropped = super()._preprocess(
             images,
@@ -199,9 +202,12 @@ class HierarchicalProcessing:
                 normalization = (image_mean, image_std) if do_normalize else None
                 maps.append(self._segment(image, num_superpixels, superpixels, normalization))
 
-        data = {"pixel_values": pixels, **({"segments": maps} if return_segments else {})}
+        data = {"pixel_values": pixels}
+        if return_segments:
+            data["segments"] = maps
         if self.backend == "pil":
-            data = {key: [value.numpy() for value in values] for key, values in data.items()}
+            for key, tensors in data.items():
+                data[key] = [tensor.numpy() for tensor in tensors]
         return BatchFeature(data, tensor_type=return_tensors)
 
     def _segment(self, image: Tensor, num_superpixels: int, method: str, normalization: tuple | None) -> Tensor:
@@ -263,7 +269,7 @@ def load_picture(source: Any, timeout: float | None = None) -> Image.Image:
     except ValueError as error:  # from base64, or a PictureError
         if is_data:
             raise PictureError("expected base64 text of a picture after 'data:image/...;base64,'") from error
-        return read_picture(source)  # so it is a file name: raises that there is no such file
+        return read_picture(source)  # a file name, of a file that does not exist: raises the error for that
 
 
 def _download(address: str, timeout: float | None) -> Image.Image:
@@ -329,16 +335,21 @@ def _check_sizes(
         ValueError: if a size is not a positive number of pixels.
         MemoryBudgetError: if a picture of that size needs more memory than the budget.
     """
-    bytes_a_pixel = PIXEL_BYTES.get(superpixels, max(PIXEL_BYTES.values()))
-    for field, asked, used in (("size", size, do_resize), ("crop_size", crop_size, do_center_crop)):
-        sides = [side for side in (vars(asked).values() if used and asked else ()) if side is not None]
+    bytes_per_pixel = PIXEL_BYTES.get(superpixels, max(PIXEL_BYTES.values()))
+    for field, given, is_used in (("size", size, do_resize), ("crop_size", crop_size, do_center_crop)):
+        if not is_used or not given:
+            continue
+        sides = [side for side in vars(given).values() if side is not None]
         if any(type(side) is not int or side < 1 for side in sides):
             raise ValueError(f"{field}: expected positive numbers of pixels, got {sides}")
-        if sides:
-            is_cut = field == "size" and do_center_crop
-            pixels = min(sides) * max(sides) * (LONGEST if len(sides) == 1 else 1)
-            wanted = pixels * (RESIZED_BYTES if is_cut else bytes_a_pixel)
-            check_memory(wanted, field, f"a picture of {' x '.join(map(str, sides))} pixels")
+        if not sides:
+            continue
+
+        is_cut = field == "size" and do_center_crop
+        pixels = min(sides) * max(sides) * (LONGEST if len(sides) == 1 else 1)
+        needed = pixels * (RESIZED_BYTES if is_cut else bytes_per_pixel)
+        check_memory(needed, field, f"a picture of {' x '.join(map(str, sides))} pixels")
+
     if num_superpixels is not None and not 1 <= num_superpixels <= 65536:
         raise ValueError(f"num_superpixels: expected 1 to 65536, got {num_superpixels}")
 

@@ -186,7 +186,10 @@ class HCastPreTrainedModel(PreTrainedModel, Encoder):
         """
         remote_code = self._push_remote_code if remote_code is None else remote_code
         if remote_code and kwargs.get("push_to_hub"):
-            raise ValueError("remote_code: expected push_to_hub(name, remote_code=True), got both for save_pretrained")
+            raise ValueError(
+                "remote_code: expected push_to_hub(name, remote_code=True), got remote_code and push_to_hub for "
+                "save_pretrained"
+            )
         super().save_pretrained(save_directory, *args, **kwargs)
         if remote_code and self._auto_class is None:
             # Not an import statement: as remote code, this file would then need that module beside it.
@@ -326,13 +329,14 @@ class HCastBackbone(BackboneMixin, HCastPreTrainedModel):
             output_attentions=with_attentions,
         )
 
-        ends = itertools.accumulate(self.config.depths, initial=0)
-        poolings = [0, *range(len(self.config.depths))]  # before each map's tokens: none for the stem and stage 1
+        # For each map: the number of blocks, and of poolings, before its tokens.
+        blocks = itertools.accumulate(self.config.depths, initial=0)
+        poolings = [0, *range(len(self.config.depths))]  # none for the stem and stage 1
         maps = []
-        for name, end, count in zip(self.stage_names, ends, poolings):
+        for name, num_blocks, num_poolings in zip(self.stage_names, blocks, poolings):
             if name in self.out_features:
-                tokens = encoding.hidden_states[end][:, 1:]
-                assignments = encoding.assignments[:count]
+                tokens = encoding.hidden_states[num_blocks][:, 1:]
+                assignments = encoding.assignments[:num_poolings]
                 maps.append(feature_map(tokens, encoding.segments, assignments, self.config.token_pooling))
 
         return BackboneOutput(

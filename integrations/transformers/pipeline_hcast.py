@@ -155,7 +155,7 @@ class HierarchicalImageClassificationPipeline(Pipeline):
         """Turn the tensors of one picture into names and plain numbers."""
         tree, config = self.taxonomy, self.model.config
         row = {key: value[0] for key, value in outputs.items()}
-        error = _only(row["error"])
+        error = _unwrap(row["error"])
         if error is not None:
             return {"error": error}
 
@@ -185,13 +185,16 @@ class HierarchicalImageClassificationPipeline(Pipeline):
             "runner_up": list(tree.path_names(row["runner_up"].tolist())),
             "runner_up_score": row["runner_up_probabilities"].item(),
         }
-        return {**answer, "reason": _only(row["reason"])} if "reason" in row else answer
+        if "reason" in row:
+            answer["reason"] = _unwrap(row["reason"])
+        return answer
 
     def _subtree(self, within: tuple[str, ...]) -> Subtree:
-        known = self.__dict__.setdefault("_subtrees", {})
-        if within not in known:
-            known[within] = Subtree.below(self.taxonomy, within)
-        return known[within]
+        """Return the subtree below some nodes, which is built once and not for every call."""
+        subtrees = self.__dict__.setdefault("_subtrees", {})
+        if within not in subtrees:
+            subtrees[within] = Subtree.below(self.taxonomy, within)
+        return subtrees[within]
 
     @functools.cached_property
     def taxonomy(self) -> Taxonomy:
@@ -243,7 +246,7 @@ def finest_logits(model: Any, inputs: dict[str, Tensor]) -> Any:
 
 
 def _is_group(inputs: Any) -> bool:
-    """Return whether these are several pictures; transformers itself iterates over data sets and generators."""
+    """Tell whether these are several pictures; transformers itself iterates over data sets and generators."""
     return isinstance(inputs, (list, tuple)) or (isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4)
 
 
@@ -255,8 +258,8 @@ def _flatten(inputs: Any) -> list:
     return pictures
 
 
-def _only(value: Any) -> Any:
-    """Return the text, which transformers may have left in a list when it split the batch."""
+def _unwrap(value: Any) -> Any:
+    """Return the text, or None, which transformers may have left in a list when it split the batch."""
     return value[0] if isinstance(value, list) else value
 
 

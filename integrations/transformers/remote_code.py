@@ -7,6 +7,7 @@ modules when a repository is written; nobody edits them.
 
 import ast
 import importlib.resources
+import itertools
 import json
 import re
 from pathlib import Path
@@ -24,7 +25,7 @@ CORE = {  # folder of hcast_zoo: its modules that become files; no two share a n
     ),
     "training": ("losses",),
 }
-CORE_MODULES = tuple(module for modules in CORE.values() for module in modules)
+CORE_MODULES = tuple(itertools.chain.from_iterable(CORE.values()))
 MODULES = ("configuration_hcast", "image_processing_hcast", "modeling_hcast", "outputs_hcast", "pipeline_hcast")
 AUTO_MAP = {
     "AutoBackbone": "modeling_hcast.HCastBackbone",
@@ -111,8 +112,9 @@ def write_remote_code(folder: str | Path) -> list[Path]:
     """
     folder, written = Path(folder), []
     for name, source in generate_remote_code().items():
-        written.append(folder / name)
-        written[-1].write_text(source, encoding="utf-8")
+        path = folder / name
+        path.write_text(source, encoding="utf-8")
+        written.append(path)
 
     additions = {
         "config.json": {
@@ -123,11 +125,10 @@ def write_remote_code(folder: str | Path) -> list[Path]:
         "preprocessor_config.json": {"auto_map": {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}},
     }
     for name, fields in additions.items():
-        written.append(folder / name)
-        data = json.loads(written[-1].read_text(encoding="utf-8"))
-        written[-1].write_text(
-            json.dumps({**data, **fields}, ensure_ascii=False, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        path = folder / name
+        data = {**json.loads(path.read_text(encoding="utf-8")), **fields}
+        path.write_text(json.dumps(data, ensure_ascii=False, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        written.append(path)
 
     return written
 

@@ -31,7 +31,9 @@ def compute_metrics(
         for number, decoder in enumerate(decoders):
             metrics = HierarchicalMetrics(taxonomy)
             metrics.update(decode(level_logits, taxonomy, decoder).paths, labels)
-            results |= {f"{name}/{decoder}" if number else name: value for name, value in metrics.compute().items()}
+            for name, value in metrics.compute().items():
+                results[f"{name}/{decoder}" if number else name] = value
+
         return results
 
     return compute
