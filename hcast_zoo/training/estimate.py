@@ -35,7 +35,7 @@ def estimate_seconds(
 ) -> float | None:
     """Return about how many seconds a training will take; None if it is short, or no timed picture can be read.
 
-    The model's parameters and statistics do not change. To be called with the autocast of the training.
+    The model's parameters and statistics do not change. Call it under the autocast of the training.
 
     Args:
         model: The model to train.
@@ -82,7 +82,7 @@ def estimate_seconds(
 
 
 def _load(dataset: HierarchicalDataset, collate: SuperpixelCollate, first: int) -> tuple[dict | None, float]:
-    """Return a batch of ``PICTURES`` pictures from one on, and the seconds that reading and cutting took."""
+    """Return a batch of ``PICTURES`` pictures, from index ``first`` on, and the seconds that reading and cutting took."""
     indices = [index % len(dataset) for index in range(first, first + PICTURES)]
     samples, reading = _timed(lambda: [dataset[index, index] for index in indices])
     batch, cutting = _timed(lambda: collate([sample[:2] for sample in samples if sample is not None]))

@@ -280,7 +280,7 @@ def test_help_needs_no_docstring():
     assert all(field.metadata["help"] for field in dataclasses.fields(TrainConfig))
     command = [sys.executable, "-OO", "-m", "hcast_zoo", "train", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"})
-    assert re.search(r"--kl-weight KL_WEIGHT\s+Weight of the Tree-path KL loss \(0.5\)", result.stdout)
+    assert re.search(r"--kl-weight KL_WEIGHT\s+weight of the Tree-path KL loss \(0.5\)", result.stdout)
 
 
 def test_feedback_offers_what_needs_no_target(capsys):
