@@ -82,7 +82,7 @@ def estimate_seconds(
 
 
 def _load(dataset: HierarchicalDataset, collate: SuperpixelCollate, first: int) -> tuple[dict | None, float]:
-    """Return a batch of ``PICTURES`` pictures, from index ``first`` on, and the seconds that reading and cutting took."""
+    """Return a batch of ``PICTURES`` pictures, from index ``first`` on, and the seconds that this took."""
     indices = [index % len(dataset) for index in range(first, first + PICTURES)]
     samples, reading = _timed(lambda: [dataset[index, index] for index in indices])
     batch, cutting = _timed(lambda: collate([sample[:2] for sample in samples if sample is not None]))
