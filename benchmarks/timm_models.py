@@ -73,10 +73,11 @@ def speed_table(runs: int) -> str:
 
     against = sum(p.numel() for p in rival.parameters()) / 1e6
     text = table(["variant", "parameters (M)", "feature maps", f"time / {RIVAL}'s", "spread"], rows)
+    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     versions = f"torch {torch.__version__.split('+')[0]}, timm {timm.__version__}"
     origin = (
         f"`{RIVAL}` has {against:.1f} M. Forward passes of {BATCH} images, medians of {runs} runs in turn, float32, "
-        f"{torch.get_num_threads()} thread(s), {processor()}, {versions}."
+        f"{threads}, {processor()}, {versions}."
     )
     return f"{text}\n{textwrap.fill(origin, 120, break_on_hyphens=False)}\n"
 
