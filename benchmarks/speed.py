@@ -135,6 +135,11 @@ def training_step(model: torch.nn.Module, *inputs: torch.Tensor) -> None:
     model.zero_grad()
 
 
+def in_bfloat16(function: Callable, *arguments) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        function(*arguments)
+
+
 def train(args):
     model = ours(train=True)
     images, segments = inputs(model, 16)
@@ -147,12 +152,39 @@ def train(args):
         )
         yield row("training step, batch 16", name, result, "<= 0.75" if name == RIVALS[0] else "")
 
+    other = rival(RIVALS[0], train=True)
+    result = compare(
+        lambda: in_bfloat16(training_step, model, images, segments),
+        lambda: in_bfloat16(training_step, other, images),
+        args.runs,
+    )
+    yield row("training step, batch 16, bfloat16", f"{RIVALS[0]}, bfloat16", result)
+    result = compare(
+        lambda: in_bfloat16(training_step, model, images, segments),
+        lambda: training_step(model, images, segments),
+        args.runs,
+    )
+    yield row("training step, batch 16, bfloat16", "float32", result)
+
     saving = ours(train=True)
     saving.recompute()
     result = compare(
         lambda: training_step(saving, images, segments), lambda: training_step(model, images, segments), args.runs
     )
     yield row("training step, batch 16, --recompute", "without it", result, "<= 1.05")
+
+
+@torch.inference_mode()
+def hybrid(args):
+    """The variant with a pretrained stem, superpixels given, against a ViT and against its stem's own classifier."""
+    model = HCast(HCastConfig.from_variant("hcast_lite", level_classes=LEVELS)).eval()
+    stem = model.config.stem.removeprefix("timm:")
+    for batch in (1, 16):
+        images, segments = inputs(model, batch)
+        for name in (RIVALS[0], stem):
+            other = rival(name)
+            result = compare(lambda: model(images, segments), lambda: other(images), args.runs)  # noqa: B023
+            yield row(f"forward of hcast_lite, batch {batch}", name, result)
 
 
 def memory(args):
@@ -302,6 +334,7 @@ def startup(args):
 
 PARTS = {
     "forward": forward,
+    "hybrid": hybrid,
     "train": train,
     "memory": memory,
     "stages": stages,
