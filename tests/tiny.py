@@ -1,6 +1,5 @@
 """A tiny model with a taxonomy, and pictures for it, for the fixtures and the checks of reliability."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,28 @@ TREE = [
 ]
 LEVELS = ("class", "family", "species")
 
+# The smallest config that has all parts, for the taxonomy's levels.
+FIELDS = dict(
+    level_classes=(2, 4, 6),
+    image_size=32,
+    embed_dim=48,
+    depths=(1, 1, 1, 1),
+    num_heads=3,
+    num_superpixels=16,
+    num_clusters=(8, 4, 2, 2),
+    crop_pct=1.0,
+)
+# The same on a stem of timm, grouped on its descriptor.
+HYBRID = {
+    **FIELDS,
+    "image_size": 64,
+    "mask_empty": True,
+    "stem": "timm:test_efficientnet",
+    "stem_strides": (8, 16),
+    "stem_final": True,
+    "grouping": "descriptor",
+}
+
 
 def make_taxonomy() -> Taxonomy:
     """Return six animals in three levels."""
@@ -29,18 +50,8 @@ def make_taxonomy() -> Taxonomy:
 
 
 def make_config(**changes) -> HCastConfig:
-    """Return the smallest config that has all parts, for images of 32 pixels and the taxonomy's levels."""
-    config = HCastConfig(
-        level_classes=make_taxonomy().level_classes,
-        image_size=32,
-        embed_dim=48,
-        depths=(1, 1, 1, 1),
-        num_heads=3,
-        num_superpixels=16,
-        num_clusters=(8, 4, 2, 2),
-        crop_pct=1.0,
-    )
-    return dataclasses.replace(config, **changes)
+    """Return the smallest config that has all parts, with some fields changed."""
+    return HCastConfig(**{**FIELDS, **changes})
 
 
 def make_model() -> HCast:

@@ -1,4 +1,4 @@
-"""Drift: false alarms are as rare as they should be, and a shift is seen."""
+"""Drift: false alarms are rare enough, and a shift is noticed."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def pictures(split):
     return scores[f"{split}_confidence"].astype(float), scores[f"{split}_answer"].astype(int)
 
 
-def guarantee(confidences, answers, promise=None):
+def make_guarantee(confidences, answers, promise=None):
     return Guarantee("data", "2026-01-01", len(answers), (1.0,), promise, None, tuple(confidences), tuple(answers))
 
 
@@ -32,8 +32,9 @@ def test_halves_of_one_artist_do_not_drift(tree, monkeypatch):
     paths, rng, alarms = np.array(tree.paths), np.random.default_rng(0), 0
     for seed in range(4):
         old, new = np.split(rng.permutation(len(answers)), 2)
+
         checks = check_drift(
-            guarantee(confidences[old], answers[old]), confidences[new], paths[answers[new]], tree, seed
+            make_guarantee(confidences[old], answers[old]), confidences[new], paths[answers[new]], tree, seed
         )
         alarms += any(check.drifted for check in checks)
     assert alarms == 0
@@ -42,7 +43,7 @@ def test_halves_of_one_artist_do_not_drift(tree, monkeypatch):
 def test_lower_certainty_and_other_subjects_are_drift(tree, monkeypatch):
     monkeypatch.setattr(drift, "PERMUTATIONS", 400)
     confidences, answers = pictures("test")
-    known = guarantee(confidences[::2], answers[::2])
+    known = make_guarantee(confidences[::2], answers[::2])
     paths = np.array(tree.paths)[answers[1::2]]
     less_sure = check_drift(known, confidences[1::2] * 0.8, paths, tree)
     assert [check.drifted for check in less_sure] == [True, False, False, False]
@@ -53,7 +54,7 @@ def test_lower_certainty_and_other_subjects_are_drift(tree, monkeypatch):
     assert other_things[1].drifted and other_things[2].drifted
 
 
-def test_ks_is_scipy_s():
+def test_ks_matches_scipy():
     rng = np.random.default_rng(0)
     old, new = rng.random(150), rng.random(200) ** 1.2
     exact = stats.ks_2samp(old, new, method="exact")
@@ -64,11 +65,14 @@ def test_ks_is_scipy_s():
 def test_labels_show_that_a_promise_is_broken():
     promise = Promise(0.95, 0.9, 0.5, 400, 400, 10, 0.96)
     trust = np.full((200, 1), 0.9)
+
     right = np.ones(200, int)
     right[:8] = 0
-    assert not check_promise(guarantee([], [], promise), Judged(trust, right)).drifted
+    assert not check_promise(make_guarantee([], [], promise), Judged(trust, right)).drifted
+
     right[:30] = 0
-    check = check_promise(guarantee([], [], promise), Judged(trust, right))
+    check = check_promise(make_guarantee([], [], promise), Judged(trust, right))
     assert check.drifted and check.now == pytest.approx(0.85)
     assert check.p_value == pytest.approx(stats.binom.sf(29, 200, 0.05), abs=1e-9)
-    assert check_promise(guarantee([], []), Judged(trust, right)) is None
+
+    assert check_promise(make_guarantee([], []), Judged(trust, right)) is None

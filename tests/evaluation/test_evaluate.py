@@ -1,3 +1,5 @@
+"""Evaluation of a model on a data set."""
+
 import pytest
 import torch
 
@@ -20,11 +22,12 @@ def test_batches_and_workers_do_not_matter(picture_folder, taxonomy, tiny_model)
         torch.testing.assert_close(a, b, atol=2e-6, rtol=0)
 
 
-def test_every_decoding(picture_folder, taxonomy, tiny_model):
+def test_results_of_every_decoding_match_the_logits(picture_folder, taxonomy, tiny_model):
     data = HierarchicalDataset.load(picture_folder, taxonomy, "val", transform=eval_transform(tiny_model.config))
     results = evaluate(tiny_model, data, DECODERS, progress=False)
     assert list(results) == list(DECODERS)
     assert results["best_path"]["tice"] == results["top_down"]["tice"] == 0
+
     logits, labels = collect_logits(tiny_model, data, progress=False)
     right = torch.stack([x.argmax(1) for x in logits], 1) == labels
     assert results["independent"]["fpa"] == pytest.approx(100 * right.all(1).float().mean().item())
@@ -39,6 +42,7 @@ def test_calibration_changes_the_weight_of_levels(picture_folder, taxonomy, tiny
     plain = evaluate(tiny_model, data, DECODERS, progress=False)
     assert results["independent"] == plain["independent"]
     assert results["best_path"]["accuracy/class"] == plain["independent"]["accuracy/class"]
+
     logits, labels = collect_logits(tiny_model, data, progress=False)
     paths = decode([x / t for x, t in zip(logits, calibration.temperatures)], taxonomy).paths
     assert results["best_path"]["fpa"] == pytest.approx(100 * (paths == labels).all(1).float().mean().item())

@@ -18,19 +18,9 @@ from hcast_zoo.network.model import HCast
 from hcast_zoo.network.stems import Carried, area_means, weighted_mean
 from hcast_zoo.segments.explain import explain_levels
 from hcast_zoo.weights.file import Weights, load_model, load_weights, read_weights, save_weights
-from tests.tiny import make_taxonomy
+from tests.tiny import FIELDS, HYBRID, make_taxonomy
 
-FIELDS = dict(
-    level_classes=(2, 4, 6),
-    image_size=64,
-    embed_dim=48,
-    depths=(1, 1, 1, 1),
-    num_heads=3,
-    num_superpixels=16,
-    num_clusters=(8, 4, 2, 2),
-    mask_empty=True,
-)
-HYBRID = dict(FIELDS, stem="timm:test_efficientnet", stem_strides=(8, 16), stem_final=True, grouping="descriptor")
+FIELDS = {**FIELDS, "image_size": 64, "mask_empty": True}
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +223,7 @@ def test_a_hybrid_answers_alike_through_every_interface(hybrid, images, tmp_path
 
     import hcast_zoo  # noqa: F401 (registers)
 
-    timm_fields = {k: v for k, v in HYBRID.items() if k != "image_size"}
+    timm_fields = {k: v for k, v in HYBRID.items() if k not in ("image_size", "crop_pct")}
     ported = timm.create_model("hcast_tiny", img_size=64, **timm_fields).eval()
     ported.load_state_dict(read_weights(file).state_dict)
     answers = {"core": load_model(file)(images).level_logits, "timm": ported.forward_levels(images)}

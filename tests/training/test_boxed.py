@@ -1,4 +1,4 @@
-"""Boxes from the table to the weights, and from there to evaluation and prediction: one geometry all the way."""
+"""Boxes from the table to the weights, and from there to evaluation and prediction, with the same geometry."""
 
 import csv
 import json
@@ -12,7 +12,8 @@ from PIL import Image
 from hcast_zoo.cli import main
 from hcast_zoo.data.boxes import KEY, BoxedPicture, BoxGeometry
 from hcast_zoo.data.dataset import HierarchicalDataset
-from hcast_zoo.data.readers import read_listing
+from hcast_zoo.data.detections import box_listing, read_detections
+from hcast_zoo.data.readers import read
 from hcast_zoo.data.splits import hold_out, write_list
 from hcast_zoo.taxonomy import prior
 from hcast_zoo.weights.file import load_weights
@@ -24,7 +25,7 @@ COLOURS = {("bird", "owl"): (200, 30, 30), ("bird", "gull"): (30, 200, 30), ("ca
 
 @pytest.fixture
 def table(tmp_path):
-    """A table of 24 boxes, two in each of 12 pictures, each of one colour; the background is grey."""
+    """Write a table of 24 boxes, two in each of 12 pictures, each of one colour on grey; return it."""
     rows = []
     for number in range(12):
         picture = Image.new("RGB", (100, 60), (128, 128, 128))
@@ -52,32 +53,34 @@ def test_a_table_of_boxes_is_a_data_set(table, tmp_path):
     assert wider.digest() != dataset.digest()
 
     parted = hold_out(listing, 0.3)
-    sides = {}
+    parts = {}
     for picture, split in zip(parted.pictures, parted.splits):
-        sides.setdefault(str(picture), set()).add(split)
-    assert len({split for side in sides.values() for split in side}) == 2
+        parts.setdefault(str(picture), set()).add(split)
+    assert set.union(*parts.values()) == set(parted.splits) and len(set(parted.splits)) == 2
+
     write_list(parted, tmp_path / "list.csv")
     again = read_listing(tmp_path / "list.csv")
     assert [p.box.edges for p in again.pictures] == [p.box.edges for p in listing.pictures]
     assert again.splits == parted.splits and again.paths == parted.paths
 
 
-def test_detections_take_their_pictures_labels(table, tmp_path, capsys):
-    from hcast_zoo.data.detections import box_listing, read_detections
-
+def test_detections_take_their_pictures_labels(table, tmp_path):
     for number in range(3):
         folder = tmp_path / "tree" / ("owl" if number % 2 else "gull")
         folder.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{number}.png").rename(folder / f"{number}.png")
+
     detections = [{"category": "1", "conf": 0.9, "bbox": [0.1, 0.25, 0.25, 0.5]}] * 2
     images = [{"file": f"{'owl' if n % 2 else 'gull'}/{n}.png", "detections": detections} for n in range(2)]
-    (tmp_path / "found.json").write_text(json.dumps({"images": images, "detection_categories": {"1": "animal"}}))
-    found = read_detections(tmp_path / "found.json")
-    listing, without = box_listing(read_listing(tmp_path / "tree"), found.choose(0.5, ["animal"]), tmp_path / "tree")
+    (tmp_path / "detected.json").write_text(json.dumps({"images": images, "detection_categories": {"1": "animal"}}))
+
+    detected = read_detections(tmp_path / "detected.json")
+    listing, without = box_listing(read(tmp_path / "tree"), detected.choose(0.5, ["animal"]), tmp_path / "tree")
     assert without == 1 and [tuple(path) for path in listing.paths] == [("gull",)] * 2 + [("owl",)] * 2
     assert all(isinstance(picture, BoxedPicture) for picture in listing.pictures)
+
     with pytest.raises(ValueError, match="no box has the label 'person'; there are animal"):
-        found.choose(0.5, ["person"])
+        detected.choose(0.5, ["person"])
 
 
 @pytest.mark.slow
@@ -87,20 +90,23 @@ def test_one_geometry_from_training_to_prediction(table, tmp_path, capsys):
     options = ["--val-fraction", "0.3", "--box-padding", "0.2", "--box-min-size", "20", "--crop-mode", "pad"]
     assert main(["train", "--data", str(table), "--output", str(run), *options, *TINY]) == 0
     assert "boxes padded by 20.0% at each edge, square, 20 pixels at least; stored" in capsys.readouterr().err
-    content = load_weights(run)
-    assert json.loads(content.metadata[KEY]) == {"padding": 0.2, "shape": "square", "min_size": 20}
-    assert (content.config.crop_mode, content.config.crop_pct) == ("pad", 1.0)
-    shares = prior.read_trained(content.metadata, content.taxonomy)
-    assert sum(shares) == pytest.approx(1, abs=1e-3)
+    weights = load_weights(run)
+    assert json.loads(weights.metadata[KEY]) == {"padding": 0.2, "shape": "square", "min_size": 20}
+    assert (weights.config.crop_mode, weights.config.crop_pct) == ("pad", 1.0)
+    shares = prior.read_trained(weights.metadata, weights.taxonomy)
+
+    assert sum(shares) == pytest.approx(1, abs=1e-3) and torch.isfinite(torch.tensor(shares)).all()
 
     assert main(["evaluate", "--model", str(run), "--split", "val", "--json"]) == 0  # from the run's own list
     captured = capsys.readouterr()
     measured = json.loads(captured.out.splitlines()[-1])
     assert "warning" not in captured.err and 0 < measured["pictures"] < 24
+
     assert main(["predict", "--boxes", str(table), "--model", str(run), "--json"]) == 0
     captured = capsys.readouterr()
     answers = [json.loads(line) for line in captured.out.splitlines()]
     assert len(answers) == 24 and "warning" not in captured.err
+
     with open(run / "pictures.csv", newline="") as source:
         rows = {(row["file"].rpartition("/")[2], float(row["xmin"])): row for row in csv.DictReader(source)}
     right = []
@@ -110,10 +116,10 @@ def test_one_geometry_from_training_to_prediction(table, tmp_path, capsys):
             right.append(answer["path"] == [row["kind"], row["species"]])
     assert len(right) == measured["pictures"]
     assert 100 * sum(right) / len(right) == pytest.approx(measured["results"]["best_path"]["fpa"], abs=1e-3)
-    assert main(["predict", "--boxes", str(table), "--model", str(run), "--box-padding", "0"]) == 2
-    assert torch.isfinite(torch.tensor(shares)).all()
 
-    # Fine-tuned from these weights, the geometry stays unless another is asked for.
+    assert main(["predict", "--boxes", str(table), "--model", str(run), "--box-padding", "0"]) == 2
+
+    # Fine-tuning keeps the geometry.
     again = [*TINY[2:], "--model", str(run), "--val-fraction", "0.3"]
     assert main(["train", "--data", str(table), "--output", str(tmp_path / "again"), *again]) == 0
-    assert load_weights(tmp_path / "again").metadata[KEY] == content.metadata[KEY]
+    assert load_weights(tmp_path / "again").metadata[KEY] == weights.metadata[KEY]

@@ -18,30 +18,10 @@ from hcast_zoo.common.claim import own_folder
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.training.checkpoint import CheckpointError, find_checkpoint
+from hcast_zoo.training.losses import HierarchicalLoss
 from hcast_zoo.training.trainer import DivergedError
 from hcast_zoo.weights.file import load_weights
-from tests.training.test_trainer import make_run
-
-
-def read_log(folder):
-    def refuse(text):
-        raise AssertionError(f"{text} is no JSON")
-
-    return [json.loads(line, parse_constant=refuse) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def stop_at(run, stop):
-    """Let a run end by Ctrl-C before step ``stop`` + 1."""
-    step = run._train_step
-
-    def fail(batch):
-        if run.step == stop:
-            raise KeyboardInterrupt
-        return step(batch)
-
-    run._train_step = fail
-    with pytest.raises(KeyboardInterrupt):
-        run.train()
+from tests.training.runs import make_run, read_log, stop_at
 
 
 @pytest.fixture
@@ -54,17 +34,15 @@ def make(picture_folder, taxonomy, tiny_config, tmp_path):
 
 @pytest.fixture
 def stopped(make, tmp_path):
-    """The folder of a run with checkpoints of steps 1 and 2, of 3."""
+    """Return the folder of a run of 3 steps, stopped after 2, with a checkpoint of each."""
     stop_at(make(epochs=1), 2)
     return tmp_path / "run"
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(picture_folder, tiny_weights, tmp_path, monkeypatch, capsys):
-    """Run by the command; the previous checkpoint stays, and the log is valid JSON."""
-    command = f"train --data {picture_folder} --model {tiny_weights} --output {tmp_path / 'run'} --epochs 1 "
-    command = (command + "--batch-size 4 --workers 0 --checkpoint-steps 1 --ema-decay 0 --lr 1e-3").split()
-    from hcast_zoo.training.losses import HierarchicalLoss
-
+    """The previous checkpoint stays, and its weights are finite."""
+    command = f"train --data {picture_folder} --model {tiny_weights} --output {tmp_path / 'run'} --epochs 1".split()
+    command += "--batch-size 4 --workers 0 --checkpoint-steps 1 --ema-decay 0 --lr 1e-3".split()
     calls, forward = [], HierarchicalLoss.forward
 
     def spoil(self, logits, targets):
@@ -72,10 +50,12 @@ def test_a_loss_that_is_not_finite_ends_the_run(picture_folder, tiny_weights, tm
         return forward(self, logits, targets) * (math.nan if len(calls) == 3 else 1)
 
     monkeypatch.setattr(HierarchicalLoss, "forward", spoil)
+
     assert main(command) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "step 3: the loss is nan, at learning rate " in error and "checkpoint of step 2" in error
     assert "--lr" in error and "--clip-grad" in error and "half precision" in error
+
     assert find_checkpoint(tmp_path / "run")[1]["step"] == 2
     for value in load_file(tmp_path / "run/checkpoint/model.safetensors").values():
         assert value.isfinite().all()
@@ -154,6 +134,7 @@ def test_every_damage_to_a_checkpoint_is_found(stopped, tmp_path):
         damage(run / "checkpoint" / file)
         folder, progress, wrong = find_checkpoint(run)
         assert folder.name == "checkpoint.old" and progress["step"] == 1 and file in wrong, name
+
         shutil.rmtree(run / "checkpoint.old")
         with pytest.raises(CheckpointError, match=r"no checkpoint of this run is intact .*restore one, or delete"):
             find_checkpoint(run)
@@ -164,9 +145,9 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(make, stopped, tmp_path, c
     flip(stopped / "checkpoint/optimizer.bin")
     capsys.readouterr()
     make(epochs=1).train()
-    assert "optimizer.bin has changed since it was written: resuming from the previous checkpoint, of step 1" in (
-        capsys.readouterr().err
-    )
+    errors = capsys.readouterr().err
+    assert "optimizer.bin has changed since it was written: resuming from the previous checkpoint, of step 1" in errors
+
     for name in ("last.safetensors", "checkpoint/model.safetensors", "checkpoint.old/model.safetensors"):
         a, b = (load_file(tmp_path / folder / name) for folder in ("whole", "run"))
         assert all(torch.equal(a[key], b[key]) for key in a)
@@ -174,7 +155,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(make, stopped, tmp_path, c
 
 
 def test_checkpoints_of_an_earlier_version_resume(make, stopped):
-    """Such checkpoints have no hashes, and such runs no digests."""
+    """Such checkpoints have no hashes, and such runs have no digests."""
     file = stopped / "checkpoint/progress.json"
     file.write_text(json.dumps({"step": 2, "best_fpa": 12.5}))
     plan = json.loads((stopped / "run.json").read_text())
@@ -182,6 +163,7 @@ def test_checkpoints_of_an_earlier_version_resume(make, stopped):
     run = make(epochs=1)
     run._resume()
     assert (run.step, run.best) == (2, 12.5)
+
     truncate(stopped / "checkpoint/optimizer.bin")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         make(epochs=1)._resume()
@@ -199,35 +181,39 @@ def test_other_data_taxonomy_or_weights_are_refused(
     init = load_weights(tiny_weights)
     with pytest.raises(ValueError, match=r"start_weights_sha256 None -> '.*--accept-changes"):
         make(init=init, epochs=1)
+
     moved = shutil.copytree(picture_folder, tmp_path / "moved")
     same = HierarchicalDataset.load(moved, taxonomy, "train")
     assert same.digest() == HierarchicalDataset.load(picture_folder, taxonomy, "train").digest()
+
     next((picture_folder / "train").rglob("*.png")).unlink()
     with pytest.raises(ValueError, match=r"\(data_sha256 '"):
         make(epochs=1)
+
     names = (taxonomy.names[0], taxonomy.names[1], (*taxonomy.names[2][:-1], "jackal"))
     other = Taxonomy(taxonomy.levels, names, taxonomy.parents, taxonomy.name)
     (moved / "train/mammal/dog/wolf").rename(moved / "train/mammal/dog/jackal")
     (moved / "val/mammal/dog/wolf").rename(moved / "val/mammal/dog/jackal")
     with pytest.raises(ValueError, match=r"taxonomy_sha256 '"):
         make_run(moved, other, tiny_config, stopped, epochs=1, checkpoint_steps=1)
+
     capsys.readouterr()
     make(epochs=1, accept_changes=True)
     assert "accepted: data_sha256" in capsys.readouterr().err
-    make(epochs=1)  # what was accepted is the plan now
+    make(epochs=1)  # the accepted data are now the run's
 
 
 def test_another_version_is_reported_once(make, stopped, monkeypatch, capsys):
     monkeypatch.setattr(claim, "__version__", "99.0")
-    for told in (True, False):
+    for reported in (True, False):
         capsys.readouterr()
         make(epochs=1)
-        assert ("was begun with hcast-zoo" in capsys.readouterr().err) == told
+        assert ("was begun with hcast-zoo" in capsys.readouterr().err) == reported
 
 
 @pytest.mark.slow
 def test_a_folder_has_one_owner(picture_folder, tiny_weights, tmp_path, capsys):
-    """Held by another process; free again when that is killed."""
+    """Another process holds it; when that is killed, it is free again."""
     pytest.importorskip("pyarrow")
     code = (
         "import sys, time\nfrom hcast_zoo.common.claim import own_folder\n"
@@ -261,5 +247,6 @@ def test_a_forked_process_does_not_hold_the_folder(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     holder.wait()
+
     with own_folder(tmp_path):
-        pass
+        assert (tmp_path / ".lock").exists()

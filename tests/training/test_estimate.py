@@ -1,3 +1,5 @@
+"""The estimate of a run's time and memory."""
+
 import itertools
 import json
 from contextlib import nullcontext
@@ -11,16 +13,17 @@ from hcast_zoo.network.memory import VARIABLE, MemoryBudgetError
 from hcast_zoo.network.model import HCast
 from hcast_zoo.training import estimate
 from hcast_zoo.training.estimate import as_time
-from tests.training.test_trainer import make_run
+from tests.training.runs import make_run
 
 
 @pytest.mark.slow
 def test_the_time_is_estimated_only_for_long_runs(picture_folder, taxonomy, tiny_config, tmp_path, capsys):
     """Estimating changes nothing: the run gives the same numbers as one without an estimate."""
     logs = []
-    for name, told in (("told", True), ("not", False)):
+    for name, printed in (("with", True), ("without", False)):
         run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / name, epochs=40, eval_epochs=40)
-        run._print_time = run._print_time if told else lambda: None
+        run._print_time = run._print_time if printed else lambda: None
+
         train_epoch, epochs = run._train_epoch, []
 
         def stop(loader, epoch, done, train_epoch=train_epoch, epochs=epochs):
@@ -32,9 +35,10 @@ def test_the_time_is_estimated_only_for_long_runs(picture_folder, taxonomy, tiny
         run._train_epoch = stop
         with pytest.raises(KeyboardInterrupt):
             run.train()
+
         lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
         logs.append([json.loads(line)["loss"] for line in lines])
-        assert (" on this machine, for 120 steps" in capsys.readouterr().err) == told
+        assert (" on this machine, for 120 steps" in capsys.readouterr().err) == printed
     assert logs[0] == logs[1] and len(logs[0]) == 2
 
     make_run(picture_folder, taxonomy, tiny_config, tmp_path / "short", epochs=1).train()
@@ -62,15 +66,14 @@ def test_time_to_load_libraries_is_not_counted_for_each_picture(
     assert seconds == 1000
 
 
-def test_times_in_words():
+def test_times_are_rounded_to_words():
     assert [as_time(seconds) for seconds in (3, 119, 5000, 7200)] == ["1 min", "2 min", "83 min", "2.0 h"]
 
 
 def test_a_batch_that_cannot_fit_is_refused(picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):
-    """It is refused before the first step; splitting it into parts works and gives the same result."""
-    each = estimate.saved_bytes(
-        make_run(picture_folder, taxonomy, tiny_config, tmp_path / "some").model, torch.device("cpu"), nullcontext()
-    )
+    """It is refused before the first step; in two parts it fits."""
+    some = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "some")
+    each = estimate.saved_bytes(some.model, torch.device("cpu"), nullcontext())
     parameters = estimate.OPTIMIZER * 4 * sum(p.numel() for p in HCast(tiny_config).parameters())
     monkeypatch.setenv(VARIABLE, str((parameters + 3.5 * each) / 2**30))
 
@@ -80,4 +83,7 @@ def test_a_batch_that_cannot_fit_is_refused(picture_folder, taxonomy, tiny_confi
     ):
         whole.train()
     assert whole.step == 0
-    make_run(picture_folder, taxonomy, tiny_config, tmp_path / "parts", epochs=1, batch_size=4, accumulate=2).train()
+
+    parts = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "parts", epochs=1, batch_size=4, accumulate=2)
+    parts.train()
+    assert parts.step == 3

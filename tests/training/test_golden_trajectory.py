@@ -1,7 +1,7 @@
-"""Our training step against numbers that the authors' own main() gave; see fixtures/README.md.
+"""Our training step against the numbers of the authors' own main(); see fixtures/README.md.
 
-The run is made as ``hcast-zoo train --recipe cub --paper-exact`` makes it. Images, mixing and targets are computed from
-the recorded pictures, lambdas and boxes, and checked against the recorded sums.
+The run is the one that ``hcast-zoo train --recipe cub --paper-exact`` makes. Images, mixing and targets are computed
+from the recorded pictures, lambdas and boxes, and checked against the recorded sums.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def make_run(golden: dict, labels: torch.Tensor, pictures: np.ndarray, output) -> tuple[Trainer, dict[str, str]]:
-    """Build the run; return it and our names to the official ones."""
+    """Build the run; return it, with the official name of each of ours."""
     words = "train --recipe cub --paper-exact --batch-size 8 --lr 0.016 --epochs 8 --workers 0 --output"
     options = _train_options(make_parser().parse_args([*words.split(), str(output)]))
     settings = TrainConfig(**{f.name: options[f.name] for f in dataclasses.fields(TrainConfig) if f.name in options})
@@ -96,13 +96,14 @@ def mix(images: torch.Tensor, golden: dict, step: int) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tag", TOLERANCES)
-def test_training_is_the_authors(tag, tmp_path):
+def test_training_matches_the_authors_run(tag, tmp_path):
     golden, inputs = load_npz(f"training/{tag}.npz"), load_npz("training/inputs.npz")
     dtype = torch.float64 if tag.endswith("64") else torch.float32
     crops = inputs["crop_uint8"]
     pictures = np.concatenate([crops, crops[:, :, ::-1], crops.transpose(0, 2, 1, 3)])
     labels = torch.from_numpy(inputs["labels3"].astype(np.int64)).flip(1)  # ours are coarse to fine
     segments = torch.from_numpy(inputs["segments"].astype(np.int64))
+
     run, names = make_run(golden, labels, pictures, tmp_path / "run")
     model = run.model.to(dtype)
     run.ema.module.to(dtype)
@@ -132,11 +133,14 @@ def test_training_is_the_authors(tag, tmp_path):
     run._schedule()
     for step, order in enumerate(golden["order"]):
         batch = mix(images[order], golden, step)
+
         lam = float(golden["lam"][step])
         targets = soft_targets(labels[order], run.config.level_classes, run.settings.smoothing)
         targets = tuple(t * lam + t.flip(0) * (1 - lam) for t in targets)
+
         assert float(batch.double().square().sum()) == pytest.approx(golden["imgsum"][step][1], rel=1e-6)
         assert int(segments[order].sum()) == int(golden["segsum"][step])
+
         loss = run._train_step({"images": batch, "segments": segments[order], "targets": targets})
         worst["loss"] = max(worst["loss"], abs(loss - golden["loss"][step]) / golden["loss"][step])
 

@@ -1,4 +1,5 @@
-import dataclasses
+"""The loader whose pictures stay on the training device: augmentation, mixing and resuming."""
+
 import json
 
 import pytest
@@ -17,6 +18,7 @@ from hcast_zoo.training.augmentation import HierarchicalMixup
 from hcast_zoo.training.gpu_loader import DeviceLoader, augment, erase, jitter
 from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.training.trainer import Trainer
+from tests.training.runs import make_run, stop_at
 
 PLAIN = dict(
     auto_augment="",
@@ -49,7 +51,7 @@ def make_loader(folder, taxonomy, config, mixup=None, **settings):
     ), dataset
 
 
-def test_without_augmentation_the_pictures_of_evaluation(picture_folder, taxonomy, slic_config):
+def test_without_augmentation_the_pictures_are_those_of_evaluation(picture_folder, taxonomy, slic_config):
     loader, dataset = make_loader(picture_folder, taxonomy, slic_config.replace(crop_pct=1.0))
     dataset.transform = eval_transform(loader.config)
     order = [index for index, _ in loader.sampler]
@@ -69,7 +71,7 @@ def test_each_setting_changes_the_pictures(picture_folder, taxonomy, slic_config
     assert all(not torch.allclose(a, b, atol=0.02) for a, b in zip(plain["images"], changed["images"]))
 
 
-def test_a_mirrored_picture(slic_config):
+def test_hflip_mirrors_the_pictures(slic_config):
     config = slic_config.replace(image_size=32)
     pictures = torch.randint(256, (2, 4, 32, 32), dtype=torch.uint8)
     pictures[:, 3] = 255
@@ -77,19 +79,22 @@ def test_a_mirrored_picture(slic_config):
     torch.testing.assert_close(mirrored, pictures[:, :3].flip(3) / 255, atol=1e-5, rtol=0)
 
 
-def test_transparent_parts_and_crops_by_the_picture(slic_config):
-    """A crop shows nothing but the picture's colour and its ground; half of the random grounds are white."""
+def test_backgrounds_and_crops_show_nothing_but_the_picture(slic_config):
+    """A crop shows only the picture's colour and its background; half of the random backgrounds are white."""
     pictures = torch.zeros(200, 4, 32, 32, dtype=torch.uint8)
     pictures[:, 1], pictures[:, 3, :, 16:] = 200, 255  # the right half is green, the left one transparent green
     config = slic_config.replace(image_size=32)
+
     images = augment(pictures, config, TrainConfig(**PLAIN))
     green = torch.tensor([0, 200 / 255, 0])
     assert torch.allclose(images[..., 16:], green.view(1, 3, 1, 1).expand(200, 3, 32, 16), atol=1e-6)
     assert (images[..., :16] == 1).all()
+
     images = augment(pictures, config, TrainConfig(**{**PLAIN, "random_background": True}))
-    grounds = images[:, :, 0, 0]
-    white = (grounds == 1).all(1)
-    assert 70 <= white.sum() <= 130 and len(grounds[~white].unique(dim=0)) == (~white).sum()
+    backgrounds = images[:, :, 0, 0]
+    white = (backgrounds == 1).all(1)
+    assert 70 <= white.sum() <= 130 and len(backgrounds[~white].unique(dim=0)) == (~white).sum()
+
     torch.manual_seed(0)
     images = augment(pictures, config, TrainConfig(**{**PLAIN, "crop_scale": 0.2}))
     share = (images[:, 0] < 0.5).float().mean((1, 2))  # of the crop that is green
@@ -102,6 +107,7 @@ def test_jitter_keeps_greys_grey_and_moves_hues():
     grey = torch.rand(8, 1, 4, 4).expand(-1, 3, -1, -1)
     out = jitter(grey, 0.4)
     assert torch.allclose(out, out[:, :1].expand(-1, 3, -1, -1), atol=1e-5) and not torch.allclose(out, grey, atol=0.05)
+
     red = torch.tensor([0.6, 0.3, 0.3]).view(1, 3, 1, 1).expand(64, 3, 1, 1)
     out = jitter(red, 1e-9)[:, :, 0, 0]
     assert torch.allclose(out.sum(1), torch.tensor(1.2), atol=1e-4)  # a turn about the greys keeps the sum
@@ -123,13 +129,12 @@ def test_erasing_fills_one_rectangle():
     assert images[hit][erased[hit]].std() == pytest.approx(1, abs=0.1)
 
 
-def test_mixing_and_grey_pictures(picture_folder, taxonomy, slic_config):
+def test_mixing_gives_targets_of_every_level(picture_folder, taxonomy, slic_config):
     mixup = HierarchicalMixup(0.8, 1.0, label_smoothing=0.1, num_classes=slic_config.level_classes)
     loader, _ = make_loader(picture_folder, taxonomy, slic_config.replace(in_chans=1), mixup)
     batch = next(iter(loader))
-    assert batch["images"].shape[1] == 1 and [t.shape for t in batch["targets"]] == [
-        (4, n) for n in slic_config.level_classes
-    ]
+    assert batch["images"].shape[1] == 1
+    assert [t.shape for t in batch["targets"]] == [(4, n) for n in slic_config.level_classes]
     assert all(torch.allclose(t.sum(1), torch.ones(4)) for t in batch["targets"])
 
 
@@ -159,46 +164,25 @@ def test_broken_pictures_are_left_out(picture_folder, taxonomy, slic_config):
         make_loader(picture_folder, taxonomy, slic_config, batch_size=10)
 
 
-def test_a_run_on_the_device_stopped_and_resumed(picture_folder, taxonomy, slic_config, tmp_path):
-    settings = TrainConfig(
-        epochs=2,
-        batch_size=4,
-        on_device=True,
-        auto_augment="",
-        random_background=True,
-        warmup_epochs=1,
-        lr=0.1,
-        ema_decay=0.9,
-        checkpoint_steps=2,
-    )
-
+def test_a_stopped_run_on_the_device_resumes_exactly(picture_folder, taxonomy, slic_config, tmp_path):
     def run(folder, **changes):
-        train, val = (HierarchicalDataset.load(picture_folder, taxonomy, split) for split in ("train", "val"))
-        return Trainer(slic_config, dataclasses.replace(settings, **changes), train, val, tmp_path / folder)
+        settings = {"on_device": True, "auto_augment": "", "random_background": True, **changes}
+        return make_run(picture_folder, taxonomy, slic_config, tmp_path / folder, **settings)
 
     run("whole").train()
-    cut = run("cut")
-    step = cut._train_step
-
-    def fail(batch):
-        if cut.step == 5:
-            raise KeyboardInterrupt
-        return step(batch)
-
-    cut._train_step = fail
-    with pytest.raises(KeyboardInterrupt):
-        cut.train()
+    stop_at(run("cut"), 5)
     run("cut").train()
     for name in ("last.safetensors", "checkpoint/model.safetensors"):
         whole, resumed = (load_file(tmp_path / folder / name) for folder in ("whole", "cut"))
         assert all(torch.equal(whole[key], resumed[key]) for key in whole), name
+
     # A run started by a version without this setting resumes with it off.
-    content = json.loads((tmp_path / "whole/run.json").read_text())
-    del content["settings"]["on_device"]
-    (tmp_path / "whole/run.json").write_text(json.dumps(content))
+    plan = json.loads((tmp_path / "whole/run.json").read_text())
+    del plan["settings"]["on_device"]
+    (tmp_path / "whole/run.json").write_text(json.dumps(plan))
     with pytest.raises(ValueError, match="on_device False -> True"):
         run("whole")
-    run("whole", on_device=False)
+    assert not run("whole", on_device=False).settings.on_device
 
 
 def test_unsupported_settings_are_refused(picture_folder, taxonomy, tiny_config, tmp_path):
@@ -216,10 +200,12 @@ def test_slic_is_left_to_an_accelerator(slic_config, picture_folder, taxonomy):
     assert "segments" in SuperpixelCollate(slic_config, device=torch.device("cpu"))(batch)
     collate = SuperpixelCollate(slic_config, device=torch.device("cuda"))
     assert "segments" not in collate(batch)
+
     for kwargs in ({"cache": "folder"}, {"paper_exact": True}):
         assert "segments" in SuperpixelCollate(slic_config, device=torch.device("cuda"), **kwargs)(batch)
     assert "segments" in SuperpixelCollate(slic_config.replace(superpixels="seeds"), device=torch.device("cuda"))(batch)
-    # The same answers, whoever makes them.
+
+    # The logits do not depend on where the superpixels are computed.
     model = HCast(slic_config).eval()
     dataset = HierarchicalDataset.load(picture_folder, taxonomy, "val", transform=eval_transform(slic_config))
     logits, _ = collect_logits(model, dataset, progress=False)
@@ -230,19 +216,10 @@ def test_slic_is_left_to_an_accelerator(slic_config, picture_folder, taxonomy):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu(picture_folder, taxonomy, slic_config, tmp_path):
+def test_batches_are_on_the_gpu(picture_folder, taxonomy, slic_config, tmp_path):
     Image.new("RGBA", (30, 50)).save(picture_folder / "train" / "extra.png")
     dataset = HierarchicalDataset.load(picture_folder, taxonomy, "train")
-    batch = next(
-        iter(
-            DeviceLoader(
-                dataset,
-                slic_config,
-                TrainConfig(**PLAIN),
-                SeededSampler(len(dataset), 0),
-                torch.device("cuda"),
-                progress=False,
-            )
-        )
-    )
+    sampler = SeededSampler(len(dataset), 0)
+    loader = DeviceLoader(dataset, slic_config, TrainConfig(**PLAIN), sampler, torch.device("cuda"), progress=False)
+    batch = next(iter(loader))
     assert batch["images"].device.type == batch["labels"].device.type == "cuda"

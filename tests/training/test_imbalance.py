@@ -1,3 +1,5 @@
+"""Imbalanced data sets: samplers, priors and class weights, against counts and torch's own losses."""
+
 import collections
 
 import pytest
@@ -14,7 +16,7 @@ LABELS = torch.tensor([[0, 0]] * 40 + [[0, 1]] * 8 + [[1, -1]] * 2)
 
 @pytest.mark.parametrize(("sampler", "expected"), [("balanced", (1, 1, 1)), ("sqrt", (40**0.5, 8**0.5, 2**0.5))])
 def test_classes_are_drawn_in_proportion(sampler, expected):
-    """Compared with counts over a hundred epochs; drawing an epoch again gives the same pictures."""
+    """Counted over a hundred epochs; drawing an epoch again gives the same pictures."""
     drawn = SeededSampler(len(LABELS), 3, sample_weights(LABELS, sampler))
     counts = collections.Counter()
     for drawn.epoch in range(100):
@@ -30,7 +32,7 @@ def test_natural_draws_each_once():
     assert sorted(index for index, _ in SeededSampler(5, 0)) == [0, 1, 2, 3, 4]
 
 
-def test_priors_and_weights():
+def test_priors_and_weights_follow_the_counts():
     coarse, fine = level_priors(LABELS, (2, 3))
     assert coarse.tolist() == pytest.approx([0.96, 0.04])
     assert fine.tolist() == pytest.approx([40 / 49, 8 / 49, 1 / 49])  # a class without pictures counts as one
@@ -40,8 +42,8 @@ def test_priors_and_weights():
     assert even[0].tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-4)  # two of the three classes are below the first
 
 
-def test_the_loss_knows_priors_and_weights():
-    """Against torch's cross-entropy of adjusted logits, with its own class weights."""
+def test_the_loss_uses_priors_and_weights():
+    """As torch's cross-entropy of adjusted logits, with its own class weights."""
     logits = [torch.randn(6, 2), torch.randn(6, 3)]
     labels = torch.tensor([[0, 0], [0, 1], [1, -1], [0, 2], [1, 2], [0, 1]])
     priors, weights = [torch.tensor([0.9, 0.1]), torch.tensor([0.7, 0.2, 0.1])], [torch.rand(2), torch.rand(3)]

@@ -25,35 +25,42 @@ def close(ours, theirs, rtol=3e-5):
 
 
 @pytest.mark.parametrize("levels, case", CASES)
-def test_official_losses_and_gradients(levels, case):
+def test_losses_and_gradients_match_the_official(levels, case):
     count = int(levels[0])
+
     order = range(count - 1, -1, -1)  # theirs are fine first
     logits = [torch.from_numpy(GOLDEN[f"{levels}.logits_{i}"]).requires_grad_() for i in order]
+
     smoothing = {"hard_ls_nokl": 0.1}.get(case, 0.0)
     if f"{levels}.{case}.target_0" in GOLDEN:
         targets = [torch.from_numpy(GOLDEN[f"{levels}.{case}.target_{i}"]) for i in order]
     else:
         targets = torch.stack([torch.from_numpy(GOLDEN[f"{levels}.hard_{i}"]).long() for i in order], 1)
+
     loss = HierarchicalLoss(0.5 if case.endswith("_kl") else 0.0, smoothing=smoothing, binary=case.startswith("bce"))
     total = loss(logits, targets)
     close(total, GOLDEN[f"{levels}.{case}.total"])
     for gradient, i in zip(torch.autograd.grad(total, logits), order):
         expected = torch.from_numpy(GOLDEN[f"{levels}.{case}.grad_{i}"])
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+
     if case.startswith("bce"):
         targets[-1] = (targets[-1] > 0).float()
+
     if case.endswith("_kl"):
         kl = tree_path_kl(logits, targets)
         close(kl, GOLDEN[f"{levels}.{case}.gk_loss"])
         for gradient, i in zip(torch.autograd.grad(kl, logits), order):
             theirs = torch.from_numpy(GOLDEN[f"{levels}.{case}.kl_grad_{i}"])
             torch.testing.assert_close(gradient, theirs, rtol=1e-4, atol=1e-7)
+
     if case == "onehot_kl":
         for x, t, part in zip(logits, targets, PARTS[count]):
             close(level_cross_entropy(x, t), GOLDEN[f"{levels}.{case}.{part}"])
 
 
 def random_case(seed=0):
+
     generator = torch.Generator().manual_seed(seed)
     logits = [torch.randn(8, c, generator=generator) for c in (3, 5, 9)]
     labels = torch.stack([torch.randint(c, (8,), generator=generator) for c in (3, 5, 9)], 1)
@@ -61,7 +68,7 @@ def random_case(seed=0):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_is_pytorchs(smoothing):
+def test_cross_entropy_matches_pytorch(smoothing):
     logits, labels = random_case()
     expected = sum(F.cross_entropy(x, y, label_smoothing=smoothing) for x, y in zip(logits, labels.T))
     torch.testing.assert_close(HierarchicalLoss(0.0, smoothing=smoothing)(logits, labels), expected)
@@ -117,12 +124,12 @@ def test_the_tree_path_kl_counts_half_unless_asked():
     torch.testing.assert_close(HierarchicalLoss()(logits, labels), expected)
 
 
-def test_level_weights():
+def test_levels_count_by_their_weights():
     logits, labels = random_case()
     parts = [F.cross_entropy(x, y) for x, y in zip(logits, labels.T)]
     loss = HierarchicalLoss(0.0, level_weights=(0.5, 0.0, 2.0))(logits, labels)
     torch.testing.assert_close(loss, 0.5 * parts[0] + 2.0 * parts[2])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="zip"):
         HierarchicalLoss(level_weights=(1.0, 1.0))(logits, labels)
 
 
@@ -182,7 +189,7 @@ def test_the_loss_compiles_in_one_piece():
     torch.testing.assert_close(compiled(logits, labels), HierarchicalLoss()(logits, labels))
 
 
-def test_the_loss_runs_without_data():
+def test_the_loss_runs_on_the_meta_device():
     logits, labels = random_case()
     assert HierarchicalLoss()([x.to("meta") for x in logits], labels.to("meta")).is_meta
 
@@ -191,12 +198,14 @@ def test_labels_are_checked_on_their_own_device():
     _, labels = random_case()
     with torch.device("meta"):  # the default device, which must not be used
         check_labels(labels, (3, 5, 9))
+        with pytest.raises(ValueError, match="label 9"):
+            check_labels(torch.full_like(labels, 9, device="cpu"), (3, 5, 9))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("binary", [False, True])
 def test_half_precision_is_finite_and_near(dtype, tolerance, binary):
-    """Unknown levels are masked by the lowest number: in float16 its log-softmax would be -inf."""
+    """Unknown levels are masked by a low number; in float16 the lowest one would give a log-softmax of -inf."""
     logits, labels = random_case()
     labels[:3, 1:] = -1
     labels[5] = -1

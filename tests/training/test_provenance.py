@@ -1,4 +1,4 @@
-"""The provenance that a run writes into its weights, and the model card made from it, through the user's commands."""
+"""The origin that a run writes into its weights, and the model card made from it, by the commands."""
 
 import json
 import re
@@ -18,11 +18,13 @@ RUN = ["--epochs", "1", "--warmup-epochs", "0", "--batch-size", "4", "--workers"
 
 @pytest.fixture
 def start(tiny_weights, tmp_path):
-    content = load_weights(tiny_weights)
-    content.metadata = {"name": "owls.start", "license": "CC-BY-SA-4.0", "attribution": "Pictures: A. Owl."}
+    """Write weights with a licence and an attribution, to start from."""
+    weights = load_weights(tiny_weights)
+    weights.metadata = {"name": "owls.start", "license": "CC-BY-SA-4.0", "attribution": "Pictures: A. Owl."}
     path = tmp_path / "start/weights.safetensors"
+
     path.parent.mkdir()
-    save_weights(content, path)
+    save_weights(weights, path)
     return path
 
 
@@ -32,31 +34,34 @@ def train(folder, start, output, *more):
 
 
 @pytest.mark.slow
-def test_weights_keep_what_they_started_from(picture_folder, start, tmp_path, capsys):
-    told = train(picture_folder, start, tmp_path / "run", "--title", "My owls", "--freeze", "encoder")
-    assert told["name"] == "My owls" and told["base_model"] == "owls.start"
-    assert told["license"] == told["base_license"] == "CC-BY-SA-4.0" and told["attribution"] == "Pictures: A. Owl."
-    assert json.loads(told["settings"])["freeze"] == "encoder" and "workers" not in told["settings"]
-    assert re.search(r"from owls\.start, at most 1 epochs.* weights of epoch 1: [\d.]+ % right", told["training"])
-    assert told["data"] == "pictures: 12 pictures to train on, 12 to choose the weights."
-    assert str(tmp_path) not in json.dumps(told)
+def test_weights_record_what_they_started_from(picture_folder, start, tmp_path, capsys):
+    metadata = train(picture_folder, start, tmp_path / "run", "--title", "My owls", "--freeze", "encoder")
+    assert metadata["name"] == "My owls" and metadata["base_model"] == "owls.start"
+    assert (
+        metadata["license"] == metadata["base_license"] == "CC-BY-SA-4.0"
+        and metadata["attribution"] == "Pictures: A. Owl."
+    )
+    assert json.loads(metadata["settings"])["freeze"] == "encoder" and "workers" not in metadata["settings"]
+    assert re.search(r"from owls\.start, at most 1 epochs.* weights of epoch 1: [\d.]+ % right", metadata["training"])
+    assert metadata["data"] == "pictures: 12 pictures to train on, 12 to choose the weights."
+    assert str(tmp_path) not in json.dumps(metadata)
     assert "note: licence" not in capsys.readouterr().err
 
-    told = train(picture_folder, start, tmp_path / "other", "--license", "mit")
-    assert (told["license"], told["base_license"]) == ("mit", "CC-BY-SA-4.0")
+    metadata = train(picture_folder, start, tmp_path / "other", "--license", "mit")
+    assert (metadata["license"], metadata["base_license"]) == ("mit", "CC-BY-SA-4.0")
     assert "licence mit, but owls.start is CC-BY-SA-4.0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_training_from_random_values_records_no_base_model(picture_folder, tmp_path):
     tiny = ["--image-size", "32", "--num-superpixels", "16", "--num-clusters", "8", "6", "4", "2"]
-    told = train(picture_folder, "hcast_tiny", tmp_path / "run", *tiny)
-    assert "from random values" in told["training"] and not {"base_model", "license"} & set(told)
+    metadata = train(picture_folder, "hcast_tiny", tmp_path / "run", *tiny)
+    assert "from random values" in metadata["training"] and not {"base_model", "license"} & set(metadata)
 
 
 @pytest.mark.slow
 def test_the_card_of_a_run_loads_it(picture_folder, start, tmp_path, capsys):
-    """The card's own code runs, in the folder of the weights."""
+    """The code of the card is run in the folder of the weights."""
     train(picture_folder, start, tmp_path / "run")
     card = tmp_path / "run/owls.md"
     command = ["evaluate", "--data", str(picture_folder), "--model", str(tmp_path / "run"), "--split", "val"]

@@ -1,4 +1,4 @@
-"""Computing norms, GELU and dropout again: the same training with less memory."""
+"""Recomputing norms, GELU and dropout in the backward pass: the same training with less memory."""
 
 import itertools
 
@@ -20,7 +20,7 @@ def step(model, images, segments):
 
 
 def peak(model, images, segments):
-    """Return the largest sum of the tensors of a step, in bytes."""
+    """Return the largest number of bytes that tensors take during a step."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step(model, images, segments)
     changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -1,3 +1,5 @@
+"""Training runs: what they write, how they resume, and what the official quirks change."""
+
 import json
 import os
 import shutil
@@ -15,7 +17,6 @@ from torchvision import transforms as tv
 
 pytest.importorskip("accelerate")
 
-from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.pictures import read_picture
 from hcast_zoo.inference.predictor import Predictor
 from hcast_zoo.segments.report import segment_picture
@@ -24,19 +25,11 @@ from hcast_zoo.training.losses import soft_targets
 from hcast_zoo.training.settings import TrainConfig
 from hcast_zoo.training.trainer import Trainer
 from hcast_zoo.weights.file import load_weights
-
-SETTINGS = dict(epochs=2, batch_size=4, workers=0, warmup_epochs=1, lr=0.1, ema_decay=0.9, checkpoint_steps=2)
-
-
-def make_run(folder, taxonomy, config, output, init=None, accept_changes=False, **settings):
-    train, val = (HierarchicalDataset.load(folder, taxonomy, split) for split in ("train", "val"))
-    return Trainer(
-        config, TrainConfig(**{**SETTINGS, **settings}), train, val, output, init, accept_changes=accept_changes
-    )
+from tests.training.runs import make_run, read_log, stop_at
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
-def test_mixup_of_every_level(mode):
+def test_mixup_mixes_every_level_alike(mode):
     mixup = HierarchicalMixup(0.8, 1.0, mode=mode, label_smoothing=0.1, num_classes=(2, 4))
     labels = torch.tensor([[0, 3], [1, 0], [1, -1], [0, 2]])
     images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8).clone()
@@ -51,75 +44,51 @@ def test_mixup_of_every_level(mode):
 
 
 def test_a_run_learns_and_writes_its_files(picture_folder, taxonomy, tiny_config, tmp_path):
-    run = make_run(
-        picture_folder,
-        taxonomy,
-        tiny_config,
-        tmp_path / "run",
-        epochs=12,
-        mixup=0.0,
-        cutmix=0.0,
-        lr=0.6,
-        auto_augment="",
-        color_jitter=0.0,
-        random_erasing=0.0,
-        crop_scale=0.9,
-        ema_decay=0.5,
-        smoothing=0.0,
-    )
+    options = dict(auto_augment="", color_jitter=0.0, random_erasing=0.0, crop_scale=0.9, mixup=0.0, cutmix=0.0)
+    options |= dict(epochs=12, lr=0.6, ema_decay=0.5, smoothing=0.0)
+    run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **options)
     best = run.train()
-    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    log = read_log(tmp_path / "run")
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert len(losses) == 12 and losses[-1] < 0.75 * losses[0]
     fpa = [entry["val/fpa"] for entry in log if "val/fpa" in entry]
     assert best == max(fpa) and best > 100 / 6
-    content = load_weights(tmp_path / "run/best.safetensors")
-    assert content.taxonomy == taxonomy and content.config == tiny_config
-    assert content.state_dict["cls_token"].dtype == torch.float32
+
+    weights = load_weights(tmp_path / "run/best.safetensors")
+    assert weights.taxonomy == taxonomy and weights.config == tiny_config
+    assert weights.state_dict["cls_token"].dtype == torch.float32
     assert any((tmp_path / "run/tensorboard").iterdir())
     for value in load_weights(tmp_path / "run/last.safetensors").state_dict.values():
         assert value.isfinite().all()
 
 
 @pytest.mark.parametrize("opt", ["adamw", "muon"])
-def test_stopped_and_resumed_equals_uninterrupted(picture_folder, taxonomy, tiny_config, tmp_path, opt):
-    """In-process: stop by an exception between checkpoints, start again."""
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(picture_folder, taxonomy, tiny_config, tmp_path, opt):
+    """Stopped by an exception in the same process, at and between checkpoints."""
     whole = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "whole", opt=opt)
     whole.train()
     for stop in (1, 3, 4, 5):
-        run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / f"cut{stop}", opt=opt)
-        step = run._train_step
+        folder = tmp_path / f"cut{stop}"
+        stop_at(make_run(picture_folder, taxonomy, tiny_config, folder, opt=opt), stop)
+        make_run(picture_folder, taxonomy, tiny_config, folder, opt=opt).train()
 
-        def fail(batch, run=run, stop=stop, step=step):
-            if run.step == stop:
-                raise KeyboardInterrupt
-            return step(batch)
-
-        run._train_step = fail
-        with pytest.raises(KeyboardInterrupt):
-            run.train()
-        resumed = make_run(picture_folder, taxonomy, tiny_config, tmp_path / f"cut{stop}", opt=opt)
-        resumed.train()
         for name in ("last.safetensors", "checkpoint/model.safetensors"):
-            a, b = (load_file(tmp_path / d / name) for d in ("whole", f"cut{stop}"))
+            a, b = load_file(tmp_path / "whole" / name), load_file(folder / name)
             assert all(torch.equal(a[k], b[k]) for k in a), (stop, name)
-        logs = [
-            [json.loads(x)["step"] for x in (tmp_path / d / "log.jsonl").read_text().splitlines()]
-            for d in ("whole", f"cut{stop}")
-        ]
-        assert logs[0] == logs[1]
+        assert [line["step"] for line in read_log(folder)] == [line["step"] for line in read_log(tmp_path / "whole")]
 
 
-def test_killed_between_the_renames(picture_folder, taxonomy, tiny_config, tmp_path):
+def test_a_run_killed_between_the_renames_resumes(picture_folder, taxonomy, tiny_config, tmp_path):
     run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")
     run.train()
+    log = read_log(tmp_path / "run")
     shutil.rmtree(tmp_path / "run/checkpoint.old")
     os.replace(tmp_path / "run/checkpoint", tmp_path / "run/checkpoint.old")
     (tmp_path / "run/log.jsonl").open("a").write('{"step": 6, "cut')
     again = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run")
     again.train()
     assert again.step == 6 and again.best == run.best
-    assert all(json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines())
+    assert read_log(tmp_path / "run") == log
 
 
 def test_an_unreadable_batch_skips_its_step(picture_folder, taxonomy, tiny_config, tmp_path):
@@ -138,7 +107,7 @@ def test_another_run_in_the_folder_is_refused(picture_folder, taxonomy, tiny_con
         make_run(picture_folder, taxonomy, tiny_config.replace(drop_path_rate=0.2), tmp_path / "run", lr=0.3)
 
 
-def test_starting_from_weights(picture_folder, taxonomy, tiny_config, tiny_weights, tmp_path):
+def test_training_starts_from_weights_of_another_size(picture_folder, taxonomy, tiny_config, tiny_weights, tmp_path):
     init = load_weights(tiny_weights)
     run = make_run(picture_folder, taxonomy, tiny_config.replace(image_size=48), tmp_path / "run", init)
     assert torch.equal(run.model.heads[2].weight, init.state_dict["heads.2.weight"])
@@ -164,45 +133,38 @@ def test_weight_decay_excludes_tokens_and_norms(picture_folder, taxonomy, tiny_c
     decayed = {names[id(p)] for g in run.optimizer.param_groups if g["weight_decay"] for p in g["params"]}
     assert "heads.0.weight" in decayed and "stages.0.blocks.0.attn.qkv.weight" in decayed
     assert not {"cls_token", "pos_embed", "norm.weight", "heads.0.bias"} & decayed
-    assert train_transform(tiny_config, TrainConfig(auto_augment="rand-m10-mstd9")) is not None
+
+
+def test_magnitude_noise_beyond_the_scale_is_accepted(tiny_config):
+    transform = train_transform(tiny_config, TrainConfig(auto_augment="rand-m10-mstd9"))
+    assert transform(Image.effect_noise((40, 40), 80).convert("RGB")).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("mean", [(0.5,), (0.485, 0.456, 0.406)])
 def test_a_model_of_one_channel_trains_and_answers(picture_folder, taxonomy, tiny_config, tmp_path, mean):
     config = tiny_config.replace(in_chans=1, mean=mean, std=mean)
     make_run(picture_folder, taxonomy, config, tmp_path / "run", epochs=1, warmup_epochs=0.5).train()
+
     predictor = Predictor(tmp_path / "run/last.safetensors")
     picture = next((picture_folder / "val").rglob("*.png"))
     assert len(next(predictor.predict([picture])).path) == 3
+
     average = sum(mean) / len(mean)
     seen = predictor.transform(read_picture(picture)) * average + average
     grey = tv.Compose([tv.Grayscale(1), tv.Resize(32, tv.InterpolationMode.BICUBIC), tv.ToTensor()])
     torch.testing.assert_close(seen, grey(read_picture(picture)), atol=2 / 255, rtol=0)  # rounded in another order
+
     assert len(segment_picture(predictor, picture).readings) == 3
 
 
 @pytest.mark.slow
-def test_killed_in_mid_epoch(picture_folder, tmp_path):
-    """SIGKILL the command line at several moments of a run with workers; the weights come out the same."""
+def test_a_run_killed_in_mid_epoch_resumes_exactly(picture_folder, tmp_path):
+    """The command with workers is killed by SIGKILL at three moments; the weights come out the same."""
 
     def command(output):
-        options = (
-            "--image-size 32 --num-superpixels 16 --num-clusters 8 4 2 2 --epochs 3 --batch-size 4 --workers 1 "
-            "--warmup-epochs 1 --ema-decay 0.9 --checkpoint-steps 1"
-        ).split()
-        return [
-            sys.executable,
-            "-m",
-            "hcast_zoo",
-            "train",
-            "--data",
-            str(picture_folder),
-            "--output",
-            str(output),
-            "--model",
-            "hcast_tiny",
-            *options,
-        ]
+        start = [sys.executable, "-m", "hcast_zoo", "train", "--data", str(picture_folder), "--output", str(output)]
+        size = "--model hcast_tiny --image-size 32 --num-superpixels 16 --num-clusters 8 4 2 2 --workers 1".split()
+        return [*start, *size, *"--epochs 3 --batch-size 4 --warmup-epochs 1 --checkpoint-steps 1".split()]
 
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
     kills = 0
@@ -220,6 +182,7 @@ def test_killed_in_mid_epoch(picture_folder, tmp_path):
         if process.returncode == 0:
             break
     assert kills == 3 and process.returncode == 0
+
     for name in ("last.safetensors", "best.safetensors", "checkpoint/model.safetensors"):
         a, b = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)
         assert all(torch.equal(a[k], b[k]) for k in a), name
@@ -233,23 +196,14 @@ def progress(folder):
 
 
 class TestPaperExact:
-    """The official code's quirks, and that they are off unless asked for."""
+    """The official code's quirks, which are off unless asked for."""
 
-    def test_learning_rate(self, picture_folder, taxonomy, tiny_config, tmp_path):
-        """Set per epoch, one late, on a cosine of another length, as the official loop does with timm's scheduler."""
+    def test_learning_rate_follows_the_official_loop(self, picture_folder, taxonomy, tiny_config, tmp_path):
+        """Set per epoch, one epoch late, on a cosine of another length, with timm's scheduler."""
         rates = {}
         for exact in (True, False):
-            run = make_run(
-                picture_folder,
-                taxonomy,
-                tiny_config,
-                tmp_path / str(exact),
-                epochs=5,
-                warmup_epochs=2,
-                warmup_lr=1e-3,
-                schedule_epochs=15,
-                paper_exact=exact,
-            )
+            options = dict(epochs=5, warmup_epochs=2, warmup_lr=1e-3, schedule_epochs=15, paper_exact=exact)
+            run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / str(exact), **options)
             step, rates[exact] = run._train_step, []
 
             def record(batch, run=run, step=step, seen=rates[exact]):
@@ -258,6 +212,7 @@ class TestPaperExact:
 
             run._train_step = record
             run.train()
+
         peak, steps = 0.1 * 4 / 512, 3
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
         scheduler = CosineLRScheduler(optimizer, t_initial=15, lr_min=1e-5, warmup_t=2, warmup_lr_init=1e-3)
@@ -265,50 +220,41 @@ class TestPaperExact:
         for epoch in range(5):
             official += [optimizer.param_groups[0]["lr"]] * steps
             scheduler.step(epoch)
+
         assert rates[True] == pytest.approx(official)
         assert official[0] == official[3] != official[6] and len(set(rates[False])) == 5 * steps
 
-    def test_resumed(self, picture_folder, taxonomy, tiny_config, tmp_path):
-        runs = [
-            make_run(picture_folder, taxonomy, tiny_config, tmp_path / name, epochs=2, paper_exact=True)
-            for name in ("whole", "cut")
-        ]
-        runs[0].train()
-        step = runs[1]._train_step
+    def test_a_stopped_run_resumes_exactly(self, picture_folder, taxonomy, tiny_config, tmp_path):
+        def run(name):
+            return make_run(picture_folder, taxonomy, tiny_config, tmp_path / name, epochs=2, paper_exact=True)
 
-        def fail(batch):
-            if runs[1].step == 4:
-                raise KeyboardInterrupt
-            return step(batch)
-
-        runs[1]._train_step = fail
-        with pytest.raises(KeyboardInterrupt):
-            runs[1].train()
-        make_run(picture_folder, taxonomy, tiny_config, tmp_path / "cut", epochs=2, paper_exact=True).train()
+        run("whole").train()
+        stop_at(run("cut"), 4)
+        run("cut").train()
         a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "cut"))
         assert all(torch.equal(a[key], b[key]) for key in a)
 
     @pytest.mark.parametrize("exact", [True, False])
-    def test_which_weights(self, picture_folder, taxonomy, tiny_config, tmp_path, exact):
-        """The weights themselves by the finest accuracy, or their average by the full path."""
+    def test_raw_weights_are_kept_by_the_finest_accuracy(self, picture_folder, taxonomy, tiny_config, tmp_path, exact):
+        """Without it, the averaged weights are kept, by full-path accuracy."""
         run = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", paper_exact=exact)
         best = run.train()
         kept = load_weights(tmp_path / "run/last.safetensors").state_dict["cls_token"]
         raw, average = (m.state_dict()["cls_token"] for m in (run.model, run.ema.module))
         assert torch.equal(kept, raw) == exact and torch.equal(kept, average) == (not exact)
-        log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+        log = read_log(tmp_path / "run")
         name = "accuracy/species" if exact else "fpa"
         assert run.criterion == name and best == max(x[f"val/{name}"] for x in log if "val/fpa" in x)
 
-    def test_normalisation(self, taxonomy, tiny_config):
-        """ImageNet's in training, whatever the config says."""
+    def test_training_normalises_as_imagenet(self, taxonomy, tiny_config):
+        """Whatever the config says."""
         other = tiny_config.replace(mean=(0.466, 0.471, 0.380), std=(0.195, 0.194, 0.192))
         plain = dict(auto_augment="", color_jitter=0.0, random_erasing=0.0, hflip=0.0, crop_scale=1.0)
         grey = Image.new("RGB", (32, 32), (128, 128, 128))
         for exact, config in ((True, tiny_config), (False, other)):
-            found = train_transform(other, TrainConfig(**plain, paper_exact=exact))(grey)[:, 0, 0]
+            normalised = train_transform(other, TrainConfig(**plain, paper_exact=exact))(grey)[:, 0, 0]
             expected = (128 / 255 - torch.tensor(config.mean)) / torch.tensor(config.std)
-            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(normalised, expected)
 
 
 def test_weights_are_float32_unless_half_is_asked_for(picture_folder, taxonomy, tiny_config, tmp_path):
@@ -319,7 +265,7 @@ def test_weights_are_float32_unless_half_is_asked_for(picture_folder, taxonomy, 
 
 
 def test_a_batch_in_parts_has_the_same_gradients(picture_folder, taxonomy, tiny_config, tmp_path):
-    """With dropout and batch norms as in evaluation; a part of unequal size counts for its share."""
+    """Dropout and batch norms are as in evaluation; a smaller part counts for its share."""
     config = tiny_config.replace(pool_drop_rate=0.0)
     gradients = []
     for parts in (1, 3):
@@ -331,6 +277,7 @@ def test_a_batch_in_parts_has_the_same_gradients(picture_folder, taxonomy, tiny_
         run.model.eval()
         run._train_step(next(iter(run.loader)))
         gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
+
     for whole, cut in zip(*gradients):
         torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-3)
 
@@ -348,7 +295,7 @@ def test_patience_ends_a_run_and_keeps_it_ended(picture_folder, taxonomy, tiny_c
     assert make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **settings).train() == 30.0
     again = make_run(picture_folder, taxonomy, tiny_config, tmp_path / "run", **settings)
     assert again.train() == 30.0 and again.step == 4 * 3
-    assert next(scores) == 40.0  # it ended after two validations without improvement
+    assert next(scores) == 40.0  # the fifth validation never ran
 
 
 def test_a_tracker_that_is_not_installed_is_named(picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):
@@ -362,7 +309,7 @@ def test_a_tracker_that_is_not_installed_is_named(picture_folder, taxonomy, tiny
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
-def test_trackers_of_accelerate(tracker, picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):
+def test_trackers_get_an_id_for_resuming(tracker, picture_folder, taxonomy, tiny_config, tmp_path, monkeypatch):
     pytest.importorskip(tracker)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

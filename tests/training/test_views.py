@@ -1,6 +1,4 @@
-"""Training on a frozen pretrained stem: views that are computed once, fitted heads, and what such a start refuses."""
-
-import json
+"""Training on a frozen pretrained stem: views that are computed once, fitted heads, and settings that are refused."""
 
 import pytest
 import torch
@@ -12,31 +10,19 @@ from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.model import HCast
 from hcast_zoo.training.views import ViewFolder, ViewSet
 from hcast_zoo.weights.file import Weights, save_weights
-from tests.training.test_trainer import make_run
+from tests.tiny import HYBRID, make_config
+from tests.training.runs import make_run, read_log
 
 FROZEN = dict(freeze="stem", augment_views=2, fit_heads=True, mix_prob=0.0, stem_weights="none", lr=0.02)
 FROZEN |= dict(auto_augment="", color_jitter=0.0, random_erasing=0.0, crop_scale=0.9)
 
 
 @pytest.fixture
-def hybrid_config(taxonomy) -> HCastConfig:
-    return HCastConfig(
-        level_classes=taxonomy.level_classes,
-        image_size=64,
-        embed_dim=48,
-        depths=(1, 1, 1, 1),
-        num_heads=3,
-        num_superpixels=16,
-        num_clusters=(8, 4, 2, 2),
-        mask_empty=True,
-        stem="timm:test_efficientnet",
-        stem_strides=(8, 16),
-        stem_final=True,
-        grouping="descriptor",
-    )
+def hybrid_config() -> HCastConfig:
+    return make_config(**HYBRID)
 
 
-def test_averages_take_the_place_of_images(hybrid_config):
+def test_cached_means_replace_images(hybrid_config):
     torch.manual_seed(0)
     model = HCast(hybrid_config).eval()
     images = torch.randn(2, 3, 64, 64)
@@ -50,14 +36,14 @@ def test_averages_take_the_place_of_images(hybrid_config):
 
 @pytest.mark.slow
 def test_a_run_on_views_resumes_to_the_bit(picture_folder, taxonomy, hybrid_config, tmp_path):
-    """Stopped as views are computed and in the first epoch; the stem does not change, and fitted heads know the set."""
+    """Stopped while views are computed, and in the first epoch. The stem stays, and fitted heads know the data."""
     whole = make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "whole", **FROZEN)
     stem = {key: value.clone() for key, value in whole.model.stem.body.state_dict().items()}
     whole.train()
     assert all(torch.equal(value, stem[key]) for key, value in whole.model.stem.body.state_dict().items())
     assert not (tmp_path / "whole/views").exists()
-    log = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
-    assert log[0]["step"] == 0 and log[0]["val/fpa"] >= 50  # by chance 17: fitted before the first step
+    log = read_log(tmp_path / "whole")
+    assert log[0]["step"] == 0 and log[0]["val/fpa"] >= 50  # chance is 17; heads are fitted before the first step
 
     class Stop(Exception):
         pass
@@ -81,8 +67,15 @@ def test_a_run_on_views_resumes_to_the_bit(picture_folder, taxonomy, hybrid_conf
         assert all(torch.equal(a[key], b[key]) for key in a), method
 
 
+def read_all_views(run):
+    for index in range(len(run.views)):
+        run.views[index, 0], run.views[index, 1]
+    for index in range(len(run.val_set)):
+        run.val_set[index]
+
+
 @pytest.mark.slow
-def test_a_folder_of_views_is_for_one_stem_and_augmentation(picture_folder, taxonomy, hybrid_config, tmp_path):
+def test_cached_views_are_for_one_stem_and_augmentation(picture_folder, taxonomy, hybrid_config, tmp_path):
     cache = str(tmp_path / "views")
     run = make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "a", **FROZEN, view_cache=cache)
     run._prepare()
@@ -90,7 +83,7 @@ def test_a_folder_of_views_is_for_one_stem_and_augmentation(picture_folder, taxo
     assert not again.views.missing() and not again.val_set.missing()
 
     for changes, named in (
-        ({"seed": 1}, "stem_sha256"),  # of random values, here
+        ({"seed": 1}, "stem_sha256"),  # the stem is random here
         ({"hflip": 0.0}, "hflip 0.5 -> 0.0"),
     ):
         with pytest.raises(ValueError, match=rf"views of another stem or augmentation .*({named})"):
@@ -99,8 +92,7 @@ def test_a_folder_of_views_is_for_one_stem_and_augmentation(picture_folder, taxo
 
     next((tmp_path / "views").rglob("*.safetensors")).write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"is damaged .*: delete it"):
-        [again.views[index, seed] for index in range(len(again.views)) for seed in range(2)]
-        [again.val_set[index] for index in range(len(again.val_set))]
+        read_all_views(again)
 
 
 @pytest.mark.slow
@@ -114,7 +106,7 @@ def test_a_linear_probe_changes_only_the_heads(picture_folder, taxonomy, hybrid_
     assert changed == {key for key in before if key.startswith("heads.")}
 
 
-def test_a_stem_comes_from_weights(picture_folder, taxonomy, hybrid_config, tiny_weights, tmp_path):
+def test_a_stem_is_loaded_from_weights(picture_folder, taxonomy, hybrid_config, tiny_weights, tmp_path):
     torch.manual_seed(3)
     other = HCast(hybrid_config.replace(level_classes=(5,), embed_dim=96))
     file = tmp_path / "other.safetensors"
@@ -129,13 +121,14 @@ def test_a_stem_comes_from_weights(picture_folder, taxonomy, hybrid_config, tiny
     with pytest.raises(ValueError, match="expected weights with the stem timm:test_efficientnet, got conv"):
         changes = {**FROZEN, "stem_weights": str(tiny_weights)}
         make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "x", **changes)
+
     torch.save({"a": torch.zeros(3)}, tmp_path / "wrong.pth")
     with pytest.raises(ValueError, match="expected weights of EfficientNet, but"):
         changes = {**FROZEN, "stem_weights": str(tmp_path / "wrong.pth")}
         make_run(picture_folder, taxonomy, hybrid_config, tmp_path / "y", **changes)
 
 
-def test_settings_that_a_frozen_stem_refuses(picture_folder, taxonomy, tiny_config, hybrid_config, tmp_path):
+def test_a_frozen_stem_refuses_other_settings(picture_folder, taxonomy, tiny_config, hybrid_config, tmp_path):
     for config, changes, message in (
         (tiny_config, {}, "expected a model with a pretrained stem"),
         (hybrid_config, {"freeze": "none"}, "augment_views: expected freeze stem"),

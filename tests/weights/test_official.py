@@ -1,3 +1,5 @@
+"""Official checkpoints in every layout, converted, against the authors' numbers."""
+
 import argparse
 import pickle
 
@@ -20,11 +22,11 @@ from tests.weights.layouts import HEADLESS, LAYOUTS, WIDTH
 
 def with_aliases(official):
     """Add blocks1.* to blocks4.* as real checkpoints have them (one block per stage in the fixtures)."""
-    aliases = {
-        f"blocks{int(k.split('.')[1]) + 1}.{k.split('.', 1)[1]}": v
-        for k, v in official.items()
-        if k.startswith("blocks.")
-    }
+    aliases = {}
+    for key, value in official.items():
+        if key.startswith("blocks."):
+            _, index, rest = key.split(".", 2)
+            aliases[f"blocks{int(index) + 1}.{index}.{rest}"] = value
     return {**official, **aliases}
 
 
@@ -34,6 +36,7 @@ def test_aliases_and_wrappers_do_not_matter(golden):
     wrapped = {"model": {f"module.{k}": v for k, v in with_aliases(official).items()}, "epoch": 3}
     config_2, state_2 = convert_official(wrapped, num_heads=3)
     assert config == config_2 and state.keys() == state_2.keys()
+    assert all(torch.equal(value, state_2[key]) for key, value in state.items())
     assert is_official(wrapped) and not is_official(state) and not is_official({"a": 1})
     HCast(config).load_state_dict(state)
 
@@ -42,6 +45,7 @@ def test_last_pool_is_dropped_unless_asked_for(golden, images, segments):
     model, _, official = golden
     config, state = convert_official(official, num_heads=3)
     assert not any(k.startswith("stages.3.pool") for k in state)
+
     lean = HCast(config).eval()
     lean.load_state_dict(state)
     with torch.no_grad():
@@ -50,31 +54,35 @@ def test_last_pool_is_dropped_unless_asked_for(golden, images, segments):
 
 
 def official_state(variant, level_classes):
-    """An official checkpoint's names and shapes, derived from our model."""
+    """Return an official checkpoint's names and shapes, derived from our model."""
     config = HCastConfig.from_variant(variant, level_classes=level_classes, last_pool=True)
     ours = HCast(config, device="meta").state_dict()
     heads = ("manufacturer_head", "family_head", "head")[-len(level_classes) :]
     names = ["cls_token", "pos_embed", "norm.weight", "norm.bias"]
     layers = {0: "conv", 1: "norm", 3: "conv", 4: "norm", 6: "conv", 7: "norm", 9: "conv", 10: "norm"}
     for index, layer in layers.items():
-        suffixes = (
-            ["weight"] if layer == "conv" else ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
-        )
+        suffixes = ["weight"]
+        if layer == "norm":
+            suffixes += ["bias", "running_mean", "running_var", "num_batches_tracked"]
         names += [f"patch_embed.proj.{index}.{s}" for s in suffixes]
     names += ["patch_embed.proj.12.weight", "patch_embed.proj.12.bias"]
     names += [f"{h}.{p}" for h in heads for p in ("weight", "bias")]
     block = [k.removeprefix("stages.0.blocks.0.") for k in ours if k.startswith("stages.0.blocks.0.")]
     pool = [k.removeprefix("stages.0.pool.") for k in ours if k.startswith("stages.0.pool.")]
     names += [f"pool{s}.pool_block.{k}" for s in (1, 2, 3, 4) for k in pool]
+
     index = 0
     for stage, depth in enumerate(config.depths, 1):
         for _ in range(depth):
             names += [f"{prefix}.{index}.{k}" for k in block for prefix in ("blocks", f"blocks{stage}")]
             index += 1
-    plain = {
-        n: n if n.startswith("blocks.") or not n.startswith("blocks") else "blocks." + n.split(".", 1)[1] for n in names
-    }
-    return {n: torch.zeros(ours[_rename(plain[n], config)].shape) for n in names}, config
+
+    state = {}
+    for name in names:
+        is_alias = name.startswith("blocks") and not name.startswith("blocks.")
+        plain = "blocks." + name.split(".", 1)[1] if is_alias else name
+        state[name] = torch.zeros(ours[_rename(plain, config)].shape)
+    return state, config
 
 
 @pytest.mark.parametrize(
@@ -86,12 +94,12 @@ def official_state(variant, level_classes):
         ("hcast_small_deep", (13, 38, 200), 456),
     ],
 )
-def test_real_sizes(variant, classes, keys):
+def test_checkpoints_of_real_sizes_are_converted(variant, classes, keys):
     state, config = official_state(variant, classes)
     assert len(state) == keys
-    found, converted = convert_official(state, keep_last_pool=True)
-    assert found == config
-    assert len(converted) == len(HCast(config, device="meta").state_dict())
+    converted_config, converted_state = convert_official(state, keep_last_pool=True)
+    assert converted_config == config
+    assert len(converted_state) == len(HCast(config, device="meta").state_dict())
 
 
 @pytest.mark.parametrize(
@@ -114,13 +122,15 @@ def test_wrong_checkpoints_are_explained(golden, spoil, message):
         convert_official(state, num_heads=3)
 
 
-def test_read_checkpoint(golden, tmp_path):
+def test_read_checkpoint_takes_tensors_and_plain_values_only(golden, tmp_path):
     file = tmp_path / "best.pth"
     torch.save({"model": golden[2], "args": argparse.Namespace(lr=0.1), "epoch": 3}, file)
     assert len(convert_official(read_checkpoint(file), num_heads=3)[1]) > 100
+
     file.write_bytes(pickle.dumps(print))
     with pytest.raises(ValueError, match="tensors and plain values"):
         read_checkpoint(file)
+
     file.write_bytes(b"")
     with pytest.raises(ValueError, match="expected a checkpoint"):
         read_checkpoint(file)
@@ -147,9 +157,9 @@ def test_moco_takes_the_base_encoder_and_not_its_average():
 
 
 def test_moco_gives_the_authors_features(golden, images, segments):
-    """The variants differ in where the class token's position is kept (by reading cast.py), so features must agree.
+    """The variants keep the class token's position in different places (read from cast.py); features must agree.
 
-    No golden numbers of the MoCo variant's own code exist here; these are of the supervised one.
+    There are no golden numbers of the MoCo variant's own code; these are the supervised variant's.
     """
     _, tensors, official = golden
     encoder = {k: v for k, v in official.items() if "head" not in k}
@@ -158,15 +168,16 @@ def test_moco_gives_the_authors_features(golden, images, segments):
     config, state = convert_official(moco, num_heads=3)
     model = HCast(config).eval()
     model.load_state_dict(state, strict=False)
+
     with torch.no_grad():
-        found = model(images, segments).level_features[0]
-    np.testing.assert_allclose(found.numpy(), tensors["out4"], atol=1e-5)
+        features = model(images, segments).level_features[0]
+    np.testing.assert_allclose(features.numpy(), tensors["out4"], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "row, column, channel", [(0, 0, 0), (3, 5, 0), (3, 5, 7), (27, 1, 13), (3, 5, 25), (9, 27, 40)]
 )
-def test_sine_cosine_positions_by_formula(row, column, channel):
+def test_sine_cosine_positions_follow_the_formula(row, column, channel):
     table = sine_cosine_position(28, WIDTH).view(28, 28, WIDTH)
     quarter, index = divmod(channel, WIDTH // 4)
     angle = (row if quarter < 2 else column) / 10000 ** (index / (WIDTH // 4))

@@ -48,12 +48,13 @@ def _made(path):
 
 def test_a_tag_is_converted_once_and_pinned(published, tmp_path, capsys):
     digest = published(SUPERVISED, supervised())
-    content = load_weights(SUPERVISED)
-    said = capsys.readouterr().err
-    assert digest in said and "licence: MIT" in said and "twke/CAST" in said
-    assert content.config.level_classes == (1000,) and content.config.embed_dim == 48
-    assert content.taxonomy.names[0][:2] == ("tench", "goldfish") and len(set(content.taxonomy.names[0])) == 1000
-    assert content.metadata["source_sha256"] == digest and content.metadata["license"].startswith("MIT")
+    weights = load_weights(SUPERVISED)
+    errors = capsys.readouterr().err
+    assert digest in errors and "licence: MIT" in errors and "twke/CAST" in errors
+    assert weights.config.level_classes == (1000,) and weights.config.embed_dim == 48
+    assert weights.taxonomy.names[0][:2] == ("tench", "goldfish") and len(set(weights.taxonomy.names[0])) == 1000
+    assert weights.metadata["source_sha256"] == digest and weights.metadata["license"].startswith("MIT")
+
     (tmp_path / f"{SUPERVISED}.pth").unlink()
     assert load_weights(SUPERVISED).metadata["name"] == SUPERVISED  # from the cache
     assert capsys.readouterr().err == ""
@@ -62,31 +63,24 @@ def test_a_tag_is_converted_once_and_pinned(published, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name, checkpoint", [(SUPERVISED, supervised), (MOCO, moco)])
 def test_training_starts_from_a_tag(published, name, checkpoint, picture_folder, tmp_path, capsys):
-    """By command, at another size; with a rate of nearly 0 the features stay the published ones, and heads are new."""
+    """At another size, and at a rate of nearly 0: the features stay the published ones, and the heads are new."""
     pytest.importorskip("accelerate")
     published(name, checkpoint())
-    command = [
-        "train",
-        "--model",
-        name,
-        "--data",
-        str(picture_folder),
-        "--output",
-        str(tmp_path / "run"),
-        "--lr",
-        "1e-12",
-    ]
+    command = ["train", "--model", name, "--data", str(picture_folder), "--output", str(tmp_path / "run")]
+    command += ["--lr", "1e-12", "--warmup-lr", "1e-12", "--ema-decay", "0", "--no-cache"]
+
     sizes = ["--image-size", "64", "--num-superpixels", "64", "--epochs", "1", "--batch-size", "4", "--workers", "0"]
-    assert main([*command, *sizes, "--warmup-lr", "1e-12", "--ema-decay", "0", "--no-cache"]) == 0
+    assert main([*command, *sizes]) == 0
     trained = load_weights(json.loads(capsys.readouterr().out)["weights"])
     start = load_weights(name)
+
     assert trained.config.level_classes == (2, 4, 6) and len(trained.taxonomy.levels) == 3
     for key in ("stem.0.conv.weight", "stages.1.blocks.0.mlp.fc1.weight", "cls_token"):
         torch.testing.assert_close(trained.state_dict[key], start.state_dict[key].float(), atol=1e-6, rtol=0)
 
 
-def test_levels_above_imagenets_classes(published, request, capsys):
-    """By command, along 18 kinds and 117 groups: a node's probability is the sum of its objects'."""
+def test_levels_above_imagenets_classes_sum_them(published, request, capsys):
+    """By command, along 18 kinds and 117 groups: a node's probability is the sum of its classes'."""
     published(SUPERVISED, supervised())
     picture = next((request.config.rootpath / "tests" / "pictures").glob("*.png"))
     command = ["predict", str(picture), "--model", SUPERVISED, "--json", "--decode", "independent"]
@@ -97,7 +91,7 @@ def test_levels_above_imagenets_classes(published, request, capsys):
     tree = load_tree("imagenet")
     assert answer["path"][-1] == flat and len(answer["path"]) == len(tree.levels) == 3
 
-    content = load_weights(SUPERVISED)
+    weights = load_weights(SUPERVISED)
     _, output = Predictor(SUPERVISED).answer(picture)
     leaves = output.level_logits[0][0].softmax(-1).double()
     for level, (name, probability) in enumerate(zip(answer["path"], answer["probabilities"])):
@@ -106,7 +100,7 @@ def test_levels_above_imagenets_classes(published, request, capsys):
         assert tree.names[level][best] == name and probability == pytest.approx(float(sums[best]), abs=1e-5)
 
     assert main([*command, "--taxonomy", "cub"]) == 2
-    assert f"whose {len(content.taxonomy.names[0])} leaves are the model's classes" in capsys.readouterr().err
+    assert f"whose {len(weights.taxonomy.names[0])} leaves are the model's classes" in capsys.readouterr().err
     assert main(["predict", str(picture), "--model", "hcast_tiny.emoji_art", "--taxonomy", "imagenet"]) == 2
     assert "got weights with the levels" in capsys.readouterr().err
 
@@ -121,7 +115,7 @@ def test_a_changed_file_is_refused_until_it_is_pinned(published, tmp_path, capsy
     load_weights(SUPERVISED)
 
     second = published(SUPERVISED, {**supervised(), "epoch": 300})
-    assert load_weights(SUPERVISED).metadata["source_sha256"] == first  # what was accepted stays
+    assert load_weights(SUPERVISED).metadata["source_sha256"] == first  # the accepted file stays in use
     assert main(["info", SUPERVISED, "--pin", second]) == 0
     assert load_weights(SUPERVISED).metadata["source_sha256"] == second
     assert main(["info", "hcast_small.nothing", "--pin", first]) == 2
@@ -141,7 +135,7 @@ def test_a_changed_file_is_refused_until_it_is_pinned(published, tmp_path, capsy
         (MOCO, supervised(), "expected no classifier head, got one"),
     ],
 )
-def test_another_checkpoint_leaves_nothing_in_the_cache(published, tmp_path, name, checkpoint, message):
+def test_a_wrong_checkpoint_leaves_nothing_in_the_cache(published, tmp_path, name, checkpoint, message):
     published(name, checkpoint)
     with pytest.raises(WeightsError, match=message):
         load_weights(name)
@@ -154,12 +148,13 @@ def test_a_missing_file_names_the_alternatives(published, tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_weights_without_a_head(published, tmp_path, capsys, request):
+def test_weights_without_a_head_give_features_but_no_predictions(published, tmp_path, capsys, request):
     published(MOCO, moco())
     model = load_model(MOCO)
     with torch.no_grad():
         output = model(torch.zeros(1, 3, 224, 224))
     assert output.level_logits == () and output.level_features[0].shape == (1, 48)
+
     picture = next((request.config.rootpath / "tests" / "pictures").glob("*.png"))
     assert main(["predict", str(picture), "--model", MOCO]) == 2
     assert "has no classifier head" in capsys.readouterr().err
@@ -170,13 +165,14 @@ def test_self_supervised_weights_cannot_be_given_levels(tmp_path, capsys):
     out = tmp_path / "out.safetensors"
     assert main(["convert", str(tmp_path / "moco.pth"), str(out), "--dataset", "cub"]) == 2
     assert "has no classifier head" in capsys.readouterr().err and not out.exists()
+
     projection = tmp_path / "projection.safetensors"
     assert main(["convert", str(tmp_path / "moco.pth"), str(out), "--keep-projection", str(projection)]) == 0
     assert "no head" in capsys.readouterr().err and projection.exists()
     assert is_headless(load_weights(out))
 
 
-def test_info_lists_every_name(published, capsys):
+def test_info_lists_all_packaged_and_published_weights(published, capsys):
     digest = published(SUPERVISED, supervised())
     load_weights(SUPERVISED)
     capsys.readouterr()
@@ -186,6 +182,7 @@ def test_info_lists_every_name(published, capsys):
     assert rows[SUPERVISED]["verified"] == "pinned" and rows[SUPERVISED]["sha256"] == digest
     assert rows[MOCO]["verified"].startswith("no") and rows[MOCO]["cached"] is None and rows[MOCO]["classes"] == 0
     assert all(row["license"] and row["where"] and row["parameters"] > 0 for row in rows.values())
+
     assert main(["info", "--list"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(rows) and "verified" in header
@@ -209,7 +206,7 @@ def web(tmp_path):
         service.shutdown()
 
 
-def test_a_checkpoint_from_the_web(web, tmp_path, capsys):
+def test_a_checkpoint_is_converted_from_a_web_address(web, tmp_path, capsys):
     address, folder = web
     torch.save(supervised(), folder / "best.pth")
     (folder / "page.html").write_text("<html>too many requests</html>")
@@ -225,7 +222,7 @@ def test_a_checkpoint_from_the_web(web, tmp_path, capsys):
 @pytest.mark.parametrize(
     "source, message", [("hf://org", "expected hf://org/name/path"), ("http://example.org/x.pth", "https:// address")]
 )
-def test_malformed_addresses(source, message):
+def test_malformed_addresses_are_explained(source, message):
     with pytest.raises(ValueError, match=message), open_source(source):
         pass
 
@@ -233,29 +230,33 @@ def test_malformed_addresses(source, message):
 @pytest.mark.slow
 @pytest.mark.hub
 def test_a_hub_that_refuses_leaves_nothing_in_the_cache(server, tmp_path):  # noqa: F811
-    """Missing, gated, private or broken repository, or no network: the message says what to do; nothing is cached."""
+    """For each reason the message says what to do, and nothing is cached."""
     torch.save(supervised(), tmp_path / "best.pth")
     path, load = TAGS[SUPERVISED].path, LOAD.format(sources=[SUPERVISED])
     homes = [tmp_path / name for name in ("absent", "gated", "broken", "private", "offline", "unreachable")]
-    told = [server.python(load, HF_HOME=str(homes[0]))]
+    answers = [server.python(load, HF_HOME=str(homes[0]))]
+
     server.python(f"""
 from huggingface_hub import HfApi
 api = HfApi()
 api.create_repo("twke/CAST", private=True)
 api.upload_file(path_or_fileobj={str(tmp_path / "best.pth")!r}, path_in_repo={path!r}, repo_id="twke/CAST")
 print(1)""")
+
     server.fault(".*resolve.*best_checkpoint", status=403, times=9, code="GatedRepo")
-    told.append(server.python(load, HF_HOME=str(homes[1])))
+    answers.append(server.python(load, HF_HOME=str(homes[1])))
     server.faults_over()
+
     server.fault("GET .*resolve.*best_checkpoint", status=503, times=9)
-    told.append(server.python(load, HF_HOME=str(homes[2])))
+    answers.append(server.python(load, HF_HOME=str(homes[2])))
     server.faults_over()
-    told.append(server.python(load, HF_HOME=str(homes[3]), HF_TOKEN=""))
-    told.append(server.python(load, HF_HOME=str(homes[4]), HF_HUB_OFFLINE="1"))
-    told.append(server.python(load, HF_HOME=str(homes[5]), HF_ENDPOINT="http://127.0.0.1:9"))
+
+    answers.append(server.python(load, HF_HOME=str(homes[3]), HF_TOKEN=""))
+    answers.append(server.python(load, HF_HOME=str(homes[4]), HF_HUB_OFFLINE="1"))
+    answers.append(server.python(load, HF_HOME=str(homes[5]), HF_ENDPOINT="http://127.0.0.1:9"))
 
     expected = ("check the name", "is gated: ask for access", "failed", "if it is private", "OFFLINE", "cannot reach")
-    for home, (message,), part in zip(homes, told, expected, strict=True):
+    for home, (message,), part in zip(homes, answers, expected, strict=True):
         assert message.startswith(f"{SUPERVISED}: ") and part in message, message
         assert message.endswith(f"A copy of the file works too: hcast-zoo convert FILE {SUPERVISED}.safetensors")
         assert not list(home.rglob("*.safetensors")) and not list(home.rglob("pins.json"))
@@ -264,7 +265,7 @@ print(1)""")
 
 @pytest.mark.slow
 @pytest.mark.hub
-def test_every_layout_through_every_interface(server, tmp_path, request):  # noqa: F811
+def test_every_layout_loads_through_every_interface(server, tmp_path, request):  # noqa: F811
     folder = _made(tmp_path / "files")
     uploads = {"twke/CAST": {TAGS[SUPERVISED].path: supervised(), TAGS[MOCO].path: moco()}, "org/all": {}}
     lines = [["tag: CAST supervised", SUPERVISED], ["tag: CAST MoCo", MOCO]]
@@ -286,6 +287,7 @@ def test_every_layout_through_every_interface(server, tmp_path, request):  # noq
     assert result.returncode == 0, result.stderr[-3000:]
     table = json.loads(result.stdout.splitlines()[-1])
     print(json.dumps(table, indent=1))
+
     assert len(table) == 2 + len(LAYOUTS)
     for layout, row in table.items():
         assert row.get("convert", "ok") == "ok" and row["load_model"] == "ok", layout
@@ -293,5 +295,5 @@ def test_every_layout_through_every_interface(server, tmp_path, request):  # noq
             assert "has no classifier head" in row["predict"], layout
         elif layout == "tag: CAST supervised":
             assert row["predict"] == "ok"
-        for door in ("timm", "transformers", "mmpretrain"):
-            assert row[door] < 1e-5, (layout, door)
+        for interface in ("timm", "transformers", "mmpretrain"):
+            assert row[interface] < 1e-5, (layout, interface)
