@@ -92,3 +92,9 @@ def picture_folder(taxonomy, tmp_path) -> Path:
                 pixels = rng.integers(0, 60, (40, 40, 3)) + np.array([leaf * 30, 200 - leaf * 30, number * 20])
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
     return tmp_path / "pictures"
+
+
+@pytest.fixture
+def val_files(picture_folder) -> list[str]:
+    """The twelve validation pictures, sorted."""
+    return sorted(map(str, (picture_folder / "val").rglob("*.png")))

@@ -15,11 +15,6 @@ from hcast_zoo.data.stores import Unreadable, find_stored, plain_name, read_cont
 from tests.data.test_tar_shards import pack
 
 
-@pytest.fixture
-def files(picture_folder):
-    return sorted(str(p) for p in (picture_folder / "val").rglob("*.png"))
-
-
 def label(capsys, model, *sources):
     """Return the answers of `predict --json` for some sources, by name."""
     code = main(["predict", *map(str, sources), "--model", str(model), "--json"])
@@ -33,65 +28,65 @@ def encoded(files):
     return {f"{number:03}.png": Path(file).read_bytes() for number, file in enumerate(files)}
 
 
-def test_a_store_is_searched_as_a_folder_is(files, picture_folder, tiny_weights, capsys):
+def test_a_store_is_searched_as_a_folder_is(val_files, picture_folder, tiny_weights, capsys):
     plain = label(capsys, tiny_weights, picture_folder / "val")
     stored = label(capsys, tiny_weights, f"file://{picture_folder}/val")
     assert stored == {f"file://{name}": row for name, row in plain.items()} and len(stored) == 12
 
 
-def test_pictures_of_an_fsspec_store_get_the_same_answers(files, tiny_weights, capsys):
+def test_pictures_of_an_fsspec_store_get_the_same_answers(val_files, tiny_weights, capsys):
     fsspec = pytest.importorskip("fsspec")
     store = fsspec.filesystem("memory")
-    store.pipe({f"/birds/deep/{name}": data for name, data in encoded(files).items()})
+    store.pipe({f"/birds/deep/{name}": data for name, data in encoded(val_files).items()})
     try:
         stored = label(capsys, tiny_weights, "memory://birds", "memory://none/1.jpg")
     finally:
         store.rm("/birds", recursive=True)
-    plain = label(capsys, tiny_weights, *files)
+    plain = label(capsys, tiny_weights, *val_files)
     assert "error" in stored.pop("memory://none/1.jpg")
-    assert list(stored) == [f"memory://birds/deep/{name}" for name in encoded(files)]
+    assert list(stored) == [f"memory://birds/deep/{name}" for name in encoded(val_files)]
     assert list(stored.values()) == list(plain.values())
 
 
 @pytest.mark.parametrize("kind", ["struct", "bytes", "names"])
-def test_rows_of_a_parquet_file_get_the_same_answers(kind, files, tiny_weights, tmp_path, capsys):
+def test_rows_of_a_parquet_file_get_the_same_answers(kind, val_files, tiny_weights, tmp_path, capsys):
     cells = {
-        "struct": [{"bytes": data, "path": name} for name, data in encoded(files).items()],
-        "bytes": list(encoded(files).values()),
-        "names": files,
+        "struct": [{"bytes": data, "path": name} for name, data in encoded(val_files).items()],
+        "bytes": list(encoded(val_files).values()),
+        "names": val_files,
     }[kind]
     pq.write_table(pa.table({"label": range(12), "image": cells}), tmp_path / "birds.parquet")
-    plain = list(label(capsys, tiny_weights, *files).values())
+    plain = list(label(capsys, tiny_weights, *val_files).values())
     for source in (tmp_path / "birds.parquet", f"file://{tmp_path}/birds.parquet"):
         answers = label(capsys, tiny_weights, source)
         assert list(answers.values()) == plain
-        assert list(answers) == (files if kind == "names" else [f"{source}/{row}" for row in range(12)])
+        assert list(answers) == (val_files if kind == "names" else [f"{source}/{row}" for row in range(12)])
 
 
-def test_shards_in_a_store_get_the_same_answers(files, tiny_weights, tmp_path, capsys):
-    inside = {f"./{name}": data for name, data in encoded(files).items()}
+def test_shards_in_a_store_get_the_same_answers(val_files, tiny_weights, tmp_path, capsys):
+    inside = {f"./{name}": data for name, data in encoded(val_files).items()}
     shard = pack(tmp_path / "birds-0000.tar", {**inside, "./000.json": b"{}"})
 
-    plain = label(capsys, tiny_weights, *files)
+    plain = label(capsys, tiny_weights, *val_files)
     answers = label(capsys, tiny_weights, f"file://{tmp_path}/birds-0000.tar")
-    assert list(answers) == [f"file://{shard}/{name}" for name in encoded(files)]
+    assert list(answers) == [f"file://{shard}/{name}" for name in encoded(val_files)]
     assert list(answers.values()) == list(plain.values())
 
     names = find_stored(f"file://{tmp_path}")
     assert f"file://{shard}" in names and len(names) == 25 and names == sorted(names)
 
 
-def test_a_damaged_container_is_reported_and_the_rest_is_labelled(files, tiny_weights, tmp_path, capsys):
-    shard = pack(tmp_path / "birds.tar", encoded(files))
+def test_a_damaged_container_is_reported_and_the_rest_is_labelled(val_files, tiny_weights, tmp_path, capsys):
+    shard = pack(tmp_path / "birds.tar", encoded(val_files))
     data = shard.read_bytes()
     shard.write_bytes(data[: len(data) // 2])
     (tmp_path / "no.parquet").write_bytes(b"PAR1")
     pq.write_table(pa.table({"label": [1]}), tmp_path / "other.parquet")
-    sources = [f"file://{shard}", str(tmp_path / "no.parquet"), str(tmp_path / "other.parquet"), files[0]]
+    sources = [f"file://{shard}", str(tmp_path / "no.parquet"), str(tmp_path / "other.parquet"), val_files[0]]
 
     answers = label(capsys, tiny_weights, *sources)
 
-    assert "error" not in answers[files[0]]
+    assert "error" not in answers[val_files[0]]
     assert "complete tar file" in answers[sources[0]]["error"]
     assert "complete parquet file" in answers[sources[1]]["error"]
     assert "no column image" in answers[sources[2]]["error"]
@@ -109,11 +104,11 @@ def test_passwords_stay_out_of_names_and_messages(tiny_weights, capsys):
     assert [picture.name for picture in read_container("file:///none.tar")] == ["file:///none.tar"]
 
 
-def test_parts_never_mix_containers(files, tiny_weights, tmp_path, capsys):
-    shard = pack(tmp_path / "birds.tar", encoded(files))
-    pq.write_table(pa.table({"image": list(encoded(files).values())}), tmp_path / "birds.parquet")
+def test_parts_never_mix_containers(val_files, tiny_weights, tmp_path, capsys):
+    shard = pack(tmp_path / "birds.tar", encoded(val_files))
+    pq.write_table(pa.table({"image": list(encoded(val_files).values())}), tmp_path / "birds.parquet")
     out = tmp_path / "out"
-    sources = [f"file://{shard}", *files[:5], str(tmp_path / "birds.parquet")]
+    sources = [f"file://{shard}", *val_files[:5], str(tmp_path / "birds.parquet")]
     assert main(["predict", *sources, "--model", str(tiny_weights), "--output", str(out), "--part-size", "4"]) == 0
     assert json.loads(capsys.readouterr().out)["pictures"] == 29
 
@@ -122,5 +117,5 @@ def test_parts_never_mix_containers(files, tiny_weights, tmp_path, capsys):
     assert len(rows) == 29
 
     for number in range(5):
-        same = [rows[files[number]], rows[f"file://{shard}/{number:03}.png"], rows[f"{sources[-1]}/{number}"]]
+        same = [rows[val_files[number]], rows[f"file://{shard}/{number:03}.png"], rows[f"{sources[-1]}/{number}"]]
         assert len({tuple(row["path"]) for row in same}) == len({row["path_probability"] for row in same}) == 1

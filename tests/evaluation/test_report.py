@@ -15,7 +15,7 @@ from tests.inference.test_gallery import Page
 
 
 def leaf_table(taxonomy, rows, file, named=True):
-    """Write probabilities of leaves, with rows reversed (if named) and columns in the reverse of the tree's order."""
+    """Write probabilities of leaves, columns in the reverse of the tree's order; with names, rows reversed too."""
     leaves = [taxonomy.path_names(path)[-1] for path in taxonomy.paths]
     with open(file, "w", newline="") as sink:
         writer = csv.writer(sink)
@@ -27,12 +27,12 @@ def leaf_table(taxonomy, rows, file, named=True):
 
 @pytest.fixture
 def command(picture_folder, tiny_weights):
-    (next((picture_folder / "val/bird/gull").rglob("1.png"))).write_bytes(b"")  # 11 of 12 pictures are measured
+    next((picture_folder / "val/bird/gull").rglob("1.png")).write_bytes(b"")  # 11 of 12 pictures are measured
     options = ["--split", "val", "--allow-missing", "--decode", "best_path"]
     return ["evaluate", "--data", str(picture_folder), "--model", str(tiny_weights), *options]
 
 
-def test_report(command, picture_folder, taxonomy, tiny_weights, tmp_path, capsys):
+def test_the_report_agrees_with_what_is_printed(command, picture_folder, taxonomy, tiny_weights, tmp_path, capsys):
     abundance = tmp_path / "abundance.csv"
     abundance.write_text("species,count\nlion,3\nwolf,1\n")
     folder = tmp_path / "report"
@@ -43,21 +43,20 @@ def test_report(command, picture_folder, taxonomy, tiny_weights, tmp_path, capsy
     stored = json.loads((folder / "metrics.json").read_text())
     assert stored["results"] == printed["results"] and stored["pictures"] == 11
     assert stored["reports"][0]["metrics"] == printed["hierarchical"]["best_path"]
+
     with open(folder / "metrics.csv") as source:
         rows = {row["metric"]: row for row in csv.DictReader(source)}
     assert float(rows["fpa"]["value"]) == pytest.approx(printed["results"]["best_path"]["fpa"], abs=1e-4)
     assert float(rows["hops"]["low"]) <= float(rows["hops"]["value"]) <= float(rows["hops"]["high"])
 
     data = HierarchicalDataset.load(picture_folder, taxonomy, "val")
-    pairs = [
-        (p.path, label)
-        for p, label in zip(Predictor(tiny_weights).predict(data.pictures), data.labels)
-        if p.error is None
-    ]
-    paths = torch.tensor([taxonomy.labels(path) for path, _ in pairs])
-    labels = torch.stack([label for _, label in pairs])
+    answers = list(Predictor(tiny_weights).predict(data.pictures))
+    readable = [answer.error is None for answer in answers]
+    paths = torch.tensor([taxonomy.labels(answer.path) for answer in answers if answer.error is None])
+    labels = data.labels[torch.tensor(readable)]
     expected = hierarchical_metrics(paths, labels, taxonomy, samples=0)["hops"].value
     assert printed["hierarchical"]["best_path"]["hops"]["value"] == pytest.approx(expected)
+
     with open(folder / "nodes.csv") as source:
         assert sum(int(row["pictures"]) for row in csv.DictReader(source) if row["level"] == "species") == 11
 
@@ -65,7 +64,7 @@ def test_report(command, picture_folder, taxonomy, tiny_weights, tmp_path, capsy
     assert page.tags.count("img") >= 1 and page.tags.count("svg") == 5 and "script" not in page.tags
 
 
-def test_comparison_with_another_model(command, picture_folder, taxonomy, tmp_path, capsys):
+def test_beside_compares_with_a_table_of_probabilities(command, picture_folder, taxonomy, tmp_path, capsys):
     data = HierarchicalDataset.load(picture_folder, taxonomy, "val")
     truth = [taxonomy.paths.index(tuple(row)) for row in data.labels.tolist()]
     rows = []
@@ -76,15 +75,16 @@ def test_comparison_with_another_model(command, picture_folder, taxonomy, tmp_pa
 
     named = leaf_table(taxonomy, rows, tmp_path / "theirs.csv")
     assert main([*command, "--beside", named, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["beside"]
-    assert found["results"]["theirs"]["fpa"] == pytest.approx(100 * 10 / 11)
-    assert found["results"]["ours"]["fpa"] < found["results"]["product"]["fpa"]
-    assert len(found["queue"]) == round(11 * (1 - found["agree"] / 100))
-    assert all(row["ours"] != row["theirs"] for row in found["queue"])
+    compared = json.loads(capsys.readouterr().out)["beside"]
+    assert compared["results"]["theirs"]["fpa"] == pytest.approx(100 * 10 / 11)
+    assert compared["results"]["ours"]["fpa"] < compared["results"]["product"]["fpa"]
+    assert len(compared["queue"]) == round(11 * (1 - compared["agree"] / 100))
+    assert all(row["ours"] != row["theirs"] for row in compared["queue"])
 
     ordered = leaf_table(taxonomy, rows, tmp_path / "ordered.csv", named=False)
     assert main([*command, "--beside", ordered, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["beside"] == found
+    assert json.loads(capsys.readouterr().out)["beside"] == compared
+
     assert main([*command, "--beside", named]) == 0
     captured = capsys.readouterr()
     assert "\nproduct\t" in captured.out and "they agree on" in captured.err
@@ -98,7 +98,7 @@ def test_comparison_with_another_model(command, picture_folder, taxonomy, tmp_pa
 
 
 def test_models_disagree_where_they_err(taxonomy):
-    """Two models that err independently: most errors of either are where they disagree."""
+    """Of two models that err independently, most errors are where they disagree."""
     rng = torch.Generator().manual_seed(0)
     truth = torch.randint(6, (2000,), generator=rng)
     labels = torch.tensor(taxonomy.paths)[truth]
@@ -109,7 +109,7 @@ def test_models_disagree_where_they_err(taxonomy):
         return torch.nn.functional.one_hot(answer, 6) * certainty[:, None] + torch.rand(2000, 6, generator=rng)
 
     ours, theirs = (model().double().softmax(-1) for _ in range(2))
-    found = compare_beside(ours, theirs, labels, torch.tensor(taxonomy.paths)[ours.argmax(-1)], taxonomy)
-    assert found.right_where_both_agree > 98 and found.errors_in_queue > 90
-    assert found.results["product"]["fpa"] > max(found.results[name]["fpa"] for name in ("ours", "theirs"))
-    assert found.levels["class"] > found.levels["species"]
+    compared = compare_beside(ours, theirs, labels, torch.tensor(taxonomy.paths)[ours.argmax(-1)], taxonomy)
+    assert compared.right_where_both_agree > 98 and compared.errors_in_queue > 90
+    assert compared.results["product"]["fpa"] > max(compared.results[name]["fpa"] for name in ("ours", "theirs"))
+    assert compared.levels["class"] > compared.levels["species"]

@@ -1,4 +1,4 @@
-"""Boxes in pictures: read from detectors' files, cropped as in training, answered row by row."""
+"""Boxes in pictures: read from detectors' files, cropped as in training, and answered row by row."""
 
 import csv
 import json
@@ -36,8 +36,8 @@ def scenes(tmp_path):
         "gone.png": [(0.1, 0.1, 0.2, 0.2)],
     }
     images = []
-    for name, found in boxes.items():
-        detections = [{"category": "1", "conf": 0.9 - 0.1 * i, "bbox": list(box)} for i, box in enumerate(found)]
+    for name, edges in boxes.items():
+        detections = [{"category": "1", "conf": 0.9 - 0.1 * i, "bbox": list(box)} for i, box in enumerate(edges)]
         images.append({"file": name, "detections": detections})
     images[1]["detections"] += [{"category": "2", "conf": 0.05, "bbox": [0.3, 0.3, 0.1]}]
     images += [
@@ -55,22 +55,19 @@ def rows_of(file: Path) -> list[dict]:
         return list(csv.DictReader(source))
 
 
-def test_each_box_is_a_picture(scenes, tiny_weights, tmp_path, capsys):
-    """Rows of bad boxes hold an error; all others have the answer for the cropped picture."""
+def test_each_box_gets_an_answer_or_an_error(scenes, tiny_weights, tmp_path, capsys):
+    """The answer is the one for the cropped picture."""
     output = tmp_path / "out.csv"
     command = ["predict", "--boxes", str(scenes / "detections.json"), "--model", str(tiny_weights)]
     assert main([*command, "--output", str(output)]) == 1
-    told = capsys.readouterr().err
-    assert "an image without a file" in told and "trained on whole pictures" in told and "padded by 10.0%" in told
+    errors = capsys.readouterr().err
+    assert "an image without a file" in errors and "trained on whole pictures" in errors and "padded by 10.0%" in errors
 
     rows = rows_of(output)
     assert len(rows) == 8 and len({(row["file"], row["detection"]) for row in rows}) == 8
-    errors = [row["error"] for row in rows]
-    assert [bool(error) for error in errors] == [False, False, False, True, True, True, True, True]
-    for error, part in zip(
-        errors[3:], ("0% of it is in the picture", "above 0", "finite", "four numbers", "no such file")
-    ):
-        assert part in error
+    expected = ("", "", "", "0% of it is in the picture", "above 0", "finite", "four numbers", "no such file")
+    for row, part in zip(rows, expected, strict=True):
+        assert part in row["error"] and bool(row["error"]) == bool(part)
     assert rows[0]["detector_label"] == "animal" and float(rows[1]["detector_confidence"]) == pytest.approx(0.8)
     assert rows[1]["xmin"] == "0.5" and rows[1]["box_unit"] == "relative"
 
@@ -110,36 +107,39 @@ def test_other_tables_have_the_same_rows(suffix, scenes, tiny_weights, tmp_path)
 
 
 def test_timelapse_keeps_all_boxes(scenes, tiny_weights, tmp_path, capsys):
-    """Boxes without an answer and pictures without a box stay, as they are in the detector's file."""
+    """Boxes without an answer and pictures without a box stay as they are in the detector's file."""
     output = tmp_path / "out.json"
     command = ["predict", "--boxes", str(scenes / "detections.json"), "--model", str(tiny_weights)]
     options = ["--box-confidence", "0.65", "--box-labels", "animal", "--format", "timelapse"]
     assert main([*command, *options, "--output", str(output)]) == 1
     assert "2 of 8 boxes left out" in capsys.readouterr().err
+
     document = json.loads(output.read_text())
     before = json.loads((scenes / "detections.json").read_text())["images"]
     images = {image["file"]: image for image in document["images"]}
     assert [image["file"] for image in document["images"]][:3] == ["site/a.png", "b.png", "gone.png"]
+
     assert images["broken.png"]["failure"] == "image access" and images["empty.png"]["detections"] == []
     for image in before[:3]:
-        found = images[image["file"]]["detections"]
-        assert len(found) == len(image["detections"])
-        assert np.allclose(found[0]["bbox"], image["detections"][0]["bbox"])
-        assert found[0]["conf"] == image["detections"][0]["conf"]
+        boxes = images[image["file"]]["detections"]
+        assert len(boxes) == len(image["detections"])
+        assert np.allclose(boxes[0]["bbox"], image["detections"][0]["bbox"])
+        assert boxes[0]["conf"] == image["detections"][0]["conf"]
+
     assert ["classifications" in box for box in images["b.png"]["detections"]] == [True, False, False, False, False]
     assert document["detection_categories"] == {"1": "animal", "2": "person"}
 
 
-def test_coco_and_tables(scenes, tiny_weights, tmp_path):
-    """The same boxes in pixels, from COCO's JSON and from DeepForest's columns, give the same answers."""
+def test_coco_and_tables_of_boxes_give_the_same_answers(scenes, tiny_weights, tmp_path):
+    """The boxes are in pixels, in COCO's JSON and in DeepForest's columns."""
     edges = [(12, 8, 48, 32), (60, 40, 108, 72)]
+    annotations = [
+        {"id": 50 + i, "image_id": 7, "category_id": 3, "bbox": [left, top, right - left, bottom - top]}
+        for i, (left, top, right, bottom) in enumerate(edges)
+    ]
     coco = {
         "images": [{"id": 7, "file_name": "site/a.png", "width": 120, "height": 80}],
-        "annotations": [
-            {"id": 50 + i, "image_id": 7, "category_id": 3, "bbox": [a, b, c - a, d - b]}
-            for i, (a, b, c, d) in enumerate(edges)
-        ]
-        + [{"id": 60, "image_id": 8, "bbox": [0, 0, 5, 5]}],
+        "annotations": [*annotations, {"id": 60, "image_id": 8, "bbox": [0, 0, 5, 5]}],
         "categories": [{"id": 3, "name": "bird"}],
     }
     (scenes / "coco.json").write_text(json.dumps(coco))
@@ -176,52 +176,59 @@ def test_coco_and_tables(scenes, tiny_weights, tmp_path):
         ((0, 30, 120, 50), BoxGeometry(0, "square"), (0, 0, 120, 80)),  # as far as the picture goes
     ],
 )
-def test_geometry(edges, geometry, expected):
-    assert crop_edges(Box("a", edges), geometry, SIZE) == expected
+def test_boxes_are_padded_squared_and_shifted(edges, geometry, expected):
+    assert place(Box("a", edges), geometry, SIZE) == expected
 
 
 def test_the_weights_geometry_is_used_or_refused(scenes, tiny_weights, tmp_path, capsys):
-    content = load_weights(tiny_weights)
-    content.metadata.update(BoxGeometry(0.3, "rectangle", 16).to_metadata())
-    save_weights(content, tiny_weights)
+    weights = load_weights(tiny_weights)
+    weights.metadata.update(BoxGeometry(0.3, "rectangle", 16).to_metadata())
+    save_weights(weights, tiny_weights)
+
     command = ["predict", "--boxes", str(scenes / "detections.json"), "--model", str(tiny_weights), "--json"]
     assert main(command) == 1
     captured = capsys.readouterr()
     assert "warning" not in captured.err
+
     cut = read_picture(scenes / "site/a.png").crop(
         crop_edges(Box("a", (0.1, 0.1, 0.4, 0.4), relative=True), BoxGeometry(0.3, "rectangle", 16), SIZE)
     )
     (expected,) = Predictor(tiny_weights).predict([cut])
-    found = json.loads(captured.out.splitlines()[0])["path_probability"]
-    assert found == pytest.approx(expected.path_probability, rel=1e-5)
+    probability = json.loads(captured.out.splitlines()[0])["path_probability"]
+    assert probability == pytest.approx(expected.path_probability, rel=1e-5)
 
     assert main([*command, "--box-padding", "0.1"]) == 2
-    told = capsys.readouterr().err
-    assert "padded by 30.0% at each edge, rectangle, 16 pixels" in told and "padded by 10.0%" in told
+    errors = capsys.readouterr().err
+    assert "padded by 30.0% at each edge, rectangle, 16 pixels" in errors and "padded by 10.0%" in errors
+
     assert main(["predict", str(scenes / "b.png"), "--model", str(tiny_weights)]) == 0
     assert "trained on boxes padded by 30.0%" in capsys.readouterr().err
 
 
-def test_parquet_job(scenes, tiny_weights, tmp_path):
+def test_a_job_of_boxes_has_the_rows_of_the_table(scenes, tiny_weights, tmp_path):
     import pyarrow.parquet as pq
 
     command = ["predict", "--boxes", str(scenes / "detections.json"), "--model", str(tiny_weights)]
     assert main([*command, "--output", str(tmp_path / "job"), "--part-size", "3"]) == 1
+
     (tmp_path / "job/part-00001.parquet").unlink()  # as if it had been killed
     assert main([*command, "--output", str(tmp_path / "job"), "--part-size", "3"]) == 1
     assert main([*command, "--output", str(tmp_path / "out.csv")]) == 1
+
     rows = pq.read_table(tmp_path / "job").to_pylist()
     assert [(r["file"], r["box"]["detection"], r["error"] or "") for r in rows] == [
         (r["file"], r["detection"], r["error"]) for r in rows_of(tmp_path / "out.csv")
     ]
+
     assert main([*command, "--output", str(tmp_path / "job"), "--part-size", "3", "--box-padding", "0.5"]) == 2
 
 
-def test_report_and_folders(scenes, tiny_weights, tmp_path):
+def test_a_report_and_folders_of_boxes_are_written(scenes, tiny_weights, tmp_path):
     command = ["predict", "--boxes", str(scenes / "detections.json"), "--model", str(tiny_weights)]
     assert main([*command, "--report", str(tmp_path / "page.html"), "--sort-into", str(tmp_path / "sorted")]) == 1
     page = (tmp_path / "page.html").read_text()
     assert page.count("<img") >= 6 and "3 pictures labelled, 5 could not be read" in page
+    assert sorted(file.name for file in (tmp_path / "sorted").rglob("*.png")) == ["a.png", "b.png"]
 
 
 BATCHES = """
@@ -240,7 +247,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_killed_table_resumes(kind, tiny_weights, tmp_path):
-    """Killed repeatedly with SIGKILL: the table is the same as that of one run."""
+    """Killed three times by SIGKILL; the table is that of one run."""
     rng = np.random.default_rng(0)
     files = []
     for number in range(60):
@@ -266,12 +273,13 @@ def test_a_killed_table_resumes(kind, tiny_weights, tmp_path):
         assert not output.exists()
         with open(waiting, "a") as file:
             file.write('{"file": "half a li')  # what a full disk leaves
+
     assert kills == 3 and process.returncode == 1
     assert output.read_bytes() == whole.read_bytes()
     assert not waiting.parent.exists()
 
 
-def test_answers_that_wait_belong_to_their_run(tiny_weights, picture_folder, tmp_path, capsys, monkeypatch):
+def test_unfinished_answers_belong_to_their_run(tiny_weights, picture_folder, tmp_path, capsys, monkeypatch):
     output = tmp_path / "out.csv"
     command = ["predict", str(picture_folder), "--model", str(tiny_weights), "--output", str(output)]
     command += ["--batch-size", "4"]
@@ -286,11 +294,13 @@ def test_answers_that_wait_belong_to_their_run(tiny_weights, picture_folder, tmp
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "_forward", stop)
         assert main(command) == 130
+
     assert main([*command, "--back-off", "0.5"]) == 2
-    told = capsys.readouterr().err
-    assert "unfinished run with other pictures or options" in told and ".out.csv.unfinished" in told
+    errors = capsys.readouterr().err
+    assert "unfinished run with other pictures or options" in errors and ".out.csv.unfinished" in errors
+
     assert main(command) == 0
-    assert not (tmp_path / ".out.csv.unfinished").exists()
+    assert not (tmp_path / ".out.csv.unfinished").exists() and len(rows_of(output)) == 24
 
 
 @pytest.mark.parametrize(
@@ -313,8 +323,8 @@ def test_answers_that_wait_belong_to_their_run(tiny_weights, picture_folder, tmp
     ],
 )
 @pytest.mark.parametrize("output", ["out.csv", "out.json", "job"])
-def test_hostile_detections(document, rows, output, scenes, tiny_weights, tmp_path, capsys):
-    """Only a message: about the file (exit code 2), or about each box (1)."""
+def test_hostile_detections_give_a_message(document, rows, output, scenes, tiny_weights, tmp_path, capsys):
+    """About the file (exit code 2), or about each box (1)."""
     file = scenes / "hostile.json"
     file.write_text(document)
     command = ["predict", "--boxes", str(file), "--model", str(tiny_weights), "--output", str(tmp_path / output)]
@@ -323,7 +333,7 @@ def test_hostile_detections(document, rows, output, scenes, tiny_weights, tmp_pa
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err and "\x1b" not in captured.err
     if rows is not None:
-        told = json.loads(captured.out)
-        assert (told["pictures"], told["failed"]) == (rows, rows)
+        counts = json.loads(captured.out)
+        assert (counts["pictures"], counts["failed"]) == (rows, rows)
     if rows is not None and output == "out.json":
         json.loads((tmp_path / output).read_text(), parse_constant=pytest.fail)  # NaN is not valid JSON

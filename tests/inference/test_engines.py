@@ -1,4 +1,4 @@
-"""Engines give the same answers as torch, by the command."""
+"""Engines give the same answers as torch."""
 
 import json
 import sys
@@ -20,6 +20,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def answers(capsys, tiny_weights, picture_folder, *options):
+    """Return the answers of `predict` for five pictures, and its messages."""
     files = sorted(str(file) for file in picture_folder.rglob("*.png"))[:5]
     assert main(["predict", *files, "--model", str(tiny_weights), "--json", "--batch-size", "2", *options]) == 0
     out, err = capsys.readouterr()
@@ -28,35 +29,35 @@ def answers(capsys, tiny_weights, picture_folder, *options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "auto"])
-def test_same_answers_by_the_command(engine, tiny_weights, picture_folder, capsys, cache):
+def test_engines_give_the_same_answers(engine, tiny_weights, picture_folder, capsys, cache):
     if engine != "auto":
         pytest.importorskip(engine)
     expected, _ = answers(capsys, tiny_weights, picture_folder)
-    found, told = answers(capsys, tiny_weights, picture_folder, "--engine", engine, "--verbose")
-    assert [p["path"] for p in found] == [p["path"] for p in expected]
-    for ours, theirs in zip(found, expected):
+    answered, notes = answers(capsys, tiny_weights, picture_folder, "--engine", engine, "--verbose")
+    assert [p["path"] for p in answered] == [p["path"] for p in expected]
+    for ours, theirs in zip(answered, expected):
         assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-4)
-    assert f"engine {engine if engine != 'auto' else ''}" in told and "is used" in told
+    assert f"engine {engine if engine != 'auto' else ''}" in notes and "is used" in notes
 
     graphs = {file: file.stat().st_mtime_ns for file in cache.rglob("model.onnx")}
     assert len(graphs) == 1
     answers(capsys, tiny_weights, picture_folder, "--engine", engine)
-    assert {file: file.stat().st_mtime_ns for file in cache.rglob("model.onnx")} == graphs  # not written again
+    assert {file: file.stat().st_mtime_ns for file in cache.rglob("model.onnx")} == graphs  # exported once
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_lower_precision_of_torch(precision, tiny_weights, picture_folder, capsys):
+def test_lower_precision_changes_answers_a_little(precision, tiny_weights, picture_folder, capsys):
     if precision == "int8":
         pytest.importorskip("torchao")
     expected, _ = answers(capsys, tiny_weights, picture_folder)
-    found, _ = answers(capsys, tiny_weights, picture_folder, "--precision", precision)
-    assert found != expected
-    for ours, theirs in zip(found, expected):
+    answered, _ = answers(capsys, tiny_weights, picture_folder, "--precision", precision)
+    assert answered != expected
+    for ours, theirs in zip(answered, expected):
         assert ours["path_probability"] == pytest.approx(theirs["path_probability"], abs=0.1)
 
 
 @pytest.mark.slow
-def test_evaluate_by_an_engine(tiny_weights, picture_folder, capsys):
+def test_an_engine_gives_the_same_evaluation(tiny_weights, picture_folder, capsys):
     command = ["evaluate", "--data", str(picture_folder), "--split", "val", "--model", str(tiny_weights), "--json"]
     results = []
     for options in ([], ["--engine", "onnxruntime"]):
@@ -72,7 +73,7 @@ def test_evaluate_by_an_engine(tiny_weights, picture_folder, capsys):
         (["--engine", "openvino", "--precision", "int8"], "openvino offers fp32, bf16, not int8"),
     ],
 )
-def test_unsupported_engines_and_options_are_refused(options, message, tiny_weights, picture_folder, capsys):
+def test_unsupported_precisions_are_refused(options, message, tiny_weights, picture_folder, capsys):
     picture = next(picture_folder.rglob("*.png"))
     assert main(["predict", str(picture), "--model", str(tiny_weights), *options]) == 2
     assert message in capsys.readouterr().err
@@ -108,11 +109,12 @@ def test_an_engine_with_different_answers_is_not_used(tiny_model):
     model = tiny_model
     images = torch.randn(2, 3, model.config.image_size, model.config.image_size)
     segments = segment_images(images, model.config)
-    told = []
+    notes = []
     wrong, right = Off(model, "wrong", 0.5), Off(model, "right", 1e-6)
-    chosen = ChosenEngine(TorchEngine(model), [wrong, right], "fp32", told.append)
+    chosen = ChosenEngine(TorchEngine(model), [wrong, right], "fp32", notes.append)
+
     chosen(images, segments)
-    assert chosen.chosen is right and "not used" in told[0] and told[-1] == "engine right is used"
+    assert chosen.chosen is right and "not used" in notes[0] and notes[-1] == "engine right is used"
 
     with pytest.raises(EngineError, match="no engine gives torch's answers at fp32"):
         ChosenEngine(TorchEngine(model), [wrong], "fp32")(images, segments)

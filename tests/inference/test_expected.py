@@ -13,17 +13,12 @@ from hcast_zoo.taxonomy.prior import KEY, make_prior, read_amounts, trained_shar
 from hcast_zoo.weights.file import load_weights, save_weights
 
 
-@pytest.fixture
-def files(picture_folder):
-    return sorted(map(str, (picture_folder / "val").rglob("*.png")))
-
-
 def leaves_of(taxonomy):
     return [taxonomy.path_names(path)[-1] for path in taxonomy.paths]
 
 
-def test_bayes_rule(taxonomy):
-    """By hand: posterior is proportional to likelihood x prior, with likelihood = answer / training share."""
+def test_priors_follow_bayes_rule(taxonomy):
+    """Posterior is proportional to likelihood x prior, with likelihood = answer / training share."""
     answered = torch.rand(4, len(taxonomy.paths), generator=torch.Generator().manual_seed(0)) + 0.05
     answered /= answered.sum(-1, keepdim=True)
     trained = torch.tensor([1.0, 2, 3, 4, 5, 6])[: len(taxonomy.paths)]
@@ -31,6 +26,7 @@ def test_bayes_rule(taxonomy):
     prior = make_prior(expected, taxonomy, trained.tolist())
     posterior = answered / trained * torch.tensor(list(expected.values()))
     assert torch.allclose(prior.apply(answered), posterior / posterior.sum(-1, keepdim=True), atol=1e-6)
+
     uniform = make_prior(dict.fromkeys(expected, 3.0), taxonomy)
     assert torch.allclose(uniform.apply(answered), answered, atol=1e-6)
     assert not uniform.trained and uniform.left_out == 0
@@ -43,31 +39,33 @@ def test_a_node_above_is_shared_by_its_leaves(taxonomy):
     assert prior.unknown == ("no such thing",) and prior.left_out == len(taxonomy.paths) - len(below)
     probabilities = prior.apply(torch.full((1, len(taxonomy.paths)), 1 / len(taxonomy.paths)))
     assert torch.allclose(probabilities[0, : len(below)], torch.tensor(1 / len(below)))
+
     with pytest.raises(ValueError, match="at least one node of the tree; not in the tree: "):
         make_prior({"no such thing": 5.0}, taxonomy)
     with pytest.raises(ValueError, match="expected an amount of 0 or more"):
         make_prior({name: -1.0}, taxonomy)
 
 
-def test_predict_with_a_prior(files, tiny_weights, taxonomy, tmp_path, capsys):
-    """Relative to the shares in training; nodes above are sums of the leaves; unknown names are reported."""
-    content = load_weights(tiny_weights)
+def test_predict_applies_a_prior(val_files, tiny_weights, taxonomy, tmp_path, capsys):
+    """Relative to the shares in training; nodes above are sums of their leaves; unknown names are reported."""
+    weights = load_weights(tiny_weights)
     shares = [1.0 + number for number in range(len(taxonomy.paths))]
-    content.metadata[KEY] = json.dumps([share / sum(shares) for share in shares])
-    save_weights(content, tiny_weights)
+    weights.metadata[KEY] = json.dumps([share / sum(shares) for share in shares])
+    save_weights(weights, tiny_weights)
+
     table = tmp_path / "counts.csv"
     counts = [100.0, 1.0, 5.0, 20.0, 0.0, 3.0]
     rows = [f"{name},{count}" for name, count in zip(leaves_of(taxonomy), counts)]
     table.write_text("\n".join(["name,count", *rows, "Nessie,4"]))
 
-    command = ["predict", *files, "--model", str(tiny_weights), "--prior", str(table), "--json", "--top-k", "2"]
+    command = ["predict", *val_files, "--model", str(tiny_weights), "--prior", str(table), "--json", "--top-k", "2"]
     assert main(command) == 0
     captured = capsys.readouterr()
     assert "not in the tree, and not used: Nessie" in captured.err
     assert "against what the model was trained on; 1 leaves that it does not name are never" in captured.err
 
     predictor = Predictor(tiny_weights)
-    for file, line in zip(files, captured.out.splitlines()):
+    for file, line in zip(val_files, captured.out.splitlines()):
         _, output = predictor.answer(file)
         answered = path_probabilities([x.float() for x in output.level_logits], taxonomy)
         posterior = answered[0] / torch.tensor(shares) * torch.tensor(counts)
@@ -83,6 +81,7 @@ def test_predict_with_a_prior(files, tiny_weights, taxonomy, tmp_path, capsys):
     assert main([*command, "--decode", "independent"]) == 2
     assert main([*command, "--within", taxonomy.names[0][1]]) == 0
     assert {json.loads(line)["path"][0] for line in capsys.readouterr().out.splitlines()} == {taxonomy.names[0][1]}
+
     table.write_text("a name\nwithout a number\n")
     assert main(command) == 2
     assert "line 1: expected a name and a number" in capsys.readouterr().err
@@ -97,33 +96,39 @@ def test_training_stores_the_shares_of_its_classes(taxonomy):
     assert trained_shares(labels, taxonomy, evened=1.0) == pytest.approx([1 / 6] * 6)
 
 
-def test_amounts(tmp_path):
+def test_amounts_of_a_name_are_added(tmp_path):
     file = tmp_path / "counts.tsv"
     file.write_text("owl\t3\ngull\t4\nowl\t1.5\n")
     assert read_amounts(file) == {"owl": 4.5, "gull": 4.0}
 
 
-def test_within_a_file_of_names(files, tiny_weights, taxonomy, tmp_path, capsys):
+def test_within_reads_a_file_of_names(val_files, tiny_weights, taxonomy, tmp_path, capsys):
     names = leaves_of(taxonomy)[:2]
     listed = tmp_path / "place.csv"
     listed.write_text("\n".join(["species,remark", *(f"{name},seen" for name in names), "Nessie,?"]))
-    command = ["predict", *files, "--model", str(tiny_weights), "--json", "--within"]
+    command = ["predict", *val_files, "--model", str(tiny_weights), "--json", "--within"]
     assert main([*command, str(listed)]) == 0
     captured = capsys.readouterr()
     assert "not in the tree, and not used: Nessie" in captured.err
+
     assert main([*command, names[0], "--within", names[1]]) == 0
     assert capsys.readouterr().out == captured.out
+
     listed.write_text("Nessie\n")
     assert main([*command, str(listed)]) == 2
 
 
-def test_pictures_of_a_group_are_answered_together(files, tiny_weights, taxonomy, tmp_path, capsys):
-    """By the product of their probabilities at each level; a broken picture does not stop the others."""
+def test_pictures_of_a_group_are_answered_together(val_files, tiny_weights, taxonomy, tmp_path, capsys):
+    """By the product of their probabilities at each level; a broken picture does not affect the others."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
-    groups = {"one": files[0:3], "two": [files[3], str(broken), files[4]], "lost": [str(tmp_path / "gone.png")]}
+    groups = {
+        "one": val_files[0:3],
+        "two": [val_files[3], str(broken), val_files[4]],
+        "lost": [str(tmp_path / "gone.png")],
+    }
     rows = [(file, group) for group, members in groups.items() for file in members]
-    rows = [*rows[::2], *rows[1::2], (files[5], ""), (files[6], "")]
+    rows = [*rows[::2], *rows[1::2], (val_files[5], ""), (val_files[6], "")]
     table = tmp_path / "list.csv"
     with open(table, "w", newline="") as sink:
         csv.writer(sink).writerows([("file", "sequence"), *rows])
@@ -132,20 +137,22 @@ def test_pictures_of_a_group_are_answered_together(files, tiny_weights, taxonomy
     assert main([*command, "--json", "--batch-size", "2"]) == 1
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(answers) == len(rows)
+
     predictor = Predictor(tiny_weights)
-    for group, readable in (("one", groups["one"]), ("two", [files[3], files[4]])):
+    for group, readable in (("one", groups["one"]), ("two", [val_files[3], val_files[4]])):
         logits = [predictor.answer(file)[1].level_logits for file in readable]
         product = [sum(x.float().log_softmax(-1) for x in level) for level in zip(*logits)]
         probabilities = path_probabilities(product, taxonomy)[0]
         best = int(probabilities.argmax())
-        found = [row for row in answers if row.get("group") == group and "path" in row]
-        assert [row["file"] for row in found] == sorted(readable, key=[row["file"] for row in answers].index)
-        for row in found:
+        grouped = [row for row in answers if row.get("group") == group and "path" in row]
+        assert [row["file"] for row in grouped] == sorted(readable, key=[row["file"] for row in answers].index)
+        for row in grouped:
             assert row["path"] == list(taxonomy.path_names(taxonomy.paths[best]))
             assert row["path_probability"] == pytest.approx(probabilities[best].item(), abs=1e-4)
             assert row["group_size"] == len(readable)
-    singles = [row for row in answers if row["file"] in files[5:7]]
-    (expected,) = predictor.predict([files[5]])
+
+    singles = [row for row in answers if row["file"] in val_files[5:7]]
+    (expected,) = predictor.predict([val_files[5]])
     assert singles[0]["path_probability"] == pytest.approx(expected.path_probability, abs=1e-5)
     assert [row["file"] for row in answers if "error" in row] == [str(broken), str(tmp_path / "gone.png")]
 
@@ -153,12 +160,15 @@ def test_pictures_of_a_group_are_answered_together(files, tiny_weights, taxonomy
     assert main([*command, "--output", str(output)]) == 1
     with open(output, newline="") as source:
         written = list(csv.DictReader(source))
+
     assert [(row["file"], row["group"]) for row in written][:3] == [
         (file, "one") for file in groups["one"][::2] + groups["one"][1::2]
     ]
+
     capsys.readouterr()
-    assert main(["predict", *files, "--model", str(tiny_weights), "--group-by", "folder", "--json"]) == 0
+    assert main(["predict", *val_files, "--model", str(tiny_weights), "--group-by", "folder", "--json"]) == 0
     sizes = [json.loads(line)["group_size"] for line in capsys.readouterr().out.splitlines()]
     assert set(sizes) == {2}
+
     assert main([*command, "--output", str(tmp_path / "job")]) == 2
-    assert main(["predict", *files, "--model", str(tiny_weights), "--group-by", "sequence"]) == 2
+    assert main(["predict", *val_files, "--model", str(tiny_weights), "--group-by", "sequence"]) == 2

@@ -1,4 +1,4 @@
-"""``predict --report``: one page that needs no other file, and runs no code from names."""
+"""``predict --report``: one page that needs no other file and runs no code from names."""
 
 import html.parser
 import re
@@ -63,20 +63,21 @@ def test_the_page_shows_every_picture_and_the_most_doubtful_first(report, pictur
     assert shown == [round(100 * p) for p in doubts]
 
 
-def test_names_cannot_bring_code(report, tiny_weights, tmp_path):
+def test_names_cannot_inject_code(report, tiny_weights, tmp_path):
     weights = load_weights(tiny_weights)
     tree = weights.taxonomy.to_dict()
     hostile = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>']
     tree["names"][0] = hostile
     weights.taxonomy = Taxonomy.from_dict(tree)
     save_weights(weights, tmp_path / "hostile.safetensors")
+
     _, text = report("--back-off", "0.36", model=tmp_path / "hostile.safetensors")
     page = Page(text)
     assert "script" not in page.tags and "x" not in page.addresses
     assert "&lt;script&gt;" in text
 
 
-def test_a_large_survey_shows_a_part(report, monkeypatch, capsys):
+def test_a_large_survey_shows_only_a_part(report, monkeypatch, capsys):
     monkeypatch.setattr(gallery, "PER_NODE", 1)
     monkeypatch.setattr(gallery, "MOST_DOUBTFUL", 2)
     _, text = report("--back-off", "1")

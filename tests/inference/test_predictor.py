@@ -1,3 +1,5 @@
+"""The predictor: one answer for one picture, however it is asked for."""
+
 import dataclasses
 import io
 from pathlib import Path
@@ -8,7 +10,6 @@ import torch
 from PIL import Image
 
 from hcast_zoo import Predictor
-from hcast_zoo.data.find import find_pictures
 from hcast_zoo.data.pictures import PictureError
 from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.taxonomy.backoff import back_off
@@ -27,7 +28,7 @@ def files(picture_folder):
 
 
 @pytest.mark.parametrize("decoder", ["best_path", "top_down", "independent"])
-def test_predictions_are_the_models(files, tiny_weights, tiny_model, taxonomy, decoder):
+def test_predictions_are_decoded_from_the_models_logits(files, tiny_weights, tiny_model, taxonomy, decoder):
     predictions = list(Predictor(tiny_weights, decoder).predict(files, batch_size=4))
     assert [p.file for p in predictions] == files
     for prediction in predictions:
@@ -54,8 +55,8 @@ def test_batch_size_and_workers_do_not_matter(files, tiny_weights):
 TOLERANCE = 1e-5  # of a probability, whatever else is predicted with a picture
 
 
-def test_one_picture_one_answer(files, tiny_weights):
-    """Batch size, workers, order, threads and other pictures do not matter; nor does the packaged model's size."""
+def test_an_answer_does_not_depend_on_how_it_is_asked_for(files, tiny_weights):
+    """Batch size, workers, order, threads and other pictures do not matter."""
 
     def ask(pictures, *options):
         return {p.file: p for p in predictor.predict(pictures, *options)}
@@ -73,15 +74,15 @@ def test_one_picture_one_answer(files, tiny_weights):
         torch.set_num_threads(count)
         others[f"{count} threads"] = ask(files, 4)
     torch.set_num_threads(threads)
-    for what, found in others.items():
-        assert found.keys() == expected.keys(), what
-        for file, answer in found.items():
-            assert (answer.path, answer.error) == (expected[file].path, expected[file].error), (what, file)
-            assert answer.probabilities == pytest.approx(expected[file].probabilities, abs=TOLERANCE), (what, file)
-            assert answer.path_probability == pytest.approx(expected[file].path_probability, abs=TOLERANCE), what
+    for case, again in others.items():
+        assert again.keys() == expected.keys(), case
+        for file, answer in again.items():
+            assert (answer.path, answer.error) == (expected[file].path, expected[file].error), (case, file)
+            assert answer.probabilities == pytest.approx(expected[file].probabilities, abs=TOLERANCE), (case, file)
+            assert answer.path_probability == pytest.approx(expected[file].path_probability, abs=TOLERANCE), case
 
 
-def test_records(files, tiny_weights):
+def test_records_of_an_answer_and_of_an_error(files, tiny_weights):
     good, bad = (p.to_dict() for p in Predictor(tiny_weights).predict([files[0], files[5]]))
     assert list(good) == ["file", "path", "probabilities", "path_probability", "runner_up", "runner_up_probability"]
     assert bad == {"file": files[5], "error": "not a picture, or of an unknown format"}
@@ -89,47 +90,39 @@ def test_records(files, tiny_weights):
 
 def test_an_answer_that_is_not_finite_is_an_error(files, tiny_weights, monkeypatch):
     predictor = Predictor(tiny_weights)
-    real = predictor.transform
-    predictor.transform = lambda p: real(p) * (torch.nan if p.getpixel((0, 0))[2] % 2 else 1.0)
+    transform = predictor.transform
+    predictor.transform = lambda p: transform(p) * (torch.nan if p.getpixel((0, 0))[2] % 2 else 1.0)
     predictions = list(predictor.predict(files[:5]))
     errors = [Image.open(f).getpixel((0, 0))[2] % 2 == 1 for f in files[:5]]
     assert [p.error == "the model's answer is not finite" for p in predictions] == errors
     assert any(errors) and not all(errors)
 
 
-def test_find_pictures(picture_folder):
-    (picture_folder / "notes.txt").write_text("no picture")
-    (picture_folder / "empty").mkdir()
-    assert len(find_pictures([str(picture_folder)])) == 24
-    assert len(find_pictures([str(picture_folder / "val" / "**" / "0.png")])) == 6
-    assert find_pictures(["missing.png", str(picture_folder / "empty"), str(picture_folder / "notes.txt")]) == [
-        "missing.png",
-        str(picture_folder / "empty"),
-        str(picture_folder / "notes.txt"),
-    ]
-
-
-def test_wrong_use_is_explained(tiny_model, tiny_weights, tmp_path):
+def test_wrong_decoders_and_weights_are_explained(tiny_model, tiny_weights, tmp_path):
     with pytest.raises(ValueError, match="unknown decoding"):
         Predictor(tiny_weights, "beam")
+
     save_weights(Weights(tiny_model.config, None, tiny_model.state_dict()), tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="no taxonomy"):
         Predictor(tmp_path / "bare.safetensors")
 
 
-def test_restriction_back_off_and_calibration(files, tiny_weights, tiny_model, taxonomy, tmp_path):
-    with torch.no_grad():  # every level favours the lion, whatever random weights this torch makes
+def test_restriction_back_off_and_calibration_work_together(files, tiny_weights, tiny_model, taxonomy, tmp_path):
+    with torch.no_grad():  # every level favours the lion, whatever the random weights are
         for head, node in zip(tiny_model.heads, (1, 2, 3)):
             head.bias[node] += 0.5
     weights = load_weights(tiny_weights)
     weights.state_dict = tiny_model.state_dict()
-    temperatures, within = (0.2, 0.4, 1.0), ["mammal", "gull"]  # below 1: the tiny model's logits hardly differ
+    temperatures, within = (0.2, 0.4, 1.0), ["mammal", "gull"]  # below 1, because the tiny model's logits hardly differ
+
     weights.calibration = Calibration(temperatures, 1.3)
     save_weights(weights, tmp_path / "calibrated.safetensors")
+
     picture = eval_transform(tiny_model.config)(Image.open(files[0]))
     with torch.no_grad():
         logits = tiny_model(picture[None]).level_logits
     expected = decode([x / t for x, t in zip(logits, temperatures)], taxonomy, within=within, path_temperature=1.3)
+
     depths = set()
     for threshold in (0.0, 0.4, 0.6, 0.8, 1.0):
         predictor = Predictor(tmp_path / "calibrated.safetensors", within=within, threshold=threshold)
@@ -143,7 +136,7 @@ def test_restriction_back_off_and_calibration(files, tiny_weights, tiny_model, t
     assert {0, 3} <= depths
 
 
-def test_wrong_restriction_and_threshold_are_explained(tiny_weights):
+def test_wrong_restrictions_and_thresholds_are_explained(tiny_weights):
     with pytest.raises(ValueError, match="no node 'gul' in the taxonomy: did you mean 'gull'"):
         Predictor(tiny_weights, within=["gul"])
     with pytest.raises(ValueError, match="at least one node"):
@@ -152,13 +145,14 @@ def test_wrong_restriction_and_threshold_are_explained(tiny_weights):
         Predictor(tiny_weights, threshold=50)
 
 
-def test_other_settings_for_the_same_model(files, tiny_weights, taxonomy):
+def test_other_settings_share_the_model(files, tiny_weights, taxonomy):
     first = Predictor(tiny_weights, "top_down", threshold=0.9)
     other = first.with_settings("independent", num_clusters=(4, 2, 1, 1), within=["bird"])
     assert other.model is first.model
     assert (first.decoder, first.num_clusters, first.threshold) == ("top_down", None, 0.9)
     expected = Predictor(tiny_weights, "independent", num_clusters=(4, 2, 1, 1), within=["bird"])
     assert list(other.predict(files)) == list(expected.predict(files))
+
     with pytest.raises(ValueError, match="cannot choose 20 clusters from 16 tokens"):
         first.with_settings(num_clusters=(20, 4, 2, 2))
     with pytest.raises(ValueError, match="no node 'brid'"):
@@ -174,6 +168,7 @@ def test_probabilities_of_nodes_are_calibrated(tiny_model, taxonomy, tiny_weight
     predictor = Predictor(tmp_path / "calibrated.safetensors")
     logits = [torch.randn(2, n) for n in taxonomy.level_classes]
     scaled = [x / t for x, t in zip(logits, (2.0, 3.0, 0.5))]
+
     for mode in (None, "independent"):
         expected = node_probabilities(scaled, taxonomy, mode or "best_path", path_temperature=1.5)
         for x, y in zip(predictor.node_probabilities(logits, mode), expected):
@@ -181,7 +176,7 @@ def test_probabilities_of_nodes_are_calibrated(tiny_model, taxonomy, tiny_weight
 
 
 def kinds_of_picture(file):
-    """The same picture in every form that is accepted, with the name in its prediction."""
+    """Return the same picture in every form that is accepted, each with the name in its prediction."""
     image, data = Image.open(file), Path(file).read_bytes()
     rgb = np.asarray(image.convert("RGB"))
     alpha = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
@@ -204,9 +199,9 @@ def test_every_kind_of_picture_gives_the_same_answer(files, tiny_weights):
     expected, output = predictor.answer(files[0])
     assert expected.file == files[0] and expected.error is None
     for kind, (picture, name) in kinds_of_picture(files[0]).items():
-        prediction, same = predictor.answer(picture)
+        prediction, output_again = predictor.answer(picture)
         assert prediction == dataclasses.replace(expected, file=name), kind
-        assert torch.equal(output.level_logits[2], same.level_logits[2]), kind
+        assert torch.equal(output.level_logits[2], output_again.level_logits[2]), kind
 
     pictures = [picture for picture, _ in kinds_of_picture(files[0]).values()]
     for prediction in predictor.predict(pictures, batch_size=4):
@@ -214,7 +209,7 @@ def test_every_kind_of_picture_gives_the_same_answer(files, tiny_weights):
         assert prediction.probabilities == pytest.approx(expected.probabilities, abs=TOLERANCE)
 
 
-def test_grey_arrays(tiny_weights):
+def test_grey_pixels_of_every_shape_are_read_alike(tiny_weights):
     predictor = Predictor(tiny_weights)
     grey = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
     expected = predictor.answer(np.dstack([grey] * 3))[0]
@@ -222,16 +217,17 @@ def test_grey_arrays(tiny_weights):
         assert predictor.answer(picture)[0] == expected
 
 
-def test_a_picture_is_turned_as_its_exif_data_says(tiny_weights, tmp_path):
+def test_exif_rotation_is_applied_to_opened_pictures(tiny_weights, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+
     predictor = Predictor(tiny_weights)
     expected = predictor.answer(np.rot90(pixels, -1))[1].level_logits[0]
     with Image.open(tmp_path / "turned.png") as opened:
         assert torch.equal(predictor.answer(opened)[1].level_logits[0], expected)
-        assert opened.size == (60, 40)  # the user's picture is left as it is
+        assert opened.size == (60, 40)  # the caller's picture is left alone
     assert torch.equal(predictor.answer(tmp_path / "turned.png")[1].level_logits[0], expected)
 
 
@@ -240,6 +236,7 @@ def test_a_single_picture_needs_no_list(files, tiny_weights):
     for picture, name in kinds_of_picture(files[0]).values():
         (prediction,) = predictor.predict(picture)
         assert prediction.file == name and prediction.error is None
+
     (missing,) = predictor.predict("missing.png")
     assert missing.file == "missing.png" and missing.error == "no such file"
     stack = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)
@@ -284,8 +281,8 @@ def test_the_subtree_is_built_once(files, tiny_weights, monkeypatch):
     assert {p.path[0] for p in predictions if p.error is None} == {"mammal"}
 
 
-def test_plain_data_keeps_its_keys(tiny_weights, files):
-    """Other programs read these; see docs/other_tools.md, which lists them in the same order."""
+def test_keys_of_plain_data_are_those_documented(tiny_weights, files):
+    """Other programs read them; docs/other_tools.md lists them in the same order."""
     plain = ["file", "path", "probabilities", "path_probability", "runner_up", "runner_up_probability"]
     answer, error = (p.to_dict() for p in Predictor(tiny_weights).predict([files[0], files[5]]))
     assert list(answer) == plain and list(error) == ["file", "error"]
@@ -299,8 +296,8 @@ def test_plain_data_keeps_its_keys(tiny_weights, files):
 
 
 @pytest.mark.slow
-def test_data_sets_of_pictures(tiny_weights, files):
-    """The snippet of docs/other_tools.md: a column of pictures in, a column of answers out."""
+def test_predict_maps_over_a_hugging_face_data_set(tiny_weights, files):
+    """As in the snippet of docs/other_tools.md: a column of pictures in, a column of answers out."""
     datasets = pytest.importorskip("datasets")
     predictor = Predictor(tiny_weights)
     rows = datasets.Dataset.from_dict({"image": files[:3]}).cast_column("image", datasets.Image())

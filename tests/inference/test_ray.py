@@ -1,4 +1,4 @@
-"""Jobs on Ray against the same job in one process; a worker is killed in the middle."""
+"""Jobs on Ray, against the same job in one process; one worker is killed."""
 
 import json
 import os
@@ -28,7 +28,7 @@ class Mortal(on_ray.PartMaker):
     def __call__(self, table):
         if table.to_pylist()[0]["number"] == 3 and not mark.exists():
             mark.touch()
-            parquet_job.write_part = lambda *arguments: os.kill(os.getpid(), 9)  # what it predicted is lost
+            parquet_job.write_part = lambda *arguments: os.kill(os.getpid(), 9)  # its predictions are lost
         return super().__call__(table)
 
 on_ray.PartMaker = Mortal
@@ -58,11 +58,11 @@ def run(program, *arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_same_parts_as_one_process_though_a_worker_was_killed(picture_folder, tiny_weights, tmp_path, capsys):
+def test_a_job_on_ray_survives_a_killed_worker(picture_folder, tiny_weights, tmp_path, capsys):
     (picture_folder / "val/broken.png").write_bytes(b"")
     command = ["predict", str(picture_folder), "--model", str(tiny_weights), "--part-size", "4", "--output"]
     done = run(COMMAND, tmp_path / "killed", *command, tmp_path / "ray", "--on", "local", "--workers", "2")
-    assert done.returncode == 1, done.stderr  # because of the broken picture
+    assert done.returncode == 1, done.stderr  # one picture is broken
     assert json.loads(done.stdout) == {"output": str(tmp_path / "ray"), "pictures": 25, "failed": 1}
     assert (tmp_path / "killed").exists()
 
@@ -74,11 +74,11 @@ def test_same_parts_as_one_process_though_a_worker_was_killed(picture_folder, ti
     assert pq.read_table(tmp_path / "ray").equals(pq.read_table(tmp_path / "alone"))
 
     capsys.readouterr()
-    assert main([*command, str(tmp_path / "ray")]) == 1  # one process resumes it: there is nothing left to do
+    assert main([*command, str(tmp_path / "ray")]) == 1  # one process resumes it, with nothing left to do
     assert json.loads(capsys.readouterr().out)["pictures"] == 25
 
 
-def test_a_pipeline_of_your_own(picture_folder, tiny_weights, tmp_path):
+def test_predictions_are_a_step_of_a_ray_pipeline(picture_folder, tiny_weights, tmp_path):
     done = run(PIPELINE, picture_folder / "val", tiny_weights, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     rows = {row["file"]: row for row in pq.read_table(tmp_path / "out").to_pylist()}
@@ -89,6 +89,6 @@ def test_a_pipeline_of_your_own(picture_folder, tiny_weights, tmp_path):
         assert rows[prediction.file]["path_probability"] == pytest.approx(prediction.path_probability, abs=1e-5)
 
 
-def test_refusals(tiny_weights, picture_folder, capsys):
+def test_a_job_on_ray_needs_an_output_folder(tiny_weights, picture_folder, capsys):
     assert main(["predict", str(picture_folder), "--model", str(tiny_weights), "--on", "local"]) == 2
     assert "--on needs --output with a folder" in capsys.readouterr().err

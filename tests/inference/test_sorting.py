@@ -15,22 +15,21 @@ from hcast_zoo.taxonomy.tree import Taxonomy
 
 
 def sorted_files(folder):
-    """Return {path below the folder: the file's real path}."""
-    found = {}
+    """Return the real path of each file, by its path below the folder."""
+    paths = {}
     for root, _, names in os.walk(folder):
         for name in names:
             if not name.startswith("."):
                 path = os.path.join(root, name)
-                found[os.path.relpath(path, folder)] = os.path.realpath(path)
-    return found
+                paths[os.path.relpath(path, folder)] = os.path.realpath(path)
+    return paths
 
 
 @pytest.mark.parametrize("how", ["link", "copy"])
 def test_each_picture_is_in_the_folder_of_its_node(how, tmp_path, capsys):
     pictures, output = tmp_path / "pictures", tmp_path / "sorted"
-    shutil.copytree(
-        Path(__file__).parents[1] / "pictures", pictures, ignore=shutil.ignore_patterns("*.py", "*.md", "*.jpg")
-    )
+    ignored = shutil.ignore_patterns("*.py", "*.md", "*.jpg")
+    shutil.copytree(Path(__file__).parents[1] / "pictures", pictures, ignore=ignored)
     (pictures / "broken.png").write_bytes(b"")
     model, options = "hcast_tiny.emoji_art", ["--back-off", "0.7"]
     command = ["predict", str(pictures), "--model", model, *options, "--sort-into", str(output), "--sort-as", how]
@@ -38,24 +37,26 @@ def test_each_picture_is_in_the_folder_of_its_node(how, tmp_path, capsys):
 
     predictor = Predictor(model, threshold=0.7)
     answers = [p for p in predictor.predict(sorted(map(str, pictures.glob("*.png")))) if p.error is None]
-    found = sorted_files(output)
-    assert len(found) == len(answers) == 6
+    placed = sorted_files(output)
+    assert len(placed) == len(answers) == 6
     assert len({len(p.path) for p in answers}) > 1  # some stop early
+
     expected = [os.path.join(*(p.path or (NO_ANSWER,)), os.path.basename(p.file)) for p in answers]
-    assert sorted(found) == sorted(expected)
+    assert sorted(placed) == sorted(expected)
     if how == "link":
-        assert sorted(found.values()) == sorted(os.path.realpath(p.file) for p in answers)
+        assert sorted(placed.values()) == sorted(os.path.realpath(p.file) for p in answers)
     else:
-        assert all(os.path.samefile(output / path, real) for path, real in found.items())
+        assert all(os.path.samefile(output / path, real) for path, real in placed.items())
 
     assert main(command) == 1
-    assert sorted_files(output) == found  # run again: nothing is there twice
+    assert sorted_files(output) == placed  # a second run adds nothing
+
     capsys.readouterr()
     assert main([*command, "--decode", "independent"]) == 2
     assert "sorted with another model or other options" in capsys.readouterr().err
 
 
-def test_other_files_are_left_alone(tiny_weights, picture_folder, tmp_path, capsys):
+def test_a_folder_with_other_files_is_refused(tiny_weights, picture_folder, tmp_path, capsys):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
@@ -78,21 +79,21 @@ def test_hostile_names_stay_below_the_folder(tmp_path):
 
     output = tmp_path / "sorted"
     list(sort_into(predictions, output, tree, {"settings": {}, "made_of": {}}))
-    found = sorted_files(output)
-    folders = {os.path.dirname(path).casefold() for path in found}
-    assert len(found) == len(folders) == len(names)  # each node has its own, even where the system ignores case
-    assert not any(part.startswith(".") for path in found for part in path.split(os.sep))
+    placed = sorted_files(output)
+    folders = {os.path.dirname(path).casefold() for path in placed}
+    assert len(placed) == len(folders) == len(names)  # distinct even where case is ignored
+    assert not any(part.startswith(".") for path in placed for part in path.split(os.sep))
     assert sorted(os.listdir(tmp_path)) == ["pictures", "sorted"]
 
 
 @given(st.text())
-def test_safe_names(name):
+def test_safe_names_are_valid_on_every_system(name):
     safe = safe_name(name)
     assert 0 < len(safe.encode()) <= 120
     assert safe.isprintable() and not set(safe) & set('<>:"/\\|?*') and safe[0] != "." and safe[-1] not in " ."
 
 
-def test_every_node_has_a_folder(taxonomy):
+def test_a_path_has_its_folder_and_no_answer_too(taxonomy):
     folders = NodeFolders(taxonomy)
     assert str(folders.folder(("bird", "owl"))) == os.path.join("bird", "owl")
     assert str(folders.folder(())) == NO_ANSWER

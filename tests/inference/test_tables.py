@@ -14,7 +14,7 @@ LEVELS = ("class", "family", "species")
 
 @pytest.fixture
 def run(picture_folder, tiny_weights, tmp_path, capsys):
-    """Return a function that predicts the validation pictures and a broken one, and returns exit code and file."""
+    """Return a function that predicts the validation pictures and a broken one; it returns exit code and file."""
     (picture_folder / "val/broken.png").write_bytes(b"")
 
     def call(name, *options):
@@ -38,7 +38,7 @@ def read(file):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
-def test_each_kind_holds_the_same_answers(run, suffix, tiny_weights, capsys):
+def test_tables_of_every_kind_hold_the_same_answers(run, suffix, tiny_weights, capsys):
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     code, file = run("out" + suffix, "--back-off", "0.3")
@@ -56,10 +56,10 @@ def test_each_kind_holds_the_same_answers(run, suffix, tiny_weights, capsys):
             assert float(row[f"{level}_probability"]) == pytest.approx(probability, abs=1e-6)
 
     assert sum(row["error"] is not None for row in rows) == 1
-    assert [p.name for p in file.parent.glob("*out*")] == [file.name]  # nothing half-written beside it
+    assert [p.name for p in file.parent.glob("*out*")] == [file.name]  # no partial file is left
 
 
-def test_darwin_core(run):
+def test_darwin_core_has_a_row_for_every_picture(run):
     _, file = run("occurrences.csv", "--format", "darwin-core")
     rows = read(file)
     for row in rows:
@@ -73,13 +73,13 @@ def test_darwin_core(run):
     assert len(rows) == 13
 
 
-def test_timelapse(run):
+def test_timelapse_names_the_path_of_each_picture(run):
     _, file = run("timelapse.json", "--format", "timelapse")
-    content = json.loads(file.read_text())
-    names = content["classification_categories"]
-    answered = [image for image in content["images"] if "detections" in image]
+    document = json.loads(file.read_text())
+    names = document["classification_categories"]
+    answered = [image for image in document["images"] if "detections" in image]
     assert len(answered) == 12
-    assert next(i["file"] for i in content["images"] if "failure" in i).endswith("broken.png")
+    assert next(i["file"] for i in document["images"] if "failure" in i).endswith("broken.png")
     for image in answered:
         ((key, probability),) = image["detections"][0]["classifications"]
         assert names[key].count(" > ") == 2 and 0 < probability <= 1

@@ -1,3 +1,5 @@
+"""Segmentations and what is drawn of them: labels, colours, boundaries, focus and sheets."""
+
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -29,11 +31,10 @@ from hcast_zoo.segments.sheet import (
     whole_panel,
 )
 
-RNG = np.random.default_rng(0)
-
 
 def picture(width, height):
-    return Image.fromarray(RNG.integers(0, 255, (height, width, 3), dtype=np.uint8))
+    """Return a picture of noise."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
 def segmentation(model, image):
@@ -44,24 +45,27 @@ def segmentation(model, image):
 
 @pytest.mark.parametrize("size", [(32, 32), (75, 50), (41, 200), (8, 8), (3, 90)])
 def test_stages_are_nested_at_the_pictures_size(tiny_model, size):
-    output, found = segmentation(tiny_model, picture(*size))
-    stages = [found.labels(stage) for stage in (1, 2, 3, 4)]
+    output, segmented = segmentation(tiny_model, picture(*size))
+    stages = [segmented.labels(stage) for stage in (1, 2, 3, 4)]
     assert all(labels.shape == size[::-1] and labels.dtype == np.int32 for labels in stages)
     for fine, coarse in pairwise(stages):
         for label in np.unique(fine):
             assert len(np.unique(coarse[fine == label])) == 1
     assert np.array_equal(stages[0] == -1, stages[3] == -1)
     for stage, tokens in enumerate((16, 8, 4, 2), 1):
-        assert np.array_equal(found.maps[stage - 1], output.segment_map(stage)[0]) and stages[stage - 1].max() < tokens
+        assert (
+            np.array_equal(segmented.maps[stage - 1], output.segment_map(stage)[0]) and stages[stage - 1].max() < tokens
+        )
 
 
 def test_labels_are_placed_where_the_model_saw_them(tiny_model):
-    """A map of the transformed picture's coordinates is mapped back to those of the original picture."""
+    """The map of the transformed picture, on the picture's own pixels."""
     model = tiny_model
     model.config = model.config.replace(crop_pct=0.8)
     image = Image.new("RGB", (120, 60))
     image.paste((255, 0, 0), (60, 0, 120, 60))
     image.paste((0, 255, 0), (0, 30, 60, 60))
+
     red, green = (eval_transform(model.config)(image)[c] > 0 for c in (0, 1))
     output = SimpleNamespace(assignments=(), segment_map=lambda stage: (red.long() + 2 * green.long())[None])
     labels = Segmentation.from_output(image, output, model.config).labels(1)
@@ -69,35 +73,37 @@ def test_labels_are_placed_where_the_model_saw_them(tiny_model):
     assert seen[6:54, 36:84].all() and seen.sum() == 48 * 48  # the middle 0.8 of the short side, square
     pixels = np.asarray(image)
     expected = (pixels[..., 0] > 0) * 1 + (pixels[..., 1] > 0) * 2
-    assert np.mean(labels[seen] == expected[seen]) > 0.97  # but for a blurred line
+    assert np.mean(labels[seen] == expected[seen]) > 0.97  # all but a blurred line
 
 
-def test_average_colours():
-    image, labels = picture(7, 5), RNG.integers(-1, 4, (5, 7))
-    found, pixels = np.asarray(average_colours(image, labels)), np.asarray(image)
+def test_segments_are_filled_with_their_average_colour():
+    image, labels = picture(7, 5), np.random.default_rng(0).integers(-1, 4, (5, 7))
+    average, pixels = np.asarray(average_colours(image, labels)), np.asarray(image)
     for label in range(4):
         mean = pixels[labels == label].mean(0)
-        assert np.abs(found[labels == label] - mean).max() <= 0.5
-    assert np.array_equal(found[labels == -1], pixels[labels == -1])
+        assert np.abs(average[labels == label] - mean).max() <= 0.5
+    assert np.array_equal(average[labels == -1], pixels[labels == -1])
 
 
-def test_boundaries():
-    labels = RNG.integers(0, 2, (6, 5))
+def test_boundaries_lie_between_different_labels():
+    labels = np.random.default_rng(0).integers(0, 2, (6, 5))
     edge = boundaries(labels)
     for y in range(6):
         for x in range(5):
             right = x < 4 and labels[y, x] != labels[y, x + 1]
             below = y < 5 and labels[y, x] != labels[y + 1, x]
             assert edge[y, x] == (right or below)
+
     halves = np.repeat([[0, 0, 0, 1, 1, 1]], 4, 0)
     assert boundaries(halves, 2)[0].tolist() == [False, True, True, False, False, False]
+
     drawn = np.asarray(draw_boundaries(Image.new("RGB", (6, 4)), halves, (1, 2, 3)))
     assert drawn[0].tolist() == [[0, 0, 0]] * 2 + [[1, 2, 3]] + [[0, 0, 0]] * 3
 
 
 @pytest.mark.parametrize("count", [3, 255, 400])
 def test_label_pictures_hold_the_labels(count, tmp_path):
-    labels = RNG.integers(-1, count, (30, 40))
+    labels = np.random.default_rng(0).integers(-1, count, (30, 40))
     labels[0, 0] = count - 1
     label_picture(labels).save(tmp_path / "labels.png")
     with Image.open(tmp_path / "labels.png") as file:
@@ -110,8 +116,9 @@ def test_label_pictures_hold_the_labels(count, tmp_path):
 def test_focus_colours_only_where_a_level_looks():
     focus = np.zeros((4, 6), np.float32)
     focus[:, 3:] = 0.01
-    found = np.asarray(draw_focus(Image.new("RGB", (6, 4), (90, 90, 90)), focus))
-    assert (found[:, :3] == 90).all() and (found[:, 3:, 0] > found[:, 3:, 2] + 50).all()
+    drawn = np.asarray(draw_focus(Image.new("RGB", (6, 4), (90, 90, 90)), focus))
+
+    assert (drawn[:, :3] == 90).all() and (drawn[:, 3:, 0] > drawn[:, 3:, 2] + 50).all()
     assert (np.asarray(draw_focus(Image.new("RGB", (6, 4), (90, 90, 90)), focus * 0)) == 90).all()
 
 
@@ -123,30 +130,32 @@ def test_pictures_of_another_size_are_refused():
             draw(picture(6, 4).convert("L"), np.zeros((4, 6), int))
 
 
-def test_segment_strip(tiny_model, tmp_path):
+def test_a_strip_shows_the_view_and_every_stage(tiny_model, tmp_path):
     image = picture(60, 40)
     image.save(tmp_path / "a.png")
     strip = segment_strip(tiny_model, tmp_path / "a.png", 100)
     assert strip.size == (5 * 100 + 4 * 5, 100) and strip.mode == "RGB"
     assert strip.tobytes() == segment_strip(tiny_model, image.convert("RGBA"), 100).tobytes()
+
     seen = image.resize((100, 100), Image.Resampling.BICUBIC, (10, 0, 50, 40))
     assert np.array_equal(np.asarray(strip)[:, :100], np.asarray(seen))
     colours = [len(np.unique(np.asarray(strip)[:, i * 105 : i * 105 + 100].reshape(-1, 3), axis=0)) for i in range(5)]
     assert colours[0] > 100 and colours[1] <= 17 and colours[4] <= 3  # one colour per segment, and that of the lines
+
     with pytest.raises(PictureError, match="no such file"):
         segment_strip(tiny_model, tmp_path / "b.png")
 
 
-def test_sheet():
+def test_a_sheet_holds_its_panels_and_cuts_long_lines():
     panel = Image.new("RGB", (PANEL, PANEL), (200, 0, 0))
     sheet = compose_sheet([[(panel, ["a"])], [(panel, ["x" * 500, "\x1b[31m"]), (panel, [])]])
     assert sheet.width == 2 * (PANEL + GAP) + GAP and sheet.height > 2 * PANEL
     pixels = np.asarray(sheet)
-    assert (pixels[:, -GAP:] == 255).all()  # the long line was cut
+    assert (pixels[:, -GAP:] == 255).all()  # the long line is cut
     assert (pixels == (200, 0, 0)).all(-1).sum() == 3 * PANEL**2
 
 
-def test_dark_paper_and_a_title():
+def test_a_dark_sheet_with_a_title_has_light_letters():
     panel = Image.new("RGB", (PANEL, PANEL), (200, 0, 0))
     plain, titled = (compose_sheet([[(panel, ["a"])]], title, DARK) for title in ([], ["mammal > caf\u00e9", "50 %"]))
     assert titled.height > plain.height and titled.getpixel((0, 0)) == DARK.ground
@@ -160,20 +169,22 @@ def test_segments_are_matched_by_what_they_share():
     split = np.array([[0, 0, 1, 3], [0, 0, 1, 3], [2, 2, 2, 2]])
     assert match_segments(before, split).tolist() == [0, 1, 2, -1]
     assert changed_pixels(before, split).sum() == 2  # those of the new segment
+
     merged = np.where(before == 1, 0, before)
     assert changed_pixels(before, merged).sum() == 4
 
 
 def test_a_segment_keeps_its_hue_and_the_picture_its_crop(tiny_model):
-    _, found = segmentation(tiny_model, picture(60, 40))
-    hues = segment_hues(found.maps[-1])
-    assert len(set(hues)) == len(hues) == found.maps[-1].max() + 1
+    _, segmented = segmentation(tiny_model, picture(60, 40))
+    hues = segment_hues(segmented.maps[-1])
+    assert len(set(hues)) == len(hues) == segmented.maps[-1].max() + 1
     for stage in (1, 4):
-        panel = np.asarray(hue_panel(found, stage, hues, 96)).reshape(-1, 3)
-        assert (
-            len(np.unique(panel, axis=0)) <= found.maps[stage - 1].max() + 2
-        )  # one colour per segment, and that of the lines
-    grey = np.asarray(hue_panel(found, 4, np.full(len(hues), -1.0), 96))
-    assert (grey.max(-1) == grey.min(-1)).mean() > 0.5  # but for the lines
-    whole = np.asarray(whole_panel(found, 90))
+        panel = np.asarray(hue_panel(segmented, stage, hues, 96)).reshape(-1, 3)
+        colours = len(np.unique(panel, axis=0))
+        assert colours <= segmented.maps[stage - 1].max() + 2  # one per segment, and that of the lines
+
+    grey = np.asarray(hue_panel(segmented, 4, np.full(len(hues), -1.0), 96))
+    assert (grey.max(-1) == grey.min(-1)).mean() > 0.5  # all but the lines
+
+    whole = np.asarray(whole_panel(segmented, 90))
     assert (whole[0] == 255).all() and ((whole == (255, 196, 0)).all(-1).sum(0) > 0).sum() == 60  # the crop of 40 of 60

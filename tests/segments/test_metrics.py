@@ -1,3 +1,5 @@
+"""Metrics of segmentations, against plain loops over pixels, pairs and unions."""
+
 import itertools
 
 import numpy as np
@@ -7,7 +9,7 @@ import torch
 from hcast_zoo.segments.metrics import best_union_iou, boundary_recall, colour_contrast, rand_distance
 
 
-def test_rand_distance_against_all_pairs():
+def test_rand_distance_matches_all_pairs():
     rng = np.random.default_rng(0)
     for _ in range(20):
         a, b = rng.integers(0, 4, (2, 5, 6))
@@ -16,7 +18,7 @@ def test_rand_distance_against_all_pairs():
         assert rand_distance(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(100 * differ / len(pairs))
 
 
-def test_rand_distance_does_not_depend_on_numbers():
+def test_rand_distance_does_not_depend_on_label_numbers():
     a = torch.randint(0, 5, (8, 8), generator=torch.Generator().manual_seed(0))
     assert rand_distance(a, torch.tensor([7, 3, 0, 9, 1])[a]) == 0
     assert rand_distance(torch.zeros(2, 2).long(), torch.arange(4).view(2, 2)) == 100
@@ -25,7 +27,7 @@ def test_rand_distance_does_not_depend_on_numbers():
         rand_distance(a, a[:4])
 
 
-def test_iou_against_all_unions():
+def test_iou_matches_the_best_of_all_unions():
     rng = np.random.default_rng(1)
     for _ in range(30):
         segments, mask = rng.choice([0, 1, 2, 4, 6], (6, 6)), rng.random((6, 6)) < rng.uniform(0.1, 0.9)
@@ -48,23 +50,24 @@ def test_iou_of_a_mask_made_of_segments():
         best_union_iou(segments, segments)
 
 
-def test_boundary_recall_against_distances():
+def boundary_pixels(labels):
+    """Return the pixels that differ from their right or lower neighbour."""
+    height, width = labels.shape
+    pixels = []
+    for y, x in np.ndindex(height, width):
+        right = x + 1 < width and labels[y, x] != labels[y, x + 1]
+        below = y + 1 < height and labels[y, x] != labels[y + 1, x]
+        if right or below:
+            pixels.append((y, x))
+    return pixels
+
+
+def test_boundary_recall_matches_distances():
     rng = np.random.default_rng(2)
     for tolerance in (0, 1, 2):
         segments, truth = rng.integers(0, 3, (2, 9, 7)).repeat(2, 1).repeat(2, 2)
-
-        def boundary(labels):
-            height, width = labels.shape
-            return [
-                (y, x)
-                for y in range(height)
-                for x in range(width)
-                if (x + 1 < width and labels[y, x] != labels[y, x + 1])
-                or (y + 1 < height and labels[y, x] != labels[y + 1, x])
-            ]
-
-        found = boundary(segments)
-        hits = [any(max(abs(y - v), abs(x - u)) <= tolerance for v, u in found) for y, x in boundary(truth)]
+        near = boundary_pixels(segments)
+        hits = [any(max(abs(y - v), abs(x - u)) <= tolerance for v, u in near) for y, x in boundary_pixels(truth)]
         measured = boundary_recall(torch.from_numpy(segments), torch.from_numpy(truth), tolerance)
         assert measured == pytest.approx(100 * np.mean(hits))
 
@@ -76,7 +79,7 @@ def test_boundary_recall_needs_a_boundary():
         boundary_recall(torch.zeros(2, 2), torch.zeros(2, 3))
 
 
-def test_colour_contrast_against_hand_made_cases():
+def test_colour_contrast_matches_hand_made_cases():
     image = torch.tensor([[[0.0, 0.0, 4.0, 4.0]]])
     assert colour_contrast(torch.tensor([[0, 0, 1, 1]]), image) == 100
     assert colour_contrast(torch.tensor([[0, 1, 1, 0]]), image) == 0  # both means are that of the image
