@@ -1,6 +1,8 @@
 """Small models, pictures and the golden fixtures (made by the authors' code; see fixtures/README.md)."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,9 +20,11 @@ from safetensors.torch import load_file
 
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.model import HCast
+from hcast_zoo.sharing.model_card import Evaluation
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.file import Weights, save_weights
 from hcast_zoo.weights.official import convert_official
+from tests.hub import Server
 from tests.tiny import make_config, make_model, make_taxonomy
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -98,3 +102,20 @@ def picture_folder(taxonomy, tmp_path) -> Path:
 def val_files(picture_folder) -> list[str]:
     """The twelve validation pictures, sorted."""
     return sorted(map(str, (picture_folder / "val").rglob("*.png")))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A Hub server on loopback that has no repository yet."""
+    script = str(Path(__file__).with_name("hub_server.py"))
+    command = [sys.executable, script, "--root", str(tmp_path / "hub")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield Server(process.stdout.readline().strip(), tmp_path / "home")
+        process.terminate()
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    """Made-up results of one decoding, for model cards."""
+    results = {"best_path": {"fpa": 12.345, "tice": 0.0, "wap": 20.0, "accuracy/class": 50.0}}
+    return Evaluation("00", "Animals", "test", 12, results, "hcast-zoo evaluate", "commit a", "2026-01-01", "2.14")

@@ -43,6 +43,10 @@ HYBRID = {
     "grouping": "descriptor",
 }
 
+# Options of `train` for a tiny model and one short epoch.
+TRAIN = "--model hcast_tiny --image-size 32 --num-superpixels 16 --num-clusters 8 6 4 2".split()
+TRAIN += "--epochs 1 --warmup-epochs 0 --batch-size 4 --workers 0".split()
+
 
 def make_taxonomy() -> Taxonomy:
     """Return six animals in three levels."""

@@ -1,3 +1,5 @@
+"""Test-time adaptation: the losses, the trust region, and a model that is left as it was."""
+
 import hashlib
 import itertools
 
@@ -9,6 +11,7 @@ from hcast_zoo import Predictor
 from hcast_zoo.adaptation.adapt import AdaptationError, adapt, make_loss, node_log_probability
 from hcast_zoo.adaptation.config import FREE, AdaptConfig
 from hcast_zoo.common.choices import FEEDBACK
+from hcast_zoo.network.model import HCast
 from hcast_zoo.segments.metrics import colour_contrast
 from hcast_zoo.taxonomy.calibration import Calibration
 from hcast_zoo.taxonomy.decode import decode
@@ -25,7 +28,7 @@ def image():
 
 
 def fingerprint(model):
-    """Return what must be unchanged in a model: bytes, identity of parameters, gradients and hooks."""
+    """Return what must not change in a model: values, identity of parameters, gradients and hooks."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.detach().numpy().tobytes())
@@ -41,7 +44,7 @@ def fingerprint(model):
 
 
 @pytest.mark.parametrize("node", ["bird", "cat", "wolf"])
-def test_node_probability_against_enumeration(taxonomy, node):
+def test_node_probability_matches_enumeration(taxonomy, node):
     logits, (level, index) = random_logits(taxonomy, 20, seed=12), taxonomy.find(node)
     ours = node_log_probability(logits, taxonomy, (level, index)).exp()
     for row, probs in enumerate(zip(*probabilities(logits))):
@@ -50,7 +53,7 @@ def test_node_probability_against_enumeration(taxonomy, node):
         assert ours[row].item() == pytest.approx(through / sum(products.values()), rel=1e-4)
 
 
-def test_node_probability_is_that_of_decoding(taxonomy):
+def test_node_probability_matches_decoding(taxonomy):
     logits = random_logits(taxonomy, 20, seed=13)
     calibration = Calibration((0.5, 2.0, 1.5), 1.7)
     decoded = decode(calibration.logits(logits), taxonomy, path_temperature=1.7)
@@ -60,16 +63,13 @@ def test_node_probability_is_that_of_decoding(taxonomy):
         assert ours.item() == pytest.approx(decoded.prefix_probabilities[row, level].item(), rel=1e-4)
 
 
-def test_entropy_and_agreement_against_enumeration(taxonomy):
+def test_entropy_and_agreement_match_enumeration(taxonomy):
     logits = random_logits(taxonomy, 1, seed=14)
     probs = [p[0] for p in probabilities(logits)]
     entropy = np.mean([-(p * np.log(p)).sum() for p in probs])
     assert make_loss("entropy", taxonomy)(logits).item() == pytest.approx(entropy, rel=1e-4)
-    on_a_path = sum(
-        np.prod([p[n] for p, n in zip(probs, t)])
-        for t in itertools.product(*map(range, (2, 4, 6)))
-        if t in taxonomy.paths
-    )
+
+    on_a_path = sum(np.prod([p[node] for p, node in zip(probs, path)]) for path in taxonomy.paths)
     assert make_loss("agreement", taxonomy)(logits).item() == pytest.approx(-np.log(on_a_path), rel=1e-4)
 
 
@@ -80,6 +80,7 @@ def test_target_rises_within_the_trust_region(tiny_model, taxonomy, image, targe
     stored = fingerprint(tiny_model)
     a = adapt(tiny_model, image, taxonomy, target, config=config)
     assert fingerprint(tiny_model) == stored
+
     before, after = (node_log_probability(o.level_logits, taxonomy, a.node).item() for o in (a.before, a.after))
     assert a.losses[0] == pytest.approx(-before, abs=1e-5) and min(a.losses) == pytest.approx(-after, abs=1e-5)
     assert after > before and len(a.losses) == 5
@@ -90,7 +91,7 @@ def test_target_rises_within_the_trust_region(tiny_model, taxonomy, image, targe
 @pytest.mark.parametrize("free", FREE)
 @pytest.mark.parametrize("target", ["bird", "cat", "tiger"])
 def test_a_step_is_kept_only_if_contrast_rises_too(tiny_model, taxonomy, image, target, free):
-    """The result is either unchanged, or has both a lower loss and segments of higher contrast."""
+    """The result is unchanged, or has a lower loss and segments of higher contrast."""
     a = adapt(tiny_model, image, taxonomy, target, config=AdaptConfig((free,), steps=6, contrast=True))
     assert len(a.losses) == 7
     stages = range(2, len(a.before.assignments) + 2)
@@ -98,8 +99,9 @@ def test_a_step_is_kept_only_if_contrast_rises_too(tiny_model, taxonomy, image, 
         sum(colour_contrast(output.segment_map(stage)[0], image[0]) for stage in stages)
         for output in (a.before, a.after)
     )
+
     loss = make_loss("target", taxonomy, a.node)(a.after.level_logits).item()
-    assert a.distances[free] or target == "bird"  # for the finer levels, every kind of tensor finds such a step
+    assert a.distances[free] or target == "bird"  # every kind of tensor finds such a step for the finer levels
     if a.distances[free]:
         assert after > before and loss < a.losses[0]
     else:
@@ -111,7 +113,7 @@ def test_a_step_is_kept_only_if_contrast_rises_too(tiny_model, taxonomy, image, 
 
 
 @pytest.mark.parametrize("feedback", FEEDBACK[1:])
-def test_feedback_without_a_target(tiny_model, taxonomy, image, feedback):
+def test_feedback_needs_no_target(tiny_model, taxonomy, image, feedback):
     a = adapt(tiny_model, image, taxonomy, feedback=feedback)
     loss = make_loss(feedback, taxonomy, a.node)
     assert loss(a.after.level_logits).item() == pytest.approx(min(a.losses), abs=1e-6) and min(a.losses) < a.losses[0]
@@ -122,12 +124,13 @@ def test_feedback_without_a_target(tiny_model, taxonomy, image, feedback):
 
 
 def test_the_first_step_follows_the_gradient(tiny_model, taxonomy, image):
-    """The step is minus the gradient, scaled; it lowers the loss more than a random step of that length changes it."""
+    """The step is the scaled negative gradient; it lowers the loss more than a random step of its length changes it."""
     a = adapt(tiny_model, image, taxonomy, "tiger", config=AdaptConfig(("tokens",), steps=1, step_size=0.01))
     with torch.no_grad():
         segments = tiny_model.prepare_segments(image, None, 16)
         tokens, valid = tiny_model.embed(image, segments, 16)
     assert a.token_offset.norm().item() == pytest.approx(0.01 * tokens[:, 1:].norm().item(), rel=1e-4)
+
     loss = make_loss("target", taxonomy, a.node)
 
     def shifted_loss(offset):
@@ -156,22 +159,23 @@ def test_the_first_step_follows_the_gradient(tiny_model, taxonomy, image):
 def test_applied_gives_the_adapted_model_and_then_the_stored_one(tiny_model, taxonomy, image):
     a = adapt(tiny_model, image, taxonomy, "wolf", config=AdaptConfig(FREE))
     stored = fingerprint(tiny_model)
+    message = "expected the one picture, of 16 tokens, that the model is adapted to, got 2 pictures of 16"
     with torch.no_grad():
         with a.applied(tiny_model) as model:
             adapted = model(image).level_logits
-            with pytest.raises(
-                ValueError,
-                match="expected the one picture, of 16 tokens, that the model is adapted to, got 2 pictures of 16",
-            ):
+            with pytest.raises(ValueError, match=message):
                 model(torch.cat([image, image]))
+
         again = tiny_model(image).level_logits
+
     for x, y, z, w in zip(adapted, a.after.level_logits, again, a.before.level_logits):
         torch.testing.assert_close(x, y, atol=1e-6, rtol=0)
         torch.testing.assert_close(z, w, atol=1e-6, rtol=0)
+
     assert fingerprint(tiny_model) == stored
 
 
-def test_an_exception_restores(tiny_model, taxonomy, image):
+def test_an_exception_restores_the_model(tiny_model, taxonomy, image):
     a = adapt(tiny_model, image, taxonomy, "wolf", config=AdaptConfig(FREE))
     stored = fingerprint(tiny_model)
     with pytest.raises(KeyboardInterrupt), a.applied(tiny_model) as model:
@@ -179,11 +183,12 @@ def test_an_exception_restores(tiny_model, taxonomy, image):
         for parameter in a.parameters.values():
             parameter.data.fill_(7.0)
         raise KeyboardInterrupt
+
     assert fingerprint(tiny_model) == stored
 
 
 def test_threads_adapt_and_predict_with_one_model(tiny_weights, tmp_path):
-    """No thread sees another's adaptation, and the weights stay the same; tests/attacks/threads.py runs longer."""
+    """No thread sees another's adaptation, and the weights stay; tests/attacks/threads.py runs longer."""
     result = threads.attack(Predictor(tiny_weights), make_pictures(tmp_path, 3), rounds=3)
     assert result == {
         "adaptations": 12,
@@ -206,7 +211,7 @@ def test_the_model_is_the_stored_one_while_it_is_adapted(tiny_model, taxonomy, i
 
 
 def test_a_compiled_model_is_adapted(tiny_model, taxonomy, image):
-    """Module.compile() prepares a call that is bound to the original model."""
+    """Module.compile() prepares a call that is bound to the original model, not to a copy."""
     plain = adapt(tiny_model, image, taxonomy, "wolf", config=AdaptConfig(("norms",)))
     tiny_model._compiled_call_impl = tiny_model._call_impl
     again = adapt(tiny_model, image, taxonomy, "wolf", config=AdaptConfig(("norms",)))
@@ -214,14 +219,14 @@ def test_a_compiled_model_is_adapted(tiny_model, taxonomy, image):
 
 
 @pytest.mark.parametrize("free", FREE)
-def test_nan_stops_and_restores(tiny_model, taxonomy, image, free):
+def test_a_loss_of_nan_stops_and_restores(tiny_model, taxonomy, image, free):
     stored = fingerprint(tiny_model)
     with pytest.raises(AdaptationError, match=r"the loss is nan after 0 steps.*check the picture"):
         adapt(tiny_model, image * torch.nan, taxonomy, "wolf", config=AdaptConfig((free,)))
     assert fingerprint(tiny_model) == stored
 
 
-def test_nan_after_some_steps_stops_and_restores(tiny_model, taxonomy, image):
+def test_a_loss_of_nan_after_some_steps_stops_and_restores(tiny_model, taxonomy, image):
     stored = fingerprint(tiny_model)
     with pytest.raises(AdaptationError, match=r"after 1 steps.*smaller step_size"):
         adapt(tiny_model, image, taxonomy, "wolf", config=AdaptConfig(("norms",), step_size=1e38, radius=1e38))
@@ -246,8 +251,8 @@ def test_a_gradient_that_is_not_finite_stops_and_restores(tiny_model, taxonomy, 
     handle.remove()
 
 
-def test_frozen_models_and_inference_mode(tiny_model, taxonomy):
-    """It works whatever the caller has set: only the free parts need a gradient."""
+def test_frozen_models_adapt_in_inference_mode(tiny_model, taxonomy):
+    """The caller's settings do not matter: the free parts get their gradients."""
     for parameter in tiny_model.parameters():
         parameter.requires_grad_(False)
     stored = fingerprint(tiny_model)
@@ -264,9 +269,7 @@ def test_empty_superpixels_stay_empty(tiny_model, taxonomy, image):
     assert a.token_offset[0].norm(dim=-1).nonzero().flatten().tolist() == [0, 5]
 
 
-def test_shallow_leaves_and_other_clusters(tiny_config, image):
-    from hcast_zoo.network.model import HCast
-
+def test_targets_may_be_shallow_leaves_with_other_clusters(tiny_config, image):
     t = Taxonomy.from_paths([("animal", "lion"), ("animal", "wolf"), ("rock",)])
     model = HCast(tiny_config.replace(level_classes=t.level_classes)).eval()
     a = adapt(model, image, t, "rock", num_clusters=(6, 3, 2, 1))

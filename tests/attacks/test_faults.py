@@ -23,7 +23,6 @@ from hcast_zoo.data.find import find_pictures
 from hcast_zoo.inference.parquet_job import write_part
 from hcast_zoo.sharing.model_card import record_evaluation
 from hcast_zoo.weights.file import load_weights, save_weights
-from tests.sharing.test_model_card import evaluation  # noqa: F401 (a fixture)
 
 
 class FullDisk:
@@ -84,7 +83,7 @@ def test_a_link_is_written_through(tmp_path):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
 
 
-def test_every_lasting_file_is_old_or_new(tmp_path, tiny_weights, taxonomy, evaluation, full_disk):  # noqa: F811
+def test_every_lasting_file_is_old_or_new(tmp_path, tiny_weights, taxonomy, evaluation, full_disk):
     taxonomy.save(tmp_path / "t.json")
     record_evaluation(tmp_path / "c.md", str(tiny_weights), evaluation)
     before = {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}

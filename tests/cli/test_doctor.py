@@ -1,4 +1,4 @@
-"""What a new user meets first: grouped help, versions, a check of the environment, shell completion."""
+"""What a new user meets first: grouped help, versions, `doctor`, and shell completion."""
 
 import json
 import shlex
@@ -40,22 +40,22 @@ def test_help_lists_each_command_once(capsys):
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
-def test_each_command_ends_its_help_with_an_example_that_it_takes(name, capsys):
+def test_help_ends_with_an_example_that_parses(name, capsys):
     with pytest.raises(SystemExit):
         main([name, "--help"])
-    out = capsys.readouterr().out
-    assert out.startswith(f"usage: hcast-zoo {name} ")
-    assert out.rstrip().endswith(EXAMPLES[name])
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: hcast-zoo {name} ")
+    assert text.rstrip().endswith(EXAMPLES[name])
     if name != "completion":  # its example is a line for the shell
         make_parser().parse_args(shlex.split(EXAMPLES[name])[1:])
 
 
-def test_version_names_what_matters(capsys):
+def test_version_names_torch_too(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0
-    out = capsys.readouterr().out
-    assert out.startswith("hcast-zoo ") and "torch 2." in out and out.count("\n") == 1
+    text = capsys.readouterr().out
+    assert text.startswith("hcast-zoo ") and "torch 2." in text and text.count("\n") == 1
 
 
 def test_doctor_reports_what_is_installed(capsys):
@@ -83,7 +83,7 @@ def test_doctor_knows_every_extra():
     assert set(EXTRAS) == set(extras) - DEVELOPMENT
 
 
-def test_completion_completes(capsys, tmp_path):
+def test_shell_completion_completes_a_command(capsys, tmp_path):
     pytest.importorskip("shtab")
     assert main(["completion", "bash"]) == 0
     script = tmp_path / "completion.bash"
@@ -96,7 +96,7 @@ def test_completion_completes(capsys, tmp_path):
     assert done.stdout.split() == ["predict"], done.stderr
 
 
-def test_quiet_and_verbose(tiny_weights, picture_folder, capsys):
+def test_quiet_and_verbose_change_what_is_printed(tiny_weights, picture_folder, capsys):
     (picture_folder / "notes.txt").write_text("no picture")
     command = ["predict", str(picture_folder), "--model", str(tiny_weights)]
     assert main(command) == 0 and "skipped .txt" in capsys.readouterr().err
@@ -105,5 +105,5 @@ def test_quiet_and_verbose(tiny_weights, picture_folder, capsys):
     wrong = [*command, "--within", "nowhere"]
     assert main(wrong) == 2 and "Traceback" not in capsys.readouterr().err
     assert main([*wrong, "--verbose"]) == 2
-    err = capsys.readouterr().err
-    assert "Traceback" in err and err.splitlines()[-1].startswith("hcast-zoo predict: ")
+    errors = capsys.readouterr().err
+    assert "Traceback" in errors and errors.splitlines()[-1].startswith("hcast-zoo predict: ")

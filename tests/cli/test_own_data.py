@@ -1,3 +1,5 @@
+"""From a user's own data to trained weights, and predictions with odd trees and lists."""
+
 import csv
 import json
 
@@ -8,11 +10,8 @@ from PIL import Image
 from hcast_zoo.cli import main
 from hcast_zoo.network.model import HCast
 from hcast_zoo.taxonomy.tree import Taxonomy
-from hcast_zoo.weights.file import Weights, save_weights
-from tests.tiny import make_config
-
-TINY = ["--model", "hcast_tiny", "--image-size", "32", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "4"]
-TINY += ["--workers", "0", "--num-superpixels", "16", "--num-clusters", "8", "6", "4", "2"]
+from hcast_zoo.weights.file import Weights, load_weights, save_weights
+from tests.tiny import TRAIN, make_config
 
 
 @pytest.fixture
@@ -29,33 +28,34 @@ def birds(tmp_path):
 def test_split_writes_a_list(birds, tmp_path, capsys):
     command = ["data", "split", str(birds), "--output", str(tmp_path / "list.csv"), "--val-fraction", "0.25", "--json"]
     assert main(command) == 0
-    told = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)
+
     with open(tmp_path / "list.csv") as file:
         rows = list(csv.DictReader(file))
-    assert told["pictures"] == len(rows) == 32 and told["parts"]["val"] == sum(r["split"] == "val" for r in rows) >= 4
-    assert {(r["level_1"], r["level_2"]) for r in rows if r["split"] == "val"} == {
-        (f"order{n % 2}", f"species{n}") for n in range(4)
-    }
+    assert (
+        report["pictures"] == len(rows) == 32 and report["parts"]["val"] == sum(r["split"] == "val" for r in rows) >= 4
+    )
+
+    held = {(r["level_1"], r["level_2"]) for r in rows if r["split"] == "val"}
+    assert held == {(f"order{n % 2}", f"species{n}") for n in range(4)}
 
 
-def test_a_folder_without_splits_says_what_to_do(birds, tmp_path, capsys):
+def test_a_folder_without_parts_names_the_option(birds, tmp_path, capsys):
     pytest.importorskip("accelerate")
-    assert main(["train", "--data", str(birds), "--output", str(tmp_path / "run"), *TINY]) == 2
+    assert main(["train", "--data", str(birds), "--output", str(tmp_path / "run"), *TRAIN]) == 2
     assert "--val-fraction 0.15" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_from_a_folder_to_a_card_in_two_commands(birds, tmp_path, capsys):
+def test_a_folder_becomes_a_card_in_two_commands(birds, tmp_path, capsys):
     pytest.importorskip("accelerate")
     run, held = str(tmp_path / "run"), ["--val-fraction", "0.2", "--test-fraction", "0.2"]
-    assert main(["train", "--data", str(birds), "--output", run, *held, *TINY]) == 0
+    assert main(["train", "--data", str(birds), "--output", run, *held, *TRAIN]) == 0
     assert main(["evaluate", "--model", run, "--split", "test", "--card", str(tmp_path / "card.md"), "--json"]) == 0
     captured = capsys.readouterr()
     results = json.loads(captured.out.splitlines()[-1])
     assert results["pictures"] >= 4 and results["results"]["best_path"]["tice"] == 0
     assert "--split test" in (tmp_path / "card.md").read_text()
-    from hcast_zoo.weights.file import load_weights
-
     assert load_weights(run).calibration is not None
 
 
@@ -77,9 +77,7 @@ def test_a_table_trains_without_a_taxonomy(birds, tmp_path, kind, capsys):
         lines = ["file;order;species;split", *(";".join(row) for row in rows)]
         (tmp_path / "d.csv").write_text("\n".join(lines), "utf-16")
     run = str(tmp_path / "run")
-    assert main(["train", "--data", str(tmp_path / f"d.{kind}"), "--output", run, *TINY]) == 0
-    from hcast_zoo.weights.file import load_weights
-
+    assert main(["train", "--data", str(tmp_path / f"d.{kind}"), "--output", run, *TRAIN]) == 0
     assert load_weights(run).taxonomy.levels == ("order", "species")
 
 
@@ -91,10 +89,9 @@ def test_a_list_saved_on_windows_is_read(birds, tmp_path, tiny_weights, capsys):
 
 
 def test_a_level_with_one_node_lifts_no_answer(tmp_path, capsys):
-    """Everything is a thing, so that level says nothing: it must not raise the mean of the short path to "rock"."""
-    taxonomy = Taxonomy.from_paths(
-        [("thing", "rock"), ("thing", "animal", "cat"), ("thing", "animal", "dog")], ("all", "kind", "species")
-    )
+    """All nodes are below "thing", so that level says nothing; it may not raise the mean of the path to "rock"."""
+    paths = [("thing", "rock"), ("thing", "animal", "cat"), ("thing", "animal", "dog")]
+    taxonomy = Taxonomy.from_paths(paths, ("all", "kind", "species"))
     config = make_config(level_classes=taxonomy.level_classes)
     state = HCast(config).state_dict()
     kind = taxonomy.names[1].index("rock")
@@ -117,8 +114,8 @@ def test_a_level_with_one_node_lifts_no_answer(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["path"] == ["thing", "rock"]
 
 
-def test_a_column_that_is_not_a_level_is_suspected(tmp_path, capsys):
-    """By default each column is a level, so one that does not belong doubles the names below it."""
+def test_a_column_that_is_not_a_level_is_reported(tmp_path, capsys):
+    """Each column is a level by default, so one that does not belong doubles the names below it."""
     table = tmp_path / "drawn.csv"
     rows = [f"{n}.png,artist {n // 4},kind {n % 2},thing {n % 4}\n" for n in range(8)]
     table.write_text("file,artist,kind,thing\n" + "".join(rows))

@@ -19,9 +19,11 @@ def answers(monkeypatch):
         rng = torch.Generator().manual_seed(0)
         leaves = torch.randint(len(taxonomy.paths), (pictures,), generator=rng)
         labels = torch.tensor(taxonomy.paths)[leaves]
-        logits = [
-            torch.randn(pictures, n, generator=rng) + 6 * torch.eye(n)[labels[:, i]] for i, n in enumerate((2, 4, 6))
-        ]
+        logits = []
+        for level, nodes in enumerate((2, 4, 6)):
+            right = torch.eye(nodes)[labels[:, level]]
+            logits.append(torch.randn(pictures, nodes, generator=rng) + 6 * right)
+
         mixed = torch.rand(pictures, generator=rng) < wrong
         labels[mixed] = torch.tensor(taxonomy.paths)[torch.randint(6, (int(mixed.sum()),), generator=rng)]
         monkeypatch.setattr(evaluate, "collect_logits", lambda *args, **kwargs: (logits, labels))
@@ -29,7 +31,7 @@ def answers(monkeypatch):
     return make
 
 
-def test_from_calibration_to_a_broken_promise(answers, picture_folder, tiny_weights, taxonomy, tmp_path, capsys):
+def test_a_promise_is_made_used_and_broken(answers, picture_folder, tiny_weights, taxonomy, tmp_path, capsys):
     output, data = str(tmp_path / "calibrated.safetensors"), ["--data", str(picture_folder), "--split", "val"]
     answers(0.02, taxonomy)
     command = ["calibrate", str(tiny_weights), *data, "--output", output, "--allow-missing"]
@@ -42,8 +44,8 @@ def test_from_calibration_to_a_broken_promise(answers, picture_folder, tiny_weig
     automatic = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert main([*command, "--back-off", str(promise["threshold"]), "--json"]) == 0
     for row in map(json.loads, capsys.readouterr().out.splitlines()):
-        found = next(other for other in automatic if other["file"] == row["file"])
-        assert {**row, "set": found["set"]} == found and 1 <= found["set"]["leaves"] <= 6
+        other = next(answer for answer in automatic if answer["file"] == row["file"])
+        assert {**row, "set": other["set"]} == other and 1 <= other["set"]["leaves"] <= 6
     assert main([*command, "--set", "0.8", "--output", str(tmp_path / "sets.csv")]) == 0
     assert "set,set_leaves,subtree" in (tmp_path / "sets.csv").read_text().splitlines()[0]
 
@@ -72,20 +74,22 @@ def test_from_calibration_to_a_broken_promise(answers, picture_folder, tiny_weig
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [check["name"] for check in checks if check["drifted"]] == ["accuracy of answers"]
 
-    assert main(["drift", output, "--data", str(picture_folder / "val")]) == 1  # a model that is never as sure
+    assert main(["drift", output, "--data", str(picture_folder / "val")]) == 1  # this model is never as sure
     captured = capsys.readouterr()
     assert captured.out.splitlines()[1].endswith("yes") and "no longer holds: 12 pictures" in captured.err
 
 
-def test_promises_are_not_made_up(answers, picture_folder, tiny_weights, taxonomy, tmp_path, capsys):
+def test_no_promise_is_made_without_evidence(answers, picture_folder, tiny_weights, taxonomy, tmp_path, capsys):
     output = str(tmp_path / "out.safetensors")
     command = ["calibrate", str(tiny_weights), "--data", str(picture_folder), "--output", output, "--allow-missing"]
     answers(0.5, taxonomy)
     assert main([*command, "--target-accuracy", "0.95"]) == 2
     assert "More pictures will not help" in capsys.readouterr().err
+
     answers(0, taxonomy, pictures=30)
     assert main([*command, "--target-accuracy", "0.95"]) == 2
     assert "about 70 pictures would do" in capsys.readouterr().err
+
     answers(0, taxonomy, pictures=9)
     assert main(command) == 2
     assert "at least 10 pictures to calibrate on, got 9" in capsys.readouterr().err
@@ -102,10 +106,12 @@ def test_other_temperatures_void_a_promise(answers, picture_folder, tiny_weights
     answers(0, taxonomy)
     data = ["--data", str(picture_folder), "--allow-missing"]
     assert main(["calibrate", str(tiny_weights), *data, "--sets", "--output", str(output)]) == 0
-    content = load_weights(output)
-    assert len(json.loads(content.metadata[KEY])["scores"]["leaves"]) == 200
-    content.calibration = type(content.calibration).identity(3)
-    save_weights(content, output)
+
+    weights = load_weights(output)
+    assert len(json.loads(weights.metadata[KEY])["scores"]["leaves"]) == 200
+    weights.calibration = type(weights.calibration).identity(3)
+    save_weights(weights, output)
+
     picture = str(next((picture_folder / "val").rglob("*.png")))
     assert main(["predict", picture, "--model", str(output), "--set", "0.9"]) == 2
     assert "calibrated again after their promises" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from hcast_zoo.cli import main
 from hcast_zoo.data.pictures import PictureError, open_picture
 from hcast_zoo.data.stores import Unreadable, find_stored, plain_name, read_container
-from tests.data.test_tar_shards import pack
+from tests.archives import write_tar
 
 
 def label(capsys, model, *sources):
@@ -65,7 +65,7 @@ def test_rows_of_a_parquet_file_get_the_same_answers(kind, val_files, tiny_weigh
 
 def test_shards_in_a_store_get_the_same_answers(val_files, tiny_weights, tmp_path, capsys):
     inside = {f"./{name}": data for name, data in encoded(val_files).items()}
-    shard = pack(tmp_path / "birds-0000.tar", {**inside, "./000.json": b"{}"})
+    shard = write_tar(tmp_path / "birds-0000.tar", {**inside, "./000.json": b"{}"})
 
     plain = label(capsys, tiny_weights, *val_files)
     answers = label(capsys, tiny_weights, f"file://{tmp_path}/birds-0000.tar")
@@ -77,7 +77,7 @@ def test_shards_in_a_store_get_the_same_answers(val_files, tiny_weights, tmp_pat
 
 
 def test_a_damaged_container_is_reported_and_the_rest_is_labelled(val_files, tiny_weights, tmp_path, capsys):
-    shard = pack(tmp_path / "birds.tar", encoded(val_files))
+    shard = write_tar(tmp_path / "birds.tar", encoded(val_files))
     data = shard.read_bytes()
     shard.write_bytes(data[: len(data) // 2])
     (tmp_path / "no.parquet").write_bytes(b"PAR1")
@@ -105,7 +105,7 @@ def test_passwords_stay_out_of_names_and_messages(tiny_weights, capsys):
 
 
 def test_parts_never_mix_containers(val_files, tiny_weights, tmp_path, capsys):
-    shard = pack(tmp_path / "birds.tar", encoded(val_files))
+    shard = write_tar(tmp_path / "birds.tar", encoded(val_files))
     pq.write_table(pa.table({"image": list(encoded(val_files).values())}), tmp_path / "birds.parquet")
     out = tmp_path / "out"
     sources = [f"file://{shard}", *val_files[:5], str(tmp_path / "birds.parquet")]

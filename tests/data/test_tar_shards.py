@@ -1,8 +1,6 @@
 """Tar shards, as WebDataset packs them, against the same pictures as files."""
 
-import io
 import json
-import tarfile
 
 import numpy as np
 import pytest
@@ -10,17 +8,8 @@ import pytest
 from hcast_zoo.cli import main
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.pictures import PictureError, content_digest, open_picture
-from hcast_zoo.data.readers import read_listing
-
-
-def pack(shard, files):
-    """Write a shard from names and bytes."""
-    with tarfile.open(shard, "w") as sink:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            sink.addfile(member, io.BytesIO(data))
-    return shard
+from hcast_zoo.data.readers import read
+from tests.archives import write_tar
 
 
 @pytest.fixture
@@ -51,7 +40,7 @@ def layouts(samples):
 
 @pytest.mark.parametrize("layout", ["json", "columns", "cls", "folders"])
 def test_a_shard_is_the_same_data_set_as_its_files(layout, samples, taxonomy, picture_folder, tmp_path):
-    shard = pack(tmp_path / "birds-0000.tar", layouts(samples)[layout])
+    shard = write_tar(tmp_path / "birds-0000.tar", layouts(samples)[layout])
     packed = HierarchicalDataset.load(shard, taxonomy)
     plain = HierarchicalDataset.from_folder(picture_folder / "val", taxonomy)
     assert len(packed) == len(plain) == 12
@@ -67,13 +56,13 @@ def test_shards_are_parts_by_their_names(samples, taxonomy, tmp_path):
     names, folder = list(files), tmp_path / "shards"
     folder.mkdir()
     for part, chosen in {"train-0000": names[:5], "train-0001": names[5:9], "val-0000": names[9:]}.items():
-        pack(folder / f"{part}.tar", {name: files[name] for name in chosen})
-    listing = read_listing(folder, taxonomy)
+        write_tar(folder / f"{part}.tar", {name: files[name] for name in chosen})
+    listing = read(folder, taxonomy)
     assert len(listing.part("train").pictures) == 9 and len(listing.part("val").pictures) == 3
 
 
 def test_evaluate_and_predict_answer_as_for_files(samples, tiny_weights, picture_folder, tmp_path, capsys):
-    shard = pack(tmp_path / "birds-0000.tar", layouts(samples)["folders"])
+    shard = write_tar(tmp_path / "birds-0000.tar", layouts(samples)["folders"])
     reports = []
     for data in (shard, picture_folder / "val"):
         assert main(["evaluate", "--data", str(data), "--model", str(tiny_weights), "--json"]) == 0
@@ -93,17 +82,17 @@ def test_evaluate_and_predict_answer_as_for_files(samples, tiny_weights, picture
 
 
 def test_damaged_shards_are_explained(samples, taxonomy, tmp_path, tiny_weights, capsys):
-    shard = pack(tmp_path / "birds.tar", layouts(samples)["folders"])
+    shard = write_tar(tmp_path / "birds.tar", layouts(samples)["folders"])
     with pytest.raises(PictureError, match="no such file"):
         open_picture(f"{shard}/none.png")
 
     with pytest.raises(ValueError, match=r"number of a leaf, 0 to \d+, got 'x'"):
-        HierarchicalDataset.load(pack(tmp_path / "x.tar", {"1.png": samples[0][1], "1.cls": b"x"}), taxonomy)
+        HierarchicalDataset.load(write_tar(tmp_path / "x.tar", {"1.png": samples[0][1], "1.cls": b"x"}), taxonomy)
     with pytest.raises(ValueError, match=r"x.tar/1.json: expected an object"):
-        HierarchicalDataset.load(pack(tmp_path / "x.tar", {"1.png": samples[0][1], "1.json": b"["}), taxonomy)
+        HierarchicalDataset.load(write_tar(tmp_path / "x.tar", {"1.png": samples[0][1], "1.json": b"["}), taxonomy)
     with pytest.raises(ValueError, match=r"expected a .json file beside '2.png'"):
         files = {"1.png": b"", "1.json": b'{"path": ["a"]}', "2.png": b""}
-        HierarchicalDataset.load(pack(tmp_path / "y.tar", files), taxonomy)
+        HierarchicalDataset.load(write_tar(tmp_path / "y.tar", files), taxonomy)
 
     data = shard.read_bytes()
     for broken in (data[: len(data) // 2 + 1], b"no tar", data[:100]):

@@ -24,7 +24,6 @@ from hcast_zoo.network.config import VARIANTS
 from hcast_zoo.paper.benchmarks import BENCHMARKS
 from hcast_zoo.weights.file import load_weights, packaged_weights
 from hcast_zoo.weights.published import TAGS
-from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]

@@ -11,7 +11,7 @@ from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.evaluation.beside import compare_beside
 from hcast_zoo.evaluation.hierarchical import hierarchical_metrics
 from hcast_zoo.inference.predictor import Predictor
-from tests.inference.test_gallery import Page
+from tests.pages import Page
 
 
 def leaf_table(taxonomy, rows, file, named=True):

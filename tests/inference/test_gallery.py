@@ -1,6 +1,5 @@
 """``predict --report``: one page that needs no other file and runs no code from names."""
 
-import html.parser
 import re
 
 import pytest
@@ -10,32 +9,7 @@ from hcast_zoo.inference import gallery
 from hcast_zoo.inference.predictor import Predictor
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.file import load_weights, save_weights
-
-
-class Page(html.parser.HTMLParser):
-    """Collects tags, addresses and the names in figures."""
-
-    VOID = ("meta", "img", "br", "link")
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.addresses, self.captions, self.open = [], [], [], []
-        self.feed(text)
-        assert not self.open  # every tag is closed
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "href")]
-        assert not any(name.startswith("on") for name, _ in attributes)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "figcaption" in self.open and data.strip():
-            self.captions.append(data.strip())
+from tests.pages import Page
 
 
 @pytest.fixture

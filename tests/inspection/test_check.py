@@ -1,8 +1,9 @@
+"""Checking a data set: copies, unreadable and blank pictures, suspect labels, and the page."""
+
 import json
 import re
 import shutil
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from hcast_zoo.cli import main
 from hcast_zoo.inspection import scan
 from hcast_zoo.inspection.duplicates import near_groups
+from tests.pages import Page
 
 pytest.importorskip("imagehash")
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -45,57 +47,44 @@ def birds(tmp_path):
 
 
 def check(root, output, *options):
-    """Run the command; return its exit code and what it wrote."""
+    """Run the command; return its exit code, its report and its page."""
     code = main(["data", "check", str(root), "--output", str(output), *options])
     return code, json.loads((output / "check.json").read_text()), (output / "index.html").read_text()
 
 
-def test_everything_planted_is_found(birds, tmp_path, capsys):
-    code, found, _ = check(birds, tmp_path / "out", "--json")
-    told = json.loads(capsys.readouterr().out)
-    assert code == 1 and told["pictures"] == found["pictures"] == 39 and told["counts"] == found["counts"]
-    assert found["parts"] == {"training": 30, "val": 9}
-    assert [entry["file"].rsplit("/")[-1] for entry in found["unreadable"]] == ["broken.jpg"]
+def test_every_planted_problem_is_found(birds, tmp_path, capsys):
+    code, report, _ = check(birds, tmp_path / "out", "--json")
+    printed = json.loads(capsys.readouterr().out)
+    assert code == 1 and printed["pictures"] == report["pictures"] == 39 and printed["counts"] == report["counts"]
+    assert report["parts"] == {"training": 30, "val": 9}
+    assert [entry["file"].rsplit("/")[-1] for entry in report["unreadable"]] == ["broken.jpg"]
 
-    names = [[entry["file"].rsplit("/")[-1] for entry in group["pictures"]] for group in found["copies"]]
+    names = [[entry["file"].rsplit("/")[-1] for entry in group["pictures"]] for group in report["copies"]]
     assert names == [["0.png", "copy.png"], ["16.png", HOSTILE], ["8.png", "again.jpg"]]
-    flags = [(group["across_parts"], group["labels_differ"], group["exact"]) for group in found["copies"]]
+    flags = [(group["across_parts"], group["labels_differ"], group["exact"]) for group in report["copies"]]
     assert flags == [(True, True, True), (False, False, True), (False, False, False)]
-    assert [entry["file"].rsplit("/")[-1] for entry in found["blank"] + found["small"]] == ["black.png", "tiny.png"]
+    assert [entry["file"].rsplit("/")[-1] for entry in report["blank"] + report["small"]] == ["black.png", "tiny.png"]
 
-    assert [node["name"] for node in found["few"]] == ["owlet"]
-    assert [node["name"] for node in found["untested"]["val"]] == ["owlet"]
-    tree = {node["name"]: node for node in found["tree"]}
+    assert [node["name"] for node in report["few"]] == ["owlet"]
+    assert [node["name"] for node in report["untested"]["val"]] == ["owlet"]
+    tree = {node["name"]: node for node in report["tree"]}
     assert tree["order0"]["pictures"] == {"training": 17, "val": 4} and len(tree["order1"]["children"]) == 3
-    assert any("Thumbs.db" in note for note in found["notes"])
-
-
-class _Links(HTMLParser):
-    """Collect what a page would load or run."""
-
-    def __init__(self):
-        super().__init__()
-        self.sources, self.tags, self.events = [], set(), []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.sources += [value for name, value in attrs if name == "src"]
-        self.events += [name for name, _ in attrs if name.startswith("on")]
+    assert any("Thumbs.db" in note for note in report["notes"])
 
 
 def test_the_page_needs_no_other_file_and_runs_nothing(birds, tmp_path):
-    _, _, page = check(birds, tmp_path / "out")
-    links = _Links()
-    links.feed(page)
-    assert links.sources and all(source.startswith("data:image/jpeg;base64,") for source in links.sources)
-    assert not links.events and not links.tags & {"script", "link", "iframe"} and "url(" not in page
-    for anchor in re.findall(r'href="#(\w+)"', page):
-        assert f'id="{anchor}"' in page
+    _, _, text = check(birds, tmp_path / "out")
+    page = Page(text)
+    assert page.sources and all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert not set(page.tags) & {"script", "link", "iframe"} and "url(" not in text
+    for anchor in re.findall(r'href="#(\w+)"', text):
+        assert f'id="{anchor}"' in text
 
 
 def test_a_second_run_reads_only_what_changed(birds, tmp_path, monkeypatch):
     _, before, _ = check(birds, tmp_path / "out")
     paint(birds / "training/order0/species0/0.png", 200)
+
     read = []
     measure = scan.measure
     monkeypatch.setattr(scan, "measure", lambda picture, phash: read.append(picture.name) or measure(picture, phash))
@@ -113,24 +102,24 @@ def test_labels_are_compared_with_a_model(tmp_path):
         shutil.copy(f"tests/pictures/{name}.png", tmp_path / "art" / path)
     paint(tmp_path / "art/no such thing/1.png", 1)
 
-    code, found, page = check(tmp_path / "art", tmp_path / "out", "--model", "hcast_tiny.emoji_art")
-    assert code == 0 and [entry["label"] for entry in found["suspects"]] == [["travel-places"]]
-    assert found["suspects"][0]["answer"][0] == "animals-nature" and found["suspects"][0]["probability"] >= 0.8
-    assert "no such thing" in next(iter(found["unknown_labels"])) and "model: animals-nature" in page
+    code, report, page = check(tmp_path / "art", tmp_path / "out", "--model", "hcast_tiny.emoji_art")
+    assert code == 0 and [entry["label"] for entry in report["suspects"]] == [["travel-places"]]
+    assert report["suspects"][0]["answer"][0] == "animals-nature" and report["suspects"][0]["probability"] >= 0.8
+    assert "no such thing" in next(iter(report["unknown_labels"])) and "model: animals-nature" in page
 
 
-def test_a_missing_extra_is_named(birds, tmp_path, monkeypatch, capsys):
+def test_the_extra_for_checks_is_named(birds, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "imagehash", None)
     assert main(["data", "check", str(birds), "--output", str(tmp_path / "out")]) == 2
     assert "pip install 'hcast-zoo[check]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("distance", [1, 8])
-def test_near_groups_are_those_of_all_pairs(distance):
-    """Compared with a search through all pairs: every group is complete, and holds nothing else."""
+def test_near_groups_match_a_search_of_all_pairs(distance):
+    """Every group is complete, and holds nothing else."""
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, 200, dtype=np.uint64)
-    for number in range(100, 200):  # near an earlier one, so that chains of several occur
+    for number in range(100, 200):  # near an earlier hash, so that chains occur
         hashes[number] = hashes[number - 70]
         for bit in rng.choice(64, rng.integers(0, 9), replace=False):
             hashes[number] ^= np.uint64(1) << np.uint64(bit)

@@ -18,7 +18,6 @@ from hcast_zoo.integrations.timm.cfgs import PAPER_DATASETS, Source, describe_so
 from hcast_zoo.network.config import VARIANTS, HCastConfig
 from hcast_zoo.weights.file import WeightsError, load_weights, packaged_weights
 from tests.integrations.test_timm_model import TINY
-from tests.weights.test_hub import server  # noqa: F401  (a fixture)
 
 PACKAGED = list(packaged_weights())
 SMALL = "hcast_small.emoji_art"
@@ -291,7 +290,7 @@ def test_local_dir_of_a_model_that_is_not_square(taxonomy, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.hub
-def test_push_and_load_from_the_hub(server):  # noqa: F811
+def test_push_and_load_from_the_hub(server):
     made = (
         "import json, torch, timm, hcast_zoo; torch.manual_seed(0); "
         f"m = timm.create_model('hcast_tiny', level_classes=(2, 3), **{TINY!r}).eval(); "
@@ -304,7 +303,7 @@ def test_push_and_load_from_the_hub(server):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.hub
-def test_a_published_tag_loads(server):  # noqa: F811
+def test_a_published_tag_loads(server):
     """A tag works as soon as somebody publishes weights under the name that it points to."""
     result = server.python(
         "import json, timm, torch, hcast_zoo; from huggingface_hub import HfApi; from safetensors.torch import save; "

@@ -28,7 +28,6 @@ from hcast_zoo.integrations.transformers.remote_code import (
     write_remote_code,
 )
 from hcast_zoo.weights.file import build_model, load_weights
-from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
 
@@ -298,7 +297,7 @@ from_core(file.load_weights(sys.argv[1])).push_to_hub("me/hcast-code", remote_co
 
 @pytest.mark.slow
 @pytest.mark.hub
-def test_push_to_hub_with_code(tiny_weights, tmp_path, server):  # noqa: F811
+def test_push_to_hub_with_code(tiny_weights, tmp_path, server):
     result = server.run("-c", PUSH, str(tiny_weights), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     load = (

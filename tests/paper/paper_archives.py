@@ -1,21 +1,29 @@
-"""Tiny archives in the layout of the paper's data sets: all their lists and classes, but few and small pictures."""
+"""Tiny archives in the layouts of the paper's data sets: all lists and classes, but few and small pictures."""
 
+import dataclasses
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from hcast_zoo.paper.benchmarks import Benchmark, find_benchmark
 from hcast_zoo.paper.trees import leaf_ids, load_tree
+from tests.archives import write_tar
 
-# What FGVC-Aircraft calls its coarser nodes; here, families and manufacturers by the tree's numbers.
+# Names of FGVC-Aircraft's coarser nodes: manufacturers and families by the tree's numbers.
 MAKER, FAMILY = "Maker {:02}", "Family {:02}"
 
 
+def tiny_benchmark(name: str, levels: dict[str, int] | None = None, **pictures: int) -> Benchmark:
+    """Return a benchmark that expects the pictures of a tiny archive."""
+    benchmark = find_benchmark(name)
+    return dataclasses.replace(benchmark, pictures=pictures, per_leaf={}, levels=levels or benchmark.levels)
+
+
 def jpeg(seed: int, size: int = 12) -> bytes:
-    """Return a small picture of one colour, which follows from the seed, and some noise."""
+    """Return a small picture of one colour, which the seed decides, with some noise."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 200, 3) + rng.integers(0, 56, (size, size, 3))
     file = io.BytesIO()
@@ -23,18 +31,8 @@ def jpeg(seed: int, size: int = 12) -> bytes:
     return file.getvalue()
 
 
-def write_tar(path: Path, files: dict[str, bytes | str], mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as archive:
-        for name, content in files.items():
-            content = content.encode() if isinstance(content, str) else content
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
 def cub_files(classes: int = 200, train: int = 2, test: int = 1, size: int = 12) -> dict[str, bytes | str]:
-    """Return CUB_200_2011.tgz's files; pictures of the first ``classes`` only."""
+    """Return the files of CUB_200_2011.tgz, with pictures of the first ``classes`` only."""
     names = [f"{i:03}.{name}" for i, name in enumerate(load_tree("cub").names[-1], 1)]
     rows = [(name, i, part) for i, name in enumerate(names[:classes], 1) for part in "1" * train + "0" * test]
     files = {"attributes.txt": "1 has_bill_shape::curved_(up_or_down)\n"}
@@ -53,7 +51,7 @@ def cub_files(classes: int = 200, train: int = 2, test: int = 1, size: int = 12)
 
 
 def aircraft_files() -> dict[str, bytes | str]:
-    """Return fgvc-aircraft-2013b.tar.gz's files: of each variant, a picture to train, to validate and to test."""
+    """Return the files of fgvc-aircraft-2013b.tar.gz, with one picture of each variant in each part."""
     tree = load_tree("aircraft")
     base = "fgvc-aircraft-2013b/data"
     files: dict[str, bytes | str] = {}
@@ -76,7 +74,7 @@ def aircraft_files() -> dict[str, bytes | str]:
 
 
 def imagenet_folder(root: Path, name: str = "living17", train: int = 2, flat: bool = False) -> Path:
-    """Write ImageNet's folders, with one class that the data set does not have; ``flat``: val without folders."""
+    """Write ImageNet's folders, and one class outside the data set; ``flat``: validation pictures without folders."""
     ids = [*leaf_ids(name), "n99999999"]
     for leaf, wnid in enumerate(ids):
         (root / "train" / wnid).mkdir(parents=True)
@@ -93,14 +91,13 @@ def imagenet_tars(folder: Path, name: str = "living17") -> dict[str, Path]:
     import scipy.io
 
     ids = [*leaf_ids(name), "n99999999"]
-    classes = {
-        f"{wnid}.tar": write_tar(
-            folder / "class.tar", {f"{wnid}_{i}.JPEG": jpeg(leaf) for i in range(2)}, "w"
-        ).read_bytes()
-        for leaf, wnid in enumerate(ids)
-    }
+    classes = {}
+    for leaf, wnid in enumerate(ids):
+        pictures = {f"{wnid}_{i}.JPEG": jpeg(leaf) for i in range(2)}
+        classes[f"{wnid}.tar"] = write_tar(folder / "class.tar", pictures).read_bytes()
+
     val = {f"ILSVRC2012_val_{leaf + 1:08}.JPEG": jpeg(leaf) for leaf in range(len(ids))}
-    # ILSVRC's own numbers of classes are in no order; and there are nodes above the classes, with children.
+    # ILSVRC numbers its classes in no order, and lists nodes above the classes, with children.
     numbers = np.random.default_rng(0).permutation(len(ids)) + 1
     synsets = np.array(
         [(int(n), wnid, "words", "gloss", 0, [], 0, 1300) for n, wnid in zip(numbers, ids)]
@@ -123,14 +120,14 @@ def imagenet_tars(folder: Path, name: str = "living17") -> dict[str, Path]:
         "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": "".join(f"{n}\n" for n in numbers),
     }
     return {
-        "train": write_tar(folder / "ILSVRC2012_img_train.tar", classes, "w"),
-        "val": write_tar(folder / "ILSVRC2012_img_val.tar", val, "w"),
+        "train": write_tar(folder / "ILSVRC2012_img_train.tar", classes),
+        "val": write_tar(folder / "ILSVRC2012_img_val.tar", val),
         "devkit": write_tar(folder / "ILSVRC2012_devkit_t12.tar.gz", devkit),
     }
 
 
 def inat_archives(folder: Path, species: int = 40) -> list[Path]:
-    """Write iNat21-Mini's four archives: all categories, and pictures of the first species."""
+    """Write iNat21-Mini's four archives: all categories, but pictures of the first species only."""
     tree = load_tree("inat21_mini")
     categories = [
         {

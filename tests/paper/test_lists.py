@@ -1,7 +1,6 @@
-"""Data sets that are lists: iNaturalist 2018 and those of Free-Grained Recognition, from tiny lists and pictures."""
+"""Data sets that come as lists: iNaturalist 2018 and those of Free-Grained Recognition, with tiny pictures."""
 
 import collections
-import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from hcast_zoo.cli import main
 from hcast_zoo.data.dataset import HierarchicalDataset
+from hcast_zoo.network.model import HCast
 from hcast_zoo.paper.benchmarks import find_benchmark
 from hcast_zoo.paper.prepare import prepare
 from hcast_zoo.paper.readers import DataError
@@ -16,44 +16,42 @@ from hcast_zoo.paper.reproduce import reproduce, table
 from hcast_zoo.paper.trees import load_tree
 from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.file import Weights, save_weights
-from tests.paper.paper_archives import cub_files, jpeg, write_tar
+from tests.archives import write_tar
+from tests.paper.paper_archives import cub_files, jpeg, tiny_benchmark
 
-# Leaves of a tiny ImageNet-3L: (basic, subordinate, fine-grained), and ImageNet's identifiers of the leaves.
+# Leaves of a tiny ImageNet-3L (basic, subordinate, fine-grained), and their identifiers in ImageNet.
 TREE = [(0, 0, 0), (0, 0, 1), (0, 1, 2), (1, 2, 3)]
 LEVELS = {"basic": 2, "subordinate": 3, "fine-grained": 4}
 IDS = ["n01440764", "n01443537", "n01484850", "n01491361"]
 NAMES = {"basic": ["fish", "bird"], "subord": ["bony", "shark", "owl"], "finegrained": ["a", "b", "b", "d"]}
 
 
-def tiny(name, levels=None, **pictures):
-    benchmark = find_benchmark(name)
-    levels = benchmark.levels if levels is None else levels
-    return dataclasses.replace(benchmark, pictures=pictures, per_leaf={}, levels=levels)
-
-
 def depths(folder, split="train+val"):
-    """How many levels of each picture are known."""
+    """Return how many levels of each picture are known."""
     labels = HierarchicalDataset.load(folder, Taxonomy.load(folder / "taxonomy.json"), split).labels
     return (labels >= 0).sum(1).tolist()
 
 
 @pytest.fixture
 def imagenet(tmp_path):
-    """ImageNet's folders with validation pictures as distributed, without folders; and ImageNet-F's lists beside."""
+    """ImageNet's folders, with validation pictures in one folder as distributed, and ImageNet-F's lists."""
     root, lists = tmp_path / "imagenet", tmp_path / "lists"
     (root / "val").mkdir(parents=True)
     lists.mkdir()
     train, val = [], []
     for leaf, (path, wnid) in enumerate(zip(TREE, IDS)):
         (root / "train" / wnid).mkdir(parents=True)
-        given = [path[0], 2 + path[1], 2 + 3 + path[2]]  # nodes of all levels, numbered on
+        given = [path[0], 2 + path[1], 2 + 3 + path[2]]  # nodes are numbered across levels
+
         for number in range(6):
             (root / f"train/{wnid}/{wnid}_{number}.JPEG").write_bytes(jpeg(leaf))
             numbers = " ".join(map(str, (*path, given[number % 3])))
             train.append(f"train/{wnid}/{wnid}_{number}.JPEG {numbers}")
+
         image = f"ILSVRC2012_val_{leaf + 1:08}.JPEG"
         (root / "val" / image).write_bytes(jpeg(leaf))
         val.append(f"val/{wnid}/{image} {' '.join(map(str, path))}")
+
     (lists / "imagenet-F-train.txt").write_text("\n".join(train) + "\n")
     (lists / "imagenet-F-val.txt").write_text("\n".join(val) + "\n")
     for level, names in NAMES.items():
@@ -62,10 +60,10 @@ def imagenet(tmp_path):
     return root, lists
 
 
-def test_imagenet_f_and_3l(imagenet, tmp_path):
-    """The same pictures and tree; the first knows training pictures down to their given level."""
+def test_imagenet_f_and_3l_share_pictures_and_tree(imagenet, tmp_path):
+    """ImageNet-F knows training pictures only down to a given level."""
     for name, expected in (("imagenet_f", {1: 8, 2: 8, 3: 8}), ("imagenet_3l", {3: 24})):
-        prepared = prepare(tiny(name, LEVELS, train=24, test=4), imagenet, tmp_path / name, progress=False)
+        prepared = prepare(tiny_benchmark(name, LEVELS, train=24, test=4), imagenet, tmp_path / name, progress=False)
         assert prepared.levels == LEVELS and prepared.pictures == {"train": 20, "val": 4, "test": 4}
         assert collections.Counter(depths(tmp_path / name)) == expected and set(depths(tmp_path / name, "test")) == {3}
         tree = Taxonomy.load(tmp_path / name / "taxonomy.json")
@@ -73,34 +71,35 @@ def test_imagenet_f_and_3l(imagenet, tmp_path):
         assert tree.names[2] == ("a", "b (fine-grained 1)", "b (fine-grained 2)", "d")
 
 
-def test_imagenets_own_archives(imagenet, tmp_path):
-    """Only the listed classes and validation pictures are unpacked, and no development kit is needed."""
+def test_only_listed_members_of_imagenets_archives_are_unpacked(imagenet, tmp_path):
+    """No development kit is needed."""
     _, lists = imagenet
     classes = {}
     for wnid in (*IDS, "n99999999"):
         pictures = {f"{wnid}_{i}.JPEG": jpeg(i) for i in range(6)}
-        classes[f"{wnid}.tar"] = write_tar(tmp_path / "class.tar", pictures, "w").read_bytes()
-    train = write_tar(tmp_path / "ILSVRC2012_img_train.tar", classes, "w")
-    val = write_tar(
-        tmp_path / "ILSVRC2012_img_val.tar", {f"ILSVRC2012_val_{i:08}.JPEG": jpeg(i) for i in range(1, 7)}, "w"
-    )
+        classes[f"{wnid}.tar"] = write_tar(tmp_path / "class.tar", pictures).read_bytes()
+    train = write_tar(tmp_path / "ILSVRC2012_img_train.tar", classes)
+    pictures = {f"ILSVRC2012_val_{i:08}.JPEG": jpeg(i) for i in range(1, 7)}
+    val = write_tar(tmp_path / "ILSVRC2012_img_val.tar", pictures)
     output = tmp_path / "out"
-    prepare(tiny("imagenet_f", LEVELS, train=24, test=4), [train, val, lists], output, progress=False)
+    prepare(tiny_benchmark("imagenet_f", LEVELS, train=24, test=4), [train, val, lists], output, progress=False)
     assert sorted(p.name for p in (output / "train").iterdir()) == IDS
     assert len(list((output / "val").iterdir())) == 4
 
 
-def test_numbers_beside_the_published_one(imagenet, tiny_config, tmp_path):
-    benchmark = tiny("imagenet_f", LEVELS, train=24, test=4)
+def test_results_stand_beside_the_published_number(imagenet, tiny_config, tmp_path):
+    benchmark = tiny_benchmark("imagenet_f", LEVELS, train=24, test=4)
     prepare(benchmark, imagenet, tmp_path / "data", progress=False)
-    from hcast_zoo.network.model import HCast
-
     config = tiny_config.replace(level_classes=tuple(LEVELS.values()), head_stages=None)
     tree = Taxonomy.load(tmp_path / "data/taxonomy.json")
     save_weights(Weights(config, tree, HCast(config).state_dict()), tmp_path / "w.safetensors")
-    found = reproduce(benchmark, [tmp_path / "w.safetensors"], tmp_path / "data", ["independent"], progress=False)
-    assert found.pictures == 4 and table(found)[-1][0].startswith("published (FreeGrainLearning's README: H-CAST with")
-    assert "63.20" in table(found)[-1]
+
+    reproduction = reproduce(
+        benchmark, [tmp_path / "w.safetensors"], tmp_path / "data", ["independent"], progress=False
+    )
+    row = table(reproduction)[-1]
+    assert reproduction.pictures == 4 and row[0].startswith("published (FreeGrainLearning's README: H-CAST with")
+    assert "63.20" in row
     with pytest.raises(ValueError, match="expected the tree of ImageNet-F, got another"):
         reproduce(find_benchmark("imagenet_f"), [], tmp_path / "data", ["independent"], progress=False)
 
@@ -128,17 +127,17 @@ def test_numbers_beside_the_published_one(imagenet, tiny_config, tmp_path):
         ("imagenet-3L-id_basic_dic.json", "[]", "expected a JSON object of 2 names by number"),
     ],
 )
-def test_broken_lists(imagenet, tmp_path, file, text, message):
+def test_broken_lists_are_explained(imagenet, tmp_path, file, text, message):
     path = imagenet[1] / file
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(DataError, match=message):
-        prepare(tiny("imagenet_f", LEVELS), imagenet, tmp_path / "out", progress=False)
+        prepare(tiny_benchmark("imagenet_f", LEVELS), imagenet, tmp_path / "out", progress=False)
     assert not (tmp_path / "out/data.jsonl").exists()
 
 
 @pytest.mark.parametrize("orders", [2, 4])
-def test_inat18(tmp_path, orders):
-    """Lists of leaves alone, and a tree with all eight ranks; the official code makes more orders than it has."""
+def test_inat18_is_built_from_its_lists(tmp_path, orders):
+    """The lists name leaves alone; the tree has all eight ranks. The official code makes more orders than there are."""
     rows = [[0, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0], [2, 1, 1, 1, 1, 0, 0, 1]]
     (tmp_path / "inat18_tree.json").write_text(json.dumps(rows))
     lines = {"train": [], "val": []}
@@ -150,14 +149,14 @@ def test_inat18(tmp_path, orders):
                 (tmp_path / name).write_bytes(jpeg(leaf))
                 lines[split].append(f"{name} {leaf}\n")
         (tmp_path / f"iNaturalist18_{split}.txt").write_text("".join(lines[split]))
-    benchmark = tiny("inat18", {"supercategory": 2, "order": orders, "species": 3}, train=6, test=3)
+    benchmark = tiny_benchmark("inat18", {"supercategory": 2, "order": orders, "species": 3}, train=6, test=3)
     assert prepare(benchmark, [tmp_path], tmp_path / "out", progress=False).pictures["test"] == 3
     assert Taxonomy.load(tmp_path / "out/taxonomy.json").paths == ((0, 0, 0), (0, 0, 1), (1, 1, 2))
     assert set(depths(tmp_path / "out")) == {3}
 
     for levels in ({"supercategory": 2, "order": 1, "species": 3}, {"supercategory": 2, "order": 2, "species": 4}):
         with pytest.raises(DataError, match="expected classes"):
-            prepare(tiny("inat18", levels, train=6, test=3), [tmp_path], tmp_path / "not", progress=False)
+            prepare(tiny_benchmark("inat18", levels, train=6, test=3), [tmp_path], tmp_path / "not", progress=False)
 
 
 @pytest.fixture
@@ -166,8 +165,8 @@ def cub(tmp_path):
 
 
 def test_cub_f_draws_as_the_official_code(cub, tmp_path):
-    """By the global generator that it seeds and shuffles with, class by class, files in order of their names."""
-    benchmark = tiny("cub_f", train=30, test=3)
+    """It seeds and shuffles with the global generator, class by class, with files in order of their names."""
+    benchmark = tiny_benchmark("cub_f", train=30, test=3)
     prepare(benchmark, [cub], tmp_path / "out", seed=3, partial=True, progress=False)
     known = {}
     for line in (tmp_path / "out/data.jsonl").read_text().splitlines():
@@ -186,8 +185,8 @@ def test_cub_f_draws_as_the_official_code(cub, tmp_path):
     assert depths(tmp_path / "out", "test") == [3, 3, 3]
 
 
-def test_cub_real(cub, tmp_path):
-    """The lists name folders that their authors derived from CUB's; pictures are found in CUB's own folders."""
+def test_cub_real_finds_its_pictures_in_cubs_folders(cub, tmp_path):
+    """Its lists name folders that its authors derived from CUB's."""
     tree = load_tree("cub")
     files = sorted(name.split("images/")[1] for name in cub_files(classes=3, train=10) if name.endswith(".jpg"))
     rows = {"train": [], "val": []}
@@ -200,15 +199,15 @@ def test_cub_real(cub, tmp_path):
     for split, lines in rows.items():
         (tmp_path / f"cub-Real-{split}.txt").write_text("".join(lines))
     sources = [cub, tmp_path / "cub-Real-train.txt"]
-    prepare(tiny("cub_real"), sources, tmp_path / "out", partial=True, progress=False)
+    prepare(tiny_benchmark("cub_real"), sources, tmp_path / "out", partial=True, progress=False)
     assert collections.Counter(depths(tmp_path / "out")) == {1: 11, 2: 11, 3: 11}
     assert Taxonomy.load(tmp_path / "out/taxonomy.json") == tree
 
 
-def test_commands_know_them(capsys, tmp_path):
+def test_commands_know_the_data_sets_of_lists(capsys, tmp_path):
     for name in ("inat18", "imagenet_3l", "imagenet_f", "inat21_f", "cub_f", "cub_real", "aircraft_f"):
         assert main(["data", "info", name]) == 0
         notes = capsys.readouterr().out
-        assert any(text in notes for text in ("download them", r"drawn at random (--seed)", "Give all three"))
+        assert any(text in notes for text in ("download them", "drawn at random (--seed)", "Give all three"))
     assert main(["convert", "no.pth", str(tmp_path / "x.safetensors"), "--dataset", "imagenet_f"]) == 2
     assert "--taxonomy FOLDER/taxonomy.json" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The paper's data sets from archives as their owners lay them out, whole and broken."""
+"""The paper's data sets from their archives, whole and broken."""
 
 import dataclasses
 import json
@@ -14,6 +14,7 @@ from hcast_zoo.paper.prepare import prepare, split_validation
 from hcast_zoo.paper.readers import DataError, Picture, find_file
 from hcast_zoo.paper.trees import leaf_ids, load_tree, tree_names
 from hcast_zoo.taxonomy.tree import Taxonomy
+from tests.archives import write_tar
 from tests.paper.paper_archives import (
     aircraft_files,
     cub_files,
@@ -21,25 +22,20 @@ from tests.paper.paper_archives import (
     imagenet_tars,
     inat_archives,
     jpeg,
-    write_tar,
+    tiny_benchmark,
 )
 
 
-def tiny(name, **pictures):
-    """A benchmark that counts the pictures of the tiny archive."""
-    return dataclasses.replace(find_benchmark(name), pictures=pictures, per_leaf={})
-
-
 def labels_of(folder, split):
-    found = HierarchicalDataset.load(folder, split=split, skip_broken=False)
-    assert all(found[i][0].size == (12, 12) for i in (0, len(found) - 1))
-    return found.labels.tolist()
+    """Return the labels of a part, after reading its first and last picture."""
+    data = HierarchicalDataset.load(folder, split=split, skip_broken=False)
+    assert all(data[i][0].size == (12, 12) for i in (0, len(data) - 1))
+    return data.labels.tolist()
 
 
 def run(name, sources, output, **kwargs):
-    return prepare(
-        tiny(name), [sources] if isinstance(sources, (str, Path)) else sources, output, progress=False, **kwargs
-    )
+    sources = [sources] if isinstance(sources, (str, Path)) else sources
+    return prepare(tiny_benchmark(name), sources, output, progress=False, **kwargs)
 
 
 class TestCub:
@@ -47,8 +43,8 @@ class TestCub:
     def archive(self, tmp_path):
         return write_tar(tmp_path / "CUB_200_2011.tgz", cub_files())
 
-    def test_archive(self, archive, tmp_path):
-        prepared = prepare(tiny("cub", train=400, test=200), [archive], tmp_path / "cub", progress=False)
+    def test_the_archive_is_prepared_with_the_papers_tree(self, archive, tmp_path):
+        prepared = prepare(tiny_benchmark("cub", train=400, test=200), [archive], tmp_path / "cub", progress=False)
         assert prepared.pictures == {"train": 200, "val": 200, "test": 200}
         assert prepared.levels == {"order": 13, "family": 38, "species": 200}
         tree = load_tree("cub")
@@ -70,20 +66,20 @@ class TestCub:
         assert (tmp_path / "moved/data.jsonl").read_text() != first
 
     @pytest.mark.parametrize("inner", ["", "CUB_200_2011"])
-    def test_unpacked_folder(self, archive, tmp_path, inner):
+    def test_an_unpacked_folder_is_read_in_place(self, archive, tmp_path, inner):
         shutil.unpack_archive(archive, tmp_path / "here", "gztar")
         run("cub", tmp_path / "here" / inner, tmp_path / "cub")
         assert len(labels_of(tmp_path / "cub", "train+val")) == 400
         assert sorted(p.name for p in (tmp_path / "cub").iterdir()) == ["data.jsonl", "prepared.json", "taxonomy.json"]
 
-    def test_wrong_count(self, archive, tmp_path):
-        with pytest.raises(
-            DataError,
-            match="CUB-200-2011: expected 5994 train pictures, found 400: the data set is incomplete; --partial",
-        ):
+    def test_a_wrong_count_is_refused_unless_partial(self, archive, tmp_path):
+        message = "CUB-200-2011: expected 5994 train pictures, found 400: the data set is incomplete; --partial"
+        with pytest.raises(DataError, match=message):
             prepare(find_benchmark("cub"), [archive], tmp_path / "cub", progress=False)
         assert not (tmp_path / "cub/data.jsonl").exists()
-        prepare(find_benchmark("cub"), [archive], tmp_path / "cub", progress=False, partial=True)
+
+        prepared = prepare(find_benchmark("cub"), [archive], tmp_path / "cub", progress=False, partial=True)
+        assert prepared.pictures == {"train": 200, "val": 200, "test": 200}
 
     @pytest.mark.parametrize(
         "change, message",
@@ -118,21 +114,22 @@ class TestCub:
             ),
         ],
     )
-    def test_broken(self, tmp_path, change, message):
+    def test_broken_files_are_explained(self, tmp_path, change, message):
         files = cub_files()
-        for name, content in change.items():
-            files[f"CUB_200_2011/{name}"] = content
-        archive = write_tar(tmp_path / "a.tgz", {name: content for name, content in files.items() if content})
+        for name, data in change.items():
+            files[f"CUB_200_2011/{name}"] = data
+        archive = write_tar(tmp_path / "a.tgz", {name: data for name, data in files.items() if data})
         with pytest.raises(DataError, match=message):
             run("cub", archive, tmp_path / "cub")
         assert not (tmp_path / "cub/data.jsonl").exists()
 
-    def test_unchecked(self, tmp_path):
+    def test_pictures_are_read_only_if_they_are_checked(self, tmp_path):
         files = cub_files()
         files["CUB_200_2011/images/001.Black_footed_Albatross/Black_footed_Albatross_0001_1.jpg"] = b"no picture"
-        run("cub", write_tar(tmp_path / "a.tgz", files), tmp_path / "cub", check=False)
+        prepared = run("cub", write_tar(tmp_path / "a.tgz", files), tmp_path / "cub", check=False)
+        assert sum(prepared.pictures.values()) == 600
 
-    def test_a_class_without_pictures(self, tmp_path):
+    def test_a_class_without_pictures_is_refused_unless_partial(self, tmp_path):
         archive = write_tar(tmp_path / "a.tgz", cub_files(classes=199))
         with pytest.raises(DataError, match=r"no train picture of 1 class\(es\), such as Common_Yellowthroat"):
             run("cub", archive, tmp_path / "cub")
@@ -140,22 +137,22 @@ class TestCub:
 
 
 class TestAircraft:
-    def test_archive(self, tmp_path):
+    def test_the_archive_is_prepared_with_the_papers_tree(self, tmp_path):
         archive = write_tar(tmp_path / "fgvc-aircraft-2013b.tar.gz", aircraft_files())
-        prepared = prepare(tiny("aircraft", train=200, test=100), [archive], tmp_path / "air", progress=False)
+        prepared = prepare(tiny_benchmark("aircraft", train=200, test=100), [archive], tmp_path / "air", progress=False)
         assert prepared.pictures == {"train": 100, "val": 100, "test": 100}
         assert prepared.levels == {"manufacturer": 30, "family": 70, "variant": 100}
         taxonomy = Taxonomy.load(tmp_path / "air/taxonomy.json")
         assert taxonomy.path_names(taxonomy.paths[15]) == ("Maker 02", "Family 08", "ATR-72")
         assert sorted(labels_of(tmp_path / "air", "test")) == sorted(map(list, load_tree("aircraft").paths))
 
-    def test_names_that_differ_from_the_tree(self, tmp_path):
-        """A node with two names, and two nodes with one name, are reported and kept apart."""
+    def test_names_that_differ_from_the_tree_are_reported(self, tmp_path):
+        """A node with two names, and two nodes with one name, are kept apart."""
         files = aircraft_files()
         for part in ("train", "val", "test"):
             name = f"fgvc-aircraft-2013b/data/images_family_{part}.txt"
             lines = files[name].splitlines()
-            lines[3] = lines[3].replace("Family 02", "Family 69")  # of the four variants of family 2, one
+            lines[3] = lines[3].replace("Family 02", "Family 69")  # one of the four variants of family 2
             lines[1] = lines[1].replace("Family 01", "Family 00")
             files[name] = "\n".join(lines)
         prepared = run("aircraft", write_tar(tmp_path / "a.tgz", files), tmp_path / "air")
@@ -186,7 +183,7 @@ class TestAircraft:
             ("images_variant_val.txt", lambda text: text + "0034309 A300B4\n", "1 pictures are also in another split"),
         ],
     )
-    def test_broken(self, tmp_path, name, change, message):
+    def test_broken_files_are_explained(self, tmp_path, name, change, message):
         files = aircraft_files()
         text = files.pop(f"fgvc-aircraft-2013b/data/{name}")
         if change:
@@ -197,17 +194,19 @@ class TestAircraft:
 
 class TestBreeds:
     @pytest.mark.parametrize("name, levels", [("living17", 34), ("nonliving26", 52)])
-    def test_folders(self, tmp_path, name, levels):
+    def test_folders_of_imagenet_are_prepared(self, tmp_path, name, levels):
         root = imagenet_folder(tmp_path / "imagenet", name)
-        prepared = prepare(tiny(name, train=2 * levels, test=levels), [root], tmp_path / "out", progress=False)
+        prepared = prepare(
+            tiny_benchmark(name, train=2 * levels, test=levels), [root], tmp_path / "out", progress=False
+        )
         assert prepared.pictures == {"train": levels, "val": levels, "test": levels}
         assert labels_of(tmp_path / "out", "test") == [list(path) for path in load_tree(name).paths]
-        found = HierarchicalDataset.load(tmp_path / "out", split="train+val")
-        for picture, label in zip(found.pictures, found.labels.tolist()):
+        data = HierarchicalDataset.load(tmp_path / "out", split="train+val")
+        for picture, label in zip(data.pictures, data.labels.tolist()):
             assert picture.parent.name == leaf_ids(name)[label[-1]]
 
-    def test_kaggle(self, tmp_path):
-        """Flat validation pictures, whose classes are in a list."""
+    def test_flat_validation_pictures_need_their_list(self, tmp_path):
+        """As Kaggle distributes ImageNet."""
         root = imagenet_folder(tmp_path / "kaggle/ILSVRC/Data/CLS-LOC", flat=True)
         ids = [*leaf_ids("living17"), "n99999999"]
         lines = [f"ILSVRC2012_val_{i:08},{wnid} 85 1 499 272 {wnid} 1 2 3 4 \n" for i, wnid in enumerate(ids, 1)]
@@ -218,7 +217,7 @@ class TestBreeds:
             assert run("living17", source, tmp_path / "out").pictures == {"train": 34, "val": 34, "test": 34}
             assert labels_of(tmp_path / "out", "test") == [list(p) for p in load_tree("living17").paths[::-1]]
 
-    def test_kaggle_zip(self, tmp_path):
+    def test_kaggles_zip_is_unpacked_in_part(self, tmp_path):
         root = imagenet_folder(tmp_path / "kaggle/ILSVRC/Data/CLS-LOC", flat=True)
         rows = [f"ILSVRC2012_val_{i:08},{wnid} 1 2 3 4\n" for i, wnid in enumerate(leaf_ids("living17"), 1)]
         (tmp_path / "kaggle/LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(rows))
@@ -227,30 +226,34 @@ class TestBreeds:
         assert run("living17", archive, tmp_path / "out").pictures == {"train": 34, "val": 34, "test": 34}
         assert not (tmp_path / "out/train/n99999999").exists()
 
-    def test_own_archives(self, tmp_path):
+    def test_imagenets_own_archives_are_unpacked_in_part(self, tmp_path):
         pytest.importorskip("scipy")
         tars = imagenet_tars(tmp_path)
         prepared = run("living17", list(tars.values()), tmp_path / "out")
         assert prepared.pictures == {"train": 34, "val": 34, "test": 34}
         assert labels_of(tmp_path / "out", "test") == [list(path) for path in load_tree("living17").paths]
-        # Only the classes of the data set were unpacked.
+
+        # Only classes of the data set are unpacked.
         assert sorted(p.name for p in (tmp_path / "out/train").iterdir()) == sorted(leaf_ids("living17"))
         assert len(list((tmp_path / "out/val").iterdir())) == 34
+
         with pytest.raises(DataError, match="expected a folder per class, or the labels"):
             run("living17", [tars["train"], tars["val"]], tmp_path / "out2")
         with pytest.raises(DataError, match=r"expected val or .* in"):
             run("living17", [tars["train"], tars["devkit"]], tmp_path / "out3")
 
-    def test_broken(self, tmp_path):
+    def test_broken_files_are_explained(self, tmp_path):
         root = imagenet_folder(tmp_path / "imagenet")
         with pytest.raises(DataError, match="expected 1700 test pictures, found 34"):
             prepare(find_benchmark("living17"), [root], tmp_path / "out", progress=False)
         few = dataclasses.replace(find_benchmark("living17"), pictures={"test": 34}, per_leaf={"train": (3, 5)})
         with pytest.raises(DataError, match="expected 3 to 5 train pictures of eft, found 2"):
             prepare(few, [root], tmp_path / "out", progress=False)
+
         (root / "train/n01631663/n01631663_0.JPEG").write_bytes(b"")
         with pytest.raises(DataError, match="1 of 102 pictures cannot be read"):
             run("living17", root, tmp_path / "out")
+
         shutil.rmtree(root / "train/n01631663")
         with pytest.raises(DataError, match="train: lacks 1 of the 34 classes: n01631663"):
             run("living17", root, tmp_path / "out")
@@ -258,7 +261,7 @@ class TestBreeds:
 
 
 class TestInat:
-    def test_archives(self, tmp_path):
+    def test_the_archives_are_prepared_with_the_papers_tree(self, tmp_path):
         archives = inat_archives(tmp_path)
         prepared = run("inat21_mini", archives, tmp_path / "inat", partial=True)
         assert prepared.pictures == {"train": 40, "val": 40, "test": 40}
@@ -267,9 +270,9 @@ class TestInat:
         assert sorted(labels_of(tmp_path / "inat", "test")) == [list(path) for path in tree.paths[:40]]
         taxonomy = Taxonomy.load(tmp_path / "inat/taxonomy.json")
         assert taxonomy.path_names(taxonomy.paths[3]) == ("Order1", "Family2", "Genus species3")
-        assert taxonomy.parents == tree.parents and prepared.remarks[2:] == tuple(
-            r for r in prepared.remarks if "not the archive as distributed" in r
-        )
+        assert taxonomy.parents == tree.parents
+        assert all("not the archive as distributed" in remark for remark in prepared.remarks[2:])
+
         with pytest.raises(DataError, match="expected 500000 train pictures, found 80"):
             prepare(find_benchmark("inat21_mini"), archives, tmp_path / "inat", progress=False)
 
@@ -292,7 +295,7 @@ class TestInat:
             ),
         ],
     )
-    def test_broken(self, tmp_path, change, message):
+    def test_broken_files_are_explained(self, tmp_path, change, message):
         for archive in inat_archives(tmp_path):
             shutil.unpack_archive(archive, tmp_path / "inat", "gztar")
         path = tmp_path / "inat/val.json"
@@ -302,28 +305,27 @@ class TestInat:
         with pytest.raises(DataError, match=message):
             run("inat21_mini", tmp_path / "inat", tmp_path / "out", partial=True)
 
-    def test_missing_file(self, tmp_path):
+    def test_a_missing_file_is_named(self, tmp_path):
         archives = inat_archives(tmp_path)
         with pytest.raises(DataError, match=r"expected val.json in"):
             run("inat21_mini", archives[:3], tmp_path / "inat", partial=True)
 
 
-def test_carve():
-    pictures = [
-        Picture(Path(f"{leaf}/{i}.jpg"), leaf, "test" if i == 30 else "train")
-        for leaf, count in enumerate((31, 2, 1))
-        for i in range(count)
-    ]
+def test_a_tenth_of_each_leaf_is_held_out():
+    pictures = []
+    for leaf, count in enumerate((31, 2, 1)):
+        for number in range(count):
+            pictures.append(Picture(Path(f"{leaf}/{number}.jpg"), leaf, "test" if number == 30 else "train"))
     splits = split_validation(pictures)
     counts = Counter((p.leaf, split) for p, split in zip(pictures, splits))
     assert counts == {(0, "train"): 27, (0, "val"): 3, (0, "test"): 1, (1, "train"): 1, (1, "val"): 1, (2, "train"): 1}
     assert split_validation(pictures) == splits != split_validation(pictures, seed=1)
-    mixed = pictures[::-1]  # the choice does not depend on the order of the lists
+    mixed = pictures[::-1]  # the order of the lists does not matter
     assert dict(zip(mixed, split_validation(mixed))) == dict(zip(pictures, splits))
 
 
 @pytest.mark.parametrize("source", ["missing", "text.txt", "cut.tgz"])
-def test_no_source(tmp_path, source):
+def test_a_missing_source_is_explained(tmp_path, source):
     (tmp_path / "text.txt").write_text("text")
     (tmp_path / "cut.tgz").write_bytes(b"\x1f\x8b\x08")
     with pytest.raises(DataError, match=r"no such file or folder|expected a folder, or a whole .tar"):

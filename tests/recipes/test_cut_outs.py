@@ -1,3 +1,5 @@
+"""The parts of the cut-outs: every thing is in each, and a seed changes them."""
+
 import collections
 
 import pytest

@@ -31,12 +31,12 @@ def source(recipe, monkeypatch, tmp_path):
         arrays = {"images-idx3": rng.integers(0, 256, (size, 28, 28)), "labels-idx1": np.arange(size) % 10}
         for kind, array in arrays.items():
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-            content, name = header + array.astype(np.uint8).tobytes(), f"{part}-{kind}-ubyte"
-            checksums[name] = hashlib.sha256(content).hexdigest()
+            data, name = header + array.astype(np.uint8).tobytes(), f"{part}-{kind}-ubyte"
+            checksums[name] = hashlib.sha256(data).hexdigest()
             if part == "train":
-                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+                (folder / f"{name}.gz").write_bytes(gzip.compress(data))
             else:
-                (folder / name).write_bytes(content)
+                (folder / name).write_bytes(data)
             arrays[kind] = array
         np.savez(tmp_path / part, **arrays)
     monkeypatch.setattr(recipe, "SHA256", checksums)
@@ -44,7 +44,7 @@ def source(recipe, monkeypatch, tmp_path):
     return folder
 
 
-def test_build(recipe, source, tmp_path, monkeypatch, capsys):
+def test_the_build_keeps_pictures_labels_and_parts(recipe, source, tmp_path, monkeypatch, capsys):
     output = tmp_path / "made"
     monkeypatch.setattr(sys, "argv", ["fashion_mnist.py", "--output", str(output), "--source", str(source)])
     recipe.main()
@@ -70,7 +70,7 @@ def test_a_damaged_or_missing_file_stops_the_build(recipe, source):
         recipe.read_part(source, "t10k")
 
 
-def test_without_debian_the_message_names_another_source(recipe, monkeypatch, tmp_path):
+def test_without_debian_another_source_is_named(recipe, monkeypatch, tmp_path):
     monkeypatch.setattr(recipe, "INSTALLED", Path("nowhere"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit, match="give its four IDX files with --source"):

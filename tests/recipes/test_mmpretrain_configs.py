@@ -21,7 +21,7 @@ def comments(text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_text_configs_are_up_to_date(path):
-    """Line breaks may differ: they are the formatter's."""
+    """Line breaks are the formatter's, and may differ."""
     stored = path.read_text()
     assert ast.dump(ast.parse(stored)) == ast.dump(ast.parse(CONFIGS[path])), "run python recipes/mmpretrain_configs.py"
     assert comments(stored) == comments(CONFIGS[path])

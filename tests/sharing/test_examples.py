@@ -11,7 +11,6 @@ from hcast_zoo.demo.view import example_pictures, offered_examples
 from hcast_zoo.sharing.examples import card_examples
 from hcast_zoo.sharing.model_card import EVALUATIONS, Evaluation, packaged_evaluations, write_evaluations
 from hcast_zoo.weights.file import packaged_weights
-from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 CREDIT = "A. Owl, CC0"
 
@@ -91,7 +90,7 @@ def test_a_damaged_or_hostile_card_gives_no_examples(tmp_path, examples, written
 
 @pytest.mark.hub
 @pytest.mark.slow
-def test_a_published_model_has_the_examples_of_its_card(server, card, tiny_weights):  # noqa: F811
+def test_a_published_model_has_the_examples_of_its_card(server, card, tiny_weights):
     pytest.importorskip("transformers")
     examples = """
 import json

@@ -1,3 +1,5 @@
+"""Model cards: what they say, what the Hub reads in them, and untrusted metadata."""
+
 import dataclasses
 import json
 from pathlib import Path
@@ -6,8 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hcast_zoo.cli import main
+from hcast_zoo.common.choices import DECODERS
 from hcast_zoo.sharing.model_card import (
-    Evaluation,
     packaged_evaluations,
     read_evaluations,
     record_evaluation,
@@ -18,25 +20,19 @@ from hcast_zoo.weights.file import checksum, load_weights, packaged_weights
 CARDS = Path(__file__).parents[2] / "model_cards"
 
 
-@pytest.fixture
-def evaluation():
-    results = {"best_path": {"fpa": 12.345, "tice": 0.0, "wap": 20.0, "accuracy/class": 50.0}}
-    return Evaluation("00", "Animals", "test", 12, results, "hcast-zoo evaluate", "commit a", "2026-01-01", "2.14")
-
-
 @pytest.mark.parametrize("name", list(packaged_weights()))
-def test_packaged_cards_are_what_was_measured(name):
+def test_packaged_cards_are_up_to_date(name):
     evaluations = packaged_evaluations(name)
     assert evaluations and all(e.sha256 == packaged_weights()[name]["sha256"] for e in evaluations)
     text = (CARDS / f"{name}.md").read_text(encoding="utf-8")
     assert text == render_card(load_weights(name), evaluations, name), "run hcast-zoo evaluate --card again"
 
 
-def test_no_card_without_weights():
+def test_every_card_has_its_weights():
     assert {p.stem for p in CARDS.glob("*.md")} - {"template"} == set(packaged_weights())
 
 
-def test_metadata_for_the_hub(tiny_weights, evaluation):
+def test_the_hub_reads_the_metadata(tiny_weights, evaluation):
     text = render_card(load_weights(tiny_weights), [evaluation], repo="org/tiny")
     data = ModelCard(text).data
     assert data.library_name == "transformers" and data.pipeline_tag == "image-classification"
@@ -64,12 +60,14 @@ def test_evaluate_writes_the_card(picture_folder, tiny_weights, tmp_path, capsys
     command = ["evaluate", "--data", str(picture_folder), "--model", str(tiny_weights), "--card", str(path)]
     assert main([*command, "--split", "val"]) == 0 and main([*command, "--split", "train"]) == 0
     assert main([*command, "--split", "val", "--decode", "top_down"]) == 0
+
     stored = json.loads(path.with_suffix(".json").read_text())
     assert [(e["split"], list(e["results"])) for e in stored] == [
-        ("train", ["best_path", "top_down", "independent"]),
+        ("train", list(DECODERS)),
         ("val", ["top_down"]),
     ]
     assert str(tmp_path) not in path.read_text() and str(tmp_path) not in json.dumps(stored)
+
     evaluations = read_evaluations(path.with_suffix(".json"))
     assert path.read_text() == render_card(load_weights(tiny_weights), evaluations, "tiny", file="tiny.safetensors")
     fpa = stored[1]["results"]["top_down"]["fpa"]
@@ -77,7 +75,7 @@ def test_evaluate_writes_the_card(picture_folder, tiny_weights, tmp_path, capsys
     assert stored[0]["sha256"] == checksum(str(tiny_weights))
 
 
-def test_numbers_of_other_weights_are_dropped(tiny_weights, tmp_path, evaluation):
+def test_results_of_other_weights_are_dropped(tiny_weights, tmp_path, evaluation):
     path = tmp_path / "tiny.md"
     record_evaluation(path, str(tiny_weights), evaluation)
     record_evaluation(path, str(tiny_weights), dataclasses.replace(evaluation, sha256="11", split="val"))

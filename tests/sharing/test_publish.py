@@ -10,8 +10,6 @@ from hcast_zoo.sharing.model_card import record_evaluation
 from hcast_zoo.sharing.publish import assemble, publish
 from hcast_zoo.weights.file import load_weights
 from hcast_zoo.weights.hub import HubError
-from tests.sharing.test_model_card import evaluation  # noqa: F401 (a fixture)
-from tests.weights.test_hub import server  # noqa: F401 (a fixture)
 
 pytest.importorskip("transformers")
 
@@ -27,13 +25,13 @@ except hub.HubError as error:
 
 
 @pytest.fixture
-def repository(tiny_weights, tmp_path, evaluation, picture_folder):  # noqa: F811
+def repository(tiny_weights, tmp_path, evaluation, picture_folder):
     picture = next((picture_folder / "val").rglob("*.png"))
     assemble(tiny_weights, tmp_path / "repo", "org/tiny", [evaluation], picture)
     return tmp_path / "repo"
 
 
-def test_files_of_a_repository(repository, tiny_weights, taxonomy):
+def test_a_repository_has_every_file(repository, tiny_weights, taxonomy):
     names = {path.name for path in repository.iterdir()}
     assert {
         "model.safetensors",
@@ -58,7 +56,7 @@ def test_assembling_twice_gives_the_same_bytes(tiny_weights, tmp_path):
     assert first == assemble(tiny_weights, tmp_path / "b", "org/tiny")
 
 
-def test_wrong_input_is_explained(tiny_weights, tmp_path):
+def test_wrong_folders_previews_and_names_are_explained(tiny_weights, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
     with pytest.raises(ValueError, match="expected an empty folder"):
@@ -70,20 +68,10 @@ def test_wrong_input_is_explained(tiny_weights, tmp_path):
             publish(tiny_weights, repo, dry_run=True)
 
 
-def test_dry_run(tiny_weights, tmp_path, capsys, evaluation):  # noqa: F811
+def test_a_dry_run_writes_the_files_and_uploads_nothing(tiny_weights, tmp_path, capsys, evaluation):
     record_evaluation(tmp_path / "tiny.md", str(tiny_weights), evaluation)
-    command = [
-        "publish",
-        str(tiny_weights),
-        "--repo",
-        "org/tiny",
-        "--dry-run",
-        "--output",
-        str(tmp_path / "out"),
-        "--evaluations",
-        str(tmp_path / "tiny.json"),
-        "--json",
-    ]
+    command = ["publish", str(tiny_weights), "--repo", "org/tiny", "--dry-run", "--output", str(tmp_path / "out")]
+    command += ["--evaluations", str(tmp_path / "tiny.json"), "--json"]
     assert main(command) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["commit"] is None
@@ -94,24 +82,28 @@ def test_dry_run(tiny_weights, tmp_path, capsys, evaluation):  # noqa: F811
 
 @pytest.mark.hub
 @pytest.mark.slow
-def test_publish(server, tiny_weights):  # noqa: F811
+def test_publishing_is_whole_or_not_at_all_and_can_be_repeated(server, tiny_weights):
     def run(source=str(tiny_weights), **options):
         return server.python(PUBLISH.format(source=source, repo="org/tiny", options=options))
 
     server.fault("POST .*/commit/", times=9)
     assert run(private=True).startswith("error: publishing to org/tiny failed")
+
     state = "import json; from huggingface_hub import HfApi; i = HfApi().model_info('org/tiny', files_metadata=True); "
     files = state + "print(json.dumps([i.private, i.sha, sorted(s.rfilename for s in i.siblings)]))"
-    assert server.python(files)[0] is True and server.python(files)[2] == [".gitattributes"]  # nothing, not a half
+    assert server.python(files)[0] is True and server.python(files)[2] == [
+        ".gitattributes"
+    ]  # nothing, rather than a part
     server.faults_over()
     commit = run(tag="v1.0")
     private, sha, names = server.python(files)
     assert private and commit.endswith(sha) and "model.safetensors" in names and "modeling_hcast.py" in names
 
-    assert run(tag="v1.0") == commit  # as where the answer to the tag was lost
+    assert run(tag="v1.0") == commit  # as if the answer to the tag had been lost
     before = len(server.requests())
     assert run() == commit  # publishing again makes no commit and sends no file
     assert not [r for r in server.requests()[before:] if r[0] == "PUT" or "/commit/" in r[1]]
+
     run(revision="next", message="Second")
     loaded = server.python(
         "import json; from hcast_zoo.weights.file import load_weights; "
@@ -119,13 +111,14 @@ def test_publish(server, tiny_weights):  # noqa: F811
         "'@next')]))"
     )
     assert loaded == ["tiny"] * 3
+
     assert "tag 'v1.0' points to another commit" in run(source="hcast_tiny.fashion_mnist", tag="v1.0")
 
 
 @pytest.mark.hub
 @pytest.mark.slow
-def test_publishing_removes_code_of_an_older_version_and_nothing_else(server, tiny_weights, tmp_path):  # noqa: F811
-    """A module that is no longer generated is removed; files that the owner added stay."""
+def test_publishing_removes_only_code_of_an_older_version(server, tiny_weights, tmp_path):
+    """Modules that are no longer generated are removed; files that the owner added stay."""
     for name in ("old_module.py", "notes.txt"):
         (tmp_path / name).write_text("x = 1\n")
     server.python(f"""

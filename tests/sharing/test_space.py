@@ -1,4 +1,4 @@
-"""Spaces on a Hub server on loopback; that Gradio serves what is published is tested by running it."""
+"""Spaces: their files, and one that is published to a Hub server on loopback and run."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from hcast_zoo.cli import main
 from hcast_zoo.sharing.space import assemble_space, publish_space
 from hcast_zoo.weights.file import WeightsError, packaged_weights
 from hcast_zoo.weights.hub import HubError
-from tests.weights.test_hub import server, upload  # noqa: F401 (server is a fixture)
+from tests.hub import upload
 
 PACKAGED = next(iter(packaged_weights()), None)
 PUBLISH = """
@@ -29,7 +29,7 @@ except (hub.HubError, ValueError) as error:
 
 @pytest.fixture
 def with_gradio(monkeypatch):
-    """Pretend that this version is installed; nothing else is checked."""
+    """Pretend that this version of Gradio is installed."""
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "6.24.0" if name == "gradio" else version(name))
 
@@ -40,20 +40,23 @@ def front_matter(text):
 
 
 @pytest.mark.skipif(PACKAGED is None, reason="no packaged weights")
-def test_files_of_a_space(with_gradio, tmp_path, capsys):
+def test_a_space_has_its_page_and_requirements(with_gradio, tmp_path, capsys):
     output = tmp_path / "space"
     command = ["publish", PACKAGED, "--space", "--repo", "org/page", "--dry-run", "--output", str(output), "--json"]
     assert main(command) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["commit"] is None
     assert [f["name"] for f in answer["files"]] == ["README.md", "app.py", "requirements.txt"]
+
     data, body = front_matter((output / "README.md").read_text())
     assert (data["sdk"], data["sdk_version"], data["app_file"]) == ("gradio", "6.24.0", "app.py")
     assert data["title"] == PACKAGED and data["license"] == "cc-by-sa-4.0" and body.startswith(f"# {PACKAGED}")
     assert (output / "requirements.txt").read_text() == f"hcast-zoo[demo]>={__version__}\n"
     compile((output / "app.py").read_text(), "app.py", "exec")
+
     assert assemble_space(PACKAGED, tmp_path / "again") == assemble_space(PACKAGED, tmp_path / "third")
     assert main(command) == 2 and "expected an empty folder" in capsys.readouterr().err
+
     assert main([*command[:-2], str(tmp_path / "own"), "--requirement", "hcast-zoo[demo] @ https://x/y.whl"]) == 0
     assert (tmp_path / "own/requirements.txt").read_text() == "hcast-zoo[demo] @ https://x/y.whl\n"
 
@@ -67,18 +70,17 @@ def test_files_of_a_space(with_gradio, tmp_path, capsys):
         (PACKAGED, {"requirement": "a\nb"}, "expected a requirement in one line"),
     ],
 )
-def test_wrong_input_is_explained(with_gradio, tiny_weights, tmp_path, source, options, message):
+def test_wrong_sources_and_requirements_are_explained(with_gradio, tiny_weights, tmp_path, source, options, message):
+    source = (source or "").format(file=tiny_weights)
     with pytest.raises(ValueError, match=message):
-        publish_space(
-            (source or "").format(file=tiny_weights), "org/page", dry_run=True, output=tmp_path / "out", **options
-        )
+        publish_space(source, "org/page", dry_run=True, output=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
-def test_wrong_usage_is_explained(with_gradio, tmp_path, capsys):
+def test_wrong_usage_of_spaces_is_explained(with_gradio, tmp_path, capsys):
     with pytest.raises(HubError, match="expected a repository org/name"):
         publish_space("org/tiny", "page", dry_run=True)
-    with pytest.raises((HubError, WeightsError), match="org/tiny"):  # which is not in the cache
+    with pytest.raises((HubError, WeightsError), match="org/tiny"):  # not in the cache
         publish_space("org/tiny", "org/page", dry_run=True)
     for options, message in (
         (["--space", "--preview", "x.png"], "--preview does not go with --space"),
@@ -90,7 +92,7 @@ def test_wrong_usage_is_explained(with_gradio, tmp_path, capsys):
 
 
 @pytest.mark.skipif(PACKAGED is None, reason="no packaged weights")
-def test_without_gradio(monkeypatch, tmp_path):
+def test_a_space_needs_gradios_version(monkeypatch, tmp_path):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
@@ -101,8 +103,8 @@ def test_without_gradio(monkeypatch, tmp_path):
 
 @pytest.mark.hub
 @pytest.mark.slow
-def test_publish_then_run(server, tiny_weights, tmp_path):  # noqa: F811
-    """A fault leaves no half-written Space; a published Space serves the demo page of the repository's weights."""
+def test_a_published_space_serves_the_page(server, tiny_weights, tmp_path):
+    """A failed upload leaves no partial Space."""
     pytest.importorskip("gradio")
     upload(server, tiny_weights)
 
@@ -115,10 +117,14 @@ from huggingface_hub import HfApi
 info = HfApi().space_info("org/page", files_metadata=True)
 print(json.dumps([info.private, info.sha, sorted(s.rfilename for s in info.siblings)]))"""
     assert "no repository 'org/none'" in run("org/none")
+
     server.fault("POST .*/commit/", times=9)
     assert run(private=True).startswith("error: publishing to org/page failed")
-    assert server.python(files)[0] is True and server.python(files)[2] == [".gitattributes"]  # nothing, not a half
+    assert server.python(files)[0] is True and server.python(files)[2] == [
+        ".gitattributes"
+    ]  # nothing, rather than a part
     server.faults_over()
+
     commit = run(tag="v1.0")
     private, sha, names = server.python(files)
     assert private and commit.endswith(sha) and names == [".gitattributes", "README.md", "app.py", "requirements.txt"]

@@ -17,9 +17,8 @@ from hcast_zoo.data.readers import read
 from hcast_zoo.data.splits import hold_out, write_list
 from hcast_zoo.taxonomy import prior
 from hcast_zoo.weights.file import load_weights
+from tests.tiny import TRAIN
 
-TINY = ["--model", "hcast_tiny", "--image-size", "32", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "4"]
-TINY += ["--workers", "0", "--num-superpixels", "16", "--num-clusters", "8", "6", "4", "2"]
 COLOURS = {("bird", "owl"): (200, 30, 30), ("bird", "gull"): (30, 200, 30), ("cat", "lion"): (30, 30, 200)}
 
 
@@ -88,7 +87,7 @@ def test_one_geometry_from_training_to_prediction(table, tmp_path, capsys):
     pytest.importorskip("accelerate")
     run = tmp_path / "run"
     options = ["--val-fraction", "0.3", "--box-padding", "0.2", "--box-min-size", "20", "--crop-mode", "pad"]
-    assert main(["train", "--data", str(table), "--output", str(run), *options, *TINY]) == 0
+    assert main(["train", "--data", str(table), "--output", str(run), *options, *TRAIN]) == 0
     assert "boxes padded by 20.0% at each edge, square, 20 pixels at least; stored" in capsys.readouterr().err
     weights = load_weights(run)
     assert json.loads(weights.metadata[KEY]) == {"padding": 0.2, "shape": "square", "min_size": 20}
@@ -120,6 +119,6 @@ def test_one_geometry_from_training_to_prediction(table, tmp_path, capsys):
     assert main(["predict", "--boxes", str(table), "--model", str(run), "--box-padding", "0"]) == 2
 
     # Fine-tuning keeps the geometry.
-    again = [*TINY[2:], "--model", str(run), "--val-fraction", "0.3"]
+    again = [*TRAIN[2:], "--model", str(run), "--val-fraction", "0.3"]
     assert main(["train", "--data", str(table), "--output", str(tmp_path / "again"), *again]) == 0
     assert load_weights(tmp_path / "again").metadata[KEY] == weights.metadata[KEY]

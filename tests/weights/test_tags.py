@@ -15,8 +15,8 @@ from hcast_zoo.weights.file import WeightsError, is_headless, load_model, load_w
 from hcast_zoo.weights.hub import HubError
 from hcast_zoo.weights.source import open_source
 from hcast_zoo.weights.tags import TAGS, pin
+from tests.hub import LOAD, TESTS
 from tests.weights.layouts import HEADLESS, LAYOUTS, moco, supervised
-from tests.weights.test_hub import LOAD, TESTS, server  # noqa: F401  (a fixture)
 
 SUPERVISED, MOCO = "hcast_small.cast_in1k", "hcast_small.cast_moco_in1k"
 
@@ -229,7 +229,7 @@ def test_malformed_addresses_are_explained(source, message):
 
 @pytest.mark.slow
 @pytest.mark.hub
-def test_a_hub_that_refuses_leaves_nothing_in_the_cache(server, tmp_path):  # noqa: F811
+def test_a_hub_that_refuses_leaves_nothing_in_the_cache(server, tmp_path):
     """For each reason the message says what to do, and nothing is cached."""
     torch.save(supervised(), tmp_path / "best.pth")
     path, load = TAGS[SUPERVISED].path, LOAD.format(sources=[SUPERVISED])
@@ -265,7 +265,7 @@ print(1)""")
 
 @pytest.mark.slow
 @pytest.mark.hub
-def test_every_layout_loads_through_every_interface(server, tmp_path, request):  # noqa: F811
+def test_every_layout_loads_through_every_interface(server, tmp_path, request):
     folder = _made(tmp_path / "files")
     uploads = {"twke/CAST": {TAGS[SUPERVISED].path: supervised(), TAGS[MOCO].path: moco()}, "org/all": {}}
     lines = [["tag: CAST supervised", SUPERVISED], ["tag: CAST MoCo", MOCO]]

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.weights.test_hub import server  # noqa: F401 (a fixture)
-
 ROOT = Path(__file__).parents[2]
 TINY = "hcast_tiny.fashion_mnist"
 PICTURE = str(ROOT / "tests/pictures/tabby.jpg")
@@ -32,7 +30,7 @@ def wheel(tmp_path_factory):
     return first
 
 
-def test_weights_of_the_wheel_and_of_the_hub(wheel, tmp_path, server):  # noqa: F811
+def test_weights_of_the_wheel_and_of_the_hub(wheel, tmp_path, server):
     assert wheel.stat().st_size < 50e6
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
