@@ -30,15 +30,15 @@ addEventListener("load", () => setTimeout(() => {{
 </script></body>"""
 
 
-def look(page, width, folder):
+def measure(page, width, folder):
     """Return what a browser of a given width measures on a page."""
     frame = folder / f"frame_{width}.html"
     frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width))
     arguments = [*ARGUMENTS, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
     done = subprocess.run([CHROMIUM, *arguments, frame.as_uri()], capture_output=True, text=True, timeout=180)
-    found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found and found[1], done.stderr[-2000:]
-    return json.loads(found[1].replace("&quot;", '"'))
+    measured = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert measured and measured[1], done.stderr[-2000:]
+    return json.loads(measured[1].replace("&quot;", '"'))
 
 
 def make_page(kind, picture_folder, tiny_weights, tmp_path):
@@ -84,15 +84,15 @@ def test_axe_finds_nothing_serious(driver, kind, picture_folder, tiny_weights, t
 
 
 @pytest.mark.parametrize("kind", ["predict", "evaluate"])
-def test_a_page_fits_a_desktop_and_a_phone(kind, picture_folder, tiny_weights, tmp_path):
+def test_a_report_fits_a_desktop_and_a_phone(kind, picture_folder, tiny_weights, tmp_path):
     page = make_page(kind, picture_folder, tiny_weights, tmp_path)
     assert not re.search(r"(src|href)=\"(https?:)?//", page.read_text())
 
     columns = {}
     for width in (1280, 390):
-        found = look(page, width, tmp_path)
-        assert found["width"] == width and found["scroll"] <= width, "one has to scroll sideways"
-        assert found["images"] > 0 and found["broken"] == 0 and found["small"] == 0 and found["text"] >= 16
-        columns[width] = found["columns"]
+        measured = measure(page, width, tmp_path)
+        assert measured["width"] == width and measured["scroll"] <= width, "the page scrolls sideways"
+        assert measured["images"] > 0 and measured["broken"] == 0 and measured["small"] == 0 and measured["text"] >= 16
+        columns[width] = measured["columns"]
     if kind == "predict":
         assert columns[390] == 2 < columns[1280]
