@@ -8,7 +8,7 @@ import pytest
 from hcast_zoo.cli import main
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.pictures import PictureError, content_digest, open_picture
-from hcast_zoo.data.readers import read
+from hcast_zoo.data.readers import read_listing
 from tests.archives import write_tar
 
 
@@ -57,7 +57,7 @@ def test_shards_are_parts_by_their_names(samples, taxonomy, tmp_path):
     folder.mkdir()
     for part, chosen in {"train-0000": names[:5], "train-0001": names[5:9], "val-0000": names[9:]}.items():
         write_tar(folder / f"{part}.tar", {name: files[name] for name in chosen})
-    listing = read(folder, taxonomy)
+    listing = read_listing(folder, taxonomy)
     assert len(listing.part("train").pictures) == 9 and len(listing.part("val").pictures) == 3
 
 

@@ -177,7 +177,7 @@ def test_coco_and_tables_of_boxes_give_the_same_answers(scenes, tiny_weights, tm
     ],
 )
 def test_boxes_are_padded_squared_and_shifted(edges, geometry, expected):
-    assert place(Box("a", edges), geometry, SIZE) == expected
+    assert crop_edges(Box("a", edges), geometry, SIZE) == expected
 
 
 def test_the_weights_geometry_is_used_or_refused(scenes, tiny_weights, tmp_path, capsys):

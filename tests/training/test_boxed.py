@@ -13,7 +13,7 @@ from hcast_zoo.cli import main
 from hcast_zoo.data.boxes import KEY, BoxedPicture, BoxGeometry
 from hcast_zoo.data.dataset import HierarchicalDataset
 from hcast_zoo.data.detections import box_listing, read_detections
-from hcast_zoo.data.readers import read
+from hcast_zoo.data.readers import read_listing
 from hcast_zoo.data.splits import hold_out, write_list
 from hcast_zoo.taxonomy import prior
 from hcast_zoo.weights.file import load_weights
@@ -74,7 +74,7 @@ def test_detections_take_their_pictures_labels(table, tmp_path):
     (tmp_path / "detected.json").write_text(json.dumps({"images": images, "detection_categories": {"1": "animal"}}))
 
     detected = read_detections(tmp_path / "detected.json")
-    listing, without = box_listing(read(tmp_path / "tree"), detected.choose(0.5, ["animal"]), tmp_path / "tree")
+    listing, without = box_listing(read_listing(tmp_path / "tree"), detected.choose(0.5, ["animal"]), tmp_path / "tree")
     assert without == 1 and [tuple(path) for path in listing.paths] == [("gull",)] * 2 + [("owl",)] * 2
     assert all(isinstance(picture, BoxedPicture) for picture in listing.pictures)
 
