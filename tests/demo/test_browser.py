@@ -1,5 +1,6 @@
-"""The demo page in headless Chromium. HCAST_ZOO_SCREENSHOT=docs/images/demo.png also updates the docs' picture."""
+"""The demo page in headless Chromium. HCAST_ZOO_SCREENSHOTS=docs/images also updates the docs' pictures of it."""
 
+import io
 import json
 import os
 import time
@@ -22,10 +23,11 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 from hcast_zoo.demo import app as demo  # noqa: E402
-from tests.chromium import needs_chromium, start_chromium  # noqa: E402
+from tests.chromium import needs_chromium, set_screen, start_chromium  # noqa: E402
 
 pytestmark = [pytest.mark.slow, needs_chromium]
-LION = Path(__file__).parents[1] / "pictures/lion.png"
+PICTURES = Path(__file__).parents[1] / "pictures"
+LION = PICTURES / "lion.png"
 
 
 class Browser:
@@ -119,7 +121,7 @@ def test_from_upload_to_adaptation(browse, tmp_path):
 
     ours = {url for url in browser.requests() if url.startswith("http")}
     assert ours and all(url.startswith(browser.address) for url in ours)
-    take_screenshot(browser, Path(os.environ.get("HCAST_ZOO_SCREENSHOT", tmp_path / "demo.png")))
+    take_screenshot(browser, Path(os.environ.get("HCAST_ZOO_SCREENSHOTS", tmp_path), "demo.png"))
 
 
 def take_screenshot(browser, file):
@@ -133,6 +135,38 @@ def take_screenshot(browser, file):
     with Image.open(file) as shot:
         shot.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
     assert 20_000 < file.stat().st_size < 300_000
+
+
+@pytest.mark.skipif(not packaged_weights(), reason="no packaged weights")
+def test_the_answer_fits_a_phone(browse, tmp_path):
+    browser = browse(Predictor())
+    set_screen(browser.driver, 390, "dark")
+    try:
+        browser.driver.get(browser.address)
+        browser.upload(PICTURES / "tabby.jpg")
+        browser.text("#answer", "this path")
+        browser.one("#answer .branch > .why summary").click()
+        assert "the sum over all paths" in browser.text("#answer", "How likely each name is")
+
+        answer = browser.one("#answer").rect
+        for row in browser.all("#answer .chance, #answer .why, #answer .path"):
+            assert row.rect["x"] + row.rect["width"] <= answer["x"] + answer["width"], row.text
+        take_phone_screenshot(browser, Path(os.environ.get("HCAST_ZOO_SCREENSHOTS", tmp_path), "demo_phone.webp"))
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def take_phone_screenshot(browser, file):
+    """Save the answer as a phone shows it, with two pixels a point."""
+    screen = {"width": 390, "height": 1200, "deviceScaleFactor": 2, "mobile": True}
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.driver.execute_script("document.activeElement.blur(); document.querySelector('#answer').scrollIntoView()")
+    webdriver.ActionChains(browser.driver).move_to_element(browser.one("#answer .path")).perform()
+    time.sleep(1)  # until fades have ended
+    with Image.open(io.BytesIO(browser.driver.get_screenshot_as_png())) as shot:
+        assert shot.size == (780, 2400)
+        shot.convert("RGB").save(file, quality=80)
 
 
 def test_an_unreadable_picture_shows_a_message(browse, tiny_weights, tmp_path, picture_folder):
