@@ -4,14 +4,14 @@ import dataclasses
 import os
 import shutil
 
-MAX_READERS = 8  # with more, the model is no faster: these read as fast as it computes
+MAX_READERS = 8  # these read as fast as a model computes; more would only wait
 FEW_PICTURES = 64  # for this many or fewer, workers take longer to start than they save
 SHARED_MEMORY = "/dev/shm"  # through which workers pass their batches; often only 64 MB in a container
 
 
 @dataclasses.dataclass(frozen=True)
 class Loading:
-    """How pictures are loaded, on which no answer depends.
+    """How pictures are loaded; no answer depends on it.
 
     Attributes:
         batch_size: Pictures per forward pass.

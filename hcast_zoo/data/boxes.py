@@ -76,7 +76,7 @@ class BoxGeometry:
 
     Args:
         padding: What is added at each edge, as a fraction of the box's width or height, 0 to 10.
-        shape: ``square``: after padding, the shorter side grows to the length of the longer; ``rectangle``: it stays.
+        shape: ``square``: after padding, the shorter side grows to the length of the longer; ``rectangle``: not.
         min_size: Smallest length of a side in pixels.
 
     Raises:

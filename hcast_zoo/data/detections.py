@@ -24,7 +24,7 @@ class Detections:
     Attributes:
         source: The detector's file.
         names: Names of its pictures, in its order; also of those without a box.
-        boxes: The boxes; those of one picture follow each other.
+        boxes: The boxes, in the order of the file; those of COCO's JSON are grouped by picture.
         problems: Entries that cannot become boxes, because their picture is unknown.
         failures: Why the detector could not read a picture, by the picture's name.
     """

@@ -43,7 +43,7 @@ class Listing:
     groups: list[str] | None = None
 
     def part(self, split: str | None) -> "Listing":
-        """Return the pictures of a part, or of several, such as ``train+val``; other common names of a part will do.
+        """Return the pictures of a part, or of several (``train+val``); other common names of a part are accepted.
 
         Raises:
             ValueError: if there is no such part; the message names the existing ones.

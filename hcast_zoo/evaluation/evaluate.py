@@ -85,7 +85,6 @@ def collect_logits(
     batch_size: int = 32,
     workers: int = 0,
     progress: bool = True,
-    num_clusters: tuple[int, ...] | None = None,
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Run a model over a data set; see :func:`evaluate` for the arguments.
 
@@ -93,16 +92,9 @@ def collect_logits(
         One (S, C_l) float32 tensor of logits per level, and (S, L) int64 labels, for the S pictures that can be read.
 
     Raises:
-        ValueError: if no picture can be read, or clusters outnumber tokens.
+        ValueError: if no picture can be read.
     """
-    logits, labels = _run(
-        model=model,
-        dataset=dataset,
-        batch_size=batch_size,
-        workers=workers,
-        progress=progress,
-        num_clusters=num_clusters,
-    )
+    logits, labels = _run(model=model, dataset=dataset, batch_size=batch_size, workers=workers, progress=progress)
     if not labels:
         raise ValueError("none of the pictures can be read")
 
@@ -244,7 +236,7 @@ def _run(
     batch_size: int,
     workers: int,
     progress: bool,
-    num_clusters: tuple[int, ...] | None,
+    num_clusters: tuple[int, ...] | None = None,
     superpixel_cache: str | Path | None = None,
     collate: Callable | None = None,
 ) -> tuple[list[list[Tensor]], list[Tensor]]:

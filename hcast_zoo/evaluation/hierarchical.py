@@ -33,7 +33,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """Predicted paths compared with true ones, for N pictures; depths count levels from the coarsest, 1.
+    """Predicted paths compared with true ones, for N pictures; the coarsest level has depth 1.
 
     Attributes:
         predicted: (N,) depth of the predicted node; 0 for no answer.

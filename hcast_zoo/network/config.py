@@ -288,7 +288,7 @@ class HCastConfig:
 
 
 def are_counts(values: Any) -> bool:
-    """Return whether a value is a tuple of positive integers, none larger than any count may be."""
+    """Return whether a value is a tuple of integers from 1 to ``MAX_CLASSES``."""
     return isinstance(values, tuple) and all(type(v) is int and 1 <= v <= MAX_CLASSES for v in values)
 
 

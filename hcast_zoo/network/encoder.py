@@ -21,7 +21,7 @@ for _name in ("area_means", "describe", "embed_positions", "embed_superpixels"):
 
 @dataclasses.dataclass
 class Encoding:
-    """What the encoder computes; the heads turn it into a :class:`.model.HCastOutput`, which describes other fields.
+    """What the encoder computes, for the heads; the other fields are described in :class:`.model.HCastOutput`.
 
     Attributes:
         tokens: (B, 1 + N, C) class token and segment tokens leaving the last block, before the final norm.
@@ -267,7 +267,9 @@ class Encoder(nn.Module):
             # Averages of features alone: class token and positions are added later.
             cls = torch.zeros_like(self.cls_token)
             places = self.pos_embed.new_zeros(1, 1 + maps[0].shape[2:].numel(), 1)
-            tokens, valid = embed_superpixels(maps[0], segments, cls, places, num_superpixels, c.feature_stride)
+            tokens, valid = embed_superpixels(
+                maps[0], segments, cls, places, num_superpixels, cell_size=c.feature_stride
+            )
             features, area = tokens[:, 1:], area * valid
 
         descriptor = None

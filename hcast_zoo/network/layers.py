@@ -24,7 +24,7 @@ def is_plain(x: Tensor) -> bool:
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-# Beside attention, the operators whose results are kept when the rest is recomputed: matrix products.
+# Matrix products, whose results are kept when the rest is recomputed; those of attention are kept, too.
 COSTLY = ("addmm", "mm", "bmm", "baddbmm")
 
 

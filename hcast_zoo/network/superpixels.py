@@ -33,9 +33,9 @@ CV2_HELP = (
 def seeds_superpixels(image: np.ndarray, num_superpixels: int = 196) -> np.ndarray:
     """Segment a picture into superpixels by SEEDS on its Lab colours.
 
-    OpenCV makes a grid of at most ``num_superpixels`` blocks and moves their boundaries. Where it would crash or hang,
-    because the image is too small for such blocks, or make too many, because fewer than 10 were asked for, the result
-    is a plain grid.
+    OpenCV makes a grid of at most ``num_superpixels`` blocks and moves their boundaries. The result is a plain grid if
+    the image is too small for such blocks, with which OpenCV would crash or hang, or if ``num_superpixels`` is below
+    10, which OpenCV would raise to 10.
 
     Args:
         image: (H, W, 3) uint8, RGB.

@@ -180,22 +180,6 @@ def _join_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def sine_cosine_position(grid: int, dim: int, temperature: float = 10000.0) -> Tensor:
-    """Return MoCo's fixed position embedding as a (1, grid * grid, dim) float32 table, row by row.
-
-    Sine and cosine of the row, and sine and cosine of the column, take a quarter of the channels each, at wavelengths
-    from 2 pi to 2 pi * temperature cells.
-
-    Source: MoCo v3's 2-D sine-cosine embedding, by its formula.
-    """
-    frequency = temperature ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    angle = torch.arange(grid, dtype=torch.float64)[:, None] * frequency  # [grid, dim / 4]
-    rows = angle[:, None].expand(grid, grid, -1)
-    columns = angle[None].expand(grid, grid, -1)
-    table = torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], -1)
-    return table.flatten(0, 1)[None].float()
-
-
 def _split_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Separate ``blocks{1..4}.N.*`` from the rest, checking that they repeat ``blocks.N.*``."""
     aliases = {k: v for k, v in state.items() if re.match(r"blocks[1-4]\.", k)}

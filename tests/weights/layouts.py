@@ -5,7 +5,6 @@ import argparse
 import torch
 from safetensors.torch import load_file
 
-from hcast_zoo.weights.official import sine_cosine_position
 from tests.conftest import FIXTURES
 
 WIDTH = 48
@@ -17,6 +16,22 @@ def official() -> dict[str, torch.Tensor]:
     blocks = {k: v for k, v in state.items() if k.startswith("blocks.")}
     twice = {f"blocks{int(k.split('.')[1]) + 1}.{k.removeprefix('blocks.')}": v for k, v in blocks.items()}
     return {**state, **twice}
+
+
+def sine_cosine_position(grid: int, dim: int, temperature: float = 10000.0) -> torch.Tensor:
+    """Return MoCo's fixed position embedding as a (1, grid * grid, dim) float32 table, row by row.
+
+    Sine and cosine of the row, and sine and cosine of the column, take a quarter of the channels each, at wavelengths
+    from 2 pi to 2 pi * temperature cells.
+
+    Source: MoCo v3's 2-D sine-cosine embedding, by its formula.
+    """
+    frequency = temperature ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * frequency  # [grid, dim / 4]
+    rows = angle[:, None].expand(grid, grid, -1)
+    columns = angle[None].expand(grid, grid, -1)
+    table = torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], -1)
+    return table.flatten(0, 1)[None].float()
 
 
 def encoder() -> dict[str, torch.Tensor]:

@@ -15,9 +15,8 @@ from hcast_zoo.weights.official import (
     is_official,
     projection_head,
     read_checkpoint,
-    sine_cosine_position,
 )
-from tests.weights.layouts import HEADLESS, LAYOUTS, WIDTH
+from tests.weights.layouts import HEADLESS, LAYOUTS, WIDTH, sine_cosine_position
 
 
 def with_aliases(official):
