@@ -137,7 +137,7 @@ def free_grain(args: argparse.Namespace) -> int:
     from ..data.free_grain import write_free_grain
     from ..taxonomy.tree import Taxonomy
 
-    made = write_free_grain(
+    written = write_free_grain(
         source=args.source,
         output=args.output,
         taxonomy=Taxonomy.load(args.taxonomy),
@@ -146,14 +146,15 @@ def free_grain(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     if args.json:
-        print(to_json(dataclasses.asdict(made)))
+        print(to_json(dataclasses.asdict(written)))
     else:
-        for level, pictures in made.known_down_to.items():
+        for level, pictures in written.known_down_to.items():
             print(f"{level}\t{pictures}")
 
-    if made.leaves_left < made.leaves:
+    if written.leaves_left < written.leaves:
+        missing = written.leaves - written.leaves_left
         print(
-            f"{made.leaves - made.leaves_left} of {made.leaves} leaves have no picture that is labelled to the end",
+            f"{missing} of {written.leaves} leaves have no picture that is labelled down to the leaf",
             file=sys.stderr,
         )
 

@@ -59,9 +59,9 @@ def train(args: argparse.Namespace) -> int:
         from ..training.trainer import Trainer
 
     options = _train_options(args)
-    if (options["val_fraction"] or options["test_fraction"]) and not options["keep"]:
-        earlier = os.path.join(args.output, PICTURES)
-        options["keep"] = earlier if os.path.exists(earlier) else None  # held-out pictures stay held out as data grows
+    list_file = os.path.join(args.output, PICTURES)
+    if (options["val_fraction"] or options["test_fraction"]) and not options["keep"] and os.path.exists(list_file):
+        options["keep"] = list_file  # held-out pictures stay held out as data grows
 
     listing, taxonomy = _list_for_training(options)
     if args.recipe in BY_SIZE or not (args.recipe or options.get("paper_exact")):
@@ -98,7 +98,7 @@ def train(args: argparse.Namespace) -> int:
         facts=facts,
     )
     if trainer.processes.is_main and not any(isinstance(picture, bytes) for picture in listing.pictures):
-        write_list(listing, os.path.join(args.output, PICTURES), relative=False)
+        write_list(listing, list_file, relative=False)
     best = trainer.train()
     if trainer.processes.is_main:
         if options["calibrate"]:

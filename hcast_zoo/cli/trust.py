@@ -62,16 +62,20 @@ def calibrate(args: argparse.Namespace) -> int:
         print(to_json(result))
         return code
 
-    print("\t".join(["of", "pictures", "temperature", "ece before", "ece cross-fitted"]))
-    counts = [*(labels >= 0).sum(0).tolist(), int((labels >= 0).any(1).sum())]
-    temperatures = (*weights.calibration.temperatures, weights.calibration.path_temperature)
-    for (name, error), temperature, count in zip(before.items(), temperatures, counts):
-        level = printable(name.removeprefix("ece/"))
-        print(f"{level}\t{count}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
-
+    _print_calibration(weights.calibration, labels, before, after)
     if guarantee.promise is not None:
         print(_promise_text(guarantee.promise), file=sys.stderr)
     return code
+
+
+def _print_calibration(calibration, labels, before: dict[str, float], after: dict[str, float]) -> None:
+    """Print, for each level and for the path: number of pictures, temperature, and calibration errors in percent."""
+    print("\t".join(["of", "pictures", "temperature", "ece before", "ece cross-fitted"]))
+    counts = [*(labels >= 0).sum(0).tolist(), int((labels >= 0).any(1).sum())]
+    temperatures = (*calibration.temperatures, calibration.path_temperature)
+    for (name, error), temperature, count in zip(before.items(), temperatures, counts):
+        level = printable(name.removeprefix("ece/"))
+        print(f"{level}\t{count}\t{temperature:.3f}\t{error:.2f}\t{after[name]:.2f}")
 
 
 def _collect(args: argparse.Namespace) -> tuple:
@@ -166,6 +170,6 @@ def _answer_labelled(args: argparse.Namespace, guarantee) -> tuple:
 
     weights, _, logits, labels = _collect(args)
     decoded = weights.calibration.decode(logits, weights.taxonomy)
-    whole = ((decoded.paths >= 0) == (labels >= 0)).all(1)
-    judged = Judged.of(decoded, labels, weights.taxonomy).rows(whole.numpy())
+    same_depth = ((decoded.paths >= 0) == (labels >= 0)).all(1)
+    judged = Judged.of(decoded, labels, weights.taxonomy).rows(same_depth.numpy())
     return decoded.path_probabilities.numpy(), decoded.paths.numpy(), check_promise(guarantee, judged)

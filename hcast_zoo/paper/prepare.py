@@ -146,8 +146,8 @@ def read(benchmark: Benchmark, roots: Sequence[Path], partial: bool = False) -> 
     return readers[benchmark.layout](roots, tree)
 
 
-def split_validation(pictures: Sequence[Picture], seed: int = 0, fraction: float = VAL_FRACTION) -> list[str]:
-    """Return the split of each picture, with a fraction of each leaf's training pictures moved to ``val``.
+def split_validation(pictures: Sequence[Picture], seed: int = 0) -> list[str]:
+    """Return the split of each picture, with ``VAL_FRACTION`` of each leaf's training pictures moved to ``val``.
 
     A leaf with two or more training pictures gives at least one, and keeps at least one.
     """
@@ -159,7 +159,7 @@ def split_validation(pictures: Sequence[Picture], seed: int = 0, fraction: float
     splits = [picture.split for picture in pictures]
     for leaf, indices in sorted(by_leaf.items()):
         indices.sort(key=lambda i: pictures[i].file.name)  # whatever the order in the data set's file
-        count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
+        count = min(max(1, round(VAL_FRACTION * len(indices))), len(indices) - 1)
         for i in np.random.default_rng((seed, leaf)).permutation(indices)[:count]:
             splits[i] = "val"
 

@@ -67,8 +67,8 @@ class Segmentation:
         left, top, right, bottom = self.box
         width, height = self.picture.size  # rounding can put the box a fraction of a pixel outside
         box = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-        whole = box[2] - box[0] > right - left - 1 and box[3] - box[1] > bottom - top - 1
-        if whole:
+        is_inside = box[2] - box[0] > right - left - 1 and box[3] - box[1] > bottom - top - 1
+        if is_inside:
             return self.picture.resize((size, size), Image.Resampling.BICUBIC, box)
 
         # The model saw a padded picture.

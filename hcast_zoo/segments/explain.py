@@ -105,10 +105,10 @@ def explain_output(
     shares, focus = [], []
     for level, (logits, stage) in enumerate(zip(output.level_logits, head_stages)):
         score = logits.gather(1, targets[:, level, None]).sum()
-        used = output.attentions[: ends[stage - 1]]
-        sources = used if output.evidence is None else (*used, output.evidence)
+        attentions = output.attentions[: ends[stage - 1]]
+        sources = attentions if output.evidence is None else (*attentions, output.evidence)
         gradients = torch.autograd.grad(score, sources, retain_graph=True)
-        weights = [(g * a).clamp(min=0).mean(1).detach() for g, a in zip(gradients, used)]  # [B, 1 + N, 1 + N]
+        weights = [(g * a).clamp(min=0).mean(1).detach() for g, a in zip(gradients, attentions)]  # [B, 1 + N, 1 + N]
         stages = [weights[end - depth : end] for end, depth in zip(ends[:stage], depths)]
         relevance = class_token_relevance(stages, output.assignments[: stage - 1])
         if output.evidence is not None:

@@ -144,7 +144,7 @@ def test_the_free_grain_command_reports_counts(tmp_path, taxonomy, capsys):
     assert main([*command, "0.5", "1/2", "0"]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines() == ["class\t30", "family\t30", "species\t0"]
-    assert "6 of 6 leaves have no picture that is labelled to the end" in captured.err
+    assert "6 of 6 leaves have no picture that is labelled down to the leaf" in captured.err
 
     assert main([*command, "1/3", "1/3", "1/3", "--json"]) == 0
     captured = capsys.readouterr()
