@@ -215,5 +215,5 @@ def test_own_pictures_in_five_lines(tmp_path, monkeypatch):
         dataset = DATASETS.build(loader.dataset)
         assert len(dataset) == count and dataset.taxonomy == head.taxonomy
 
-    with pytest.raises(ValueError, match="num_classes=200 is of flat heads, and the finest level here has 3"):
+    with pytest.raises(ValueError, match="num_classes=200 is for flat heads, and the finest level here has 3"):
         MODELS.build({**config.model.head, "num_classes": 200})
