@@ -203,7 +203,7 @@ def test_own_pictures_in_five_lines(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True)
         Image.new("RGB", (40, 40), (20 * number, 0, 0)).save(file)
     page = (ROOT / "docs/mmpretrain.md").read_text()
-    block = page.partition("Five lines are")[2].partition("```python\n")[2].partition("```")[0]
+    block = page.partition("needs five lines")[2].partition("```python\n")[2].partition("```")[0]
     assert len(block.splitlines()) == 5
     (tmp_path / "own.py").write_text(block)
     monkeypatch.chdir(tmp_path)
