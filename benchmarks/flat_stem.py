@@ -1,7 +1,7 @@
 """A flat classifier with the stem of an H-CAST: its leaf head reads the whole picture at once.
 
-The levels above are sums of the leaves' probabilities. It is what the H-CAST's class token starts from, without stages
-and segments; benchmarks/focus.py compares the two.
+The levels above are sums of the leaves' probabilities. The head reads what the H-CAST's class token starts from; there
+are no stages and segments. benchmarks/focus.py compares the two.
 """
 
 import torch
@@ -13,7 +13,7 @@ from hcast_zoo.taxonomy.rollup import roll_up
 
 
 class FlatStem(nn.Module):
-    """The stem's evidence, averaged over the picture, under the leaf head.
+    """The leaf head on the stem's evidence, averaged over the picture.
 
     Args:
         model: An H-CAST with a pretrained stem and evidence.
@@ -33,7 +33,7 @@ class FlatStem(nn.Module):
         return self.read(*self.evidence(images, segments), segments)
 
     def evidence(self, images: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what each superpixel says, (B, N, C), and its share of the picture's area, (B, N)."""
+        """Return the evidence of each superpixel, (B, N, C), and its share of the picture's area, (B, N)."""
         means = self.model.superpixel_means(images, segments, self.model.config.num_superpixels)
         return self.model.stem(means.features)[1], means.area / means.area.sum(1, keepdim=True)
 

@@ -60,9 +60,9 @@ parameters (H-CAST: {hcast:.1f} M), the same number of tokens, which are square 
 its single class token.
 """
 FLAT_STEM = """The flat classifier has the same stem and leaf head, without stages and segments
-(benchmarks/flat_stem.py): it reads what all superpixels say, averaged over the picture. Its levels above
-the leaves are sums of the leaves' probabilities, so that they cannot contradict each other. A level
-looks at the superpixels that add to its answer.
+(`benchmarks/flat_stem.py`): it reads the evidence of all superpixels, averaged over the picture. The levels above the
+leaves are sums of the leaves' probabilities, so its levels cannot contradict each other. A level looks at the
+superpixels that add to its answer.
 
 The pictures are drawings of things that ImageNet's classes name, at a random place over a crop of a photograph
 (`recipes/cut_outs.py --imagenet --photographs`).
