@@ -43,7 +43,8 @@ def main() -> None:
             data = load(sorted(args.shards.glob(f"{part}_{kind}_?.pt")))
             encoded = encodings(model, data)
             write(name, part, data, measure_decoders(read_heads(model, encoded), data, teacher))
-            write(f"role of the segments: {name}", part, data, {"leaf head and segments": measure_gates(model, data, encoded)})
+            gates = {"leaf head and segments": measure_gates(model, data, encoded)}
+            write(f"role of the segments: {name}", part, data, gates)
 
 
 def measure_decoders(logits: tuple[Tensor, ...], data: dict, teacher: Teacher) -> dict[str, dict[str, float]]:
