@@ -327,10 +327,12 @@ def sign_test(mended: int, broken: int) -> float:
 
 def target_row(name: str, results: list[Result]) -> list[str]:
     """Return a row of the table of adapting to a given label."""
-    before, after = (100 * statistics.mean(r.probability[i] for r in results) for i in (0, 1))
+    before = 100 * statistics.mean(r.probability[0] for r in results)
+    after = 100 * statistics.mean(r.probability[1] for r in results)
     rises = 100 * statistics.mean(r.probability[1] > r.probability[0] for r in results)
     gains = np.array([np.subtract(r.iou[1], r.iou[0]) for r in results if r.iou is not None])  # [pictures, stages]
     means = gains.mean(1)
+    moved = np.mean([r.change for r in results], 0)
 
     return [
         *name.split(" | "),
@@ -341,7 +343,7 @@ def target_row(name: str, results: list[Result]) -> list[str]:
         ", ".join(interval_text(stage) for stage in gains.T.tolist()),
         f"{100 * (means > 1).mean():.1f}",
         f"{100 * (means < -1).mean():.1f}",
-        " / ".join(f"{share:.1f}" for share in np.mean([r.change for r in results], 0)),
+        " / ".join(f"{share:.1f}" for share in moved),
     ]
 
 

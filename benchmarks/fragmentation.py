@@ -154,8 +154,9 @@ def exceeds(a: np.ndarray, b: np.ndarray) -> float:
 
 def bootstrap(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, samples: int = 10_000) -> tuple[float, float]:
     """Return the 95 % interval of the difference of means, ``b`` minus ``a``."""
-    means = [np.array([rng.choice(x, len(x)).mean() for _ in range(samples)]) for x in (a, b)]
-    return tuple(np.quantile(means[1] - means[0], (0.025, 0.975)))
+    a_means = np.array([rng.choice(a, len(a)).mean() for _ in range(samples)])
+    b_means = np.array([rng.choice(b, len(b)).mean() for _ in range(samples)])
+    return tuple(np.quantile(b_means - a_means, (0.025, 0.975)))
 
 
 def verdict(intervals: dict[tuple[int, str], tuple[float, float]], stages: int) -> str:

@@ -131,12 +131,12 @@ def tree(leaves: int, levels: int) -> Taxonomy:
     """Return a tree whose levels grow evenly from the coarsest to the leaves."""
     counts = [max(1, round(leaves ** ((level + 1) / levels))) for level in range(levels)]
     counts[-1] = leaves
-    levels_above = itertools.pairwise(counts)
-    return Taxonomy(
-        levels=tuple(f"level {level}" for level in range(levels)),
-        names=tuple(tuple(f"{level}-{node}" for node in range(count)) for level, count in enumerate(counts)),
-        parents=tuple(tuple(node * above // count for node in range(count)) for above, count in levels_above),
-    )
+    names, parents = [], []
+    for level, count in enumerate(counts):
+        names.append(tuple(f"{level}-{node}" for node in range(count)))
+    for above, count in itertools.pairwise(counts):
+        parents.append(tuple(node * above // count for node in range(count)))
+    return Taxonomy(tuple(f"level {level}" for level in range(levels)), tuple(names), tuple(parents))
 
 
 @torch.inference_mode()

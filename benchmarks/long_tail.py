@@ -72,7 +72,9 @@ def cut_tail(rows: list[dict], leaves: int, seed: int) -> tuple[list[dict], dict
     chosen = rng.sample(whole, leaves)
     counts = {name: max(1, round(most ** (1 - place / (leaves - 1)))) for place, name in enumerate(chosen)}
 
-    kept = [row for name in chosen for row in rng.sample(drawn[name], counts[name])]
+    kept = []
+    for name in chosen:
+        kept += rng.sample(drawn[name], counts[name])
     return kept + [row for row in rows if row["split"] != "train" and row["emoji"] in counts], counts
 
 

@@ -147,7 +147,8 @@ def main() -> None:
 
     rows = []
     for name, accuracies in results.items():
-        val, test = (statistics.mean(accuracy[part] for accuracy in accuracies) for part in ("val", "test"))
+        val = statistics.mean(accuracy["val"] for accuracy in accuracies)
+        test = statistics.mean(accuracy["test"] for accuracy in accuracies)
         each = ", ".join(f"{accuracy['test']:.1f}" for accuracy in accuracies)
         rows.append(f"| {name} | {val:.1f} | {test:.1f} | {each} |")
 
