@@ -12,7 +12,7 @@ from ..common.text import brief
 from ..common.walk import Skipped, is_junk
 from ..network.memory import check_memory
 from ..taxonomy.names import clean_name
-from ..taxonomy.sources import lines, read_table, walk
+from ..taxonomy.sources import bounded_lines, read_table, walk_tree
 from ..taxonomy.tree import Taxonomy
 from .listing import (
     SPLIT_NAMES,
@@ -144,7 +144,7 @@ def _read_folder(
 def find_shards(source: Path) -> list[Path]:
     """Return the shards (parquet, tar) in and below a folder, sorted; none if it has pictures, which go first."""
     shards = []
-    for folder, _, names in walk(source):
+    for folder, _, names in walk_tree(source):
         if any(map(is_picture_name, names)):
             return []
         shards += [folder / name for name in names if name.lower().endswith((".parquet", ".tar"))]
@@ -198,7 +198,7 @@ def folder_rows(root: Path) -> list[tuple[Path, tuple[str, ...]]]:
     """Return the pictures in a tree of folders, sorted, each with the names of the folders it lies in."""
     skipped = Skipped()
     files = []
-    for folder, _, names in walk(root, skipped):
+    for folder, _, names in walk_tree(root, skipped):
         files += [folder / name for name in names if is_picture_name(name, skipped)]
 
     skipped.warn(root)
@@ -353,7 +353,7 @@ class _Row(dict):
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
     with open(path, "rb") as file:
-        for number, line in enumerate(lines(file, path), 1):
+        for number, line in enumerate(bounded_lines(file, path), 1):
             if not line.strip():
                 continue
 

@@ -10,8 +10,7 @@ from typing import IO, AnyStr
 from ..common.files import check_file
 from ..common.formats import is_picture_name
 from ..common.text import brief
-from ..common.walk import LeftOut, Skipped
-from ..common.walk import walk as walk_folders
+from ..common.walk import LeftOut, Skipped, walk
 from .columns import SPECIESNET, UUID
 from .names import clean_name, first_duplicate
 
@@ -81,7 +80,7 @@ def read_cells(path: str | Path) -> Iterator[tuple[int, list[str]]]:
         try:
             delimiter = find_delimiter(file.read(SNIFFED), str(path))
             file.seek(0)
-            reader = csv.reader(lines(file, path), delimiter=delimiter)
+            reader = csv.reader(bounded_lines(file, path), delimiter=delimiter)
             for cells in reader:
                 line = reader.line_num
                 yield line, cells
@@ -122,7 +121,7 @@ def find_delimiter(text: str, name: str = "") -> str:
     return best[1]
 
 
-def lines(file: IO[AnyStr], path: str | Path) -> Iterator[AnyStr]:
+def bounded_lines(file: IO[AnyStr], path: str | Path) -> Iterator[AnyStr]:
     """Yield the lines of a file; a line that is too long is refused before it fills the memory.
 
     Raises:
@@ -134,7 +133,7 @@ def lines(file: IO[AnyStr], path: str | Path) -> Iterator[AnyStr]:
         yield line
 
 
-def walk(root: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
+def walk_tree(root: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield each folder of a tree, and the names of its folders and files, sorted, without hidden ones.
 
     Broken links, pipes and devices are among the files, so that reading them reports the error.
@@ -155,7 +154,7 @@ def walk(root: Path, skipped: Skipped | None = None) -> Iterator[tuple[Path, lis
         elif skipped is not None:
             skipped.add("hidden files" if left.path.name.startswith(".") else left.path.name)
 
-    for folder, folders, files in walk_folders(root, leave_out):
+    for folder, folders, files in walk(root, leave_out):
         yield folder, folders, sorted(files + odd)
         odd.clear()
 
@@ -166,12 +165,12 @@ def label_folders(root: Path) -> list[tuple[str, ...]]:
     Folders without a picture in or below them are left out, unless no folder has any; a warning says how many.
 
     Raises:
-        TaxonomyError: see :func:`walk`.
+        TaxonomyError: see :func:`walk_tree`.
     """
     skipped = Skipped()
     folders = []
     with_pictures: set[tuple[str, ...]] = set()
-    for folder, _, names in walk(root, skipped):
+    for folder, _, names in walk_tree(root, skipped):
         path = folder.relative_to(root).parts
         folders.append(path)
         if any(is_picture_name(name) for name in names):
