@@ -85,6 +85,9 @@ def find_files(arguments: list[str]) -> tuple[list[str], int]:
 
     left_out: list = []
     files = find_pictures(arguments, left_out.append)
+    for folder in filter(os.path.isdir, arguments):
+        if folder in files:  # returned unchanged
+            print(f"{printable(folder)}: no pictures here: their names end in .jpg, .png, .tif ...", file=sys.stderr)
     for item in left_out:
         if not item.hidden:
             print(f"left out: {printable(str(item))}", file=sys.stderr)

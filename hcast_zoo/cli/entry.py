@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from ..common.signals import Ended, ending_as_interrupts
 from ..common.text import clip, printable
+from .mistakes import error_text
 from .parser import make_parser
 
 
@@ -58,7 +59,7 @@ def _run(args: argparse.Namespace) -> int:
     except (ValueError, OSError, ImportError) as error:  # bad input; anything else is a bug in hcast-zoo
         if args.verbose:
             traceback.print_exc()
-        print(f"hcast-zoo {args.command}: {printable(clip(error, 2000))}", file=sys.stderr)
+        print(f"hcast-zoo {args.command}: {printable(clip(error_text(error), 2000))}", file=sys.stderr)
         return 2
 
 

@@ -27,6 +27,7 @@ def load_labelled(args: argparse.Namespace) -> tuple:
     from ..data.boxes import BoxGeometry
     from ..data.dataset import HierarchicalDataset
     from ..data.transforms import eval_transform
+    from ..taxonomy.tree import TaxonomyError
     from ..weights.file import load_weights
 
     weights = load_weights(args.model)
@@ -38,9 +39,15 @@ def load_labelled(args: argparse.Namespace) -> tuple:
     listing = list_pictures(options, weights.taxonomy, (args.split,)).part(args.split)
     geometry = box_geometry(options, BoxGeometry.from_metadata(weights.metadata), listing.is_boxed)
     listing = listing if geometry is None else listing.with_geometry(geometry)
-    return weights, HierarchicalDataset.from_listing(
-        listing, weights.taxonomy, transform=eval_transform(weights.config)
-    )
+    try:
+        return weights, HierarchicalDataset.from_listing(
+            listing, weights.taxonomy, transform=eval_transform(weights.config)
+        )
+    except TaxonomyError as error:
+        raise TaxonomyError(
+            f"{error}. Labels must be names in the model's tree: map yours with --synonyms FILE, or train on them: "
+            f"hcast-zoo train --data {args.data} --output runs/mine --val-fraction 0.15"
+        ) from error
 
 
 def list_pictures(options: dict, taxonomy, parts: tuple):

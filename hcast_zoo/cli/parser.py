@@ -2,13 +2,12 @@
 
 import argparse
 from collections.abc import Callable
-from typing import NoReturn
 
 from ..common.choices import SHELLS
-from ..common.text import clip, printable
 from . import doctor
 from .answer_parsers import add_answers
 from .data_parsers import add_data, add_paper
+from .mistakes import Parser
 from .overview import Help, Overview, example, overview
 from .weight_parsers import add_sharing, add_training
 
@@ -19,13 +18,6 @@ class Version(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         print(doctor.version_text())
         parser.exit()
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose error messages are short and contain only printable text."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(printable(clip(message)))
 
 
 def make_parser() -> argparse.ArgumentParser:

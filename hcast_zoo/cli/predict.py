@@ -94,6 +94,8 @@ def _write_answers(
         _print_tree(answers.paths)
     if answers.failed:
         print(f"{answers.failed} of {answers.pictures} pictures failed", file=sys.stderr)
+    if answers.missing:
+        print(f"names count from the current folder, {printable(os.getcwd())}", file=sys.stderr)
     return 1 if answers.failed or work.missed else 0
 
 
@@ -102,16 +104,19 @@ class _Counted:
 
     def __init__(self, predictions: Iterable):
         self.predictions = predictions
-        self.pictures = self.failed = 0
+        self.pictures = self.failed = self.missing = 0
         self.paths: collections.Counter = collections.Counter()
 
     def __iter__(self) -> Iterator:
+        from ..data.pictures import NO_FILE
+
         for prediction in self.predictions:
             self.pictures += 1
             if prediction.error is None:
                 self.paths[prediction.path] += 1
             else:
                 self.failed += 1
+                self.missing += prediction.error == NO_FILE
             yield prediction
 
 

@@ -30,6 +30,15 @@ FORMATS = (
 )
 HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 HEIF_HINT = "HEIC pictures need pillow-heif: pip install 'hcast-zoo[heic]'"
+HINTS = {  # what to do with files that people take for pictures, by suffix
+    **dict.fromkeys(HEIF_SUFFIXES, HEIF_HINT),
+    **dict.fromkeys((".pdf", ".docx", ".pptx"), "Save its pictures as JPEG or PNG, and give those"),
+    **dict.fromkeys(
+        (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "Save a camera's raw file as JPEG"
+    ),
+    **dict.fromkeys((".avi", ".mov", ".mp4"), "Save a video's frames first: ffmpeg -i VIDEO frame_%04d.jpg"),
+    ".svg": "Save drawings as PNG",
+}
 
 
 @functools.cache

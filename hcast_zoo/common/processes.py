@@ -75,8 +75,8 @@ def check_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise ValueError(
-            f"expected a device such as cpu, cuda or mps that this machine has, got {brief(str(device))}: "
-            f"{clip(reason[0])}"
+            f"expected a device such as cpu, cuda or mps that this machine has, got {brief(str(device))}; "
+            f"`hcast-zoo doctor` tells which it has ({clip(reason[0], 100)})"
         ) from error
 
     if checked.type == "meta":

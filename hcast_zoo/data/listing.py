@@ -52,6 +52,8 @@ class Listing:
             return self
 
         if self.splits is None:
+            if split not in (parts := _part_folders(self.source)) and parts:
+                raise ValueError(f"{self.source}: expected a part {split!r}; its folders are {', '.join(parts)}")
             raise ValueError(
                 f"{self.source}: expected a part {split!r}, but these pictures are in no parts. Hold pictures out with "
                 "--val-fraction 0.15, and for an unseen test set --test-fraction 0.15"
@@ -153,6 +155,11 @@ def find_split(name: str, existing: Iterable[str]) -> str | None:
     return next((part for part in parts if isinstance(part, str) and part.lower() in others), None)
 
 
+def _part_folders(source: Path) -> list[str]:
+    """Return the names of a folder's sub-folders that are named after parts."""
+    return sorted(child.name for child in source.iterdir() if common_split(child.name)) if source.is_dir() else []
+
+
 def common_split(name: str) -> str | None:
     """Return the part that a folder or a shard is named after, such as ``train-00000-of-00004``.
 
@@ -189,7 +196,10 @@ def choose_columns(
     try:
         columns = find_columns(header, levels, [group_by] if group_by else [])
         if columns.picture is None:
-            raise ValueError(f"no column file (or file_name, image, path ...); it has {brief(list(header))}")
+            raise ValueError(
+                f"no column file (or file_name, image, path ...); it has {brief(list(header))}: rename the column with "
+                "the names of the pictures"
+            )
 
         if taxonomy is not None and levels is None:
             names = {column.lower() for column in header}

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..common.files import check_file, sha256
-from ..common.formats import HEIF_HINT, HEIF_SUFFIXES, formats
+from ..common.formats import HINTS, formats
 from ..common.text import brief, clip
 from .boxes import BoxedPicture
 from .tar_shards import open_member
@@ -22,6 +22,7 @@ from .tar_shards import open_member
 MAX_PIXELS = 100_000_000  # about 300 MB decoded; a larger picture is refused, not loaded
 MAX_SIDE = 1_000_000  # pixels; Pillow keeps a pointer for each row
 MAX_BYTES = 2**30  # more than MAX_PIXELS take without compression; a larger file is not read
+NO_FILE = "no such file"  # the reason of an error
 NO_NAME = "picture"  # name of a picture without a file, in messages and predictions
 
 # What can be read: a file's name, its bytes, a binary file object, a PIL image, or an array for :func:`from_array`.
@@ -134,12 +135,13 @@ def open_picture(source: Picture, at_least: int | None = None) -> Image.Image:
     except PictureError as error:
         raise PictureError(error.reason, name) from error.__cause__
     except FileNotFoundError as error:
-        raise PictureError("no such file", name) from error
+        raise PictureError(NO_FILE, name) from error
     except IsADirectoryError as error:
         raise PictureError("expected a picture, got a folder", name) from error
     except UnidentifiedImageError as error:
-        hint = f". {HEIF_HINT}" if os.path.splitext(name)[1].lower() in HEIF_SUFFIXES else ""
-        raise PictureError(f"not a picture, or of an unknown format{hint}", name) from error
+        hint = HINTS.get(os.path.splitext(name)[1].lower())
+        told = "not a picture, or of an unknown format" + (f". {hint}" if hint else "")
+        raise PictureError(told, name) from error
     except MemoryError as error:
         raise PictureError("this picture needs more memory than there is: make it smaller first", name) from error
     except Exception as error:  # Pillow's decoders raise many types on damaged files

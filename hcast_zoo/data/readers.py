@@ -61,7 +61,7 @@ def read_listing(
     """
     source = Path(source)
     if not source.exists():
-        raise ValueError(f"{source}: no such file or folder")
+        raise ValueError(f"{source}: no such file or folder: check the name, which counts from {os.getcwd()}")
 
     if source.is_dir():
         listing = _read_folder(source, taxonomy, wanted, levels, group_by)
@@ -76,7 +76,9 @@ def read_listing(
     if synonyms:
         listing.paths = [_current_names(path, synonyms) for path in listing.paths]
     if not listing.pictures:
-        raise ValueError(f"{source}: expected at least one picture, got none")
+        raise ValueError(
+            f"{source}: expected at least one picture, got none: names of pictures end in .jpg, .png, .tif ..."
+        )
 
     return listing
 

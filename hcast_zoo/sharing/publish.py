@@ -259,7 +259,7 @@ def check_repo(repo: str) -> None:
     except errors.HFValidationError as error:
         raise HubError(f"expected a repository org/name, got {repo!r}: {error}") from error
     if repo.count("/") != 1:
-        raise HubError(f"expected a repository org/name, got {repo!r}")
+        raise HubError(f"expected a repository org/name, such as your-name/hcast-birds, got {repo!r}")
 
 
 def _integration(name: str):

@@ -98,7 +98,8 @@ def trusted_probabilities(decoded: DecodedPaths, taxonomy: Taxonomy, *, require_
 def check_threshold(threshold: float) -> float:
     """Return a threshold; raise ValueError unless it is in [0, 1]."""
     if not 0 <= threshold <= 1:  # also False for NaN
-        raise ValueError(f"expected a back-off threshold from 0 to 1, got {threshold}")
+        share = f": for {threshold:g} %, give {threshold / 100:g}" if 1 < threshold <= 100 else ""
+        raise ValueError(f"expected a back-off threshold from 0 to 1, got {threshold}{share}")
     return threshold
 
 

@@ -190,7 +190,12 @@ class Taxonomy:
                 raise TaxonomyError(f"{path} line {line}: expected a name, got none")
             rows.append(names)
 
-        return cls.from_paths(complete_paths(rows), list(chosen.levels), Path(path).stem, strict_names=strict_names)
+        paths = complete_paths(rows)
+        deepest = max(map(len, paths), default=0)
+        if deepest < len(chosen.levels):
+            empty = brief(list(chosen.levels)[deepest])
+            raise TaxonomyError(f"{path}: column {empty} is empty: fill it, or name the other columns (--levels)")
+        return cls.from_paths(paths, list(chosen.levels), Path(path).stem, strict_names=strict_names)
 
     @classmethod
     def from_folder(

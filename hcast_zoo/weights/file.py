@@ -1,6 +1,7 @@
 """Weights: one safetensors file with the tensors, the config and the taxonomy; files that ship with the package."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -319,9 +320,10 @@ def find_weights(source: str | Path) -> Path:
 
     if repository := parse_repository(str(source)):
         return download_file(repository[0], "model.safetensors", repository[1])
+    near = difflib.get_close_matches(name, [*index, *TAGS], 1)
     raise WeightsError(
-        f"no weights {str(source)!r}: expected a file, a folder with model.safetensors, org/name on the "
-        f"Hub, or one of {', '.join([*index, *TAGS])}"
+        f"no weights {name!r}{f': did you mean {near[0]}?' if near else ':'} expected a file, a folder with "
+        f"model.safetensors, org/name on the Hub, or one of {', '.join([*index, *TAGS])}"
     )
 
 

@@ -1,0 +1,69 @@
+"""What a wrong call is answered with: what is wrong, what was perhaps meant, and what to type next."""
+
+import argparse
+import errno
+import os
+from typing import Any, NoReturn
+
+from ..common.text import clip, printable
+from .overview import EXAMPLES
+
+STEPS = {
+    errno.ENOENT: "check the name, which counts from the current folder, {here}",
+    errno.EISDIR: "give the name of a file",
+    errno.ENOTDIR: "a file of that name is where a folder is needed: give another name",
+    errno.EEXIST: "a file of that name is where a folder is needed: give another name",
+    errno.EACCES: "give a folder that is yours, or change its permissions",
+    errno.EROFS: "give a folder on another disk",
+    errno.ENOSPC: "free some space, then give the same command again",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are short and printable, guess what was meant, and end with what to type next."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
+        """Parse as argparse does; only the parser of a command knows its options, so it is the one that complains."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._subparsers is None:
+            near = _did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}; options go after the command")
+        return namespace, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if not isinstance(action, argparse._SubParsersAction) or value in action.choices:
+            super()._check_value(action, value)
+            return
+
+        near = _did_you_mean(value, action.choices)
+        if not near and os.path.exists(value) and "predict" in action.choices:
+            near = f": pictures are labelled by `{self.prog} predict {value}`"
+        raise argparse.ArgumentError(None, f"no command {value!r}{near}")
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, an example, and where the options are listed; exit with 2."""
+        _, _, command = self.prog.partition(" ")
+        shown = EXAMPLES.get(command.partition(" ")[0] or "predict")
+        lines = [f"{self.prog}: error: {printable(clip(message))}"]
+        lines += [f"example: {shown}"] if shown else []
+        self.exit(2, "\n".join([*lines, f"all options: {self.prog} --help"]) + "\n")
+
+
+def _did_you_mean(name: str, names) -> str:
+    """Return the name that resembles another one most, as the end of a message; nothing if none does."""
+    import difflib
+
+    near = difflib.get_close_matches(name, names, 1)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def error_text(error: Exception) -> str:
+    """Return the text of an error; for a file that the system refuses, with the next step."""
+    if not isinstance(error, OSError) or error.errno not in STEPS or not isinstance(error.filename, (str, bytes)):
+        return str(error)
+    if error.strerror != os.strerror(error.errno):  # an error of ours, which says more
+        return str(error)
+    step = STEPS[error.errno].format(here=os.getcwd())
+    return f"{os.fsdecode(error.filename)}: {error.strerror}: {step}"
