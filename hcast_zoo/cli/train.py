@@ -1,6 +1,7 @@
 """The commands that make weights: train; and data split."""
 
 import argparse
+import collections
 import dataclasses
 import os
 import sys
@@ -296,7 +297,7 @@ def split(args: argparse.Namespace) -> int:
 
     listing = list_pictures({**LISTING_DEFAULTS, **vars(args)}, None, ())
     write_list(listing, args.output)
-    counts = {part: (listing.splits or []).count(part) for part in dict.fromkeys(listing.splits or [])}
+    counts = dict(collections.Counter(listing.splits or []))
     if args.json:
         print(to_json({"output": args.output, "pictures": len(listing.pictures), "parts": counts}))
     else:

@@ -133,9 +133,17 @@ class _Page:
     def _sections(self) -> list[tuple]:
         """Return the kinds of findings: key, count, and the function that writes the section."""
         report = self.report
-        across = [group for group in report.copies if group.across]
-        differ = [group for group in report.copies if group.labels_differ and not group.across]
-        others = [group for group in report.copies if not group.across and not group.labels_differ]
+        across: list[Copies] = []
+        differ: list[Copies] = []
+        others: list[Copies] = []
+        for group in report.copies:
+            if group.across:
+                across.append(group)
+            elif group.labels_differ:
+                differ.append(group)
+            else:
+                others.append(group)
+
         return [
             ("unreadable", len(report.unreadable), self._unreadable),
             ("across", len(across), lambda: self._copies(across)),

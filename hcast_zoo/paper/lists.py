@@ -4,6 +4,7 @@ The user downloads the lists and trees from their authors; the pictures are thos
 picture of a free-grained data set may be labelled down to an upper level only, given in the list or drawn at random.
 """
 
+import collections
 import dataclasses
 import operator
 from collections.abc import Callable, Sequence
@@ -159,7 +160,12 @@ def _read_names(file: Path, level: str, count: int) -> tuple[str, ...]:
         names = [str(table[str(i)]) for i in range(count)]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file}: expected a JSON object of {count} names by number: {error!r}") from error
-    return tuple(f"{name} ({level} {i})" if names.count(name) > 1 else name for i, name in enumerate(names))
+
+    counts = collections.Counter(names)
+    for i, name in enumerate(names):
+        if counts[name] > 1:
+            names[i] = f"{name} ({level} {i})"
+    return tuple(names)
 
 
 def _folder_of(lists: Lists, rows: Sequence[Row], roots: Sequence[Path]) -> Callable[[Path], Path]:

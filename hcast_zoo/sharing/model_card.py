@@ -122,7 +122,8 @@ class Evaluation:
     @property
     def columns(self) -> list[str]:
         """Names of the metrics, as a card prints them."""
-        return [METRICS.get(m, plain(m.removeprefix("accuracy/"))) for m in next(iter(self.results.values()))]
+        metrics = next(iter(self.results.values()))
+        return [METRICS.get(metric, plain(metric.removeprefix("accuracy/"))) for metric in metrics]
 
     @property
     def rows(self) -> dict[str, list[str]]:

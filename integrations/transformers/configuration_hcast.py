@@ -176,7 +176,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
     def _finest_labels(self) -> dict[int, str]:
         if self.taxonomy is not None:
             return dict(enumerate(self.taxonomy["names"][-1]))
-        return {index: f"LABEL_{index}" for index in range(self.level_classes[-1])}
+        return _number_labels(self.level_classes[-1])
 
     def validate_architecture(self):
         """Check all fields together; transformers calls this after making a config and before saving one."""
@@ -243,7 +243,7 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.taxonomy is not None:
             coarse = [dict(enumerate(names)) for names in self.taxonomy["names"][:-1]]
         else:
-            coarse = [{index: f"LABEL_{index}" for index in range(classes)} for classes in self.level_classes[:-1]]
+            coarse = list(map(_number_labels, self.level_classes[:-1]))
         return (*coarse, self.id2label)
 
     @property
@@ -259,6 +259,11 @@ class HCastConfig(BackboneConfigMixin, PreTrainedConfig):
     @num_hidden_layers.setter
     def num_hidden_layers(self, value: int):
         raise NotImplementedError(f"num_hidden_layers is the sum of depths: set depths, not num_hidden_layers={value}")
+
+
+def _number_labels(count: int) -> dict[int, str]:
+    """Return transformers' names for classes without names."""
+    return {index: f"LABEL_{index}" for index in range(count)}
 
 
 def _check_label_memory(field: str, classes: Any) -> None:

@@ -130,7 +130,9 @@ class HierarchicalImageClassificationPipeline(Pipeline):
         decoded = calibration.decode(level_logits, self.taxonomy, decoder, within)
         # Tensors and lists with one row per picture, so that transformers can split the batch.
         answer: dict[str, Any] = vars(decoded).copy()
-        answer["error"] = [[e[0] or (None if ok else NOT_FINITE)] for e, ok in zip(errors, finite.tolist())]
+        answer["error"] = []
+        for error, is_finite in zip(errors, finite.tolist()):
+            answer["error"].append([error[0] or (None if is_finite else NOT_FINITE)])
 
         if back_off is not None:
             short = cut_back(decoded, self.taxonomy, back_off)
