@@ -32,8 +32,8 @@ _PUBLIC = {
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
-# Module of a framework -> what registers us with it, as soon as the user's own code has imported it (or at once if it
-# already has). Importing all frameworks ourselves would take over ten seconds.
+# Module of a framework -> the hook that registers us with it as soon as the user's own code has imported it, or at once
+# if it already has. Importing all frameworks ourselves would take over ten seconds.
 _INTEGRATIONS: dict[str, str] = {
     "timm": "timm:register",
     "transformers.models.auto.configuration_auto": "transformers:register_config",
@@ -56,19 +56,21 @@ _INTEGRATIONS: dict[str, str] = {
         for part in ("backbone", "classifier", "head", "inferencer", "preprocessor", "transforms")
     },
 }
-_failed: set[str] = set()  # frameworks that we have warned of
+_failed: set[str] = set()  # frameworks that we have warned about
 
 
 def _register(hook: str, framework: ModuleType) -> None:
-    """Run the hook of a framework's module. Whatever fails, the user's own import goes on; one warning tells it."""
+    """Run the hook of a framework's module. If it fails, the user's own import still succeeds, with one warning."""
     module, _, function = hook.partition(":")
     try:
         getattr(importlib.import_module(f"{__name__}.integrations.{module}"), function)(framework)
     except Exception as error:
         name = framework.__name__.split(".")[0]
-        name = module.split(".")[0] if name == __name__ else name
+        if name == __name__:
+            name = module.split(".")[0]
         if name in _failed:
             return
+
         _failed.add(name)
         version = getattr(sys.modules.get(name), "__version__", "of unknown version")
         text = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}"[:300])
