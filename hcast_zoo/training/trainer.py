@@ -239,7 +239,8 @@ class Trainer:
                 rate = self.optimizer.param_groups[0]["lr"]
                 self.log.write(self.step, {"epoch": epoch + 1, "loss": sum(losses) / len(losses), "lr": rate})
 
-                if validate := (epoch + 1) % settings.eval_epochs == 0 or epoch + 1 == settings.epochs:
+                validate = (epoch + 1) % settings.eval_epochs == 0 or epoch + 1 == settings.epochs
+                if validate:
                     self._validate()
                 if validate or self.step % settings.checkpoint_steps == 0:
                     self._save_checkpoint()
@@ -323,7 +324,7 @@ class Trainer:
             if self._all_have(batch):
                 total, count = self.epoch_loss
                 self.epoch_loss = total + self._train_step(batch), count + 1
-            else:  # a process has a batch without a readable picture: all processes skip the step together
+            else:  # some process has a batch without a readable picture: all processes skip the step together
                 self.step += 1
 
             bar.set_postfix(loss=f"{self._mean_loss():.3f}")
