@@ -45,10 +45,13 @@ class Archives(Reader):
     def make(self, rng: random.Random) -> bytes:
         kind = rng.randrange(4)
         if kind == 0:
-            with contextlib.suppress(ValueError, OverflowError, TypeError, UnicodeError):  # such a member cannot exist
+            with contextlib.suppress(
+                ValueError, OverflowError, TypeError, UnicodeError
+            ):  # no such member can be written
                 return tar([hostile_member(rng) for _ in range(rng.randint(1, 3))], "w")
         if kind == 1:
-            return make_zip([(rng.choice(NAMES), b"x" * rng.randrange(100)) for _ in range(3)], zipfile.ZIP_DEFLATED)
+            members = [(rng.choice(NAMES), b"x" * rng.randrange(100)) for _ in range(3)]
+            return make_zip(members, zipfile.ZIP_DEFLATED)
         return mutate_bytes(rng.choice(self.seeds), rng, self.seeds)
 
     def read(self, source: bytes) -> None:
@@ -64,26 +67,26 @@ class Archives(Reader):
             strange = [p.name for p in self.folder.iterdir() if p not in (archive, inside)]
             strange += [p.name for p in inside.iterdir() if p.name != "out"] if inside.exists() else []
             strange += [p.name for p in inside.rglob("*") if p.is_symlink() or not (p.is_file() or p.is_dir())]
-            expect(not strange, f"outside of the folder, or no file: {strange}")
+            expect(not strange, f"outside the folder, or not a file: {strange}")
 
 
 def tar(members: list, mode: str) -> bytes:
-    """Return a tar of (name or TarInfo, content)."""
+    """Return a tar file of members, each a name or TarInfo, and its bytes."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode=mode, format=tarfile.PAX_FORMAT) as archive:
-        for member, content in members:
+        for member, data in members:
             info = tarfile.TarInfo(member) if isinstance(member, str) else member
-            info.size = info.size or len(content)
-            archive.addfile(info, io.BytesIO(content.ljust(info.size, b"\0")))
+            info.size = info.size or len(data)
+            archive.addfile(info, io.BytesIO(data.ljust(info.size, b"\0")))
     return sink.getvalue()
 
 
 def make_zip(members: list[tuple[str, bytes]], compression: int) -> bytes:
-    """Return a zip of (name, content)."""
+    """Return a zip file of members, each a name and its bytes."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", compression) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
+        for name, data in members:
+            archive.writestr(name, data)
     return sink.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Feed changed configs to every interface that reads one, and measure the memory that each takes.
+"""Give changed configs to every interface that reads one, and measure the memory that each takes.
 
     python -m tests.attacks.configs --inputs 10000 [core timm transformers processor mmpretrain]
 
@@ -17,35 +17,35 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HCAST_ZOO_MEMORY_GIB"] = "1"
 
 from tests.attacks import fuzz
-from tests.attacks.doors import DOORS
+from tests.attacks.interfaces import INTERFACES
 from tests.attacks.readers import READERS
 
 
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("doors", nargs="*", metavar="DOOR", help=f"of {', '.join(DOORS)} (all)")
-    parser.add_argument("--inputs", type=int, default=10_000, help="of each door (%(default)s)")
+    parser.add_argument("interfaces", nargs="*", metavar="INTERFACE", help=f"of {', '.join(INTERFACES)} (all)")
+    parser.add_argument("--inputs", type=int, default=10_000, help="of each interface (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, metavar="N", help="input N alone, of one door, with its traceback")
+    parser.add_argument("--only", type=int, metavar="N", help="input N alone, of one interface, with its traceback")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     args = parser.parse_args()
-    if unknown := set(args.doors) - set(DOORS):
-        parser.error(f"no door {', '.join(unknown)}: expected {', '.join(DOORS)}")
+    if unknown := set(args.interfaces) - set(INTERFACES):
+        parser.error(f"no interface {', '.join(unknown)}: expected {', '.join(INTERFACES)}")
 
-    READERS.update(DOORS)
-    names = args.doors or list(DOORS)
+    READERS.update(INTERFACES)
+    names = args.interfaces or list(INTERFACES)
     if args.only is not None:
         return fuzz.show(names[0], args.seed, args.only)
 
-    found = 0
+    findings = 0
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            DOORS[name](Path(folder)).warm()
+            INTERFACES[name](Path(folder)).warm()
         result = fuzz.fuzz(name, args.inputs, functools.partial(fuzz.child, name, args.seed))
-        found += fuzz.write(DOORS[name].what, name, args, result)
+        findings += fuzz.write(INTERFACES[name].what, name, args, result)
 
-    return 1 if found else 0
+    return 1 if findings else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A reader for `fuzz.py` that sends the demo page's API changed bodies, paths, uploads and events."""
+"""A reader for `fuzz.py` that sends changed bodies, paths, uploads and events to the demo page's API."""
 
 import contextlib
 import http.client
@@ -21,7 +21,7 @@ SETTINGS = ["best_path", [], False, 0.5, 8, 4, 2]
 PAGES = ("config", "gradio_api/info", "gradio_api/file=", "gradio_api/file/", "gradio_api/proxy=", "gradio_api/stream/")
 SECRET = b"the secret of another folder"
 OUTSIDE = ("/etc/passwd", "/etc/hostname", "/proc/self/environ")
-UPLOAD = "UPLOAD"  # stands for the path of the uploaded picture, which is not known when the request is made
+UPLOAD = "UPLOAD"  # stands for the path of the uploaded picture, which is unknown when the request is made
 
 
 class Refused(Exception):
@@ -40,7 +40,7 @@ class DemoPage(Reader):
         self.opened: list[str] = []
 
     def warm(self) -> None:
-        """Import the page and predict one picture; the server itself is started by the process that reads."""
+        """Import the page and predict one picture. The process that reads starts the server."""
         import hcast_zoo.demo.app  # noqa: F401
 
         model = make_weights(self.folder / "warm.safetensors")
@@ -72,9 +72,9 @@ class DemoPage(Reader):
     def make(self, rng: random.Random) -> dict[str, Any]:
         kind = rng.randrange(6)
         if kind == 0:
-            content = mutate_bytes(b"\x89PNG\r\n\x1a\n" + rng.randbytes(60), rng)
+            data = mutate_bytes(b"\x89PNG\r\n\x1a\n" + rng.randbytes(60), rng)
             name = to_bytes(str(rng.choice(HOSTILE)))[:2000]
-            body, headers = form(name, content)
+            body, headers = form(name, data)
             return {
                 "path": "/gradio_api/upload",
                 "body": mutate_bytes(body, rng) if rng.random() < 0.3 else body,
@@ -85,10 +85,10 @@ class DemoPage(Reader):
             address = "/" + rng.choice(PAGES) + quote(to_bytes(text), safe="/:.")[:5000]
             return {"path": address, "body": None}
 
-        file: Any = {
-            "path": rng.choice((UPLOAD, UPLOAD, str(self.secret), "/etc/passwd", UPLOAD + "/../../secret.png"))
-        }
-        file |= {"meta": {"_type": "gradio.FileData"}} if rng.random() < 0.5 else {}
+        path = rng.choice((UPLOAD, UPLOAD, str(self.secret), "/etc/passwd", UPLOAD + "/../../secret.png"))
+        file: Any = {"path": path}
+        if rng.random() < 0.5:
+            file["meta"] = {"_type": "gradio.FileData"}
         calls = {
             "classify": [file, 0, *SETTINGS],
             "adapt": [file, "bird", 1, *SETTINGS],
@@ -151,18 +151,18 @@ def to_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def form(name: bytes, content: bytes) -> tuple[bytes, dict[str, str]]:
+def form(name: bytes, data: bytes) -> tuple[bytes, dict[str, str]]:
     """Return body and header of a form with one file."""
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="' + name + b'"\r\n\r\n'
-    return head + content + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
+    return head + data + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
 
 
 def error_of(answer: bytes) -> str | None:
     """Return the error in a stream of events: empty if it has no message, None if nothing went wrong."""
     text = answer.decode("utf-8", "replace")
     if text.startswith("event: error") or "\nevent: error" in text:
-        told = json.loads(text.rpartition("data: ")[2].strip() or "null")
-        return str((told or {}).get("error") or "") if isinstance(told, dict | None) else str(told)
+        data = json.loads(text.rpartition("data: ")[2].strip() or "null")
+        return str((data or {}).get("error") or "") if isinstance(data, dict | None) else str(data)
     for line in text.splitlines():
         if line.startswith("data: {") and '"process_completed"' in line:
             event = json.loads(line[6:])

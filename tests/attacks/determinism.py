@@ -30,11 +30,10 @@ HEADER = ["what changes", "largest difference of a probability", "other paths", 
 
 def difference(first: list, second: list) -> tuple[float, int]:
     """Return the largest difference between probabilities, and how many paths differ."""
-    largest = max(
-        abs(x - y)
-        for a, b in zip(first, second, strict=True)
-        for x, y in zip((*a.probabilities, a.path_probability), (*b.probabilities, b.path_probability))
-    )
+    largest = 0.0
+    for a, b in zip(first, second, strict=True):
+        pairs = zip((*a.probabilities, a.path_probability), (*b.probabilities, b.path_probability))
+        largest = max(largest, *(abs(x - y) for x, y in pairs))
     return largest, sum(a.path != b.path for a, b in zip(first, second))
 
 
@@ -46,8 +45,8 @@ def ways(predictor: Predictor, files: list[str], seed: int) -> Iterator[tuple[st
         yield f"{workers} worker{'s' * (workers > 1)}, batch size 16", list(predictor.predict(files, 16, workers))
     for order in ("reversed", "shuffled"):
         asked = files[::-1] if order == "reversed" else random.Random(seed).sample(files, len(files))
-        found = {p.file: p for p in predictor.predict(asked, 16)}
-        yield f"order {order}, batch size 16", [found[f] for f in files]
+        by_file = {p.file: p for p in predictor.predict(asked, 16)}
+        yield f"order {order}, batch size 16", [by_file[f] for f in files]
     threads = torch.get_num_threads()
     for count, batch in itertools.product((2, 4), (1, 16)):
         torch.set_num_threads(count)
@@ -56,7 +55,7 @@ def ways(predictor: Predictor, files: list[str], seed: int) -> Iterator[tuple[st
     yield "asked again", list(predictor.predict(files, 1))
 
 
-def doors(source: str, predictor: Predictor, files: list[str], folder: Path) -> Iterator[tuple[str, list]]:
+def frameworks(source: str, predictor: Predictor, files: list[str], folder: Path) -> Iterator[tuple[str, list]]:
     """Yield the name of each framework, and the predictions of its own preprocessing and model."""
     import timm
     import timm.data
@@ -67,6 +66,7 @@ def doors(source: str, predictor: Predictor, files: list[str], folder: Path) -> 
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     assemble(source, folder)
+
     pictures = [read_picture(f) for f in files]
     config = predictor.model.config
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -74,6 +74,7 @@ def doors(source: str, predictor: Predictor, files: list[str], folder: Path) -> 
     images = torch.stack([transform(p) for p in pictures])
     with torch.inference_mode():
         yield "timm", predictor.decode([x.float() for x in model.forward_levels(images)])
+
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     model = transformers.AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     inputs = processor(pictures, return_tensors="pt")
@@ -81,12 +82,12 @@ def doors(source: str, predictor: Predictor, files: list[str], folder: Path) -> 
     with torch.inference_mode():
         output = model(**inputs)
     yield "transformers", predictor.decode([x.float() for x in output.level_logits])
-    yield from mmpretrain_door(source, predictor, files)
+    yield from predict_with_mmpretrain(source, predictor, files)
 
 
 @torch.inference_mode()
-def mmpretrain_door(source: str, predictor: Predictor, files: list[str]) -> Iterator[tuple[str, list]]:
-    """Yield mmpretrain's predictions from the files; nothing if it is missing, or has no config for these weights."""
+def predict_with_mmpretrain(source: str, predictor: Predictor, files: list[str]) -> Iterator[tuple[str, list]]:
+    """Yield mmpretrain's predictions; nothing without mmpretrain, or without a config for these weights."""
     if importlib.util.find_spec("mmpretrain") is None:
         return
     import mmpretrain
@@ -117,13 +118,14 @@ def main() -> int:
         files = make_pictures(Path(folder) / "pictures", args.pictures)
         files += sorted(map(str, (Path(__file__).parents[2] / "tests/pictures").glob("*.png")))
         first = list(predictor.predict(files, 1))
-        for what, found in itertools.chain(
-            ways(predictor, files, args.seed), doors(args.model, predictor, files, Path(folder) / "repository")
+        for what, predictions in itertools.chain(
+            ways(predictor, files, args.seed), frameworks(args.model, predictor, files, Path(folder) / "repository")
         ):
-            largest, other = difference(first, found)
+            largest, other = difference(first, predictions)
             missed += largest > TOLERANCE or other > 0
             rows.append([what, f"{largest:.1e}", other, len(files)])
             print(*rows[-1], flush=True)
+
     name = load_weights(args.model).metadata.get("name", "the model")
     text = (
         f"`{name}`, float32, CPU; compared with one picture at a time on one thread. Tolerance {TOLERANCE:g}; "

@@ -1,10 +1,10 @@
-"""Break long jobs: kill them, fill the disk, interrupt them, drop their requests; compare with an undisturbed run.
+"""Break long jobs in many ways, and compare what comes out with an undisturbed run.
 
     python -m tests.attacks.faults [PART ...] [--pictures 20000] [--kills 10]
 
-Every job runs on a tiny model that is made here. A kill is SIGKILL at a random moment of the work; the same command
-then resumes it. RLIMIT_FSIZE, which limits the size of each file, stands in for a full disk. The tests' own Hub server
-breaks the requests.
+Jobs are killed, interrupted, or run on a full disk, and requests are dropped. Every job runs on a tiny model that is
+made here. A kill is SIGKILL at a random moment of the work; the same command then resumes it. RLIMIT_FSIZE, which
+limits the size of each file, stands in for a full disk. The tests' own Hub server breaks the requests.
 """
 
 import argparse
@@ -88,28 +88,17 @@ def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     size = max(1, args.pictures // 100)
 
     def command(output: str) -> list[str]:
-        return [
-            *COMMAND,
-            "predict",
-            "--files-from",
-            str(folder / "list.txt"),
-            "--model",
-            str(model),
-            "--output",
-            str(folder / output),
-            "--part-size",
-            str(size),
-        ]
+        words = [*COMMAND, "predict", "--files-from", str(folder / "list.txt"), "--model", str(model)]
+        return [*words, "--output", str(folder / output), "--part-size", str(size)]
 
     whole, idle = measure(command("quiet"), rng)
     quiet = pq.read_table(folder / "quiet").to_pylist()
-    parts = kill_and_resume(
-        command("killed"),
-        args.kills,
-        (whole - idle) / args.kills,
-        rng,
-        lambda: len(list((folder / "killed").glob("part-*.parquet"))),
-    )
+
+    def state() -> int:
+        return len(list((folder / "killed").glob("part-*.parquet")))
+
+    parts = kill_and_resume(command("killed"), args.kills, (whole - idle) / args.kills, rng, state)
+
     rows = pq.read_table(folder / "killed").to_pylist()
     counts = collections.Counter(row["file"] for row in rows)
     missing, twice = sum(f not in counts for f in files), sum(n > 1 for n in counts.values())
@@ -117,6 +106,7 @@ def predict(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     differ = sum(a != b for a, b in zip(rows, quiet)) + abs(len(rows) - len(quiet))
     broken = sum(row["error"] is not None for row in rows)
     left = len(list((folder / "killed").glob(".*")))
+
     yield [
         f"`predict` of {len(files):,} pictures, {broken} of them broken",
         f"{len(parts)} times SIGKILL, with {', '.join(map(str, parts))} of {-(-len(files) // size)} parts done",
@@ -133,29 +123,22 @@ def train(args: argparse.Namespace, folder: Path) -> Iterator[list]:
 
     def command(output: str) -> list[str]:
         options = "--epochs 40 --batch-size 4 --workers 1 --warmup-epochs 1 --ema-decay 0.9 --checkpoint-steps 1"
-        return [
-            *COMMAND,
-            "train",
-            "--data",
-            str(data),
-            "--output",
-            str(folder / output),
-            "--model",
-            str(model),
-            *options.split(),
-        ]
+        words = [*COMMAND, "train", "--data", str(data), "--output", str(folder / output), "--model", str(model)]
+        return [*words, *options.split()]
 
     whole, idle = measure(command("quiet"), rng)
     steps = kill_and_resume(
         command("killed"), args.kills, (whole - idle) / args.kills, rng, lambda: _step(folder / "killed")
     )
+
     names = ("last.safetensors", "best.safetensors", "checkpoint/model.safetensors")
     differ = [n for n in names if _digest(folder / "quiet" / n) != _digest(folder / "killed" / n)]
-    logs = [
-        [json.loads(line) for line in (folder / f / "log.jsonl").read_text().splitlines()] for f in ("quiet", "killed")
-    ]
+    logs = []
+    for name in ("quiet", "killed"):
+        logs.append([json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()])
     losses = sum(a["step"] != b["step"] or a.get("val/fpa") != b.get("val/fpa") for a, b in zip(*logs))
     losses += abs(len(logs[0]) - len(logs[1]))
+
     yield [
         "`train`, 40 epochs of 6 steps",
         f"{len(steps)} times SIGKILL, at steps {', '.join(map(str, steps))}",
@@ -175,61 +158,32 @@ def _digest(file: Path) -> str:
 
 
 def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
-    """Run commands where files cannot be written; old files must stay, and no half-written ones may appear."""
-    torch.set_num_threads(1)  # a fork does not inherit threads, and would wait for them
+    """Run commands where files cannot be written; old files must stay, and no partial files may appear."""
+    torch.set_num_threads(1)  # a fork inherits no threads, and would wait for them
     model, data = make_weights(folder / "tiny.safetensors"), make_tree(folder / "tree")
     picture = str(next((data / "val").rglob("0.png")))
     commands = {
-        "predict --output": [
-            "predict",
-            str(data / "val"),
-            "--model",
-            str(model),
-            "--output",
-            "OUT",
-            "--part-size",
-            "8",
-        ],
+        "predict --output": ["predict", str(data / "val"), *f"--model {model} --output OUT --part-size 8".split()],
         "segment": ["segment", picture, "--model", str(model), "--output", "OUT"],
         "adapt": ["adapt", picture, "--target", "bird", "--model", str(model), "--output", "OUT", "--steps", "1"],
         "calibrate": ["calibrate", str(model), "--data", str(data), "--output", "OUT/new.safetensors"],
-        "evaluate --card": [
-            "evaluate",
-            "--data",
-            str(data),
-            "--split",
-            "val",
-            "--model",
-            str(model),
-            "--card",
-            "OUT/card.md",
-        ],
+        "evaluate --card": ["evaluate", *f"--data {data} --split val --model {model} --card OUT/card.md".split()],
         "export": ["export", str(model), "--output", "OUT/model.onnx"],
         "train": [
             "train",
-            "--data",
-            str(data),
-            "--output",
-            "OUT",
-            "--model",
-            str(model),
-            "--epochs",
-            "1",
-            "--batch-size",
-            "4",
-            "--workers",
-            "0",
+            *f"--data {data} --output OUT --model {model} --epochs 1 --batch-size 4 --workers 0".split(),
         ],
         "publish --dry-run": ["publish", str(model), "--repo", "org/tiny", "--dry-run", "--output", "OUT"],
     }
     commands = {name: words for name, words in commands.items() if args.command in (None, name)}
-    for name, words in commands.items():  # once here, so that forks need not import without rights
+    for name, words in commands.items():  # once here, so that forks without rights import nothing
         (folder / "first").mkdir()
         with contextlib.redirect_stdout(io.StringIO()):
             code = cli.main([w.replace("OUT", str(folder / "first")) for w in words])
         if code:
             raise SystemExit(f"{name} fails where nothing is wrong")
         shutil.rmtree(folder / "first")
+
     for name, words in commands.items():
         limit = 64 if name in ("evaluate --card", "predict --output") else 4096
         for fault in ("full disk", "read-only folder", "a file where the folder should be"):
@@ -240,12 +194,13 @@ def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
                 where.mkdir()
             before = _files(where)
             command = [w.replace("OUT", str(where)) for w in words]
-            code, said = _in_child(command, limit if fault == "full disk" else None, fault == "read-only folder")
+            code, errors = _in_child(command, limit if fault == "full disk" else None, fault == "read-only folder")
             after = _files(where)
-            # Complete parts of a resumable job may stay; so may a complete report.
-            half = [f for f in after if f not in before and not WHOLE.search(f)]
-            last = said.strip().splitlines()[-1] if said.strip() else ""  # a progress bar may come before it
-            clear = code == 2 and "Traceback" not in said and last.startswith("hcast-zoo ") and REASON.search(last)
+            # Complete parts of a resumable job may stay, and so may a complete report.
+
+            partial = [f for f in after if f not in before and not WHOLE.search(f)]
+            last = errors.strip().splitlines()[-1] if errors.strip() else ""  # a progress bar may come before it
+            clear = code == 2 and "Traceback" not in errors and last.startswith("hcast-zoo ") and REASON.search(last)
             changed = [f for f in before if after.get(f) != before[f]]
             again = ""
             if fault == "full disk":
@@ -255,10 +210,10 @@ def disk(args: argparse.Namespace, folder: Path) -> Iterator[list]:
             yield [
                 f"`{name}`, {fault}",
                 "1",
-                f"exit code {code}, {_reason(last) if clear else repr(said[-300:])}, "
-                f"{len(half)} half-written files"
+                f"exit code {code}, {_reason(last) if clear else repr(errors[-300:])}, "
+                f"{len(partial)} partial files"
                 + (f"; the same command later: exit code {again}" if again != "" else ""),
-                (not clear) + len(half) + len(changed) + (again not in ("", 0)),
+                (not clear) + len(partial) + len(changed) + (again not in ("", 0)),
             ]
 
 
@@ -304,10 +259,11 @@ def _in_child(command: list[str], limit: int | None, unprivileged: bool) -> tupl
             os.write(write, f"{type(error).__name__}: {error}".encode())
         finally:
             os._exit(code)
+
     os.close(write)
     with os.fdopen(read) as stream:
-        said = stream.read()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+        stderr = stream.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), stderr
 
 
 def interrupt(args: argparse.Namespace, folder: Path) -> Iterator[list]:
@@ -330,26 +286,13 @@ def _signal(args: argparse.Namespace, folder: Path, number: signal.Signals, name
     """
     model, rng = make_weights(folder / "tiny.safetensors"), random.Random(args.seed)
     files = make_pictures(folder / "pictures", min(args.pictures, 2000))
-    command = [
-        *COMMAND,
-        "predict",
-        str(folder / "pictures"),
-        "--model",
-        str(model),
-        "--output",
-        str(folder / "out"),
-        "--part-size",
-        "50",
-        "--workers",
-        "2",
-        "--batch-size",
-        "4",
-    ]
+    words = [*COMMAND, "predict", str(folder / "pictures"), "--model", str(model), "--output", str(folder / "out")]
+    command = [*words, *"--part-size 50 --workers 2 --batch-size 4".split()]
     whole, idle = measure([word.replace(str(folder / "out"), str(folder / "quiet")) for word in command], rng)
     codes, unclear, parts = collections.Counter(), 0, []
     for _ in range(args.kills):
-        # A shell makes its background jobs ignore SIGINT, unlike a terminal: restore the default handler.
-        # Warnings are off because torch's, about the number of workers, would mix with the message.
+        # Background jobs of a shell ignore SIGINT: restore the default handler, as under a terminal.
+        # Warnings are off: torch's, about the number of workers, would mix with the message.
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -396,15 +339,15 @@ def checkpoints(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     def weights(output: Path) -> list[str]:
         return [_digest(output / name) for name in ("last.safetensors", "best.safetensors")]
 
-    code, said = _in_child(command(folder / "quiet"), None, False)
+    code, errors = _in_child(command(folder / "quiet"), None, False)
     if code:
-        raise SystemExit(f"training fails where nothing is wrong: {said[-2000:]}")
+        raise SystemExit(f"training fails where nothing is wrong: {errors[-2000:]}")
     run = folder / "killed"
     process = subprocess.Popen(
         [*COMMAND, *command(run)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as the other runs: sums are rounded by the number of threads
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as in the other runs: rounding depends on the number of threads
     )
     while process.poll() is None and not _step(run) >= 9:
         time.sleep(0.005)
@@ -419,14 +362,14 @@ def checkpoints(args: argparse.Namespace, folder: Path) -> Iterator[list]:
         names = ("checkpoint", "checkpoint.old") if number % 3 == 2 else ("checkpoint",)
         for name in names:
             _damage(rng.choice([f for f in sorted((copy / name).rglob("*")) if f.is_file()]), rng)
-        code, said = _in_child(command(copy), None, False)
+        code, errors = _in_child(command(copy), None, False)
         if code == 0 and weights(copy) == weights(folder / "quiet"):
             outcomes["the same weights as the uninterrupted run's"] += 1
-        elif code == 2 and "Traceback" not in said and "hcast-zoo train: " in said:
-            outcomes["exit code 2 and the damage told"] += 1
+        elif code == 2 and "Traceback" not in errors and "hcast-zoo train: " in errors:
+            outcomes["exit code 2 and the damage named"] += 1
         else:
             missed += 1
-            print(f"damage {number}: exit code {code}, {said[-1000:]}", file=sys.stderr)
+            print(f"damage {number}: exit code {code}, {errors[-1000:]}", file=sys.stderr)
 
     yield [
         f"`train`, killed at step {_step(run)} of 24",
@@ -447,18 +390,18 @@ def _step(run: Path) -> int:
 
 def _damage(file: Path, rng: random.Random) -> None:
     """Flip bits of a file, cut it short, overwrite a piece of it, or remove it."""
-    content = bytearray(file.read_bytes())
-    kind, at = rng.randrange(4), rng.randrange(max(1, len(content)))
-    if kind == 0 and content:
-        content[at] ^= 1 << rng.randrange(8)
+    data = bytearray(file.read_bytes())
+    kind, at = rng.randrange(4), rng.randrange(max(1, len(data)))
+    if kind == 0 and data:
+        data[at] ^= 1 << rng.randrange(8)
     elif kind == 1:
-        del content[at:]
+        del data[at:]
     elif kind == 2:
-        content[at : at + 64] = rng.randbytes(64)
+        data[at : at + 64] = rng.randbytes(64)
     else:
         file.unlink()
         return
-    file.write_bytes(content)
+    file.write_bytes(data)
 
 
 def owners(args: argparse.Namespace, folder: Path) -> Iterator[list]:
@@ -468,24 +411,16 @@ def owners(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     codes, missed, rounds, together = collections.Counter(), 0, max(1, args.kills // 3), 4
     for number in range(rounds):
         output = folder / f"out-{number}"
-        words = [
-            "predict",
-            str(folder / "pictures"),
-            "--model",
-            str(model),
-            "--output",
-            str(output),
-            "--part-size",
-            "20",
-        ]
+        words = ["predict", str(folder / "pictures"), "--model", str(model), "--output", str(output)]
+        words += ["--part-size", "20"]
         processes = [
             subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             for _ in range(together)
         ]
         for process in processes:
-            _, said = process.communicate()
+            _, errors = process.communicate()
             codes[process.returncode] += 1
-            refused = process.returncode == 2 and "another process" in said and "Traceback" not in said
+            refused = process.returncode == 2 and "another process" in errors and "Traceback" not in errors
             missed += not (refused or process.returncode == 0)
         rows = pq.read_table(output).to_pylist()
         missed += [row["file"] for row in rows] != files
@@ -493,7 +428,7 @@ def owners(args: argparse.Namespace, folder: Path) -> Iterator[list]:
     yield [
         f"{together} times the same `predict --output` at once",
         f"{rounds} rounds",
-        f"exit codes {dict(codes)}: those with 2 were told of the other process; every picture has one row",
+        f"exit codes {dict(codes)}: 2 means that the other process was named; every picture has one row",
         missed,
     ]
 
@@ -555,31 +490,30 @@ def publish_client(model: str) -> None:
     whole = sorted(s.rfilename for s in api.model_info("org/peace", revision="next").siblings)
     rows = []
     for name, fault in FAULTS.items():
-        told = silent = half = stuck = 0
+        refused = succeeded = partial = stuck = 0
         for number, request in enumerate(requests):
             repo = f"org/{name.replace(' ', '-')}-{number}"
-            pattern = (
-                re.sub(r"[0-9a-f]{64}|[0-9a-f]{40}", "[0-9a-f]+", re.escape(request)).replace(
-                    re.escape("org/peace"), re.escape(repo)
-                )
-                + "$"
-            )
+            pattern = re.sub(r"[0-9a-f]{64}|[0-9a-f]{40}", "[0-9a-f]+", re.escape(request))
+            pattern = pattern.replace(re.escape("org/peace"), re.escape(repo)) + "$"
+
             ask("/_test/fault", {"match": pattern, "times": 99, **fault})
             try:
                 publish_model(model, repo, tag="v1", revision="next")
-                silent += 1  # it succeeded anyway: the request was not needed, or was not sent in the same form
+                succeeded += 1  # the request was not needed, or had another form
             except HubError:
-                told += 1
+                refused += 1
+
             ask("/_test/forget")
             try:
-                found = sorted(s.rfilename for s in api.model_info(repo, revision="next").siblings)
+                files = sorted(s.rfilename for s in api.model_info(repo, revision="next").siblings)
             except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-                found = state(repo)
-            half += found not in ([], [".gitattributes"], whole)
+                files = state(repo)
+            partial += files not in ([], [".gitattributes"], whole)
+
             try:
                 publish_model(model, repo, tag="v1", revision="next")
-                found = sorted(s.rfilename for s in api.model_info(repo, revision="v1").siblings)
-                stuck += found != whole
+                files = sorted(s.rfilename for s in api.model_info(repo, revision="v1").siblings)
+                stuck += files != whole
             except HubError as error:
                 stuck += 1
                 print(f"{name}, {request}: {error}", file=sys.stderr)
@@ -587,9 +521,9 @@ def publish_client(model: str) -> None:
             [
                 f"`publish` of {len(whole)} files to a branch, with a tag: {name}",
                 f"each of {len(requests)} requests, until given up",
-                f"{told} told as an error, {silent} done all the same; {half} half repositories; {stuck} that the "
-                "same command does not complete later",
-                half + stuck,
+                f"{refused} ended with an error, {succeeded} succeeded all the same; {partial} partial repositories; "
+                f"{stuck} that the same command does not complete later",
+                partial + stuck,
             ]
         )
     print(json.dumps(rows))

@@ -2,10 +2,10 @@
 
     python -m tests.attacks.fuzz --inputs 10000 [picture taxonomy weights tables command archives demo]
 
-Each input is a good one, changed at random; input number n of a reader depends on the seed and n alone, so ``--only``
+Each input is a good one, changed at random. Input number n of a reader depends on the seed and n alone, so ``--only``
 reproduces a finding. Readers run in a process of their own. If it crashes, hangs or grows too large, that is counted,
-and the next input gets a new process. Acceptable outcomes are a right answer and a clear error: one of the reader's own
-types, raised by the package's own code, with a message. Anything else is a finding, and makes the exit code 1.
+and the next input gets a new process. Acceptable outcomes are a right answer and a clear error: an error of the
+reader's own types, raised by the package's own code, with a message. Anything else is a finding; the exit code is 1.
 
 Time is CPU time. Memory is the peak that an input adds to the process; the address space is limited.
 """
@@ -76,8 +76,8 @@ def _cause(error: BaseException) -> BaseException | None:
 def _place(error: BaseException) -> str:
     """Return the last line of our own code in an error's traceback, and its message."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if f.filename.startswith(OURS)] or frames
-    return f"{Path(own[-1].filename).name}:{own[-1].lineno} {type(error).__name__}: {str(error)[:200]}"
+    ours = [f for f in frames if f.filename.startswith(OURS)] or frames
+    return f"{Path(ours[-1].filename).name}:{ours[-1].lineno} {type(error).__name__}: {str(error)[:200]}"
 
 
 class Hang(BaseException):
@@ -106,13 +106,13 @@ def make_input(reader: Reader, name: str, seed: int, number: int):
 
 
 def child(name: str, seed: int, numbers: range, pipe: int) -> None:
-    """Read inputs, and report each with :func:`tell`."""
+    """Read inputs, and report each with :func:`record`."""
     prepare()
     with tempfile.TemporaryDirectory(prefix="hcast-zoo-fuzz-") as folder, os.fdopen(pipe, "w") as out:
         reader = READERS[name](Path(folder))
         limit_memory(reader, numbers[0], make_input(reader, name, seed, numbers[0]), out)
         for number in numbers:
-            tell(reader, number, make_input(reader, name, seed, number), out)
+            record(reader, number, make_input(reader, name, seed, number), out)
 
 
 def prepare() -> None:
@@ -132,7 +132,7 @@ def limit_memory(reader: Reader, number: int, source, out: TextIO) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + MEMORY, resource.RLIM_INFINITY))
 
 
-def tell(reader: Reader, number: int, source, out: TextIO) -> str:
+def record(reader: Reader, number: int, source, out: TextIO) -> str:
     """Read an input; write [number] before, and [number, outcome, seconds, bytes] after, each as a line of JSON."""
     print(json.dumps([number]), file=out, flush=True)
     Path("/proc/self/clear_refs").write_text("5")
@@ -277,13 +277,13 @@ def main() -> int:
     names = args.readers or list(READERS)
     if args.only is not None:
         return show(names[0], args.seed, args.only)
-    found = 0
+    findings = 0
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             READERS[name](Path(folder)).warm()
         result = fuzz(name, args.inputs, functools.partial(child, name, args.seed))
-        found += write(READERS[name].what, name, args, result)
-    return 1 if found else 0
+        findings += write(READERS[name].what, name, args, result)
+    return 1 if findings else 0
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ LONGEST = 100_000  # bytes of an input
 
 
 @dataclasses.dataclass(frozen=True)
-class Door:
+class Target:
     """One reader, and how to turn bytes into its input.
 
     Attributes:
@@ -90,31 +90,33 @@ def tables(kind: str) -> Callable[[Any, bytes], Any]:
     return lambda reader, data: (f"t.{kind}", data, bool(data) and data[-1] % 2 == 0, None)
 
 
-DOORS = {
-    "taxonomy-json": Door(
+TARGETS = {
+    "taxonomy-json": Target(
         "taxonomies: JSON, guided",
         Taxonomies,
         lambda r: [r.json.encode()],
         lambda r, data: ("t.json", data),
         change_json,
     ),
-    "taxonomy-csv": Door(
+    "taxonomy-csv": Target(
         "taxonomies: CSV, guided", Taxonomies, lambda r: [r.csv.encode()], lambda r, data: ("t.csv", data), change_csv
     ),
-    "tables-jsonl": Door(
+    "tables-jsonl": Target(
         "data sets: JSONL, guided", Tables, lambda r: [r.jsonl.encode()], tables("jsonl"), change_lines
     ),
-    "tables-csv": Door("data sets: CSV, guided", Tables, lambda r: [r.csv.encode()], tables("csv"), change_csv),
-    "weights": Door("weights: config, taxonomy, calibration, guided", WeightFiles, metadata, weights_file, change_json),
+    "tables-csv": Target("data sets: CSV, guided", Tables, lambda r: [r.csv.encode()], tables("csv"), change_csv),
+    "weights": Target(
+        "weights: config, taxonomy, calibration, guided", WeightFiles, metadata, weights_file, change_json
+    ),
 }
 
 
-def mutator(door: Door, data: bytes, longest: int, seed: int) -> bytes:
+def mutator(target: Target, data: bytes, longest: int, seed: int) -> bytes:
     """Return an input whose structure or bytes are changed."""
     rng = random.Random(seed)
     if rng.random() < 0.75:
         try:
-            return door.change(data, rng)[:longest]
+            return target.change(data, rng)[:longest]
         except (ValueError, RecursionError):  # it can no longer be parsed
             return mutate_bytes(data, rng)[:longest]
     return atheris.Mutate(data, longest)
@@ -123,19 +125,19 @@ def mutator(door: Door, data: bytes, longest: int, seed: int) -> bytes:
 def child(name: str, seed: int, numbers: range, pipe: int) -> None:
     """Read inputs that libFuzzer finds, and report them as fuzz.py's child does. Does not return."""
     fuzz.prepare()
-    door, left, out = DOORS[name], list(numbers), os.fdopen(pipe, "w")
+    target, left, out = TARGETS[name], list(numbers), os.fdopen(pipe, "w")
     temporary = tempfile.TemporaryDirectory(prefix="hcast-zoo-fuzz-")
     folder = Path(temporary.name)
     corpus = folder / "corpus"
     corpus.mkdir()
-    reader = door.reader(folder)
-    for number, seed_input in enumerate(door.seeds(reader)):
+    reader = target.reader(folder)
+    for number, seed_input in enumerate(target.seeds(reader)):
         (corpus / str(number)).write_bytes(seed_input)
-    fuzz.limit_memory(reader, numbers[0], door.source(reader, door.seeds(reader)[0]), out)
+    fuzz.limit_memory(reader, numbers[0], target.source(reader, target.seeds(reader)[0]), out)
 
     def one(data: bytes) -> None:
         number = left.pop(0)
-        outcome = fuzz.tell(reader, number, door.source(reader, data), out)
+        outcome = fuzz.record(reader, number, target.source(reader, data), out)
         if outcome not in fuzz.FINE:
             Path(f"guided-{name}-{number}").write_bytes(data)
         if not left:  # libFuzzer would end the process too
@@ -143,25 +145,25 @@ def child(name: str, seed: int, numbers: range, pipe: int) -> None:
             os._exit(0)
 
     options = [f"-{option}" for option in (f"seed={seed + 1}", f"max_len={LONGEST}", *OPTIONS)]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], one, custom_mutator=functools.partial(mutator, door))
+    atheris.Setup([sys.argv[0], *options, str(corpus)], one, custom_mutator=functools.partial(mutator, target))
     atheris.Fuzz()
 
 
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("doors", nargs="*", metavar="READER", help=f"of {', '.join(DOORS)} (all)")
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"of {', '.join(TARGETS)} (all)")
     parser.add_argument("--inputs", type=int, default=10_000, help="of each reader (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
     args = parser.parse_args()
-    if unknown := set(args.doors) - set(DOORS):
-        parser.error(f"no reader {', '.join(unknown)}: expected {', '.join(DOORS)}")
-    found = 0
-    for name in args.doors or DOORS:
+    if unknown := set(args.readers) - set(TARGETS):
+        parser.error(f"no reader {', '.join(unknown)}: expected {', '.join(TARGETS)}")
+    findings = 0
+    for name in args.readers or TARGETS:
         result = fuzz.fuzz(name, args.inputs, functools.partial(child, name, args.seed), args.inputs)
-        found += fuzz.write(DOORS[name].what, name, args, result)
-    return 1 if found else 0
+        findings += fuzz.write(TARGETS[name].what, name, args, result)
+    return 1 if findings else 0
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def mutate_plain(value: Any, rng: random.Random) -> Any:
         holders = _holders(value)
         if not holders:
             return rng.choice(HOSTILE)
-        # Choose the depth first: otherwise long lists would leave the few fields at the top hardly any changes.
+        # Choose the depth first; otherwise long lists would leave hardly any changes to the few fields at the top.
         depth = rng.choice(sorted({d for d, _ in holders}))
         holder = rng.choice([h for d, h in holders if d == depth])
         key = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
@@ -140,12 +140,16 @@ def mutate_plain(value: Any, rng: random.Random) -> Any:
 
 
 def _holders(value: Any, depth: int = 0) -> list[tuple[int, dict | list]]:
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    found = [(depth, value)] if isinstance(value, (dict, list)) and value else []
+    children = ()
+    if isinstance(value, dict):
+        children = value.values()
+    elif isinstance(value, list):
+        children = value
+    holders = [(depth, value)] if isinstance(value, (dict, list)) and value else []
     for child in children:
         if isinstance(child, (dict, list)):
-            found += _holders(child, depth + 1)
-    return found
+            holders += _holders(child, depth + 1)
+    return holders
 
 
 def mutate_text(text: str, rng: random.Random) -> str:

@@ -116,7 +116,7 @@ class Pictures(Reader):
         file.write_bytes(source)
         picture = read_picture(file)
         expect(picture.mode == "RGB" and picture.width * picture.height > 0, "no RGB picture")
-        if max(picture.size) < 50 * min(picture.size):  # long thin pictures are cropped: not in this test
+        if max(picture.size) < 50 * min(picture.size):  # longer pictures are cropped
             image = self.transform(picture)
             expect(image.shape == (3, 32, 32) and bool(image.isfinite().all()), "no finite tensor")
 
@@ -220,7 +220,7 @@ class WeightFiles(Reader):
             numbers = (*answer.probabilities, answer.path_probability, answer.runner_up_probability)
             expect(all(0 <= p <= 1 + 1e-6 for p in numbers), f"probabilities {numbers}")
             labels = weights.taxonomy.labels(answer.path)
-            expect(UNKNOWN not in labels or len(answer.path) < len(labels), "a path that is none")
+            expect(UNKNOWN not in labels or len(answer.path) < len(labels), "a path outside the tree")
 
 
 class Tables(Reader):
@@ -259,17 +259,18 @@ class Tables(Reader):
         return "t.parquet", mutate_bytes(rng.choice(self.parquet), rng, self.parquet), known, split
 
     def read(self, source: tuple[str, bytes, bool, str | None]) -> None:
-        name, content, known, split = source
+        name, data, known, split = source
         file = self.folder / name
-        file.write_bytes(content)
+        file.write_bytes(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pictures that are left out
-            data = HierarchicalDataset.load(file, self.taxonomy if known else None, split)
-            sizes = torch.tensor(data.taxonomy.level_classes)
-            expect(data.labels.shape == (len(data), len(sizes)), "labels of another shape")
-            expect(bool(((data.labels >= UNKNOWN) & (data.labels < sizes)).all()), "labels out of range")
-            for index in range(min(len(data), 3)):
-                item = data[index]
+            data_set = HierarchicalDataset.load(file, self.taxonomy if known else None, split)
+            sizes = torch.tensor(data_set.taxonomy.level_classes)
+            labels = data_set.labels
+            expect(labels.shape == (len(data_set), len(sizes)), "labels of another shape")
+            expect(bool(((labels >= UNKNOWN) & (labels < sizes)).all()), "labels out of range")
+            for index in range(min(len(data_set), 3)):
+                item = data_set[index]
                 expect(item is None or item[0].mode == "RGB", "no picture")
 
 
@@ -295,15 +296,15 @@ def mutate_table(columns: dict[str, list], rng: random.Random) -> bytes:
             changed[name] = [rng.choice((v, None, rng.choice(HOSTILE))) for v in changed[name]]
         try:
             return parquet(changed)
-        except (pa.ArrowException, OverflowError, UnicodeError, TypeError):  # cannot be written: try another
+        except (pa.ArrowException, OverflowError, UnicodeError, TypeError):  # cannot be written; try another
             continue
 
 
 class CommandLine(Reader):
     """Arguments of every command, changed word by word; files named there are good, broken or missing.
 
-    Training itself, building a graph, serving a page and sending to the Hub are left out: arguments are checked and the
-    work is set up, but not done. All else runs.
+    Training itself, building a graph, serving a page and sending to the Hub are left out: their arguments are checked,
+    and the work is prepared but not done. Everything else runs.
     """
 
     what, clear = "the command line", (SystemExit,)
@@ -381,10 +382,9 @@ class CommandLine(Reader):
             elif at < len(words):
                 words[at] = hostile
         # Whatever was changed, publishing sends nothing and there are few processes.
-        words = [
-            "2" if before == "--workers" and word.isdigit() and int(word) > 2 else word
-            for before, word in zip(["", *words], words)
-        ]
+        for at in range(1, len(words)):
+            if words[at - 1] == "--workers" and words[at].isdigit() and int(words[at]) > 2:
+                words[at] = "2"
         words += ["--dry-run"] if words[:1] == ["publish"] and "--dry-run" not in words else []
         return [re.sub("^OUT", str(self.folder / "out" / str(rng.randrange(10**9))), word) for word in words]
 
@@ -399,20 +399,20 @@ class CommandLine(Reader):
                 code = cli.main(source)
             except SystemExit as stop:
                 code = stop.code
-        told, complaint = (x.buffer.getvalue().decode("utf-8") for x in (out, errors))
+        stdout, stderr = (x.buffer.getvalue().decode("utf-8") for x in (out, errors))
         expect(code in (0, 1, 2), f"exit code {code!r}")
-        expect("Traceback" not in complaint, complaint[-2000:])
-        expect(len(complaint) < 20 * MESSAGE, f"an error of {len(complaint)} characters")
-        for name, text in (("stdout", told), ("stderr", complaint)):
+        expect("Traceback" not in stderr, stderr[-2000:])
+        expect(len(stderr) < 20 * MESSAGE, f"an error of {len(stderr)} characters")
+        for name, text in (("stdout", stdout), ("stderr", stderr)):
             wild = [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t\r"]
             expect(not wild, f"{wild[:3]!r} on {name}")
         if code:
-            expect(bool(complaint.strip() or "--json" in source), f"exit code {code} without a word")
+            expect(bool(stderr.strip() or "--json" in source), f"exit code {code} without a word")
         if "--json" in source and code == 0 and "-h" not in source and "--help" not in source:
-            for line in told.splitlines():
+            for line in stdout.splitlines():
                 json.loads(line, parse_constant=lambda name: expect(False, f"{name} in JSON"))
         if code == 2:
-            raise SystemExit(complaint.strip().splitlines()[-1][:300])
+            raise SystemExit(stderr.strip().splitlines()[-1][:300])
 
 
 def save(picture: Image.Image, format: str, **options) -> bytes:

@@ -63,16 +63,17 @@ def full_disk(monkeypatch):
     return fill
 
 
-@pytest.mark.parametrize("content", ["new " * 20, b"new " * 20])
-def test_a_file_is_old_or_new(tmp_path, full_disk, content):
+@pytest.mark.parametrize("text", ["new " * 20, b"new " * 20])
+def test_a_file_is_old_or_new_after_a_full_disk(tmp_path, full_disk, text):
     file = tmp_path / "x.json"
     write_whole(file, "old")
     full_disk()
     with pytest.raises(OSError, match=r"No space left on device: .*x.json"):
-        write_whole(file, content)
+        write_whole(file, text)
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
     full_disk(10**6)
-    write_whole(file, content)
+    write_whole(file, text)
     assert file.read_bytes() == b"new " * 20 and list(tmp_path.iterdir()) == [file]
 
 
@@ -88,6 +89,7 @@ def test_every_lasting_file_is_old_or_new(tmp_path, tiny_weights, taxonomy, eval
     record_evaluation(tmp_path / "c.md", str(tiny_weights), evaluation)
     before = {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
     weights = load_weights(tiny_weights)
+
     full_disk()
     for write in (
         lambda: taxonomy.save(tmp_path / "t.json"),
@@ -97,35 +99,28 @@ def test_every_lasting_file_is_old_or_new(tmp_path, tiny_weights, taxonomy, eval
     ):
         with pytest.raises(OSError, match="No space left on device"):
             write()
+
     assert before == {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}
 
 
 def test_predict_resumes_after_a_full_disk(picture_folder, tiny_weights, tmp_path, full_disk, capsys):
-    command = [
-        "predict",
-        str(picture_folder / "val"),
-        "--model",
-        str(tiny_weights),
-        "--output",
-        str(tmp_path / "out"),
-        "--part-size",
-        "4",
-    ]
+    command = ["predict", str(picture_folder / "val"), "--model", str(tiny_weights), "--part-size", "4"]
+    command += ["--output", str(tmp_path / "out")]
+
     full_disk(4000)  # the plan and a part
     assert main(command) == 2
     error = capsys.readouterr().err
     assert "No space left on device" in error and "part-0000" in error and error.count("\n") == 1
     done = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert "_plan.json" in done and len(done) < 4 and not [n for n in done if n.startswith(".")]
+
     full_disk(10**6)
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["pictures"] == 12
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 3
 
 
-def test_an_interrupted_segment_command_leaves_no_partial_folder(
-    picture_folder, tiny_weights, tmp_path, monkeypatch, capsys
-):
+def test_a_full_disk_leaves_no_partial_segment_folder(picture_folder, tiny_weights, tmp_path, monkeypatch, capsys):
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -134,6 +129,7 @@ def test_an_interrupted_segment_command_leaves_no_partial_folder(
     with monkeypatch.context() as patch:
         patch.setattr("numpy.savez_compressed", fail)  # called after the pictures are written
         assert main(command) == 2
+
     assert "No space left on device" in capsys.readouterr().err and list((tmp_path / "out").iterdir()) == []
 
 
@@ -150,8 +146,8 @@ def test_an_interrupted_segment_command_leaves_no_partial_folder(
     ],
     ids=lambda words: words[0],
 )
-def test_a_file_where_the_folder_should_be(words, picture_folder, tiny_weights, tmp_path, capsys):
-    """Like a read-only folder, but fails for root too."""
+def test_a_file_in_place_of_the_folder_is_kept(words, picture_folder, tiny_weights, tmp_path, capsys):
+    """Like a read-only folder, but it fails for root too."""
     (tmp_path / "OUT").write_text("mine")
     names = {
         "PICTURE": find_pictures([str(picture_folder / "val")])[0],
@@ -159,10 +155,12 @@ def test_a_file_where_the_folder_should_be(words, picture_folder, tiny_weights, 
         "DATA": str(picture_folder),
         "OUT": str(tmp_path / "OUT"),
     }
+
     command = [words[0]]
     for word in words[1:]:
         head, slash, tail = word.partition("/")
         command.append(names.get(head, head) + slash + tail)
+
     assert main(command) == 2
     captured = capsys.readouterr()
     assert f"hcast-zoo {words[0]}: " in captured.err and "Traceback" not in captured.err
@@ -170,8 +168,8 @@ def test_a_file_where_the_folder_should_be(words, picture_folder, tiny_weights, 
 
 
 @pytest.mark.parametrize("press", ["before", "after"])
-def test_ctrl_c_while_workers_start(picture_folder, tiny_weights, monkeypatch, press):
-    """It takes effect after the start, and leaves nothing behind; another thread may receive the signal."""
+def test_ctrl_c_while_workers_start_takes_effect_after(picture_folder, tiny_weights, monkeypatch, press):
+    """Nothing is left behind; another thread may receive the signal."""
     predictor, end, complaints, workers = Predictor(tiny_weights), threading.Event(), [], []
     start = BaseProcess.start
 
@@ -199,30 +197,17 @@ def test_ctrl_c_while_workers_start(picture_folder, tiny_weights, monkeypatch, p
     assert len(workers) == 2 and not complaints
     for worker in workers:
         worker.join(20)
-        assert worker.exitcode == 0  # asked to end, not killed
+        assert worker.exitcode == 0  # it was asked to end, and not killed
 
 
 @pytest.mark.slow
-def test_ctrl_c(picture_folder, tiny_weights, tmp_path):
-    """One word is printed, the exit code is that of an interrupt, parts are complete, and the same command resumes."""
+def test_ctrl_c_ends_with_one_word_and_the_job_resumes(picture_folder, tiny_weights, tmp_path):
+    """The exit code is that of an interrupt, and parts are complete."""
     pictures = find_pictures([str(picture_folder)]) * 40
     (tmp_path / "list.txt").write_text("\n".join(pictures))
-    command = [
-        sys.executable,
-        "-m",
-        "hcast_zoo",
-        "predict",
-        "--files-from",
-        str(tmp_path / "list.txt"),
-        "--model",
-        str(tiny_weights),
-        "--output",
-        str(tmp_path / "out"),
-        "--part-size",
-        "8",
-        "--workers",
-        "1",
-    ]
+    words = [sys.executable, "-m", "hcast_zoo", "predict", "--files-from", str(tmp_path / "list.txt")]
+    command = [*words, "--model", str(tiny_weights), "--output", str(tmp_path / "out")]
+    command += "--part-size 8 --workers 1".split()
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -234,7 +219,7 @@ def test_ctrl_c(picture_folder, tiny_weights, tmp_path):
     while process.poll() is None and len(list((tmp_path / "out").glob("*.parquet"))) < 2:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # workers too, as a terminal does
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 130 and errors.strip() == "interrupted" and out == ""
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and errors.strip() == "interrupted" and output == ""
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0 and json.loads(again.stdout)["pictures"] == len(pictures)

@@ -43,11 +43,11 @@ def dotted(node) -> str:
 
 def faults(source: str) -> list[str]:
     """Return the calls and imports of a source that could run code from data."""
-    found = []
+    faults_found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            found += [f"line {node.lineno}: imports {n}" for n in names if n.split(".")[0] in MODULES]
+            faults_found += [f"line {node.lineno}: imports {n}" for n in names if n.split(".")[0] in MODULES]
         if not isinstance(node, ast.Call):
             continue
         name = dotted(node.func)
@@ -62,8 +62,8 @@ def faults(source: str) -> list[str]:
         wrong |= "shell" in options and not says("shell", False)
         wrong |= "trust_remote_code" in options and says("trust_remote_code", True)
         if wrong:
-            found.append(f"line {node.lineno}: {name or ast.unparse(node)[:60]}")
-    return found
+            faults_found.append(f"line {node.lineno}: {name or ast.unparse(node)[:60]}")
+    return faults_found
 
 
 ON_COMMAND = {"integrations/timm/scripts.py": "runpy.run_path"}  # `hcast-zoo timm SCRIPT` runs the given script
@@ -72,8 +72,8 @@ ON_COMMAND = {"integrations/timm/scripts.py": "runpy.run_path"}  # `hcast-zoo ti
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_no_source_runs_code_from_data(file):
     allowed = ON_COMMAND.get(file.relative_to(ROOT).as_posix())
-    found = faults(file.read_text(encoding="utf-8"))
-    assert [fault.split(": ", 1)[1] for fault in found] == ([allowed] if allowed else [])
+    faults_found = faults(file.read_text(encoding="utf-8"))
+    assert [fault.split(": ", 1)[1] for fault in faults_found] == ([allowed] if allowed else [])
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_torch_load_is_called_only_for_checkpoints():
     """Exceptions: mmpretrain's own checkpoints, and the teacher's in a recipe, which are torch files too."""
     recipe = {f"recipes/in1k/{name}.py" for name in ("__main__", "shards", "stages", "teacher")}
     allowed = {"hcast_zoo/weights/official.py", "integrations/mmpretrain/checkpoint.py", *recipe}
-    found = {str(f.relative_to(ROOT)) for f in SOURCES if "torch.load(" in f.read_text(encoding="utf-8")}
-    assert found == allowed
+    files = {str(f.relative_to(ROOT)) for f in SOURCES if "torch.load(" in f.read_text(encoding="utf-8")}
+    assert files == allowed
 
 
 class Bomb:
@@ -153,7 +153,7 @@ def test_a_pickle_is_never_run(name, tmp_path, capsys):
         captured = capsys.readouterr()
         assert code in (1, 2) and captured.err and "Traceback" not in captured.err, command
     assert not hit.exists()
-    pickle.loads(file.read_bytes())  # the bomb does go off
+    pickle.loads(file.read_bytes())  # shows that the bomb works
     assert hit.exists()
 
 

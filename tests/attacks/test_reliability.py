@@ -1,4 +1,4 @@
-"""The scripts behind docs/reliability.md: they find planted faults, and find nothing wrong in a few inputs.
+"""The scripts behind docs/reliability.md find planted faults, and nothing wrong in a few inputs.
 
 ``faults.py train`` and ``publish`` take minutes; test_trainer.py and test_publish.py have shorter tests of such faults.
 """
@@ -56,8 +56,8 @@ def spin():
         pass
 
 
-def test_fuzz_finds_what_is_wrong(fuzz, monkeypatch, capsys):
-    """Errors of other types or packages, or without a message; wrong answers; memory; hangs; a process that ends."""
+def test_fuzz_finds_every_planted_fault(fuzz, monkeypatch, capsys):
+    """Errors of other types or packages, or without a message; wrong answers; memory; hangs; processes that end."""
     inputs = [
         (lambda: None, "right answer"),
         (lambda: fail(ValueError("expected something else")), "clear error"),
@@ -87,14 +87,15 @@ def test_fuzz_finds_what_is_wrong(fuzz, monkeypatch, capsys):
         result = fuzz.fuzz("fake", len(inputs), functools.partial(fuzz.child, "fake", 0))
     finally:
         signal.signal(signal.SIGALRM, handler)
+
     expected = [(number, what) for number, (_, what) in enumerate(inputs) if what not in fuzz.FINE]
     assert [number for number, _ in result["findings"]] == [number for number, _ in expected]
-    assert all(found.startswith(what) for (_, found), (_, what) in zip(result["findings"], expected))
+    assert all(finding.startswith(what) for (_, finding), (_, what) in zip(result["findings"], expected))
     assert result["counts"] == {"right answer": 2, "clear error": 1, "finding": 8}
     assert capsys.readouterr().out.count("fake ") == 8
 
 
-def test_fuzz_makes_an_input_again(fuzz, tmp_path):
+def test_fuzz_makes_the_same_input_again(fuzz, tmp_path):
     for name in ("picture", "taxonomy", "weights", "tables"):
         reader = fuzz.READERS[name](tmp_path)
         first, again, other = (fuzz.make_input(reader, name, 0, number) for number in (5, 5, 6))
@@ -108,7 +109,7 @@ def test_fuzz_makes_an_input_again(fuzz, tmp_path):
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("command", "archives", "demo")),
     ],
 )
-def test_fuzz(run, readers):
+def test_fuzz_finds_nothing_in_a_hundred_inputs(run, readers):
     if readers == "demo":
         pytest.importorskip("gradio")
     done, rows = run("fuzz", *readers.split(), "--inputs", "100")
@@ -119,7 +120,7 @@ def test_fuzz(run, readers):
         assert right + wrong == 100 and right and wrong and findings == 0
 
 
-def test_guided_fuzz(run):
+def test_guided_fuzz_finds_nothing_in_a_hundred_inputs(run):
     pytest.importorskip("atheris")
     done, rows = run("guided", "taxonomy-json", "weights", "--inputs", "100")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -149,6 +150,7 @@ def test_a_killed_job_resumes(faults, tmp_path):
     command = [sys.executable, str(tmp_path / "job.py"), str(tmp_path / "out")]
     states = faults.kill_and_resume(command, 3, 0.05, random.Random(0), state)
     assert len(states) == 3 and 0 < states[0] < states[1] < states[2] < 40 and state() == 40
+
     command[1] = "no job"
     with pytest.raises(SystemExit, match="ended with 2"):
         faults.kill_and_resume(command, 0, 0, random.Random(0), state)
@@ -162,14 +164,14 @@ def test_a_killed_job_resumes(faults, tmp_path):
         ("disk --command segment", "1", 3),
     ],
 )
-def test_faults(run, arguments, faults, rows):
-    done, found = run("faults", *arguments.split())
+def test_jobs_survive_a_few_faults(run, arguments, faults, rows):
+    done, table = run("faults", *arguments.split())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(found) == rows and all(row[1].startswith(faults) and row[-1] == "0" for row in found)
+    assert len(table) == rows and all(row[1].startswith(faults) and row[-1] == "0" for row in table)
 
 
 @pytest.mark.slow
-def test_determinism(run, tiny_weights):
+def test_answers_are_the_same_in_every_way(run, tiny_weights):
     """2 drawn pictures and the 6 in tests/pictures; mmpretrain has no config for these weights."""
     pytest.importorskip("transformers")
     done, rows = run("determinism", "--model", str(tiny_weights), "--pictures", "2")
@@ -179,7 +181,7 @@ def test_determinism(run, tiny_weights):
     assert len(lines) == 14 and [line.split()[0] for line in lines[-3:]] == ["asked", "timm", "transformers"]
 
 
-def test_no_miss_in_the_report(faults):
+def test_the_report_has_no_miss(faults):
     tables = collections.defaultdict(list)
     for mark, text in re.findall(r"<!-- (faults \w+|fuzz) -->\n(.*?)<!-- /", PAGE, re.DOTALL):
         tables[mark] += [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]

@@ -18,15 +18,15 @@ def read(path: Path) -> dict:
 
 
 def commands() -> str:
-    """Return all that the workflows run."""
+    """Return everything that the workflows run."""
     steps = [step for path in WORKFLOWS for job in read(path)["jobs"].values() for step in job["steps"]]
     return "\n".join(step.get("run", "") for step in steps)
 
 
 def test_the_layout_names_every_folder():
     listed = set(re.findall(r"^\| `(\w+)/` \|", GUIDE, re.MULTILINE))
-    there = {path.parent.name for path in (ROOT / "hcast_zoo").glob("*/__init__.py")}
-    assert "network" in there and there == listed & there
+    folders = {path.parent.name for path in (ROOT / "hcast_zoo").glob("*/__init__.py")}
+    assert "network" in folders and folders == listed & folders
     assert all((ROOT / name).is_dir() or (ROOT / "hcast_zoo" / name).is_dir() for name in listed)
 
 
@@ -48,7 +48,7 @@ def test_make_targets_exist():
 
 
 @pytest.mark.parametrize("target", ["test", "test-all", "format", "lint", "types", "docs", "install"])
-def test_make_targets_parse(target):
+def test_make_accepts_every_target(target):
     try:
         result = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def test_ci_tests_every_extra_and_python():
     assert set(filter(None, environments.EXTRAS)) <= set(extras)
 
 
-def test_there_are_workflows():
+def test_the_workflows_exist():
     assert {"tests", "lint", "docs", "audit", "release"} <= {path.stem for path in WORKFLOWS}
 
 

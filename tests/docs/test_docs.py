@@ -1,4 +1,4 @@
-"""Every code block of README.md and docs/: Python and the hcast-zoo commands run, on tiny stand-ins.
+"""The code blocks of README.md and docs/: Python and the hcast-zoo commands run, on tiny stand-ins.
 
 A page's blocks run in order and share their names, in a folder that holds what the pages mention: pictures, a data set
 ``birds``, weights ``runs/birds/...``, a repository ``org/name``. A block after ``<!-- not run: REASON -->`` is skipped.
@@ -27,7 +27,7 @@ from hcast_zoo.weights.published import TAGS
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-# These serve a page, or take an extra's config: their own tests run them; here only their arguments are parsed.
+# Only the arguments of these are parsed: they serve a page or need an extra's config, and have tests of their own.
 READ_ONLY = {"demo", "mm-train"}
 SHORT = ["--epochs", "1", "--batch-size", "4", "--warmup-epochs", "0", "--workers", "0"]
 SMALL = ["--image-size", "32", "--num-superpixels", "16", "--num-clusters", "8", "4", "2", "2", "--crop-pct", "1"]
@@ -38,8 +38,8 @@ def blocks(page: str):
     reason = None
     for token in MarkdownIt().parse((ROOT / page).read_text()):
         if token.type == "html_block":
-            found = re.fullmatch(r"<!-- not run: (.+) -->", token.content.strip())
-            reason = found[1] if found else reason
+            mark = re.fullmatch(r"<!-- not run: (.+) -->", token.content.strip())
+            reason = mark[1] if mark else reason
         elif token.type == "fence":
             yield token.info.split()[0] if token.info else "", token.content, token.map[0] + 1, reason
             reason = None
@@ -48,7 +48,7 @@ def blocks(page: str):
 
 
 def commands(code: str):
-    """Yield each command of a block as a list of words, split at `&&` too."""
+    """Yield each command of a block as a list of words; `&&` separates commands too."""
     for line in code.replace("\\\n", " ").splitlines():
         for part in line.split(" && "):
             if words := shlex.split(part, comments=True):
@@ -79,23 +79,23 @@ def write_survey(work, taxonomy):
     """Write the files that docs/surveys.md uses: boxes, a table of them, counts, names, and pictures in bursts."""
     files = sorted((work / "birds").rglob("*.png"))
     names = [file.relative_to(work / "birds").as_posix() for file in files]
-    found = [
-        {"file": name, "detections": [{"category": "1", "conf": 0.9, "bbox": [0.1, 0.1, 0.7, 0.7]}]} for name in names
-    ]
-    document = {"images": found, "detection_categories": {"1": "animal"}}
+    box = {"category": "1", "conf": 0.9, "bbox": [0.1, 0.1, 0.7, 0.7]}
+    images = [{"file": name, "detections": [box]} for name in names]
+    document = {"images": images, "detection_categories": {"1": "animal"}}
     (work / "detections.json").write_text(json.dumps(document))
     rows = [f"birds/{name},5,5,35,35,{','.join(Path(name).parts[1:-1])}" for name in names if "test" not in name]
+
     (work / "boxes.csv").write_text("\n".join([f"file,xmin,ymin,xmax,ymax,{','.join(taxonomy.levels)}", *rows]))
+
     leaves = taxonomy.names[-1]
     (work / "counts.csv").write_text("\n".join(["name,count", *(f"{leaf},{5 + i}" for i, leaf in enumerate(leaves))]))
     (work / "place.csv").write_text("\n".join(["species", *leaves[:3]]))
-    (work / "bursts.csv").write_text(
-        "\n".join(["file,sequence", *(f"birds/{n},{i // 2}" for i, n in enumerate(names))])
-    )
+    bursts = [f"birds/{name},{number // 2}" for number, name in enumerate(names)]
+    (work / "bursts.csv").write_text("\n".join(["file,sequence", *bursts]))
 
 
 def write_parquet(file):
-    """Write the emoji of tests/pictures twice in every split: calibration needs ten pictures."""
+    """Write the emoji of tests/pictures twice in every split, because calibration needs ten pictures."""
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
@@ -103,10 +103,8 @@ def write_parquet(file):
     rows = []
     for picture in sorted((ROOT / "tests/pictures").glob("*.png")):
         path = tree.path_names(tree.path_to(*tree.find(picture.stem.replace("_", " "))))
-        rows += [
-            {"image": picture.read_bytes(), "split": split, **dict(zip(tree.levels, path))}
-            for split in ("train", "val", "test") * 2
-        ]
+        for split in ("train", "val", "test") * 2:
+            rows.append({"image": picture.read_bytes(), "split": split, **dict(zip(tree.levels, path))})
     pq.write_table(pa.Table.from_pylist(rows), file)
 
 
@@ -139,7 +137,7 @@ class Shell:
     def pip(self, words: list[str]) -> None:
         """Check that the extras exist."""
         extras = importlib.metadata.metadata("hcast-zoo").get_all("Provides-Extra")
-        asked = [e for word in words for group in re.findall(r"\[(.+?)\]", word) for e in group.split(",")]
+        asked = [extra for word in words for group in re.findall(r"\[(.+?)\]", word) for extra in group.split(",")]
         assert words[0] == "install" and set(asked) <= set(extras), words
 
     def python(self, words: list[str]) -> None:
@@ -184,8 +182,8 @@ class Shell:
 @pytest.mark.slow
 @pytest.mark.hub
 @pytest.mark.parametrize("page", PAGES)
-def test_code_blocks(page, workspace, request, tiny_weights, tiny_model, taxonomy):
-    if page not in ("docs/own_data.md", "README.md"):  # those two create it themselves
+def test_code_blocks_run(page, workspace, request, tiny_weights, tiny_model, taxonomy):
+    if page not in ("docs/own_data.md", "README.md"):  # these two pages create it
         (workspace / "runs/birds/best.safetensors").write_bytes(tiny_weights.read_bytes())
     code = (ROOT / page).read_text()
     if '"org/name"' in code or "path/or/org/name" in code:
@@ -194,9 +192,11 @@ def test_code_blocks(page, workspace, request, tiny_weights, tiny_model, taxonom
 
         for repo in ("org/name", "path/or/org/name"):
             assemble("hcast_small.emoji_art", workspace / repo)
+
     shell = Shell(workspace, request)
     if "me/hcast-birds" in code and "hcast-zoo train" not in code:
         shell.hcast_zoo(["publish", "model.safetensors", "--repo", "me/hcast-birds"])
+
     image = torch.zeros(1, 3, 32, 32)
     names = {
         "__name__": "page",
@@ -207,6 +207,7 @@ def test_code_blocks(page, workspace, request, tiny_weights, tiny_model, taxonom
         "my_taxonomy": taxonomy,
         "taxonomy": taxonomy,
     }
+
     for language, text, line, reason in blocks(page):
         if reason or language not in ("bash", "python"):
             continue
@@ -231,16 +232,17 @@ with open(sys.argv[1], encoding="utf-8") as page:
     code = page.read()
 exec(compile(code, sys.argv[1], "exec"), {"__name__": "page"})
 """
-DOORS = ["README.md", "docs/transformers.md", "docs/timm.md", "docs/mmpretrain.md", "docs/other_tools.md"]
+INTERFACES = ["README.md", "docs/transformers.md", "docs/timm.md", "docs/mmpretrain.md", "docs/other_tools.md"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", DOORS)
+@pytest.mark.parametrize("page", INTERFACES)
 def test_python_runs_in_a_fresh_process_without_a_network(page, workspace):
-    """As a newcomer would run it: one file with the page's Python blocks, in the prepared folder."""
+    """As a newcomer would run them: one file with the page's Python blocks, in the prepared folder."""
     for module in ("transformers", "mmpretrain"):
         if f"import {module}" in (ROOT / page).read_text() or f"from {module}" in (ROOT / page).read_text():
             pytest.importorskip(module)
+
     code = [text for language, text, _, reason in blocks(page) if language == "python" and not reason]
     (workspace / "page.py").write_text("\n".join(code))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(workspace / "hub")}
@@ -254,15 +256,14 @@ def test_python_runs_in_a_fresh_process_without_a_network(page, workspace):
     assert result.returncode == 0, result.stderr
 
 
-def test_reasons_are_given():
-    """Every skipped block gives its reason."""
+def test_skipped_blocks_give_a_reason():
     for page in PAGES:
         marks = re.findall(r"^<!-- not run.*?-->", (ROOT / page).read_text(), re.MULTILINE)
         assert len(marks) == len([b for b in blocks(page) if b[3]]), f"{page}: a mark stands before no block: {marks}"
 
 
 def test_weights_that_the_pages_name_exist():
-    """A name is that of packaged weights, of published ones, or of a model that somebody trains by a recipe."""
+    """They are packaged or published, or a model that somebody trains by a recipe."""
     text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
     variants = "|".join(VARIANTS)
     named = set(re.findall(rf"\b(?:{variants})\.(?!py\b|safetensors\b|pth\b|untrained\b)[a-z]\w+", text))

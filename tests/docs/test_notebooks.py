@@ -10,8 +10,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "docs/notebooks").glob("*.ipynb"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_stored_outputs(path):
-    """The cells were run in order, and the outputs name no local folder."""
+def test_stored_cells_ran_in_order_and_name_no_folder(path):
     book = json.loads(path.read_text())
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
@@ -22,7 +21,7 @@ def test_stored_outputs(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_runs(path, tmp_path):
+def test_a_notebook_runs(path, tmp_path):
     nbclient = pytest.importorskip("nbclient")
     import nbformat
 

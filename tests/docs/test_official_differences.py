@@ -39,7 +39,7 @@ def test_every_citation_has_its_entry():
     assert len(cited) > 15
 
 
-def test_what_differs_says_where_it_is_explained():
+def test_comments_on_differences_cite_their_entry():
     checked = set()
     for path in SOURCES:
         text = re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
@@ -49,8 +49,8 @@ def test_what_differs_says_where_it_is_explained():
     assert {"graph_pooling", "superpixels", "loading"} <= checked
 
 
-def test_recipes_differ_from_the_official_commands_only_where_it_is_listed():
-    """The official values in the table of docs/paper.md are those of our recipes, for every data set of the paper."""
+def test_recipes_differ_from_the_official_only_where_listed():
+    """The official values in the table of docs/paper.md are those of our recipes for every data set of the paper."""
     page = (ROOT / "docs/paper.md").read_text(encoding="utf-8")
     rows = re.findall(
         r"^\| (`--[\w-]+`|\(in the code\)) \| ([^|]+) \| `(\w+)`[^|]* \| ([\d, ]*) ?\|$", page, re.MULTILINE
@@ -58,9 +58,10 @@ def test_recipes_differ_from_the_official_commands_only_where_it_is_listed():
     assert len(rows) == page.split("| official argument |")[1].split("\n\n")[0].count("\n|") - 1 == 28
     assert {entry for row in rows for entry in re.findall(r"\d+", row[3])} >= {"21", "46"}
     for name in ("cub", "aircraft", "inat21_mini", "living17", "nonliving26", "entity13", "entity30"):
-        found = options("--recipe", name, "--paper-exact")
+        recipe = options("--recipe", name, "--paper-exact")
         kind = {"aircraft": "Aircraft", "cub": "", "inat21_mini": ""}.get(name, "BREEDS")
-        ours = dataclasses.asdict(HCastConfig.from_variant("hcast_small")) | dataclasses.asdict(TrainConfig()) | found
+        ours = dataclasses.asdict(HCastConfig.from_variant("hcast_small")) | dataclasses.asdict(TrainConfig()) | recipe
+
         for _, official, setting, entries in rows:
             default, *others = official.strip().split(", ")
             expected = dict(part.split(" ") for part in others).get(kind, default)

@@ -22,9 +22,8 @@ def site(tmp_path_factory):
     for package in ("material", "mkdocstrings", "mkdocs_jupyter"):
         pytest.importorskip(package)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    result = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
-    )
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -58,8 +57,8 @@ def test_axe_finds_nothing_serious_on_any_page(site, tmp_path, width, scheme):
         for page in pages:
             driver.get(page.as_uri())
             time.sleep(0.4)  # docs/site.js waits for the theme
-            if found := serious_faults(driver):
-                faults[str(page.relative_to(site))] = found
+            if serious := serious_faults(driver):
+                faults[str(page.relative_to(site))] = serious
     finally:
         driver.quit()
 

@@ -1,4 +1,4 @@
-"""Readers for `fuzz.py` of every config: core, timm, transformers, its image processor, mmpretrain."""
+"""Readers for `fuzz.py` of configs by every interface: core, timm, transformers, its image processor, mmpretrain."""
 
 import json
 import random
@@ -71,9 +71,9 @@ class Configs(Reader):
 
     def read(self, source: dict) -> None:
         config = HCastConfig.from_dict(source)
-        self.look(HCast(config).eval(), config)
+        self.run_model(HCast(config).eval(), config)
 
-    def look(self, model: torch.nn.Module, config) -> None:
+    def run_model(self, model: torch.nn.Module, config) -> None:
         """Run the model on one image of its input size."""
         side = config.image_size
         with torch.inference_mode():
@@ -103,7 +103,7 @@ class Timm(Configs):
         model = timm.create_model(
             "hcast_tiny", img_size=size, in_chans=channels, pretrained_cfg_overlay=overlay, **fields
         ).eval()
-        self.look(model, model.config)
+        self.run_model(model, model.config)
 
 
 class Transformers(Configs):
@@ -122,7 +122,7 @@ class Transformers(Configs):
 
         (self.folder / "config.json").write_text(json.dumps({"model_type": "hcast", **source}))
         config = AutoConfig.from_pretrained(self.folder)
-        self.look(AutoModelForImageClassification.from_config(config).eval(), config)
+        self.run_model(AutoModelForImageClassification.from_config(config).eval(), config)
 
 
 class Processor(Configs):
@@ -175,10 +175,10 @@ class Mmpretrain(Configs):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = Backbone(source).eval()
-        self.look(model, model.config)
+        self.run_model(model, model.config)
 
 
-DOORS: dict[str, type[Configs]] = {
+INTERFACES: dict[str, type[Configs]] = {
     "core": Configs,
     "timm": Timm,
     "transformers": Transformers,
