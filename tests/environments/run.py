@@ -1,6 +1,6 @@
 """Install the wheel into fresh environments outside the repository, and run the fast tests there.
 
-    python tests/environments/run.py resolve                 # do versions resolve? Nothing is installed
+    python tests/environments/run.py resolve                 # do versions resolve? (nothing is installed)
     python tests/environments/run.py lowest                  # the lowest versions that resolve, on the oldest Python
     python tests/environments/run.py pythons                 # 3.10 to 3.13, as far as installed, with every framework
     python tests/environments/run.py extras                  # the base alone, then with each extra in turn
@@ -83,18 +83,8 @@ def resolve() -> bool:
     for python in PYTHONS:
         for extra in (*EXTRAS, "recipes", "benchmarks", "docs", "test", "all"):
             for resolution in ("lowest-direct", "highest"):
-                words = [
-                    "uv",
-                    "pip",
-                    "compile",
-                    "--quiet",
-                    "--python-version",
-                    python,
-                    "--resolution",
-                    resolution,
-                    *(["--extra", extra] if extra else []),
-                    str(ROOT / "pyproject.toml"),
-                ]
+                words = ["uv", "pip", "compile", "--quiet", "--python-version", python, "--resolution", resolution]
+                words += [*(["--extra", extra] if extra else []), str(ROOT / "pyproject.toml")]
                 result = subprocess.run(words, capture_output=True, text=True)
                 if result.returncode:
                     print(f"Python {python}, {extra or 'base'}, {resolution}:\n{result.stderr}", file=sys.stderr)
@@ -124,7 +114,7 @@ def try_environment(
         folder = Path(folder)
         uv("venv", "--quiet", "--python", python, str(folder / "venv"))
         interpreter = str(folder / "venv/bin/python")
-        # pyproject.toml too: for `lowest-direct`, a wheel's requirements are indirect, and get their highest versions.
+        # With pyproject.toml: for `lowest-direct`, a wheel's requirements are indirect, and get their highest versions.
         wanted = [
             f"hcast-zoo @ {wheel.as_uri()}",
             "-r",
@@ -133,34 +123,16 @@ def try_environment(
         ]
         more = ["--constraint", str(constraints)] if constraints else []
         try:
-            uv(
-                "pip",
-                "install",
-                "--quiet",
-                "--python",
-                interpreter,
-                "--resolution",
-                resolution,
-                *more,
-                *wanted,
-                "pytest>=8",
-                "hypothesis>=6.100",
-            )
+            install = ["pip", "install", "--quiet", "--python", interpreter]
+            uv(*install, "--resolution", resolution, *more, *wanted, "pytest>=8", "hypothesis>=6.100")
+
             versions = versions_in(interpreter)
             if "mmpretrain" in extras:  # opencv-python overwrote it, and has no superpixels
-                uv(
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--python",
-                    interpreter,
-                    "--reinstall",
-                    "--no-deps",
-                    f"{OPENCV}=={versions[OPENCV]}",
-                )
+                uv(*install, "--reinstall", "--no-deps", f"{OPENCV}=={versions[OPENCV]}")
         except subprocess.CalledProcessError as error:
             print(f"| {name} | {version} | - | - | cannot be installed ({error.returncode}) |", flush=True)
             return False
+
         check = subprocess.run(["uv", "pip", "check", "--python", interpreter], capture_output=True, text=True)
         for name_beside in BESIDE:
             shutil.copytree(ROOT / name_beside, folder / name_beside)
@@ -169,31 +141,17 @@ def try_environment(
         code = f"import {modules}; print(hcast_zoo.__file__)"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         where = subprocess.run([interpreter, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+
         if str(folder) not in where.stdout:
             print(f"| {name} | {version} | - | - | cannot be imported |", flush=True)
             print(where.stdout, where.stderr, file=sys.stderr)
             return False
-        result = subprocess.run(
-            [
-                interpreter,
-                "-m",
-                "pytest",
-                "-q",
-                "-p",
-                "no:cacheprovider",
-                "-m",
-                "not slow and not hub",
-                "-W",
-                "ignore::pytest.PytestUnknownMarkWarning",
-                "-ra",
-                *(f"tests/{test}" for test in tests or ("",)),
-            ],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+
+        words = [interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not hub", "-ra"]
+        words += ["-W", "ignore::pytest.PytestUnknownMarkWarning", *(f"tests/{test}" for test in tests or ("",))]
+        result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
         summary = result.stdout.strip().splitlines()[-1].strip("= ")
+
     shown = ", ".join(f"{d} {versions[d]}" for d in SHOWN if d in versions)
     print(f"| {name} | {version} | {shown} | {'conflicts' if check.returncode else 'clean'} | {summary} |", flush=True)
     if check.returncode or result.returncode:
@@ -208,7 +166,7 @@ def find_pythons() -> dict[str, str]:
         Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions",
         Path.home() / ".local/share/uv/python",
     ]
-    found = {}
+    interpreters = {}
     for version in PYTHONS:
         candidates = [
             shutil.which(f"python{version}"),
@@ -217,48 +175,36 @@ def find_pythons() -> dict[str, str]:
         for candidate in filter(None, candidates):  # pyenv puts shims on the path that may not run
             code = "import sys, venv; print(sys.base_prefix == sys.prefix)"
             if subprocess.run([candidate, "-c", code], capture_output=True, text=True).stdout == "True\n":
-                found.setdefault(version, str(candidate))
-    return found
+                interpreters.setdefault(version, str(candidate))
+    return interpreters
 
 
 def write_sbom(output: Path) -> None:
     """Write a CycloneDX file of the current environment: install `.[all]` and cyclonedx-bom into it first."""
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "cyclonedx_py",
-            "environment",
-            "--pyproject",
-            str(ROOT / "pyproject.toml"),
-            "--output-reproducible",
-            "--output-file",
-            str(output),
-            sys.executable,
-        ],
-        check=True,
-    )
+    words = [sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", str(ROOT / "pyproject.toml")]
+    words += ["--output-reproducible", "--output-file", str(output), sys.executable]
+    subprocess.run(words, check=True)
 
 
 def closure(root: str = "hcast-zoo", extra: str = "all") -> dict[str, str]:
-    """Return the installed versions, by name, of all that a package with an extra needs, without the package itself.
+    """Return the installed versions, by name, of everything that a package with an extra needs, without itself.
 
     Raises:
         PackageNotFoundError: if a required package is not installed.
     """
-    todo, seen, found = [(root, extra)], set(), {}
+    todo, seen, versions = [(root, extra)], set(), {}
     while todo:
         name, extra = item = todo.pop()
         if item in seen:
             continue
         seen.add(item)
-        found[name] = importlib.metadata.version(name)
+        versions[name] = importlib.metadata.version(name)
         for text in importlib.metadata.requires(name) or ():
             need = Requirement(text)
             if need.marker is None or need.marker.evaluate({"extra": extra}):
                 todo += [(canonicalize_name(need.name), more) for more in ("", *need.extras)]
-    del found[root]
-    return found
+    del versions[root]
+    return versions
 
 
 def write_lock(output: Path) -> None:

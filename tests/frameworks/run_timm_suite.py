@@ -35,8 +35,8 @@ def pytest_configure(config):
             filter = ["hcast_*"]
         if "hiera_*" in exclude_filters and "vit_*" not in exclude_filters:  # EXCLUDE_JIT_FILTERS
             return []
-        found = everything(filter, module, pretrained, exclude_filters, **options)
-        return fnmatch.filter(found, "hcast_*")
+        names = everything(filter, module, pretrained, exclude_filters, **options)
+        return fnmatch.filter(names, "hcast_*")
 
     timm.list_models = restricted
     timm.list_pretrained = lambda filter="", exclude_filters="": restricted(
@@ -50,22 +50,8 @@ def _as_list(names) -> list[str]:
 
 def fetch(folder: str) -> Path:
     """Return the unpacked sdist of the installed timm, fetched by pip."""
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            "-q",
-            "-d",
-            folder,
-            f"timm=={version('timm')}",
-        ],
-        check=True,
-    )
+    words = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-q", "-d", folder]
+    subprocess.run([*words, f"timm=={version('timm')}"], check=True)
     archive = next(Path(folder).glob("timm-*.tar.gz"))
     with tarfile.open(archive) as file:
         file.extractall(folder, filter="data")
@@ -78,23 +64,10 @@ def main() -> int:
         sdist = Path(os.environ["TIMM_SDIST"]) if "TIMM_SDIST" in os.environ else fetch(folder)
         here = Path(__file__).resolve().parent
         environment = {**os.environ, "PYTHONPATH": str(here), "HF_HUB_OFFLINE": "1"}
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            Path(__file__).stem,
-            "-k",
-            "hcast",
-            "-rs",
-            "--deselect",
-            "tests/test_models.py::test_model_default_cfgs[",
-            "-W",
-            "ignore::pytest.PytestUnknownMarkWarning",
-            "tests/test_models.py",
-            *sys.argv[1:],
-        ]
-        return subprocess.run(command, cwd=sdist, env=environment).returncode
+        words = [sys.executable, "-m", "pytest", "-p", Path(__file__).stem, "-k", "hcast", "-rs"]
+        words += ["--deselect", "tests/test_models.py::test_model_default_cfgs["]
+        words += ["-W", "ignore::pytest.PytestUnknownMarkWarning", "tests/test_models.py", *sys.argv[1:]]
+        return subprocess.run(words, cwd=sdist, env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -34,24 +34,13 @@ STAND_INS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--version", default=importlib.metadata.version("transformers"), help="of the sdist")
-    parser.add_argument("--sdist", type=Path, help="an sdist that is here already")
+    parser.add_argument("--sdist", type=Path, help="an sdist that is already here")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tests = unpack(args.sdist or download(args.version, Path(folder)), Path(folder))
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-rs",
-            "-p",
-            "no:cacheprovider",
-            "--rootdir",
-            folder,
-            str(tests / "hcast" / "test_hcast.py"),
-            *args.pytest,
-        ]
+        command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--rootdir", folder]
+        command += [str(tests / "hcast" / "test_hcast.py"), *args.pytest]
         print("+", *command, file=sys.stderr)
         return subprocess.run(command, cwd=folder).returncode
 

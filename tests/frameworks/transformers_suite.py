@@ -29,7 +29,7 @@ from ..test_configuration_common import ConfigTester
 from ..test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 from ..test_modeling_common import ModelTesterMixin, floats_tensor
 
-# Without these the mixins would not know that our classifier takes labels, and would not test its loss.
+# They tell the mixins that our classifier takes labels; otherwise its loss would not be tested.
 MODEL_MAPPING_NAMES["hcast"] = "HCastModel"
 MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["hcast"] = "HCastForImageClassification"
 

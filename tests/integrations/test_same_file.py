@@ -40,7 +40,7 @@ def expected(files):
 
 
 @pytest.fixture(scope="module")
-def transformers_door():
+def transformers_parts():
     pytest.importorskip("transformers")
     from hcast_zoo.integrations.transformers import HCastImageProcessor, HCastImageProcessorPil, from_core
 
@@ -55,29 +55,29 @@ def mm_model():
     return mmpretrain.get_model("hcast-tiny_emoji-art", pretrained=True)
 
 
-def agrees(answer: dict, expected: tuple) -> None:
+def check(answer: dict, expected: tuple) -> None:
     assert (answer["label"], answer["score"]) == (expected[1], pytest.approx(expected[2], abs=TOLERANCE))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_transformers_stock_pipeline(kind, files, expected, transformers_door):
-    """By name, as an open picture and as bytes in base64."""
+def test_transformers_stock_pipeline_agrees(kind, files, expected, transformers_parts):
+    """By name, as an opened picture, and as bytes in base64."""
     import base64
 
     from transformers import pipeline
 
-    model, (processor, _) = transformers_door
+    model, (processor, _) = transformers_parts
     classify = pipeline("image-classification", model=model, image_processor=processor, device="cpu")
-    agrees(classify(str(files[kind]))[0], expected[kind])
-    agrees(classify(Image.open(files[kind]))[0], expected[kind])
-    agrees(classify(base64.b64encode(files[kind].read_bytes()).decode())[0], expected[kind])
+    check(classify(str(files[kind]))[0], expected[kind])
+    check(classify(Image.open(files[kind]))[0], expected[kind])
+    check(classify(base64.b64encode(files[kind].read_bytes()).decode())[0], expected[kind])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_transformers_own_pipeline(kind, files, expected, transformers_door):
+def test_the_hierarchical_pipeline_agrees(kind, files, expected, transformers_parts):
     from transformers import pipeline
 
-    model, (processor, _) = transformers_door
+    model, (processor, _) = transformers_parts
     classify = pipeline("hierarchical-image-classification", model=model, image_processor=processor, device="cpu")
     sources = (str(files[kind]), files[kind], Image.open(files[kind]), files[kind].read_bytes())
     for source in (*sources, io.BytesIO(files[kind].read_bytes())):
@@ -88,8 +88,8 @@ def test_transformers_own_pipeline(kind, files, expected, transformers_door):
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
-def test_transformers_image_processors(kind, files, expected, transformers_door):
-    model, processors = transformers_door
+def test_transformers_image_processors_agree(kind, files, expected, transformers_parts):
+    model, processors = transformers_parts
     for processor in processors:
         for source in (str(files[kind]), files[kind], Image.open(files[kind])):
             logits = model(**processor(source, return_tensors="pt")).level_logits
@@ -99,7 +99,7 @@ def test_transformers_image_processors(kind, files, expected, transformers_door)
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
-def test_timm(kind, files, expected, tmp_path):
+def test_timm_agrees(kind, files, expected, tmp_path):
     """timm's transform on our picture, and its data set and loader as ``hcast-zoo timm`` runs its scripts."""
     import timm
     from timm.data import create_loader, create_transform, resolve_model_data_config
@@ -124,11 +124,11 @@ def test_timm(kind, files, expected, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["transparent", "16_bit", "grey"])
-def test_transformers_arrays(kind, files, expected, transformers_door):
+def test_arrays_agree_in_transformers(kind, files, expected, transformers_parts):
     """The arrays that Pillow gives: RGBA, uint16, and (H, W)."""
     from transformers import pipeline
 
-    model, (processor, _) = transformers_door
+    model, (processor, _) = transformers_parts
     pixels = np.array(Image.open(files[kind]))
     if kind == "16_bit":
         pixels = pixels.astype(np.uint16)
@@ -139,17 +139,17 @@ def test_transformers_arrays(kind, files, expected, transformers_door):
             finest = answer[0] if isinstance(answer, list) else answer["levels"][-1]
             assert finest["label"] == expected[kind][1]
             if isinstance(answer, list):
-                agrees(finest, expected[kind])
+                check(finest, expected[kind])
             else:
                 assert answer["score"] == pytest.approx(expected[kind][3].path_probability, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_mmpretrain_stock_inferencer(kind, files, expected, mm_model):
+def test_mmpretrains_stock_inferencer_agrees(kind, files, expected, mm_model):
     from mmpretrain.apis import FeatureExtractor, ImageClassificationInferencer
 
     result = ImageClassificationInferencer(mm_model)(str(files[kind]))[0]
-    agrees({"label": result["pred_class"], "score": result["pred_score"]}, expected[kind])
+    check({"label": result["pred_class"], "score": result["pred_score"]}, expected[kind])
 
     features = FeatureExtractor(mm_model)(str(files[kind]), stage="neck")[0]
     logits = mm_model.head([x[None] for x in features])
@@ -157,7 +157,7 @@ def test_mmpretrain_stock_inferencer(kind, files, expected, mm_model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_mmpretrain_own_inferencer(kind, files, expected, mm_model):
+def test_the_hierarchical_inferencer_agrees(kind, files, expected, mm_model):
     from hcast_zoo.integrations.mmpretrain.inferencer import HierarchicalInferencer
 
     result = HierarchicalInferencer(mm_model)(str(files[kind]))[0]
@@ -166,7 +166,7 @@ def test_mmpretrain_own_inferencer(kind, files, expected, mm_model):
 
 
 @pytest.mark.parametrize("kind", ["transparent", "16_bit", "grey"])
-def test_mmpretrain_arrays(kind, files, expected, mm_model):
+def test_arrays_agree_in_mmpretrain(kind, files, expected, mm_model):
     """The arrays that OpenCV gives: B, G, R, A; uint16; and (H, W)."""
     from mmpretrain.apis import ImageClassificationInferencer
 
@@ -174,11 +174,11 @@ def test_mmpretrain_arrays(kind, files, expected, mm_model):
     pixels = pixels.astype(np.uint16) if kind == "16_bit" else pixels
     pixels = pixels[..., (2, 1, 0, 3)] if pixels.ndim == 3 else pixels
     result = ImageClassificationInferencer(mm_model)(pixels)[0]
-    agrees({"label": result["pred_class"], "score": result["pred_score"]}, expected[kind])
+    check({"label": result["pred_class"], "score": result["pred_score"]}, expected[kind])
 
 
-def test_other_models_are_untouched(files):
-    """transformers' pipeline reads pictures for other models as before."""
+def test_other_models_read_pictures_as_before(files):
+    """In transformers' pipeline."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=16

@@ -10,6 +10,7 @@ from timm.models import FeatureInfo, group_parameters
 
 import hcast_zoo
 from hcast_zoo.network.model import HCast
+from hcast_zoo.weights.file import Weights, save_weights
 from tests.conftest import FIXTURES
 
 TINY = dict(embed_dim=48, depths=(1, 1, 1, 1), num_heads=3, img_size=32, num_superpixels=16, num_clusters=(8, 4, 2, 2))
@@ -38,12 +39,12 @@ def test_every_level_is_the_cores(model, x):
     segments = torch.arange(16).view(4, 4).repeat_interleave(8, 0).repeat_interleave(8, 1).expand(2, -1, -1)
     with torch.no_grad():
         for kwargs in ({}, {"segments": segments}, {"num_clusters": (5, 4, 3, 2)}):
-            expected, found = core(x, **kwargs), model.forward_output(x, **kwargs)
+            expected, output = core(x, **kwargs), model.forward_output(x, **kwargs)
             for a, b in zip(expected.level_logits, model.forward_levels(x, **kwargs), strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
             torch.testing.assert_close(model(x, **kwargs), expected.level_logits[-1], rtol=0, atol=1e-5)
             for stage in (1, 2, 3, 4):
-                assert torch.equal(found.segment_map(stage), expected.segment_map(stage))
+                assert torch.equal(output.segment_map(stage), expected.segment_map(stage))
     assert not torch.equal(model(x), model(x, segments))
     assert not torch.equal(model(x), model(x, num_clusters=(5, 4, 3, 2)))
 
@@ -65,16 +66,16 @@ def test_an_official_checkpoint_is_accepted_as_it_is(golden, images, segments):
             torch.testing.assert_close(level, logits, rtol=0, atol=1e-5)
 
 
-def test_head_follows_features(model, x):
+def test_the_head_follows_the_features(model, x):
     with torch.no_grad():
         features = model.forward_features(x)
-        assert features.shape == (2, 9, 48)  # three levels read stage 2 at the finest
+        assert features.shape == (2, 9, 48)  # the finest of three levels reads stage 2
         torch.testing.assert_close(model.forward_head(features), model(x), rtol=0, atol=0)
         assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
 
 
 @pytest.mark.parametrize("pool", ["token", "avg", "max", "avgmax", ""])
-def test_global_pool(model, x, pool):
+def test_global_pool_is_applied_to_the_tokens(model, x, pool):
     other = make(level_classes=LEVELS, global_pool=pool)
     other.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -96,7 +97,7 @@ def test_global_pool(model, x, pool):
     "wanted, num_classes, shapes, stage",
     [(7, 7, [7], 4), (0, 0, [], 4), ((3, 5), 5, [3, 5], 3), ((3, 5, 7, 9), 9, [3, 5, 7, 9], 1)],
 )
-def test_reset_classifier(model, x, wanted, num_classes, shapes, stage):
+def test_reset_classifier_makes_new_heads(model, x, wanted, num_classes, shapes, stage):
     model = copy.deepcopy(model).to(torch.float64).train()
     model.reset_classifier(wanted)
     assert model.num_classes == num_classes and model.feature_stage == stage
@@ -142,7 +143,7 @@ def test_intermediates_follow_the_segments(model, x):
             assert torch.equal(image[b, :, y, z], rows[b, cells[b, y, z]])
 
 
-def test_intermediates_options(model, x):
+def test_intermediates_take_timms_options(model, x):
     with torch.no_grad():
         everything = model.forward_intermediates(x, intermediates_only=True)
         last = model.forward_intermediates(x, 1, norm=True, intermediates_only=True)[0]
@@ -156,11 +157,12 @@ def test_intermediates_options(model, x):
     assert torch.equal(pairs[0][0], everything[2]) and pairs[0][1].shape == (2, 1, 48)
     assert [t.shape[1] for t in layers] == [4, 2] and torch.equal(reshaped[0], everything[1])
     assert early.shape == (2, 17, 48)
+
     with pytest.raises(ValueError, match="'NCHW' or 'NLC'"):
         model.forward_intermediates(x, output_fmt="NHWC")
 
 
-def test_features_of_an_odd_size_and_given_segments(model):
+def test_features_of_an_odd_size_follow_given_segments(model):
     x, segments = torch.randn(1, 3, 37, 50), torch.randint(0, 16, (1, 37, 50))
     with torch.no_grad():
         maps = model.forward_intermediates(x, intermediates_only=True, segments=segments)
@@ -175,13 +177,15 @@ def test_pruning_leaves_no_unused_parameter(model, x, indices, left):
     pruned = copy.deepcopy(model)
     take = pruned.prune_intermediate_layers(indices, prune_norm=True)
     assert len(pruned.stages) == left and pruned.num_classes == 0
-    found = pruned.forward_intermediates(x, take, intermediates_only=True)
-    for a, b in zip(expected, found, strict=True):
+    features = pruned.forward_intermediates(x, take, intermediates_only=True)
+    for a, b in zip(expected, features, strict=True):
         assert torch.equal(a, b)
-    (sum(f.sum() for f in found) + pruned.forward_features(x).sum()).backward()
+    (sum(f.sum() for f in features) + pruned.forward_features(x).sum()).backward()
     assert not [n for n, p in pruned.named_parameters() if p.grad is None]
+
     pruned.reset_classifier(3)
     assert pruned(x).shape == (2, 3)
+
     if left < 4:
         with pytest.raises(ValueError, match=r"expected an int, as only \d of 4 stages"):
             pruned.reset_classifier((2, 3))
@@ -194,7 +198,7 @@ def test_pruning_without_the_head_changes_nothing(model, x):
         assert torch.equal(pruned(x), model(x))
 
 
-def test_features_only(x):
+def test_features_only_gives_the_intermediates(x):
     torch.manual_seed(0)
     backbone = timm.create_model("hcast_tiny", features_only=True, out_indices=(1, 3), **TINY).eval()
     assert backbone.feature_info.channels() == [48, 48] and backbone.feature_info.reduction() == [8, 8]
@@ -210,7 +214,7 @@ def test_feature_info_names_modules(model):
     assert all(isinstance(model.get_submodule(name), torch.nn.Module) for name in info.module_name())
 
 
-def test_parameter_groups(model):
+def test_parameter_groups_follow_the_network(model):
     names = [n for n, _ in model.named_parameters()]
     assert model.no_weight_decay() <= set(names)
     fine = group_parameters(model, model.group_matcher(), reverse=True)
@@ -242,7 +246,7 @@ def test_grad_checkpointing_changes_no_gradient(x):
         torch.testing.assert_close(a, b)
 
 
-def test_drop_rates(x):
+def test_drop_rates_act_in_training_only(x):
     model = make(num_classes=5, drop_rate=0.5, drop_path_rate=0.3)
     assert model.head_drop.p == 0.5 and model.stages[3].blocks[0].drop_path.p == pytest.approx(0.3)
     assert torch.equal(model(x), model(x))
@@ -250,18 +254,20 @@ def test_drop_rates(x):
     assert not torch.equal(model(x), model(x))
 
 
-def test_other_sizes_and_channels():
+def test_superpixels_follow_other_sizes():
     model = make(in_chans=1, img_size=64, num_superpixels=None)
     assert model.in_chans == 1 and model.pos_embed.shape[1] == 65
-    expected = max(round(196 * 64**2 / 224**2), model.config.num_clusters[0])  # a superpixel keeps its size
+    expected = max(round(196 * 64**2 / 224**2), model.config.num_clusters[0])  # superpixels keep their size
+
     assert model.config.num_superpixels == expected
     assert model(torch.randn(1, 1, 64, 64)).shape == (1, 1000)
+
     wide = make(img_size=(16, 32), num_superpixels=None, num_clusters=(12, 8, 4, 4))
-    assert wide.config.num_superpixels == 12  # no fewer than the clusters made from them
+    assert wide.config.num_superpixels == 12  # at least as many as the clusters
     assert wide(torch.randn(1, 3, 16, 32)).isfinite().all()
 
 
-def test_set_input_size(model, x):
+def test_set_input_size_changes_superpixels_and_positions(model, x):
     resized = copy.deepcopy(model)
     resized.pos_embed.requires_grad_(False)
     resized.set_input_size(64)
@@ -270,7 +276,7 @@ def test_set_input_size(model, x):
     assert resized(torch.randn(1, 3, 64, 64)).isfinite().all()
 
 
-def test_meta_device_and_to_empty(x):
+def test_a_model_on_the_meta_device_can_be_initialised(x):
     model = make(level_classes=LEVELS, device="meta")
     assert all(t.is_meta for t in (*model.parameters(), *model.buffers()))
     assert model(x.to("meta")).shape == (2, 6)
@@ -282,7 +288,7 @@ def test_meta_device_and_to_empty(x):
     assert model(x).isfinite().all() and model.pos_embed.std() < 0.1
 
 
-def test_bfloat16(x):
+def test_bfloat16_is_kept(x):
     model = make(level_classes=LEVELS)
     model(x)
     assert all(level.dtype == torch.bfloat16 for level in model.bfloat16().forward_levels(x.bfloat16()))
@@ -309,7 +315,7 @@ def test_wrong_arguments_are_explained(kwargs, error, message):
         make(**kwargs)
 
 
-def test_filter_drops_what_a_headless_model_lacks(model, x):
+def test_the_filter_drops_what_a_headless_model_lacks(model, x):
     filter_fn = __import__(type(model).__module__, fromlist=["checkpoint_filter_fn"]).checkpoint_filter_fn
     headless = make(num_classes=0)
     headless.load_state_dict(filter_fn(model.state_dict(), headless))
@@ -320,7 +326,7 @@ def test_filter_drops_what_a_headless_model_lacks(model, x):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_checkpoint_path(model, x, tmp_path, suffix):
+def test_checkpoint_path_loads_every_format(model, x, tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, path)
@@ -332,7 +338,7 @@ def test_checkpoint_path(model, x, tmp_path, suffix):
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_fx(x, train):
+def test_fx_traces_the_model(x, train):
     from timm.models import create_feature_extractor, get_graph_node_names
 
     model = make(num_classes=5).train(train)
@@ -346,10 +352,8 @@ def test_fx(x, train):
         torch.testing.assert_close(logits, model(x))
 
 
-def test_core_functions_accept_the_model(model, taxonomy, tmp_path):
-    """A model trained in timm is saved, loaded and evaluated by the core like any other."""
-    from hcast_zoo.weights.file import Weights, save_weights
-
+def test_the_core_accepts_a_model_trained_in_timm(model, taxonomy, tmp_path):
+    """It is saved, loaded and evaluated like a model of the core."""
     named = make(taxonomy=taxonomy.to_dict())
     assert named.taxonomy == taxonomy and named.config.level_classes == taxonomy.level_classes
     save_weights(Weights(named.config, named.taxonomy, named.state_dict()), tmp_path / "mine.safetensors")
@@ -360,8 +364,8 @@ def test_core_functions_accept_the_model(model, taxonomy, tmp_path):
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_final_features_do_not_depend_on_the_intermediates_asked_for(model, x, index):
-    """The finest level reads stage 2: later stages run only for their features, which are never the final ones."""
+def test_final_features_do_not_depend_on_the_intermediates(model, x, index):
+    """The finest level reads stage 2; later stages run only for their own features."""
     with torch.no_grad():
         final, (tokens,) = model.forward_intermediates(x, [index], output_fmt="NLC", norm=False)
         stopped, _ = model.forward_intermediates(x, [index], stop_early=True)

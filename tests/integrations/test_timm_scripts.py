@@ -40,8 +40,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_command_runs_a_script_on_upright_pictures(tmp_path, context):
-    """A transparent corner is white, as in the core, and not black, the colour stored under it."""
+def test_the_command_runs_a_script_on_upright_pictures(tmp_path, context):
+    """A transparent corner is white, as in the core; the colour stored under it is black."""
     (tmp_path / "val" / "lion").mkdir(parents=True)
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "val/lion/a.png")
     (tmp_path / "val/lion/broken.png").write_bytes(b"no picture")
@@ -52,7 +52,7 @@ def test_command_runs_a_script_on_upright_pictures(tmp_path, context):
     assert result.stdout.split("\n")[0] == "script.py 1000 (255, 255, 255) 2"
 
 
-def test_command_explains_what_is_wrong(tmp_path, capsys):
+def test_the_command_explains_what_is_wrong(tmp_path, capsys):
     assert main(["timm", str(tmp_path / "train.py"), "--model", "hcast_small"]) == 2
     assert "no such script" in capsys.readouterr().err
 
@@ -63,8 +63,8 @@ def test_command_explains_what_is_wrong(tmp_path, capsys):
         main(["timm", str(tmp_path / "train.py"), "--help"])
 
 
-def test_broken_pictures_are_skipped(tmp_path):
-    """timm's data set takes the next picture, and says so."""
+def test_a_broken_picture_gives_way_to_the_next(tmp_path):
+    """As in timm's own data set."""
     Image.new("RGB", (8, 8), "red").save(tmp_path / "b.png")
     (tmp_path / "a.png").write_bytes(b"no picture")
     dataset = ImageDataset(str(tmp_path), reader=UprightReader(create_reader("", root=str(tmp_path))))
@@ -88,15 +88,12 @@ def make_loader(folder, model, args, training):
     )
 
 
-def test_train_and_validate(picture_folder, tmp_path):
-    """As train.py does with --img-size 64 --num-classes 6 --layer-decay 0.7 --model-ema --grad-checkpointing."""
+def test_a_trained_model_is_saved_and_validated(picture_folder, tmp_path):
+    """As by train.py with --img-size 64 --num-classes 6 --layer-decay 0.7 --model-ema --grad-checkpointing."""
     args = Namespace(img_size=64, input_size=None, in_chans=None, mean=None, std=None, model_kwargs=SIZE_FREE)
     torch.manual_seed(0)
-    model = timm.create_model(
-        **resolve_model_input_args(
-            "hcast_tiny", vars(args), num_classes=6, drop_rate=0.1, drop_path_rate=0.1, **SIZE_FREE
-        )
-    )
+    options = dict(num_classes=6, drop_rate=0.1, drop_path_rate=0.1, **SIZE_FREE)
+    model = timm.create_model(**resolve_model_input_args("hcast_tiny", vars(args), **options))
     assert model.config.image_size == 64 and model.config.num_superpixels == 16  # 36 for the 96 pixels of the tag
     model.set_grad_checkpointing(enable=True)
     optimizer = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.7)
@@ -132,8 +129,8 @@ def test_train_and_validate(picture_folder, tmp_path):
         (dict(level_classes=(2, 3, 6)), {"stem", "stages.0", "stages.1", "heads.2"}),
     ],
 )
-def test_train_reaches_the_finest_level_and_the_stages_it_reads(classes, trained):
-    """In a flat model that is every parameter; under torchrun, train.py's DDP stops if one has no gradient."""
+def test_training_reaches_the_finest_level_and_its_stages(classes, trained):
+    """In a flat model that is every parameter. Under torchrun, train.py's DDP stops if one has no gradient."""
     torch.manual_seed(0)
     model = timm.create_model("hcast_tiny", **TINY, **classes).train()
     model(torch.randn(2, 3, 32, 32)).sum().backward()
@@ -144,19 +141,19 @@ def test_train_reaches_the_finest_level_and_the_stages_it_reads(classes, trained
 
 
 @pytest.mark.parametrize("given, used", [({}, "grid"), ({"superpixels": "slic"}, "slic")])
-def test_exportable_models_give_what_their_trace_gives(given, used):
+def test_exportable_models_match_their_trace(given, used):
     torch.manual_seed(0)
     x = torch.randn(2, 3, 32, 32)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = timm.create_model("hcast_tiny", num_classes=6, exportable=True, **TINY, **given).eval()
     assert model.config.superpixels == used
-    assert any("grid superpixels" in str(warning.message) for warning in told) == (used == "grid")
+    assert any("grid superpixels" in str(warning.message) for warning in caught) == (used == "grid")
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x))
 
 
-def test_traces_that_swap_seeds_for_a_grid_say_so():
+def test_traces_warn_that_seeds_become_a_grid():
     model = timm.create_model("hcast_tiny", num_classes=6, **TINY).eval()
     with pytest.warns(UserWarning, match="grid superpixels in place of SEEDS"):
         torch.jit.trace(model, torch.randn(2, 3, 32, 32), check_trace=False)
@@ -164,7 +161,7 @@ def test_traces_that_swap_seeds_for_a_grid_say_so():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
-def test_graphs_that_swap_seeds_for_a_grid_say_so(strict):
+def test_graphs_warn_that_seeds_become_a_grid(strict):
     model = timm.create_model("hcast_tiny", num_classes=6, **TINY).eval()
     x, segments = torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
     with pytest.warns(UserWarning, match="grid superpixels in place of SEEDS"):
@@ -174,7 +171,7 @@ def test_graphs_that_swap_seeds_for_a_grid_say_so(strict):
         torch.export.export(model, (x, segments), strict=strict)
 
 
-def test_other_sizes_say_what_happens():
+def test_other_sizes_give_a_warning():
     with pytest.warns(UserWarning, match=r"96x96 pixels at 128x128: .* 64 superpixels in place of 36 .*clusters are"):
         model = timm.create_model("hcast_tiny", pretrained=True, img_size=128).eval()
     assert (model.config.num_superpixels, model.pos_embed.shape[1]) == (64, 1 + 16 * 16)
@@ -192,13 +189,13 @@ def test_other_sizes_say_what_happens():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dynamo, given", [(False, {}), (True, {}), (True, {"superpixels": "slic"})])
-def test_onnx_export(tmp_path, dynamo, given):
+def test_onnx_export_matches_the_model(tmp_path, dynamo, given):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     from timm.utils.onnx import onnx_export
 
     torch.manual_seed(0)
     model = timm.create_model("hcast_tiny", num_classes=6, exportable=True, **TINY, **given)
-    onnx_export(
-        model, str(tmp_path / "model.onnx"), batch_size=2, input_size=(3, 32, 32), check_forward=True, use_dynamo=dynamo
-    )
+    options = dict(batch_size=2, input_size=(3, 32, 32), check_forward=True, use_dynamo=dynamo)
+    onnx_export(model, str(tmp_path / "model.onnx"), **options)
+    assert (tmp_path / "model.onnx").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""HCastConfig of transformers: fields of the core, labels that follow the taxonomy, and what changes them."""
+"""The config of transformers: the core's fields, labels that follow the taxonomy, and what changes them."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def test_fields_and_defaults_are_the_cores():
         assert getattr(ours, field.name) == getattr(CoreConfig(), field.name), field.name
 
 
-def test_core_config_survives(config, tiny_config, taxonomy):
+def test_a_core_config_survives(config, tiny_config, taxonomy):
     assert config.to_core() == tiny_config
     assert config.get_taxonomy() == taxonomy
 
@@ -53,34 +53,34 @@ def test_packaged_configs_survive(name):
     assert config.num_labels == weights.config.level_classes[-1]
 
 
-def test_json_round_trip(config, folder):
+def test_a_saved_config_is_loaded_unchanged(config, folder):
     loaded = AutoConfig.from_pretrained(folder)
     assert loaded.to_json_string() == config.to_json_string()
     assert loaded.to_core() == config.to_core()
     assert "_follow_changes" not in json.loads((folder / "config.json").read_text())
 
 
-def test_labels_of_every_level(config, taxonomy):
+def test_every_level_has_its_labels(config, taxonomy):
     assert config.level_names == ("class", "family", "species")
     assert config.level_id2label[0] == {0: "bird", 1: "mammal"}
     assert config.level_id2label[-1] == config.id2label == dict(enumerate(taxonomy.names[-1]))
     assert config.label2id["tiger"] == taxonomy.names[-1].index("tiger")
 
 
-def test_labels_without_a_taxonomy():
+def test_labels_without_a_taxonomy_are_numbered():
     config = HCastConfig(level_classes=(2, 3))
     assert config.level_names == ("level_1", "level_2") and config.get_taxonomy() is None
     assert config.level_id2label == ({0: "LABEL_0", 1: "LABEL_1"}, {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"})
 
 
 @pytest.mark.parametrize("labels", [{"num_labels": 2}, {"id2label": {0: "no", 1: "yes"}}])
-def test_flat_models(labels):
+def test_labels_make_a_flat_config(labels):
     config = HCastConfig(**TINY, **labels)
     assert config.level_classes == (2,) and config.head_stages == (4,) and config.num_labels == 2
     assert config.label2id == {name: index for index, name in config.id2label.items()}
 
 
-def test_other_names():
+def test_transformers_own_names_are_understood():
     config = HCastConfig(hidden_size=96, num_attention_heads=6, num_channels=1, mean=(0.5,), std=(0.5,))
     assert (config.embed_dim, config.num_heads, config.in_chans) == (96, 6, 1)
     assert config.num_hidden_layers == 11
@@ -96,7 +96,7 @@ def test_loading_with_new_labels_makes_a_flat_model(folder, change):
     assert config.embed_dim == 48
 
 
-def test_loading_with_a_new_taxonomy(folder):
+def test_loading_with_a_new_taxonomy_changes_the_levels(folder):
     tree = Taxonomy.from_paths([("a", "b"), ("a", "c"), ("d", "e")], ("upper", "lower"))
     config = HCastConfig.from_pretrained(folder, taxonomy=tree.to_dict())
     assert config.level_classes == (2, 3) and config.head_stages == (4, 3)
@@ -108,7 +108,7 @@ def test_renaming_labels_keeps_the_taxonomy(config, taxonomy):
     assert config.get_taxonomy() == taxonomy and config.id2label[3] == "LION"
 
 
-def test_setting_level_classes_drops_a_taxonomy_of_others(config):
+def test_new_level_classes_drop_another_taxonomy(config):
     config.level_classes = [3, 5]
     assert config.taxonomy is None and config.num_labels == 5 and config.head_stages == (4, 3)
 
@@ -140,7 +140,7 @@ def test_taxonomy_and_classes_must_agree(taxonomy):
 def test_a_pipe_as_config_is_refused_without_waiting(tmp_path, name):
     pipe = tmp_path / name
     os.mkfifo(pipe)
-    threading.Thread(target=pipe.write_text, args=("{}",), daemon=True).start()  # a failure does not wait
+    threading.Thread(target=pipe.write_text, args=("{}",), daemon=True).start()  # so that a failing test does not wait
     for kind in (HCastConfig,) if name == "config.json" else (HCastImageProcessor, HCastImageProcessorPil):
         with pytest.raises(ValueError, match=f"{name}: expected a file, got a pipe"):
             kind.from_pretrained(tmp_path)

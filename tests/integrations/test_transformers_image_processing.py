@@ -1,4 +1,4 @@
-"""The image processors give the core's pixels and superpixels to the bit, through both backends."""
+"""Image processors give the core's pixels and superpixels to the bit, in both backends."""
 
 import base64
 import functools
@@ -72,7 +72,7 @@ def test_pixels_and_superpixels_are_the_cores(config, pictures, backend, change)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_picture_in_any_form(config, backend):
+def test_a_picture_in_any_form_gives_the_same_pixels(config, backend):
     processor = backend.from_core(config)
     array = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
     expected = processor(Image.fromarray(array), return_tensors="pt")["pixel_values"]
@@ -101,8 +101,8 @@ def test_steps_can_be_left_out(config, backend):
         processor(picture, return_segment=True)
 
 
-def test_float_images_go_through_torchvision(config):
-    """They differ by at most one grey level from 8-bit images, which Pillow resizes."""
+def test_float_images_differ_by_a_grey_level_at_most(config):
+    """torchvision resizes them, and Pillow 8-bit images."""
     array = np.random.default_rng(0).integers(96, 160, (3, 90, 70), dtype=np.uint8)  # no filter leaves [0, 255]
     processor = HCastImageProcessor.from_core(config)
     exact = processor(torch.from_numpy(array), return_tensors="pt")["pixel_values"]
@@ -110,9 +110,9 @@ def test_float_images_go_through_torchvision(config):
     assert 0 < (floats - exact).abs().max() < 1.5 / 255 / min(config.std)
 
 
-def test_saving_and_loading(config, tmp_path):
+def test_saved_processors_load_in_both_backends(config, tmp_path):
     processor = HCastImageProcessor.from_core(config)
-    processor(Image.new("RGB", (64, 64)), return_segments=True)  # leaves no trace in the file
+    processor(Image.new("RGB", (64, 64)), return_segments=True)  # may not change the saved file
     processor.save_pretrained(tmp_path)
     for backend, expected in zip(("torchvision", "pil"), BACKENDS, strict=True):
         loaded = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
@@ -122,7 +122,7 @@ def test_saving_and_loading(config, tmp_path):
 
 
 class TestReading:
-    """What ``load_picture`` accepts beyond what the core does."""
+    """What ``load_picture`` accepts beyond the core."""
 
     @pytest.fixture
     def address(self, tmp_path):
@@ -139,7 +139,7 @@ class TestReading:
         with pytest.raises(PictureError, match=r"none\.png: cannot be downloaded: .*404"):
             load_picture(f"{address}/none.png")
 
-    def test_base64(self):
+    def test_base64_text_is_read(self):
         buffer = io.BytesIO()
         Image.new("RGBA", (9, 9), (10, 20, 30, 0)).save(buffer, "png")
         text = base64.b64encode(buffer.getvalue()).decode()
@@ -148,7 +148,7 @@ class TestReading:
         with pytest.raises(PictureError, match="expected base64 text"):
             load_picture("data:image/png;base64,!")
 
-    def test_no_such_file(self):
+    def test_a_missing_file_is_named(self):
         for name in ("none.png", "none"):
             with pytest.raises(PictureError, match=f"{name}: no such file"):
                 load_picture(name)

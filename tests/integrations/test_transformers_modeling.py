@@ -1,4 +1,4 @@
-"""The transformers model against the core: same keys, same numbers, and what else transformers expects."""
+"""The transformers model against the core: same keys, same numbers, and what else transformers expects of a model."""
 
 import copy
 
@@ -21,13 +21,13 @@ TOLERANCE = dict(atol=1e-5, rtol=0)
 
 
 @pytest.fixture
-def content(tiny_model, taxonomy):
+def weights(tiny_model, taxonomy):
     return Weights(tiny_model.config, taxonomy, tiny_model.state_dict(), {"name": "tiny"})
 
 
 @pytest.fixture
-def model(content):
-    return from_core(content)
+def model(weights):
+    return from_core(weights)
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def assert_same_logits(ours, core):
 
 
 @torch.no_grad()
-def test_golden_models(golden, images, segments):
-    """The authors' own numbers come out here too."""
+def test_golden_models_match_the_authors(golden, images, segments):
+    """And the core."""
     core, tensors, _ = golden
     ours = from_core(Weights(core.config, None, core.state_dict()))
     assert list(ours.state_dict()) == list(core.state_dict())
@@ -62,7 +62,7 @@ def test_golden_models(golden, images, segments):
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", list(packaged_weights()))
-def test_packaged_weights(name):
+def test_packaged_weights_give_the_cores_logits(name):
     weights = load_weights(name)
     core, ours = build_model(weights), from_core(weights)
     side = weights.config.image_size
@@ -70,26 +70,26 @@ def test_packaged_weights(name):
     assert_same_logits(ours(pixels), core(pixels))
 
 
-def test_weights_survive_both_ways(content, model):
-    back = to_core(model, content.metadata)
-    assert back.config == content.config and back.taxonomy == content.taxonomy and back.metadata == content.metadata
-    assert list(back.state_dict) == list(content.state_dict)
-    assert all(torch.equal(value, content.state_dict[key]) for key, value in back.state_dict.items())
+def test_weights_survive_both_ways(weights, model):
+    back = to_core(model, weights.metadata)
+    assert back.config == weights.config and back.taxonomy == weights.taxonomy and back.metadata == weights.metadata
+    assert list(back.state_dict) == list(weights.state_dict)
+    assert all(torch.equal(value, weights.state_dict[key]) for key, value in back.state_dict.items())
 
 
-def test_weights_of_another_model_are_an_error(content):
-    del content.state_dict["norm.weight"]
+def test_weights_of_another_model_are_refused(weights):
+    del weights.state_dict["norm.weight"]
     with pytest.raises(WeightsError, match=r"norm\.weight"):
-        from_core(content)
+        from_core(weights)
 
 
 @torch.no_grad()
-def test_a_core_file_and_ours_are_the_same_file(content, model, folder, pixels):
-    """What the core saves loads here, and what transformers saves loads there."""
+def test_the_core_and_transformers_share_a_file(weights, model, folder, pixels):
+    """A file saved by the core loads here, and one saved by transformers loads there."""
     saved = load_file(folder / "model.safetensors")
-    core = HCast(content.config).eval()
+    core = HCast(weights.config).eval()
     core.load_state_dict(saved)
-    save_weights(content, folder / "model.safetensors")
+    save_weights(weights, folder / "model.safetensors")
     for loaded in (AutoModelForImageClassification.from_pretrained(folder), model):
         assert_same_logits(loaded(pixels), core(pixels))
     features, info = AutoModel.from_pretrained(folder, output_loading_info=True)
@@ -99,35 +99,34 @@ def test_a_core_file_and_ours_are_the_same_file(content, model, folder, pixels):
 
 
 @torch.no_grad()
-def test_half_precision_files_load_as_the_config_says(content, folder, pixels, model):
-    save_weights(content, folder / "model.safetensors", torch.float16)
+def test_half_precision_files_load_as_the_config_says(weights, folder, pixels, model):
+    save_weights(weights, folder / "model.safetensors", torch.float16)
     loaded = AutoModelForImageClassification.from_pretrained(folder)
     assert loaded.dtype == torch.float32
-    halved = Weights(
-        content.config, None, {k: v.half() if v.is_floating_point() else v for k, v in content.state_dict.items()}
-    )
+    state = {k: v.half() if v.is_floating_point() else v for k, v in weights.state_dict.items()}
+    halved = Weights(weights.config, None, state)
     assert_same_logits(loaded(pixels), build_model(halved)(pixels))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_dtype(folder, model, pixels, dtype):
+def test_outputs_have_the_dtype_asked_for(folder, model, pixels, dtype):
     half = AutoModelForImageClassification.from_pretrained(folder, dtype=dtype)
     output = half(pixels)
     assert all(x.dtype == dtype for x in output.level_logits)
-    assert torch.equal(output.segments[0], model(pixels).segments[0])  # cut before rounding
+    assert torch.equal(output.segments[0], model(pixels).segments[0])  # superpixels are made before rounding
     assert output.logits.isfinite().all()
 
 
 @pytest.mark.parametrize("mask_empty", [False, True])
 @torch.no_grad()
-def test_eager_and_sdpa_agree_with_the_core(content, pixels, mask_empty):
-    """Also with empty superpixels, which ``mask_empty`` hides."""
-    content.config = content.config.replace(mask_empty=mask_empty)
+def test_eager_and_sdpa_agree_with_the_core(weights, pixels, mask_empty):
+    """With and without ``mask_empty``, which hides empty superpixels."""
+    weights.config = weights.config.replace(mask_empty=mask_empty)
     segments = torch.arange(32)[:, None].expand(2, 32, 32) // 4  # 8 of 16 superpixels
-    core = build_model(content)(pixels, segments, output_attentions=True, output_hidden_states=True)
+    core = build_model(weights)(pixels, segments, output_attentions=True, output_hidden_states=True)
     for implementation in ("eager", "sdpa"):
-        ours = from_core(content)
+        ours = from_core(weights)
         ours.set_attn_implementation(implementation)
         output = ours(pixels, segments, output_attentions=implementation == "eager", output_hidden_states=True)
         assert_same_logits(output, core)
@@ -139,7 +138,7 @@ def test_eager_and_sdpa_agree_with_the_core(content, pixels, mask_empty):
 
 
 @torch.no_grad()
-def test_outputs(model, tiny_model, pixels):
+def test_outputs_are_the_cores(model, tiny_model, pixels):
     output, core = model(pixels), tiny_model(pixels)
     assert output.loss is None and output.paths is None and output.hidden_states is None and output.attentions is None
     assert torch.equal(output.segments[0], core.segments)
@@ -154,8 +153,8 @@ def test_outputs(model, tiny_model, pixels):
 
 
 @torch.no_grad()
-def test_features(content, pixels):
-    model = HCastModel(HCastConfig.from_core(content.config, content.taxonomy)).eval()
+def test_features_have_their_shapes(weights, pixels):
+    model = HCastModel(HCastConfig.from_core(weights.config, weights.taxonomy)).eval()
     output = model(pixels)
     assert output.last_hidden_state.shape == (2, 1 + 2, 48)
     assert torch.equal(output.pooler_output, output.level_features[0])  # the coarsest level reads stage 4
@@ -163,7 +162,7 @@ def test_features(content, pixels):
 
 
 @torch.no_grad()
-def test_clusters_and_superpixels_of_one_call(model, tiny_model, pixels):
+def test_clusters_and_superpixels_change_for_one_call(model, tiny_model, pixels):
     change = dict(num_clusters=(12, 6, 3, 2), num_superpixels=25)
     output = model(pixels, **change)
     assert [tuple(x.shape[1:]) for x in output.segments] == [(32, 32), (25, 12), (12, 6), (6, 3)]
@@ -173,7 +172,7 @@ def test_clusters_and_superpixels_of_one_call(model, tiny_model, pixels):
 
 
 @torch.no_grad()
-def test_paths_on_request(model, taxonomy, pixels):
+def test_paths_are_decoded_on_request(model, taxonomy, pixels):
     for decoder in ("best_path", "top_down"):
         output = model(pixels, output_paths=True, decoder=decoder)
         assert torch.equal(output.paths, decode(output.level_logits, taxonomy, decoder).paths)
@@ -190,12 +189,13 @@ def test_an_answer_does_not_depend_on_the_batch(model, pixels):
         torch.testing.assert_close(a[0], b[1], atol=1e-6, rtol=0)
 
 
-def test_loss(model, pixels):
+def test_the_loss_is_the_cores(model, pixels):
     labels = torch.tensor([[0, 1, -1], [1, -1, 4]])
     model.config.label_smoothing = 0.1
     output = model(pixels, labels=labels)
     expected = HierarchicalLoss(0.5, smoothing=0.1)(output.level_logits, labels)
     torch.testing.assert_close(output.loss, expected)
+
     model.config.kl_weight = 0.0
     assert model(pixels, labels=labels).loss < output.loss
     assert model(pixels, labels=torch.full((2, 3), -1)).loss == 0
@@ -205,12 +205,14 @@ def test_loss(model, pixels):
         model(pixels, labels=torch.zeros(2, dtype=torch.int64))
 
 
-def test_loss_of_flat_models(model, pixels, folder):
-    """docs/transformers.md: 1.5 times the cross-entropy, or the cross-entropy without the Tree-path KL."""
+def test_the_loss_of_flat_models_is_a_cross_entropy(model, pixels, folder):
+    """As docs/transformers.md says: 1.5 times the cross-entropy, or once without the Tree-path KL."""
     options = dict(num_labels=4, ignore_mismatched_sizes=True)
+
     flat = HCastForImageClassification.from_pretrained(folder, kl_weight=0.0, **options).eval()
     assert flat.config.kl_weight == 0.0
     labels = torch.tensor([3, 0])
+
     flat.config.kl_weight = 0.5
     summed = flat(pixels, labels=labels).loss
     flat.config.kl_weight = 0.0
@@ -218,13 +220,15 @@ def test_loss_of_flat_models(model, pixels, folder):
     torch.testing.assert_close(summed, 1.5 * output.loss)
     torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, labels))
     assert torch.equal(output.loss, flat(pixels, labels=labels[:, None]).loss)
+
     flat.config.problem_type = "multi_label_classification"
     targets = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1]])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, targets)
     torch.testing.assert_close(flat(pixels, labels=targets).loss, expected)
 
 
-def test_new_heads_for_another_taxonomy(folder, model):
+def test_another_taxonomy_gets_new_heads(folder, model):
+
     tree = Taxonomy.from_paths([("a", "b"), ("a", "c"), ("d", "e")], ("upper", "lower"))
     other = AutoModelForImageClassification.from_pretrained(
         folder, taxonomy=tree.to_dict(), ignore_mismatched_sizes=True
@@ -234,7 +238,7 @@ def test_new_heads_for_another_taxonomy(folder, model):
     assert torch.equal(other.stages[2].pool.fc1[1].weight, model.stages[2].pool.fc1[1].weight)
 
 
-def test_new_heads_on_pretrained_features(folder, model):
+def test_new_labels_get_new_heads_on_the_same_features(folder, model):
     flat, info = HCastForImageClassification.from_pretrained(
         folder, num_labels=4, ignore_mismatched_sizes=True, output_loading_info=True
     )
@@ -244,7 +248,7 @@ def test_new_heads_on_pretrained_features(folder, model):
     assert flat.heads[0].weight.std() < 0.05 and not flat.heads[0].bias.any()
 
 
-def test_wrong_inputs(model, pixels):
+def test_wrong_inputs_are_explained(model, pixels):
     with pytest.raises(TypeError, match="unknown keywords: segment"):
         model(pixels, segment=torch.zeros(2, 32, 32))
     with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\)"):
@@ -264,7 +268,7 @@ def test_new_models_start_like_the_cores(tiny_config):
             assert 0.6 < ours[key].std() / value.std() < 1.6, key  # biases are as short as 2 numbers
 
 
-def test_sharded_files(model, tmp_path):
+def test_sharded_files_are_loaded(model, tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
@@ -272,29 +276,20 @@ def test_sharded_files(model, tmp_path):
 
 
 @torch.no_grad()
-def test_device_maps(model, folder, pixels, tmp_path):
-    """Automatic, and over two devices, so that every module must move its inputs."""
+def test_device_maps_change_no_logits(model, folder, pixels, tmp_path):
+    """Automatic, and over two devices, so that every module has to move its inputs."""
     pytest.importorskip("accelerate")
-    assert_same_logits(
-        AutoModelForImageClassification.from_pretrained(folder, device_map="auto").cpu()(pixels.cpu()), model(pixels)
-    )
-    spread = {
-        "stem": "cpu",
-        "cls_token": "cpu",
-        "pos_embed": "cpu",
-        "norm": "cpu",
-        "stages.0": "cpu",
-        "stages.1": "disk",
-        "stages.2": "cpu",
-        "stages.3": "disk",
-        "heads": "disk",
-    }
+    automatic = AutoModelForImageClassification.from_pretrained(folder, device_map="auto").cpu()
+    assert_same_logits(automatic(pixels.cpu()), model(pixels))
+
+    spread = dict.fromkeys(("stem", "cls_token", "pos_embed", "norm", "stages.0", "stages.2"), "cpu")
+    spread |= dict.fromkeys(("stages.1", "stages.3", "heads"), "disk")
     split = AutoModelForImageClassification.from_pretrained(folder, device_map=spread, offload_folder=tmp_path / "disk")
     assert split.stages[1].blocks[0].attn.qkv.weight.is_meta
     assert_same_logits(split(pixels), model(pixels))
 
 
-def test_gradient_checkpointing(model, pixels):
+def test_gradient_checkpointing_changes_no_gradient(model, pixels):
     labels = torch.tensor([[0, 1, 2], [1, 3, 5]])
     model.config.pool_drop_rate = 0.0
     gradients = {}
@@ -316,16 +311,16 @@ def test_gradient_checkpointing(model, pixels):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_export(model, pixels):
-    """With segments passed; without, the exported program cuts a grid, as a model with ``superpixels="grid"`` does."""
+def test_exported_programs_match_the_model(model, pixels):
+    """With segments passed; without them the program makes a grid, like a model with ``superpixels="grid"``."""
     segments = model(pixels).segments[0]
     program = torch.export.export(model, (pixels, segments)).module()
-    assert_same_logits_close(program(pixels, segments), model(pixels, segments))
+    assert_close_logits(program(pixels, segments), model(pixels, segments))
     gridded = torch.export.export(model, (pixels,)).module()(pixels)
     model.config.superpixels = "grid"
-    assert_same_logits_close(gridded, model(pixels))
+    assert_close_logits(gridded, model(pixels))
 
 
-def assert_same_logits_close(a, b):
+def assert_close_logits(a, b):
     for x, y in zip(a.level_logits, b.level_logits, strict=True):
         torch.testing.assert_close(x, y, **TOLERANCE)

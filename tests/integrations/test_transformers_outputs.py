@@ -1,4 +1,4 @@
-"""Outputs with several levels or stages: a tuple to users, and what transformers can split, pickle and rebuild."""
+"""Outputs with several levels or stages: a tuple to users, which transformers can split, pickle and rebuild."""
 
 import copy
 import pickle
@@ -50,7 +50,7 @@ def test_levels_are_a_tuple_and_a_model_output(model, pixels):
 
 
 def test_transformers_splits_a_batch_of_all_levels(model, picture_folder, tiny_weights):
-    """transformers' own pipeline without our code: each picture keeps its own labels at every level."""
+    """In transformers' own pipeline without our code, each picture keeps its labels at every level."""
 
     class Untouched(ImageClassificationPipeline):
         def preprocess(self, image, timeout=None):
@@ -64,8 +64,8 @@ def test_transformers_splits_a_batch_of_all_levels(model, picture_folder, tiny_w
 
     files = [str(path) for path in sorted((picture_folder / "val").rglob("*.png"))[:5]]
     processor = HCastImageProcessor.from_core(load_weights(tiny_weights).config)
-    found = Untouched(model=model, image_processor=processor, device="cpu")(files, batch_size=4)
-    for file, output in zip(files, found, strict=True):
+    outputs = Untouched(model=model, image_processor=processor, device="cpu")(files, batch_size=4)
+    for file, output in zip(files, outputs, strict=True):
         alone = model(**processor(file, return_tensors="pt"))
         for name in ("level_logits", "segments"):
             for ours, expected in zip(output[name], alone[name], strict=True):
@@ -73,15 +73,15 @@ def test_transformers_splits_a_batch_of_all_levels(model, picture_folder, tiny_w
 
 
 @torch.no_grad()
-def test_backbone_maps(tiny_weights, pixels, tmp_path):
-    """AutoBackbone gives each stage as (B, C, H/8, W/8); each cell has the token of its segment."""
-    content = load_weights(tiny_weights)
-    classifier = from_core(content)
+def test_backbone_maps_have_the_tokens_of_their_segments(tiny_weights, pixels, tmp_path):
+    """AutoBackbone gives each stage as (B, C, H/8, W/8)."""
+    weights = load_weights(tiny_weights)
+    classifier = from_core(weights)
     classifier.save_pretrained(tmp_path)
     backbone = AutoBackbone.from_pretrained(tmp_path, out_indices=(0, 1, 2, 3, 4))
-    assert backbone.channels == [content.config.embed_dim] * 5
+    assert backbone.channels == [weights.config.embed_dim] * 5
     output = backbone(pixels, output_hidden_states=True)
-    assert [tuple(x.shape) for x in output.feature_maps] == [(3, content.config.embed_dim, 4, 4)] * 5
+    assert [tuple(x.shape) for x in output.feature_maps] == [(3, weights.config.embed_dim, 4, 4)] * 5
     states, segments = output.hidden_states[-1], classifier(pixels).segments
     cells = cell_labels(segments[0], segments[1:4])[-1]
     expected = states[0, 1:][cells[0]].movedim(-1, 0)
@@ -91,8 +91,8 @@ def test_backbone_maps(tiny_weights, pixels, tmp_path):
 
 
 @torch.no_grad()
-def test_backbone_maps_are_timms(pixels):
-    """By packaged names, in both frameworks."""
+def test_backbone_maps_match_timms(pixels):
+    """By packaged names in both frameworks."""
     timm = pytest.importorskip("timm")
     backbone = AutoBackbone.from_pretrained("hcast_zoo/hcast_tiny.fashion_mnist", out_indices=(1, 2, 3, 4)).eval()
     features = timm.create_model("hcast_tiny.fashion_mnist", pretrained=True, features_only=True).eval()
@@ -101,15 +101,15 @@ def test_backbone_maps_are_timms(pixels):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_flash_attention_says_why_not(model, tmp_path):
+def test_flash_attention_is_refused_with_its_reason(model, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"attn_implementation='sdpa' .*flash kernels in half precision"):
         HCastForImageClassification.from_pretrained(tmp_path, attn_implementation="flash_attention_2")
 
 
 @torch.inference_mode()
-def test_flex_attention(model, pixels, tmp_path, monkeypatch):
-    """PyTorch's own function, called without its compiler, which takes minutes; masks are refused."""
+def test_flex_attention_matches_sdpa(model, pixels, tmp_path, monkeypatch):
+    """With PyTorch's own function, uncompiled because its compiler takes minutes; masks are refused."""
     from torch.nn.attention.flex_attention import flex_attention
     from transformers.integrations import flex_attention as theirs
 
@@ -129,7 +129,7 @@ def test_flex_attention(model, pixels, tmp_path, monkeypatch):
 @pytest.mark.slow
 @torch.inference_mode()
 def test_half_precision_eager_and_sdpa_agree_at_224_pixels():
-    """Logits, with all of the paper's 196 superpixels, where rounding could choose other clusters."""
+    """Logits at all of the paper's 196 superpixels, where rounding might choose other clusters."""
     torch.manual_seed(0)
     models = {}
     for name in ("eager", "sdpa"):

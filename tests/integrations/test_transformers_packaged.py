@@ -1,4 +1,4 @@
-"""Names of packaged weights in transformers' own loaders, with no network."""
+"""Names of packaged weights in transformers' own loaders, without a network."""
 
 import pytest
 
@@ -15,7 +15,7 @@ NAME = "hcast_tiny.fashion_mnist"
 
 
 @pytest.mark.parametrize("name", [NAME, f"hcast_zoo/{NAME}"])
-def test_auto_classes(name):
+def test_auto_classes_load_packaged_weights(name):
     model = AutoModelForImageClassification.from_pretrained(name)
     weights = load_weights(NAME)
     assert model.dtype == torch.float32 and model.config.name_or_path == name
@@ -26,7 +26,7 @@ def test_auto_classes(name):
     assert AutoModel.from_pretrained(name).config.image_size == 32
 
 
-def test_pipelines(picture_folder):
+def test_pipelines_load_packaged_weights(picture_folder):
     picture = str(next((picture_folder / "val").rglob("*.png")))
     expected = next(Predictor(NAME).predict(picture))
     answer = pipeline("hierarchical-image-classification", f"hcast_zoo/{NAME}", device="cpu")(picture)
@@ -45,6 +45,6 @@ def test_other_names_are_left_to_transformers(tmp_path, monkeypatch):
     assert packaged_name("google/vit") is None and packaged_name(f"other/{NAME}") is None
     assert packaged_name(f"hcast_zoo/{NAME}") == NAME
     (tmp_path / NAME).mkdir()
-    assert packaged_name(NAME) is None  # a folder of that name goes first
-    with pytest.raises(OSError):
+    assert packaged_name(NAME) is None  # a folder of that name takes precedence
+    with pytest.raises(OSError, match="couldn't connect to"):
         AutoConfig.from_pretrained("hcast_zoo/none")

@@ -1,4 +1,4 @@
-"""`import hcast_zoo` is enough, before or after transformers, and imports nothing else of either."""
+"""`import hcast_zoo` is enough, before or after transformers, and imports nothing more of either."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def run(code, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", list(ORDERS))
-def test_any_order_of_imports(order, tiny_weights, tmp_path):
+def test_models_are_registered_in_any_order_of_imports(order, tiny_weights, tmp_path):
     weights = load_weights(tiny_weights)
     from_core(weights).save_pretrained(tmp_path / "repo")
     HCastImageProcessor.from_core(weights.config).save_pretrained(tmp_path / "repo")
@@ -56,7 +56,7 @@ def test_any_order_of_imports(order, tiny_weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_import_of_both_loads_nothing_more():
+def test_importing_both_loads_nothing_more():
     names = "sorted(m for m in sys.modules if m.startswith(('torch', 'transformers')))"
     alone, _ = run(f"import transformers\nprint({names})")
     beside, _ = run(f"import hcast_zoo\nimport transformers\nprint({names})")
@@ -64,7 +64,7 @@ def test_import_of_both_loads_nothing_more():
     assert alone == beside == after
 
 
-def test_an_old_transformers_works_without_us(monkeypatch):
+def test_an_old_transformers_works_without_our_models(monkeypatch):
     import transformers.pipelines
 
     import hcast_zoo.integrations.transformers as package
@@ -74,7 +74,7 @@ def test_an_old_transformers_works_without_us(monkeypatch):
     with pytest.warns(UserWarning, match=r"needs transformers 5\.5 or later and is not registered with 4\.57\.6"):
         package.register_config(module)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it is told once
+        warnings.simplefilter("error")  # one warning is enough
         for register in (package.register_models, package.register_image_processor, package.register_pipeline):
             register(module)
 
@@ -91,7 +91,7 @@ def test_an_old_transformers_works_without_us(monkeypatch):
         ("5.4.9", False),
     ],
 )
-def test_versions_of_any_form(version, supported):
+def test_versions_of_any_form_are_compared(version, supported):
     import hcast_zoo.integrations.transformers as package
 
     with warnings.catch_warnings():
@@ -99,7 +99,7 @@ def test_versions_of_any_form(version, supported):
         assert package._is_new_enough(version) == supported
 
 
-def test_public_names():
+def test_every_public_name_of_transformers_can_be_imported():
     import hcast_zoo.integrations.transformers as package
 
     for name in package.__all__:

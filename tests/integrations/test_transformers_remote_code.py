@@ -1,4 +1,4 @@
-"""Remote code: what is generated is our modules, self-contained, and works where hcast_zoo cannot be imported."""
+"""Remote code: the generated files are our modules, self-contained, and work where hcast_zoo cannot be imported."""
 
 import ast
 import json
@@ -34,11 +34,11 @@ PICTURES = sorted((Path(__file__).parents[1] / "pictures").glob("*.png"))
 
 @pytest.fixture
 def repository(tiny_weights, tmp_path):
-    """A folder as a publisher would make it, with timm's keys in config.json too."""
-    content = load_weights(tiny_weights)
+    """A folder as a publisher makes it, with timm's keys in config.json too."""
+    weights = load_weights(tiny_weights)
     folder = tmp_path / "hcast-tiny"
-    from_core(content).save_pretrained(folder)
-    HCastImageProcessor.from_core(content.config).save_pretrained(folder)
+    from_core(weights).save_pretrained(folder)
+    HCastImageProcessor.from_core(weights.config).save_pretrained(folder)
     write_remote_code(folder)
     data = json.loads((folder / "config.json").read_text())
     data |= {"architecture": "hcast_tiny", "pretrained_cfg": {"tag": "animals"}, "num_classes": 6}
@@ -47,15 +47,16 @@ def repository(tiny_weights, tmp_path):
 
 
 def source_of(name):
+    """Return the source of one of our modules, by its file's name."""
     core = Path(hcast_zoo.__file__).parent
-    for folder in (*(core / room for room in CORE), Path(remote_code.__file__).parent):
+    for folder in (*(core / package for package in CORE), Path(remote_code.__file__).parent):
         if (folder / name).exists():
             return (folder / name).read_text()
-    raise AssertionError(f"{name} is no module of ours")
+    raise AssertionError(f"{name} is not one of our modules")
 
 
 def test_generated_code_is_our_modules():
-    """The syntax trees are equal except for the sources of imports: a change that the generator misses fails here."""
+    """The syntax trees are equal except for the sources of imports."""
 
     class Flat(ast.NodeTransformer):
         def visit_ImportFrom(self, node):
@@ -78,17 +79,8 @@ def references():
 
 
 def test_generated_code_imports_only_its_neighbours_from_our_package():
-    installed = {
-        "PIL",
-        "httpx",
-        "huggingface_hub",
-        "numpy",
-        "safetensors",
-        "torch",
-        "torchvision",
-        "transformers",
-        "cv2",
-    }
+    installed = {"PIL", "httpx", "huggingface_hub", "numpy", "safetensors"}
+    installed |= {"torch", "torchvision", "transformers", "cv2"}
     optional = {"sampling_kernel.py": {"triton"}, "stems.py": {"timm"}}  # in a try block
     files = generate_remote_code()
     for name, source in files.items():
@@ -117,12 +109,12 @@ def test_generated_code_imports_only_its_neighbours_from_our_package():
         "def f():\n    import hcast_zoo.data.dataset",
     ],
 )
-def test_other_imports_of_ours_are_refused(line):
+def test_other_imports_of_our_package_are_refused(line):
     with pytest.raises(RemoteCodeError, match=r"expected `from \.name import"):
         check_self_contained("file.py", flatten(line + "\n"))
 
 
-def test_written_configs(repository):
+def test_configs_name_the_remote_code(repository):
     config = json.loads((repository / "config.json").read_text())
     assert config["auto_map"]["AutoModel"] == "modeling_hcast.HCastModel"
     assert config["model_type"] == "hcast" and config["dtype"] == "float32"
@@ -190,22 +182,15 @@ CHILD = textwrap.dedent("""
 
 
 @pytest.mark.slow
-def test_without_hcast_zoo(repository, tiny_weights, tmp_path, picture_folder):
-    """A fresh process without site hooks, where importing hcast_zoo fails, gives the core's numbers."""
+def test_remote_code_gives_the_cores_numbers_without_hcast_zoo(repository, tiny_weights, tmp_path, picture_folder):
+    """In a fresh process without site hooks, where importing hcast_zoo fails."""
     opaque = next((picture_folder / "val").rglob("*.png"))
     site = os.pathsep.join(p for p in sys.path if p.endswith("-packages"))
     environment = {"PYTHONPATH": site, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)}
-    command = [
-        sys.executable,
-        "-S",
-        "-c",
-        CHILD,
-        str(repository),
-        str(tmp_path / "out.npz"),
-        str(opaque),
-        *map(str, PICTURES),
-    ]
+    arguments = (str(repository), str(tmp_path / "out.npz"), str(opaque), *map(str, PICTURES))
+    command = [sys.executable, "-S", "-c", CHILD, *arguments]
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["ours"] == [] and all(m.startswith("transformers_modules.") for m in report["modules"])
@@ -215,13 +200,14 @@ def test_without_hcast_zoo(repository, tiny_weights, tmp_path, picture_folder):
 
     from hcast_zoo import Predictor
 
-    content = load_weights(tiny_weights)
-    inputs = HCastImageProcessor.from_core(content.config)(
-        [Image.open(p) for p in PICTURES], return_tensors="pt", return_segments=True
-    )
-    core = build_model(content)
+    weights = load_weights(tiny_weights)
+    processor, pictures = HCastImageProcessor.from_core(weights.config), [Image.open(p) for p in PICTURES]
+    inputs = processor(pictures, return_tensors="pt", return_segments=True)
+
+    core = build_model(weights)
     with torch.no_grad():
         expected = core(inputs["pixel_values"])
+
     with np.load(tmp_path / "out.npz") as tensors:
         for backend in ("torchvision", "pil"):
             assert np.array_equal(tensors[backend], inputs["pixel_values"])
@@ -253,7 +239,7 @@ for task in ("hierarchical-image-classification", "image-classification"):
 
 @pytest.mark.slow
 def test_a_model_saved_again_keeps_its_code(repository, tiny_weights, tmp_path):
-    """It also reads a picture with transparency as the core does, in both pipelines."""
+    """In both pipelines it also reads a picture with transparency as the core does."""
     command = [sys.executable, "-W", "ignore", "-c", SAVED_AGAIN, str(repository), str(tmp_path / "saved")]
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     result = subprocess.run([*command, str(PICTURES[0])], capture_output=True, text=True, env=environment)
@@ -261,14 +247,15 @@ def test_a_model_saved_again_keeps_its_code(repository, tiny_weights, tmp_path):
     answers = [json.loads(line) for line in result.stdout.splitlines() if line.startswith(("{", "["))]
     expected = next(hcast_zoo.Predictor(tiny_weights).predict(PICTURES[0]))
     assert answers[0]["path"] == list(expected.path)
-    own = next(hcast_zoo.Predictor(tiny_weights, decoder="independent").predict(PICTURES[0]))
-    assert answers[1][0]["label"] == own.path[-1]
-    assert answers[1][0]["score"] == pytest.approx(own.probabilities[-1], abs=1e-5)
+
+    independent = next(hcast_zoo.Predictor(tiny_weights, decoder="independent").predict(PICTURES[0]))
+    assert answers[1][0]["label"] == independent.path[-1]
+    assert answers[1][0]["score"] == pytest.approx(independent.probabilities[-1], abs=1e-5)
 
 
 @pytest.mark.slow
 def test_a_registered_model_saves_code_on_request(tiny_weights, tmp_path):
-    """A folder of ``save_pretrained(remote_code=True)`` alone, with its image processor, used without hcast_zoo."""
+    """The folder of ``save_pretrained(remote_code=True)``, with its image processor, works without hcast_zoo."""
     model = from_core(load_weights(tiny_weights))
     model.save_pretrained(tmp_path / "plain")
     assert not list((tmp_path / "plain").glob("*.py"))
@@ -297,7 +284,7 @@ from_core(file.load_weights(sys.argv[1])).push_to_hub("me/hcast-code", remote_co
 
 @pytest.mark.slow
 @pytest.mark.hub
-def test_push_to_hub_with_code(tiny_weights, tmp_path, server):
+def test_code_is_pushed_with_a_model(tiny_weights, tmp_path, server):
     result = server.run("-c", PUSH, str(tiny_weights), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     load = (

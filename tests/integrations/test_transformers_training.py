@@ -1,4 +1,4 @@
-"""Trainer: the same metrics as the core's evaluation, and a loss that goes down."""
+"""Trainer: the metrics of the core's evaluation, and a loss that falls."""
 
 import pytest
 import torch
@@ -24,10 +24,8 @@ class Collate(SuperpixelCollate):
 
 @pytest.fixture
 def data(picture_folder, tiny_config, taxonomy):
-    return {
-        split: HierarchicalDataset.load(picture_folder, taxonomy, split, transform=eval_transform(tiny_config))
-        for split in ("train", "val")
-    }
+    splits, transform = ("train", "val"), eval_transform(tiny_config)
+    return {s: HierarchicalDataset.load(picture_folder, taxonomy, s, transform=transform) for s in splits}
 
 
 @pytest.fixture
@@ -60,7 +58,7 @@ def trainer(data, tiny_model, taxonomy, tmp_path):
 
 
 def test_metrics_are_the_cores(trainer, tiny_model, data):
-    """The last batch is a smaller one; every picture counts once."""
+    """The last batch is smaller; every picture counts once."""
     ours = trainer.evaluate()
     theirs = evaluate(tiny_model, data["val"], ("best_path", "independent"), progress=False)
     for name, value in theirs["best_path"].items():
@@ -70,7 +68,7 @@ def test_metrics_are_the_cores(trainer, tiny_model, data):
     assert ours["eval_tice"] == 0
 
 
-def test_metrics_of_known_answers(taxonomy):
+def test_metrics_of_known_answers_are_exact(taxonomy):
     labels = torch.tensor([[0, 0, 1], [1, 2, 3], [1, 3, -1]])
     logits = [torch.full((3, classes), -5.0) for classes in taxonomy.level_classes]
     for level, x in enumerate(logits):
@@ -79,14 +77,15 @@ def test_metrics_of_known_answers(taxonomy):
     prediction = EvalPrediction((logits[-1].numpy(), tuple(x.numpy() for x in logits)), labels.numpy())
     results = compute_metrics(taxonomy, ("independent",))(prediction)
     assert results["fpa"] == 100 and results["tice"] == 0
+
     prediction.predictions[1][0][0] = [0.0, 9.0]  # a mammal above an owl
     results = compute_metrics(taxonomy, ("independent",))(prediction)
     assert results["fpa"] == pytest.approx(200 / 3) and results["tice"] == pytest.approx(100 / 3)
 
 
 @pytest.mark.slow
-def test_training(trainer, data):
-    """The loss falls, and has the scale of one batch although gradients are accumulated over two."""
+def test_the_loss_falls_in_training(trainer, data):
+    """It has the scale of one batch although gradients are accumulated over two."""
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -129,8 +128,8 @@ class TestLora:
                 assert (ours - before).abs().max() > 1e-3
 
 
-def test_label_smoothing_of_trainer(tiny_model, taxonomy, images32, tmp_path):
-    """The model's own loss smooths every level, and the saved config records it."""
+def test_label_smoothing_applies_to_every_level(tiny_model, taxonomy, images32, tmp_path):
+    """The model's own loss smooths, and the saved config records it."""
     model = from_core(Weights(tiny_model.config, taxonomy, tiny_model.state_dict()))
     labels = torch.tensor([[0, 0, 0], [1, 2, 4]])
     batch = {"pixel_values": images32[:2], "labels": labels}
@@ -142,14 +141,14 @@ def test_label_smoothing_of_trainer(tiny_model, taxonomy, images32, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
-def test_labels_of_any_integer_type(tiny_model, taxonomy, images32, dtype):
+def test_labels_may_have_any_integer_type(tiny_model, taxonomy, images32, dtype):
     model = from_core(Weights(tiny_model.config, taxonomy, tiny_model.state_dict()))
     labels = torch.tensor([[0, 0, 1]])
     expected = model(images32[:1], labels=labels).loss
     assert torch.equal(model(images32[:1], labels=labels.to(dtype)).loss, expected)
 
 
-def test_empty_batches(tiny_model, taxonomy):
+def test_empty_batches_give_empty_logits(tiny_model, taxonomy):
     model = from_core(Weights(tiny_model.config, taxonomy, tiny_model.state_dict()))
     images, maps = torch.zeros(0, 3, 32, 32), torch.zeros(0, 32, 32, dtype=torch.int64)
     assert [tuple(x.shape) for x in model(images).level_logits] == [(0, 2), (0, 4), (0, 6)]

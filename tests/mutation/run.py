@@ -1,16 +1,17 @@
-"""Change one thing at a time in the modules that the numbers rest on, and see whether a test fails.
+"""Change one thing at a time in the modules that produce the numbers, and see whether a test fails.
 
     python tests/mutation/run.py                     # all of MODULES; about half an hour of one core
     python tests/mutation/run.py losses metrics      # some
     python tests/mutation/run.py pooling --jobs 2 --list
 
 The changes are mutmut's (``pip install mutmut``): an operator for its opposite, a number plus 1, an argument left out
-or None, a condition forced either way ... mutmut itself passes over decorated functions, such as farthest point
-sampling, so its operators are used here without its runner: a child is forked for each change, after torch is imported,
-and runs the module's own fast tests until one fails. Texts and annotations are left as they are.
+or None, a condition forced either way, and so on. mutmut itself skips decorated functions, such as farthest point
+sampling, so its operators are used here without its runner. A child process is forked for each change, after torch is
+imported, and runs the module's own fast tests until one fails. Texts and annotations are not changed.
 
-Each line on stdout is a change that no test noticed: file, line, what stood there, what stands there now. Those in
-``equivalent.txt``, with the reason why nobody could notice, are counted apart. The exit code is 1 if others are left.
+Each line on stdout is a change that no test noticed: its file, line, the text before and the text after. Changes in
+``equivalent.txt``, with the reason why nobody could notice them, are counted apart. The exit code is 1 if others are
+left.
 """
 
 import argparse
@@ -46,11 +47,11 @@ MODULES = {
     "losses": ["tests/test_losses.py"],
     "metrics": ["tests/test_metrics.py"],
 }
-TIMEOUT_S = 60  # a change may make a loop endless; longer where the tests take over a sixth of this without a change
+TIMEOUT_S = 60  # a change may make a loop endless; six times as long as the unchanged tests, if that is longer
 OPERATORS = [
     (kind, operator) for kind, operator in mutators.mutation_operators if operator is not mutators.operator_string
 ]
-# Nothing that runs differently, or a text.
+# These do not change what runs, or are texts.
 SKIPPED = (libcst.Annotation, libcst.Decorator, libcst.BaseString)
 
 
@@ -96,7 +97,7 @@ def mutants(module: str) -> list[Mutant]:
     wrapper = MetadataWrapper(libcst.parse_module(source))
     collector = _Collector()
     wrapper.visit(collector)
-    found = {}
+    changes = {}
     for line, node, changed in collector.changes:
         text = wrapper.module.deep_replace(node, changed).code
         try:
@@ -105,9 +106,9 @@ def mutants(module: str) -> list[Mutant]:
             continue
         diff = [d for d in difflib.ndiff(source.splitlines(), text.splitlines()) if d[:2] in ("- ", "+ ")]
         before, after = (" ".join(d[2:].strip() for d in diff if d[0] == sign) for sign in "-+")
-        found.setdefault(text, Mutant(module, line, before, after, text))
-    found.pop(source, None)
-    return sorted(found.values(), key=lambda m: m.line)
+        changes.setdefault(text, Mutant(module, line, before, after, text))
+    changes.pop(source, None)
+    return sorted(changes.values(), key=lambda m: m.line)
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
@@ -128,7 +129,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
 
 
 def run_tests(module: str) -> int:
-    """Run the fast tests of a module in this process, and print nothing; return pytest's exit code."""
+    """Run the fast tests of a module in this process, silently; return pytest's exit code."""
     import pytest
 
     quiet = os.open(os.devnull, os.O_WRONLY)
@@ -148,7 +149,7 @@ def survives(mutant: Mutant, timeout_s: int) -> bool:
             signal.alarm(timeout_s)
             sys.meta_path.insert(0, _Finder(mutant))
             os._exit(0 if run_tests(mutant.module) == 0 else 1)
-        finally:  # whatever happens, the child must not go on as if it were the parent
+        finally:  # the child may never continue as if it were the parent
             os._exit(1)
     return os.waitpid(pid, 0)[1] == 0
 
@@ -180,10 +181,10 @@ def preload(module: str) -> int:
         raise SystemExit(f"the tests of {module} fail without any change: {' '.join(MODULES[module])}")
     for name in names:
         if name.split(".")[0] not in ("hcast_zoo", "tests", "conftest", "__main__", ""):
-            with contextlib.suppress(ImportError):  # a module that is no file of its own
+            with contextlib.suppress(ImportError):  # some modules are not files
                 importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # a child's collections then touch, and copy, nothing of it
+    gc.freeze()  # so that a child's collections touch, and copy, nothing
     return timeout_s
 
 

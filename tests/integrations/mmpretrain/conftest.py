@@ -99,7 +99,7 @@ def run_config(model_config, test_pipeline, picture_folder, taxonomy, arch, tmp_
 
 @pytest.fixture(autouse=True)
 def quiet(caplog):
-    """mmengine logs every parameter's initialisation; keep it out of failures' reports."""
+    """mmengine logs how every parameter is initialised; keep it out of failures' reports."""
     caplog.set_level("ERROR", "mmengine")
     torch.manual_seed(0)
     yield

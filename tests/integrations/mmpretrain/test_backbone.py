@@ -1,4 +1,4 @@
-"""What mmpretrain checks of its own backbones: structure, initialisation, forward, output types, freezing, resizing."""
+"""The backbone, as mmpretrain tests its own: structure, initialisation, forward, output types, freezing, resizing."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from hcast_zoo.integrations.mmpretrain.backbone import HCast
 from hcast_zoo.integrations.mmpretrain.config import model_config
 from hcast_zoo.network.config import HCastConfig
 from hcast_zoo.network.embedding import resample_position
-from hcast_zoo.weights.file import packaged_weights
+from hcast_zoo.weights.file import load_weights, packaged_weights
 
 
 @pytest.fixture
@@ -27,9 +27,10 @@ class TestStructure:
         assert model_config(name) == HCastConfig.from_variant(f"hcast_{name}")
         assert f"hcast_{name}" in VARIANTS
 
-    def test_weights_name_an_architecture(self):
+    def test_packaged_weights_name_an_architecture(self):
         for name in packaged_weights():
-            assert model_config(name, num_superpixels=None).num_superpixels > 0
+            config = load_weights(name).config
+            assert model_config(name, num_superpixels=None) == config
 
     def test_is_a_backbone_in_the_registry(self, arch):
         built = MODELS.build(dict(type="HCast", arch=arch))
@@ -47,7 +48,7 @@ class TestStructure:
             (dict(patch_size=16), TypeError, "patch_size"),
         ],
     )
-    def test_wrong_arguments(self, kwargs, error, message):
+    def test_wrong_arguments_are_explained(self, kwargs, error, message):
         with pytest.raises(error, match=message):
             HCast(**kwargs)
 
@@ -82,12 +83,12 @@ class TestInit:
         backbone.init_weights()
         assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
 
-    def test_init_cfg(self, arch):
+    def test_init_cfg_is_applied(self, arch):
         backbone = HCast(arch, init_cfg=[dict(type="Constant", layer="Linear", val=0.5, bias=2.0)])
         backbone.init_weights()
         assert torch.all(backbone.stages[0].blocks[0].mlp.fc1.weight == 0.5)
 
-    def test_pretrained(self, arch, tiny_weights, tiny_model):
+    def test_pretrained_weights_are_loaded(self, arch, tiny_weights, tiny_model):
         backbone = HCast(arch, init_cfg=dict(type="Pretrained", checkpoint=str(tiny_weights), prefix="backbone."))
         backbone.init_weights()
         assert all(torch.equal(v, tiny_model.state_dict()[k]) for k, v in backbone.state_dict().items())
@@ -98,18 +99,18 @@ class TestInit:
         backbone.init_weights()
         assert backbone.pos_embed.shape == (1, 1 + 6 * 6, 48)
         assert torch.equal(backbone.pos_embed[:, :1], tiny_model.pos_embed[:, :1])
-        # what the core does at run time with a picture of that size
+        # as the core does at run time with a picture of that size
         assert torch.allclose(backbone.pos_embed, resample_position(tiny_model.pos_embed, (6, 6)), atol=1e-6)
 
 
 class TestForward:
     @pytest.mark.parametrize("out_indices", [3, -1, (0, 1, 2, 3), (1, 3), (-2,)])
     def test_returns_a_tuple_of_class_tokens(self, arch, out_indices):
-        outs = HCast(arch, out_indices=out_indices).eval()(torch.randn(2, 3, 32, 32))
-        assert type(outs) is tuple
-        assert [o.shape for o in outs] == [(2, 48)] * (1 if isinstance(out_indices, int) else len(out_indices))
+        outputs = HCast(arch, out_indices=out_indices).eval()(torch.randn(2, 3, 32, 32))
+        assert type(outputs) is tuple
+        assert [o.shape for o in outputs] == [(2, 48)] * (1 if isinstance(out_indices, int) else len(out_indices))
 
-    def test_equals_the_core(self, classifier, tiny_model):
+    def test_features_are_the_cores(self, classifier, tiny_model):
         x = torch.randn(2, 3, 32, 32)
         stages = tiny_model.config.head_stages
         features = classifier.backbone(x)
@@ -124,7 +125,7 @@ class TestForward:
         with pytest.raises(ValueError, match="labels from 0 to 15"):
             backbone(x, maps + 8)
 
-    def test_other_image_sizes(self, backbone):
+    def test_other_image_sizes_are_accepted(self, backbone):
         assert backbone.eval()(torch.randn(1, 3, 48, 40))[3].shape == (1, 48)
 
     def test_every_parameter_gets_a_gradient(self, backbone):
@@ -138,7 +139,7 @@ class TestModes:
         assert backbone.eval() is backbone and not backbone.training
 
     @pytest.mark.parametrize("frozen", range(-1, 5))
-    def test_frozen_stages(self, arch, frozen):
+    def test_frozen_stages_are_in_eval_mode_without_gradients(self, arch, frozen):
         backbone = HCast(arch, frozen_stages=frozen)
         backbone.train()
         expected = [] if frozen < 0 else [backbone.stem, *backbone.stages[:frozen]]
@@ -172,7 +173,7 @@ class TestLayerDepth:
         assert depth["norm.weight"] == count - 1
         assert backbone.get_layer_depth("head.heads.0.weight", "backbone.") == (count - 1, count)
 
-    def test_layer_wise_learning_rates(self, classifier):
+    def test_layer_wise_rates_fall_towards_the_stem(self, classifier):
         wrapper = LearningRateDecayOptimWrapperConstructor(
             dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1.0, weight_decay=0.05)),
             dict(layer_decay_rate=0.5),

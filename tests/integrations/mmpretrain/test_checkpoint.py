@@ -1,4 +1,4 @@
-"""Checkpoints: the core's weights by name and file, mmengine's own under ``weights_only``."""
+"""Checkpoints: the core's weights by name and file, and mmengine's own under ``weights_only``."""
 
 import copy
 import pickle
@@ -25,7 +25,7 @@ def test_names_map_one_to_one(classifier, tiny_model):
     assert all(core_key(classifier_key(k)) == k for k in state)
 
 
-def test_weights_file(classifier, tiny_weights, taxonomy):
+def test_a_weights_file_is_loaded_with_its_taxonomy(classifier, tiny_weights, taxonomy):
     for value in classifier.state_dict().values():
         value.zero_()
     checkpoint = load_checkpoint(classifier, str(tiny_weights), strict=True)
@@ -36,14 +36,14 @@ def test_weights_file(classifier, tiny_weights, taxonomy):
 
 
 @pytest.mark.parametrize("name", list(packaged_weights()))
-def test_packaged_weights_by_name(name):
+def test_packaged_weights_are_loaded_by_name(name):
     state = CheckpointLoader.load_checkpoint(f"hcast-zoo://{name}")["state_dict"]
     assert {core_key(k) for k in state} == set(load_weights(name).state_dict)
     with pytest.raises(WeightsError, match="no weights 'hcast_huge'"):
         CheckpointLoader.load_checkpoint("hcast-zoo://hcast_huge")
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         CheckpointLoader.load_checkpoint(str(tmp_path / "nothing.pth"))
 
@@ -58,7 +58,7 @@ def history():
 
 @pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x, 2))])
 def test_logs_keep_their_values(history, copy_of):
-    history.__getstate__()  # what mmengine's own pickling leaves behind
+    history.__getstate__()  # as mmengine's own pickling leaves it
     other = copy_of(history)
     for mine, theirs in zip(history.data, other.data):
         assert np.array_equal(mine, theirs) and mine.dtype == theirs.dtype
@@ -82,7 +82,7 @@ def test_logs_load_under_weights_only(history, tmp_path):
 
 class Evil:
     def __reduce__(self):
-        return getattr, (HistoryBuffer, "mean")  # what mmengine's own logs do
+        return getattr, (HistoryBuffer, "mean")  # as mmengine's own logs do
 
 
 class Worse:
@@ -93,7 +93,7 @@ class Worse:
 
 
 @pytest.mark.parametrize("payload", [Evil, Worse])
-def test_anything_else_is_refused(payload, tmp_path):
+def test_anything_but_logs_is_refused(payload, tmp_path):
     torch.save({"message_hub": payload()}, tmp_path / "evil.pth")
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         load_from_local(str(tmp_path / "evil.pth"))

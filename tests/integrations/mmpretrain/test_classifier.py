@@ -47,14 +47,14 @@ def test_without_maps_the_backbone_makes_them(classifier, tiny_model):
     assert all(torch.equal(a, b) for a, b in zip(classifier(x, make_samples(maps=False)), expected))
 
 
-def test_some_maps_missing(classifier):
+def test_a_missing_map_is_explained(classifier):
     samples = make_samples()
     samples[1].pop("segments")
     with pytest.raises(ValueError, match="a superpixel map of one size in each of 4 data samples, got 3"):
         classifier(torch.randn(4, 3, 32, 32), samples)
 
 
-def test_segmentation_of_each_level(classifier, tiny_model):
+def test_each_level_gets_its_segments(classifier, tiny_model):
     x, samples = torch.randn(4, 3, 32, 32), make_samples()
     output = tiny_model(x, torch.stack([s.segments for s in samples]))
     for row, sample in enumerate(classifier.predict(x, samples, return_segments=True)):
@@ -62,7 +62,7 @@ def test_segmentation_of_each_level(classifier, tiny_model):
             assert torch.equal(sample.pred_segments[level], output.segment_map(stage)[row])
 
 
-def test_extract_feat(classifier):
+def test_extract_feat_returns_stages_or_levels(classifier):
     x = torch.randn(1, 3, 32, 32)
     assert len(classifier.extract_feat(x, "backbone")) == 4
     assert len(classifier.extract_feat(x, "pre_logits")) == 3
@@ -122,7 +122,7 @@ class TestMixing:
         order = self.order()
         score = torch.stack([s.gt_score for s in mixed["data_samples"]])
         target = torch.cat(soft_targets(torch.tensor(LABELS), (2, 4, 6)), -1)
-        # lambda from the first level, where every label is known
+        # lambda is read off the first level, where every label is known
         row = next(r for r in range(4) if LABELS[r][0] != LABELS[order[r]][0])
         lam = score[row, LABELS[row][0]]
         assert 0 < lam < 1
@@ -138,10 +138,10 @@ class TestMixing:
         data["data_samples"] = make_samples()
         assert all("segments" in s for s in build(keep_segments=True)(data, training=True)["data_samples"])
         data["data_samples"] = make_samples()
-        out = build()(data, training=False)["data_samples"]
-        assert all("segments" in s and "gt_score" not in s for s in out)
+        samples = build()(data, training=False)["data_samples"]
+        assert all("segments" in s and "gt_score" not in s for s in samples)
 
-    def test_training_step(self, model_config, pictures):
+    def test_a_training_step_reaches_every_parameter(self, model_config, pictures):
         model_config["train_cfg"] = dict(augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)])
         model = MODELS.build(model_config)
         batch = model.data_preprocessor({"inputs": pictures, "data_samples": make_samples()}, training=True)
@@ -149,7 +149,7 @@ class TestMixing:
         loss.backward()
         assert loss.isfinite() and all(p.grad is not None for p in model.parameters())
 
-    def test_levels_must_be_known(self, pictures):
+    def test_mixing_needs_the_levels(self, pictures):
         preprocessor = HierarchicalDataPreprocessor(batch_augments=dict(augments=[dict(type="Mixup", alpha=1.0)]))
         with pytest.raises(ValueError, match="level_classes: batch augmentations need"):
             preprocessor({"inputs": pictures, "data_samples": make_samples()}, training=True)

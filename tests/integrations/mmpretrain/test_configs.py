@@ -1,4 +1,4 @@
-"""Configs: both styles say the same, inherit, and build what the paper describes."""
+"""Configs: both styles agree, can be inherited, and build what the paper describes."""
 
 import ast
 import os
@@ -55,14 +55,14 @@ def plain(value):
     return value
 
 
-def test_names():
+def test_there_is_a_config_for_all_weights_and_data_sets():
     with_weights = [name.replace("_", "-").replace(".", "_") for name in packaged_weights()]
     assert sorted([*with_weights, *(f"hcast-small_{n}" for n in PAPER)]) == NAMES
 
 
 @pytest.mark.parametrize("weights", packaged_weights())
-def test_packaged_weights_by_their_name_in_the_model_index(weights):
-    """The config must have the normalisation, width and levels of the weights; otherwise building fails."""
+def test_packaged_weights_are_in_the_model_index(weights):
+    """Building fails unless the config has the normalisation, width and levels of the weights."""
     variant, data = weights.split(".")
     model = mmpretrain.get_model(f"{variant.replace('_', '-')}_{data.replace('_', '-')}", pretrained=True)
     assert model.head.level_classes == load_weights(weights).config.level_classes
@@ -82,7 +82,7 @@ def test_docstrings_state_result_cost_and_command(name):
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_settings_of_the_paper(name):
+def test_configs_have_the_papers_settings(name):
     levels, superpixels, published = PAPER[name]
     config = ours(f"hcast-small_{name}")
     assert published in ast.get_docstring(ast.parse((MIM / f"configs/hcast/hcast-small_{name}.py").read_text()))
@@ -91,9 +91,11 @@ def test_settings_of_the_paper(name):
     benchmark = BENCHMARKS[name.replace("-", "_")]
     assert levels == load_tree(benchmark.name).level_classes
     assert superpixels == benchmark.official.get("num_superpixels", 196)
+
     assert (backbone.arch, backbone.drop_path_rate) == ("small", 0.1)
     assert backbone.get("num_superpixels", 196) == superpixels
     assert config.train_dataloader.batch_size == 256
+
     schedule = config.param_scheduler
     lr = config.optim_wrapper.optimizer.lr
     peak, warmup = (1e-3, 1e-4) if name == "aircraft" else (5e-4, 1e-6)
@@ -105,14 +107,16 @@ def test_settings_of_the_paper(name):
     assert [(a.type, a.alpha) for a in config.model.train_cfg.augments] == [("Mixup", 0.8), ("CutMix", 1.0)]
     assert config.custom_hooks[1].momentum == pytest.approx(1 - 0.99996)
 
-    erasing = next(step for step in config.train_pipeline if step.type == "RandomErasing")  # colours are B, G, R
+    erasing = next(
+        step for step in config.train_pipeline if step.type == "RandomErasing"
+    )  # colours are in the order B, G, R
     assert erasing.fill_color == pytest.approx([255 * value for value in reversed(IMAGENET_MEAN)])
     assert erasing.fill_std == pytest.approx([255 * value for value in reversed(IMAGENET_STD)])
     assert "mean" not in config.data_preprocessor  # the core's, by default
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pipelines_build(name):
+def test_pipelines_can_be_built(name):
     config = ours(name)
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         transforms = [TRANSFORMS.build(t) for t in loader.dataset.pipeline]
@@ -123,7 +127,7 @@ def test_pipelines_build(name):
     assert maps.config.num_superpixels == expected
 
 
-def test_inheritance(tmp_path):
+def test_text_configs_can_be_inherited(tmp_path):
     """An inherited scope finds mmpretrain's registries, and mmpretrain's base configs find ours."""
     (tmp_path / "mine.py").write_text(
         "_base_ = ['hcast_zoo::hcast/hcast-small_cub.py']\n"
@@ -135,6 +139,7 @@ def test_inheritance(tmp_path):
 
     model = mmengine.registry.MODELS.build(config.model)  # the root, as Runner does
     assert model.backbone.config.embed_dim == 192 and model.head.level_classes == (13, 38, 200)
+
     (tmp_path / "scratch.py").write_text(
         "_base_ = ['mmpretrain::_base_/default_runtime.py', 'mmpretrain::_base_/schedules/cub_bs64.py',\n"
         "          'hcast_zoo::_base_/models/hcast-small.py']\n"
@@ -154,7 +159,7 @@ def inherit_pure(folder: Path, module: str) -> Path:
     return file
 
 
-def test_pure_python_inheritance(tmp_path):
+def test_pure_configs_can_be_inherited(tmp_path):
     (tmp_path / "zoo").symlink_to(PURE.parent)
     config = Config.fromfile(inherit_pure(tmp_path, ".zoo.hcast.hcast_small_cub"))
     assert MODELS.build(config.model).backbone.config.embed_dim == 192
@@ -162,8 +167,9 @@ def test_pure_python_inheritance(tmp_path):
 
 
 @pytest.mark.slow
-def test_in_the_wheel(tmp_path):
-    """The wheel holds all files that are not code, and its configs of both styles can be inherited by package name."""
+def test_configs_of_the_wheel_can_be_inherited(tmp_path):
+    """The wheel holds all files that are not code, and its configs of both styles are found by package name."""
+
     root = Path(__file__).parents[3]
     wheel = zipfile.ZipFile(build_wheel(tmp_path))
     listed = subprocess.run(
@@ -171,6 +177,7 @@ def test_in_the_wheel(tmp_path):
     ).stdout.split()
     assert len(listed) > 40
     assert not {f"hcast_zoo/{name}" for name in listed} - set(wheel.namelist())
+
     wheel.extractall(tmp_path / "site")
     pure = inherit_pure(tmp_path, "hcast_zoo.integrations.mmpretrain.configs.hcast.hcast_small_cub")
     (tmp_path / "base.py").write_text("_base_ = 'hcast_zoo::hcast/hcast-small_cub.py'\n")
@@ -190,13 +197,13 @@ def test_in_the_wheel(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_unknown_config():
+def test_an_unknown_config_is_named():
     with pytest.raises(FileNotFoundError, match="hcast-small_dogs"):
         ours("hcast-small_dogs")
 
 
-def test_own_pictures_in_five_lines(tmp_path, monkeypatch):
-    """The code block of the page, on a folder with splits; the head and the data sets get the same tree."""
+def test_five_lines_train_on_own_pictures(tmp_path, monkeypatch):
+    """The code block of the page, on a folder with splits. The head and the data sets get the same tree."""
     labels = ("owls/snowy", "owls/barn", "gulls/herring")
     for number, (part, path) in enumerate(product(("training", "valid", "test"), labels)):
         file = tmp_path / "birds" / part / path / f"{number}.png"

@@ -1,4 +1,4 @@
-"""Head and loss: logits, losses and paths are the core's."""
+"""Head and loss: the logits, losses and paths are the core's."""
 
 import pytest
 import torch
@@ -24,10 +24,10 @@ def feats() -> tuple[torch.Tensor, ...]:
 
 
 def samples(labels) -> list[DataSample]:
-    out = [DataSample() for _ in labels]
-    for sample, label in zip(out, labels):
+    result = [DataSample() for _ in labels]
+    for sample, label in zip(result, labels):
         sample.set_field(torch.tensor(label), "gt_path")
-    return out
+    return result
 
 
 LABELS = [[0, 0, 1], [1, 3, 5], [0, 1, -1], [1, -1, -1]]
@@ -41,7 +41,7 @@ def test_levels_read_their_stages(head, feats):
 
 
 @pytest.mark.parametrize("levels", [1, 2, 4, 5])
-def test_any_number_of_levels(feats, levels):
+def test_any_number_of_levels_is_accepted(feats, levels):
     head = HierarchicalClsHead(48, level_classes=range(1, levels + 1), decoder="independent")
     assert [x.shape[1] for x in head(feats)] == list(range(1, levels + 1))
     assert head.predict(feats)[0].pred_path.shape == (levels,)
@@ -53,8 +53,8 @@ def test_loss_is_the_cores(head, feats):
     assert torch.equal(loss["loss"], CoreLoss()(head(feats), torch.tensor(LABELS)))
 
 
-def test_loss_of_mixed_targets(taxonomy, feats):
-    """Smoothing mixed targets equals mixing smoothed ones, which is the core's order."""
+def test_mixed_targets_are_smoothed_as_in_the_core(taxonomy, feats):
+    """Smoothing mixed targets equals mixing smoothed targets, which is the core's order."""
     head = HierarchicalClsHead(48, taxonomy, loss=dict(type="HierarchicalLoss", smoothing=0.1, loss_weight=2.0))
     classes, labels = taxonomy.level_classes, torch.tensor(LABELS)
     mixed = [0.3 * t + 0.7 * t.flip(0) for t in soft_targets(labels, classes)]
@@ -70,14 +70,14 @@ def test_hard_targets_are_smoothed_by_the_core(feats, head):
 
 
 @pytest.mark.parametrize("decoder", ["best_path", "top_down", "independent"])
-def test_predictions(taxonomy, feats, decoder):
+def test_predictions_are_decoded_as_in_the_core(taxonomy, feats, decoder):
     head = HierarchicalClsHead(48, taxonomy, decoder=decoder)
     given = samples(LABELS)
-    out = head.predict(feats, given)
-    assert [a is b for a, b in zip(out, given)] == [True] * 4
+    predicted = head.predict(feats, given)
+    assert [a is b for a, b in zip(predicted, given)] == [True] * 4
     logits = head(feats)
     expected = decode(logits, taxonomy, decoder)
-    for row, sample in enumerate(out):
+    for row, sample in enumerate(predicted):
         assert sample.pred_score.ndim == 1 and torch.equal(sample.pred_score, logits[-1][row].softmax(-1))
         assert sample.pred_label.tolist() == [int(logits[-1][row].argmax())]
         assert torch.equal(sample.pred_path, expected.paths[row])
@@ -96,12 +96,12 @@ def test_predictions(taxonomy, feats, decoder):
         (dict(taxonomy="oxford_flowers"), "no taxonomy 'oxford_flowers'.*cub"),
     ],
 )
-def test_wrong_configs_fail_when_built(kwargs, message):
+def test_wrong_head_configs_fail_when_built(kwargs, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(type="HierarchicalClsHead", in_channels=48, **kwargs))
 
 
-def test_levels_that_disagree_with_the_taxonomy(taxonomy):
+def test_levels_that_disagree_with_the_taxonomy_are_refused(taxonomy):
     with pytest.raises(ValueError, match=r"level_classes \(2, 4, 7\) disagree .*'animals'.*\(2, 4, 6\)"):
         HierarchicalClsHead(48, taxonomy, level_classes=(2, 4, 7))
     assert HierarchicalClsHead(48, taxonomy, level_classes=[2, 4, 6]).level_classes == (2, 4, 6)
@@ -114,12 +114,12 @@ def test_unlabelled_and_out_of_range_samples_are_refused(head, feats):
         head.loss(feats[:1] * 4, samples([[0, 0, 9]] * 4))
 
 
-def test_too_few_outputs(head, feats):
+def test_too_few_outputs_are_refused(head, feats):
     with pytest.raises(ValueError, match="the backbone gave 2"):
         head(feats[:2])
 
 
-def test_shallow_leaf():
+def test_a_shallow_leaf_ends_the_path():
     taxonomy = Taxonomy.from_paths([("a", "b"), ("a", "c"), ("d",)], ("one", "two"))
     head = HierarchicalClsHead(8, taxonomy)
     with torch.no_grad():

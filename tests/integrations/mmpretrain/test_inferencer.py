@@ -1,4 +1,4 @@
-"""Model hub and inferencers."""
+"""mmpretrain's model hub, and inferencers."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def answers():
     return list(Predictor("hcast_small.emoji_art").predict(PICTURES[:3]))
 
 
-def test_list_models():
-    register(mmpretrain)  # a second time changes nothing
+def test_models_are_listed_once():
+    register(mmpretrain)  # repeating it changes nothing
     names = mmpretrain.list_models("hcast*")
     assert ZOO in names and "hcast-small_cub" in names and len(names) == 11
     assert names == mmpretrain.list_models("hcast*", task="Image Classification")
@@ -51,17 +51,17 @@ class TestZooModel:
         counts = [len(np.unique(s)) for s in segments]
         assert counts == sorted(counts) and counts[0] < counts[-1]
 
-    def test_mmpretrains_own_inferencer(self, zoo_model):
+    def test_mmpretrains_own_inferencer_names_the_class(self, zoo_model):
         result = ImageClassificationInferencer(zoo_model)(PICTURES[0])[0]
         classes = zoo_model._dataset_meta["classes"]
         assert result["pred_class"] == classes[result["pred_label"]] and 0 < result["pred_score"] < 1
         assert mmpretrain.inference_model(zoo_model, PICTURES[0])["pred_class"] == result["pred_class"]
 
-    def test_by_name(self, answers):
+    def test_a_model_is_found_by_name(self, answers):
         inferencer = HierarchicalInferencer(ZOO)
         assert inferencer(PICTURES[0], return_segments=False)[0]["path"] == answers[0].path
 
-    def test_arrays_and_data_samples(self, zoo_model, answers):
+    def test_arrays_give_data_samples(self, zoo_model, answers):
         from mmpretrain.registry import TRANSFORMS
 
         image = TRANSFORMS.build(dict(type="LoadPicture"))({"img_path": PICTURES[0]})["img"]
@@ -75,20 +75,20 @@ def tiny_inferencer(classifier, test_pipeline):
     return HierarchicalInferencer(classifier)
 
 
-def test_folder_and_batches(tiny_inferencer):
+def test_single_pictures_and_batches_agree(tiny_inferencer):
     results = tiny_inferencer(str(Path(PICTURES[0]).parent / "lion.png"))
     assert len(results) == 1 and len(results[0]["path"]) == 3
     single = [tiny_inferencer(p)[0]["path_score"] for p in PICTURES]
     assert single == pytest.approx([r["path_score"] for r in tiny_inferencer(PICTURES, batch_size=4)], abs=1e-6)
 
 
-def test_pictures_drawn(tiny_inferencer, tmp_path):
+def test_pictures_are_drawn_into_a_folder(tiny_inferencer, tmp_path):
     tiny_inferencer.classes = tiny_inferencer.taxonomy.names[-1]
     tiny_inferencer(PICTURES[0], show_dir=str(tmp_path / "out"))
     assert [p.name for p in (tmp_path / "out").iterdir()] == [Path(PICTURES[0]).name]
 
 
-def test_other_models(test_pipeline):
+def test_other_models_are_refused(test_pipeline):
     model = mmpretrain.get_model("resnet18_8xb32_in1k")
     with pytest.raises(TypeError, match="use mmpretrain's ImageClassificationInferencer"):
         HierarchicalInferencer(model)

@@ -14,7 +14,7 @@ from hcast_zoo.taxonomy.decode import decode
 
 @pytest.fixture
 def answers(taxonomy):
-    """Data samples with labels and answers, the logits and the labels."""
+    """Return data samples with labels and answers, and the logits and labels."""
     head = HierarchicalClsHead(8, taxonomy)
     feats = tuple(3 * torch.randn(10, 8) for _ in range(4))
     labels = torch.tensor(taxonomy.paths)[torch.randint(6, (10,))]
@@ -25,7 +25,7 @@ def answers(taxonomy):
     return head.predict(feats, samples), head(feats), labels
 
 
-def expected(taxonomy, logits, labels, mode):
+def core_metrics(taxonomy, logits, labels, mode):
     metrics = HierarchicalMetrics(taxonomy)
     metrics.update(decode(logits, taxonomy, mode).paths, labels)
     return metrics.compute()
@@ -41,23 +41,23 @@ def evaluate(samples, batches=(4, 6), meta=None, **kwargs):
     return evaluator.evaluate(start)
 
 
-def test_is_the_cores(taxonomy, answers):
+def test_metrics_are_the_cores(taxonomy, answers):
     samples, logits, labels = answers
-    values = expected(taxonomy, logits, labels, "best_path")
-    wanted = {f"hierarchical/{k}": pytest.approx(v) for k, v in values.items()}
-    assert evaluate(samples, taxonomy=taxonomy) == wanted
-    assert evaluate(samples, batches=(1,) * 10, meta={"taxonomy": taxonomy.to_dict()}) == wanted
+    values = core_metrics(taxonomy, logits, labels, "best_path")
+    expected = {f"hierarchical/{k}": pytest.approx(v) for k, v in values.items()}
+    assert evaluate(samples, taxonomy=taxonomy) == expected
+    assert evaluate(samples, batches=(1,) * 10, meta={"taxonomy": taxonomy.to_dict()}) == expected
 
 
-def test_decodings(taxonomy, answers):
+def test_every_decoder_has_its_metrics(taxonomy, answers):
     samples, logits, labels = answers
     result = evaluate(samples, taxonomy=taxonomy, decoders=DECODERS, prefix="test")
     for mode in DECODERS:
-        for key, value in expected(taxonomy, logits, labels, mode).items():
+        for key, value in core_metrics(taxonomy, logits, labels, mode).items():
             assert result[f"test/{mode}/{key}"] == pytest.approx(value)
 
 
-def test_errors(taxonomy, answers):
+def test_wrong_metric_settings_are_explained(taxonomy, answers):
     samples, _, _ = answers
     with pytest.raises(ValueError, match="unknown decoders"):
         evaluate(samples, decoders=["beam"])

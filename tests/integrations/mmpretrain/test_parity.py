@@ -17,7 +17,7 @@ PICTURES = sorted((Path(__file__).parents[2] / "pictures").glob("*.png"))
 
 
 @torch.inference_mode()
-def test_packaged_weights():
+def test_packaged_weights_give_the_cores_logits():
     core = load_model("hcast_small.emoji_art")
     images = torch.stack([eval_transform(core.config)(read_picture(p)) for p in PICTURES])
     expected = core(images)
@@ -32,7 +32,7 @@ def test_packaged_weights():
 
 
 @torch.inference_mode()
-def test_tiny_weights(classifier, tiny_model, test_pipeline):
+def test_tiny_weights_give_the_cores_logits(classifier, tiny_model, test_pipeline):
     images = torch.stack([eval_transform(tiny_model.config)(read_picture(p)) for p in PICTURES])
     pipeline = Compose([TRANSFORMS.build(t) for t in test_pipeline])
     batch = classifier.data_preprocessor(pseudo_collate([pipeline({"img_path": str(p)}) for p in PICTURES]))
@@ -41,19 +41,16 @@ def test_tiny_weights(classifier, tiny_model, test_pipeline):
 
 
 @torch.inference_mode()
-def test_golden_logits(golden, images, segments):
-    """The authors' own numbers, through the classifier."""
+def test_golden_logits_match_the_authors(golden, images, segments):
+    """Through the classifier."""
     core, tensors, _ = golden
+    config = core.config
+    head = dict(type="HierarchicalClsHead", in_channels=config.embed_dim, decoder="independent")
     model = MODELS.build(
         dict(
             type="HierarchicalClassifier",
-            backbone=dict(type="HCast", arch=core.config.to_dict()),
-            head=dict(
-                type="HierarchicalClsHead",
-                in_channels=core.config.embed_dim,
-                decoder="independent",
-                level_classes=core.config.level_classes,
-            ),
+            backbone=dict(type="HCast", arch=config.to_dict()),
+            head=dict(head, level_classes=config.level_classes),
         )
     ).eval()
     model.load_state_dict({classifier_key(k): v for k, v in core.state_dict().items()})

@@ -1,4 +1,4 @@
-"""`import hcast_zoo` registers in any order, imports no framework, and works without other parts of mmpretrain."""
+"""`import hcast_zoo` registers in any order, imports no framework, and needs no other part of mmpretrain."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def run(code: str) -> None:
     ],
     ids=lambda s: s.replace("import ", ""),
 )
-def test_any_order(first, then):
+def test_imports_may_come_in_any_order(first, then):
     run(f"{first}; {then}; {CHECK}")
 
 
@@ -51,7 +51,7 @@ def test_inheriting_needs_no_mmpretrain_import(tmp_path):
     )
 
 
-def test_scope_has_a_registry_for_each_of_mmpretrains():
+def test_our_scope_has_a_registry_for_each_of_mmpretrains():
     import mmengine.registry
     import mmpretrain.registry
 

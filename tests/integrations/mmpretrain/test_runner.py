@@ -1,4 +1,4 @@
-"""Runner: trains above chance, validates, resumes exactly, tests; wrong configs stop before the first step."""
+"""Runner: training above chance, exact resuming, testing, and wrong configs that stop before the first step."""
 
 import json
 import subprocess
@@ -48,8 +48,8 @@ def test_two_epochs_reach_above_chance(run_config, more_pictures):
 
 
 @pytest.mark.slow
-def test_resumes_exactly(run_config, test_pipeline):
-    """Without random augmentation, two epochs give the same result as one epoch, a stop, and another epoch."""
+def test_a_resumed_run_equals_a_straight_one(run_config, test_pipeline):
+    """Two epochs without random augmentation, against one epoch, a stop, and another epoch."""
     run_config.train_dataloader.dataset.pipeline = test_pipeline
     run_config.model.train_cfg = None
     run_config.model.backbone.arch.pool_drop_rate = 0.0
@@ -88,8 +88,8 @@ for sys.argv in json.loads(sys.argv[1]):
 
 
 @pytest.mark.slow
-def test_mmpretrains_own_scripts(picture_folder, tmp_path):
-    """tools/train.py and tools/test.py from mmpretrain's wheel, unchanged, run after hcast-zoo is imported."""
+def test_mmpretrains_own_scripts_train_and_test(picture_folder, tmp_path):
+    """tools/train.py and tools/test.py of mmpretrain's wheel, unchanged, run after hcast-zoo is imported."""
     tools = Path(mmpretrain.__file__).parent / ".mim" / "tools"
     picture_folder.joinpath("test").symlink_to(picture_folder / "val")
     (tmp_path / "mine.py").write_text(OWN_CONFIG.format(data=str(picture_folder)))
@@ -103,7 +103,7 @@ def test_mmpretrains_own_scripts(picture_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_checkpoint_is_tensors_logs_and_plain_data(run_config):
+def test_a_checkpoint_holds_only_tensors_logs_and_plain_data(run_config):
     run_config.train_cfg.max_epochs = 1
     Runner.from_cfg(run_config).train()
     names = set(torch.serialization.get_unsafe_globals_in_checkpoint(Path(run_config.work_dir) / "epoch_1.pth"))
@@ -111,7 +111,7 @@ def test_checkpoint_is_tensors_logs_and_plain_data(run_config):
 
 
 def test_testing_needs_no_training_settings(run_config, tiny_weights):
-    """A Runner that only tests, with the core's weights."""
+    """The Runner only tests, with the core's weights."""
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "val_dataloader", "val_cfg", "val_evaluator"):
         run_config.pop(key)
     run_config.load_from = str(tiny_weights)
@@ -137,7 +137,7 @@ def test_testing_needs_no_training_settings(run_config, tiny_weights):
         ),
     ],
 )
-def test_levels_that_disagree_with_the_data(run_config, taxonomy, change, message):
+def test_levels_that_disagree_with_the_data_stop_the_run(run_config, taxonomy, change, message):
     run_config.model.head.taxonomy = {**taxonomy.to_dict(), **change}
     run_config.train_dataloader.dataset.taxonomy = {**taxonomy.to_dict(), "name": "other"}
     with pytest.raises(ValueError, match=message):
@@ -146,7 +146,7 @@ def test_levels_that_disagree_with_the_data(run_config, taxonomy, change, messag
 
 @pytest.mark.slow
 class TestCommand:
-    def test_trains_and_resumes(self, run_config, tmp_path, capsys):
+    def test_the_command_trains_and_resumes(self, run_config, tmp_path, capsys):
         run_config.dump(tmp_path / "config.py")
         folder = tmp_path / "other"
         arguments = ["mm-train", str(tmp_path / "config.py"), "--work-dir", str(folder), "--cfg-options"]
@@ -156,7 +156,7 @@ class TestCommand:
         assert main([*arguments, "experiment_name=command_2", "--resume"]) == 0
         assert (folder / "epoch_2.pth").exists() and "Auto resumed" in capsys.readouterr().out
 
-    def test_wrong_input(self, tmp_path, capsys):
+    def test_wrong_commands_are_explained(self, tmp_path, capsys):
         assert main(["mm-train", "hcast_zoo::hcast/hcast-small_dogs.py"]) == 2
         assert "hcast-small_dogs.py" in capsys.readouterr().err
         assert main(["mm-train", "hcast_zoo::hcast/hcast-small_cub.py", "--cfg-options", "no_value"]) == 2

@@ -1,4 +1,4 @@
-"""Transforms: the same pixels and maps as the core's, by mmpretrain's own steps."""
+"""Transforms: the core's pixels and maps, by mmpretrain's own steps."""
 
 import io
 from pathlib import Path
@@ -35,7 +35,7 @@ class TestLoadPicture:
         assert results["img_shape"] == results["ori_shape"] == results["img"].shape[:2]
         assert results["img"].flags.c_contiguous
 
-    def test_transparency(self):
+    def test_transparent_pixels_get_the_background(self):
         file = io.BytesIO()
         Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(file, "PNG")
         assert np.all(LoadPicture()({"img_bytes": file.getvalue()})["img"] == 255)
@@ -43,18 +43,18 @@ class TestLoadPicture:
         load = LoadPicture(background="random")
         assert len({tuple(rgb(load({"img_bytes": file.getvalue()}))[0, 0]) for _ in range(8)}) > 4
 
-    def test_what_is_loaded_stays(self):
+    def test_a_loaded_picture_is_not_loaded_again(self):
         results = {"img": np.zeros((2, 2, 3), np.uint8)}
         assert LoadPicture()(results) is results
 
-    def test_broken_pictures(self, tmp_path):
+    def test_broken_pictures_are_explained_or_ignored(self, tmp_path):
         (tmp_path / "broken.png").write_bytes(b"no picture")
         for name, message in (("broken.png", "not a picture"), ("missing.png", "No such file")):
             with pytest.raises(PictureError, match=f"{name}: .*{message}"):
                 LoadPicture()({"img_path": str(tmp_path / name)})
             assert LoadPicture(ignore_broken=True)({"img_path": str(tmp_path / name)}) is None
 
-    def test_wrong_background(self):
+    def test_an_unknown_background_is_refused(self):
         with pytest.raises(ValueError, match="expected R, G, B or 'random'"):
             LoadPicture(background="white")
 
@@ -80,15 +80,15 @@ class TestPreprocessing:
         mean, std = (torch.tensor(v)[:, None, None] for v in (config.mean, config.std))
         assert torch.equal((value - mean) / std, expected)
 
-    def test_mmpretrains_own_steps_are_the_same(self):
-        """The steps that the configs for 224 pixels list."""
+    def test_mmpretrains_own_steps_give_the_same_pixels(self):
+        """With the steps in the configs for 224 pixels."""
         pixels = np.random.default_rng(1).integers(0, 256, (300, 260, 3), np.uint8)
-        own = pipeline(
+        theirs = pipeline(
             dict(type="ResizeEdge", scale=256, edge="short", backend="pillow", interpolation="bicubic"),
             dict(type="CenterCrop", crop_size=224),
         )
         ours = pipeline(dict(type="ResizeToModel", arch="small"))
-        assert np.array_equal(own({"img": pixels})["img"], ours({"img": pixels})["img"])
+        assert np.array_equal(theirs({"img": pixels})["img"], ours({"img": pixels})["img"])
 
     def test_random_crop_has_the_models_size(self, arch):
         crop = pipeline(dict(type="RandomResizedCropToModel", arch=arch, crop_ratio_range=(0.5, 1.0)))
@@ -107,7 +107,7 @@ class TestGenerateSuperpixels:
         )({"img_path": str(picture)})
         assert results["segments"].dtype == torch.int16 and torch.equal(results["segments"].long(), expected)
 
-    def test_arguments(self):
+    def test_arguments_override_the_architecture_of_superpixels(self):
         assert GenerateSuperpixels(num_superpixels=256).config.num_superpixels == 256
         results = GenerateSuperpixels(num_superpixels=64, method="grid")({"img": np.zeros((32, 32, 3), np.uint8)})
         assert torch.equal(results["segments"].long(), grid_superpixels(32, 32, 64))
@@ -116,7 +116,7 @@ class TestGenerateSuperpixels:
 
 
 class TestPacking:
-    def test_packs_labels_and_map(self):
+    def test_labels_and_map_are_packed(self):
         results = {
             "img": np.zeros((8, 6, 3), np.uint8),
             "gt_path": [1, 2, 3],
@@ -130,7 +130,7 @@ class TestPacking:
         assert sample.gt_path.tolist() == [1, 2, 3] and sample.gt_path.dtype == torch.int64
         assert sample.gt_label.tolist() == [3] and sample.segments.shape == (8, 6) and sample.img_path == "a.png"
 
-    def test_missing_map(self):
+    def test_a_missing_map_is_refused(self):
         results = {"img": np.zeros((8, 6, 3), np.uint8), "gt_path": [1]}
         with pytest.raises(ValueError, match="put GenerateSuperpixels before it"):
             PackHierarchicalInputs()(dict(results))
