@@ -3,39 +3,33 @@
     pip install '.[benchmarks]'
     python benchmarks/mending.py --data emoji_art.parquet --photographs photographs --limit 200
 
-Writes docs/mending.md. Its photographs are those of Debian's packages lomiri-wallpapers-16.04, lomiri-wallpapers-20.04
-and ukui-wallpapers (CC0, CC-BY, CC-BY-SA), unpacked by ``dpkg -x``. Each picture is a drawing of EmojiArt's test artist
-at a random place over a crop of a photograph; the label is the drawing's. A picture takes about 10 seconds of one core.
+Writes docs/mending.md. Each picture is a drawing of EmojiArt's test artist at a random place over a crop of a
+photograph (scenes.py); the label is the drawing's. A picture takes about 10 seconds of one core.
 """
 
 import dataclasses
-import io
 import random
 import statistics
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import report
 import torch
 from adaptation import interval_text, sign_beyond_chance, stage_maps
-from PIL import Image
+from scenes import make_scenes
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from hcast_zoo.adaptation.adapt import free_parameters, mean_contrast, node_log_probability, twin
 from hcast_zoo.adaptation.config import FREE
-from hcast_zoo.data.transforms import eval_transform
 from hcast_zoo.network.model import HCast, HCastOutput
 from hcast_zoo.segments.metrics import best_union_iou
-from hcast_zoo.taxonomy.tree import Taxonomy
 from hcast_zoo.weights.file import build_model, load_weights
 
 STEPS = 6
 STEP_SIZE = 0.05  # of the norm of what moves
 RADIUS = 0.2
-SIZE = 224  # pixels of a composite
 STRONG = 0.75  # quantile of the borders between superpixels, above which an edge is strong
 TEXT = """# Can a true label mend a segmentation?
 
@@ -68,7 +62,7 @@ the same pictures."""
 
 
 @dataclasses.dataclass
-class Scene:
+class LabelledScene:
     """A composite: (1, 3, H, W) image, (1, H, W) superpixels, (H, W) bool mask, and its true leaf."""
 
     image: Tensor
@@ -114,48 +108,6 @@ def make_ways(model: HCast, price: float) -> list[Way]:
     ]
 
 
-def make_scenes(args, model: HCast, config, taxonomy: Taxonomy) -> list[Scene]:
-    """Return composites of random drawings of a split and random photographs."""
-    files = sorted(f for f in args.photographs.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    photographs = [Image.open(file).convert("RGB") for file in files]
-    rows = pq.read_table(args.data, filters=[("split", "=", args.split)]).to_pylist()
-    rows = random.Random(args.seed).sample(rows, args.limit or len(rows))
-    transform = eval_transform(config)
-
-    scenes = []
-    for row in tqdm(rows, "draw"):
-        rng = random.Random(row["emoji"])
-        picture, mask = compose(Image.open(io.BytesIO(row["image"])).convert("RGBA"), rng.choice(photographs), rng)
-        image = transform(picture)[None]
-        shape = transform(mask.convert("RGB"))[0]
-        scenes.append(
-            Scene(
-                image=image,
-                segments=model.prepare_segments(image, None, config.num_superpixels),
-                mask=shape > (shape.min() + shape.max()) / 2,
-                leaf=taxonomy.names[-1].index(row[taxonomy.levels[-1]]),
-            )
-        )
-
-    return scenes
-
-
-def compose(drawing: Image.Image, photograph: Image.Image, rng: random.Random) -> tuple[Image.Image, Image.Image]:
-    """Return a crop of a photograph with a drawing at a random place, and the drawing's mask."""
-    side = round(min(photograph.size) * rng.uniform(0.4, 1.0))
-    left, top = rng.randint(0, photograph.width - side), rng.randint(0, photograph.height - side)
-    ground = photograph.resize((SIZE, SIZE), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
-
-    drawing = drawing.crop(drawing.getchannel("A").getbbox())
-    scale = SIZE * rng.uniform(0.5, 0.8) / max(drawing.size)
-    drawing = drawing.resize([max(1, round(length * scale)) for length in drawing.size], Image.Resampling.BICUBIC)
-    place = rng.randint(0, SIZE - drawing.width), rng.randint(0, SIZE - drawing.height)
-    mask = Image.new("L", ground.size)
-    mask.paste(255, place, drawing)
-    ground.paste(drawing, place, drawing)
-    return ground, mask
-
-
 class Borders:
     """The borders between superpixels, their lengths, and which of them lie on a strong edge of the picture."""
 
@@ -188,7 +140,7 @@ class Borders:
         return torch.stack(prices).mean()
 
 
-def free_values(model: HCast, scene: Scene, free: str) -> dict[str, Tensor]:
+def free_values(model: HCast, scene: LabelledScene, free: str) -> dict[str, Tensor]:
     """Return the tensors that may move, by name; ``tokens`` is an offset of the superpixels' tokens."""
     if free == "tokens":
         tokens, _ = model.embed(scene.image, scene.segments, model.config.num_superpixels)
@@ -210,7 +162,7 @@ def moved_values(start: dict[str, Tensor], offsets: dict[str, Tensor]) -> dict[s
 
 
 def run(
-    model: HCast, scene: Scene, start: dict[str, Tensor], offsets: dict[str, Tensor], kept: dict[str, Tensor]
+    model: HCast, scene: LabelledScene, start: dict[str, Tensor], offsets: dict[str, Tensor], kept: dict[str, Tensor]
 ) -> tuple[HCastOutput, list[Tensor]]:
     """Return the output with some tensors moved from their start, and the tensors to differentiate by.
 
@@ -227,7 +179,9 @@ def run(
     return twin(model, values, shift)(scene.image, scene.segments), list(leaves.values())
 
 
-def adapt(model: HCast, scene: Scene, way: Way, log_probability: Callable[[HCastOutput], Tensor]) -> HCastOutput:
+def adapt(
+    model: HCast, scene: LabelledScene, way: Way, log_probability: Callable[[HCastOutput], Tensor]
+) -> HCastOutput:
     """Return the output after adapting to a target by a way; the model stays as it is."""
     borders = Borders(scene.image, scene.segments) if way.price else None
 
@@ -310,7 +264,15 @@ def main() -> None:
     taxonomy = weights.taxonomy
     finest = len(taxonomy.levels) - 1
 
-    scenes = make_scenes(args, model, weights.config, taxonomy)
+    scenes = [
+        LabelledScene(
+            image=scene.image,
+            segments=model.prepare_segments(scene.image, None, weights.config.num_superpixels),
+            mask=scene.mask,
+            leaf=taxonomy.names[-1].index(scene.row[taxonomy.levels[-1]]),
+        )
+        for scene in make_scenes(args, weights.config)
+    ]
     ways = make_ways(model, args.price)
     rng = random.Random(args.seed)
     before, rows = [], []

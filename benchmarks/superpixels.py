@@ -1,21 +1,26 @@
 """Compare SEEDS, SLIC and the grid: cost and accuracy on the same pictures with the same weights.
 
     pip install '.[benchmarks]'
-    python benchmarks/superpixels.py --data emoji_art.parquet
+    python benchmarks/superpixels.py --data emoji_art.parquet --photographs photographs
 
-Writes docs/superpixels.md. Pictures need an alpha channel, which is the mask of the object.
+Writes docs/superpixels.md. Pictures need an alpha channel, which is the mask of the object. With ``--photographs``
+they are also measured over photographs, at 224 pixels (scenes.py).
 """
 
 import statistics
 import textwrap
+from pathlib import Path
 
+import numpy as np
 import report
 import torch
 from adaptation import object_mask
 from cost import seconds
+from scenes import make_scenes
+from torch import Tensor
 from tqdm import tqdm
 
-from hcast_zoo.network.config import SUPERPIXELS
+from hcast_zoo.network.config import SUPERPIXELS, HCastConfig
 from hcast_zoo.network.superpixels import segment_normalized
 from hcast_zoo.segments.metrics import best_union_iou, boundary_recall
 from hcast_zoo.taxonomy.calibration import Calibration
@@ -40,11 +45,13 @@ model = timm.create_model("hcast_small", superpixels="slic")
 ```
 
 {provenance}
-| superpixels | FPA | boundary recall | IoU | time |
-| --- | --- | --- | --- | --- |
 {table}
-
 {measures}
+
+## What tokens see of them
+
+{tokens}
+{meaning}
 """
 MEASURES = """*FPA* by `best_path`, in percent, of the same weights with each kind of superpixels. Their config says
 `{configured}`; the model card says how they were trained. So it shows what another kind costs a trained model, not
@@ -52,10 +59,21 @@ what a model trained with that kind would reach. *Boundary recall*: the percenta
 alpha channel) with a superpixel boundary within one pixel. *IoU*: of the object and the best union of superpixels,
 in percent. *Time* for one image on one core of this CPU, relative to SEEDS: median of {runs} alternating pairs, and
 the smallest and largest. SLIC was not timed on an accelerator."""
+MEANING = """*IoU* of the object and the best union of superpixels, in percent, and of the pixels that tokens stand for.
+With `token_pooling` `top_left`, the default and what the authors do, a cell of the feature map belongs to the
+superpixel of its top-left pixel; cells are 8 pixels wide, or 4 with `feature_stride` 4. *Lost* is the share of
+superpixels that get no cell. With `area`, as `hcast_lite` has it, each pixel counts, and tokens stand for whole
+superpixels.{composites}"""
+COMPOSITES = """ *Over photographs*: {count} drawings, at random places over crops of photographs, at {size} pixels with
+{superpixels} superpixels."""
+STRIDES = (8, 4)  # pixels of a cell
+PHOTOGRAPHS = "hcast_lite.in1k"  # whose picture size is taken for photographs
 
 
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--photographs", type=Path, help="folder of photographs to put the drawings on")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of drawings put there (%(default)s)")
     parser.add_argument("--runs", type=int, default=50, help="images to time, each by every method (%(default)s)")
     args = parser.parse_args()
 
@@ -74,18 +92,29 @@ def main() -> None:
         )
         ratios = [time / seeds_time for time, seeds_time in zip(times[method], times["seeds"])]
         spread = "" if method == "seeds" else f" ({min(ratios):.1f} to {max(ratios):.1f})"
-        rows.append(
-            f"| `{method}` | {100 * right:.2f} | {recall:.1f} | {iou:.1f} | {statistics.median(ratios):.2f}{spread} |"
-        )
+        relative = f"{statistics.median(ratios):.2f}{spread}"
+        rows.append([f"`{method}`", f"{100 * right:.2f}", f"{recall:.1f}", f"{iou:.1f}", relative])
+
+    images = torch.cat([batch["images"] for batch in batches])
+    tokens = token_rows("alone", weights.config, [(x, mask) for x, mask in zip(images, masks) if mask is not None])
+    composites = ""
+    if args.photographs:
+        config = load_weights(PHOTOGRAPHS).config
+        scenes = make_scenes(args, config)
+        tokens += token_rows("over photographs", config, [(scene.image[0], scene.mask.numpy()) for scene in scenes])
+        composites = COMPOSITES.format(count=len(scenes), size=config.image_size, superpixels=config.num_superpixels)
 
     measures = MEASURES.format(configured=weights.config.superpixels, runs=args.runs)
+    meaning = MEANING.format(composites=composites)
     report.write(
         args.docs,
         "superpixels.md",
         TEXT.format(
             provenance=report.provenance(args, weights, len(dataset)),
-            table="\n".join(rows),
+            table=report.table(["superpixels", "FPA", "boundary recall", "IoU", "time"], rows),
             measures=textwrap.fill(measures, 120, break_on_hyphens=False),
+            tokens=report.table(["drawings", "superpixels", "IoU", *(f"{s} pixels, lost" for s in STRIDES)], tokens),
+            meaning=textwrap.fill(meaning, 120, break_on_hyphens=False),
         ),
     )
 
@@ -107,6 +136,26 @@ def measure(model, batches, masks, method, calibration, taxonomy) -> tuple[float
                 ious.append(best_union_iou(labels, mask))
 
     return statistics.mean(right), statistics.mean(recalls), statistics.mean(ious)
+
+
+def token_rows(title: str, config: HCastConfig, pictures: list[tuple[Tensor, np.ndarray]]) -> list[list[str]]:
+    """Return the table's row of each method, for pictures and the masks of their objects."""
+    rows = []
+    for method in SUPERPIXELS:
+        whole, seen, lost = [], {stride: [] for stride in STRIDES}, {stride: [] for stride in STRIDES}
+        for image, mask in tqdm(pictures, f"{title}, {method}", leave=False):
+            (labels,) = segment_normalized(image[None], config.num_superpixels, config.mean, config.std, method)
+            whole.append(best_union_iou(labels, mask))
+            for stride in STRIDES:
+                cells = labels[::stride, ::stride]
+                pixels = cells.repeat_interleave(stride, 0).repeat_interleave(stride, 1)
+                seen[stride].append(best_union_iou(pixels[: len(labels), : labels.shape[1]], mask))
+                lost[stride].append(1 - len(cells.unique()) / len(labels.unique()))
+
+        values = [f"{statistics.mean(seen[s]):.1f}, {100 * statistics.mean(lost[s]):.0f} %" for s in STRIDES]
+        rows.append([title, f"`{method}`", f"{statistics.mean(whole):.1f}", *values])
+
+    return rows
 
 
 def measure_time(batches, config, runs: int) -> dict[str, list[float]]:

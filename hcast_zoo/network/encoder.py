@@ -274,7 +274,7 @@ class Encoder(nn.Module):
 
         descriptor = None
         if c.grouping == "descriptor":
-            descriptor = describe(images, early, segments, num_superpixels, area).to(features.dtype)
+            descriptor = describe(images, early, segments, num_superpixels).to(features.dtype)
 
         return SuperpixelMeans(features, descriptor, area.to(features.dtype))
 

@@ -13,6 +13,7 @@ from .memory import check_config
 TIMM = "timm:"
 EXPANSION = 6  # of a block's hidden layer, in inverted bottlenecks; 4 in transformers
 MAPS_AT_ONCE = 4  # a layer's input and output, its workspace, and one that is kept
+DENSE_CELLS = 1024  # of a grid; with more, adding cells up is faster than a matrix product
 EARLY_STRIDES = (2, 4)  # of the feature maps that still follow the edges of objects
 # What grouping compares, and the weight of each part; tuned on 80 drawings over photographs that recipes/in1k trains
 # on. Its model card has the IoU on other pictures.
@@ -265,6 +266,32 @@ def cell_shares(segments: Tensor, grid: tuple[int, int], num_superpixels: int) -
     return counts.scatter_add(1, index, torch.ones_like(index, dtype=counts.dtype)).view(batch, num_superpixels, cells)
 
 
+def cell_sums(features: Tensor, segments: Tensor, num_superpixels: int) -> Tensor:
+    """Add up features over superpixels; each pixel counts, with the features of its cell.
+
+    Args:
+        features: (B, C, h, w), where h divides H, and w divides W.
+        segments: (B, H, W) int64 superpixels.
+        num_superpixels: N.
+
+    Returns:
+        (B, N, C) sums, at least in float32.
+    """
+    batch, channels, height, width = features.shape
+    rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    first = num_superpixels * torch.arange(batch, device=segments.device)[:, None, None]
+    down, across = segments.shape[1] // height, segments.shape[2] // width
+
+    sums = rows.new_zeros(batch * num_superpixels, channels)
+    for y in range(down):
+        for x in range(across):  # one pixel of each cell
+            index = (segments[:, y::down, x::across] + first).reshape(-1, 1)
+            sums = sums.scatter_add(0, index.expand(-1, channels), rows)
+
+    return sums.view(batch, num_superpixels, channels)
+
+
 def area_means(maps: list[Tensor], segments: Tensor, num_superpixels: int) -> tuple[Tensor, Tensor]:
     """Average feature maps over superpixels by area: each pixel counts, with the features of its cell.
 
@@ -276,31 +303,24 @@ def area_means(maps: list[Tensor], segments: Tensor, num_superpixels: int) -> tu
     Returns:
         (B, N, sum of C) averages, 0 for superpixels without pixels; and (B, N) numbers of pixels.
     """
+    area = cell_shares(segments, (1, 1), num_superpixels)[..., 0]
+    pixels = area.clamp(min=1)[..., None]
     shares: dict[tuple[int, int], Tensor] = {}
     means = []
     for features in maps:
-        grid = (features.shape[2], features.shape[3])
+        height, width = grid = (features.shape[2], features.shape[3])
+        if height * width > DENSE_CELLS and segments.shape[1] % height == 0 and segments.shape[2] % width == 0:
+            means.append((cell_sums(features, segments, num_superpixels) / pixels).to(features.dtype))
+            continue
+
         if grid not in shares:
-            counts = cell_shares(segments, grid, num_superpixels)
-            area = counts.sum(-1)
-            shares[grid] = counts / area.clamp(min=1)[..., None]
+            shares[grid] = cell_shares(segments, grid, num_superpixels) / pixels
         means.append(shares[grid].to(features.dtype) @ features.flatten(2).transpose(1, 2))
 
     return torch.cat(means, -1), area
 
 
-def pixel_means(images: Tensor, segments: Tensor, num_superpixels: int) -> Tensor:
-    """Return the (B, N, C) mean of (B, C, H, W) pixels over (B, H, W) superpixels."""
-    index = segments.flatten(1)[:, None]  # [B, 1, HW]
-    values = images.flatten(2)
-    sums = values.new_zeros(*values.shape[:2], num_superpixels)
-    counts = sums[:, :1].scatter_add(2, index, torch.ones_like(values[:, :1]))
-    return (sums.scatter_add(2, index.expand_as(values), values) / counts.clamp(min=1)).transpose(1, 2)
-
-
-def describe(
-    images: Tensor, early: list[Tensor], segments: Tensor, num_superpixels: int, area: Tensor | None = None
-) -> Tensor:
+def describe(images: Tensor, early: list[Tensor], segments: Tensor, num_superpixels: int) -> Tensor:
     """Describe superpixels by low-level cues: their colours, early features, and where they are.
 
     Each part is centred on the picture's mean and scaled to a mean square of its weight over the picture, so that a
@@ -311,20 +331,17 @@ def describe(
         early: (B, C, h, w) maps of the stem's first layers.
         segments: (B, H, W) int64 superpixels.
         num_superpixels: N.
-        area: (B, N) numbers of pixels; counted if not given.
 
     Returns:
         (B, N, D) float.
     """
     with torch.no_grad():
-        parts = [(opponent_colours(pixel_means(images, segments, num_superpixels)), COLOUR_WEIGHT)]
-        for features in early:
-            means, area = area_means([features], segments, num_superpixels)
-            parts.append((means, EARLY_WEIGHT))
-        parts.append((pixel_means(pixel_places(images), segments, num_superpixels), PLACE_WEIGHT))
-        if area is None:
-            area = cell_shares(segments, (1, 1), num_superpixels)[..., 0]
+        maps = [images, *early, pixel_places(images)]
+        means, area = area_means(maps, segments, num_superpixels)
+        colours, *features, places = means.split([part.shape[1] for part in maps], -1)
 
+        parts = [(opponent_colours(colours), COLOUR_WEIGHT), *((part, EARLY_WEIGHT) for part in features)]
+        parts.append((places, PLACE_WEIGHT))
         valid = (area > 0)[..., None]
         scaled = []
         for part, weight in parts:

@@ -303,6 +303,10 @@ def test_the_superpixels_page_compares_methods(run, masked_files):
         if line.startswith("| `"):
             rows[line.split("`")[1]] = [cell.strip() for cell in line.split("|")[3:5]]
     assert list(rows) == ["seeds", "slic", "grid"]
+    tokens = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| alone |")]
+    for _, method, whole, *seen in tokens:
+        assert all(float(cell.split(",")[0]) <= float(whole) for cell in seen), method
+    assert len(tokens) == 3
     assert float(rows["slic"][0]) > float(rows["grid"][0])  # boundary recall: the grid's lines miss the object
 
 

@@ -51,8 +51,10 @@ def test_defaults_are_the_papers():
     assert [type(m).__name__ for m in HCast(config.replace(**FIELDS)).stem][:1] == ["ConvNorm"]
 
 
-def test_area_means_match_a_loop_over_pixels():
+@pytest.mark.parametrize("dense_cells", [0, 10_000], ids=["sums", "matrix products"])
+def test_area_means_match_a_loop_over_pixels(dense_cells, monkeypatch):
     """The loop reads features that were enlarged to pixels."""
+    monkeypatch.setattr(stems, "DENSE_CELLS", dense_cells)
     segments = torch.randint(0, 5, (2, 12, 20), generator=torch.Generator().manual_seed(0))
     maps = [torch.randn(2, 3, 3, 5), torch.randn(2, 4, 12, 20)]
     means, area = area_means(maps, segments, 6)
@@ -67,6 +69,15 @@ def test_area_means_match_a_loop_over_pixels():
 
     assert means[:, 5].abs().max() == 0 and area[:, 5].max() == 0
     torch.testing.assert_close(weighted_mean(means, area)[:, 0], pixels.mean((2, 3)))
+
+
+def test_area_means_of_cells_of_unequal_size(monkeypatch):
+    """A map whose cells do not divide the picture is averaged by matrix products, whatever its size."""
+    segments = torch.randint(0, 5, (2, 12, 20), generator=torch.Generator().manual_seed(0))
+    maps = [torch.randn(2, 3, 5, 7)]
+    expected, _ = area_means(maps, segments, 6)
+    monkeypatch.setattr(stems, "DENSE_CELLS", 0)
+    torch.testing.assert_close(area_means(maps, segments, 6)[0], expected)
 
 
 def test_pooling_keeps_all_evidence():
