@@ -59,13 +59,14 @@ FLAT = """The flat ViT was trained by `benchmarks/flat_vit.py`: {blocks} blocks 
 parameters (H-CAST: {hcast:.1f} M), the same number of tokens, which are square patches, and the heads of all levels on
 its single class token.
 """
-FLAT_STEM = """The flat classifier has the same stem and leaf head, without stages and segments
-(`benchmarks/flat_stem.py`): it reads the evidence of all superpixels, averaged over the picture. The levels above the
-leaves are sums of the leaves' probabilities, so its levels cannot contradict each other. A level looks at the
-superpixels that add to its answer.
+FLAT_STEM = """\
+The flat classifier has the same stem and leaf head, without stages and segments (benchmarks/flat_stem.py): it reads
+what all superpixels say, averaged over the picture. Its levels above the leaves are sums of the leaves'
+probabilities, so that they cannot contradict each other. A level looks at the superpixels that add to its answer.
 
 The pictures are drawings of things that ImageNet's classes name, at a random place over a crop of a photograph
-(`recipes/cut_outs.py --imagenet --photographs`).
+(`recipes/cut_outs.py --imagenet --photographs`). Most answers are wrong, because the weights know photographs of these
+things and not drawings.
 """
 NO_FLAT = """No flat ViT has been fully trained on this data, so there is no comparison here; there is one
 [on Fashion-MNIST](focus_fashion_mnist.md). These commands make it:

@@ -46,7 +46,8 @@ Stage 1 is the superpixels, which do not depend on the network. A difference the
 ones have more boundaries and are harder to classify), not from how the network groups them. *P(wrong > right)* is the
 chance that a random wrong picture is more fragmented than a random right one, ties counted half: 0.5 means no
 difference, 1 means always. The interval of the difference holds 95 % of 10,000 bootstrap samples of pictures.
-
+{gallery}"""
+GALLERY = """
 ![Right and wrong pictures with their segmentations](images/{image})
 
 Left: right at every level. Right: wrong somewhere. Drawn at random with a fixed seed, not selected. Each row: the
@@ -57,6 +58,7 @@ picture, then what stages 1 to 4 see.
 def main() -> None:
     parser = report.make_parser(__doc__.splitlines()[0])
     parser.add_argument("--page", type=Path, default=Path("fragmentation.md"), help="name of the report (%(default)s)")
+    parser.add_argument("--no-gallery", action="store_true", help="show no pictures, which not every licence allows")
     args = parser.parse_args()
     image = args.page.with_suffix(".png").name
 
@@ -88,15 +90,19 @@ def main() -> None:
                 ]
             )
 
-    (args.docs / "images").mkdir(parents=True, exist_ok=True)
-    gallery(model, dataset, right, paths).save(args.docs / "images" / image, optimize=True)
+    pictures = ""
+    if not args.no_gallery:
+        pictures = GALLERY.format(image=image)
+        (args.docs / "images").mkdir(parents=True, exist_ok=True)
+        gallery(model, dataset, right, paths).save(args.docs / "images" / image, optimize=True)
+
     report.write(
         args.docs,
         args.page.name,
         TEXT.format(
             right=right.sum(),
             wrong=(~right).sum(),
-            image=image,
+            gallery=pictures,
             provenance=report.provenance(args, weights, len(dataset)),
             table=report.table(header, rows),
             verdict=verdict(intervals, values.shape[1]),

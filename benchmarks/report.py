@@ -55,7 +55,9 @@ def load_batches(dataset: HierarchicalDataset, config, batch_size: int) -> list[
 
 def provenance(args: argparse.Namespace, weights: Weights, pictures: int) -> str:
     """Return a paragraph that says what was measured, by which code, and with which command."""
-    data = (weights.taxonomy.name or Path(args.data).stem) + (f", split {args.split}" if args.split else "")
+    file = Path(args.data)
+    name = f"the folder {file.name}" if file.is_dir() else weights.taxonomy.name or file.stem
+    data = name + (f", split {args.split}" if args.split else "")
     model = weights.metadata.get("name") or Path(args.model).name
     text = (
         f"Measured on {pictures} pictures of {data}, with `{model}` (SHA-256 {checksum(args.model)[:12]}), "
