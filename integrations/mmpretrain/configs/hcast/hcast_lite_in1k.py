@@ -1,7 +1,7 @@
 """hcast_lite over ImageNet's classes: 1000 objects < 117 groups < 18 kinds; the model of the packaged weights.
 
 Data: folders of photographs, nested as split/kind/group/object; not every object needs one.
-Image size, superpixels and taxonomy are the weights' own.
+Image size, superpixels and taxonomy are those of the weights.
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-lite_in1k.py
 

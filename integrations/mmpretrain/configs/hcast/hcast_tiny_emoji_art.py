@@ -1,6 +1,7 @@
 """hcast_tiny on EmojiArt: 826 emoji < 47 subgroups < 5 groups; the model of the packaged weights.
 
-Data: `python recipes/emoji_art.py --output data/emoji_art`. Image size, superpixels and taxonomy are the weights' own.
+Data: `python recipes/emoji_art.py --output data/emoji_art`. Image size,
+superpixels and taxonomy are those of the weights.
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-tiny_emoji-art.py
 

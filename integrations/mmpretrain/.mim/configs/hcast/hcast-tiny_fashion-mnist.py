@@ -1,7 +1,7 @@
 """hcast_tiny on Fashion-MNIST: 10 articles < 6 categories < 2 kinds; the model of the packaged weights.
 
 Data: `python recipes/fashion_mnist.py --output data/fashion_mnist`. Image size,
-superpixels and taxonomy are the weights' own.
+superpixels and taxonomy are those of the weights.
 
     hcast-zoo mm-train hcast_zoo::hcast/hcast-tiny_fashion-mnist.py
 
