@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..adaptation.config import AdaptConfig
-from ..common.progress import hides_bars
+from ..common.progress import hides_terminal_bars
 from ..common.text import LONGEST_NAME, clip, join_some, printable, to_json
 
 
@@ -48,7 +48,7 @@ def segment(args: argparse.Namespace) -> int:
     )
     failed = 0
     with own_folder(args.output):
-        for file in tqdm(files, unit="picture", disable=len(files) < 2 or hides_bars() or not sys.stderr.isatty()):
+        for file in tqdm(files, unit="picture", disable=len(files) < 2 or hides_terminal_bars()):
             failed += not _segment_one(predictor, file, args)
 
     if failed:

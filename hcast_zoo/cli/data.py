@@ -6,7 +6,7 @@ import sys
 import warnings
 
 from ..common.machine import processors
-from ..common.progress import hides_bars
+from ..common.progress import hides_terminal_bars
 from ..common.text import printable, to_json
 from .labelled import LISTING_DEFAULTS, list_pictures, loading
 
@@ -37,8 +37,8 @@ def check(args: argparse.Namespace) -> int:
     with own_folder(args.output):
         journal = Journal(os.path.join(args.output, "scan.jsonl"))
         pictures = scan(listing.pictures, journal, threads=args.workers or processors())
-        hidden = hides_bars() or not sys.stderr.isatty()
-        measured = list(tqdm(pictures, "pictures", len(listing.pictures), unit="picture", disable=hidden))
+        bar = tqdm(pictures, "pictures", len(listing.pictures), unit="picture", disable=hides_terminal_bars())
+        measured = list(bar)
         report = examine(listing, measured, taxonomy, args.distance)
         report.notes = notes
         if args.model:
@@ -74,6 +74,5 @@ def _compare(report, args: argparse.Namespace) -> None:
     predictions = answers(
         predictor, [report.listing.pictures[i] for i in readable], journal, how.batch_size, how.workers
     )
-    hidden = hides_bars() or not sys.stderr.isatty()
-    bar = tqdm(predictions, "labels", len(readable), unit="picture", disable=hidden)
+    bar = tqdm(predictions, "labels", len(readable), unit="picture", disable=hides_terminal_bars())
     report.compare(zip(readable, bar), predictor.taxonomy)

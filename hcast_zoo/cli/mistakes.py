@@ -1,4 +1,4 @@
-"""What a wrong call is answered with: what is wrong, what was perhaps meant, and what to type next."""
+"""Errors of the command line: what is wrong, what was perhaps meant, and what to type next."""
 
 import argparse
 import errno
@@ -22,14 +22,15 @@ STEPS = {
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are short and printable, guess what was meant, and end with what to type next."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
-        """Parse as argparse does; only the parser of a command knows its options, so it is the one that complains."""
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse as argparse does, but report unknown options here, where the options of the command are known."""
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown and self._subparsers is None:
-            near = _did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+            hint = _did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}; options go after the command")
+
         return namespace, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -37,22 +38,24 @@ class Parser(argparse.ArgumentParser):
             super()._check_value(action, value)
             return
 
-        near = _did_you_mean(value, action.choices)
-        if not near and os.path.exists(value) and "predict" in action.choices:
-            near = f": pictures are labelled by `{self.prog} predict {value}`"
-        raise argparse.ArgumentError(None, f"no command {value!r}{near}")
+        hint = _did_you_mean(value, action.choices)
+        if not hint and os.path.exists(value) and "predict" in action.choices:
+            hint = f": pictures are labelled by `{self.prog} predict {value}`"
+        raise argparse.ArgumentError(None, f"no command {value!r}{hint}")
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong, an example, and where the options are listed; exit with 2."""
         _, _, command = self.prog.partition(" ")
-        shown = EXAMPLES.get(command.partition(" ")[0] or "predict")
+        example = EXAMPLES.get(command.partition(" ")[0] or "predict")
         lines = [f"{self.prog}: error: {printable(clip(message))}"]
-        lines += [f"example: {shown}"] if shown else []
-        self.exit(2, "\n".join([*lines, f"all options: {self.prog} --help"]) + "\n")
+        if example:
+            lines.append(f"example: {example}")
+        lines.append(f"all options: {self.prog} --help")
+        self.exit(2, "\n".join(lines) + "\n")
 
 
 def _did_you_mean(name: str, names) -> str:
-    """Return the name that resembles another one most, as the end of a message; nothing if none does."""
+    """Return the end of a message that suggests the most similar of some names; nothing if none is similar."""
     import difflib
 
     near = difflib.get_close_matches(name, names, 1)
@@ -60,7 +63,7 @@ def _did_you_mean(name: str, names) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """Return the text of an error; for a file that the system refuses, with the next step."""
+    """Return the text of an error; if the system refuses a file, what to do about it, too."""
     if not isinstance(error, OSError) or error.errno not in STEPS or not isinstance(error.filename, (str, bytes)):
         return str(error)
     if error.strerror != os.strerror(error.errno):  # an error of ours, which says more

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..common.extras import needs_extra
 from ..common.machine import Loading
-from ..common.progress import hides_bars
+from ..common.progress import hides_terminal_bars
 from ..common.text import LONGEST_NAME, clip, printable, to_json
 from .answer import engine_device, message_printer, nodes_within, report_unknown, sentence
 from .labelled import box_geometry, loading
@@ -196,7 +196,7 @@ def _predictions(predictor, work: Work, how: Loading, table: dict | None) -> Ite
         batch_size = pictures_at_once(predictor.model.config, how.batch_size)
         predictions = resume_predictions(predict, files, batch_size=batch_size, groups=work.groups, **table)
 
-    hidden = len(files) < 2 or hides_bars() or not sys.stderr.isatty()
+    hidden = len(files) < 2 or hides_terminal_bars()
     return tqdm(predictions, total=len(files), unit="picture", disable=hidden)
 
 
@@ -306,7 +306,7 @@ def _run_parts(counts: Iterable[tuple[int, int]], total: int, processes) -> tupl
     from tqdm import tqdm
 
     pictures = failed = 0
-    hidden = not processes.is_main or hides_bars() or not sys.stderr.isatty()
+    hidden = not processes.is_main or hides_terminal_bars()
     progress = tqdm(total=total, unit="picture", disable=hidden)
     with progress as bar, contextlib.redirect_stdout(sys.stderr):  # Ray reports lost workers on stdout
         for pictures_of_part, failed_of_part in counts:

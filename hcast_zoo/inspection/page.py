@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..common.files import write_whole
 from ..common.page import escape_text, make_page
+from ..common.sample import spread
 from ..common.text import clip
 from ..data.boxes import BoxedPicture
 from ..data.pictures import PictureError
@@ -275,7 +276,7 @@ class _Page:
 
         for child in node.children:
             yield from self._branch(child)
-        if examples := _spread(node.examples, EXAMPLES):
+        if examples := spread(node.examples, EXAMPLES):
             yield f'<div class="grid">{"".join(map(self._figure, examples))}</div>'
         yield "</details>"
 
@@ -347,11 +348,3 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _more(count: int, noun: str = "") -> str:
     return f'<p class="faint">{count:,} more {noun} in check.json</p>' if count > 0 else ""
-
-
-def _spread(indices: Sequence[int], count: int) -> list[int]:
-    """Return at most ``count`` of the indices, evenly spread."""
-    if len(indices) <= count:
-        return list(indices)
-
-    return [indices[number * len(indices) // count] for number in range(count)]

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
 from ..common.files import whole_file, write_whole
-from ..common.progress import hides_bars
+from ..common.progress import hides_terminal_bars
 from ..common.text import join_some
 from ..data.pictures import PictureError, open_picture
 from ..data.splits import PARTS
@@ -288,7 +287,7 @@ def _check_pictures(pictures: Sequence[Picture], decode: bool, progress: bool) -
             "check",
             len(pictures),
             unit="picture",
-            disable=not progress or not sys.stderr.isatty() or hides_bars(),
+            disable=not progress or hides_terminal_bars(),
         )
         problems = [message for message in messages if message]
 

@@ -23,6 +23,7 @@ PANEL = 224  # pixels: side of a picture in a strip
 GAP = 12  # pixels between the pictures
 INK, WHITE, EDGE = (32, 33, 36), (255, 255, 255), (255, 255, 0)
 PADDING = (124, 116, 104)  # about the mean colour of ImageNet
+GOLDEN = (5**0.5 - 1) / 2  # step between hues, with which consecutive numbers get very different ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +127,9 @@ def label_picture(labels: np.ndarray) -> Image.Image:
     if values.max(initial=0) > 255:
         return Image.fromarray(values.astype(np.uint16))
 
-    golden = (5**0.5 - 1) / 2  # consecutive numbers get very different hues
     palette = [0, 0, 0]
     for i in range(255):
-        colour = colorsys.hsv_to_rgb(i * golden % 1, 0.45 + 0.5 * (i % 3) / 2, 1 - 0.45 * (i % 2))
+        colour = colorsys.hsv_to_rgb(i * GOLDEN % 1, 0.45 + 0.5 * (i % 3) / 2, 1 - 0.45 * (i % 2))
         palette += [round(255 * channel) for channel in colour]
 
     picture = Image.fromarray(values.astype(np.uint8))

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..common.text import printable
-from .drawing import WHITE, Segmentation, draw_boundaries, resize_labels
+from .drawing import GOLDEN, WHITE, Segmentation, draw_boundaries, resize_labels
 
 PANEL = 448  # pixels: side of a picture in a sheet
 GAP = 24  # pixels between the panels
@@ -103,8 +103,7 @@ def whole_panel(segmentation: Segmentation, size: int = PANEL, ground: tuple[int
 
 def segment_hues(labels: np.ndarray) -> np.ndarray:
     """Return a hue for each segment of the coarsest stage, (N,) float in [0, 1]; consecutive ones are far apart."""
-    golden = (5**0.5 - 1) / 2
-    return np.arange(labels.max() + 1) * golden % 1
+    return np.arange(labels.max() + 1) * GOLDEN % 1
 
 
 def hue_panel(

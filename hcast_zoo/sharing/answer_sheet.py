@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..common.files import write_whole
+from ..common.sample import spread
 from ..data.dataset import HierarchicalDataset
 from ..data.pictures import PictureError
 from ..data.thumbnails import draw_thumbnail
@@ -35,7 +36,7 @@ def answer_sheet(measured: Measured, decoding: str, dataset: HierarchicalDataset
     rows = []
     for title, numbers in zip(("right", "wrong"), _right_and_wrong(measured, decoding)):
         cells = []
-        for row in _spread(numbers, SHOWN):
+        for row in spread(numbers, SHOWN):
             answer = dataset.taxonomy.path_names(answers.paths[row].tolist())
             lines = [f"{answer[-1] if answer else '?'}, {float(answers.confidences[row]):.0%}"]
             if title == "wrong":
@@ -66,7 +67,7 @@ def example_answers(measured: Measured, decoding: str, dataset: HierarchicalData
     """
     pictures = []
     for numbers in _right_and_wrong(measured, decoding):
-        for row in _spread(numbers, EXAMPLES):
+        for row in spread(numbers, EXAMPLES):
             with contextlib.suppress(PictureError):  # it changed after it was measured
                 pictures.append(draw_thumbnail(dataset.open(int(measured.numbers[row])), side=EXAMPLE_SIDE))
 
@@ -78,11 +79,6 @@ def _right_and_wrong(measured: Measured, decoding: str) -> tuple[list[int], list
     answers, labels = measured.answers[decoding], measured.labels
     right = ((answers.paths == labels) | (labels == UNKNOWN)).all(1)
     return right.nonzero().flatten().tolist(), (~right).nonzero().flatten().tolist()
-
-
-def _spread(rows: list[int], count: int) -> list[int]:
-    """Return some rows, evenly spaced."""
-    return rows[:: max(1, len(rows) // count)][:count]
 
 
 def _picture(dataset: HierarchicalDataset, number: int, config: HCastConfig) -> Image.Image:
