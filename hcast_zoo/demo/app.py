@@ -19,7 +19,7 @@ from ..adaptation.config import AdaptConfig
 from ..common.choices import DECODERS
 from ..inference.predictor import Predictor
 from ..network.config import NUM_STAGES
-from .guard import REFUSED, Guard, answer_in_words, check_upload, refuse_other_files
+from .guard import REFUSED, Guard, check_upload, explain_errors, refuse_other_files
 from .view import (
     adapt_to,
     answer_html,
@@ -224,7 +224,7 @@ def build_app(predictor: Predictor) -> gr.Blocks:
         app.load(None, js=NAME_PARTS)
 
     refuse_other_files(app, picture.GRADIO_CACHE)
-    answer_in_words(app)
+    explain_errors(app)
     return app
 
 
@@ -236,12 +236,12 @@ def classify(predictor: Predictor, file: str | None, stage: int, *settings) -> t
 
     try:
         chosen = configure(predictor, *settings)
-        seen = look_at(chosen, file)
+        look = look_at(chosen, file)
     except (ValueError, OSError) as error:
         return message_html(error_text(error)), *nothing[1:]
 
-    answer = answer_html(seen, predictor.taxonomy, predictor.model.config.head_stages)
-    shown = seen.panels, seen.captions
+    answer = answer_html(look, predictor.taxonomy, predictor.model.config.head_stages)
+    shown = look.panels, look.captions
     return "", answer, shown, *show_stage(shown, stage), *nothing[5:]
 
 
@@ -351,13 +351,13 @@ def _settings(predictor: Predictor) -> list[gr.components.Component]:
                 threshold is not None,
                 label="Stop where it is unsure",
                 elem_id="stop",
-                info="Answer down to the deepest node on which the levels agree and which is probable enough",
+                info="Stop at the deepest node on which the levels agree and which is probable enough",
             ),
             gr.Slider(
                 0,
                 1,
                 0.5 if threshold is None else threshold,
-                label="Probable enough from",
+                label="Stop below this probability",
                 info="0.5: more likely right than wrong; the higher, the fewer names, and the fewer wrong ones",
                 elem_id="threshold",
             ),
@@ -369,7 +369,7 @@ def _settings(predictor: Predictor) -> list[gr.components.Component]:
                 count,
                 step=1,
                 label=f"Segments at stage {stage}",
-                info="How many pieces this stage joins the picture to, at most as many as the stage before",
+                info="At most as many as at the stage before; fewer are larger",
                 elem_id=f"clusters-{stage}",
             )
             settings.append(slider)
@@ -383,7 +383,7 @@ def _adaptation() -> tuple:
             "<h2>Not what you see?</h2>"
             + caption_html(
                 "Click a node of the tree, or type the name of any node. For this picture only, the model takes a few "
-                "steps towards that label, and its segments change: before above, after below."
+                "steps towards that label, and its segments change: the first row is before, the second one after."
             ),
             apply_default_css=False,
         )

@@ -17,8 +17,8 @@ from starlette.responses import PlainTextResponse
 
 REFUSED = "Refused: this page reads pictures that were uploaded to it, and nothing else."
 MALFORMED = "This page does not understand the request."
-FAILED = "This page failed on the request: what happened is in the log of whoever runs it."
-FULL = "This page's folder is full: try again in an hour, when old pictures are gone."
+FAILED = "Something went wrong here; whoever runs this page finds the details in its log."
+FULL = "This page's folder is full: try again in an hour, when old pictures have been deleted."
 MAX_STORED = 2**30  # bytes of all uploads and of the pictures drawn from them
 # Gradio builds its page with inline scripts and eval, and shows blobs; nothing is loaded from another address.
 POLICY = (
@@ -77,11 +77,11 @@ def refuse_other_files(app: gr.Blocks, folder: str | Path) -> None:
     app.preprocess_data = checked
 
 
-def answer_in_words(app: gr.Blocks) -> None:
-    """Let every error of an app have words for the visitor; Gradio sends none for an unexpected one."""
+def explain_errors(app: gr.Blocks) -> None:
+    """Give the visitor a message for every error of an app; Gradio sends none for an unexpected one."""
     process = app.process_api
 
-    async def process_in_words(block_fn, *arguments, **options):
+    async def process_or_explain(block_fn, *arguments, **options):
         if block_fn.fn is None:  # a step that runs in the browser alone
             raise gr.Error(MALFORMED, print_exception=False)
         try:
@@ -91,7 +91,7 @@ def answer_in_words(app: gr.Blocks) -> None:
         except Exception as error:
             raise gr.Error(FAILED) from error
 
-    app.process_api = process_in_words
+    app.process_api = process_or_explain
     push = app._queue.push
 
     async def push_text(body, **options):
@@ -153,7 +153,7 @@ class Guard:
         self._underway += reserved
         try:
             await self.app(scope, receive, send_with_headers)
-        except Exception:  # Gradio's own, on what its types of a request do not cover
+        except Exception:  # raised by Gradio for a request that its types do not cover
             if begun:
                 raise
             await PlainTextResponse(MALFORMED, 400)(scope, receive, send_with_headers)

@@ -37,7 +37,8 @@ WHY = {
     "others": "How many more names of this level there are, and how likely it is that one of them is right.",
     "alone": "What this level would answer without the others. If it is not the name on the path, the levels disagree: "
     "look at the picture yourself.",
-    "changed": "How much of the picture belongs to another segment than before; segments that share most are paired.",
+    "changed": "How much of the picture is in another segment than before. A segment before and one after count as the "
+    "same if they share most pixels.",
     "adapted": "How likely the model finds this label, before and after it adapted to this picture. Adaptation raises "
     "whatever you ask for, so a high number does not make the label true.",
 }
@@ -180,9 +181,9 @@ def adapt_to(predictor: Predictor, file: str | Path, target: str, config: AdaptC
     return adaptation_html(adapted), draw_sheet(adapted)
 
 
-def answer_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:
+def answer_html(look: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:
     """Return the path as text, and the tree, whose nodes are buttons with ``level:name`` as ``data-node``."""
-    answer = seen.prediction
+    answer = look.prediction
     lines = [f'<div class="path">{_path(answer.path)}</div>']
     facts = [f"this path: {_chance(answer.path_probability)}{_why('path', 'this path')}"] if answer.path else []
     if answer.runner_up:
@@ -191,19 +192,19 @@ def answer_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> s
     lines += [f'<div class="fact">{fact}</div>' for fact in facts]
     if answer.reason:
         lines.append(f'<div class="reason">{_text(answer.reason[0].upper() + answer.reason[1:])}.</div>')
-    strip = strip_html(seen, taxonomy, head_stages)
-    return f'<div class="answer">{"".join(lines)}</div>{strip}{_branches_html(seen.tree, taxonomy, head_stages)}'
+    strip = strip_html(look, taxonomy, head_stages)
+    return f'<div class="answer">{"".join(lines)}</div>{strip}{_branches_html(look.tree, taxonomy, head_stages)}'
 
 
-def strip_html(seen: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:
+def strip_html(look: Look, taxonomy: Taxonomy, head_stages: Sequence[int]) -> str:
     """Return the segmentations of all stages side by side, each with the levels that read their label from it."""
     figures = []
-    for stage, (panel, caption) in enumerate(zip(seen.panels[1:], seen.captions[1:]), 1):
+    for stage, (panel, caption) in enumerate(zip(look.panels[1:], look.captions[1:]), 1):
         levels = [level for level, read in zip(taxonomy.levels, head_stages) if read == stage]
-        told = _text(", ".join(levels)) if levels else "no label"
+        names = _text(", ".join(levels)) if levels else "no label"
         address = make_thumbnail(panel, side=STRIP)
         figures.append(
-            f'<figure><img src="{address}" alt="{escape(printable(caption))}"><figcaption>{told}</figcaption></figure>'
+            f'<figure><img src="{address}" alt="{escape(printable(caption))}"><figcaption>{names}</figcaption></figure>'
         )
     return f'<div class="strip" tabindex="0" role="group" aria-label="Segments">{"".join(figures)}</div>'
 

@@ -5,22 +5,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def make(secret: str, own: str, link: str, settings: Sequence) -> list[dict]:
+def make(secret: str, uploaded: str, link: str, settings: Sequence) -> list[dict]:
     """Return requests, each with the ``name`` of an endpoint and its ``data``.
 
     Args:
         secret: A picture outside the page's folder.
-        own: A picture that was uploaded.
+        uploaded: A picture that was uploaded.
         link: A link in the page's folder that leads to the secret.
         settings: Values of the page's controls.
     """
-    folder = str(Path(own).parent)
+    folder = str(Path(uploaded).parent)
     up = "/..".join([folder, *[""] * 12])
     paths = [
         *(secret, link, "/etc/passwd", "/etc/hostname", "/etc/shadow", "/nonexistent", "/home", "/root/.ssh/id_rsa"),
         *("/proc/self/environ", "/proc/self/root/etc/passwd", "/dev/zero", "/dev/stdin", "/dev/fd/0", "/", ".", ""),
-        *(f"{up}{secret}", f"{own}/../../../../../../../..{secret}", f"{folder}/./..//../..{secret}", f"{folder}/"),
-        *(f"{own}\0.png", f"{folder}\\..\\..{secret}", f"{folder}/%2e%2e/%2e%2e{secret}", f"{folder}/none"),
+        *(
+            f"{up}{secret}",
+            f"{uploaded}/../../../../../../../..{secret}",
+            f"{folder}/./..//../..{secret}",
+            f"{folder}/",
+        ),
+        *(f"{uploaded}\0.png", f"{folder}\\..\\..{secret}", f"{folder}/%2e%2e/%2e%2e{secret}", f"{folder}/none"),
         *(f"file://{secret}", f"FILE://{secret}", f"//{secret}", "http://127.0.0.1:9/x.png", "https://[::1]:9/x.png"),
         *("ftp://127.0.0.1/x.png", "gopher://127.0.0.1:9/x", "data:image/png;base64,AAAA", "~/.bashrc", "~root/x"),
         *("pyproject.toml", "tests/pictures/lion.png", "x" * 5000, "\x1b[2J", "../" * 40 + "etc/passwd"),

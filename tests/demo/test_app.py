@@ -53,7 +53,7 @@ def predictor(tmp_path_factory) -> Predictor:
 @pytest.fixture(scope="module")
 def calls_elsewhere() -> list:
     """Every address that this process looks up or connects to from here on, except the loopback."""
-    found, patch = [], pytest.MonkeyPatch()
+    addresses, patch = [], pytest.MonkeyPatch()
     connect, lookup = socket.socket.connect, socket.getaddrinfo
 
     def is_near(host):
@@ -61,18 +61,18 @@ def calls_elsewhere() -> list:
 
     def watched_connect(self, address):
         if isinstance(address, tuple) and not is_near(address[0]):
-            found.append(address)
+            addresses.append(address)
         return connect(self, address)
 
     def watched_lookup(host, *arguments, **options):
         if not is_near(host):
-            found.append(host)
+            addresses.append(host)
             raise socket.gaierror(f"no look-ups in tests: {host}")
         return lookup(host, *arguments, **options)
 
     patch.setattr(socket.socket, "connect", watched_connect)
     patch.setattr(socket, "getaddrinfo", watched_lookup)
-    yield found
+    yield addresses
     patch.undo()
 
 
@@ -244,9 +244,9 @@ def test_requests_for_another_host_name_are_refused(address):
 
 def test_it_serves_only_its_own_files(client, address, picture):
     client.predict(upload(picture), 0, *SETTINGS, api_name="/classify")
-    own = os.environ["GRADIO_TEMP_DIR"]
-    mine = next(path for path in Path(own).rglob(picture.name))
-    assert request(address, "GET", f"/gradio_api/file={mine}") == (200, picture.read_bytes())
+    folder = os.environ["GRADIO_TEMP_DIR"]
+    stored = next(path for path in Path(folder).rglob(picture.name))
+    assert request(address, "GET", f"/gradio_api/file={stored}") == (200, picture.read_bytes())
     with tempfile.TemporaryDirectory() as other:
         secret = Path(other) / "secret.txt"
         secret.write_text("secret")
@@ -256,9 +256,9 @@ def test_it_serves_only_its_own_files(client, address, picture):
             secret,
             demo.__file__,
             "pyproject.toml",
-            f"{own}/../{other}/secret.txt",
+            f"{folder}/../{other}/secret.txt",
             usual,
-            f"{mine}/../../../../../etc/hostname",
+            f"{stored}/../../../../../etc/hostname",
             "http://127.0.0.1:9/x",
             "https://example.com/x",
             "HTTP://example.com/x",
@@ -274,7 +274,7 @@ def test_it_serves_only_its_own_files(client, address, picture):
             assert call(address, "adapt", [file, "lion", 1, *SETTINGS]).startswith("event: error")
         file = {"path": None, "url": "data:image/png;base64,AAAA", "meta": {"_type": "gradio.FileData"}}
         assert "Traceback" not in call(address, "classify", [file, 0, *SETTINGS])
-        for files in Path(own).rglob("*"):
+        for files in Path(folder).rglob("*"):
             assert not files.is_file() or b"secret" not in files.read_bytes()
 
 
@@ -313,8 +313,8 @@ def test_200_hostile_requests_cannot_read_a_file(address, picture, tmp_path):
     """Every request gets the same refusal, whatever is at the path, and no file outside is opened."""
     secret = tmp_path / "secret.png"
     Image.new("RGB", (40, 40), "red").save(secret)
-    own = post_file(address, "own.png", picture.read_bytes())[1]
-    link = Path(json.loads(own)[0]).with_name("link.png")
+    uploaded = post_file(address, "own.png", picture.read_bytes())[1]
+    link = Path(json.loads(uploaded)[0]).with_name("link.png")
     link.symlink_to(secret)
     outside, opened, listening = {os.path.realpath(secret), "/etc/passwd", "/etc/hostname"}, [], [True]
 
@@ -322,7 +322,7 @@ def test_200_hostile_requests_cannot_read_a_file(address, picture, tmp_path):
         if listening and event == "open" and os.path.realpath(str(arguments[0])) in outside:
             opened.append(arguments[0])
 
-    requests = hostile_requests.make(str(secret), json.loads(own)[0], str(link), SETTINGS)
+    requests = hostile_requests.make(str(secret), json.loads(uploaded)[0], str(link), SETTINGS)
     assert len(requests) >= 200
     sys.addaudithook(watch)
     try:
@@ -334,7 +334,7 @@ def test_200_hostile_requests_cannot_read_a_file(address, picture, tmp_path):
     refused = {request: answer for request, answer in answers.items() if guard.REFUSED not in answer}
     assert refused == {}
     assert len({re.sub(r"\s+", " ", answer) for answer in answers.values()}) == 1
-    assert "event: complete" in call(address, "classify", [{"path": json.loads(own)[0]}, 0, *SETTINGS])
+    assert "event: complete" in call(address, "classify", [{"path": json.loads(uploaded)[0]}, 0, *SETTINGS])
 
 
 @pytest.mark.parametrize(
@@ -361,8 +361,8 @@ def test_a_malformed_request_is_refused_in_words(address, path, body):
     ],
 )
 def test_controls_of_other_types_are_accepted(address, picture, name, data):
-    own = json.loads(post_file(address, "own.png", picture.read_bytes())[1])[0]
-    answer = call(address, name, json.loads(json.dumps(data).replace("OWN", own)))
+    uploaded = json.loads(post_file(address, "own.png", picture.read_bytes())[1])[0]
+    answer = call(address, name, json.loads(json.dumps(data).replace("OWN", uploaded)))
     assert "event: complete" in answer
 
 
@@ -377,14 +377,14 @@ def test_a_step_that_only_the_browser_runs_is_refused(address, predictor):
     for number in alone:
         event = {"data": [], "fn_index": number, "session_hash": f"alone{number}"}
         assert request(address, "POST", "/gradio_api/queue/join", json.dumps(event).encode(), **JSON)[0] == 200
-        found = request(address, "GET", f"/gradio_api/queue/data?session_hash=alone{number}")[1].decode()
-        assert guard.MALFORMED in found
+        events = request(address, "GET", f"/gradio_api/queue/data?session_hash=alone{number}")[1].decode()
+        assert guard.MALFORMED in events
 
 
 def test_an_unexpected_failure_is_explained(address, monkeypatch, picture):
-    own = json.loads(post_file(address, "own.png", picture.read_bytes())[1])[0]
+    uploaded = json.loads(post_file(address, "own.png", picture.read_bytes())[1])[0]
     monkeypatch.setattr(demo, "look_at", lambda *_: {}["key"])
-    answer = call(address, "classify", [{"path": own}, 0, *SETTINGS])
+    answer = call(address, "classify", [{"path": uploaded}, 0, *SETTINGS])
     assert answer.startswith("event: error") and guard.FAILED in answer and "key" not in answer
 
 

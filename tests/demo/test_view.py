@@ -135,27 +135,27 @@ def test_tree_stops_where_the_labels_are_not_a_path(taxonomy):
 
 
 def test_look_is_the_predictors_answer(predictor, picture, tiny_config):
-    seen = look_at(predictor, picture)
+    look = look_at(predictor, picture)
     (expected,) = predictor.predict([picture])
-    assert seen.prediction == expected
-    assert [b.nodes[0].name for b in seen.tree] == list(expected.path)
-    assert [b.nodes[0].probability for b in seen.tree][-1] == pytest.approx(expected.path_probability, abs=1e-5)
-    assert len(seen.panels) == len(seen.captions) == 5 and {p.size for p in seen.panels} == {(PANEL, PANEL)}
-    colours = [len(np.unique(np.asarray(p).reshape(-1, 3), axis=0)) for p in seen.panels]
+    assert look.prediction == expected
+    assert [b.nodes[0].name for b in look.tree] == list(expected.path)
+    assert [b.nodes[0].probability for b in look.tree][-1] == pytest.approx(expected.path_probability, abs=1e-5)
+    assert len(look.panels) == len(look.captions) == 5 and {p.size for p in look.panels} == {(PANEL, PANEL)}
+    colours = [len(np.unique(np.asarray(p).reshape(-1, 3), axis=0)) for p in look.panels]
     assert colours[0] > colours[1] > colours[4]  # a colour per segment, and that of the lines
     for level, stage in zip(predictor.taxonomy.levels, tiny_config.head_stages):
-        assert f"reads {level} from this" in seen.captions[stage]
+        assert f"reads {level} from this" in look.captions[stage]
 
 
 def test_look_takes_settings(predictor, picture):
-    seen = look_at(predictor.with_settings(num_clusters=(3, 1, 1, 1), within=["owl"], threshold=1.0), picture)
-    assert seen.captions[3].startswith("Stage 3: 1 segment.")
-    assert seen.prediction.path == ("bird", "owl")  # certain here; which owl it is, is not
-    assert [n.name for n in seen.tree[0].nodes] == ["bird"]  # nothing outside of owl has a probability
-    assert sorted(n.name for n in seen.tree[2].nodes) == ["barn owl", "snowy owl"]
-    seen = look_at(predictor.with_settings(threshold=1.0), picture)
-    text = Parsed(answer_html(seen, predictor.taxonomy, predictor.model.config.head_stages)).text
-    assert text.startswith("no answer") and f"{seen.prediction.reason[1:]}." in text and len(seen.tree) == 1
+    look = look_at(predictor.with_settings(num_clusters=(3, 1, 1, 1), within=["owl"], threshold=1.0), picture)
+    assert look.captions[3].startswith("Stage 3: 1 segment.")
+    assert look.prediction.path == ("bird", "owl")  # certain here; which owl it is, is not
+    assert [n.name for n in look.tree[0].nodes] == ["bird"]  # nothing outside of owl has a probability
+    assert sorted(n.name for n in look.tree[2].nodes) == ["barn owl", "snowy owl"]
+    look = look_at(predictor.with_settings(threshold=1.0), picture)
+    text = Parsed(answer_html(look, predictor.taxonomy, predictor.model.config.head_stages)).text
+    assert text.startswith("no answer") and f"{look.prediction.reason[1:]}." in text and len(look.tree) == 1
     with pytest.raises(PictureError):
         look_at(predictor, "nowhere.png")
 
@@ -171,9 +171,9 @@ def test_adapt(predictor, picture):
 
 
 def test_every_percentage_is_explained(predictor, picture):
-    seen = look_at(predictor, picture)
+    look = look_at(predictor, picture)
     answer = answer_html(
-        dataclasses.replace(seen, tree=tuple(dataclasses.replace(branch, others=3) for branch in seen.tree)),
+        dataclasses.replace(look, tree=tuple(dataclasses.replace(branch, others=3) for branch in look.tree)),
         predictor.taxonomy,
         predictor.model.config.head_stages,
     )
@@ -190,12 +190,12 @@ def test_every_percentage_is_explained(predictor, picture):
 
 
 def test_every_text_is_escaped(hostile, picture):
-    seen = look_at(hostile, picture)
+    look = look_at(hostile, picture)
     taxonomy = hostile.taxonomy
-    answer = Parsed(answer_html(seen, taxonomy, hostile.model.config.head_stages))
+    answer = Parsed(answer_html(look, taxonomy, hostile.model.config.head_stages))
     strip, why = {"figure", "img", "figcaption"}, {"details", "summary"}
     assert set(answer.tags) == {"div", "span", "ul", "li", "button"} | strip | why
-    for branch in seen.tree:
+    for branch in look.tree:
         for node in branch.nodes:
             key = f"{taxonomy.levels[branch.level]}:{node.name}"
             assert key in answer.nodes and taxonomy.find(key) == (branch.level, node.index)
