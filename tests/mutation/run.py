@@ -39,13 +39,16 @@ from mutmut.mutation import mutators
 
 ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
-# Module -> the tests that a change in it must fail.
+# Name -> the module, and the tests that a change in it must fail.
 MODULES = {
-    "pooling": ["tests/test_pooling.py", "tests/test_model.py"],
-    "taxonomy": ["tests/test_taxonomy.py"],
-    "decode": ["tests/test_decode.py", "tests/test_restriction.py"],
-    "losses": ["tests/test_losses.py"],
-    "metrics": ["tests/test_metrics.py"],
+    "pooling": (
+        "hcast_zoo.network.graph_pooling",
+        ["tests/network/test_graph_pooling.py", "tests/network/test_model.py"],
+    ),
+    "taxonomy": ("hcast_zoo.taxonomy.tree", ["tests/taxonomy/test_tree.py"]),
+    "decode": ("hcast_zoo.taxonomy.decode", ["tests/taxonomy/test_decode.py", "tests/taxonomy/test_subtree.py"]),
+    "losses": ("hcast_zoo.training.losses", ["tests/training/test_losses.py"]),
+    "metrics": ("hcast_zoo.evaluation.metrics", ["tests/evaluation/test_metrics.py"]),
 }
 TIMEOUT_S = 60  # a change may make a loop endless; six times as long as the unchanged tests, if that is longer
 OPERATORS = [
@@ -65,7 +68,7 @@ class Mutant(NamedTuple):
     source: str
 
     def __str__(self) -> str:
-        return f"hcast_zoo/{self.module}.py:{self.line}: {self.before}  ->  {self.after}"
+        return f"{_path(self.module).relative_to(ROOT)}:{self.line}: {self.before}  ->  {self.after}"
 
 
 class _Collector(libcst.CSTVisitor):
@@ -91,9 +94,13 @@ def _is_last_dimension(node: libcst.CSTNode, operator: Callable) -> bool:
     )
 
 
+def _path(module: str) -> Path:
+    return ROOT / f"{MODULES[module][0].replace('.', '/')}.py"
+
+
 def mutants(module: str) -> list[Mutant]:
     """Return every change of a module that compiles, in the order of its lines."""
-    source = (ROOT / "hcast_zoo" / f"{module}.py").read_text()
+    source = _path(module).read_text()
     wrapper = MetadataWrapper(libcst.parse_module(source))
     collector = _Collector()
     wrapper.visit(collector)
@@ -115,8 +122,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
     """Give the changed source wherever the module is imported."""
 
     def __init__(self, mutant: Mutant):
-        self.name, self.source = f"hcast_zoo.{mutant.module}", mutant.source
-        self.path = str(ROOT / "hcast_zoo" / f"{mutant.module}.py")
+        self.name, self.source = MODULES[mutant.module][0], mutant.source
+        self.path = str(_path(mutant.module))
 
     def find_spec(self, name, path, target=None):
         return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
@@ -138,7 +145,7 @@ def run_tests(module: str) -> int:
     # The last two collect garbage, which takes longer than the tests.
     left_out = ("cacheprovider", "unraisableexception", "threadexception")
     less = [word for name in left_out for word in ("-p", f"no:{name}")]
-    return pytest.main(["-x", "-q", "--tb=no", "-m", "not slow", *less, *MODULES[module]])
+    return pytest.main(["-x", "-q", "--tb=no", "-m", "not slow", *less, *MODULES[module][1]])
 
 
 def survives(mutant: Mutant, timeout_s: int) -> bool:
@@ -178,7 +185,7 @@ def preload(module: str) -> int:
     os.wait()
     timeout_s = max(TIMEOUT_S, int(6 * (time.monotonic() - start)))
     if code != "0":
-        raise SystemExit(f"the tests of {module} fail without any change: {' '.join(MODULES[module])}")
+        raise SystemExit(f"the tests of {module} fail without any change: {' '.join(MODULES[module][1])}")
     for name in names:
         if name.split(".")[0] not in ("hcast_zoo", "tests", "conftest", "__main__", ""):
             with contextlib.suppress(ImportError):  # some modules are not files
