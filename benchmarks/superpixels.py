@@ -11,7 +11,6 @@ import statistics
 import textwrap
 from pathlib import Path
 
-import numpy as np
 import report
 import torch
 from adaptation import object_mask
@@ -101,7 +100,7 @@ def main() -> None:
     if args.photographs:
         config = load_weights(PHOTOGRAPHS).config
         scenes = make_scenes(args, config)
-        tokens += token_rows("over photographs", config, [(scene.image[0], scene.mask.numpy()) for scene in scenes])
+        tokens += token_rows("over photographs", config, [(scene.image[0], scene.mask) for scene in scenes])
         composites = COMPOSITES.format(count=len(scenes), size=config.image_size, superpixels=config.num_superpixels)
 
     measures = MEASURES.format(configured=weights.config.superpixels, runs=args.runs)
@@ -138,7 +137,7 @@ def measure(model, batches, masks, method, calibration, taxonomy) -> tuple[float
     return statistics.mean(right), statistics.mean(recalls), statistics.mean(ious)
 
 
-def token_rows(title: str, config: HCastConfig, pictures: list[tuple[Tensor, np.ndarray]]) -> list[list[str]]:
+def token_rows(title: str, config: HCastConfig, pictures: list[tuple[Tensor, Tensor]]) -> list[list[str]]:
     """Return the table's row of each method, for pictures and the masks of their objects."""
     rows = []
     for method in SUPERPIXELS:
