@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--emoji", type=Path, required=True, help="parquet file of recipes/emoji_art.py")
     parser.add_argument("--output", type=Path, required=True, help="new folder")
     parser.add_argument("--photographs", type=Path, nargs="+", default=[], help="folders of photographs to put them on")
+    parser.add_argument("--artists", nargs="+", choices=ARTISTS, default=ARTISTS, help="whose drawings to take (all)")
     parser.add_argument("--imagenet", action="store_true", help="things that ImageNet's classes name")
     parser.add_argument("--split", action="store_true", help="put the pictures into train, val and test")
     parser.add_argument("--seed", type=int, default=0, help="of the parts (%(default)s)")
@@ -94,7 +95,7 @@ def main() -> None:
         photographs += [Image.open(file).convert("RGB") for file in files]
 
     folders = imagenet_folders(rows) if args.imagenet else chosen_folders(rows)
-    kept = [row for row in rows if row["emoji"] in folders and row["artist"] in ARTISTS]
+    kept = [row for row in rows if row["emoji"] in folders and row["artist"] in args.artists]
     for row in kept:
         picture = Image.open(io.BytesIO(row["image"])).convert("RGBA")
         if photographs:

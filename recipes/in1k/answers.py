@@ -1,6 +1,7 @@
 """Measure the packaged photograph weights on a few pictures with true labels, and show answers on their card.
 
-    python recipes/in1k/answers.py --emoji emoji_art/emoji_art.parquet
+    python recipes/cut_outs.py --emoji emoji_art/emoji_art.parquet --imagenet --artists twemoji --output drawings
+    python recipes/in1k/answers.py --drawings drawings
 
 The pictures may be shipped, and nothing was trained on them: the package's two photographs (CC0), and the drawings of
 Twemoji (CC-BY-4.0) whose names are ImageNet's, on white. The demo page goes on to offer the photographs alone, because
@@ -8,11 +9,9 @@ photographs are what the weights are for.
 """
 
 import argparse
-import itertools
 from importlib import resources
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from card import CARD, NAME
 
 from hcast_zoo.data.dataset import HierarchicalDataset
@@ -23,8 +22,6 @@ from hcast_zoo.sharing.model_card import Evaluation, code_version, record_evalua
 from hcast_zoo.taxonomy.decode import DECODERS
 from hcast_zoo.weights.file import build_model, checksum, load_weights
 
-ARTIST = "twemoji"
-OTHER_THINGS = {"cricket", "mouse", "notebook", "pick", "ram", "wing"}  # of the same name in ImageNet
 CREDIT = (
     "Chelsea by Stefan van der Walt, a cup at Pikolo Espresso Bar by Rachel Michetti (CC0); Twemoji, (c) Twitter and "
     "contributors, github.com/jdecked/twemoji (CC-BY-4.0)"
@@ -33,17 +30,15 @@ CREDIT = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--emoji", type=Path, required=True, help="parquet file of recipes/emoji_art.py")
+    parser.add_argument("--drawings", type=Path, required=True, help="folder of recipes/cut_outs.py")
     args = parser.parse_args()
     weights = load_weights(NAME)
-    known = set(weights.taxonomy.names[-1]) - OTHER_THINGS
 
     photographs = sorted(Path(str(resources.files("hcast_zoo.pictures"))).glob("*.jpg"))
-    table = pq.read_table(args.emoji, filters=[("artist", "=", ARTIST)], columns=["emoji", "image"])
-    drawings = [row for row in table.to_pylist() if row["emoji"] in known]
-    names = itertools.chain((file.stem for file in photographs), (row["emoji"] for row in drawings))
+    drawings = sorted(args.drawings.rglob("*.png"))
+    names = [*(file.stem for file in photographs), *(file.parent.name for file in drawings)]
     dataset = HierarchicalDataset(
-        [*photographs, *(row["image"] for row in drawings)],
+        [*photographs, *drawings],
         [(None, None, name) for name in names],
         weights.taxonomy,
         transform=eval_transform(weights.config),
