@@ -105,3 +105,7 @@ def test_a_level_without_labels_is_left_out():
     with pytest.warns(UserWarning, match="no picture has a label at fine"):
         values = metrics.compute()
     assert values == {"fpa": 50.0, "tice": 0.0, "wap": 50.0, "accuracy/coarse": 50.0}
+
+
+def test_wap_without_any_labelled_level_is_nan():
+    assert np.isnan(wap((float("nan"), float("nan")), (10, 20)))
