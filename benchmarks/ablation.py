@@ -183,6 +183,7 @@ def main() -> None:
         help="augment on the accelerator, more strongly, and compute SLIC superpixels there",
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the report (%(default)s)")
+    parser.add_argument("--page", default="ablation.md", help="name of the report (%(default)s)")
     args = parser.parse_args()
 
     taxonomy = Taxonomy.load(args.taxonomy)
@@ -328,7 +329,7 @@ def write_report(args: argparse.Namespace, taxonomy: Taxonomy, pictures: int) ->
     one_seed = "; there is one seed here" if len(args.seeds) == 1 else ""
     report.write(
         args.docs,
-        "ablation.md",
+        args.page,
         TEXT.format(
             settings=settings,
             command=command(),
