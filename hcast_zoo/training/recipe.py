@@ -65,11 +65,11 @@ _KEPT = {  # what is then frozen, and the settings that freeze it
 }
 BY_SIZE = {
     "small": (
-        "a few hundred pictures: starts from packaged weights, with little augmentation and a fast average",
+        "a few hundred pictures: little augmentation and a fast average",
         {**_GENTLE, "epochs": 15, "ema_decay": 0.95, "crop_scale": 0.6},
     ),
     "medium": (
-        "a few thousand pictures: starts from packaged weights, with moderate augmentation",
+        "a few thousand pictures: moderate augmentation",
         {**_GENTLE, "epochs": 30, "batch_size": 64, "ema_decay": 0.99, "crop_scale": 0.35, "mix_prob": 0.5},
     ),
     "paper": ("tens of thousands of pictures: the settings of the paper, from scratch unless --model is given", {}),
