@@ -49,7 +49,7 @@ SETTINGS = dict(
 )
 MIXED = dict(mixup=0.8, cutmix=1.0)  # the paper's
 ON_DEVICE = dict(on_device=True, color_jitter=0.4, crop_scale=0.5)
-BASE = "base"
+BASE, TEACHER = "base", "teacher"
 
 TEXT = """# Ablation study
 
@@ -140,10 +140,7 @@ ARMS = {
     "mixup": Arm(
         "timm's mixup and CutMix, of pictures whose superpixels are then computed on the mixture", settings=MIXED
     ),
-    "teacher": Arm(
-        "a teacher beside the labels, hcast_small.emoji_art: half of the loss (`train --teacher`)",
-        settings={"teacher": "hcast_small.emoji_art"},
-    ),
+    TEACHER: Arm("a teacher beside the labels, with half of the weight (`train --teacher`)"),
     "coarse_to_fine": Arm(
         "heads the other way round: the coarsest level on the earliest stage, the finest on the last",
         lambda config: config.replace(head_stages=config.head_stages[::-1]),
@@ -175,6 +172,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="pictures per step (%(default)s)")
     parser.add_argument("--lr", type=float, default=1.2e-2, help="for 512 pictures per step (%(default)s)")
     parser.add_argument("--opt", default="adamw", help="optimiser, adamw or muon (%(default)s)")
+    parser.add_argument("--teacher", default="hcast_small.emoji_art", help=f"weights, for {TEACHER} (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that read pictures (%(default)s)")
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no", help="(%(default)s)")
     parser.add_argument(
@@ -215,6 +213,8 @@ def main() -> None:
         for name in args.arms:
             folder = args.output / name / f"seed-{seed}"
             arm_settings = dataclasses.replace(settings, seed=seed, **ARMS[name].settings)
+            if name == TEACHER:
+                arm_settings = dataclasses.replace(arm_settings, teacher=args.teacher)
             measure(
                 arm=ARMS[name],
                 folder=folder,

@@ -186,7 +186,6 @@ def test_the_flat_vit_trains_resumes_and_is_compared(
     command = ["benchmarks/flat_vit.py", "--like", str(tmp_path / "run.json"), "--data", str(picture_folder)]
     command += ["--taxonomy", str(tmp_path / "taxonomy.json"), "--depth", "4", "--output"]
     monkeypatch.setattr(sys, "argv", [*command, str(tmp_path / "flat")])
-    monkeypatch.setattr(sys, "argv", command)
     step, count = flat_vit.FlatTrainer._train_step, []
 
     def killed(self, batch):
@@ -333,7 +332,7 @@ def test_the_adaptation_page_has_targets_and_an_example(run, masked_files, tiny_
 
 
 @pytest.fixture
-def ablation(benchmark, monkeypatch, picture_folder, taxonomy, tmp_path):
+def ablation(benchmark, monkeypatch, picture_folder, taxonomy, tiny_weights, tmp_path):
     """Return a function that runs the ablation with a tiny variant on a few pictures, and returns its report."""
     module = benchmark("ablation")
     shutil.copytree(picture_folder / "val", picture_folder / "test")
@@ -347,7 +346,8 @@ def ablation(benchmark, monkeypatch, picture_folder, taxonomy, tmp_path):
         options = "--model hcast_test --image-size 32 --num-superpixels 16 --num-clusters 8 4 2 2 --epochs 1"
         command = ["benchmarks/ablation.py", *options.split(), *"--batch-size 4 --warmup-epochs 0 --workers 0".split()]
         command += ["--data", str(picture_folder), "--taxonomy", str(tmp_path / "taxonomy.json")]
-        command += ["--output", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs"), *arguments]
+        command += ["--teacher", str(tiny_weights), "--output", str(tmp_path / "runs")]
+        command += ["--docs", str(tmp_path / "docs"), *arguments]
         monkeypatch.setattr(sys, "argv", command)
         module.main()
         return (tmp_path / "docs/ablation.md").read_text()
@@ -370,7 +370,7 @@ def test_the_ablation_trains_each_arm_once(ablation, monkeypatch, taxonomy):
 
     text = ablation("--arms", "base", "free_grain")
     unfinished = ", ".join(f"`{name}`" for name in ablation.module.ARMS if name not in ("base", "free_grain"))
-    assert "`grid`, `slic`, `area`, `descriptor`, `mixup`" in unfinished
+    assert "`grid`, `slic`, `area`, `descriptor`, `mixup`, `teacher`" in unfinished
     assert f"Not trained to the end yet: {unfinished}." in " ".join(text.split())
     assert "one seed here" in text
 
@@ -386,6 +386,7 @@ def test_the_ablation_trains_each_arm_once(ablation, monkeypatch, taxonomy):
     assert results["grid"]["config"]["superpixels"] == "grid" and results["slic"]["config"]["superpixels"] == "slic"
     assert results["area"]["config"]["token_pooling"] == "area" and results["area"]["config"]["grouping"] == "tokens"
     assert results["descriptor"]["config"]["grouping"] == "descriptor"
+    assert results["teacher"]["settings"]["teacher"].endswith("tiny.safetensors")
     assert results["mixup"]["settings"]["mixup"] == 0.8 and results["base"]["settings"]["mixup"] == 0
 
     for result in results.values():
