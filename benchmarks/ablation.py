@@ -80,7 +80,7 @@ Percentage of correct predictions, for the whole path (FPA) and for each level.
 ## Difference from the base
 
 {changes}
-Points, with the standard error over the test pictures, which are the same for both.
+Points, with the standard error over the test pictures; pictures and seeds are the same for both.
 
 ## By decoding
 
@@ -324,7 +324,7 @@ def write_report(args: argparse.Namespace, taxonomy: Taxonomy, pictures: int) ->
         numbers, verdict = make_tables(results, taxonomy)
 
     if missing := [f"`{name}`" for name in ARMS if name not in results]:
-        verdict.append(f"Not trained to the end yet: {', '.join(missing)}.")
+        verdict += ["", f"Not trained to the end yet: {', '.join(missing)}."]
 
     one_seed = "; there is one seed here" if len(args.seeds) == 1 else ""
     report.write(
@@ -335,7 +335,10 @@ def write_report(args: argparse.Namespace, taxonomy: Taxonomy, pictures: int) ->
             command=command(),
             numbers=numbers,
             verdict="\n".join(verdict),
-            arms="\n".join(f"- `{name}`: {arm.text}." for name, arm in ARMS.items()),
+            arms="\n".join(
+                textwrap.fill(f"- `{name}`: {arm.text}.", 120, subsequent_indent="  ", break_on_hyphens=False)
+                for name, arm in ARMS.items()
+            ),
             caveat=CAVEAT.format(epochs=epochs(args.epochs), one=one_seed),
         ),
     )
@@ -350,13 +353,15 @@ def make_tables(results: dict[str, list[dict]], taxonomy: Taxonomy) -> tuple[str
         accuracy.append([name, len(runs), f"{runs[0]['parameters'] / 1e6:.1f}", *cells])
         decodings.append([name, *(f"{mean(runs, mode, 'fpa')} ({mean(runs, mode, 'tice')})" for mode in DECODERS)])
 
-        if name == BASE or len(results.get(BASE, ())) != len(runs):
+        seeds = {run["settings"]["seed"] for run in runs}
+        base = [run for run in results.get(BASE, ()) if run["settings"]["seed"] in seeds]
+        if name == BASE or len(base) != len(runs):
             continue
 
-        differences = {"FPA": difference(runs, results[BASE], "path")}
+        differences = {"FPA": difference(runs, base, "path")}
         for level in taxonomy.levels:
-            differences[level] = difference(runs, results[BASE], level)
-        changes.append([name, *(f"{value:+.2f} ± {error:.2f}" for value, error in differences.values())])
+            differences[level] = difference(runs, base, level)
+        changes.append([name, len(runs), *(f"{value:+.2f} ± {error:.2f}" for value, error in differences.values())])
 
         for word, sign in (("better", 1), ("worse", -1)):
             if titles := [title for title, (value, error) in differences.items() if sign * value > 2 * error]:
@@ -373,7 +378,7 @@ def make_tables(results: dict[str, list[dict]], taxonomy: Taxonomy) -> tuple[str
 
     numbers = NUMBERS.format(
         accuracy=report.table(["arm", "seeds", "M parameters", "FPA", *taxonomy.levels], accuracy),
-        changes=report.table(["arm", "FPA", *taxonomy.levels], changes),
+        changes=report.table(["arm", "seeds", "FPA", *taxonomy.levels], changes),
         decodings=report.table(["arm", *DECODERS], decodings),
     )
     return numbers, verdict
