@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hcast_zoo import HCast, HCastOutput, Taxonomy
+from hcast_zoo.network.stems import weighted_mean
 from hcast_zoo.segments.explain import Explanation
 from hcast_zoo.taxonomy.rollup import roll_up
 
@@ -39,7 +40,7 @@ class FlatStem(nn.Module):
 
     def read(self, evidence: Tensor, area: Tensor, segments: Tensor) -> HCastOutput:
         """Return the output for evidence; the logits are log-probabilities."""
-        feature = (evidence * area[..., None]).sum(1)
+        feature = weighted_mean(evidence, area)[:, 0]
         leaves = self.model.heads[-1](feature)[:, self.leaves].softmax(-1)
         levels = tuple(level.clamp(min=1e-12).log() for level in roll_up(leaves, self.taxonomy))
         return HCastOutput(

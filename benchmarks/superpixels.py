@@ -82,7 +82,8 @@ def main() -> None:
     calibration = weights.calibration or Calibration.identity(len(weights.config.level_classes))
     batches = report.load_batches(dataset, weights.config, args.batch_size)
     masks = [object_mask(dataset, i, weights.config) for i in range(len(dataset))]
-    times = measure_time(batches, weights.config, args.runs)
+    images = torch.cat([batch["images"] for batch in batches])
+    times = measure_time(images[: args.runs], weights.config)
 
     rows = []
     for method in SUPERPIXELS:
@@ -94,7 +95,6 @@ def main() -> None:
         relative = f"{statistics.median(ratios):.2f}{spread}"
         rows.append([f"`{method}`", f"{100 * right:.2f}", f"{recall:.1f}", f"{iou:.1f}", relative])
 
-    images = torch.cat([batch["images"] for batch in batches])
     tokens = token_rows("alone", weights.config, [(x, mask) for x, mask in zip(images, masks) if mask is not None])
     composites = ""
     if args.photographs:
@@ -157,9 +157,8 @@ def token_rows(title: str, config: HCastConfig, pictures: list[tuple[Tensor, Ten
     return rows
 
 
-def measure_time(batches, config, runs: int) -> dict[str, list[float]]:
+def measure_time(images: Tensor, config: HCastConfig) -> dict[str, list[float]]:
     """Return the seconds of each method for the same images, one image at a time, in turn."""
-    images = torch.cat([batch["images"] for batch in batches])[:runs]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     times: dict[str, list[float]] = {method: [] for method in SUPERPIXELS}

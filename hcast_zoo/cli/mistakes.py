@@ -5,7 +5,7 @@ import errno
 import os
 from typing import Any, NoReturn
 
-from ..common.text import clip, printable
+from ..common.text import clip, did_you_mean, printable
 from .overview import EXAMPLES
 
 STEPS = {
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         """Parse as argparse does, but report unknown options here, where the options of the command are known."""
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown and self._subparsers is None:
-            hint = _did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            hint = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}; options go after the command")
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
             super()._check_value(action, value)
             return
 
-        hint = _did_you_mean(value, action.choices)
+        hint = did_you_mean(value, action.choices)
         if not hint and os.path.exists(value) and "predict" in action.choices:
             hint = f": pictures are labelled by `{self.prog} predict {value}`"
         raise argparse.ArgumentError(None, f"no command {value!r}{hint}")
@@ -52,14 +52,6 @@ class Parser(argparse.ArgumentParser):
             lines.append(f"example: {example}")
         lines.append(f"all options: {self.prog} --help")
         self.exit(2, "\n".join(lines) + "\n")
-
-
-def _did_you_mean(name: str, names) -> str:
-    """Return the end of a message that suggests the most similar of some names; nothing if none is similar."""
-    import difflib
-
-    near = difflib.get_close_matches(name, names, 1)
-    return f": did you mean {near[0]}?" if near else ""
 
 
 def error_text(error: Exception) -> str:

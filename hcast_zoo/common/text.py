@@ -2,7 +2,7 @@
 
 import json
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +28,19 @@ def clip(text: object, length: int = 500) -> str:
 def printable(text: str) -> str:
     """Return text without control characters, which could write to the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the end of a message that suggests the most similar of some names; nothing if none is similar.
+
+    Example:
+        >>> did_you_mean("--modle", ["--model", "--data"])
+        ': did you mean --model?'
+    """
+    import difflib  # a command without a mistake does without it
+
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def join_some(texts: Sequence[str], most: int, separator: str = ", ") -> str:

@@ -6,9 +6,10 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, errors
@@ -163,25 +164,49 @@ def publish(
         HubError: if the Hub refuses or cannot be reached; then no file of the repository has changed.
         ValueError, OSError, ImportError: as :func:`assemble` does.
     """
+
+    def write(folder: Path) -> list[File]:
+        return assemble(source, folder, repo, evaluations, preview, pictures=pictures, facts=facts)
+
+    return write_and_send(
+        write,
+        repo,
+        message or f"Publish {Path(source).name} with hcast-zoo",
+        dry_run=dry_run,
+        output=output,
+        private=private,
+        revision=revision,
+        tag=tag,
+        token=token,
+        delete_patterns="*.py",
+    )
+
+
+def write_and_send(
+    write: Callable[[Path], list[File]],
+    repo: str,
+    message: str,
+    *,
+    dry_run: bool,
+    output: str | Path | None,
+    **options: Any,
+) -> Published:
+    """Write the files of a repository, and send them unless it is a dry run.
+
+    Args:
+        write: Writes the files into a folder, and lists them.
+        repo: ``org/name``.
+        message: Commit message.
+        dry_run: Send nothing.
+        output: New or empty folder to keep the files in; a temporary one if None.
+        options: Options of :func:`send`.
+    """
     check_repo(repo)
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(output or temporary)
-        files = assemble(source, folder, repo, evaluations, preview, pictures=pictures, facts=facts)
-        if dry_run:
-            return Published(tuple(files))
-
-        commit = send(
-            folder,
-            repo,
-            message or f"Publish {Path(source).name} with hcast-zoo",
-            private=private,
-            revision=revision,
-            tag=tag,
-            token=token,
-            delete_patterns="*.py",
-        )
-        return Published(tuple(files), commit)
+        files = tuple(write(folder))
+        return Published(files) if dry_run else Published(files, send(folder, repo, message, **options))
 
 
 def send(

@@ -1,6 +1,5 @@
 """A Space: a repository on the Hub that runs the demo page for published weights."""
 
-import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from ..common.extras import needs_extra
 from ..weights.file import load_weights, packaged_weights
 from ..weights.hub import parse_repository
 from .model_card import plain
-from .publish import File, Published, check_repo, empty_folder, list_files, send
+from .publish import File, Published, empty_folder, list_files, write_and_send
 
 SDK = "gradio"
 PYTHON = "3.11"
@@ -124,22 +123,15 @@ def publish_space(
         HubError: if the Hub refuses or cannot be reached; then no file of the Space has changed.
         ValueError, OSError, ImportError: as :func:`assemble_space` does.
     """
-    check_repo(repo)
-
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(output or temporary)
-        files = assemble_space(source, folder, requirement)
-        if dry_run:
-            return Published(tuple(files))
-
-        commit = send(
-            folder,
-            repo,
-            message or f"Publish a page to try {source} with hcast-zoo",
-            private=private,
-            revision=revision,
-            tag=tag,
-            token=token,
-            space_sdk=SDK,
-        )
-        return Published(tuple(files), commit)
+    return write_and_send(
+        lambda folder: assemble_space(source, folder, requirement),
+        repo,
+        message or f"Publish a page to try {source} with hcast-zoo",
+        dry_run=dry_run,
+        output=output,
+        private=private,
+        revision=revision,
+        tag=tag,
+        token=token,
+        space_sdk=SDK,
+    )

@@ -1,7 +1,6 @@
 """Weights: one safetensors file with the tensors, the config and the taxonomy; files that ship with the package."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..common.files import check_file, sha256, write_whole
 from ..common.processes import check_device
-from ..common.text import brief, clip
+from ..common.text import brief, clip, did_you_mean
 from ..network.config import HCastConfig
 from ..network.embedding import fit_position
 from ..network.model import HCast
@@ -320,10 +319,10 @@ def find_weights(source: str | Path) -> Path:
 
     if repository := parse_repository(str(source)):
         return download_file(repository[0], "model.safetensors", repository[1])
-    near = difflib.get_close_matches(name, [*index, *TAGS], 1)
+    names = [*index, *TAGS]
     raise WeightsError(
-        f"no weights {name!r}{f': did you mean {near[0]}?' if near else ':'} expected a file, a folder with "
-        f"model.safetensors, org/name on the Hub, or one of {', '.join([*index, *TAGS])}"
+        f"no weights {name!r}{did_you_mean(name, names) or ':'} expected a file, a folder with "
+        f"model.safetensors, org/name on the Hub, or one of {', '.join(names)}"
     )
 
 
